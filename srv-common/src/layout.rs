@@ -1,0 +1,271 @@
+//! The memory that the BPF program, the master and the workers share: one
+//! [`Group`] per listener group, in a `BPF_F_MMAPABLE` array (or, without BPF,
+//! in a memfd of the same shape).
+//!
+//! Rules of growth: every field says who writes it, and has one writer; each
+//! field means something on its own, so there are no locks and no seqlocks.
+//! No `bool`, no `enum`: a value read from shared memory may be anything.
+//! What the program writes never shares a cache line with what workers write.
+//! Zeroed memory is valid and means "let the kernel hash".
+
+use crate::shared::Shared;
+
+/// Most workers that one listener group can have; a power of two, so that the
+/// program can bound an index with a mask.
+pub const MAX_WORKERS: usize = 256;
+
+/// Bytes in a cache line on the machines that srv runs on.
+const CACHE_LINE_BYTES: usize = 64;
+
+/// A field's own cache line.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub struct Line<T>(pub T);
+
+/// Everything about one listener group. `N` is a power of two; the BPF
+/// program uses the default, the simulator larger ones.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Group<const N: usize = MAX_WORKERS> {
+    /// What the master asks for.
+    pub config: Config,
+    /// Slots in state ready, the first `config.ready_count` entries. Written
+    /// by the master; a reader that races with it may see a slot twice or
+    /// not at all for a moment, which costs one imperfect choice.
+    pub ready: [Shared<u16>; N],
+    /// What the program counts.
+    pub program: Program,
+    /// 1 where a worker sleeps in `epoll_wait`. Each worker writes its byte.
+    pub idle: Line<[Shared<u8>; N]>,
+    /// One slot per worker.
+    pub slots: [Slot; N],
+}
+
+/// Written by the master only.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub struct Config {
+    /// A [`crate::Policy`] as number; 0 leaves the choice to the kernel.
+    pub policy: Shared<u32>,
+    /// Slots in use: 0..workers.
+    pub workers: Shared<u32>,
+    /// Valid entries in [`Group::ready`].
+    pub ready_count: Shared<u32>,
+    /// Explicit padding.
+    pub _pad: Shared<u32>,
+    /// A worker that has been away from `epoll_wait` for longer counts as
+    /// hung, ns; 0 never.
+    pub hang_after_ns: Shared<u64>,
+}
+
+/// Written by the BPF program only.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub struct Program {
+    /// Turns of round robin, and where a partial scan starts.
+    pub cursor: Shared<u64>,
+    /// Runs that ended in the kernel's own choice, by [`Reason`].
+    pub fallbacks: [Shared<u64>; Reason::COUNT],
+}
+
+/// One worker and its listener.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub struct Slot {
+    /// Program and master: read together with `state`, written rarely by the
+    /// master.
+    pub steering: Steering,
+    /// Connections accepted from this slot's *listener*, by whichever worker
+    /// (atomic add: siblings accept here too).
+    pub taken: Line<Shared<u64>>,
+    /// Written by the slot's worker.
+    pub load: Load,
+    /// Written by the slot's worker: refused requests by [`Refusal`].
+    pub refused: Line<[Shared<u64>; Refusal::COUNT]>,
+}
+
+/// The program's and the master's line of a slot.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub struct Steering {
+    /// SYNs that the program assigned to this listener. Written by the program.
+    pub steered: Shared<u64>,
+    /// Correction to `steered - taken` (two's complement): half-open
+    /// connections that never completed, connections that the kernel hashed
+    /// here. Written by the master.
+    pub healed: Shared<u64>,
+    /// A [`State`] as number. Written by the master.
+    pub state: Shared<u32>,
+    /// Process id of the worker, 0 if none. Written by the master.
+    pub pid: Shared<u32>,
+    /// How often a worker was started in this slot. Written by the master.
+    pub starts: Shared<u32>,
+    /// Explicit padding.
+    pub _pad: Shared<u32>,
+}
+
+/// The worker's own line of a slot. The master resets `active`, `running` and
+/// `busy_since_ns` after it has reaped the worker, when nobody else writes.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub struct Load {
+    /// When the worker left `epoll_wait`, ns of `CLOCK_MONOTONIC` (the clock
+    /// of `bpf_ktime_get_ns`); 0 while it sleeps there.
+    pub busy_since_ns: Shared<u64>,
+    /// Open connections.
+    pub active: Shared<u32>,
+    /// Requests in service.
+    pub running: Shared<u32>,
+    /// Breaks ties: counts accepts like `own + stolen`, but a worker that
+    /// starts late begins at the level of its siblings. Wraps.
+    pub turn: Shared<u32>,
+    /// Explicit padding.
+    pub _pad: Shared<u32>,
+    /// Connections accepted from the worker's own listener.
+    pub own: Shared<u64>,
+    /// Connections accepted from a sibling's listener.
+    pub stolen: Shared<u64>,
+    /// Requests answered.
+    pub served: Shared<u64>,
+}
+
+/// State of a slot; zero, the state of fresh memory, is `Absent`.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// No worker was ever here.
+    Absent = 0,
+    /// A worker was spawned and has not yet said that it accepts.
+    Starting = 1,
+    /// The worker accepts connections.
+    Ready = 2,
+    /// The worker finishes what it has.
+    Draining = 3,
+    /// The worker has died and its replacement has not been spawned.
+    Dead = 4,
+}
+
+impl State {
+    /// The state's name; `unknown` for a number that is no state.
+    pub fn name(number: u32) -> &'static str {
+        ["absent", "starting", "ready", "draining", "dead"]
+            .get(number as usize)
+            .copied()
+            .unwrap_or("unknown")
+    }
+}
+
+/// Why the program left the choice to the kernel's hash.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The configuration asks for no policy (or for one unknown here).
+    NoPolicy = 0,
+    /// Not a connection request: a stray segment or a SYN-cookie ACK. The
+    /// lookup runs the program for these too.
+    NotSyn = 1,
+    /// The TCP header could not be read.
+    Truncated = 2,
+    /// No worker is ready.
+    NoneReady = 3,
+    /// The chosen slot of the socket array is empty (`ENOENT`).
+    EmptySlot = 4,
+    /// The chosen socket is in another group (`EBADFD`).
+    OtherGroup = 5,
+    /// The select helper failed in another way.
+    SelectFailed = 6,
+}
+
+impl Reason {
+    /// Number of reasons.
+    pub const COUNT: usize = 7;
+    /// Their names, in order of number.
+    pub const NAMES: [&'static str; Self::COUNT] = [
+        "no_policy",
+        "not_syn",
+        "truncated",
+        "none_ready",
+        "empty_slot",
+        "other_group",
+        "select_failed",
+    ];
+}
+
+/// Why a worker refused a request or a connection.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Malformed HTTP: 400.
+    Malformed = 0,
+    /// The request took too long to arrive: 408.
+    Timeout = 1,
+    /// The body is too large: 413.
+    BodyTooLarge = 2,
+    /// The header is too large: 431 or 414.
+    HeaderTooLarge = 3,
+    /// The client took too long to read the response: reset.
+    WriteTimeout = 4,
+    /// The worker has as many connections as it may: closed.
+    TooManyConnections = 5,
+}
+
+impl Refusal {
+    /// Number of refusals.
+    pub const COUNT: usize = 6;
+    /// Their names, in order of number.
+    pub const NAMES: [&'static str; Self::COUNT] = [
+        "malformed",
+        "timeout",
+        "body_too_large",
+        "header_too_large",
+        "write_timeout",
+        "too_many_connections",
+    ];
+}
+
+impl Slot {
+    /// Connections that wait at the listener, half-open ones included.
+    #[inline(always)]
+    pub fn waiting(&self) -> u32 {
+        let assigned =
+            self.steering.steered.get().wrapping_add(self.steering.healed.get());
+        let waiting = assigned.wrapping_sub(self.taken.0.get()) as i64;
+        if waiting < 0 {
+            0
+        } else if waiting > MOST_WAITING {
+            MOST_WAITING as u32
+        } else {
+            waiting as u32
+        }
+    }
+}
+
+/// Bound of [`Slot::waiting`], so that sums of loads stay within 31 bits.
+const MOST_WAITING: i64 = 1 << 28;
+
+impl<const N: usize> Group<N> {
+    /// A zeroed group on the heap, for tests and the simulator.
+    #[cfg(test)]
+    pub fn boxed() -> Box<Self> {
+        // SAFETY: all fields are integers, for which zero is valid.
+        unsafe { Box::new_zeroed().assume_init() }
+    }
+}
+
+const _: () = {
+    use core::mem::{offset_of, size_of};
+    assert!(size_of::<Config>() == CACHE_LINE_BYTES);
+    assert!(size_of::<Program>() == CACHE_LINE_BYTES);
+    assert!(size_of::<Steering>() == CACHE_LINE_BYTES);
+    assert!(size_of::<Load>() == CACHE_LINE_BYTES);
+    assert!(size_of::<Slot>() == 4 * CACHE_LINE_BYTES);
+    assert!(offset_of!(Slot, taken) == 64);
+    assert!(offset_of!(Slot, load) == 128);
+    assert!(offset_of!(Slot, refused) == 192);
+    assert!(offset_of!(Group, ready) == 64);
+    assert!(offset_of!(Group, program) == 64 + 2 * MAX_WORKERS);
+    assert!(offset_of!(Group, idle) == 128 + 2 * MAX_WORKERS);
+    assert!(offset_of!(Group, slots) == 128 + 3 * MAX_WORKERS);
+    assert!(size_of::<Group>() == 128 + 3 * MAX_WORKERS + 256 * MAX_WORKERS);
+    assert!(MAX_WORKERS.is_power_of_two());
+};

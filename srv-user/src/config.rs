@@ -1,0 +1,108 @@
+//! What a server is told to do: the settled [`Settings`].
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use srv_common::Policy;
+
+/// Everything that `srv serve` was told, defaults filled in.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Addresses to listen on, one listener group each.
+    pub listen: Vec<SocketAddr>,
+    /// Worker processes.
+    pub workers: u32,
+    /// Steering policy; always `Hash` in the one-socket accept modes.
+    pub policy: Policy,
+    /// Accept queue limit of each listening socket.
+    pub backlog: u32,
+    /// TCP Fast Open queue length; 0 leaves it off.
+    pub fast_open: u32,
+    /// IPv6 sockets refuse IPv4-mapped peers.
+    pub v6_only: bool,
+    /// Steer in the kernel; false: hash and ring only.
+    pub bpf: bool,
+    /// Where the control socket goes; `None`: beside those of other servers.
+    pub control: Option<PathBuf>,
+    /// How long a stop may take.
+    pub grace: Duration,
+    /// A worker away from `epoll_wait` for longer gets no new connections; zero: never.
+    pub hang_after: Duration,
+    /// Log lines as JSON.
+    pub log_json: bool,
+    /// What the workers need to know.
+    pub serving: Serving,
+}
+
+/// What a worker is told over its channel.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Serving {
+    /// How connections are accepted.
+    pub accept: AcceptMode,
+    /// Folder to serve, canonical; `None`: the built-in welcome page.
+    pub root: Option<PathBuf>,
+    /// `GET /work` exists.
+    pub synthetic: bool,
+    /// Every response names its worker.
+    pub worker_header: bool,
+    /// Bounds on what a client may do.
+    pub limits: Limits,
+}
+
+/// Bounds on what a client may do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Limits {
+    /// Largest request line and header together.
+    pub header_bytes: usize,
+    /// Largest request body.
+    pub body_bytes: u64,
+    /// Open connections per worker.
+    pub connections: u32,
+    /// From the first byte of a request (or the accept) to the end of its header.
+    pub header_timeout: Duration,
+    /// Between two reads of a request body.
+    pub read_timeout: Duration,
+    /// Between two requests on one connection.
+    pub idle_timeout: Duration,
+    /// Between two writes of a response.
+    pub write_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_bytes: 16 << 10,
+            body_bytes: 1 << 20,
+            connections: 16 << 10,
+            header_timeout: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(75),
+            write_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How workers come by connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AcceptMode {
+    /// A listener each; every worker waits on all, its own first.
+    Ring,
+    /// A listener each, and only that.
+    Own,
+    /// One listener, `EPOLLEXCLUSIVE` (nginx's default).
+    Shared,
+    /// One listener, every worker woken.
+    SharedHerd,
+    /// One listener, a blocking `accept` in each worker.
+    Blocking,
+}
+
+impl AcceptMode {
+    /// Whether each worker has a listener of its own, so that there is something to steer between.
+    pub fn has_own_listeners(self) -> bool {
+        matches!(self, Self::Ring | Self::Own)
+    }
+}

@@ -1,0 +1,4 @@
+//! srv's library: each module owns one responsibility.
+
+pub mod config;
+pub mod control;
