@@ -1,4 +1,5 @@
 //! srv's library: each module owns one responsibility.
 
+pub mod cli;
 pub mod config;
 pub mod control;
