@@ -1,5 +1,7 @@
 //! srv's library: each module owns one responsibility.
 
+pub mod balance;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod view;
