@@ -69,6 +69,32 @@ pub struct GroupStatus {
     pub program: ProgramStatus,
     /// Worker by worker, in order of slot.
     pub workers: Vec<WorkerStatus>,
+    /// Sums over the workers, and how evenly they share.
+    pub totals: Totals,
+}
+
+/// A listener group's sums over its workers, and how evenly they share
+/// ([`crate::balance::totals`]).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Totals {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Open connections.
+    pub active: u64,
+    /// Requests in service.
+    pub running: u64,
+    /// Connections that wait to be accepted, half-open ones included.
+    pub waiting: u64,
+    /// Requests answered.
+    pub served: u64,
+    /// Accepts per worker: standard deviation over mean; 0 is even.
+    pub accepts_cv: f64,
+    /// Accepts per worker: largest over mean; 1 is even.
+    pub accepts_max_over_mean: f64,
+    /// Open connections per worker: standard deviation over mean; 0 is even.
+    pub active_cv: f64,
+    /// Open connections per worker: largest over mean; 1 is even.
+    pub active_max_over_mean: f64,
 }
 
 /// The BPF program's state and counts.
@@ -136,6 +162,26 @@ pub struct SocketStatus {
     pub recv_q: u32,
     /// Accept queue limit.
     pub backlog: u32,
+}
+
+/// A ready worker that has done nothing.
+#[cfg(test)]
+pub(crate) fn worker_for_tests(slot: u32) -> WorkerStatus {
+    WorkerStatus {
+        slot,
+        pid: 0,
+        state: "ready".into(),
+        starts: 1,
+        steered: 0,
+        taken_own: 0,
+        taken_stolen: 0,
+        waiting: 0,
+        active: 0,
+        running: 0,
+        busy_us: 0,
+        served: 0,
+        refused: BTreeMap::new(),
+    }
 }
 
 /// A request on its way to the master.
