@@ -35,6 +35,8 @@ pub struct Start {
     /// Listener groups; each has a memory and its listeners among the
     /// inherited file descriptors ([`Inherited`]).
     pub groups: u32,
+    /// Log lines as JSON.
+    pub log_json: bool,
     /// What to serve, and how.
     pub serving: Serving,
 }

@@ -24,6 +24,8 @@ pub struct Settings {
     pub workers: u32,
     /// Steering policy; always `Hash` in the one-socket accept modes.
     pub policy: Policy,
+    /// The policy was asked for: without it there is to be no server.
+    pub policy_is_explicit: bool,
     /// Accept queue limit of each listening socket.
     pub backlog: u32,
     /// TCP Fast Open queue length; 0 leaves it off.

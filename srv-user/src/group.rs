@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use anyhow::{Context, ensure};
 use srv_common::{Policy, Reason, Refusal, Slot, State};
 
+use crate::balance;
 use crate::config::Settings;
 use crate::control::{GroupStatus, ProgramStatus, WorkerStatus};
 use crate::listen::{ListenerGroup, accept_queue};
@@ -150,10 +151,12 @@ impl Group {
             }
             status
         };
+        let workers: Vec<_> = slots.map(worker).collect();
         GroupStatus {
             listen: self.listeners.address,
             program: self.program_status(),
-            workers: slots.map(worker).collect(),
+            totals: balance::totals(&workers),
+            workers,
         }
     }
 

@@ -57,7 +57,7 @@ impl Handler {
     fn refuse(&self, refusal: Refusal, status: StatusCode, why: &'static str) -> Response<Body> {
         self.http.published.refused(refusal);
         self.exchange.refused.set(true);
-        let mut response = Response::new(Body::full(Bytes::from_static(why.as_bytes())));
+        let mut response = Response::new(Body::from(Bytes::from_static(why.as_bytes())));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("close"));

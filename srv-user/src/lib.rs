@@ -1,20 +1,31 @@
 //! srv's library: each module owns one responsibility.
 
 pub mod balance;
+pub mod body;
+pub mod byte_range;
 pub mod channel;
 pub mod cli;
+pub mod conditional;
 pub mod config;
 pub mod connection;
+pub mod content_type;
 pub mod control;
+pub mod docroot;
+pub mod file_cache;
 pub mod group;
 pub mod http;
 pub mod listen;
+pub mod log;
 pub mod master;
+pub mod notice;
 pub mod reactor;
+pub mod representation;
+pub mod request_path;
 pub mod site;
 pub mod spawn;
 pub mod status;
 pub mod steer;
 pub mod stream;
 pub mod view;
+pub mod work;
 pub mod worker;

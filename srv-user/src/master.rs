@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::channel::{Start, ToMaster, ToWorker};
-use crate::cli::parse_policy;
+use crate::config::value::PolicyName;
 use crate::config::{AcceptMode, Settings};
 use crate::control::{self, Question, Reply, Request, SocketStatus, Status};
 use crate::group::Group;
@@ -151,9 +151,10 @@ impl Master {
             slot,
             workers: self.settings.workers,
             groups: self.groups.len() as u32,
+            log_json: self.settings.log_json,
             serving: self.settings.serving.clone(),
         };
-        let worker = spawn::spawn(start, &self.groups, self.settings.log_json, &self.events)?;
+        let worker = spawn::spawn(start, &self.groups, &self.events)?;
         let pid = worker.pid;
         tracing::debug!(slot, pid = pid.as_raw_nonzero().get(), "worker started");
         for group in &self.groups {
@@ -345,7 +346,7 @@ impl Master {
     }
 
     fn switch_policy(&mut self, name: &str) -> anyhow::Result<Policy> {
-        let policy = parse_policy(name)?;
+        let policy = name.parse::<PolicyName>().map_err(anyhow::Error::msg)?.0;
         for group in &mut self.groups {
             group.steer(policy)?;
         }

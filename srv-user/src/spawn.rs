@@ -1,7 +1,6 @@
 //! Starting a worker process: exec of this same binary with what it inherits,
 //! and the task that listens to it.
 
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -50,7 +49,6 @@ impl Worker {
 pub fn spawn(
     start: Start,
     groups: &[Group],
-    log_json: bool,
     events: &UnboundedSender<Event>,
 ) -> anyhow::Result<Worker> {
     let slot = start.slot;
@@ -58,9 +56,6 @@ pub fn spawn(
     // Not the path: the binary may have been replaced since.
     let mut command = Command::new("/proc/self/exe");
     command.arg0("srv").arg("worker").stdin(Stdio::null());
-    if log_json {
-        command.args(["--log", "json"]);
-    }
     command
         .fd_mappings(inheritance(groups, theirs)?)
         .context("number a worker's file descriptors")?;

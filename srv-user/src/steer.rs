@@ -1,13 +1,12 @@
 //! All of aya: loading the select program, attaching it to a listener group
 //! and taking it off again. Knows sockets and slots, no processes.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, bail, ensure};
-use aya::maps::{Array, Map, ReusePortSockArray};
-use aya::programs::{ProgramError, SkReuseport};
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use aya::maps::{Map, ReusePortSockArray};
+use aya::programs::SkReuseport;
+use aya::{Ebpf, EbpfLoader};
 use socket2::Socket;
 use srv_common::Group;
 

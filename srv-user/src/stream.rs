@@ -73,9 +73,13 @@ impl Read for Stream {
             return Poll::Pending;
         }
         let room = buffer.remaining();
-        // SAFETY: `read` writes only to what it reports as read.
-        let (filled, _) = match retry(|| rustix::io::read(&self.socket.fd, unsafe { buffer.as_mut() })) {
-            Ok(parts) => (parts.0.len(), ()),
+        let filled = retry(|| {
+            // SAFETY: `read` writes only to what it reports as read.
+            let room = unsafe { buffer.as_mut() };
+            rustix::io::read(&self.socket.fd, room).map(|(filled, _)| filled.len())
+        });
+        let filled = match filled {
+            Ok(filled) => filled,
             Err(Errno::AGAIN) => {
                 self.socket.readable.set(false);
                 return Poll::Pending;

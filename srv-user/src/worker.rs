@@ -21,6 +21,7 @@ use crate::config::AcceptMode;
 use crate::connection::{Connection, Driver, Progress};
 use crate::http::Http;
 use crate::listen::accept_queue;
+use crate::log;
 use crate::reactor::Reactor;
 use crate::site::Site;
 use crate::status::{self, Published, monotonic_ns};
@@ -89,6 +90,7 @@ impl Worker {
     fn start(channel: Channel) -> anyhow::Result<Self> {
         let terminate = catch_signals().context("catch signals")?;
         let start = receive_start(&channel)?;
+        log::start(start.log_json);
         let connections_max = connections_max(&start).context("raise RLIMIT_NOFILE")?;
         let serving = &start.serving;
         if serving.synthetic {

@@ -21,8 +21,7 @@ const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080
 /// net.core.somaxconn, to which it cuts any larger one.
 pub const BACKLOG: u32 = 4096;
 const GRACE: Duration = Duration::from_secs(10);
-/// Far above any handler that is meant to block, far below a person's patience.
-const HANG_AFTER: Duration = Duration::from_secs(1);
+const HANG_AFTER: Duration = Duration::from_millis(100);
 /// Longest path of a Unix socket: `sun_path` less its terminating zero.
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -49,6 +48,7 @@ pub fn settings(flags: &ServeArgs) -> Result<Settings> {
             .get(|args| args.workers)
             .map_or_else(available_cpus, |count| count.0),
         policy: asked.policy(accept, bpf)?,
+        policy_is_explicit: asked.get(|args| args.policy).is_some(),
         backlog: asked
             .get(|args| args.backlog)
             .map_or(BACKLOG, |count| count.0),
