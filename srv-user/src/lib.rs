@@ -4,4 +4,5 @@ pub mod balance;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod doctor;
 pub mod view;
