@@ -138,7 +138,8 @@ impl Asked<'_> {
         let name = policy.name();
         if !bpf {
             bail!(
-                "{place} {name} is carried out by the BPF program, which no-bpf leaves out; drop one of the two"
+                "{place} {name} is carried out by the BPF program, which no-bpf leaves out; \
+                 drop one of the two"
             );
         }
         bail!(

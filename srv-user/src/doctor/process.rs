@@ -43,7 +43,7 @@ fn cpus(facts: &Facts) -> Check {
     if let Some(quota) = facts.cpu_quota {
         found += &format!(", quota {quota:.2}");
     }
-    found += &format!(": {} workers by default", facts.default_workers);
+    found += &format!("; workers by default: {}", facts.default_workers);
     if facts.cpu_quota.is_some_and(|quota| quota < 1.0) {
         let costs = "the kernel stops all workers whenever the quota is used up: long tails";
         let mend = "cpu.max of one CPU or more (docker --cpus, CPUQuota= in the unit)";
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(ailments(&facts), []);
         assert_eq!(
             cpus(&facts).found,
-            "2 of 8, quota 1.50: 1 workers by default"
+            "2 of 8, quota 1.50; workers by default: 1"
         );
     }
 

@@ -33,7 +33,7 @@ fn steering(facts: &Facts) -> Check {
             name,
             format!("does not load here: {why}"),
             UNSTEERED,
-            "mend what is missing below; serve with --no-bpf to do without",
+            "see what is missing below, or serve without it: --no-bpf",
         ),
         Steering::NoProgram => Check::lacks(
             Verdict::Missing,
