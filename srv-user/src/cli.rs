@@ -13,7 +13,7 @@ use crate::config::{AcceptMode, HEADER_BYTES_MIN};
 /// Steers every new TCP connection, inside the kernel, to the worker that can
 /// serve it soonest.
 #[derive(Debug, Parser)]
-#[command(name = "srv", version, max_term_width = 100)]
+#[command(name = "srv", version)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -72,7 +72,7 @@ pub struct Server {
 #[derive(Debug, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ServeArgs {
-    /// Address and port; repeats; port 0 lets the kernel choose [default: 127.0.0.1:8080]
+    /// Address and port, repeatable; port 0: any free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     #[serde(deserialize_with = "list")]
     pub listen: Option<Vec<ListenAddr>>,
@@ -82,7 +82,7 @@ pub struct ServeArgs {
     #[serde(deserialize_with = "scalar")]
     pub workers: Option<Count<1, { MAX_WORKERS as u32 }>>,
 
-    /// Which worker gets a new connection [default: least, or hash if nothing can be steered]
+    /// Which worker gets a new connection [default: least, or hash if unsteered]
     ///
     ///   hash         the kernel's own choice; no program is attached
     ///   random       any
@@ -125,21 +125,21 @@ pub struct ServeArgs {
           default_missing_value = "true", hide_possible_values = true)]
     pub worker_header: Option<bool>,
 
-    /// Control socket to create [default: one of its own, found by the other commands]
+    /// Control socket to create [default: where the other commands look]
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
 
-    /// Accept queue limit of each socket; the kernel cuts it to net.core.somaxconn [default: 4096]
+    /// Accept queue limit per socket, cut to net.core.somaxconn [default: 4096]
     #[arg(long, value_name = "N")]
     #[serde(deserialize_with = "scalar")]
     pub backlog: Option<Count<1, { i32::MAX as u32 }>>,
 
-    /// TCP Fast Open requests that may be pending on each socket; 0: off [default: 0]
+    /// TCP Fast Open requests pending per socket; 0: off [default: 0]
     #[arg(long, value_name = "N")]
     #[serde(deserialize_with = "scalar")]
     pub fast_open: Option<Count<0, { i32::MAX as u32 }>>,
 
-    /// Keep IPv4 clients off IPv6 sockets, [::]:80 included [default: true]
+    /// Keep IPv4 clients off IPv6 sockets (0.0.0.0 is theirs) [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", hide_possible_values = true)]
     pub v6_only: Option<bool>,
@@ -149,7 +149,7 @@ pub struct ServeArgs {
           default_missing_value = "true", hide_possible_values = true)]
     pub no_bpf: Option<bool>,
 
-    /// How long a stop may take, as in 10s; 0s: close at once [default: 10s]
+    /// How long a stop may take; 0s: close at once [default: 10s]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
     pub grace: Option<Period<0>>,
@@ -194,7 +194,7 @@ pub struct LimitArgs {
     #[serde(deserialize_with = "scalar")]
     pub connections: Option<Count<1, { i32::MAX as u32 }>>,
 
-    /// From a request's first byte (or the accept) to the end of its header [default: 10s]
+    /// From the accept or a request's first byte to its header's end [default: 10s]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
     pub header_timeout: Option<Period<1>>,

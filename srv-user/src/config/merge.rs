@@ -16,7 +16,7 @@ use super::{AcceptMode, Limits, Serving, Settings};
 use crate::cli::{LimitArgs, ServeArgs};
 
 /// Where `srv serve` listens when nothing else is said.
-const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 /// Accept queue limit when nothing else is said: the kernel's default of
 /// net.core.somaxconn, to which it cuts any larger one.
 pub const BACKLOG: u32 = 4096;
@@ -75,7 +75,7 @@ pub fn settings(flags: &ServeArgs) -> Result<Settings> {
 
 /// As many workers as CPUs that this process may use: affinity and cgroup
 /// quota count.
-fn available_cpus() -> u32 {
+pub fn available_cpus() -> u32 {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     cpus.min(MAX_WORKERS) as u32
 }
@@ -138,7 +138,8 @@ impl Asked<'_> {
         let name = policy.name();
         if !bpf {
             bail!(
-                "{place} {name} is carried out by the BPF program, which no-bpf leaves out; drop one of the two"
+                "{place} {name} is carried out by the BPF program, which no-bpf leaves out; \
+                 drop one of the two"
             );
         }
         bail!(
