@@ -1,32 +1,15 @@
 //! srv's library: each module owns one responsibility.
 
-pub mod balance;
 mod body;
 mod byte_range;
-pub mod channel;
-pub mod cli;
 mod conditional;
 pub mod config;
-pub mod connection;
 mod content_type;
 pub mod control;
 mod docroot;
-pub mod doctor;
 mod file_cache;
-pub mod group;
-pub mod http;
-pub mod listen;
-pub mod log;
-pub mod master;
 mod notice;
-pub mod reactor;
 mod representation;
 mod request_path;
 pub mod site;
-pub mod spawn;
-pub mod status;
-pub mod steer;
-pub mod stream;
-pub mod view;
 mod work;
-pub mod worker;
