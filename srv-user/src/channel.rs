@@ -1,8 +1,7 @@
 //! The socketpair between the master and a worker: one JSON message per packet.
 
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use anyhow::Context;
 use rustix::io::Errno;
@@ -77,23 +76,33 @@ impl Inherited {
 }
 
 /// Longest message; a socketpair's packet may be larger.
-const MESSAGE_BYTES_MAX: usize = 64 << 10;
+pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
-/// One end of the socketpair.
+/// Both ends of a new channel, non-blocking and close-on-exec.
+///
+/// # Errors
+/// If the kernel is out of file descriptors.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+/// A packet's message.
+///
+/// # Errors
+/// `UnexpectedEof` for an empty packet: the other side is gone.
+/// `InvalidData` if it is no such message.
+pub fn decode<T: DeserializeOwned>(packet: &[u8]) -> io::Result<T> {
+    if packet.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(serde_json::from_slice(packet)?)
+}
+
+/// The worker's end.
 pub struct Channel(OwnedFd);
 
 impl Channel {
-    /// Both ends, non-blocking and close-on-exec.
-    ///
-    /// # Errors
-    /// If the kernel is out of file descriptors.
-    pub fn pair() -> io::Result<(Self, OwnedFd)> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (mine, theirs) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        Ok((Self(mine), theirs))
-    }
-
     /// The end that was inherited.
     pub fn from_fd(fd: OwnedFd) -> Self {
         Self(fd)
@@ -110,8 +119,8 @@ impl Channel {
     /// Sends a message.
     ///
     /// # Errors
-    /// `EPIPE` if the other side is gone, `EAGAIN` if it does not listen.
-    pub fn send(&self, message: &impl Serialize) -> anyhow::Result<()> {
+    /// `EPIPE` if the master is gone, `EAGAIN` if it does not listen.
+    pub fn send(&self, message: &ToMaster) -> anyhow::Result<()> {
         let packet = serde_json::to_vec(message).context("encode a message")?;
         rustix::net::send(&self.0, &packet, SendFlags::NOSIGNAL).context("send a message")?;
         Ok(())
@@ -120,30 +129,20 @@ impl Channel {
     /// The next message, if one has arrived.
     ///
     /// # Errors
-    /// `UnexpectedEof` if the other side is gone and nothing is left to read.
-    pub fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<T>> {
-        let mut packet = [MaybeUninit::uninit(); MESSAGE_BYTES_MAX];
-        let packet = match rustix::net::recv(&self.0, &mut packet, RecvFlags::empty()) {
-            Ok(((packet, _), _)) => packet,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
-            Err(Errno::CONNRESET) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(error) => return Err(error.into()),
-        };
-        if packet.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+    /// See [`decode`].
+    pub fn receive(&self) -> io::Result<Option<ToWorker>> {
+        let mut packet = vec![0u8; MESSAGE_BYTES_MAX];
+        match rustix::net::recv(&self.0, &mut packet, RecvFlags::empty()) {
+            Ok((length, _)) => decode(&packet[..length]).map(Some),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(Errno::CONNRESET) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) => Err(error.into()),
         }
-        Ok(Some(serde_json::from_slice(packet)?))
     }
 }
 
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
-    }
-}
-
-impl AsRawFd for Channel {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
     }
 }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use http::header::{CONNECTION, HOST};
 use http::{HeaderValue, Request, Response, StatusCode, Version, request};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -57,12 +57,8 @@ impl Handler {
     fn refuse(&self, refusal: Refusal, status: StatusCode, why: &'static str) -> Response<Body> {
         self.http.published.refused(refusal);
         self.exchange.refused.set(true);
-        let mut response = Response::new(Body::from(Bytes::from_static(why.as_bytes())));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        headers.insert(CONTENT_LENGTH, why.len().into());
+        let mut response = self.http.site.refuse(status, why);
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         response
     }
 

@@ -1,15 +1,22 @@
 //! srv's library: each module owns one responsibility.
 
-mod body;
-mod byte_range;
-mod conditional;
+pub mod balance;
+pub mod channel;
+pub mod cli;
 pub mod config;
-mod content_type;
+pub mod connection;
 pub mod control;
-mod docroot;
-mod file_cache;
-mod notice;
-mod representation;
-mod request_path;
+pub mod doctor;
+pub mod group;
+pub mod http;
+pub mod listen;
+pub mod log;
+pub mod master;
+pub mod reactor;
 pub mod site;
-mod work;
+pub mod spawn;
+pub mod status;
+pub mod steer;
+pub mod stream;
+pub mod view;
+pub mod worker;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use srv::cli::{Cli, Command, Query, Server};
 use srv::control::{Reply, Request, ask};
-use srv::{config, log, master, view, worker};
+use srv::{config, doctor, log, master, steer, view, worker};
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -31,7 +31,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let request = Request::Policy(name.0.name().to_string());
             query(false, &server, &request)?;
         }
-        Command::Doctor { json: _ } => todo!(),
+        Command::Doctor { json } => {
+            let report = doctor::run(steer::carries_program(), || steer::Steering::load().map(drop));
+            match json {
+                true => println!("{}", serde_json::to_string_pretty(&report)?),
+                false => print!("{report}"),
+            }
+            return Ok(report.exit_code().into());
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

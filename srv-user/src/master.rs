@@ -21,8 +21,8 @@ use crate::spawn::{self, Worker};
 
 /// Something for the master to deal with.
 pub enum Event {
-    /// The process of that id said something; `None`: it closed its channel.
-    FromWorker(Pid, Option<ToMaster>),
+    /// The process of that id said something.
+    FromWorker(Pid, ToMaster),
     /// A slot's back-off is over.
     Respawn(u32),
     /// Somebody asks through the control socket.
@@ -62,7 +62,8 @@ struct Master {
     early_deaths: Vec<u32>,
     events: UnboundedSender<Event>,
     incoming: UnboundedReceiver<Event>,
-    control: control::Server,
+    /// Its file goes when this goes.
+    _control: control::Server,
     /// All slots have had a ready worker or a failed start: the ring is whole.
     started: bool,
     ever_ready: bool,
@@ -94,7 +95,7 @@ impl Master {
             workers: HashMap::new(),
             events,
             incoming,
-            control,
+            _control: control,
             started: false,
             ever_ready: false,
             stopping: None,
@@ -166,14 +167,12 @@ impl Master {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::FromWorker(pid, Some(ToMaster::Registered)) => self.registered(pid),
-            Event::FromWorker(pid, Some(ToMaster::Ready)) => self.ready(pid),
-            Event::FromWorker(_, Some(ToMaster::Failed(why))) => {
+            Event::FromWorker(pid, ToMaster::Registered) => self.registered(pid),
+            Event::FromWorker(pid, ToMaster::Ready) => self.ready(pid),
+            Event::FromWorker(_, ToMaster::Failed(why)) => {
                 tracing::error!("a worker failed: {why}");
                 self.last_failure = Some(why);
             }
-            // Its death is what counts; SIGCHLD tells.
-            Event::FromWorker(_, None) => {}
             Event::Respawn(slot) if self.stopping.is_none() => {
                 if let Err(error) = self.spawn(slot) {
                     tracing::error!("respawn worker {slot}: {error:#}");

@@ -21,16 +21,26 @@ use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use percent_encoding::{CONTROLS, utf8_percent_encode};
 use rustix::time::{ClockId, clock_gettime};
 
-pub use crate::body::Body;
-use crate::conditional::Validators;
-use crate::docroot::{self, DocRoot, Found, Refusal, Stamp};
-use crate::file_cache::{FileCache, LARGEST_FILE_BYTES};
-use crate::notice::{method_not_allowed, moved, notice, options};
-use crate::representation::{Content, Representation};
-use crate::request_path::{BadPath, RequestPath};
-use crate::{content_type, work};
+pub use self::body::Body;
+use self::conditional::Validators;
+use self::docroot::{DocRoot, Found, Refusal, Stamp};
+use self::file_cache::{FileCache, LARGEST_FILE_BYTES};
+use self::notice::{method_not_allowed, moved, notice, options};
+use self::representation::{Content, Representation};
+use self::request_path::{BadPath, RequestPath};
 
-const WELCOME: &str = include_str!("welcome.html");
+mod body;
+mod byte_range;
+mod conditional;
+mod content_type;
+mod docroot;
+mod file_cache;
+mod notice;
+mod representation;
+mod request_path;
+mod work;
+
+const WELCOME: &str = include_str!("site/welcome.html");
 const WORK_PATH: &str = "/work";
 const FILE_METHODS: &str = "GET, HEAD, OPTIONS";
 const WORK_METHODS: &str = "GET, HEAD, OPTIONS, POST";
@@ -239,5 +249,4 @@ fn coarse_clock() -> Duration {
 }
 
 #[cfg(test)]
-#[path = "site_tests.rs"]
 mod tests;

@@ -2,19 +2,17 @@
 //! and the task that listens to it.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::Pid;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::channel::{Channel, Inherited, Start, ToMaster, ToWorker};
+use crate::channel::{self, Inherited, MESSAGE_BYTES_MAX, Start, ToWorker};
 use crate::group::Group;
 use crate::master::Event;
 
@@ -30,14 +28,15 @@ pub struct Worker {
     pub registered: bool,
     /// It accepts.
     pub ready: bool,
-    channel: Arc<AsyncFd<Channel>>,
+    channel: UnixDatagram,
 }
 
 impl Worker {
     /// Sends a message; if the worker is gone, its death is told elsewhere.
     pub fn tell(&self, message: &ToWorker) {
-        if let Err(error) = self.channel.get_ref().send(message) {
-            tracing::debug!(slot = self.slot, "tell {message:?}: {error:#}");
+        let packet = serde_json::to_vec(message).unwrap_or_default();
+        if let Err(error) = self.channel.send(&packet) {
+            tracing::debug!(slot = self.slot, "tell {message:?}: {error}");
         }
     }
 }
@@ -52,7 +51,7 @@ pub fn spawn(
     events: &UnboundedSender<Event>,
 ) -> anyhow::Result<Worker> {
     let slot = start.slot;
-    let (mine, theirs) = Channel::pair().context("create a worker's channel")?;
+    let (mine, theirs) = channel::pair().context("create a worker's channel")?;
     // Not the path: the binary may have been replaced since.
     let mut command = Command::new("/proc/self/exe");
     command.arg0("srv").arg("worker").stdin(Stdio::null());
@@ -61,11 +60,15 @@ pub fn spawn(
         .context("number a worker's file descriptors")?;
     let child = command.spawn().with_context(|| format!("spawn worker {slot}"))?;
     let pid = Pid::from_child(&child);
-    mine.send(&ToWorker::Start(start)).context("send a worker its orders")?;
-    let channel = AsyncFd::with_interest(mine, Interest::READABLE);
-    let channel = Arc::new(channel.context("watch a worker's channel")?);
-    tokio::spawn(listen(pid, channel.clone(), events.clone()));
-    Ok(Worker { pid, slot, started: Instant::now(), registered: false, ready: false, channel })
+    // Sequenced packets are received and sent just as datagrams are.
+    let channel = UnixDatagram::from(mine);
+    let incoming = channel.try_clone().context("duplicate a worker's channel")?;
+    let incoming = tokio::net::UnixDatagram::from_std(incoming);
+    tokio::spawn(listen(pid, incoming.context("watch a worker's channel")?, events.clone()));
+    let started = Instant::now();
+    let worker = Worker { pid, slot, started, registered: false, ready: false, channel };
+    worker.tell(&ToWorker::Start(start));
+    Ok(worker)
 }
 
 /// Where the workers of these groups find things.
@@ -91,21 +94,15 @@ fn inheritance(groups: &[Group], channel: OwnedFd) -> anyhow::Result<Vec<FdMappi
     Ok(mappings)
 }
 
-async fn listen(pid: Pid, channel: Arc<AsyncFd<Channel>>, events: UnboundedSender<Event>) {
-    loop {
-        let Ok(mut ready) = channel.readable().await else { break };
-        loop {
-            match channel.get_ref().receive::<ToMaster>() {
-                Ok(Some(message)) => {
-                    let _ = events.send(Event::FromWorker(pid, Some(message)));
-                }
-                Ok(None) => break,
-                Err(_) => {
-                    let _ = events.send(Event::FromWorker(pid, None));
-                    return;
-                }
-            }
-        }
-        ready.clear_ready();
+/// Passes on what a worker says until it hangs up.
+async fn listen(
+    pid: Pid,
+    channel: tokio::net::UnixDatagram, events: UnboundedSender<Event>) {
+    let mut packet = vec![0; MESSAGE_BYTES_MAX];
+    while let Ok(length) = channel.recv(&mut packet).await
+        && let Ok(message) = channel::decode(&packet[..length])
+    {
+        // The receiver lives as long as the master.
+        let _ = events.send(Event::FromWorker(pid, message));
     }
 }

@@ -27,7 +27,7 @@ pub struct Facts {
     pub unprivileged_bpf_disabled: Option<u32>,
     /// Soft `RLIMIT_MEMLOCK`, bytes; `None` is unlimited.
     pub memlock_bytes: Option<u64>,
-    /// Soft `RLIMIT_NOFILE`; `None` is unlimited.
+    /// Hard `RLIMIT_NOFILE`, to which workers raise the soft one; `None` is unlimited.
     pub open_files: Option<u64>,
     /// `net.core.somaxconn`.
     pub somaxconn: Option<u32>,
@@ -95,7 +95,7 @@ impl Facts {
                 .is_none_or(|map| maps_every_user(&map)),
             unprivileged_bpf_disabled: sysctl("kernel/unprivileged_bpf_disabled"),
             memlock_bytes: getrlimit(Resource::Memlock).current,
-            open_files: getrlimit(Resource::Nofile).current,
+            open_files: getrlimit(Resource::Nofile).maximum,
             somaxconn: sysctl("net/core/somaxconn"),
             tcp_max_syn_backlog: sysctl("net/ipv4/tcp_max_syn_backlog"),
             tcp_syncookies: sysctl("net/ipv4/tcp_syncookies"),

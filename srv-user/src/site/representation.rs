@@ -12,10 +12,10 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 
-use crate::body::Body;
-use crate::byte_range::ByteRange;
-use crate::conditional::{self, Validators, Verdict};
-use crate::notice::notice;
+use crate::site::body::Body;
+use crate::site::byte_range::ByteRange;
+use crate::site::conditional::{self, Validators, Verdict};
+use crate::site::notice::notice;
 
 /// A version of a file, with the headers of a full response made ready.
 #[derive(Debug)]

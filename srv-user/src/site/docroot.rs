@@ -16,7 +16,7 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::conditional::Validators;
+use crate::site::conditional::Validators;
 
 /// Timestamps advance by the kernel's tick, at most 10 ms, on kernels before 6.13; a change within
 /// the tick of another does not show. Files older than this when read are safe from that.

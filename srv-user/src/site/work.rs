@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
 
-use crate::body::Body;
-use crate::content_type;
-use crate::notice::notice;
+use crate::site::body::Body;
+use crate::site::content_type;
+use crate::site::notice::notice;
 
 /// Longest sleep and longest spin, µs.
 const LONGEST_US: u64 = 60_000_000;

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, Response, StatusCode};
 
-use crate::body::Body;
-use crate::content_type;
+use crate::site::body::Body;
+use crate::site::content_type;
 
 /// An answer of one line of text, its length stated.
 pub fn notice(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use lru::LruCache;
 
-use crate::docroot::Stamp;
-use crate::representation::Representation;
+use crate::site::docroot::Stamp;
+use crate::site::representation::Representation;
 
 /// Larger files are read from disk (the kernel's page cache, mostly) each time.
 pub const LARGEST_FILE_BYTES: u64 = 64 << 10;
@@ -108,9 +108,9 @@ mod tests {
 
     use bytes::Bytes;
 
-    use crate::content_type;
-    use crate::docroot::{DocRoot, Found};
-    use crate::representation::Content;
+    use crate::site::content_type;
+    use crate::site::docroot::{DocRoot, Found};
+    use crate::site::representation::Content;
 
     /// The stamp of a new file of so many bytes.
     fn stamp(size_bytes: u64) -> Stamp {

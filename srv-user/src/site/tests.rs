@@ -17,7 +17,7 @@ use http_body::Body as _;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::file_cache::FRESH_FOR;
+use crate::site::file_cache::FRESH_FOR;
 
 const SECRET: &str = "the secret outside";
 const PAGE: &str = "<p>index</p>";
