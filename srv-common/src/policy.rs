@@ -360,6 +360,23 @@ fn mix(random: u32) -> u32 {
     mixed ^ (mixed >> 15)
 }
 
+/// For how long, ns, the idle worker in slot `thief` should leave a connection
+/// that waits at `owner`'s listener to the owner. Zero unless it has more
+/// connections than the owner already: in a burst of long-lived connections
+/// the first worker to run would end up with most of them, while the others
+/// were merely about to run. The more it has, the longer it waits.
+pub fn steal_patience_ns(thief: &Slot, owner: &Slot) -> u64 {
+    const SLACK: u32 = 1;
+    const PER_CONNECTION_NS: u64 = 1_000_000;
+    const MAX_NS: u64 = 20_000_000;
+    if owner.steering.state.get() != State::Ready as u32 {
+        return 0;
+    }
+    let excess = thief.load.active.get().saturating_sub(owner.load.active.get());
+    let patience_ns = u64::from(excess.saturating_sub(SLACK)) * PER_CONNECTION_NS;
+    patience_ns.min(MAX_NS)
+}
+
 /// `x mod n` for `n` ≠ 0, without the panic branch that the verifier refuses.
 #[inline(always)]
 fn remainder(x: u32, n: u32) -> u32 {

@@ -47,6 +47,8 @@ pub enum ToMaster {
     Registered,
     /// It accepts connections.
     Ready,
+    /// It was asked to go, accepts no more and will exit.
+    Retiring,
     /// It can't do its work, and why; it exits.
     Failed(String),
 }

@@ -169,6 +169,7 @@ impl Master {
         match event {
             Event::FromWorker(pid, ToMaster::Registered) => self.registered(pid),
             Event::FromWorker(pid, ToMaster::Ready) => self.ready(pid),
+            Event::FromWorker(pid, ToMaster::Retiring) => self.set_state(pid, State::Draining),
             Event::FromWorker(_, ToMaster::Failed(why)) => {
                 tracing::error!("a worker failed: {why}");
                 self.last_failure = Some(why);
@@ -220,10 +221,7 @@ impl Master {
     fn ready(&mut self, pid: Pid) {
         let Some(worker) = self.workers.get_mut(&pid) else { return };
         worker.ready = true;
-        let slot = worker.slot;
-        for group in &self.groups {
-            group.set_state(slot, State::Ready);
-        }
+        self.set_state(pid, State::Ready);
         if self.stopping.is_some() {
             return self.drain(pid);
         }
@@ -306,11 +304,16 @@ impl Master {
     }
 
     fn drain(&self, pid: Pid) {
-        let worker = &self.workers[&pid];
-        for group in &self.groups {
-            group.set_state(worker.slot, State::Draining);
+        self.set_state(pid, State::Draining);
+        if let Some(worker) = self.workers.get(&pid) {
+            worker.tell(&ToWorker::Drain);
         }
-        worker.tell(&ToWorker::Drain);
+    }
+
+    fn set_state(&self, pid: Pid, state: State) {
+        if let Some(worker) = self.workers.get(&pid) {
+            self.groups.iter().for_each(|group| group.set_state(worker.slot, state));
+        }
     }
 
     fn run_out_of_grace(&mut self) {

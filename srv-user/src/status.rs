@@ -93,6 +93,12 @@ impl Published {
         load.turn.bump(1);
     }
 
+    /// What the owner of `listener` in `group` publishes, and this worker.
+    pub fn owner_and_self(&self, group: usize, listener: u32) -> (&Slot, &Slot) {
+        let slots = &self.groups[group].slots;
+        (&slots[listener as usize], &slots[self.slot])
+    }
+
     /// This many connections are open.
     pub fn active(&self, connections: u32) {
         self.each(|slot| slot.load.active.set(connections));

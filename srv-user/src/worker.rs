@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use slab::Slab;
+use srv_common::policy;
 
 use crate::channel::{Channel, Inherited, Start, ToMaster, ToWorker};
 use crate::config::AcceptMode;
@@ -72,6 +73,10 @@ struct Worker {
     driver: Driver,
     connections: Slab<Connection>,
     connections_max: usize,
+    /// At most one per listener.
+    deferrals: Vec<Deferral>,
+    /// When the last wait ended.
+    now_ns: u64,
     swept_ns: u64,
     /// Since when it finishes, ns.
     draining_since_ns: Option<u64>,
@@ -80,10 +85,20 @@ struct Worker {
 }
 
 /// A listener with something to accept.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Waiting {
     group: usize,
     nth: u32,
+}
+
+/// A sibling's connection left to the sibling, who is about to accept it; its
+/// listener is not watched until `due_ns`.
+struct Deferral {
+    from: Waiting,
+    /// The sibling's accepts at the time.
+    owner_turn: u32,
+    due_ns: u64,
+    watched: bool,
 }
 
 impl Worker {
@@ -108,6 +123,8 @@ impl Worker {
             driver: Driver::new(Rc::new(Http { site, limits: serving.limits.clone(), published })),
             connections: Slab::new(),
             connections_max,
+            deferrals: Vec::new(),
+            now_ns: 0,
             swept_ns: 0,
             draining_since_ns: None,
             exit_by_ns: u64::MAX,
@@ -141,10 +158,12 @@ impl Worker {
             accepted = self.accept(Waiting { group: 0, nth: 0 });
             self.reactor.wait(Some(Duration::ZERO)).context("poll for events")?;
         } else {
-            self.reactor.wait(self.timeout()).context("wait for events")?;
+            self.reactor.wait(self.timeout(self.now_ns)).context("wait for events")?;
         }
         let now_ns = monotonic_ns();
+        self.now_ns = now_ns;
         self.published().wakes(now_ns);
+        self.watch_deferred(now_ns)?;
         let waiting = self.serve_ready(now_ns)?;
         accepted = accepted.or_else(|| waiting.and_then(|waiting| self.accept(waiting)));
         if let Some(connection) = accepted {
@@ -164,11 +183,16 @@ impl Worker {
             nth += 1;
             match ready.token {
                 CHANNEL_TOKEN => self.obey(now_ns)?,
-                TERMINATE_TOKEN => {
-                    self.reactor.forget(&self.terminate)?;
-                    self.drain(now_ns);
+                TERMINATE_TOKEN => self.retire(now_ns)?,
+                token if token & LISTENER_TOKEN != 0 => {
+                    let group = (token & !LISTENER_TOKEN) as usize >> 32;
+                    let candidate = Waiting { group, nth: token as u32 };
+                    if candidate.nth == self.own_listener() {
+                        waiting = Some(candidate);
+                    } else if waiting.is_none() && self.may_steal(candidate, now_ns)? {
+                        waiting = Some(candidate);
+                    }
                 }
-                token if token & LISTENER_TOKEN != 0 => waiting = self.preferred(waiting, token),
                 key => self.drive(key as usize, ready.hung_up, now_ns),
             }
         }
@@ -180,7 +204,11 @@ impl Worker {
     }
 
     /// Connections have deadlines; without any there is nothing to wake up for.
-    fn timeout(&self) -> Option<Duration> {
+    fn timeout(&self, now_ns: u64) -> Option<Duration> {
+        let unwatched = self.deferrals.iter().filter(|deferral| !deferral.watched);
+        if let Some(due_ns) = unwatched.map(|deferral| deferral.due_ns).min() {
+            return Some(Duration::from_nanos(due_ns.saturating_sub(now_ns)));
+        }
         match (self.draining_since_ns, self.connections.is_empty()) {
             (Some(_), _) => Some(DRAIN_CHECK),
             (None, false) => Some(Duration::from_nanos(SWEEP_NS)),
@@ -188,21 +216,43 @@ impl Worker {
         }
     }
 
+    /// Whether to take a sibling's connection. If not yet, its listener is left
+    /// alone for a while, or it would be reported over and over.
+    fn may_steal(&mut self, from: Waiting, now_ns: u64) -> anyhow::Result<bool> {
+        let (owner, this) = self.driver.published().owner_and_self(from.group, from.nth);
+        let owner_turn = owner.load.turn.get();
+        let before = self.deferrals.iter().position(|deferral| deferral.from == from);
+        let before = before.map(|nth| self.deferrals.swap_remove(nth));
+        let had_its_chance = before.is_some_and(|before| before.owner_turn == owner_turn);
+        let patience_ns = policy::steal_patience_ns(this, owner);
+        let busy_since_ns = owner.load.busy_since_ns.get();
+        let is_stuck = busy_since_ns != 0 && now_ns.saturating_sub(busy_since_ns) > patience_ns;
+        if patience_ns == 0 || is_stuck || had_its_chance {
+            return Ok(true);
+        }
+        self.reactor.forget(&self.listeners[from.group][from.nth as usize])?;
+        let due_ns = now_ns + patience_ns;
+        self.deferrals.push(Deferral { from, owner_turn, due_ns, watched: false });
+        Ok(false)
+    }
+
+    /// Looks again at listeners that were left alone for long enough.
+    fn watch_deferred(&mut self, now_ns: u64) -> anyhow::Result<()> {
+        for nth in 0..self.deferrals.len() {
+            let Deferral { from, due_ns, watched, .. } = self.deferrals[nth];
+            if !watched && due_ns <= now_ns {
+                self.watch_listener(from.group, from.nth)?;
+                self.deferrals[nth].watched = true;
+            }
+        }
+        Ok(())
+    }
+
     /// In blocking mode, one connection at a time.
     fn accepts_blocking(&self) -> bool {
         self.start.serving.accept == AcceptMode::Blocking
             && self.connections.is_empty()
             && !self.listeners.is_empty()
-    }
-
-    /// Its own listener before a sibling's.
-    fn preferred(&self, before: Option<Waiting>, token: u64) -> Option<Waiting> {
-        let group = (token & !LISTENER_TOKEN) as usize >> 32;
-        let candidate = Waiting { group, nth: token as u32 };
-        match before {
-            Some(before) if candidate.nth != self.own_listener() => Some(before),
-            _ => Some(candidate),
-        }
     }
 
     fn accept(&self, from: Waiting) -> Option<OwnedFd> {
@@ -293,14 +343,15 @@ impl Worker {
 
     /// Waits on the `nth` listener of every group.
     fn watch_listeners(&self, nth: u32) -> anyhow::Result<()> {
+        (0..self.listeners.len()).try_for_each(|group| self.watch_listener(group, nth))
+    }
+
+    fn watch_listener(&self, group: usize, nth: u32) -> anyhow::Result<()> {
         let exclusive = self.start.serving.accept != AcceptMode::SharedHerd;
-        for (group, listeners) in self.listeners.iter().enumerate() {
-            let token = LISTENER_TOKEN | (group as u64) << 32 | u64::from(nth);
-            self.reactor
-                .watch_listener(&listeners[nth as usize], token, exclusive)
-                .with_context(|| format!("watch listener {nth} of group {group}"))?;
-        }
-        Ok(())
+        let token = LISTENER_TOKEN | (group as u64) << 32 | u64::from(nth);
+        self.reactor
+            .watch_listener(&self.listeners[group][nth as usize], token, exclusive)
+            .with_context(|| format!("watch listener {nth} of group {group}"))
     }
 
     /// Waits on the siblings' listeners as well; each begins with the one
@@ -335,14 +386,27 @@ impl Worker {
 
     /// The owner of these listeners is new and must be first in line again.
     fn rejoin(&self, slot: u32) -> anyhow::Result<()> {
-        for listeners in &self.listeners {
+        for (group, listeners) in self.listeners.iter().enumerate() {
             match self.reactor.forget(&listeners[slot as usize]) {
-                // Not in the ring yet: the order comes with joining it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                result => result.with_context(|| format!("leave listener {slot}"))?,
+                Ok(()) => self.watch_listener(group, slot)?,
+                // Not in the ring yet, or left alone for a moment: it will be
+                // watched later, and so behind its owner.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error).context(format!("leave listener {slot}")),
             }
         }
-        if self.listeners.is_empty() { Ok(()) } else { self.watch_listeners(slot) }
+        Ok(())
+    }
+
+    /// Asked by SIGTERM to go, while the others stay: they drain its queue.
+    fn retire(&mut self, now_ns: u64) -> anyhow::Result<()> {
+        self.reactor.forget(&self.terminate)?;
+        if let Some(channel) = &self.channel {
+            channel.send(&ToMaster::Retiring)?;
+        }
+        self.leave_listeners();
+        self.drain(now_ns);
+        Ok(())
     }
 
     fn drain(&mut self, now_ns: u64) {
@@ -364,6 +428,11 @@ impl Worker {
         if now_ns < since_ns + LAST_HANDSHAKES_NS || listeners.any(queued) {
             return;
         }
+        self.leave_listeners();
+    }
+
+    fn leave_listeners(&mut self) {
+        self.deferrals.clear();
         for listener in std::mem::take(&mut self.listeners).into_iter().flatten() {
             // The master still has the socket open, so that closing this fd
             // would not end the registration. Not every one was registered.
