@@ -1,1 +1,94 @@
-fn main(){}
+//! `cargo xtask`: everything between a fresh clone and a running, tested or
+//! measured srv. This file owns the command line only.
+//!
+//! Reading order: [`tasks`] is what a person asks for, [`setup`] finds or
+//! makes the BPF toolchain ([`compiler`] + [`linker`], remembered by
+//! [`proven`]), [`object`] builds the BPF object with it, [`apt`] and
+//! [`rights`] deal with the distribution, [`step`] runs every tool.
+
+mod apt;
+mod compiler;
+mod linker;
+mod lint;
+mod object;
+mod proven;
+mod rights;
+mod setup;
+mod step;
+mod tasks;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Sets up, builds, runs, tests and measures srv.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find a BPF toolchain that works, or install what it lacks
+    Setup,
+    /// Build the BPF object, then srv with the object inside
+    Build {
+        /// Optimised, as it is meant to be run
+        #[arg(long)]
+        release: bool,
+    },
+    /// Set up, build --release, then `srv serve ARGS`
+    Run {
+        /// No BPF toolchain and no root: srv then leaves the choice to the kernel's hash
+        #[arg(long)]
+        no_bpf: bool,
+        /// For `srv serve`
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Set up, then every test
+    Test {
+        /// For `cargo test`, such as a test's name
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Set up, peers included, then the benches (all of them by default)
+    Bench {
+        /// Which benches
+        #[arg(value_parser = tasks::BENCHES)]
+        names: Vec<String>,
+    },
+    /// Format, lint (host and BPF), test, document and check the dependencies
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().task {
+        Task::Setup => tasks::setup(),
+        Task::Build { release } => tasks::build(release),
+        Task::Run { no_bpf, args } => tasks::run(no_bpf, &args),
+        Task::Test { args } => tasks::test(&args),
+        Task::Bench { names } => tasks::bench(&names),
+        Task::Ci => tasks::ci(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,139 @@
+//! The checks of `cargo xtask ci` that run no srv.
+
+use anyhow::Result;
+
+use crate::{
+    apt,
+    compiler::Compiler,
+    object,
+    setup::Toolchain,
+    step::{self, Step},
+    workspace,
+};
+
+/// The release of cargo-deny whose settings deny.toml is written for.
+const DENY: &str = "0.20.2";
+
+/// rustfmt, the BPF crate included.
+///
+/// # Errors
+/// If a file is not formatted.
+pub fn format() -> Result<()> {
+    step::show(
+        "check the format",
+        workspace::cargo().args(["fmt", "--all", "--check"]),
+    )
+}
+
+/// clippy over everything that runs on the host.
+///
+/// # Errors
+/// At any warning.
+pub fn host() -> Result<()> {
+    step::show(
+        "lint the host's crates",
+        workspace::cargo().args(["clippy", "--all-targets", "--", "--deny", "warnings"]),
+    )
+}
+
+/// clippy over the BPF crate, for its own target, by the clippy of the very
+/// compiler that builds it.
+///
+/// # Errors
+/// At any warning, or if that compiler's clippy cannot be had.
+pub fn bpf(toolchain: &Toolchain) -> Result<()> {
+    let compiler = &toolchain.compiler;
+    if !compiler.tool("cargo-clippy").exists() {
+        install_clippy(compiler)?;
+    }
+    let mut command = object::cargo(toolchain, &compiler.tool("cargo-clippy"), "clippy");
+    step::show(
+        "lint the BPF crate",
+        command.args(["--", "--deny", "warnings"]),
+    )
+}
+
+/// The documentation builds without a warning.
+///
+/// # Errors
+/// At any warning.
+pub fn documentation() -> Result<()> {
+    step::show(
+        "build the documentation",
+        workspace::cargo()
+            .args(["doc", "--no-deps"])
+            .env("RUSTDOCFLAGS", "--deny warnings"),
+    )
+}
+
+/// cargo-deny: licences, bans and sources always, advisories where their
+/// database can be fetched.
+///
+/// # Errors
+/// If a dependency is refused, or cargo-deny cannot be had.
+pub fn dependencies() -> Result<()> {
+    let deny = workspace::tools().join("bin/cargo-deny");
+    if !deny.exists() {
+        install_deny()?;
+    }
+    let run = |words: &[&str]| {
+        let mut command = workspace::cargo();
+        // cargo would look for it on PATH only.
+        let cargo = command.get_program().to_owned();
+        command = std::process::Command::new(&deny);
+        command
+            .env("CARGO", cargo)
+            .current_dir(workspace::root())
+            .args(words);
+        command
+    };
+    step::show(
+        "check the dependencies",
+        &mut run(&["check", "licenses", "bans", "sources"]),
+    )?;
+    if let Err(error) = step::ask(&mut run(&["fetch", "db"])) {
+        let error = format!("{error:#}");
+        let cause = error.lines().last().unwrap_or_default();
+        eprintln!("advisories: NOT checked, their database cannot be fetched: {cause}");
+        return Ok(());
+    }
+    step::show("check for advisories", &mut run(&["check", "advisories"]))
+}
+
+/// Gives the BPF compiler its clippy, from where the compiler came.
+fn install_clippy(compiler: &Compiler) -> Result<()> {
+    let why = "the BPF crate is linted by the compiler that builds it";
+    let Some(name) = &compiler.rustup_name else {
+        return apt::install(&["rust-web-clippy"], why);
+    };
+    let arguments = ["component", "add", "clippy", "--toolchain", name];
+    let step = Step {
+        what: format!("add clippy to {}", compiler.origin()),
+        why: why.into(),
+        mend: format!("rustup {}", arguments.join(" ")),
+    };
+    step.run(std::process::Command::new("rustup").args(arguments))
+}
+
+fn install_deny() -> Result<()> {
+    let tools = workspace::tools();
+    let arguments = [
+        "install",
+        "cargo-deny",
+        "--version",
+        DENY,
+        "--locked",
+        "--root",
+    ];
+    let step = Step {
+        what: format!("build cargo-deny {DENY}"),
+        why: "it checks the dependencies; about three minutes, once".into(),
+        mend: format!("cargo {} {}", arguments.join(" "), tools.display()),
+    };
+    step.run(
+        workspace::cargo()
+            .args(arguments)
+            .arg(&tools)
+            .env_remove("CARGO_TARGET_DIR"),
+    )
+}

@@ -1,0 +1,152 @@
+//! Finds a BPF toolchain or makes one: the order of the routes is decided
+//! here, and nothing is installed that is not missing.
+//!
+//! 1. A compiler that has its library sources and a linker that works.
+//! 2. One that has its sources: bpf-linker is built for it.
+//! 3. rustup's compiler: rustup fetches the sources, then as 2.
+//! 4. Debian's compiler with its sources (many closed networks have a mirror
+//!    of Debian and none of rustup's server), then as 2.
+
+use std::path::PathBuf;
+
+use anyhow::{Error, Result, anyhow, bail};
+
+use crate::{
+    apt,
+    compiler::{self, Compiler},
+    linker, proven,
+};
+
+/// Debian's compiler, its cargo and its library sources.
+const PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+
+/// A compiler with its library sources, and a linker proven with it.
+#[derive(Debug, PartialEq)]
+pub struct Toolchain {
+    /// Compiles for BPF.
+    pub compiler: Compiler,
+    /// bpf-linker.
+    pub linker: PathBuf,
+}
+
+/// A BPF toolchain that works: the one remembered, or one found or made now.
+///
+/// # Errors
+/// If no route leads to one: every route with its own failure and mend.
+pub fn toolchain() -> Result<Toolchain> {
+    if let Some(toolchain) = proven::recall() {
+        return Ok(toolchain);
+    }
+    eprintln!("==> look for a BPF toolchain: none is known to work yet");
+    let toolchain = find_or_make()?;
+    proven::remember(&toolchain)?;
+    Ok(toolchain)
+}
+
+fn find_or_make() -> Result<Toolchain> {
+    let compilers = compiler::all();
+    for compiler in &compilers {
+        eprintln!("    {}", describe(compiler));
+    }
+    let with_sources = || compilers.iter().filter(|compiler| compiler.has_sources());
+    let ready = |compiler: &Compiler| {
+        let linker = linker::find(compiler)?;
+        Some(Toolchain {
+            compiler: compiler.clone(),
+            linker,
+        })
+    };
+    if let Some(toolchain) = with_sources().find_map(ready) {
+        return Ok(toolchain);
+    }
+    let mut failures = Vec::new();
+    for compiler in with_sources() {
+        match with_linker(compiler) {
+            Ok(toolchain) => return Ok(toolchain),
+            Err(error) => failures.push(error),
+        }
+    }
+    for route in [by_rustup, by_debian] {
+        match route(&compilers) {
+            Ok(toolchain) => return Ok(toolchain),
+            Err(error) => {
+                eprintln!("    that did not work; looking for another way");
+                failures.push(error);
+            }
+        }
+    }
+    Err(no_route(&failures))
+}
+
+/// One line on what there is.
+fn describe(compiler: &Compiler) -> String {
+    let sources = if compiler.has_sources() {
+        "with"
+    } else {
+        "without"
+    };
+    format!("{}, {sources} library sources", compiler.origin())
+}
+
+/// `compiler` with a linker, built if none there works.
+fn with_linker(compiler: &Compiler) -> Result<Toolchain> {
+    let linker = match linker::find(compiler) {
+        Some(linker) => linker,
+        None => linker::build(compiler)?,
+    };
+    Ok(Toolchain {
+        compiler: compiler.clone(),
+        linker,
+    })
+}
+
+/// Route 3. Only the active toolchain: others are their owner's business.
+fn by_rustup(compilers: &[Compiler]) -> Result<Toolchain> {
+    let Some(active) = compilers
+        .iter()
+        .find(|compiler| compiler.rustup_name.is_some())
+    else {
+        bail!("rustup: not here, or its compiler is too old\n  to mend it: rustup update stable");
+    };
+    if active.has_sources() {
+        bail!(
+            "rustup: {} has its sources and failed already",
+            active.origin()
+        );
+    }
+    compiler::add_sources(active)?;
+    with_linker(active)
+}
+
+/// Route 4.
+fn by_debian(_: &[Compiler]) -> Result<Toolchain> {
+    apt::install(
+        &PACKAGES,
+        "a compiler with exactly its library sources, to build BPF code with",
+    )?;
+    let Some(compiler) = compiler::all()
+        .into_iter()
+        .find(|compiler| compiler.rustup_name.is_none() && compiler.has_sources())
+    else {
+        bail!(
+            "use Debian's compiler: {} are installed, but not as Rust {} or newer with its sources\n  \
+             to mend it: sudo apt-get update && sudo apt-get install {}",
+            PACKAGES.join(", "),
+            env!("CARGO_PKG_RUST_VERSION"),
+            PACKAGES.join(" ")
+        );
+    };
+    with_linker(&compiler)
+}
+
+/// The one error for people, whatever was tried.
+fn no_route(failures: &[Error]) -> Error {
+    let tried: String = failures
+        .iter()
+        .map(|failure| format!("\n- {failure:#}"))
+        .collect();
+    anyhow!(
+        "set up a BPF toolchain: no way worked; any one of these mended is enough{tried}\n\
+         Without BPF, `cargo xtask run --no-bpf` serves with the kernel's own hash."
+    )
+}

@@ -1,0 +1,204 @@
+//! What a person asks `cargo xtask` for: each task is its few steps in order.
+
+use std::{ffi::OsString, os::unix::process::CommandExt, path::Path, process::Command};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    apt::{self, Package},
+    lint, object, rights,
+    setup::{self as toolchains, Toolchain},
+    step, workspace,
+};
+
+/// The benches, in the order in which they run.
+pub const BENCHES: [&str; 4] = ["select", "http", "memory", "tail"];
+
+/// What the tests use beside cargo.
+const TEST_TOOLS: [Package; 2] = [
+    Package {
+        name: "iproute2",
+        shown_by: "ip",
+    },
+    Package {
+        name: "strace",
+        shown_by: "strace",
+    },
+];
+
+/// What srv is measured against, and with.
+const PEERS: [Package; 3] = [
+    Package {
+        name: "nginx-light",
+        shown_by: "nginx",
+    },
+    Package {
+        name: "libnginx-mod-http-lua",
+        shown_by: "/usr/lib/nginx/modules/ngx_http_lua_module.so",
+    },
+    Package {
+        name: "wrk",
+        shown_by: "wrk",
+    },
+];
+
+/// Finds or makes the BPF toolchain and says which it is.
+///
+/// # Errors
+/// If there is none to be had.
+pub fn setup() -> Result<()> {
+    let Toolchain { compiler, linker } = toolchains::toolchain()?;
+    eprintln!(
+        "BPF toolchain: {} with {}; ready",
+        compiler.origin(),
+        linker.display()
+    );
+    Ok(())
+}
+
+/// Builds the BPF object and srv with it.
+///
+/// # Errors
+/// If set-up or a build fails.
+pub fn build(release: bool) -> Result<()> {
+    object::build(&toolchains::toolchain()?)?;
+    build_srv(release)
+}
+
+/// Builds, then becomes `srv serve`.
+///
+/// # Errors
+/// If set-up or a build fails, or srv cannot be started.
+pub fn run(no_bpf: bool, args: &[String]) -> Result<()> {
+    if no_bpf {
+        build_srv(true)?;
+    } else {
+        build(true)?;
+    }
+    let prefix = if no_bpf {
+        Some(&[][..])
+    } else {
+        rights::prefix()
+    };
+    if prefix.is_none() {
+        eprintln!("neither root nor sudo without a password: srv runs unsteered");
+    }
+    let mut command = prefixed(prefix.unwrap_or_default(), &workspace::srv(true)?);
+    command.arg("serve");
+    if no_bpf {
+        command.arg("--no-bpf");
+    }
+    let error = command.args(args).exec();
+    Err(error).with_context(|| format!("run {:?}", command.get_program()))
+}
+
+/// Every test, with a debug srv that carries the program.
+///
+/// # Errors
+/// If set-up, the build or a test fails.
+pub fn test(args: &[String]) -> Result<()> {
+    apt::ensure(&TEST_TOOLS, "the tests look at srv with them")?;
+    build(false)?;
+    let mut command = workspace::cargo();
+    command
+        .arg("test")
+        .args(args)
+        .env("SRV_BIN", workspace::srv(false)?);
+    match rights::prefix() {
+        // cargo stays this user's, so that root owns nothing in target/.
+        Some(prefix @ [_, ..]) => {
+            command.env(runner_variable()?, prefix.join(" "));
+        }
+        Some([]) => {}
+        None => {
+            eprintln!("neither root nor sudo without a password: tests that need root will skip")
+        }
+    }
+    step::show("run the tests", &mut command)
+}
+
+/// The named benches, or all, with a release srv.
+///
+/// # Errors
+/// If set-up, the build or a bench fails.
+pub fn bench(names: &[String]) -> Result<()> {
+    apt::ensure(&PEERS, "srv is measured against nginx, with wrk")?;
+    build(true)?;
+    let all = BENCHES.map(String::from);
+    for name in if names.is_empty() { &all[..] } else { names } {
+        step::show(
+            &format!("run the bench {name}"),
+            workspace::cargo()
+                .args(["bench", "--package", "srv-tests", "--bench", name])
+                .env("SRV_BIN", workspace::srv(true)?),
+        )?;
+    }
+    Ok(())
+}
+
+/// Everything that a change has to pass, the quick things first.
+///
+/// # Errors
+/// At the first thing that fails.
+pub fn ci() -> Result<()> {
+    lint::format()?;
+    lint::host()?;
+    lint::bpf(&toolchains::toolchain()?)?;
+    lint::documentation()?;
+    lint::dependencies()?;
+    test(&[])
+}
+
+fn build_srv(release: bool) -> Result<()> {
+    let mut command = workspace::cargo();
+    command.args(["build", "--bin", "srv"]);
+    if release {
+        command.arg("--release");
+    }
+    step::show("build srv", &mut command)
+}
+
+/// `program` after the words that give it root's rights.
+fn prefixed(prefix: &[&str], program: &Path) -> Command {
+    let mut words = prefix.iter().map(OsString::from).chain([program.into()]);
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words);
+    command
+}
+
+/// The variable that tells cargo what to run test binaries with.
+fn runner_variable() -> Result<String> {
+    let about = step::ask(Command::new("rustc").arg("-vV"))?;
+    let host = about
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .context("rustc does not tell its host")?;
+    Ok(runner_variable_for(host))
+}
+
+fn runner_variable_for(host: &str) -> String {
+    let host = host.to_uppercase().replace(['-', '.'], "_");
+    format!("CARGO_TARGET_{host}_RUNNER")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runner_is_named_after_the_host() {
+        assert_eq!(
+            runner_variable_for("x86_64-unknown-linux-gnu"),
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER"
+        );
+    }
+
+    #[test]
+    fn a_prefix_comes_before_the_program() {
+        let command = prefixed(&["sudo", "-n"], Path::new("/x/srv"));
+        assert_eq!(command.get_program(), "sudo");
+        assert_eq!(command.get_args().collect::<Vec<_>>(), ["-n", "/x/srv"]);
+        let command = prefixed(&[], Path::new("/x/srv"));
+        assert_eq!(command.get_program(), "/x/srv");
+    }
+}

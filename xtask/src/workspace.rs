@@ -1,0 +1,67 @@
+//! Where things are: the one place that knows the workspace's paths.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result};
+
+/// The workspace's root.
+pub fn root() -> &'static Path {
+    let member = Path::new(env!("CARGO_MANIFEST_DIR"));
+    member.parent().unwrap_or(member)
+}
+
+/// Where srv-user's build script looks for the finished BPF object. Nothing
+/// else may be in that directory: the build script watches it.
+pub fn object() -> PathBuf {
+    root().join("target/bpf/srv-ebpf.o")
+}
+
+/// The target directory of the BPF build, apart from the host's: another
+/// compiler builds there.
+pub fn object_build() -> PathBuf {
+    root().join("target/bpf-build")
+}
+
+/// Tools of this project's own, so that nobody's installed ones are touched.
+pub fn tools() -> PathBuf {
+    root().join("target/tools")
+}
+
+/// The host's `srv`, in the target directory that xtask itself was built in
+/// (which may be anywhere: `CARGO_TARGET_DIR`, a cargo setting).
+///
+/// # Errors
+/// If the system does not tell where this program is.
+pub fn srv(release: bool) -> Result<PathBuf> {
+    let this = env::current_exe().context("find xtask's own path")?;
+    let target = this
+        .ancestors()
+        .nth(2)
+        .context("find the target directory above xtask")?;
+    Ok(target
+        .join(if release { "release" } else { "debug" })
+        .join("srv"))
+}
+
+/// The cargo that runs xtask, at the workspace's root.
+pub fn cargo() -> Command {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let mut command = Command::new(cargo);
+    command.current_dir(root());
+    command
+}
+
+/// The program `name` on PATH or, since a person's PATH often lacks them, in
+/// the administrator's directories.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|directory| directory.join(name))
+        .find(|candidate| candidate.is_file())
+}
