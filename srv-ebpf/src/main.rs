@@ -4,9 +4,14 @@
 //! Whatever goes wrong is counted by reason and left to the kernel's hash:
 //! the program only ever returns `SK_PASS`, since anything else would reset
 //! the client's connection.
+//!
+//! It logs nothing: user space loads it with a constant log level of zero, and
+//! the verifier removes the calls. `RUST_LOG=srv_ebpf=debug` loads it with them.
 
 #![no_std]
 #![no_main]
+// The attribute macro documents nothing of the functions that it generates.
+#![allow(missing_docs)]
 #![allow(internal_features)]
 #![feature(core_intrinsics)]
 
@@ -20,6 +25,7 @@ use aya_ebpf::{
     maps::{Array, ReusePortSockArray},
     programs::SkReuseportContext,
 };
+use aya_log_ebpf::debug;
 use srv_common::policy::{self, Score};
 use srv_common::{Group, Host, MAX_WORKERS, Reason, Shared, choose};
 
@@ -31,20 +37,25 @@ static GROUP: Array<Group> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static LISTENERS: ReusePortSockArray = ReusePortSockArray::with_max_entries(MAX_WORKERS as u32, 0);
 
-/// Steers.
 #[sk_reuseport]
 pub fn select(ctx: SkReuseportContext) -> u32 {
     let Some(group) = GROUP.get(0) else {
         return SK_PASS;
     };
     match steer(&ctx, group) {
-        Ok(slot) => add_one(&group.slots[slot as usize & (MAX_WORKERS - 1)].steering.steered),
-        Err(reason) => add_one(&group.program.fallbacks[reason as usize]),
-    };
+        Ok(slot) => {
+            add_one(&group.slots[slot as usize & (MAX_WORKERS - 1)].steering.steered);
+            debug!(&ctx, "steered to slot {}", slot);
+        }
+        Err(reason) => {
+            add_one(&group.program.fallbacks[reason as usize]);
+            debug!(&ctx, "left to the hash, reason {}", reason as u32);
+        }
+    }
     SK_PASS
 }
 
-/// Does nothing; benches subtract what a run of it costs.
+// Does nothing; benches subtract what a run of it costs.
 #[sk_reuseport]
 pub fn empty(_ctx: SkReuseportContext) -> u32 {
     SK_PASS

@@ -127,6 +127,9 @@ impl Group {
     /// Brings the slots' waiting counts back to the kernel's truth. To be
     /// called at an interval longer than a handshake takes.
     pub fn heal(&mut self) {
+        if let Ok(steering) = &mut self.steering {
+            steering.flush_log();
+        }
         for (slot, healing) in self.healing.iter_mut().enumerate() {
             let Some(socket) = self.listeners.sockets.get(slot) else { return };
             let Ok((queued, _)) = accept_queue(socket) else { continue };

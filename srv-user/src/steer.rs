@@ -7,6 +7,7 @@ use anyhow::{Context, bail, ensure};
 use aya::maps::{Map, ReusePortSockArray};
 use aya::programs::SkReuseport;
 use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
 use socket2::Socket;
 use srv_common::Group;
 
@@ -23,6 +24,8 @@ pub fn carries_program() -> bool {
 pub struct Steering {
     ebpf: Ebpf,
     memory: OwnedFd,
+    /// What the program logs, if it was loaded to log.
+    log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// A socket of the group, while the program is attached.
     attached: Option<OwnedFd>,
 }
@@ -38,12 +41,14 @@ impl Steering {
             carries_program(),
             "this binary carries no BPF program (built without the BPF toolchain): build it with `cargo xtask build`"
         );
-        let mut ebpf = load_object().context(
+        let is_logging = tracing::enabled!(target: "srv_ebpf", tracing::Level::DEBUG);
+        let mut ebpf = load_object(is_logging).context(
             "load the select program: needs Linux 5.11 or newer and CAP_BPF; `srv doctor` says which is missing",
         )?;
         let memory = group_memory(&mut ebpf)?;
-        let steering = Self { ebpf, memory, attached: None };
-        Ok(steering)
+        let log = is_logging.then(|| EbpfLogger::init(&mut ebpf));
+        let log = log.transpose().context("read the program's log")?;
+        Ok(Self { ebpf, memory, log, attached: None })
     }
 
     /// The array that holds the [`Group`], to be mapped.
@@ -88,6 +93,13 @@ impl Steering {
         }
     }
 
+    /// Passes on what the program has logged.
+    pub fn flush_log(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+    }
+
     /// Whether the program decides now.
     pub fn is_attached(&self) -> bool {
         self.attached.is_some()
@@ -112,8 +124,12 @@ impl Drop for Steering {
     }
 }
 
-fn load_object() -> anyhow::Result<Ebpf> {
-    let mut ebpf = match EbpfLoader::new().load(OBJECT) {
+fn load_object(is_logging: bool) -> anyhow::Result<Ebpf> {
+    // A constant to the verifier: at zero it removes the logging calls.
+    let log_level = if is_logging { aya_log::Level::Debug as u8 } else { 0 };
+    let mut loader = EbpfLoader::new();
+    let loader = loader.override_global(aya_log::LEVEL, &log_level, false);
+    let mut ebpf = match loader.load(OBJECT) {
         Ok(ebpf) => ebpf,
         Err(error) => bail!(explain(&error)),
     };
