@@ -2,3 +2,7 @@
 
 pub mod config;
 pub mod control;
+
+pub mod arrivals;
+pub mod limit;
+pub mod stats;
