@@ -131,6 +131,9 @@ impl Spread {
     }
 }
 
+/// How far an A/A control may be off, as a part of 1: what cannot be told apart anyway.
+pub const CONTROL_TOLERANCE: f64 = 0.02;
+
 /// The ratio of two arms' figures, paired by round: its median, its range, and
 /// the 95 % bootstrap confidence interval of the median.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -159,6 +162,18 @@ impl Ratio {
     /// Whether the rounds tell the arms apart: 1 is outside the confidence interval.
     pub fn differs(&self) -> bool {
         self.low > 1.0 || self.high < 1.0
+    }
+
+    /// The judgement of an A/A control, whose arms are the same server. With few
+    /// rounds one in a dozen sound runs has them all on one side of 1, so the
+    /// control also has to be off by more than [`CONTROL_TOLERANCE`] to condemn the run.
+    pub fn as_control(&self) -> &'static str {
+        let is_off = (self.rounds.median - 1.0).abs() > CONTROL_TOLERANCE;
+        match (self.differs(), is_off) {
+            (true, true) => "THE CONTROL DIFFERS: this run is not usable",
+            (true, false) => "differs, but by less than matters here",
+            (false, _) => "no difference, as it must be",
+        }
     }
 }
 
