@@ -28,6 +28,11 @@ const EVENTS_MAX: usize = 64;
 const TIMER: u64 = u64::MAX;
 /// The epoll token of a pooled connection that never carried a request.
 const IDLE: u64 = u64::MAX - 1;
+/// Answered connections that are kept a little before they are closed, so that
+/// the server closes first, as it said it would: the side that does has the
+/// TIME_WAIT, and on the client's side it would block a port for its next
+/// connects, which search for a free one at a growing price.
+const CLOSING_MAX: usize = 64;
 /// From the end of the preparations to instant 0.
 const LEAD_NS: u64 = 10_000_000;
 
@@ -55,6 +60,8 @@ pub(crate) struct Generator<'a> {
     waiting: VecDeque<usize>,
     /// The pool's free places, those with an open connection and those without.
     idle: VecDeque<Option<OwnedFd>>,
+    /// Answered on a connection that the server closes.
+    closing: VecDeque<OwnedFd>,
     scratch: Box<[u8]>,
     first_error: Option<String>,
 }
@@ -91,6 +98,7 @@ impl<'a> Generator<'a> {
             late_ns: Vec::with_capacity(draws.len()),
             waiting: VecDeque::new(),
             idle,
+            closing: VecDeque::with_capacity(CLOSING_MAX + 1),
             scratch: vec![0; 64 << 10].into(),
             first_error: None,
         })
@@ -219,10 +227,27 @@ impl<'a> Generator<'a> {
             outcome,
         });
         self.open -= 1;
-        if let (Connections::Pool(_), Some(flight)) = (self.load.connections, flight) {
-            let keep_alive = head.is_some_and(|head| head.keep_alive);
-            self.idle
-                .push_back(keep_alive.then(|| flight.exchange.into_socket()));
+        let socket = flight.map(|flight| flight.exchange.into_socket());
+        self.let_go(socket, head.map(|head| head.keep_alive));
+    }
+
+    /// What becomes of a request's connection; `keep_alive` as answered.
+    fn let_go(&mut self, socket: Option<OwnedFd>, keep_alive: Option<bool>) {
+        match (self.load.connections, keep_alive) {
+            (Connections::PerRequest, Some(_)) => {
+                self.closing.extend(socket);
+                if self.closing.len() > CLOSING_MAX {
+                    self.closing.pop_front();
+                }
+            }
+            (Connections::PerRequest, None) => {}
+            (Connections::Pool(_), keep_alive) => {
+                // A request that timed out while it waited had no place to give back.
+                if let Some(socket) = socket {
+                    self.idle
+                        .push_back((keep_alive == Some(true)).then_some(socket));
+                }
+            }
         }
     }
 
