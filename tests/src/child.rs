@@ -146,3 +146,34 @@ impl Drop for Child {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Child {
+        Child::spawn(Command::new("sh").args(["-c", script])).unwrap()
+    }
+
+    #[test]
+    fn a_line_is_awaited_and_the_end_is_by_sigterm() {
+        let mut child = shell("echo one >&2; echo now two >&2; exec sleep 1000");
+        assert_eq!(child.await_line("two").unwrap(), "now two");
+        assert_eq!(child.stderr(), "one\nnow two");
+        let status = child.stop().unwrap();
+        use std::os::unix::process::ExitStatusExt as _;
+        assert_eq!(status.signal(), Some(Signal::TERM.as_raw()));
+    }
+
+    #[test]
+    fn an_early_end_says_what_the_process_said() {
+        let error = shell("echo no luck >&2; exit 3")
+            .await_line("ready")
+            .unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("no luck") && error.contains("exit status: 3"),
+            "{error}"
+        );
+    }
+}

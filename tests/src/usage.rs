@@ -97,3 +97,30 @@ impl Tree {
         self.processes.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::child::Child;
+
+    #[test]
+    fn a_tree_holds_descendants_and_their_usage() {
+        let script = "sh -c 'echo ready >&2; while :; do :; done'; :";
+        let mut child = Child::spawn(Command::new("sh").args(["-c", script])).unwrap();
+        child.await_line("ready").unwrap();
+        let tree = Tree::of(child.pid()).unwrap();
+        assert_eq!(tree.len(), 2);
+        assert!(tree.memory().unwrap().pss_bytes > 100_000);
+        let before_ns = tree.cpu_ns().unwrap();
+        while tree.cpu_ns().unwrap() < before_ns + 1_000_000 {
+            std::thread::yield_now();
+        }
+        // The inner shell does not hear of the outer one's end.
+        for process in &tree.processes[1..] {
+            let pid = Pid::from_raw(process.pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+    }
+}
