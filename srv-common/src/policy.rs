@@ -64,16 +64,30 @@ pub trait Host {
     fn source_hash(&mut self) -> u32;
     /// Returns [`crate::layout::Program::cursor`] and advances it by one.
     fn advance_cursor(&mut self) -> u32;
+    /// [`score`], in a form that suits the place: the verifier follows every
+    /// path through inlined code, but checks a global function only once, and
+    /// then takes its result for any integer.
+    #[inline(always)]
+    fn score<const N: usize>(
+        &mut self,
+        group: &Group<N>,
+        slot: u32,
+        reference: u32,
+        now_ns: u64,
+    ) -> Score {
+        score(group, slot, reference, now_ns)
+    }
+    /// [`next_idle`], likewise.
+    #[inline(always)]
+    fn next_idle<const N: usize>(&mut self, group: &Group<N>, from: u32) -> u32 {
+        next_idle(group, from)
+    }
 }
 
 /// Up to this many workers, `least` looks at every one.
 pub const SCAN_ALL_MAX: u32 = 16;
 /// Beyond [`SCAN_ALL_MAX`]: how many idle workers `least` compares.
 const IDLE_SAMPLE: u32 = 2;
-/// Beyond [`SCAN_ALL_MAX`]: how many workers `least` compares when none is idle.
-const BUSY_SAMPLE: u32 = 8;
-/// Most workers that a policy passes over in search of a ready one.
-const PROBE_MAX: u32 = 32;
 
 /// Chooses the slot for a new connection.
 ///
@@ -93,7 +107,7 @@ pub fn choose<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<
         return Err(Reason::NoneReady);
     }
     if policy == Policy::Source as u32 {
-        return source(group, host);
+        return source(group, ready, host);
     }
     if policy == Policy::P2c as u32 {
         return better_of_two(group, ready, host);
@@ -108,74 +122,55 @@ pub fn choose<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<
     checked_ready(group, nth_ready(group, nth))
 }
 
-/// How much work a slot has outstanding; the lowest wins.
-#[derive(Clone, Copy)]
-struct Score {
-    /// Hung (bit 63), then waiting + running + busy (bits 32..63), then open
-    /// connections (bits 0..32).
-    load: u64,
-    /// Accepts so far, wrapping: equals are dealt out in turn.
-    turn: u32,
-    slot: u32,
-}
+/// How much work a slot has outstanding, as one integer; the lowest wins.
+///
+/// From the top: not ready (1 bit), hung (1), waiting + running + busy (15),
+/// open connections (16), accepts so far relative to a reference (19), slot
+/// (12).
+pub type Score = u64;
 
-impl Score {
-    /// Worse than every slot's score.
-    const NONE: Self = Self { load: u64::MAX, turn: 0, slot: 0 };
+const NOT_READY: Score = 1 << 63;
+const HUNG: Score = 1 << 62;
+const OUTSTANDING_SHIFT: u32 = 47;
+const OUTSTANDING_MAX: u64 = (1 << 15) - 1;
+const ACTIVE_SHIFT: u32 = 31;
+const ACTIVE_MAX: u64 = (1 << 16) - 1;
+const TURN_SHIFT: u32 = 12;
+const TURN_MASK: u64 = (1 << 19) - 1;
+const SLOT_MASK: u64 = (1 << 12) - 1;
 
-    #[inline(always)]
-    fn beats(&self, other: &Self) -> bool {
-        self.load < other.load
-            || (self.load == other.load && (self.turn.wrapping_sub(other.turn) as i32) < 0)
-    }
-}
-
-/// `None` for a slot that is not ready.
+/// Scores a slot at `now_ns`; `reference` is any slot's turn, the same for all
+/// scores that are compared.
 #[inline(always)]
-fn score<const N: usize>(group: &Group<N>, slot: u32, clock: &mut Clock<impl Host>) -> Option<Score> {
+pub fn score<const N: usize>(group: &Group<N>, slot: u32, reference: u32, now_ns: u64) -> Score {
     let at = slot_at(group, slot);
     if at.steering.state.get() != State::Ready as u32 {
-        return None;
+        return NOT_READY;
     }
     let busy_since_ns = at.load.busy_since_ns.get();
-    let mut outstanding = at.waiting() as u64 + (at.load.running.get() & 0xfff_ffff) as u64;
+    let mut outstanding = at.waiting() as u64 + at.load.running.get() as u64;
     let mut hung = 0;
     if busy_since_ns != 0 {
         outstanding += 1;
-        hung = clock.is_hung(busy_since_ns) as u64;
-    }
-    Some(Score {
-        load: hung << 63 | outstanding << 32 | at.load.active.get() as u64,
-        turn: at.load.turn.get(),
-        slot,
-    })
-}
-
-/// Reads the clock once, and only if a worker is busy at all.
-struct Clock<'a, H> {
-    host: &'a mut H,
-    hang_after_ns: u64,
-    now_ns: u64,
-}
-
-impl<'a, H: Host> Clock<'a, H> {
-    #[inline(always)]
-    fn new<const N: usize>(group: &Group<N>, host: &'a mut H) -> Self {
-        let hang_after_ns = group.config.hang_after_ns.get();
-        Self { host, hang_after_ns, now_ns: 0 }
-    }
-
-    #[inline(always)]
-    fn is_hung(&mut self, busy_since_ns: u64) -> bool {
-        if self.hang_after_ns == 0 {
-            return false;
-        }
-        if self.now_ns == 0 {
-            self.now_ns = self.host.now_ns();
-        }
         // The clock may be behind the worker's: that is no hang.
-        self.now_ns > busy_since_ns && self.now_ns - busy_since_ns > self.hang_after_ns
+        let busy_ns = now_ns.wrapping_sub(busy_since_ns) as i64;
+        let hang_after_ns = group.config.hang_after_ns.get() as i64;
+        if hang_after_ns != 0 && busy_ns > hang_after_ns {
+            hung = HUNG;
+        }
     }
+    // Equals are dealt out in turn. Half of the range lies on either side of
+    // the reference, so that the counts may wrap.
+    let turn = at.load.turn.get().wrapping_sub(reference) as u64 + TURN_MASK / 2;
+    hung | at_most(outstanding, OUTSTANDING_MAX) << OUTSTANDING_SHIFT
+        | at_most(at.load.active.get() as u64, ACTIVE_MAX) << ACTIVE_SHIFT
+        | (turn & TURN_MASK) << TURN_SHIFT
+        | slot as u64 & SLOT_MASK
+}
+
+#[inline(always)]
+fn at_most(value: u64, max: u64) -> u64 {
+    if value > max { max } else { value }
 }
 
 #[inline(always)]
@@ -187,17 +182,14 @@ fn least<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<u32, 
     if workers > SCAN_ALL_MAX {
         return least_of_many(group, workers, host);
     }
-    let mut clock = Clock::new(group, host);
-    let mut best = Score::NONE;
+    let now_ns = host.now_ns();
+    let reference = slot_at(group, 0).load.turn.get();
+    let mut best = NOT_READY;
     for slot in 0..SCAN_ALL_MAX {
         if slot >= workers {
             break;
         }
-        if let Some(score) = score(group, slot, &mut clock)
-            && score.beats(&best)
-        {
-            best = score;
-        }
+        best = lower(best, host.score(group, slot, reference, now_ns));
     }
     found(best)
 }
@@ -211,34 +203,31 @@ fn least_of_many<const N: usize>(
     host: &mut impl Host,
 ) -> Result<u32, Reason> {
     let start = remainder(host.advance_cursor(), workers);
-    let mut clock = Clock::new(group, host);
-    let mut best = Score::NONE;
+    let now_ns = host.now_ns();
+    let reference = slot_at(group, start).load.turn.get();
+    let mut best = NOT_READY;
     let mut from = start;
     for _ in 0..IDLE_SAMPLE {
-        let Some(slot) = next_idle(group, workers, from) else {
+        let slot = host.next_idle(group, from);
+        if slot == NO_SLOT {
             break;
-        };
-        if let Some(score) = score(group, slot, &mut clock)
-            && score.beats(&best)
-        {
-            best = score;
         }
-        from = wrap(slot + 1, workers);
+        best = lower(best, host.score(group, slot, reference, now_ns));
+        from = slot + 1;
     }
-    if best.load < 1 << 32 {
-        return Ok(best.slot);
+    if best < 1 << OUTSTANDING_SHIFT {
+        return found(best);
     }
-    for step in 0..BUSY_SAMPLE {
-        if let Some(score) = score(group, wrap(start + step, workers), &mut clock)
-            && score.beats(&best)
-        {
-            best = score;
-        }
+    // The eight slots around the start: as each slot is the start equally
+    // often, so is each among those compared, in a smaller last block too.
+    let block = start / LANES * LANES;
+    for lane in 0..LANES {
+        best = lower(best, host.score(group, block + lane, reference, now_ns));
     }
-    if best.load != u64::MAX {
-        return Ok(best.slot);
+    if best < NOT_READY {
+        return found(best);
     }
-    // A whole neighbourhood is down: the ready list knows who is not.
+    // A whole block is down: the ready list knows who is not.
     let ready = group.config.ready_count.get();
     if ready == 0 {
         return Err(Reason::NoneReady);
@@ -247,30 +236,38 @@ fn least_of_many<const N: usize>(
 }
 
 #[inline(always)]
-fn found(best: Score) -> Result<u32, Reason> {
-    if best.load == u64::MAX { Err(Reason::NoneReady) } else { Ok(best.slot) }
+fn lower(a: Score, b: Score) -> Score {
+    if b < a { b } else { a }
 }
 
-/// The first slot from `from` on, around the end, whose worker sleeps.
 #[inline(always)]
-fn next_idle<const N: usize>(group: &Group<N>, workers: u32, from: u32) -> Option<u32> {
-    let words = workers.div_ceil(8);
+fn found(best: Score) -> Result<u32, Reason> {
+    if best < NOT_READY { Ok((best & SLOT_MASK) as u32) } else { Err(Reason::NoneReady) }
+}
+
+/// No slot has this number.
+pub const NO_SLOT: u32 = u32::MAX;
+
+/// Idle bytes in a word.
+const LANES: u32 = 8;
+
+/// The first slot from `from` on, around the end, whose worker sleeps, or
+/// [`NO_SLOT`]. Slots without a worker are never idle.
+#[inline(always)]
+pub fn next_idle<const N: usize>(group: &Group<N>, from: u32) -> u32 {
     // The lanes of the first word below `from` come last, after the wrap.
-    let first = from / 8;
-    let skipped = (1u64 << (8 * (from % 8))) - 1;
-    for step in 0..=N as u32 / 8 {
-        if step > words {
+    let first = from / LANES;
+    let skipped = (1u64 << (8 * (from % LANES))) - 1;
+    let mut word = idle_word(group, first) & !skipped;
+    let mut at = first;
+    for _ in 0..N as u32 / LANES {
+        if word != 0 {
             break;
         }
-        let mut word = idle_word(group, wrap(first + step, words));
-        if step == 0 {
-            word &= !skipped;
-        }
-        if word != 0 {
-            return Some(wrap(first + step, words) * 8 + lowest_lane(word));
-        }
+        at += 1;
+        word = idle_word(group, at);
     }
-    None
+    if word == 0 { NO_SLOT } else { at * LANES % N as u32 + lowest_lane(word) }
 }
 
 /// Eight workers' idle bytes.
@@ -279,7 +276,7 @@ fn idle_word<const N: usize>(group: &Group<N>, word: u32) -> u64 {
     let lanes = group.idle.0.as_ptr().cast::<u64>();
     // SAFETY: the array is 64-byte aligned and the masked index is inside it.
     // Each lane is written whole by its worker.
-    let word = unsafe { lanes.add(word as usize & (N / 8 - 1)).read_volatile() };
+    let word = unsafe { lanes.add(bounded(word, N / 8)).read_volatile() };
     u64::from_le(word) & 0x0101_0101_0101_0101
 }
 
@@ -302,50 +299,30 @@ fn better_of_two<const N: usize>(
     // Two distinct ones where there are two.
     let mut second = first;
     if ready > 1 {
-        let random = random.wrapping_mul(0x9e37_79b1) ^ random >> 15;
-        second = wrap(first + 1 + scale(random, ready - 1), ready);
+        second = wrap(first + 1 + scale(mix(random), ready - 1), ready);
     }
-    let mut clock = Clock::new(group, host);
-    let mut best = Score::NONE;
-    for nth in [first, second] {
-        if let Some(score) = score(group, nth_ready(group, nth), &mut clock)
-            && score.beats(&best)
-        {
-            best = score;
-        }
-    }
-    found(best)
+    let first = nth_ready(group, first);
+    let second = nth_ready(group, second);
+    let reference = slot_at(group, first).load.turn.get();
+    let now_ns = host.now_ns();
+    let one = host.score(group, first, reference, now_ns);
+    found(lower(one, host.score(group, second, reference, now_ns)))
 }
 
 /// By slot number, not by place in the ready list: a worker's death moves only
-/// its own clients.
+/// its own clients, and all of them come back with its replacement.
 #[inline(always)]
-fn source<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<u32, Reason> {
+fn source<const N: usize>(group: &Group<N>, ready: u32, host: &mut impl Host) -> Result<u32, Reason> {
     let workers = group.config.workers.get();
-    if workers == 0 || workers > N as u32 {
-        return Err(Reason::NoneReady);
-    }
     let hash = host.source_hash();
-    let home = scale(hash, workers);
-    for step in 0..PROBE_MAX {
-        if step >= workers {
-            break;
-        }
-        if let Ok(slot) = checked_ready(group, wrap(home + step, workers)) {
-            return Ok(slot);
-        }
-    }
-    // Many are down at once: any ready one, the same while the list stays.
-    let ready = group.config.ready_count.get();
-    if ready == 0 {
-        return Err(Reason::NoneReady);
-    }
-    checked_ready(group, nth_ready(group, scale(hash, ready)))
+    let home = checked_ready(group, scale(hash, workers));
+    // Other bits of the hash, or the clients of one would all go to one.
+    home.or_else(|_| checked_ready(group, nth_ready(group, scale(mix(hash), ready))))
 }
 
 #[inline(always)]
 fn nth_ready<const N: usize>(group: &Group<N>, nth: u32) -> u32 {
-    group.ready[nth as usize & (N - 1)].get() as u32
+    group.ready[bounded(nth, N)].get() as u32
 }
 
 /// The list of ready slots may be a moment old.
@@ -358,16 +335,29 @@ fn checked_ready<const N: usize>(group: &Group<N>, slot: u32) -> Result<u32, Rea
     }
 }
 
-/// Masked, so that the verifier sees a bound.
 #[inline(always)]
 fn slot_at<const N: usize>(group: &Group<N>, slot: u32) -> &Slot {
-    &group.slots[slot as usize & (N - 1)]
+    &group.slots[bounded(slot, N)]
+}
+
+/// `index`, masked, so that the verifier sees a bound; through a black box,
+/// because the compiler often knows better and would drop the mask.
+#[inline(always)]
+fn bounded(index: u32, power_of_two: usize) -> usize {
+    core::hint::black_box(index) as usize & (power_of_two - 1)
 }
 
 /// Maps a 32-bit random number evenly to `0..n` (multiply and shift; no division).
 #[inline(always)]
 fn scale(random: u32, n: u32) -> u32 {
     (random as u64 * n as u64 >> 32) as u32
+}
+
+/// Other bits from the same random number.
+#[inline(always)]
+fn mix(random: u32) -> u32 {
+    let mixed = (random ^ (random >> 16)).wrapping_mul(0x9e37_79b1);
+    mixed ^ (mixed >> 15)
 }
 
 /// `x mod n` for `n` ≠ 0, without the panic branch that the verifier refuses.

@@ -20,6 +20,7 @@ use aya_ebpf::{
     maps::{Array, ReusePortSockArray},
     programs::SkReuseportContext,
 };
+use srv_common::policy::{self, Score};
 use srv_common::{Group, Host, MAX_WORKERS, Reason, Shared, choose};
 
 /// The one group that this copy of the program steers, mapped by user space.
@@ -130,6 +131,38 @@ impl Host for Kernel<'_> {
     #[inline(always)]
     fn advance_cursor(&mut self) -> u32 {
         add_one(&self.group.program.cursor) as u32
+    }
+
+    #[inline(always)]
+    fn score<const N: usize>(&mut self, _: &Group<N>, slot: u32, reference: u32, now: u64) -> Score {
+        score_slot(slot, reference, now)
+    }
+
+    #[inline(always)]
+    fn next_idle<const N: usize>(&mut self, _: &Group<N>, from: u32) -> u32 {
+        next_idle_slot(from)
+    }
+}
+
+// Global functions: the verifier checks each once, for any arguments, and
+// takes the result for any integer. Inlined into the scans they would be
+// followed along every path, beyond the limit of a million instructions.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn score_slot(slot: u32, reference: u32, now_ns: u64) -> u64 {
+    match GROUP.get(0) {
+        Some(group) => policy::score(group, slot, reference, now_ns),
+        None => Score::MAX,
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn next_idle_slot(from: u32) -> u32 {
+    match GROUP.get(0) {
+        Some(group) => policy::next_idle(group, from),
+        None => policy::NO_SLOT,
     }
 }
 

@@ -1,4 +1,6 @@
-//! What a server is told to do: the settled [`Settings`].
+//! What a server is told to do: the settled [`Settings`]. [`settings`] makes
+//! them from the flags and the TOML file. Binds nothing, starts nothing;
+//! whether this machine can do it shows later.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,6 +8,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use srv_common::Policy;
+
+pub use merge::{BACKLOG, LISTEN, available_cpus, settings};
+
+mod file;
+mod merge;
+pub mod value;
 
 /// Everything that `srv serve` was told, defaults filled in.
 #[derive(Clone, Debug)]
@@ -16,6 +24,8 @@ pub struct Settings {
     pub workers: u32,
     /// Steering policy; always `Hash` in the one-socket accept modes.
     pub policy: Policy,
+    /// The policy was asked for: without it there is to be no server.
+    pub policy_is_explicit: bool,
     /// Accept queue limit of each listening socket.
     pub backlog: u32,
     /// TCP Fast Open queue length; 0 leaves it off.
@@ -51,10 +61,13 @@ pub struct Serving {
     pub limits: Limits,
 }
 
+/// The smallest read buffer that hyper accepts.
+pub const HEADER_BYTES_MIN: u64 = 8 << 10;
+
 /// Bounds on what a client may do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Limits {
-    /// Largest request line and header together.
+    /// Largest request line and header together, at least [`HEADER_BYTES_MIN`].
     pub header_bytes: usize,
     /// Largest request body.
     pub body_bytes: u64,
@@ -101,6 +114,20 @@ pub enum AcceptMode {
 }
 
 impl AcceptMode {
+    /// All modes with the names that users give them.
+    pub const NAMED: [(&'static str, Self); 5] = [
+        ("ring", Self::Ring),
+        ("own", Self::Own),
+        ("shared", Self::Shared),
+        ("shared-herd", Self::SharedHerd),
+        ("blocking", Self::Blocking),
+    ];
+
+    /// The mode's name.
+    pub fn name(self) -> &'static str {
+        Self::NAMED[self as usize].0
+    }
+
     /// Whether each worker has a listener of its own, so that there is something to steer between.
     pub fn has_own_listeners(self) -> bool {
         matches!(self, Self::Ring | Self::Own)

@@ -1,9 +1,23 @@
-//! The control socket's messages.
+//! The local control socket: what can be asked of a running server, the
+//! master's end of it and the asking end. The answers are the master's.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use anyhow::{Context, bail, ensure};
+use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+
+use crate::master::Event;
 
 /// A question to a running server: one line of JSON, answered by one [`Reply`].
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,6 +69,32 @@ pub struct GroupStatus {
     pub program: ProgramStatus,
     /// Worker by worker, in order of slot.
     pub workers: Vec<WorkerStatus>,
+    /// Sums over the workers, and how evenly they share.
+    pub totals: Totals,
+}
+
+/// A listener group's sums over its workers, and how evenly they share
+/// ([`crate::balance::totals`]).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Totals {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Open connections.
+    pub active: u64,
+    /// Requests in service.
+    pub running: u64,
+    /// Connections that wait to be accepted, half-open ones included.
+    pub waiting: u64,
+    /// Requests answered.
+    pub served: u64,
+    /// Accepts per worker: standard deviation over mean; 0 is even.
+    pub accepts_cv: f64,
+    /// Accepts per worker: largest over mean; 1 is even.
+    pub accepts_max_over_mean: f64,
+    /// Open connections per worker: standard deviation over mean; 0 is even.
+    pub active_cv: f64,
+    /// Open connections per worker: largest over mean; 1 is even.
+    pub active_max_over_mean: f64,
 }
 
 /// The BPF program's state and counts.
@@ -122,4 +162,182 @@ pub struct SocketStatus {
     pub recv_q: u32,
     /// Accept queue limit.
     pub backlog: u32,
+}
+
+/// A ready worker that has done nothing.
+#[cfg(test)]
+pub(crate) fn worker_for_tests(slot: u32) -> WorkerStatus {
+    WorkerStatus {
+        slot,
+        pid: 0,
+        state: "ready".into(),
+        starts: 1,
+        steered: 0,
+        taken_own: 0,
+        taken_stolen: 0,
+        waiting: 0,
+        active: 0,
+        running: 0,
+        busy_us: 0,
+        served: 0,
+        refused: BTreeMap::new(),
+    }
+}
+
+/// A request on its way to the master.
+pub struct Question {
+    /// What is asked.
+    pub request: Request,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Reply>,
+}
+
+/// The master's end; the socket file goes when this is dropped.
+pub struct Server {
+    path: PathBuf,
+}
+
+impl Server {
+    /// Listens on `path`, or where [`ask`] looks for a server on `port`.
+    /// Only this user can connect (mode 0600). Questions arrive as `events`.
+    ///
+    /// # Errors
+    /// If a living server has that socket, or it cannot be created.
+    pub fn open(
+        path: Option<&Path>,
+        port: u16,
+        events: UnboundedSender<Event>,
+    ) -> anyhow::Result<Self> {
+        let path = match path {
+            Some(path) => path.to_path_buf(),
+            None => default_folder()?.join(format!("{port}.sock")),
+        };
+        let listener = bind(&path)
+            .with_context(|| format!("open the control socket {}", path.display()))?;
+        tokio::spawn(answer_all(listener, events));
+        Ok(Self { path })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!("remove the control socket {}: {error}", self.path.display());
+        }
+    }
+}
+
+fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+    match UnixStream::connect(path) {
+        Ok(_) => bail!("another server answers there: stop it, or pass another --control"),
+        // What a killed server left behind.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+        Err(_) => {}
+    }
+    let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(before);
+    Ok(listener?)
+}
+
+async fn answer_all(listener: UnixListener, events: UnboundedSender<Event>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(answer(stream, events.clone()));
+            }
+            Err(error) => {
+                tracing::warn!("accept on the control socket: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// One request, one reply; nobody is owed an answer who does not ask properly.
+async fn answer(stream: tokio::net::UnixStream, events: UnboundedSender<Event>) -> io::Result<()> {
+    const REQUEST_BYTES_MAX: u64 = 4096;
+    let (reading, mut writing) = stream.into_split();
+    let mut line = String::new();
+    let reading = tokio::io::AsyncReadExt::take(reading, REQUEST_BYTES_MAX);
+    tokio::io::BufReader::new(reading).read_line(&mut line).await?;
+    let reply = match serde_json::from_str(&line) {
+        Ok(request) => {
+            let (reply, answered) = oneshot::channel();
+            let _ = events.send(Event::Asked(Question { request, reply }));
+            answered.await.unwrap_or_else(|_| Reply::Refused("the server is stopping".into()))
+        }
+        Err(error) => Reply::Refused(format!("not a request: {error}")),
+    };
+    let mut packet = serde_json::to_vec(&reply)?;
+    packet.push(b'\n');
+    writing.write_all(&packet).await
+}
+
+/// Asks a running server: the one on `path`, else the only one there is.
+///
+/// # Errors
+/// If none runs, several do and none was named, or it refuses.
+pub fn ask(path: Option<&Path>, request: &Request) -> anyhow::Result<Reply> {
+    const PATIENCE: Option<Duration> = Some(Duration::from_secs(5));
+    let path = match path {
+        Some(path) => path.to_path_buf(),
+        None => only_server()?,
+    };
+    let talk = || {
+        let mut stream = UnixStream::connect(&path)?;
+        stream.set_read_timeout(PATIENCE)?;
+        let mut packet = serde_json::to_vec(request)?;
+        packet.push(b'\n');
+        stream.write_all(&packet)?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line)?;
+        ensure!(!line.is_empty(), "it hung up without an answer");
+        Ok(serde_json::from_str(&line)?)
+    };
+    let reply = talk().with_context(|| format!("ask the server at {}", path.display()))?;
+    match reply {
+        Reply::Refused(why) => bail!(why),
+        reply => Ok(reply),
+    }
+}
+
+fn only_server() -> anyhow::Result<PathBuf> {
+    let folder = default_folder()?;
+    let entries = fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;
+    let paths = entries.flatten().map(|entry| entry.path());
+    let mut living: Vec<_> = paths.filter(|path| UnixStream::connect(path).is_ok()).collect();
+    match living.len() {
+        0 => bail!("no server of yours runs here (none answers in {})", folder.display()),
+        1 => Ok(living.remove(0)),
+        _ => {
+            living.sort();
+            let names: Vec<_> = living.iter().map(|path| path.display().to_string()).collect();
+            bail!("several servers run here, name one: --control {}", names.join(" or --control "))
+        }
+    }
+}
+
+/// Where servers of this user leave their control sockets.
+fn default_folder() -> anyhow::Result<PathBuf> {
+    let uid = rustix::process::getuid();
+    let folder = match std::env::var_os("XDG_RUNTIME_DIR") {
+        _ if uid.is_root() => PathBuf::from("/run/srv"),
+        Some(folder) => PathBuf::from(folder).join("srv"),
+        None => PathBuf::from(format!("/tmp/srv-{}", uid.as_raw())),
+    };
+    let made = rustix::fs::mkdir(&folder, Mode::RWXU);
+    if let Err(error) = made
+        && error != rustix::io::Errno::EXIST
+    {
+        bail!("create {}: {error}", folder.display());
+    }
+    // In a folder that everybody can write to, somebody else could have been first.
+    let owner = rustix::fs::lstat(&folder).context("stat the folder of control sockets")?;
+    ensure!(
+        owner.st_uid == uid.as_raw() && owner.st_mode & 0o022 == 0,
+        "{} belongs to somebody else: pass --control PATH",
+        folder.display()
+    );
+    Ok(folder)
 }

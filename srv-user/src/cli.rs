@@ -1,0 +1,330 @@
+//! The command line. Says what can be asked for and how it is written;
+//! [`crate::config`] settles what that means.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
+use srv_common::MAX_WORKERS;
+
+use crate::config::value::{Bytes, Count, ListenAddr, LogFormat, Period, PolicyName, list, scalar};
+use crate::config::{AcceptMode, HEADER_BYTES_MIN};
+
+/// Steers every new TCP connection, inside the kernel, to the worker that can
+/// serve it soonest.
+#[derive(Debug, Parser)]
+#[command(name = "srv", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve HTTP, in the foreground, until SIGTERM or SIGINT
+    Serve(Box<ServeArgs>),
+    /// Show a running server's workers, connections and steering
+    Status(Query),
+    /// Switch a running server's policy; no connection is lost
+    Policy {
+        /// hash, random, round-robin, cpu, source, p2c or least
+        name: PolicyName,
+        /// Which server.
+        #[command(flatten)]
+        server: Server,
+    },
+    /// List each listening socket of a running server
+    Sockets(Query),
+    /// Check what this machine lacks, what that costs and how to mend it
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// What `serve` starts once per worker
+    #[command(hide = true)]
+    Worker,
+}
+
+/// A question to a running server.
+#[derive(Debug, Args)]
+pub struct Query {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Which server.
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// Which running server.
+#[derive(Debug, Args)]
+pub struct Server {
+    /// The server's control socket [default: that of the one server running]
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+}
+
+/// What `srv serve` may be told, by flags or, under the same names, by the
+/// TOML file. `None`: not said.
+#[derive(Debug, Default, Args, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ServeArgs {
+    /// Address and port, repeatable; port 0: any free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    #[serde(deserialize_with = "list")]
+    pub listen: Option<Vec<ListenAddr>>,
+
+    /// Worker processes, 1 to 256 [default: one for each CPU available]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "scalar")]
+    pub workers: Option<Count<1, { MAX_WORKERS as u32 }>>,
+
+    /// Which worker gets a new connection [default: least, or hash if unsteered]
+    ///
+    ///   hash         the kernel's own choice; no program is attached
+    ///   random       any
+    ///   round-robin  each in turn
+    ///   cpu          the worker of the CPU that handled the SYN
+    ///   source       the same client address, the same worker
+    ///   p2c          the better of two random ones
+    ///   least        the one with the least outstanding work
+    #[arg(long, value_name = "NAME", verbatim_doc_comment)]
+    #[serde(deserialize_with = "scalar")]
+    pub policy: Option<PolicyName>,
+
+    /// How workers come by connections [default: ring]
+    ///
+    ///   ring         a socket each; an idle worker also takes what waits at its siblings'
+    ///   own          a socket each, and only that
+    ///   shared       one socket, one worker woken (EPOLLEXCLUSIVE)
+    ///   shared-herd  one socket, every worker woken
+    ///   blocking     one socket, a blocking accept in each worker
+    #[arg(long, value_name = "MODE", verbatim_doc_comment)]
+    #[serde(deserialize_with = "scalar")]
+    pub accept: Option<AcceptMode>,
+
+    /// Folder to serve [default: a built-in welcome page]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+
+    /// TOML file with these flags as keys; flags win
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// Answer GET /work?sleep_us=N, ?spin_us=N and ?bytes=N [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", hide_possible_values = true)]
+    pub synthetic: Option<bool>,
+
+    /// Add X-Worker: SLOT to every response [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", hide_possible_values = true)]
+    pub worker_header: Option<bool>,
+
+    /// Control socket to create [default: where the other commands look]
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+
+    /// Accept queue limit per socket, cut to net.core.somaxconn [default: 4096]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "scalar")]
+    pub backlog: Option<Count<1, { i32::MAX as u32 }>>,
+
+    /// TCP Fast Open requests pending per socket; 0: off [default: 0]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "scalar")]
+    pub fast_open: Option<Count<0, { i32::MAX as u32 }>>,
+
+    /// Keep IPv4 clients off IPv6 sockets (0.0.0.0 is theirs) [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", hide_possible_values = true)]
+    pub v6_only: Option<bool>,
+
+    /// Load no BPF program; the policy is then hash [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", hide_possible_values = true)]
+    pub no_bpf: Option<bool>,
+
+    /// How long a stop may take; 0s: close at once [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "scalar")]
+    pub grace: Option<Period<0>>,
+
+    /// A worker stuck for longer comes last when steering; 0s: never [default: 1s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "scalar")]
+    pub hang_after: Option<Period<0>>,
+
+    /// Log to stderr as text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    #[serde(deserialize_with = "scalar")]
+    pub log: Option<LogFormat>,
+
+    /// Bounds on what a client may do.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// The limits among [`ServeArgs`]: the file's `[limits]` table.
+#[derive(Debug, Default, Args, Deserialize)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    expecting = "a table of limits"
+)]
+#[command(next_help_heading = "Limits (in the file: table [limits])")]
+pub struct LimitArgs {
+    /// Largest request line and header together, at least 8KiB [default: 16KiB]
+    #[arg(long, value_name = "BYTES")]
+    #[serde(deserialize_with = "scalar")]
+    pub header_bytes: Option<Bytes<HEADER_BYTES_MIN>>,
+
+    /// Largest request body [default: 1MiB]
+    #[arg(long, value_name = "BYTES")]
+    #[serde(deserialize_with = "scalar")]
+    pub body_bytes: Option<Bytes<0>>,
+
+    /// Open connections per worker [default: 16384]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "scalar")]
+    pub connections: Option<Count<1, { i32::MAX as u32 }>>,
+
+    /// From the accept or a request's first byte to its header's end [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "scalar")]
+    pub header_timeout: Option<Period<1>>,
+
+    /// Between two reads of a request body [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "scalar")]
+    pub read_timeout: Option<Period<1>>,
+
+    /// Between two requests on one connection [default: 75s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "scalar")]
+    pub idle_timeout: Option<Period<1>>,
+
+    /// Between two writes of a response [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "scalar")]
+    pub write_timeout: Option<Period<1>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::config::settings;
+
+    fn parse(line: &str) -> Result<Cli, String> {
+        Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string())
+    }
+
+    fn serve(line: &str) -> ServeArgs {
+        match parse(line).unwrap().command {
+            Command::Serve(args) => *args,
+            other => panic!("{line} became {other:?}"),
+        }
+    }
+
+    #[test]
+    fn clap_finds_no_fault_with_the_definition() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_documented_command_line_is_accepted() {
+        let args = serve(
+            "srv serve --listen 127.0.0.1:0 --listen [::1]:0 --workers 3 --policy round-robin \
+             --accept own --root . --config srv.toml --synthetic --worker-header \
+             --control /run/srv.sock --backlog 64 --no-bpf --grace 3s --hang-after 100ms \
+             --log json --fast-open 16 --v6-only=false --header-bytes 32KiB",
+        );
+        assert_eq!(args.listen.map(|listen| listen.len()), Some(2));
+        assert_eq!(args.accept, Some(AcceptMode::Own));
+        assert_eq!((args.synthetic, args.v6_only), (Some(true), Some(false)));
+        assert_eq!(args.limits.header_bytes, Some(Bytes(32 << 10)));
+        for line in [
+            "srv status --json --control /run/srv.sock",
+            "srv policy least --control /run/srv.sock",
+            "srv sockets --json",
+            "srv doctor --json",
+            "srv worker",
+        ] {
+            parse(line).unwrap();
+        }
+    }
+
+    #[test]
+    fn refusals_name_the_flag_the_value_and_what_is_expected() {
+        for (line, value, expected) in [
+            (
+                "srv serve --policy lest",
+                "'lest' for '--policy <NAME>'",
+                "p2c, least",
+            ),
+            (
+                "srv serve --accept any",
+                "'any' for '--accept <MODE>'",
+                "ring, own",
+            ),
+            (
+                "srv serve --workers 257",
+                "'257' for '--workers <N>'",
+                "from 1 to 256",
+            ),
+            (
+                "srv serve --listen 80",
+                "'80' for '--listen <ADDR>'",
+                "0.0.0.0:80",
+            ),
+            ("srv serve --grace 10", "'10' for '--grace <TIME>'", "10s"),
+            ("srv policy lest", "'lest' for '<NAME>'", "p2c, least"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(
+                error.contains(value) && error.contains(expected),
+                "{line}: {error}"
+            );
+        }
+    }
+
+    /// Each flag's `[default: …]`, said aloud, changes nothing.
+    #[test]
+    fn the_defaults_that_the_help_names_are_the_defaults() {
+        let silent = format!("{:?}", settings(&serve("srv serve")).unwrap());
+        let command = Cli::command();
+        let flags = command.find_subcommand("serve").unwrap().get_arguments();
+        let mut tried = 0;
+        for flag in flags.filter(|flag| flag.get_long() != Some("help")) {
+            let help = flag.get_help().unwrap().to_string();
+            let default = help
+                .split("[default: ")
+                .nth(1)
+                .and_then(|rest| rest.split([']', ',']).next());
+            // Some defaults are sentences.
+            if let Some(default) = default.filter(|default| !default.contains(' ')) {
+                let name = flag.get_long().unwrap();
+                let said = settings(&serve(&format!("srv serve --{name}={default}"))).unwrap();
+                assert_eq!(format!("{said:?}"), silent, "--{name}");
+                tried += 1;
+            }
+        }
+        assert_eq!(tried, 19, "flags whose help names a value as default");
+    }
+
+    #[test]
+    fn the_worker_command_is_hidden() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(
+            help.contains("doctor") && !help.contains("  worker"),
+            "{help}"
+        );
+    }
+}

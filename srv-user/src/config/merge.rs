@@ -1,0 +1,428 @@
+//! From what was asked for to [`Settings`]: flags win over the file, the file
+//! over the defaults, and what does not go together is refused. Values by
+//! themselves were checked when they were parsed ([`super::value`]).
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use srv_common::{MAX_WORKERS, Policy};
+
+use super::file::File;
+use super::value::LogFormat;
+use super::{AcceptMode, Limits, Serving, Settings};
+use crate::cli::{LimitArgs, ServeArgs};
+
+/// Where `srv serve` listens when nothing else is said.
+pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// Accept queue limit when nothing else is said: the kernel's default of
+/// net.core.somaxconn, to which it cuts any larger one.
+pub const BACKLOG: u32 = 4096;
+const GRACE: Duration = Duration::from_secs(10);
+const HANG_AFTER: Duration = Duration::from_millis(100);
+/// Longest path of a Unix socket: `sun_path` less its terminating zero.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Settles what `srv serve` does: flags win over the file, the file over the
+/// defaults.
+///
+/// # Errors
+/// The file cannot be used, or two settings contradict each other, or a path
+/// is not what it must be; the message says which, where it was asked for and
+/// why it is refused.
+pub fn settings(flags: &ServeArgs) -> Result<Settings> {
+    let file = flags.config.as_deref().map(File::read).transpose()?;
+    let unsaid = ServeArgs::default();
+    let asked = Asked {
+        flags,
+        from_file: file.as_ref().map_or(&unsaid, |file| &file.args),
+        file: file.as_ref(),
+    };
+    let bpf = !asked.get(|args| args.no_bpf).unwrap_or(false);
+    let accept = asked.get(|args| args.accept).unwrap_or(AcceptMode::Ring);
+    Ok(Settings {
+        listen: asked.listen()?,
+        workers: asked
+            .get(|args| args.workers)
+            .map_or_else(available_cpus, |count| count.0),
+        policy: asked.policy(accept, bpf)?,
+        policy_is_explicit: asked.get(|args| args.policy).is_some(),
+        backlog: asked
+            .get(|args| args.backlog)
+            .map_or(BACKLOG, |count| count.0),
+        fast_open: asked.get(|args| args.fast_open).map_or(0, |count| count.0),
+        v6_only: asked.get(|args| args.v6_only).unwrap_or(true),
+        bpf,
+        control: asked.control()?,
+        grace: asked
+            .get(|args| args.grace)
+            .map_or(GRACE, |period| period.0),
+        hang_after: asked
+            .get(|args| args.hang_after)
+            .map_or(HANG_AFTER, |period| period.0),
+        log_json: asked.get(|args| args.log) == Some(LogFormat::Json),
+        serving: Serving {
+            accept,
+            root: asked.root()?,
+            synthetic: asked.get(|args| args.synthetic).unwrap_or(false),
+            worker_header: asked.get(|args| args.worker_header).unwrap_or(false),
+            limits: asked.limits(),
+        },
+    })
+}
+
+/// As many workers as CPUs that this process may use: affinity and cgroup
+/// quota count.
+pub fn available_cpus() -> u32 {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    cpus.min(MAX_WORKERS) as u32
+}
+
+/// What was asked for, and where.
+struct Asked<'a> {
+    flags: &'a ServeArgs,
+    from_file: &'a ServeArgs,
+    file: Option<&'a File>,
+}
+
+impl Asked<'_> {
+    fn get<T>(&self, field: impl Fn(&ServeArgs) -> Option<T>) -> Option<T> {
+        field(self.flags).or_else(|| field(self.from_file))
+    }
+
+    /// How an error names a setting that was asked for: the flag, or file,
+    /// line and key.
+    fn place(&self, key: &str, is_flag: bool) -> String {
+        match self.file {
+            Some(file) if !is_flag => format!("{}: {key}", file.place(key)),
+            _ => format!("--{key}"),
+        }
+    }
+
+    fn listen(&self) -> Result<Vec<SocketAddr>> {
+        let Some(listen) = self.get(|args| args.listen.clone()) else {
+            return Ok(vec![LISTEN]);
+        };
+        let place = || self.place("listen", self.flags.listen.is_some());
+        if listen.is_empty() {
+            bail!(
+                "{}: the list is empty; name an address such as {LISTEN}, or leave it out",
+                place()
+            );
+        }
+        let mut seen = HashSet::new();
+        for address in &listen {
+            // Port 0 is a new port each time.
+            if address.0.port() != 0 && !seen.insert(address.0) {
+                bail!(
+                    "{}: {} is there twice; one group of sockets serves it",
+                    place(),
+                    address.0
+                );
+            }
+        }
+        Ok(listen.into_iter().map(|address| address.0).collect())
+    }
+
+    fn policy(&self, accept: AcceptMode, bpf: bool) -> Result<Policy> {
+        let steers = bpf && accept.has_own_listeners();
+        let Some(policy) = self.get(|args| args.policy).map(|name| name.0) else {
+            return Ok(if steers { Policy::Least } else { Policy::Hash });
+        };
+        if steers || policy == Policy::Hash {
+            return Ok(policy);
+        }
+        let place = self.place("policy", self.flags.policy.is_some());
+        let name = policy.name();
+        if !bpf {
+            bail!(
+                "{place} {name} is carried out by the BPF program, which no-bpf leaves out; \
+                 drop one of the two"
+            );
+        }
+        bail!(
+            "{place} {name} chooses between the workers' own sockets, and with accept {} there is \
+             only one; use accept ring or own, or drop the policy",
+            accept.name()
+        );
+    }
+
+    fn root(&self) -> Result<Option<PathBuf>> {
+        let Some(root) = self.get(|args| args.root.clone()) else {
+            return Ok(None);
+        };
+        let place = self.place("root", self.flags.root.is_some());
+        let root = readable_folder(&root).with_context(|| format!("{place} {}", root.display()))?;
+        Ok(Some(root))
+    }
+
+    fn control(&self) -> Result<Option<PathBuf>> {
+        let control = self.get(|args| args.control.clone());
+        if let Some(path) = &control
+            && path.as_os_str().len() > SOCKET_PATH_MAX
+        {
+            let place = self.place("control", self.flags.control.is_some());
+            bail!(
+                "{place} {}: a socket's path may have {SOCKET_PATH_MAX} bytes at most",
+                path.display()
+            );
+        }
+        Ok(control)
+    }
+
+    fn limits(&self) -> Limits {
+        fn or<T>(said: Option<T>, default: &mut T) {
+            if let Some(said) = said {
+                *default = said;
+            }
+        }
+        let limit =
+            |field: fn(&LimitArgs) -> Option<Duration>| self.get(|args| field(&args.limits));
+        let mut limits = Limits::default();
+        let bytes = self.get(|args| args.limits.header_bytes);
+        or(
+            bytes.map(|bytes| bytes.0 as usize),
+            &mut limits.header_bytes,
+        );
+        or(
+            self.get(|args| args.limits.body_bytes).map(|bytes| bytes.0),
+            &mut limits.body_bytes,
+        );
+        or(
+            self.get(|args| args.limits.connections)
+                .map(|count| count.0),
+            &mut limits.connections,
+        );
+        or(
+            limit(|args| Some(args.header_timeout?.0)),
+            &mut limits.header_timeout,
+        );
+        or(
+            limit(|args| Some(args.read_timeout?.0)),
+            &mut limits.read_timeout,
+        );
+        or(
+            limit(|args| Some(args.idle_timeout?.0)),
+            &mut limits.idle_timeout,
+        );
+        or(
+            limit(|args| Some(args.write_timeout?.0)),
+            &mut limits.write_timeout,
+        );
+        limits
+    }
+}
+
+/// The folder's canonical path.
+fn readable_folder(path: &Path) -> Result<PathBuf> {
+    let canonical = path.canonicalize().context("cannot be opened")?;
+    std::fs::read_dir(&canonical).context("cannot be read as a folder")?;
+    Ok(canonical)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::value::{Bytes, Count, ListenAddr, Period, PolicyName};
+
+    fn listen(text: &str) -> ListenAddr {
+        text.parse().unwrap()
+    }
+
+    /// Flags that point to a file with this text; the folder must outlive the call.
+    fn with_file(folder: &tempfile::TempDir, text: &str) -> ServeArgs {
+        let path = folder.path().join("srv.toml");
+        std::fs::write(&path, text).unwrap();
+        ServeArgs {
+            config: Some(path),
+            ..ServeArgs::default()
+        }
+    }
+
+    #[track_caller]
+    fn assert_refused(flags: &ServeArgs, parts: &[&str]) {
+        let error = format!("{:#}", settings(flags).expect_err("a refusal"));
+        for part in parts {
+            assert!(error.contains(part), "{error:?} does not say {part:?}");
+        }
+    }
+
+    #[test]
+    fn silence_means_the_defaults() {
+        let settings = settings(&ServeArgs::default()).unwrap();
+        assert_eq!(settings.listen, [LISTEN]);
+        assert!((1..=MAX_WORKERS as u32).contains(&settings.workers));
+        assert_eq!(settings.policy, Policy::Least);
+        assert_eq!(settings.serving.accept, AcceptMode::Ring);
+        assert!(settings.bpf && settings.v6_only && !settings.log_json);
+        assert!(!settings.serving.synthetic && !settings.serving.worker_header);
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_the_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut flags = with_file(
+            &folder,
+            "listen = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\nworkers = 3\nsynthetic = true\n\
+             worker-header = true\ngrace = \"3s\"\nlog = \"json\"\nbacklog = 7\n\
+             [limits]\nbody-bytes = 5\nidle-timeout = \"5s\"",
+        );
+        flags.listen = Some(vec![listen("[::1]:9")]);
+        flags.synthetic = Some(false);
+        flags.grace = Some(Period(Duration::from_secs(4)));
+        flags.limits.body_bytes = Some(Bytes(6));
+        let settings = settings(&flags).unwrap();
+        assert_eq!(
+            settings.listen,
+            ["[::1]:9".parse().unwrap()],
+            "not added up"
+        );
+        assert_eq!((settings.workers, settings.backlog), (3, 7));
+        assert_eq!(settings.grace, Duration::from_secs(4));
+        assert!(settings.log_json);
+        assert!(!settings.serving.synthetic && settings.serving.worker_header);
+        let limits = settings.serving.limits;
+        assert_eq!(
+            (limits.body_bytes, limits.idle_timeout),
+            (6, Duration::from_secs(5))
+        );
+        assert_eq!(limits.read_timeout, Limits::default().read_timeout);
+    }
+
+    #[test]
+    fn an_address_twice_is_refused_but_port_0_is_new_each_time() {
+        let twice = |text| ServeArgs {
+            listen: Some(vec![listen(text), listen("[::]:80"), listen(text)]),
+            ..ServeArgs::default()
+        };
+        assert_refused(
+            &twice("0.0.0.0:80"),
+            &["--listen: 0.0.0.0:80 is there twice"],
+        );
+        assert_eq!(settings(&twice("127.0.0.1:0")).unwrap().listen.len(), 3);
+    }
+
+    #[test]
+    fn an_empty_listen_list_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let flags = with_file(&folder, "\nlisten = []");
+        assert_refused(&flags, &["srv.toml:2: listen: the list is empty"]);
+    }
+
+    #[test]
+    fn a_policy_needs_sockets_to_choose_between() {
+        for accept in [
+            AcceptMode::Shared,
+            AcceptMode::SharedHerd,
+            AcceptMode::Blocking,
+        ] {
+            let with = |policy: Option<Policy>| ServeArgs {
+                accept: Some(accept),
+                policy: policy.map(PolicyName),
+                ..ServeArgs::default()
+            };
+            assert_eq!(settings(&with(None)).unwrap().policy, Policy::Hash);
+            assert_eq!(
+                settings(&with(Some(Policy::Hash))).unwrap().policy,
+                Policy::Hash
+            );
+            let place = "--policy p2c chooses between";
+            assert_refused(
+                &with(Some(Policy::P2c)),
+                &[place, accept.name(), "only one"],
+            );
+        }
+        for accept in [AcceptMode::Ring, AcceptMode::Own] {
+            let policy = Some(PolicyName(Policy::P2c));
+            let flags = ServeArgs {
+                accept: Some(accept),
+                policy,
+                ..ServeArgs::default()
+            };
+            assert_eq!(settings(&flags).unwrap().policy, Policy::P2c);
+        }
+    }
+
+    #[test]
+    fn a_policy_needs_the_program() {
+        let without = |policy: Option<Policy>| ServeArgs {
+            no_bpf: Some(true),
+            policy: policy.map(PolicyName),
+            ..ServeArgs::default()
+        };
+        assert_eq!(settings(&without(None)).unwrap().policy, Policy::Hash);
+        assert_eq!(
+            settings(&without(Some(Policy::Hash))).unwrap().policy,
+            Policy::Hash
+        );
+        assert_refused(&without(Some(Policy::Least)), &["--policy least", "no-bpf"]);
+    }
+
+    #[test]
+    fn a_contradiction_points_into_the_file_where_the_setting_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut flags = with_file(&folder, "workers = 2\npolicy = \"least\"");
+        flags.accept = Some(AcceptMode::Shared);
+        assert_refused(&flags, &["srv.toml:2: policy least chooses between"]);
+    }
+
+    #[test]
+    fn the_root_must_be_a_folder_and_becomes_canonical() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = |path: PathBuf| ServeArgs {
+            root: Some(path),
+            ..ServeArgs::default()
+        };
+        std::fs::create_dir(folder.path().join("site")).unwrap();
+        let settings = settings(&root(folder.path().join("site/../site"))).unwrap();
+        assert_eq!(
+            settings.serving.root,
+            folder.path().join("site").canonicalize().ok()
+        );
+
+        let missing = folder.path().join("missing");
+        assert_refused(
+            &root(missing),
+            &["--root", "missing", "No such file or directory"],
+        );
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert_refused(&root(file), &["--root", "file", "Not a directory"]);
+    }
+
+    #[test]
+    fn a_root_in_the_file_is_relative_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("site")).unwrap();
+        let settings = settings(&with_file(&folder, "root = \"site\"")).unwrap();
+        assert_eq!(
+            settings.serving.root,
+            folder.path().join("site").canonicalize().ok()
+        );
+        assert_refused(
+            &with_file(&folder, "\nroot = \"no\""),
+            &["srv.toml:2: root", "No such"],
+        );
+    }
+
+    #[test]
+    fn a_control_path_must_fit_into_a_socket_address() {
+        let control = |len| ServeArgs {
+            control: Some("x".repeat(len).into()),
+            ..ServeArgs::default()
+        };
+        assert!(settings(&control(SOCKET_PATH_MAX)).is_ok());
+        assert_refused(&control(SOCKET_PATH_MAX + 1), &["--control", "107 bytes"]);
+    }
+
+    #[test]
+    fn a_worker_count_that_was_asked_for_is_kept() {
+        let flags = ServeArgs {
+            workers: Some(Count(256)),
+            ..ServeArgs::default()
+        };
+        assert_eq!(settings(&flags).unwrap().workers, 256);
+    }
+}

@@ -1,0 +1,326 @@
+//! The values that flags and the file share: one parser and one wording for
+//! both. Knows nothing of which setting a value is for.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+use srv_common::Policy;
+
+use super::AcceptMode;
+
+/// A value that did not parse: what was expected instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected(String);
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "expected {}", self.0)
+    }
+}
+
+impl std::error::Error for Expected {}
+
+fn expected<T>(what: impl Into<String>) -> Result<T, Expected> {
+    Err(Expected(what.into()))
+}
+
+/// A whole number from `MIN` to `MAX`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count<const MIN: u32, const MAX: u32>(pub u32);
+
+impl<const MIN: u32, const MAX: u32> FromStr for Count<MIN, MAX> {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        match text.parse() {
+            Ok(number) if (MIN..=MAX).contains(&number) => Ok(Self(number)),
+            _ => expected(format!("a whole number from {MIN} to {MAX}")),
+        }
+    }
+}
+
+/// At least `MIN` bytes, with or without a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes<const MIN: u64>(pub u64);
+
+impl<const MIN: u64> FromStr for Bytes<MIN> {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        match text.parse::<ByteSize>() {
+            Ok(ByteSize(bytes)) if bytes < MIN => expected(format!("at least {MIN} bytes")),
+            Ok(ByteSize(bytes)) => Ok(Self(bytes)),
+            Err(_) => expected("a number of bytes, such as 16384, 16KiB or 1MiB"),
+        }
+    }
+}
+
+/// Longest period that can be asked for: clocks have room for sums of these.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// A time span of at least `MIN_MS` milliseconds, written with its unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Period<const MIN_MS: u64>(pub Duration);
+
+impl<const MIN_MS: u64> FromStr for Period<MIN_MS> {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        match humantime::parse_duration(text) {
+            Ok(period) if period < Duration::from_millis(MIN_MS) => {
+                expected(format!("at least {MIN_MS}ms"))
+            }
+            Ok(period) if period > LONGEST => expected("at most 365days"),
+            Ok(period) => Ok(Self(period)),
+            Err(_) => expected("a duration with its unit, such as 100ms, 10s or 5min"),
+        }
+    }
+}
+
+/// An address to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenAddr(pub SocketAddr);
+
+impl FromStr for ListenAddr {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self(address));
+        }
+        if text
+            .trim_matches(['[', ']'])
+            .parse::<std::net::IpAddr>()
+            .is_ok()
+        {
+            return expected("a port after the address, as in 127.0.0.1:8080 or [::1]:8080");
+        }
+        let port = text.trim_start_matches(['*', ':']);
+        if port.parse::<u16>().is_ok() {
+            return expected(format!(
+                "an address before the port: 0.0.0.0:{port} for every IPv4 address, \
+                 [::]:{port} for every IPv6 address, 127.0.0.1:{port} for this machine alone"
+            ));
+        }
+        if text.matches(':').count() > 1 && !text.starts_with('[') {
+            return expected("brackets around an IPv6 address, as in [::1]:8080");
+        }
+        expected(
+            "an IP address and a port, such as 127.0.0.1:8080 or [::]:80; names are not looked up",
+        )
+    }
+}
+
+/// A steering policy, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyName(pub Policy);
+
+impl FromStr for PolicyName {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        by_name(text, &Policy::NAMED).map(Self)
+    }
+}
+
+impl FromStr for AcceptMode {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        by_name(text, &Self::NAMED)
+    }
+}
+
+/// Format of the log on stderr.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        by_name(text, &[("text", Self::Text), ("json", Self::Json)])
+    }
+}
+
+fn by_name<T: Copy>(text: &str, named: &[(&str, T)]) -> Result<T, Expected> {
+    if let Some((_, value)) = named.iter().find(|(name, _)| *name == text) {
+        return Ok(*value);
+    }
+    let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
+    expected(format!("one of {}", names.join(", ")))
+}
+
+/// For serde: a string or a whole number, parsed as a flag's value would be.
+///
+/// # Errors
+/// What was found and what was expected.
+pub fn scalar<'de, D: Deserializer<'de>, T>(file: D) -> Result<Option<T>, D::Error>
+where
+    T: FromStr<Err = Expected>,
+{
+    Scalar::deserialize(file).map(|Scalar(value)| Some(value))
+}
+
+/// For serde: one [`scalar`] or an array of them.
+///
+/// # Errors
+/// What was found and what was expected.
+pub fn list<'de, D: Deserializer<'de>, T>(file: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    T: FromStr<Err = Expected>,
+{
+    file.deserialize_any(ListVisitor(PhantomData)).map(Some)
+}
+
+struct Scalar<T>(T);
+
+impl<'de, T: FromStr<Err = Expected>> Deserialize<'de> for Scalar<T> {
+    fn deserialize<D: Deserializer<'de>>(file: D) -> Result<Self, D::Error> {
+        file.deserialize_any(ScalarVisitor(PhantomData)).map(Self)
+    }
+}
+
+struct ScalarVisitor<T>(PhantomData<T>);
+
+impl<T: FromStr<Err = Expected>> Visitor<'_> for ScalarVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or a whole number")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse()
+            .map_err(|expected| E::custom(format!("found `{text}`, {expected}")))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
+    }
+}
+
+struct ListVisitor<T>(PhantomData<T>);
+
+impl<'de, T: FromStr<Err = Expected>> Visitor<'de> for ListVisitor<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or an array of strings")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
+        ScalarVisitor(PhantomData)
+            .visit_str(text)
+            .map(|one| vec![one])
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Vec<T>, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Vec<T>, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Scalar(value)) = array.next_element()? {
+            values.push(value);
+        }
+        Ok(values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal<T: FromStr<Err = Expected> + fmt::Debug>(text: &str) -> String {
+        text.parse::<T>().expect_err(text).to_string()
+    }
+
+    #[test]
+    fn listen_addresses_of_both_families_parse() {
+        for text in ["127.0.0.1:8080", "0.0.0.0:0", "[::]:80", "[fe80::1%2]:80"] {
+            assert_eq!(text.parse(), Ok(ListenAddr(text.parse().unwrap())));
+        }
+    }
+
+    #[test]
+    fn a_listen_address_that_lacks_something_is_told_what() {
+        for port_alone in ["8080", ":8080", "*:8080"] {
+            let refusal = refusal::<ListenAddr>(port_alone);
+            assert!(refusal.contains("0.0.0.0:8080"), "{port_alone}: {refusal}");
+        }
+        for no_port in ["127.0.0.1", "::1", "[::1]"] {
+            assert!(
+                refusal::<ListenAddr>(no_port).contains("a port after"),
+                "{no_port}"
+            );
+        }
+        assert!(refusal::<ListenAddr>("fe80::1:70000").contains("brackets"));
+        for nonsense in ["localhost:80", "", "1.2.3.4:70000", "[::1]:x"] {
+            assert!(refusal::<ListenAddr>(nonsense).contains("names are not looked up"));
+        }
+    }
+
+    #[test]
+    fn counts_have_both_bounds() {
+        assert_eq!("1".parse(), Ok(Count::<1, 256>(1)));
+        assert_eq!("256".parse(), Ok(Count::<1, 256>(256)));
+        for text in ["0", "257", "-1", "4.0", "many", "99999999999"] {
+            assert_eq!(
+                refusal::<Count<1, 256>>(text),
+                "expected a whole number from 1 to 256"
+            );
+        }
+    }
+
+    #[test]
+    fn bytes_take_units() {
+        for (text, bytes) in [
+            ("16384", 16384),
+            ("16KiB", 16384),
+            ("1 MiB", 1 << 20),
+            ("1kB", 1000),
+        ] {
+            assert_eq!(text.parse(), Ok(Bytes::<0>(bytes)));
+        }
+        assert_eq!(
+            refusal::<Bytes<8192>>("8191"),
+            "expected at least 8192 bytes"
+        );
+        assert!(refusal::<Bytes<0>>("-1").contains("16KiB"));
+        assert!(refusal::<Bytes<0>>("big").contains("16KiB"));
+    }
+
+    #[test]
+    fn periods_need_a_unit_and_stay_in_bounds() {
+        assert_eq!("100ms".parse(), Ok(Period::<1>(Duration::from_millis(100))));
+        assert_eq!("0s".parse(), Ok(Period::<0>(Duration::ZERO)));
+        assert!(refusal::<Period<0>>("10").contains("with its unit"));
+        assert!(refusal::<Period<0>>("-1s").contains("with its unit"));
+        assert_eq!(refusal::<Period<1>>("0s"), "expected at least 1ms");
+        assert_eq!(refusal::<Period<1>>("2years"), "expected at most 365days");
+    }
+
+    #[test]
+    fn unknown_names_are_answered_with_the_known_ones() {
+        assert_eq!(
+            refusal::<PolicyName>("lest"),
+            "expected one of hash, random, round-robin, cpu, source, p2c, least"
+        );
+        assert_eq!(
+            refusal::<AcceptMode>("Ring"),
+            "expected one of ring, own, shared, shared-herd, blocking"
+        );
+        assert_eq!(refusal::<LogFormat>("xml"), "expected one of text, json");
+    }
+}

@@ -1,0 +1,268 @@
+//! `srv doctor`: what this machine lacks, what each lack costs and how to mend
+//! it. [`run`] gathers [`Facts`] and judges them; judging is pure, so that
+//! tests can pose any machine. Changes nothing.
+
+use std::fmt;
+
+use anyhow::Result;
+use serde::Serialize;
+
+pub use facts::{Facts, Steering};
+
+mod facts;
+mod network;
+#[cfg(test)]
+mod posed;
+mod process;
+mod steering;
+
+/// Examines this machine.
+///
+/// `try_load` loads the BPF program and drops it again: the proof that the
+/// other lines only explain. It is called only if the binary carries one.
+pub fn run(carries_program: bool, try_load: impl FnOnce() -> Result<()>) -> Report {
+    let steering = match carries_program.then(try_load) {
+        None => Steering::NoProgram,
+        Some(Ok(())) => Steering::Loads,
+        Some(Err(error)) => Steering::Refused(format!("{error:#}")),
+    };
+    Report::of(&Facts::gather(steering))
+}
+
+/// What was found; prints as text for people, serialises for programs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Whether `srv serve` can run here, steered or not.
+    pub serves: bool,
+    /// Whether it can steer.
+    pub steers: bool,
+    /// Line by line.
+    pub checks: Vec<Check>,
+}
+
+/// One line of the report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What was looked at.
+    pub name: String,
+    /// How it stands.
+    pub verdict: Verdict,
+    /// What was found.
+    pub found: String,
+    /// What does not work, or not as well; `None` if all is well.
+    pub costs: Option<String>,
+    /// How to mend it; `None` if all is well.
+    pub mend: Option<String>,
+}
+
+/// How something stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Nothing is lost.
+    Ok,
+    /// It works, but not as well as it could.
+    Degraded,
+    /// A part of srv does not work at all.
+    Missing,
+    /// As `Missing`, and the part is `srv serve` itself.
+    #[serde(rename = "missing")]
+    Prevents,
+}
+
+impl Check {
+    fn ok(name: &str, found: impl Into<String>) -> Check {
+        Check {
+            name: name.into(),
+            verdict: Verdict::Ok,
+            found: found.into(),
+            costs: None,
+            mend: None,
+        }
+    }
+
+    fn lacks(
+        verdict: Verdict,
+        name: &str,
+        found: impl Into<String>,
+        costs: impl Into<String>,
+        mend: impl Into<String>,
+    ) -> Check {
+        let (costs, mend) = (Some(costs.into()), Some(mend.into()));
+        Check {
+            name: name.into(),
+            verdict,
+            found: found.into(),
+            costs,
+            mend,
+        }
+    }
+}
+
+impl Report {
+    /// Judges the facts.
+    pub fn of(facts: &Facts) -> Self {
+        let mut checks = steering::checks(facts);
+        checks.extend(process::checks(facts));
+        checks.extend(network::checks(facts));
+        Self {
+            serves: checks
+                .iter()
+                .all(|check| check.verdict != Verdict::Prevents),
+            steers: facts.steering == Steering::Loads,
+            checks,
+        }
+    }
+
+    /// 0 if `srv serve` can run here, else 1.
+    pub fn exit_code(&self) -> u8 {
+        u8::from(!self.serves)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self
+            .checks
+            .iter()
+            .map(|check| check.name.len())
+            .max()
+            .unwrap_or(0);
+        for check in &self.checks {
+            let verdict = match check.verdict {
+                Verdict::Ok => "ok",
+                Verdict::Degraded => "degraded",
+                Verdict::Missing | Verdict::Prevents => "missing",
+            };
+            writeln!(f, "{verdict:8}  {:width$}  {}", check.name, check.found)?;
+            for (label, text) in [("costs", &check.costs), ("mend", &check.mend)] {
+                if let Some(text) = text {
+                    writeln!(f, "{:8}  {label:>width$}: {text}", "")?;
+                }
+            }
+        }
+        f.write_str(match (self.serves, self.steers) {
+            (false, _) => "srv serve does not run here.\n",
+            (true, false) => {
+                "srv serve runs here, but does not steer: the kernel's hash chooses.\n"
+            }
+            (true, true) => "srv serve runs here and steers.\n",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::posed::{ailments, healthy};
+    use super::*;
+    use anyhow::anyhow;
+    use rustix::thread::CapabilitySet;
+
+    #[test]
+    fn this_machine_can_be_examined() {
+        let report = run(false, || panic!("there is nothing to load"));
+        assert!(!report.steers);
+        assert!(
+            report.to_string().contains("carries no BPF program"),
+            "{report}"
+        );
+    }
+
+    #[test]
+    fn what_the_loader_said_is_reported() {
+        let report = run(true, || Err(anyhow!("EPERM").context("load the program")));
+        assert!(!report.steers);
+        assert!(
+            report.to_string().contains("load the program: EPERM"),
+            "{report}"
+        );
+        assert!(run(true, || Ok(())).steers);
+    }
+
+    #[test]
+    fn a_report_reads_like_this() {
+        let check = |verdict, name: &str, lack: Option<&str>| Check {
+            name: name.into(),
+            verdict,
+            found: "found".into(),
+            costs: lack.map(Into::into),
+            mend: lack.map(|_| "do this".into()),
+        };
+        let report = Report {
+            serves: false,
+            steers: false,
+            checks: vec![
+                check(Verdict::Ok, "kernel", None),
+                check(
+                    Verdict::Degraded,
+                    "net.core.somaxconn",
+                    Some("shorter queues"),
+                ),
+                check(Verdict::Prevents, "files", Some("everything")),
+            ],
+        };
+        assert_eq!(
+            report.to_string(),
+            "\
+ok        kernel              found
+degraded  net.core.somaxconn  found
+                       costs: shorter queues
+                        mend: do this
+missing   files               found
+                       costs: everything
+                        mend: do this
+srv serve does not run here.
+"
+        );
+        assert_eq!(report.exit_code(), 1);
+    }
+
+    #[test]
+    fn nothing_ails_a_healthy_machine() {
+        let report = Report::of(&healthy());
+        assert_eq!(ailments(&healthy()), []);
+        assert!(report.serves && report.steers);
+        assert_eq!(report.exit_code(), 0);
+        assert!(
+            report
+                .checks
+                .iter()
+                .all(|check| check.costs.is_none() && check.mend.is_none())
+        );
+    }
+
+    #[test]
+    fn every_lack_says_what_it_costs_and_how_to_mend_it() {
+        let facts = Facts {
+            steering: Steering::Refused("EPERM".into()),
+            version: (4, 4),
+            has_btf: false,
+            capabilities: CapabilitySet::empty(),
+            memlock_bytes: Some(64 << 10),
+            open_files: Some(20),
+            somaxconn: Some(128),
+            tcp_syncookies: Some(0),
+            ip_local_port_range: Some((1024, 65535)),
+            cpu_quota: Some(0.5),
+            has_seccomp_filter: true,
+            ..healthy()
+        };
+        for check in Report::of(&facts).checks {
+            let is_ok = check.verdict == Verdict::Ok;
+            assert_eq!(
+                (check.costs.is_none(), check.mend.is_none()),
+                (is_ok, is_ok),
+                "{check:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn json_names_the_verdicts_as_the_text_does() {
+        let report = run(false, || Ok(()));
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["steers"], false);
+        assert_eq!(json["checks"][0]["verdict"], "missing");
+        assert_eq!(serde_json::to_value(Verdict::Prevents).unwrap(), "missing");
+    }
+}

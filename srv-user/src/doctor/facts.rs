@@ -1,0 +1,280 @@
+//! What there is to know about this machine. Reads; judges nothing.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Resource, getrlimit};
+use rustix::thread::CapabilitySet;
+
+/// What was found. A field that is an `Option` is `None` where the machine
+/// does not say.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Whether the BPF program loads.
+    pub steering: Steering,
+    /// The kernel's release, as `uname -r` prints it.
+    pub release: String,
+    /// Its first two numbers; zeros if it has none.
+    pub version: (u32, u32),
+    /// The kernel describes its own types.
+    pub has_btf: bool,
+    /// Effective capabilities.
+    pub capabilities: CapabilitySet,
+    /// Not in a user namespace of its own, where capabilities count for little.
+    pub is_initial_user_namespace: bool,
+    /// `kernel.unprivileged_bpf_disabled`.
+    pub unprivileged_bpf_disabled: Option<u32>,
+    /// Soft `RLIMIT_MEMLOCK`, bytes; `None` is unlimited.
+    pub memlock_bytes: Option<u64>,
+    /// Hard `RLIMIT_NOFILE`, to which workers raise the soft one; `None` is unlimited.
+    pub open_files: Option<u64>,
+    /// `net.core.somaxconn`.
+    pub somaxconn: Option<u32>,
+    /// `net.ipv4.tcp_max_syn_backlog`.
+    pub tcp_max_syn_backlog: Option<u32>,
+    /// `net.ipv4.tcp_syncookies`.
+    pub tcp_syncookies: Option<u32>,
+    /// `net.ipv4.tcp_migrate_req`.
+    pub tcp_migrate_req: Option<u32>,
+    /// `net.ipv4.tcp_fastopen`.
+    pub tcp_fastopen: Option<u32>,
+    /// `net.ipv4.ip_local_port_range`.
+    pub ip_local_port_range: Option<(u16, u16)>,
+    /// `net.ipv4.ip_unprivileged_port_start`.
+    pub ip_unprivileged_port_start: Option<u32>,
+    /// CPUs that are on.
+    pub cpus_online: u32,
+    /// CPUs that this process may run on (affinity, cpuset).
+    pub cpus_allowed: u32,
+    /// CPU time per time, from the tightest `cpu.max` above this process.
+    pub cpu_quota: Option<f64>,
+    /// Workers that `srv serve` would start.
+    pub default_workers: u32,
+    /// Where the cgroup v2 hierarchy is mounted.
+    pub cgroup2: Option<PathBuf>,
+    /// The container's kind, by the signs that it leaves.
+    pub container: Option<String>,
+    /// This process is its namespace's first.
+    pub is_pid_1: bool,
+    /// The network namespace is PID 1's.
+    pub is_network_of_pid_1: Option<bool>,
+    /// A seccomp filter watches this process's system calls.
+    pub has_seccomp_filter: bool,
+}
+
+/// Whether the BPF program loads here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Steering {
+    /// It does.
+    Loads,
+    /// It does not; what the loader said.
+    Refused(String),
+    /// The binary was built without it.
+    NoProgram,
+}
+
+impl Facts {
+    /// Looks around. What cannot be read is left out, never an error: an
+    /// ailing machine is what a doctor is for.
+    pub fn gather(steering: Steering) -> Self {
+        let uname = rustix::system::uname();
+        let release = uname.release().to_string_lossy().into_owned();
+        let status = read("/proc/self/status").unwrap_or_default();
+        let status = process_status(&status);
+        let cgroup2 = cgroup2_mount(&read("/proc/self/mounts").unwrap_or_default());
+        let cpus_online = read("/sys/devices/system/cpu/online").map_or(1, |list| cpu_count(&list));
+        Self {
+            steering,
+            version: version(&release),
+            release,
+            has_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
+            capabilities: rustix::thread::capabilities(None)
+                .map_or(CapabilitySet::empty(), |sets| sets.effective),
+            is_initial_user_namespace: read("/proc/self/uid_map")
+                .is_none_or(|map| maps_every_user(&map)),
+            unprivileged_bpf_disabled: sysctl("kernel/unprivileged_bpf_disabled"),
+            memlock_bytes: getrlimit(Resource::Memlock).current,
+            open_files: getrlimit(Resource::Nofile).maximum,
+            somaxconn: sysctl("net/core/somaxconn"),
+            tcp_max_syn_backlog: sysctl("net/ipv4/tcp_max_syn_backlog"),
+            tcp_syncookies: sysctl("net/ipv4/tcp_syncookies"),
+            tcp_migrate_req: sysctl("net/ipv4/tcp_migrate_req"),
+            tcp_fastopen: sysctl("net/ipv4/tcp_fastopen"),
+            ip_local_port_range: read("/proc/sys/net/ipv4/ip_local_port_range")
+                .and_then(|range| port_range(&range)),
+            ip_unprivileged_port_start: sysctl("net/ipv4/ip_unprivileged_port_start"),
+            cpus_online,
+            cpus_allowed: status
+                .get("Cpus_allowed_list")
+                .map_or(cpus_online, |list| cpu_count(list)),
+            cpu_quota: cgroup2
+                .as_deref()
+                .and_then(|mount| tightest_quota(mount, &read("/proc/self/cgroup")?)),
+            default_workers: crate::config::available_cpus(),
+            cgroup2,
+            container: container(),
+            is_pid_1: std::process::id() == 1,
+            is_network_of_pid_1: is_network_of_pid_1(),
+            has_seccomp_filter: status.get("Seccomp").is_some_and(|mode| *mode == "2"),
+        }
+    }
+}
+
+fn read(path: impl AsRef<Path>) -> Option<String> {
+    fs::read_to_string(path).ok()
+}
+
+fn sysctl(path: &str) -> Option<u32> {
+    read(Path::new("/proc/sys").join(path))?.trim().parse().ok()
+}
+
+/// `6.1` of `6.1.0-13-amd64`.
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|part| part.parse().ok());
+    let mut next = || numbers.next().flatten().unwrap_or(0);
+    (next(), next())
+}
+
+/// The lines of `/proc/PID/status`, by name.
+fn process_status(text: &str) -> HashMap<&str, &str> {
+    let fields = text.lines().filter_map(|line| line.split_once(':'));
+    fields.map(|(name, value)| (name, value.trim())).collect()
+}
+
+/// CPUs in a list such as `0-3,8,10-11`.
+fn cpu_count(list: &str) -> u32 {
+    let ranges = list.trim().split(',').filter_map(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some(last.parse::<u32>().ok()?.checked_sub(first.parse().ok()?)? + 1)
+    });
+    ranges.sum::<u32>().max(1)
+}
+
+fn port_range(text: &str) -> Option<(u16, u16)> {
+    let (first, last) = text.trim().split_once(char::is_whitespace)?;
+    Some((first.parse().ok()?, last.trim().parse().ok()?))
+}
+
+/// The initial user namespace maps all 2³² - 1 user ids to themselves.
+fn maps_every_user(uid_map: &str) -> bool {
+    uid_map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
+    let fields = mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>());
+    fields
+        .filter(|mount| mount.get(2) == Some(&"cgroup2"))
+        .find_map(|mount| Some(mount.get(1)?.into()))
+}
+
+/// The tightest quota between a process's cgroup, as its `/proc/PID/cgroup`
+/// names it, and the root.
+fn tightest_quota(mount: &Path, cgroups: &str) -> Option<f64> {
+    let own = mount.join(cgroups.lines().find_map(|line| line.strip_prefix("0::/"))?);
+    let upwards = own
+        .ancestors()
+        .take_while(|folder| folder.starts_with(mount));
+    upwards
+        .filter_map(|folder| cpu_quota(&read(folder.join("cpu.max"))?))
+        .reduce(f64::min)
+}
+
+/// Quota over period of a `cpu.max`; `None` for `max`.
+fn cpu_quota(cpu_max: &str) -> Option<f64> {
+    let (quota, period) = cpu_max.trim().split_once(' ')?;
+    Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
+}
+
+/// podman and systemd-nspawn set `container`; docker leaves a file.
+fn container() -> Option<String> {
+    if let Some(kind) = std::env::var("container")
+        .ok()
+        .filter(|kind| !kind.is_empty())
+    {
+        return Some(kind);
+    }
+    if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+        return Some("kubernetes".into());
+    }
+    let marks = [("/.dockerenv", "docker"), ("/run/.containerenv", "podman")];
+    marks
+        .into_iter()
+        .find(|(mark, _)| Path::new(mark).exists())
+        .map(|(_, kind)| kind.into())
+}
+
+/// PID 1's link is readable only with the right to trace it.
+fn is_network_of_pid_1() -> Option<bool> {
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    Some(namespace("self")? == namespace("1")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_of_every_shape_have_a_version() {
+        for (release, expected) in [
+            ("6.18.44-fc-v445", (6, 18)),
+            ("5.14.0-427.el9.x86_64", (5, 14)),
+            ("6.1-rc3", (6, 1)),
+            ("7", (7, 0)),
+            ("custom", (0, 0)),
+        ] {
+            assert_eq!(version(release), expected, "{release}");
+        }
+    }
+
+    #[test]
+    fn cpu_lists_are_counted() {
+        for (list, count) in [("0\n", 1), ("0-3", 4), ("0-3,8,10-11\n", 7), ("", 1)] {
+            assert_eq!(cpu_count(list), count, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn quotas_are_cpus() {
+        assert_eq!(cpu_quota("150000 100000\n"), Some(1.5));
+        assert_eq!(cpu_quota("max 100000\n"), None);
+    }
+
+    #[test]
+    fn the_kernels_files_are_understood() {
+        assert_eq!(port_range("32768\t60999\n"), Some((32768, 60999)));
+        assert!(maps_every_user("         0          0 4294967295\n"));
+        assert!(!maps_every_user("0 1000 1\n1 100000 65536\n"));
+        let mounts = "proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n";
+        assert_eq!(cgroup2_mount(mounts), Some("/sys/fs/cgroup".into()));
+        assert_eq!(process_status("Seccomp:\t2\nThreads:\t1\n")["Seccomp"], "2");
+    }
+
+    #[test]
+    fn the_tightest_quota_on_the_way_up_counts() {
+        let mount = tempfile::tempdir().unwrap();
+        let inner = mount.path().join("a/b");
+        fs::create_dir_all(&inner).unwrap();
+        fs::write(inner.join("cpu.max"), "max 100000\n").unwrap();
+        assert_eq!(tightest_quota(mount.path(), "3:cpu:/x\n0::/a/b\n"), None);
+        fs::write(mount.path().join("a/cpu.max"), "150000 100000\n").unwrap();
+        fs::write(inner.join("cpu.max"), "400000 100000\n").unwrap();
+        assert_eq!(
+            tightest_quota(mount.path(), "3:cpu:/x\n0::/a/b\n"),
+            Some(1.5)
+        );
+        assert_eq!(tightest_quota(mount.path(), "3:cpu:/x\n"), None);
+    }
+
+    #[test]
+    fn this_machine_says_something() {
+        let facts = Facts::gather(Steering::NoProgram);
+        assert!(facts.version > (3, 0), "{}", facts.release);
+        assert!(facts.cpus_allowed >= 1 && facts.cpus_allowed <= facts.cpus_online);
+        assert!(facts.somaxconn.is_some());
+    }
+}

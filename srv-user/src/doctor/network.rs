@@ -1,0 +1,201 @@
+//! The network's settings: what bounds queues, and which ports are free.
+
+use rustix::thread::CapabilitySet;
+
+use super::{Check, Facts, Verdict};
+use crate::config::{BACKLOG, LISTEN};
+
+/// The lines about them.
+pub fn checks(facts: &Facts) -> Vec<Check> {
+    vec![
+        somaxconn(facts),
+        syn_cookies(facts),
+        syn_backlog(facts),
+        migration(facts),
+        fast_open(facts),
+        local_ports(facts),
+        low_ports(facts),
+    ]
+}
+
+fn somaxconn(facts: &Facts) -> Check {
+    let name = "net.core.somaxconn";
+    match facts.somaxconn {
+        Some(limit) if limit < BACKLOG => Check::lacks(
+            Verdict::Degraded,
+            name,
+            limit.to_string(),
+            format!("accept queues hold {limit} connections, not {BACKLOG}: bursts lose SYNs"),
+            set(name, BACKLOG),
+        ),
+        limit => Check::ok(name, shown(limit)),
+    }
+}
+
+fn syn_cookies(facts: &Facts) -> Check {
+    let name = "net.ipv4.tcp_syncookies";
+    match facts.tcp_syncookies {
+        Some(0) => Check::lacks(
+            Verdict::Degraded,
+            name,
+            "0",
+            "a SYN flood fills the queues and shuts everybody out",
+            set(name, 1),
+        ),
+        Some(2) => Check::lacks(
+            Verdict::Degraded,
+            name,
+            "2: every connection begins with a cookie",
+            "no steering: the ACK that brings a cookie back is left to the hash",
+            set(name, 1),
+        ),
+        value => Check::ok(name, shown(value)),
+    }
+}
+
+fn syn_backlog(facts: &Facts) -> Check {
+    let name = "net.ipv4.tcp_max_syn_backlog";
+    match (facts.tcp_max_syn_backlog, facts.tcp_syncookies) {
+        // With cookies, the listener's own backlog is the limit.
+        (Some(limit), Some(0)) if limit < BACKLOG => Check::lacks(
+            Verdict::Degraded,
+            name,
+            limit.to_string(),
+            format!("without SYN cookies, {limit} half-open connections a socket, not {BACKLOG}"),
+            set(name, BACKLOG),
+        ),
+        (limit, _) => Check::ok(name, shown(limit)),
+    }
+}
+
+fn migration(facts: &Facts) -> Check {
+    // srv's master keeps its listeners open, so that nothing needs to migrate.
+    Check::ok(
+        "net.ipv4.tcp_migrate_req",
+        format!(
+            "{}; srv serve needs no migration",
+            shown(facts.tcp_migrate_req)
+        ),
+    )
+}
+
+/// In `tcp_fastopen`: the server's half.
+const FAST_OPEN_SERVER: u32 = 2;
+
+fn fast_open(facts: &Facts) -> Check {
+    let name = "net.ipv4.tcp_fastopen";
+    let value = facts.tcp_fastopen.unwrap_or(0);
+    if value & FAST_OPEN_SERVER != 0 {
+        return Check::ok(name, format!("{value}: --fast-open works"));
+    }
+    let on = value | FAST_OPEN_SERVER;
+    Check::ok(
+        name,
+        format!("{value}: --fast-open would need {on} ({})", set(name, on)),
+    )
+}
+
+fn local_ports(facts: &Facts) -> Check {
+    let name = "net.ipv4.ip_local_port_range";
+    let port = LISTEN.port();
+    match facts.ip_local_port_range {
+        Some((first, last)) if (first..=last).contains(&port) => Check::lacks(
+            Verdict::Degraded,
+            name,
+            format!("{first} to {last}"),
+            format!("an outgoing connection may hold port {port} when srv wants to listen there"),
+            set("net.ipv4.ip_local_reserved_ports", port.into()),
+        ),
+        Some((first, last)) => Check::ok(name, format!("{first} to {last}")),
+        None => Check::ok(name, shown(None)),
+    }
+}
+
+fn low_ports(facts: &Facts) -> Check {
+    let name = "ports below 1024";
+    let first = facts.ip_unprivileged_port_start.unwrap_or(1024);
+    if facts.capabilities.contains(CapabilitySet::NET_BIND_SERVICE) || first == 0 {
+        return Check::ok(name, "may be listened on");
+    }
+    // Nothing is lost unless such a port is asked for.
+    Check::ok(
+        name,
+        format!("below {first} only with CAP_NET_BIND_SERVICE"),
+    )
+}
+
+fn set(name: &str, value: u32) -> String {
+    format!("sysctl -w {name}={value}")
+}
+
+fn shown(value: Option<u32>) -> String {
+    value.map_or("not there".into(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::posed::{ailments, healthy, only_ailment};
+
+    #[test]
+    fn a_short_accept_queue_is_degraded() {
+        let check = only_ailment(|facts| facts.somaxconn = Some(128));
+        assert_eq!(
+            (check.name.as_str(), check.verdict),
+            ("net.core.somaxconn", Verdict::Degraded)
+        );
+        assert_eq!(check.mend.unwrap(), "sysctl -w net.core.somaxconn=4096");
+    }
+
+    #[test]
+    fn cookies_should_come_only_under_pressure() {
+        for value in [0, 2] {
+            let check = only_ailment(|facts| {
+                facts.tcp_syncookies = Some(value);
+                facts.tcp_max_syn_backlog = Some(BACKLOG);
+            });
+            assert_eq!(check.name, "net.ipv4.tcp_syncookies");
+            assert_eq!(check.verdict, Verdict::Degraded);
+        }
+    }
+
+    #[test]
+    fn the_syn_backlog_matters_only_without_cookies() {
+        let few = Facts {
+            tcp_max_syn_backlog: Some(128),
+            ..healthy()
+        };
+        assert_eq!(syn_backlog(&few).verdict, Verdict::Ok);
+        let without = Facts {
+            tcp_syncookies: Some(0),
+            ..few
+        };
+        assert_eq!(syn_backlog(&without).verdict, Verdict::Degraded);
+    }
+
+    #[test]
+    fn the_default_port_should_not_be_among_the_ephemeral_ones() {
+        let check = only_ailment(|facts| facts.ip_local_port_range = Some((1024, 65535)));
+        assert_eq!(
+            check.mend.unwrap(),
+            "sysctl -w net.ipv4.ip_local_reserved_ports=8080"
+        );
+    }
+
+    #[test]
+    fn what_is_only_a_choice_is_no_ailment() {
+        let facts = Facts {
+            tcp_migrate_req: None,
+            tcp_fastopen: None,
+            capabilities: healthy().capabilities - CapabilitySet::NET_BIND_SERVICE,
+            ..healthy()
+        };
+        assert_eq!(ailments(&facts), []);
+        assert!(
+            low_ports(&facts)
+                .found
+                .contains("only with CAP_NET_BIND_SERVICE")
+        );
+        assert!(fast_open(&facts).found.contains("net.ipv4.tcp_fastopen=2"));
+    }
+}

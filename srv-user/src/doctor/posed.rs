@@ -1,0 +1,56 @@
+//! Machines for the tests: a healthy one, to be changed at one point.
+
+use rustix::thread::CapabilitySet;
+
+use super::{Check, Facts, Report, Steering, Verdict};
+
+/// A machine on which everything works.
+pub fn healthy() -> Facts {
+    Facts {
+        steering: Steering::Loads,
+        release: "6.12.9".into(),
+        version: (6, 12),
+        has_btf: true,
+        capabilities: CapabilitySet::all(),
+        is_initial_user_namespace: true,
+        unprivileged_bpf_disabled: Some(2),
+        memlock_bytes: Some(8 << 20),
+        open_files: Some(1 << 20),
+        somaxconn: Some(4096),
+        tcp_max_syn_backlog: Some(1024),
+        tcp_syncookies: Some(1),
+        tcp_migrate_req: Some(0),
+        tcp_fastopen: Some(1),
+        ip_local_port_range: Some((32768, 60999)),
+        ip_unprivileged_port_start: Some(1024),
+        cpus_online: 8,
+        cpus_allowed: 8,
+        cpu_quota: None,
+        default_workers: 8,
+        cgroup2: Some("/sys/fs/cgroup".into()),
+        container: None,
+        is_pid_1: false,
+        is_network_of_pid_1: Some(true),
+        has_seccomp_filter: false,
+    }
+}
+
+/// The lines that are not ok.
+pub fn ailments(facts: &Facts) -> Vec<(String, Verdict)> {
+    let checks = Report::of(facts).checks.into_iter();
+    let ailing = checks.filter(|check| check.verdict != Verdict::Ok);
+    ailing.map(|check| (check.name, check.verdict)).collect()
+}
+
+/// The one line that is not ok on an otherwise healthy machine.
+#[track_caller]
+pub fn only_ailment(change: impl FnOnce(&mut Facts)) -> Check {
+    let mut facts = healthy();
+    change(&mut facts);
+    let checks = Report::of(&facts).checks.into_iter();
+    let mut checks: Vec<Check> = checks
+        .filter(|check| check.verdict != Verdict::Ok)
+        .collect();
+    assert_eq!(checks.len(), 1, "{checks:#?}");
+    checks.remove(0)
+}

@@ -1,0 +1,138 @@
+//! What this process was given: files, CPUs, and the walls around it.
+
+use super::{Check, Facts, Verdict};
+use crate::config::Limits;
+
+/// The lines about it.
+pub fn checks(facts: &Facts) -> Vec<Check> {
+    vec![
+        open_files(facts),
+        cpus(facts),
+        cgroup(facts),
+        container(facts),
+    ]
+}
+
+/// Files that a worker holds beside its connections, and a spare.
+const OWN_FILES: u64 = 512;
+/// Below this, the master cannot hold listeners, channels and maps.
+const FEWEST_FILES: u64 = 64;
+
+fn open_files(facts: &Facts) -> Check {
+    let name = "RLIMIT_NOFILE";
+    let connections = u64::from(Limits::default().connections);
+    let Some(files) = facts.open_files else {
+        return Check::ok(name, "unlimited");
+    };
+    let needed = connections + OWN_FILES;
+    let mend = format!("ulimit -n {needed}, or LimitNOFILE={needed} in the unit; or --connections");
+    if files < FEWEST_FILES {
+        let costs = "no room for listeners and workers' channels";
+        return Check::lacks(Verdict::Prevents, name, files.to_string(), costs, mend);
+    }
+    if files < needed {
+        let costs = format!("a worker runs out before its limit of {connections} connections");
+        return Check::lacks(Verdict::Degraded, name, files.to_string(), costs, mend);
+    }
+    Check::ok(name, files.to_string())
+}
+
+fn cpus(facts: &Facts) -> Check {
+    let name = "CPUs";
+    let mut found = format!("{} of {}", facts.cpus_allowed, facts.cpus_online);
+    if let Some(quota) = facts.cpu_quota {
+        found += &format!(", quota {quota:.2}");
+    }
+    found += &format!("; workers by default: {}", facts.default_workers);
+    if facts.cpu_quota.is_some_and(|quota| quota < 1.0) {
+        let costs = "the kernel stops all workers whenever the quota is used up: long tails";
+        let mend = "cpu.max of one CPU or more (docker --cpus, CPUQuota= in the unit)";
+        return Check::lacks(Verdict::Degraded, name, found, costs, mend);
+    }
+    Check::ok(name, found)
+}
+
+fn cgroup(facts: &Facts) -> Check {
+    match &facts.cgroup2 {
+        Some(mount) => Check::ok("cgroup v2", mount.display().to_string()),
+        None => Check::ok("cgroup v2", "not mounted; srv serve does not need it"),
+    }
+}
+
+fn container(facts: &Facts) -> Check {
+    let mut found = vec![
+        facts
+            .container
+            .clone()
+            .unwrap_or_else(|| "none seen".into()),
+    ];
+    if facts.is_pid_1 {
+        found.push("PID 1 (srv reaps what is left to it)".into());
+    }
+    if facts.is_network_of_pid_1 == Some(false) {
+        found.push("network namespace of its own (clients must get in there)".into());
+    }
+    Check::ok("container", found.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::posed::{ailments, healthy, only_ailment};
+
+    #[test]
+    fn few_files_degrade_and_almost_none_prevent() {
+        for (files, verdict) in [(1024, Verdict::Degraded), (32, Verdict::Prevents)] {
+            let check = only_ailment(|facts| facts.open_files = Some(files));
+            assert_eq!(
+                (check.name.as_str(), check.verdict),
+                ("RLIMIT_NOFILE", verdict)
+            );
+        }
+        assert_eq!(
+            open_files(&Facts {
+                open_files: None,
+                ..healthy()
+            })
+            .verdict,
+            Verdict::Ok
+        );
+    }
+
+    #[test]
+    fn less_than_one_cpu_is_degraded() {
+        let check = only_ailment(|facts| facts.cpu_quota = Some(0.5));
+        assert_eq!(
+            (check.name.as_str(), check.verdict),
+            ("CPUs", Verdict::Degraded)
+        );
+    }
+
+    #[test]
+    fn a_smaller_share_of_the_machine_is_no_ailment() {
+        let facts = Facts {
+            cgroup2: None,
+            cpu_quota: Some(1.5),
+            cpus_allowed: 2,
+            default_workers: 1,
+            ..healthy()
+        };
+        assert_eq!(ailments(&facts), []);
+        assert_eq!(
+            cpus(&facts).found,
+            "2 of 8, quota 1.50; workers by default: 1"
+        );
+    }
+
+    #[test]
+    fn a_container_is_described() {
+        let facts = Facts {
+            container: Some("docker".into()),
+            is_pid_1: true,
+            is_network_of_pid_1: Some(false),
+            ..healthy()
+        };
+        let found = container(&facts).found;
+        assert!(found.contains("docker") && found.contains("PID 1") && found.contains("network"));
+    }
+}

@@ -1,0 +1,403 @@
+//! What steering needs: the program, the kernel's features, privileges. What
+//! the program's own loading proves, no line contradicts.
+
+use rustix::thread::CapabilitySet;
+
+use super::{Check, Facts, Steering, Verdict};
+
+/// The lines about it, the decisive one first.
+pub fn checks(facts: &Facts) -> Vec<Check> {
+    let mut checks = vec![steering(facts)];
+    checks.extend(kernel(facts));
+    checks.push(btf(facts));
+    checks.extend(
+        CAPABILITIES
+            .iter()
+            .map(|capability| self::capability(facts, capability)),
+    );
+    checks.extend([unprivileged_bpf(facts), memlock(facts), seccomp(facts)]);
+    checks
+}
+
+/// What unsteered serving loses.
+const UNSTEERED: &str = "no steering: the kernel's hash chooses, idle workers still take over";
+/// What only the steering of other servers needs.
+const FOREIGN: &str = "no steering of servers that are not srv's own";
+
+fn steering(facts: &Facts) -> Check {
+    let name = "BPF program";
+    match &facts.steering {
+        Steering::Loads => Check::ok(name, "loads here"),
+        Steering::Refused(why) => Check::lacks(
+            Verdict::Missing,
+            name,
+            format!("does not load here: {why}"),
+            UNSTEERED,
+            "see what is missing below, or serve without it: --no-bpf",
+        ),
+        Steering::NoProgram => Check::lacks(
+            Verdict::Missing,
+            name,
+            "this binary carries no BPF program",
+            UNSTEERED,
+            "cargo xtask setup, then cargo xtask build",
+        ),
+    }
+}
+
+/// What a kernel can do from some version on.
+struct Feature {
+    since: (u32, u32),
+    name: &'static str,
+    verdict: Verdict,
+    costs: &'static str,
+    /// Loading the program proves that it is there, backported maybe.
+    is_proven_by_load: bool,
+}
+
+const FEATURES: [Feature; 6] = [
+    Feature {
+        since: (4, 5),
+        name: "EPOLLEXCLUSIVE",
+        verdict: Verdict::Prevents,
+        costs: "the accept modes ring and shared",
+        is_proven_by_load: true,
+    },
+    Feature {
+        since: (4, 19),
+        name: "SK_REUSEPORT programs",
+        verdict: Verdict::Missing,
+        costs: UNSTEERED,
+        is_proven_by_load: true,
+    },
+    Feature {
+        since: (5, 5),
+        name: "memory-mapped BPF arrays",
+        verdict: Verdict::Missing,
+        costs: UNSTEERED,
+        is_proven_by_load: true,
+    },
+    Feature {
+        since: (5, 8),
+        name: "CAP_BPF",
+        verdict: Verdict::Degraded,
+        costs: "steering needs CAP_SYS_ADMIN",
+        is_proven_by_load: false,
+    },
+    Feature {
+        since: (5, 11),
+        name: "the coarse clock in BPF",
+        verdict: Verdict::Missing,
+        costs: UNSTEERED,
+        is_proven_by_load: true,
+    },
+    Feature {
+        since: (5, 14),
+        name: "migration between listeners",
+        verdict: Verdict::Degraded,
+        costs: "a listener that another server closes resets what waits there",
+        is_proven_by_load: false,
+    },
+];
+
+fn kernel(facts: &Facts) -> Vec<Check> {
+    let loads = facts.steering == Steering::Loads;
+    let absent = FEATURES
+        .iter()
+        .filter(|feature| facts.version < feature.since && !(loads && feature.is_proven_by_load));
+    let lines: Vec<Check> = absent
+        .map(|feature| {
+            let (major, minor) = feature.since;
+            let found = format!("Linux {}: before {}", facts.release, feature.name);
+            let mend = format!("Linux {major}.{minor} or newer");
+            Check::lacks(feature.verdict, "kernel", found, feature.costs, mend)
+        })
+        .collect();
+    if lines.is_empty() {
+        vec![Check::ok("kernel", format!("Linux {}", facts.release))]
+    } else {
+        lines
+    }
+}
+
+fn btf(facts: &Facts) -> Check {
+    let name = "kernel BTF";
+    if facts.has_btf {
+        return Check::ok(name, "/sys/kernel/btf/vmlinux");
+    }
+    let mend = "a kernel built with CONFIG_DEBUG_INFO_BTF=y";
+    Check::lacks(
+        Verdict::Missing,
+        name,
+        "no /sys/kernel/btf/vmlinux",
+        FOREIGN,
+        mend,
+    )
+}
+
+struct Capability {
+    bit: CapabilitySet,
+    name: &'static str,
+    /// `CAP_SYS_ADMIN` stands in for it.
+    is_part_of_sys_admin: bool,
+    costs: &'static str,
+}
+
+const CAPABILITIES: [Capability; 4] = [
+    Capability {
+        bit: CapabilitySet::BPF,
+        name: "CAP_BPF",
+        is_part_of_sys_admin: true,
+        costs: UNSTEERED,
+    },
+    Capability {
+        bit: CapabilitySet::PERFMON,
+        name: "CAP_PERFMON",
+        is_part_of_sys_admin: true,
+        costs: FOREIGN,
+    },
+    Capability {
+        bit: CapabilitySet::NET_ADMIN,
+        name: "CAP_NET_ADMIN",
+        is_part_of_sys_admin: true,
+        costs: "no steering of new listeners of other servers without touching them",
+    },
+    Capability {
+        bit: CapabilitySet::SYS_PTRACE,
+        name: "CAP_SYS_PTRACE",
+        is_part_of_sys_admin: false,
+        costs: "no steering of other users' servers",
+    },
+];
+
+fn capability(facts: &Facts, capability: &Capability) -> Check {
+    let name = capability.name;
+    let by_admin =
+        capability.is_part_of_sys_admin && facts.capabilities.contains(CapabilitySet::SYS_ADMIN);
+    let is_held = facts.capabilities.contains(capability.bit);
+    if capability.bit == CapabilitySet::BPF && facts.steering == Steering::Loads {
+        return Check::ok(name, "suffices: the program loads");
+    }
+    if !is_held && !by_admin {
+        return Check::lacks(
+            Verdict::Missing,
+            name,
+            "not held",
+            capability.costs,
+            how_to_grant(facts, name),
+        );
+    }
+    if !facts.is_initial_user_namespace {
+        let found = "held in a user namespace, where it does not count";
+        let mend = "run outside of the user namespace (rootful container, sudo)";
+        return Check::lacks(Verdict::Missing, name, found, capability.costs, mend);
+    }
+    Check::ok(
+        name,
+        if is_held {
+            "held"
+        } else {
+            "held as part of CAP_SYS_ADMIN"
+        },
+    )
+}
+
+fn how_to_grant(facts: &Facts, name: &str) -> String {
+    let short = name.trim_start_matches("CAP_");
+    if facts.container.is_some() {
+        return format!("start the container with --cap-add={short}");
+    }
+    let lower = name.to_lowercase();
+    format!("sudo; or setcap {lower}+ep on the binary; or AmbientCapabilities={name} in its unit")
+}
+
+fn unprivileged_bpf(facts: &Facts) -> Check {
+    let name = "kernel.unprivileged_bpf_disabled";
+    match facts.unprivileged_bpf_disabled {
+        // The kernel never lets the unprivileged load this program type.
+        Some(value) => Check::ok(name, format!("{value}; does not matter here")),
+        None => Check::ok(name, "not there; does not matter here"),
+    }
+}
+
+/// What the maps and the program weigh, with room to spare.
+const LOCKED_BYTES: u64 = 16 << 20;
+
+fn memlock(facts: &Facts) -> Check {
+    let name = "RLIMIT_MEMLOCK";
+    match facts.memlock_bytes {
+        _ if facts.version >= (5, 11) => {
+            Check::ok(name, "does not count BPF memory on this kernel")
+        }
+        Some(bytes) if bytes < LOCKED_BYTES && facts.steering != Steering::Loads => Check::lacks(
+            Verdict::Degraded,
+            name,
+            format!("{} KiB", bytes >> 10),
+            "loading may fail with EPERM: before Linux 5.11, BPF memory counts here",
+            "ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit",
+        ),
+        _ => Check::ok(name, "enough"),
+    }
+}
+
+fn seccomp(facts: &Facts) -> Check {
+    let name = "seccomp";
+    match (&facts.steering, facts.has_seccomp_filter) {
+        (_, false) => Check::ok(name, "no filter"),
+        (Steering::Refused(_), true) => Check::lacks(
+            Verdict::Degraded,
+            name,
+            "a filter is active",
+            "it may be what refuses the bpf system call",
+            "a profile that allows bpf (docker's own does, with --cap-add=BPF)",
+        ),
+        (_, true) => Check::ok(name, "a filter is active"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Report;
+    use crate::doctor::posed::{ailments, healthy, only_ailment};
+
+    #[test]
+    fn an_unprivileged_user_serves_without_steering() {
+        let facts = Facts {
+            steering: Steering::Refused("EPERM".into()),
+            capabilities: CapabilitySet::empty(),
+            ..healthy()
+        };
+        let report = Report::of(&facts);
+        assert!(report.serves && !report.steers);
+        assert_eq!(report.exit_code(), 0);
+        let names: Vec<String> = ailments(&facts).into_iter().map(|(name, _)| name).collect();
+        let capabilities = ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_SYS_PTRACE"];
+        assert_eq!(names[0], "BPF program");
+        assert_eq!(names[1..], capabilities);
+    }
+
+    #[test]
+    fn a_binary_without_the_program_says_how_to_get_it() {
+        let check = only_ailment(|facts| facts.steering = Steering::NoProgram);
+        assert_eq!(check.verdict, Verdict::Missing);
+        assert!(check.mend.unwrap().contains("cargo xtask"));
+    }
+
+    #[test]
+    fn kernels_lack_what_came_after_them() {
+        for (version, lacking, serves) in [
+            ((4, 4), 6, false),
+            ((4, 18), 5, true),
+            ((5, 4), 4, true),
+            ((5, 7), 3, true),
+            ((5, 10), 2, true),
+            ((5, 13), 1, true),
+            ((5, 14), 0, true),
+        ] {
+            let facts = Facts {
+                version,
+                steering: Steering::NoProgram,
+                ..healthy()
+            };
+            let kernel = ailments(&facts)
+                .into_iter()
+                .filter(|(name, _)| name == "kernel");
+            assert_eq!(kernel.count(), lacking, "{version:?}");
+            assert_eq!(Report::of(&facts).serves, serves, "{version:?}");
+        }
+    }
+
+    #[test]
+    fn a_program_that_loads_refutes_the_version_number() {
+        // As on distributions that port features back.
+        let facts = Facts {
+            version: (4, 18),
+            release: "4.18.0-el8".into(),
+            ..healthy()
+        };
+        let report = Report::of(&facts);
+        assert!(report.serves && report.steers);
+        assert!(
+            ailments(&facts)
+                .iter()
+                .all(|(_, verdict)| *verdict == Verdict::Degraded)
+        );
+    }
+
+    #[test]
+    fn sys_admin_stands_in_for_all_but_ptrace() {
+        let check = only_ailment(|facts| {
+            facts.capabilities = CapabilitySet::SYS_ADMIN;
+            facts.steering = Steering::Loads;
+        });
+        assert_eq!(check.name, "CAP_SYS_PTRACE");
+    }
+
+    #[test]
+    fn capabilities_of_a_user_namespace_do_not_count() {
+        let facts = Facts {
+            steering: Steering::Refused("EPERM".into()),
+            is_initial_user_namespace: false,
+            ..healthy()
+        };
+        let text = Report::of(&facts).to_string();
+        assert!(
+            text.contains("CAP_BPF") && text.contains("does not count"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_container_is_told_about_containers() {
+        let check = only_ailment(|facts| {
+            facts.capabilities -= CapabilitySet::SYS_PTRACE | CapabilitySet::SYS_ADMIN;
+            facts.container = Some("docker".into());
+        });
+        assert_eq!(
+            check.mend.unwrap(),
+            "start the container with --cap-add=SYS_PTRACE"
+        );
+    }
+
+    #[test]
+    fn small_locked_memory_matters_only_on_old_kernels() {
+        let old = Facts {
+            version: (5, 10),
+            memlock_bytes: Some(64 << 10),
+            steering: Steering::Refused("EPERM".into()),
+            ..healthy()
+        };
+        assert_eq!(memlock(&old).verdict, Verdict::Degraded);
+        assert_eq!(
+            memlock(&Facts {
+                memlock_bytes: None,
+                ..old.clone()
+            })
+            .verdict,
+            Verdict::Ok
+        );
+        assert_eq!(
+            memlock(&Facts {
+                version: (5, 11),
+                ..old
+            })
+            .verdict,
+            Verdict::Ok
+        );
+    }
+
+    #[test]
+    fn a_filter_is_suspected_only_when_the_program_was_refused() {
+        let filtered = Facts {
+            has_seccomp_filter: true,
+            ..healthy()
+        };
+        assert_eq!(seccomp(&filtered).verdict, Verdict::Ok);
+        let refused = Facts {
+            steering: Steering::Refused("EPERM".into()),
+            ..filtered
+        };
+        assert_eq!(seccomp(&refused).verdict, Verdict::Degraded);
+    }
+}

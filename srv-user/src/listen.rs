@@ -1,0 +1,192 @@
+//! The listener group of one address: its sockets, bound and listening. Knows
+//! nothing of who accepts from them.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+
+use crate::config::{AcceptMode, Settings};
+
+/// Sockets bound to one address.
+pub struct ListenerGroup {
+    /// The address, with the port that the kernel chose if 0 was asked for.
+    pub address: SocketAddr,
+    /// One socket per worker, or one for all ([`AcceptMode::has_own_listeners`]).
+    pub sockets: Vec<Socket>,
+}
+
+/// How long a worker may sit in a blocking `accept` before it looks at its channel.
+const BLOCKING_ACCEPT_PATIENCE: Duration = Duration::from_millis(100);
+
+/// The kernel waits this long for a connection's first bytes before it hands
+/// the connection over without them (rounded to SYN-ACK retransmissions).
+const DEFER_ACCEPT_SECONDS: i32 = 1;
+
+impl ListenerGroup {
+    /// Binds `address` and listens.
+    ///
+    /// # Errors
+    /// If the address is taken (by anybody, one's own uid included: the kernel
+    /// would let a second server join the group and take a share of its
+    /// connections), not local, or forbidden.
+    pub fn bind(address: SocketAddr, settings: &Settings) -> anyhow::Result<Self> {
+        let own = settings.serving.accept.has_own_listeners();
+        let count = if own { settings.workers } else { 1 };
+        refuse_if_taken(address, settings)?;
+        let mut group = Self { address, sockets: Vec::with_capacity(count as usize) };
+        for _ in 0..count {
+            let socket = new_socket(group.address, settings)?;
+            // Before bind: only then is it part of a group.
+            socket.set_reuse_port(own).context("set SO_REUSEPORT")?;
+            bind_and_listen(&socket, group.address, settings.backlog)?;
+            group.address = local_address(&socket)?;
+            group.sockets.push(socket);
+        }
+        Ok(group)
+    }
+
+    /// From now on new SYNs are dropped unanswered, while handshakes that have
+    /// begun complete and the accept queues stay: a client's retransmission a
+    /// second later meets the successor, or a refusal.
+    ///
+    /// # Errors
+    /// What `SO_ATTACH_FILTER` says.
+    pub fn stop_new_connections(&self) -> io::Result<()> {
+        // Classic BPF over the TCP header: a SYN without ACK gets 0 bytes.
+        const LOAD_FLAGS: SockFilter = SockFilter::new(0x30, 0, 0, 13);
+        const KEEP_SYN_AND_ACK: SockFilter = SockFilter::new(0x54, 0, 0, 0x12);
+        const IF_SYN_ONLY: SockFilter = SockFilter::new(0x15, 0, 1, 0x02);
+        const DROP: SockFilter = SockFilter::new(0x06, 0, 0, 0);
+        const PASS: SockFilter = SockFilter::new(0x06, 0, 0, u32::MAX);
+        let filter = [LOAD_FLAGS, KEEP_SYN_AND_ACK, IF_SYN_ONLY, DROP, PASS];
+        self.sockets.iter().try_for_each(|socket| socket.attach_filter(&filter))
+    }
+}
+
+fn new_socket(address: SocketAddr, settings: &Settings) -> anyhow::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
+        .with_context(|| format!("create a socket for {address}"))?;
+    socket.set_reuse_address(true).context("set SO_REUSEADDR")?;
+    if address.is_ipv6() {
+        socket.set_only_v6(settings.v6_only).context("set IPV6_V6ONLY")?;
+    }
+    // Accepted connections inherit it: no setsockopt for each of them.
+    socket.set_tcp_nodelay(true).context("set TCP_NODELAY")?;
+    set_tcp_option(&socket, libc::TCP_DEFER_ACCEPT, DEFER_ACCEPT_SECONDS)
+        .context("set TCP_DEFER_ACCEPT")?;
+    if settings.fast_open > 0 {
+        set_tcp_option(&socket, libc::TCP_FASTOPEN, settings.fast_open as i32)
+            .context("set TCP_FASTOPEN")?;
+    }
+    if settings.serving.accept == AcceptMode::Blocking {
+        let patience = Some(BLOCKING_ACCEPT_PATIENCE);
+        socket.set_read_timeout(patience).context("set SO_RCVTIMEO")?;
+    } else {
+        socket.set_nonblocking(true).context("make a listener non-blocking")?;
+    }
+    Ok(socket)
+}
+
+fn bind_and_listen(socket: &Socket, address: SocketAddr, backlog: u32) -> anyhow::Result<()> {
+    socket.bind(&address.into()).map_err(|error| explain_bind(address, error))?;
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    socket.listen(backlog).map_err(|error| explain_bind(address, error))
+}
+
+/// Without SO_REUSEPORT a bind fails wherever somebody else listens.
+fn refuse_if_taken(address: SocketAddr, settings: &Settings) -> anyhow::Result<()> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    let probe = new_socket(address, settings)?;
+    bind_and_listen(&probe, address, 1)
+}
+
+fn explain_bind(address: SocketAddr, error: io::Error) -> anyhow::Error {
+    let mend = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            let port = address.port();
+            format!("; `ss -ltnp 'sport = :{port}'` shows who listens there: stop it, or pass another --listen")
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "; `ip address` lists the addresses of this machine".to_string()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE".to_string()
+        }
+        _ => String::new(),
+    };
+    anyhow!("listen on {address}: {error}{mend}")
+}
+
+fn local_address(socket: &Socket) -> anyhow::Result<SocketAddr> {
+    let address = socket.local_addr().context("ask for a listener's address")?;
+    address.as_socket().context("a listener has no IP address")
+}
+
+/// A listening socket as the kernel sees it.
+pub struct ListenerInfo {
+    /// Inode number.
+    pub inode: u64,
+    /// `SO_COOKIE`.
+    pub cookie: u64,
+    /// Connections in the accept queue.
+    pub queued: u32,
+    /// Limit of the accept queue.
+    pub backlog: u32,
+}
+
+impl ListenerInfo {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// If `socket` is no socket.
+    pub fn of(socket: &Socket) -> anyhow::Result<Self> {
+        let file = std::fs::File::from(socket.as_fd().try_clone_to_owned()?);
+        let (queued, backlog) = accept_queue(socket).context("read TCP_INFO of a listener")?;
+        Ok(Self {
+            inode: file.metadata().context("stat a listener")?.ino(),
+            cookie: socket.cookie().context("read SO_COOKIE of a listener")?,
+            queued,
+            backlog,
+        })
+    }
+}
+
+/// Length and limit of a listener's accept queue. (For a listener TCP_INFO
+/// reports them as tcpi_unacked and tcpi_sacked: tcp_get_info, net/ipv4/tcp.c.)
+///
+/// # Errors
+/// What `getsockopt` says.
+pub fn accept_queue(socket: impl AsFd) -> io::Result<(u32, u32)> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the buffer is as long as `length` says, and zero is a valid
+    // value of each field that an older kernel leaves out.
+    let info = unsafe {
+        let buffer = info.as_mut_ptr().cast();
+        let (level, option) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+        if libc::getsockopt(socket.as_fd().as_raw_fd(), level, option, buffer, &mut length) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        info.assume_init()
+    };
+    Ok((info.tcpi_unacked, info.tcpi_sacked))
+}
+
+/// For the TCP options that socket2 does not know.
+fn set_tcp_option(socket: &Socket, option: i32, value: i32) -> io::Result<()> {
+    let length = size_of_val(&value) as libc::socklen_t;
+    let value = std::ptr::from_ref(&value).cast();
+    // SAFETY: `value` points to an int of `length` bytes.
+    match unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, value, length) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,93 @@
+//! One thread's epoll. Knows readiness and file descriptors, no HTTP.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::time::Timespec;
+
+/// Events taken from the kernel at a time. Few: what is left in the kernel can
+/// still wake a sibling, what is taken waits for this worker.
+const BATCH: usize = 16;
+
+/// An epoll instance and the events of its last wait.
+pub struct Reactor {
+    epoll: OwnedFd,
+    events: Vec<Event>,
+}
+
+/// What happened to which registration.
+#[derive(Clone, Copy)]
+pub struct Readiness {
+    /// The number it was registered with.
+    pub token: u64,
+    /// The peer has closed its side, or the connection failed.
+    pub hung_up: bool,
+}
+
+impl Reactor {
+    /// # Errors
+    /// If the kernel gives out no epoll instance.
+    pub fn new() -> io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        Ok(Self { epoll, events: Vec::with_capacity(BATCH) })
+    }
+
+    /// Watches a connection for any change of readiness, edge-triggered: one
+    /// registration for its whole life. The user must have met `EAGAIN`, or
+    /// be told of what is there at the registration.
+    ///
+    /// # Errors
+    /// What `epoll_ctl` says.
+    pub fn watch_stream(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        let changes = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token), changes)?)
+    }
+
+    /// Watches a listener, level-triggered. With `exclusive` the kernel wakes
+    /// one of its watchers: the first registered that sleeps in `epoll_wait`.
+    ///
+    /// # Errors
+    /// What `epoll_ctl` says.
+    pub fn watch_listener(&self, fd: impl AsFd, token: u64, exclusive: bool) -> io::Result<()> {
+        let extra = if exclusive { EventFlags::EXCLUSIVE } else { EventFlags::empty() };
+        let data = EventData::new_u64(token);
+        Ok(epoll::add(&self.epoll, fd, data, EventFlags::IN | extra)?)
+    }
+
+    /// Forgets a registration.
+    ///
+    /// # Errors
+    /// `ENOENT` if there is none.
+    pub fn forget(&self, fd: impl AsFd) -> io::Result<()> {
+        Ok(epoll::delete(&self.epoll, fd)?)
+    }
+
+    /// Sleeps until something happens, `timeout` passes (`None`: for ever), or
+    /// a signal arrives.
+    ///
+    /// # Errors
+    /// What `epoll_wait` says, except `EINTR`.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.events.clear();
+        let timeout = timeout.map(|timeout| Timespec {
+            tv_sec: timeout.as_secs() as i64,
+            tv_nsec: timeout.subsec_nanos().into(),
+        });
+        let buffer = rustix::buffer::spare_capacity(&mut self.events);
+        match epoll::wait(&self.epoll, buffer, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The `nth` thing that the last [`Self::wait`] brought.
+    pub fn ready(&self, nth: usize) -> Option<Readiness> {
+        let hung_up = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+        self.events.get(nth).map(|event| Readiness {
+            token: event.data.u64(),
+            hung_up: { event.flags }.intersects(hung_up),
+        })
+    }
+}

@@ -1,0 +1,252 @@
+//! What a worker serves: the files of a folder or the welcome page, and synthetic work if that is
+//! enabled. Turns one request into one response; knows nothing of connections.
+//!
+//! **Everything here blocks the thread**, and a worker has only one: reading a file waits for the
+//! disk unless the page cache has it, and `/work` waits on purpose. Small files are kept in memory
+//! and looked at once a second, so a change is seen within that time.
+//!
+//! What is not done, on purpose: no listing of folders, no following of links out of the root
+//! (an absolute link counts as one, wherever it leads), no compression, no multipart ranges.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
+use percent_encoding::{CONTROLS, utf8_percent_encode};
+use rustix::time::{ClockId, clock_gettime};
+
+pub use self::body::Body;
+use self::conditional::Validators;
+use self::docroot::{DocRoot, Found, Refusal, Stamp};
+use self::file_cache::{FileCache, LARGEST_FILE_BYTES};
+use self::notice::{method_not_allowed, moved, notice, options};
+use self::representation::{Content, Representation};
+use self::request_path::{BadPath, RequestPath};
+
+mod body;
+mod byte_range;
+mod conditional;
+mod content_type;
+mod docroot;
+mod file_cache;
+mod notice;
+mod representation;
+mod request_path;
+mod work;
+
+const WELCOME: &str = include_str!("site/welcome.html");
+const WORK_PATH: &str = "/work";
+const FILE_METHODS: &str = "GET, HEAD, OPTIONS";
+const WORK_METHODS: &str = "GET, HEAD, OPTIONS, POST";
+const X_WORKER: HeaderName = HeaderName::from_static("x-worker");
+
+/// Answers requests, on one thread.
+#[derive(Debug)]
+pub struct Site {
+    pages: Pages,
+    synthetic: bool,
+    worker: Option<HeaderValue>,
+    /// Monotonic; a coarse one will do. Tests turn it by hand.
+    clock: fn() -> Duration,
+}
+
+#[derive(Debug)]
+enum Pages {
+    Welcome(Representation),
+    Folder(DocRoot, RefCell<FileCache>),
+}
+
+impl Site {
+    /// Serves the folder `root`, opened now and for good, or the welcome page for `None`.
+    /// `synthetic` enables `/work`; `worker` is named in an `X-Worker` header of every response.
+    ///
+    /// # Errors
+    /// If the folder cannot be opened or the kernel cannot confine lookups to it.
+    pub fn new(root: Option<&Path>, synthetic: bool, worker: Option<u32>) -> anyhow::Result<Self> {
+        let pages = match root {
+            None => Pages::Welcome(welcome()),
+            Some(root) => Pages::Folder(DocRoot::new(root)?, RefCell::new(FileCache::new())),
+        };
+        Ok(Self {
+            pages,
+            synthetic,
+            worker: worker.map(HeaderValue::from),
+            clock: coarse_clock,
+        })
+    }
+
+    /// Answers a request whose body, if it had one, was read or discarded by the caller. Never
+    /// panics. To HEAD the body is empty and `Content-Length` what GET would have sent.
+    pub fn respond(&self, request: &Parts) -> Response<Body> {
+        let mut response = self.route(request);
+        if request.method == Method::HEAD {
+            *response.body_mut() = Body::empty();
+        }
+        self.sign(response)
+    }
+
+    /// A refusal in plain text for what never became a request to [`respond`](Self::respond) to.
+    pub fn refuse(&self, status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+        self.sign(notice(status, text))
+    }
+
+    fn sign(&self, mut response: Response<Body>) -> Response<Body> {
+        if let Some(worker) = &self.worker {
+            response.headers_mut().insert(X_WORKER, worker.clone());
+        }
+        response
+    }
+
+    fn route(&self, request: &Parts) -> Response<Body> {
+        if self.synthetic && request.uri.path() == WORK_PATH {
+            return match request.method {
+                Method::GET | Method::HEAD | Method::POST => work::answer(request.uri.query()),
+                Method::OPTIONS => options(WORK_METHODS),
+                _ => method_not_allowed(WORK_METHODS),
+            };
+        }
+        match request.method {
+            Method::GET | Method::HEAD => self.page(request),
+            Method::OPTIONS => options(FILE_METHODS),
+            _ => method_not_allowed(FILE_METHODS),
+        }
+    }
+
+    fn page(&self, request: &Parts) -> Response<Body> {
+        match &self.pages {
+            Pages::Welcome(page) => match request.uri.path() {
+                "/" | "/index.html" => page.answer(request),
+                _ => not_found(),
+            },
+            Pages::Folder(root, cache) => {
+                let now = (self.clock)();
+                let mut cache = cache.borrow_mut();
+                match cache.fresh(request.uri.path(), now) {
+                    Some(kept) => kept.answer(request),
+                    None => look_up(root, &mut cache, now, request),
+                }
+            }
+        }
+    }
+}
+
+/// Goes to the file system, and brings the cache up to date with what is there.
+fn look_up(
+    root: &DocRoot,
+    cache: &mut FileCache,
+    now: Duration,
+    request: &Parts,
+) -> Response<Body> {
+    let raw = request.uri.path();
+    let path = match RequestPath::decode(raw) {
+        Ok(path) => path,
+        Err(BadPath::Nowhere) => return not_found(),
+        Err(BadPath::Malformed) => {
+            return notice(
+                StatusCode::BAD_REQUEST,
+                "400 Bad Request: the path is not well formed.\n",
+            );
+        }
+    };
+    let name = path.file_name();
+    match root.open(&name) {
+        Ok(Found::File(file, stamp)) => {
+            if let Some(kept) = cache.renewed(raw, &stamp, now) {
+                return kept.answer(request);
+            }
+            cache.remove(raw);
+            let settled = stamp.is_settled(SystemTime::now());
+            let loaded = load(file, &stamp, content_type::of(&name));
+            let response = loaded.answer(request);
+            // One spelling of each path is kept, lest a client fill the cache with others.
+            if loaded.is_in_memory() && path.is_spelled(raw) {
+                cache.insert(raw, loaded, stamp, settled, now);
+            }
+            response
+        }
+        other => {
+            cache.remove(raw);
+            match other {
+                Err(refusal) => refused(refusal, raw),
+                _ if path.is_folder() => not_found(),
+                _ => to_folder(&path, request.uri.query()),
+            }
+        }
+    }
+}
+
+/// Reads small files into memory; a file that changes meanwhile or cannot be read is left to be
+/// sent from disk, which fails, if it has to, while the response is under way.
+fn load(file: File, stamp: &Stamp, content_type: HeaderValue) -> Representation {
+    let in_memory = if stamp.size_bytes() <= LARGEST_FILE_BYTES {
+        docroot::read_whole(&file, stamp).unwrap_or_default()
+    } else {
+        None
+    };
+    let content = match in_memory {
+        Some(bytes) => Content::Memory(bytes),
+        None => Content::File(Arc::new(file), stamp.size_bytes()),
+    };
+    let validators = stamp.validators(SystemTime::now());
+    Representation::new(content_type, validators, content)
+}
+
+fn to_folder(path: &RequestPath, query: Option<&str>) -> Response<Body> {
+    let mut location = path.as_folder();
+    if let Some(query) = query {
+        location.push('?');
+        location.extend(utf8_percent_encode(query, CONTROLS));
+    }
+    let location = HeaderValue::try_from(location).expect("escaped, hence visible ASCII");
+    moved(location)
+}
+
+fn refused(refusal: Refusal, raw: &str) -> Response<Body> {
+    match refusal {
+        Refusal::Missing => not_found(),
+        Refusal::Forbidden => notice(
+            StatusCode::FORBIDDEN,
+            "403 Forbidden: the server may not read this file.\n",
+        ),
+        Refusal::Failed(error) => {
+            tracing::warn!("open file for {raw:?}: {error}");
+            notice(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "503 Service Unavailable: the server could not open this file just now.\n",
+            )
+        }
+    }
+}
+
+fn not_found() -> Response<Body> {
+    notice(
+        StatusCode::NOT_FOUND,
+        "404 Not Found: there is no such file here.\n",
+    )
+}
+
+fn welcome() -> Representation {
+    let mut hasher = DefaultHasher::new();
+    WELCOME.hash(&mut hasher);
+    let tag = format!("\"welcome-{:x}\"", hasher.finish());
+    let validators = Validators {
+        etag: HeaderValue::try_from(tag).expect("hexadecimal digits"),
+        modified_s: None,
+    };
+    let content = Content::Memory(Bytes::from_static(WELCOME.as_bytes()));
+    Representation::new(content_type::HTML, validators, content)
+}
+
+fn coarse_clock() -> Duration {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+//! Response bodies: bytes in memory, a part of a file, or a synthetic pattern. Knows no HTTP
+//! beyond `http_body`. Reading a file blocks the thread.
+
+use std::fs::File;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use rustix::buffer::spare_capacity;
+
+/// Most bytes read from a file, or made up, at a time.
+pub const CHUNK_BYTES: usize = 64 << 10;
+
+/// What synthetic bodies repeat: printable, a newline every 64 bytes.
+static PATTERN: [u8; CHUNK_BYTES] = pattern();
+
+/// The body of a response, its exact length known from the start.
+#[derive(Debug)]
+pub struct Body(Source);
+
+#[derive(Debug)]
+enum Source {
+    /// All that is left, in memory.
+    Memory(Bytes),
+    /// `left` bytes of the file from `offset`; read as the connection asks for them.
+    File {
+        file: Arc<File>,
+        offset: u64,
+        left: u64,
+    },
+    /// `left` bytes of [`PATTERN`], over and over.
+    Pattern { left: u64 },
+}
+
+impl Body {
+    /// No bytes.
+    pub fn empty() -> Self {
+        Self(Source::Memory(Bytes::new()))
+    }
+
+    /// `length` bytes of `file` from `offset`. If the file turns out shorter, the body ends with
+    /// `UnexpectedEof`; what it has grown by is not sent.
+    pub fn file(file: Arc<File>, offset: u64, length: u64) -> Self {
+        Self(Source::File {
+            file,
+            offset,
+            left: length,
+        })
+    }
+
+    /// `length` bytes of a fixed printable pattern.
+    pub fn pattern(length: u64) -> Self {
+        Self(Source::Pattern { left: length })
+    }
+
+    /// Bytes still to come.
+    pub fn remaining(&self) -> u64 {
+        match &self.0 {
+            Source::Memory(bytes) => bytes.len() as u64,
+            Source::File { left, .. } | Source::Pattern { left } => *left,
+        }
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self(Source::Memory(bytes))
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if self.is_end_stream() {
+            return Poll::Ready(None);
+        }
+        let chunk = match &mut self.0 {
+            Source::Memory(bytes) => Ok(std::mem::take(bytes)),
+            Source::Pattern { left } => {
+                let length = chunk_length(*left);
+                *left -= length as u64;
+                Ok(Bytes::from_static(&PATTERN[..length]))
+            }
+            Source::File { file, offset, left } => read(file, *offset, *left).inspect(|chunk| {
+                *offset += chunk.len() as u64;
+                *left -= chunk.len() as u64;
+            }),
+        };
+        if chunk.is_err() {
+            self.0 = Source::Memory(Bytes::new());
+        }
+        Poll::Ready(Some(chunk.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.remaining() == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.remaining())
+    }
+}
+
+/// One read of at most a chunk; an empty one is an error, since `left` bytes were promised.
+fn read(file: &File, offset: u64, left: u64) -> io::Result<Bytes> {
+    let mut chunk = Vec::with_capacity(chunk_length(left));
+    rustix::io::retry_on_intr(|| rustix::io::pread(file, spare_capacity(&mut chunk), offset))?;
+    if chunk.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            format!(
+                "read file at byte {offset}: it ends {left} bytes early: it was truncated while being served"
+            ),
+        ));
+    }
+    Ok(chunk.into())
+}
+
+fn chunk_length(left: u64) -> usize {
+    left.min(CHUNK_BYTES as u64) as usize
+}
+
+const fn pattern() -> [u8; CHUNK_BYTES] {
+    const LINE: &[u8; 64] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+\n";
+    let mut bytes = [0; CHUNK_BYTES];
+    let mut at = 0;
+    while at < CHUNK_BYTES {
+        bytes[at] = LINE[at % LINE.len()];
+        at += 1;
+    }
+    bytes
+}
+
+#[cfg(test)]
+impl Body {
+    /// Everything to its end.
+    pub fn collect(mut self) -> io::Result<Vec<u8>> {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut all = Vec::new();
+        loop {
+            let announced = self.remaining();
+            assert_eq!(self.size_hint().exact(), Some(announced));
+            match Pin::new(&mut self).poll_frame(&mut context) {
+                Poll::Ready(None) => {
+                    assert_eq!(announced, 0, "a body ends when it has nothing left");
+                    return Ok(all);
+                }
+                Poll::Ready(Some(frame)) => {
+                    let data = frame?.into_data().expect("only data frames");
+                    assert!((1..=announced).contains(&(data.len() as u64)));
+                    assert_eq!(self.remaining(), announced - data.len() as u64);
+                    all.extend_from_slice(&data);
+                }
+                Poll::Pending => panic!("a body blocks, it never waits"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn file(content: &[u8]) -> Arc<File> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        Arc::new(file)
+    }
+
+    #[test]
+    fn memory_comes_in_one_piece() {
+        assert!(Body::empty().is_end_stream());
+        let body = Body::from(Bytes::from_static(b"hello"));
+        assert!(!body.is_end_stream());
+        assert_eq!(body.collect().unwrap(), b"hello");
+    }
+
+    #[test]
+    fn file_comes_in_chunks_and_only_the_part_asked_for() {
+        let content: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
+        let file = file(&content);
+        let part = Body::file(file.clone(), 7, 150_000).collect().unwrap();
+        assert_eq!(part, content[7..150_007]);
+        assert!(Body::file(file, 0, 0).is_end_stream());
+    }
+
+    #[test]
+    fn file_cut_short_is_an_error_and_the_end() {
+        let mut body = Body::file(file(b"abc"), 0, 10);
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut next = || Pin::new(&mut body).poll_frame(&mut context);
+        assert!(matches!(next(), Poll::Ready(Some(Ok(_)))));
+        let Poll::Ready(Some(Err(error))) = next() else {
+            panic!("a promise of 10 bytes cannot be kept with 3");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert!(matches!(next(), Poll::Ready(None)));
+    }
+
+    #[test]
+    fn pattern_is_as_long_as_asked() {
+        for length in [0, 1, 64, 65_536, 65_537, 1_000_000] {
+            let all = Body::pattern(length).collect().unwrap();
+            assert_eq!(all.len() as u64, length);
+            assert!(all.is_ascii());
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! From the path of a request to the name of a file below the root, and back. Pure: touches no
+//! file system. What a name may lead to (symbolic links) is for `docroot` to judge.
+
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
+
+/// What browsers escape in a path, and the escape character itself.
+const ESCAPED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'}');
+
+/// A decoded request path: relative, without `.`, `..`, NUL or empty segments.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RequestPath {
+    /// The segments joined by `/`; empty for the root itself.
+    relative: Vec<u8>,
+    /// It ends in a slash (or is the root): a folder is meant.
+    folder: bool,
+}
+
+/// Why a request path names nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub enum BadPath {
+    /// Not a path: no leading slash, an incomplete escape, or a NUL.
+    Malformed,
+    /// Has a segment that no file below the root can have: `.`, `..` or one with a slash in it.
+    Nowhere,
+}
+
+impl RequestPath {
+    /// Decodes a raw request path once (`%252e` is the three characters `%2e`). Clients resolve
+    /// dot segments before they ask (RFC 3986, 5.2.4), so those left are refused, not resolved.
+    pub fn decode(raw: &str) -> Result<Self, BadPath> {
+        let inner = raw.strip_prefix('/').ok_or(BadPath::Malformed)?;
+        if !raw.split('%').skip(1).all(starts_with_two_hex_digits) {
+            return Err(BadPath::Malformed);
+        }
+        let mut relative = Vec::with_capacity(inner.len());
+        for segment in inner.split('/').filter(|segment| !segment.is_empty()) {
+            if !relative.is_empty() {
+                relative.push(b'/');
+            }
+            let start = relative.len();
+            relative.extend(percent_decode_str(segment));
+            check_name(&relative[start..])?;
+        }
+        let folder = inner.is_empty() || inner.ends_with('/');
+        Ok(Self { relative, folder })
+    }
+
+    /// The file to open, relative to the root: a folder stands for its `index.html`.
+    pub fn file_name(&self) -> Vec<u8> {
+        let mut name = self.relative.clone();
+        if self.folder {
+            if !name.is_empty() {
+                name.push(b'/');
+            }
+            name.extend_from_slice(b"index.html");
+        }
+        name
+    }
+
+    /// Whether a folder is meant.
+    pub fn is_folder(&self) -> bool {
+        self.folder
+    }
+
+    /// The path with a slash at its end, escaped anew. It has exactly one slash at its start, so
+    /// as a `Location` it cannot be taken for another host's address (`//host/`).
+    pub fn as_folder(&self) -> String {
+        let mut text = self.escaped();
+        if !text.ends_with('/') {
+            text.push('/');
+        }
+        text
+    }
+
+    /// Whether `raw` spells this path the way browsers do; there is one such spelling.
+    pub fn is_spelled(&self, raw: &str) -> bool {
+        self.escaped() == raw
+    }
+
+    fn escaped(&self) -> String {
+        let mut text = String::with_capacity(self.relative.len() + 2);
+        text.push('/');
+        text.extend(percent_encode(&self.relative, ESCAPED));
+        if self.folder && !self.relative.is_empty() {
+            text.push('/');
+        }
+        text
+    }
+}
+
+fn starts_with_two_hex_digits(after_percent: &str) -> bool {
+    let digits = after_percent.as_bytes();
+    digits.len() >= 2 && digits[..2].iter().all(u8::is_ascii_hexdigit)
+}
+
+fn check_name(name: &[u8]) -> Result<(), BadPath> {
+    if name.contains(&0) {
+        Err(BadPath::Malformed)
+    } else if name == b"." || name == b".." || name.contains(&b'/') {
+        Err(BadPath::Nowhere)
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name(raw: &str) -> String {
+        let path = RequestPath::decode(raw).unwrap_or_else(|bad| panic!("{raw}: {bad:?}"));
+        String::from_utf8(path.file_name()).unwrap()
+    }
+
+    #[test]
+    fn names_files_and_indexes() {
+        assert_eq!(name("/"), "index.html");
+        assert_eq!(name("//"), "index.html");
+        assert_eq!(name("/a.txt"), "a.txt");
+        assert_eq!(name("/a/b/"), "a/b/index.html");
+        assert_eq!(name("//a///b"), "a/b");
+        assert_eq!(name("/a%20b/%C3%A9"), "a b/é");
+        assert_eq!(name("/..a/b../..."), "..a/b../...");
+        assert_eq!(name("/a%5c..%5cb"), "a\\..\\b");
+    }
+
+    #[test]
+    fn decodes_once() {
+        assert_eq!(name("/%252e%252e/%252f"), "%2e%2e/%2f");
+    }
+
+    #[test]
+    fn refuses_ways_out() {
+        for raw in [
+            "/..",
+            "/../x",
+            "/a/../../x",
+            "/%2e%2e/x",
+            "/.%2E/x",
+            "/a/%2e/b",
+            "/./x",
+            "/a%2fb",
+            "/..%2fx",
+            "/%2Fetc/passwd",
+        ] {
+            assert_eq!(RequestPath::decode(raw), Err(BadPath::Nowhere), "{raw}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_a_path() {
+        for raw in [
+            "", "*", "a", "/%", "/%4", "/%zz", "/a%4", "/%é", "/a%00b", "/%%30%30",
+        ] {
+            assert_eq!(RequestPath::decode(raw), Err(BadPath::Malformed), "{raw}");
+        }
+    }
+
+    #[test]
+    fn has_one_spelling() {
+        let spelled = |raw: &str| RequestPath::decode(raw).unwrap().is_spelled(raw);
+        for raw in [
+            "/",
+            "/a",
+            "/a/",
+            "/a%20b(1)'~:@!",
+            "/%C3%A9",
+            "/100%25",
+            "/%5C",
+        ] {
+            assert!(spelled(raw), "{raw}");
+        }
+        for raw in ["//", "//a", "/a//", "/%61", "/%c3%a9", "/é", "/\\"] {
+            assert!(!spelled(raw), "{raw}");
+        }
+    }
+
+    #[test]
+    fn redirects_stay_on_this_host() {
+        let to = |raw: &str| RequestPath::decode(raw).unwrap().as_folder();
+        assert_eq!(to("/a"), "/a/");
+        assert_eq!(to("//host.example"), "/host.example/");
+        assert_eq!(to("/\\host.example"), "/%5Chost.example/");
+        assert_eq!(to("/a%0d%0aSet-Cookie:x"), "/a%0D%0ASet-Cookie:x/");
+    }
+
+    proptest! {
+        #[test]
+        fn decoded_paths_are_tame(raw in "/(%2e|%2f|%5c|%00|%25|[./a%é]){0,12}") {
+            if let Ok(path) = RequestPath::decode(&raw) {
+                let name = path.file_name();
+                prop_assert!(!name.starts_with(b"/") && !name.contains(&0));
+                let is_tame = |segment: &[u8]| !matches!(segment, b"" | b"." | b"..");
+                prop_assert!(name.split(|byte| *byte == b'/').all(is_tame));
+                let again = RequestPath::decode(&path.escaped()).unwrap();
+                prop_assert_eq!(&again, &path);
+                prop_assert!(again.is_spelled(&path.escaped()));
+            }
+        }
+    }
+}

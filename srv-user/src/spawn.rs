@@ -1,0 +1,108 @@
+//! Starting a worker process: exec of this same binary with what it inherits,
+//! and the task that listens to it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::Context;
+use command_fds::{CommandFdExt, FdMapping};
+use rustix::process::Pid;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::channel::{self, Inherited, MESSAGE_BYTES_MAX, Start, ToWorker};
+use crate::group::Group;
+use crate::master::Event;
+
+/// A worker process as the master knows it.
+pub struct Worker {
+    /// Its process.
+    pub pid: Pid,
+    /// Its slot.
+    pub slot: u32,
+    /// When it was spawned.
+    pub started: Instant,
+    /// It waits on its own listeners.
+    pub registered: bool,
+    /// It accepts.
+    pub ready: bool,
+    channel: UnixDatagram,
+}
+
+impl Worker {
+    /// Sends a message; if the worker is gone, its death is told elsewhere.
+    pub fn tell(&self, message: &ToWorker) {
+        let packet = serde_json::to_vec(message).unwrap_or_default();
+        if let Err(error) = self.channel.send(&packet) {
+            tracing::debug!(slot = self.slot, "tell {message:?}: {error}");
+        }
+    }
+}
+
+/// Spawns a worker; what it says arrives as `events`.
+///
+/// # Errors
+/// If the kernel gives out no process or file descriptor.
+pub fn spawn(
+    start: Start,
+    groups: &[Group],
+    events: &UnboundedSender<Event>,
+) -> anyhow::Result<Worker> {
+    let slot = start.slot;
+    let (mine, theirs) = channel::pair().context("create a worker's channel")?;
+    // Not the path: the binary may have been replaced since.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("srv").arg("worker").stdin(Stdio::null());
+    command
+        .fd_mappings(inheritance(groups, theirs)?)
+        .context("number a worker's file descriptors")?;
+    let child = command.spawn().with_context(|| format!("spawn worker {slot}"))?;
+    let pid = Pid::from_child(&child);
+    // Sequenced packets are received and sent just as datagrams are.
+    let channel = UnixDatagram::from(mine);
+    let incoming = channel.try_clone().context("duplicate a worker's channel")?;
+    let incoming = tokio::net::UnixDatagram::from_std(incoming);
+    tokio::spawn(listen(pid, incoming.context("watch a worker's channel")?, events.clone()));
+    let started = Instant::now();
+    let worker = Worker { pid, slot, started, registered: false, ready: false, channel };
+    worker.tell(&ToWorker::Start(start));
+    Ok(worker)
+}
+
+/// Where the workers of these groups find things.
+pub fn inherited(groups: &[Group]) -> Inherited {
+    let listeners = groups.first().map_or(0, |group| group.listeners.sockets.len());
+    Inherited { groups: groups.len() as u32, listeners: listeners as u32 }
+}
+
+fn inheritance(groups: &[Group], channel: OwnedFd) -> anyhow::Result<Vec<FdMapping>> {
+    let inherited = inherited(groups);
+    let mut mappings = vec![FdMapping { parent_fd: channel, child_fd: Inherited::CHANNEL }];
+    let mut inherit = |fd: &dyn AsFd, child_fd| {
+        let parent_fd = fd.as_fd().try_clone_to_owned().context("duplicate a file descriptor")?;
+        mappings.push(FdMapping { parent_fd, child_fd });
+        anyhow::Ok(())
+    };
+    for (nth_group, group) in groups.iter().enumerate() {
+        inherit(&group.memory(), inherited.memory(nth_group as u32))?;
+        for (nth, socket) in group.listeners.sockets.iter().enumerate() {
+            inherit(socket, inherited.listener(nth_group as u32, nth as u32))?;
+        }
+    }
+    Ok(mappings)
+}
+
+/// Passes on what a worker says until it hangs up.
+async fn listen(
+    pid: Pid,
+    channel: tokio::net::UnixDatagram, events: UnboundedSender<Event>) {
+    let mut packet = vec![0; MESSAGE_BYTES_MAX];
+    while let Ok(length) = channel.recv(&mut packet).await
+        && let Ok(message) = channel::decode(&packet[..length])
+    {
+        // The receiver lives as long as the master.
+        let _ = events.send(Event::FromWorker(pid, message));
+    }
+}

@@ -1,0 +1,142 @@
+//! The memory in which master, workers and the BPF program see each other's
+//! state: mapping it, and a worker's side of publishing to it. The meaning of
+//! every field is srv-common's; the only mmap is here.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::Context;
+use rustix::fs::MemfdFlags;
+use rustix::mm::{MapFlags, ProtFlags};
+use srv_common::{Group, Refusal, Slot};
+
+/// Maps a group for the rest of the process's life. `fd` is a
+/// `BPF_F_MMAPABLE` array of one [`Group`], or [`memfd`].
+///
+/// # Errors
+/// What `mmap` says, for example `EPERM` for an array that cannot be mapped.
+pub fn map(fd: impl AsFd) -> io::Result<&'static Group> {
+    // SAFETY: a fresh shared mapping, never unmapped; both kinds of file are
+    // at least as long as a group, page-aligned and zeroed; every field
+    // accepts any bits and is only accessed atomically.
+    unsafe {
+        let address = rustix::mm::mmap(
+            std::ptr::null_mut(),
+            size_of::<Group>(),
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::SHARED,
+            fd,
+            0,
+        )?;
+        Ok(&*address.cast())
+    }
+}
+
+/// Memory for a group that no BPF program reads.
+///
+/// # Errors
+/// If the kernel refuses a memfd of the group's size.
+pub fn memfd() -> anyhow::Result<OwnedFd> {
+    let fd = rustix::fs::memfd_create("srv-group", MemfdFlags::CLOEXEC)
+        .context("create shared memory for the workers' status")?;
+    let file = File::from(fd);
+    file.set_len(size_of::<Group>() as u64)
+        .context("size shared memory for the workers' status")?;
+    Ok(file.into())
+}
+
+/// What a worker tells the world: plain stores to its slot in every group, no
+/// system call.
+pub struct Published {
+    groups: Vec<&'static Group>,
+    slot: usize,
+}
+
+impl Published {
+    /// For the worker in `slot`, which appears in each of `groups`.
+    pub fn new(groups: Vec<&'static Group>, slot: u32) -> Self {
+        let published = Self { groups, slot: slot as usize };
+        for group in &published.groups {
+            group.slots[slot as usize].load.turn.set(latest_turn(group));
+        }
+        published
+    }
+
+    /// The worker is about to enter `epoll_wait`.
+    pub fn sleeps(&self) {
+        for group in &self.groups {
+            group.slots[self.slot].load.busy_since_ns.set(0);
+            group.idle.0[self.slot].set(1);
+        }
+    }
+
+    /// The worker has left `epoll_wait` at `now_ns` of `CLOCK_MONOTONIC`.
+    pub fn wakes(&self, now_ns: u64) {
+        for group in &self.groups {
+            group.idle.0[self.slot].set(0);
+            group.slots[self.slot].load.busy_since_ns.set(now_ns);
+        }
+    }
+
+    /// A connection was accepted from the listener of `listener` in `group`.
+    pub fn accepted(&self, group: usize, listener: u32) {
+        let group = self.groups[group];
+        let load = &group.slots[self.slot].load;
+        // Siblings accept from this listener too: the one atomic addition.
+        group.slots[listener as usize]
+            .taken
+            .0
+            .atomic()
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if listener as usize == self.slot { &load.own } else { &load.stolen }.bump(1);
+        load.turn.bump(1);
+    }
+
+    /// This many connections are open.
+    pub fn active(&self, connections: u32) {
+        self.each(|slot| slot.load.active.set(connections));
+    }
+
+    /// A request has been read and is being served.
+    pub fn started(&self) {
+        self.each(|slot| slot.load.running.bump(1));
+    }
+
+    /// A request is done with, be it answered or abandoned.
+    pub fn finished(&self) {
+        self.each(|slot| {
+            slot.load.running.set(slot.load.running.get().saturating_sub(1));
+            slot.load.served.bump(1);
+        });
+    }
+
+    /// A request or connection was refused.
+    pub fn refused(&self, refusal: Refusal) {
+        self.each(|slot| slot.refused.0[refusal as usize].bump(1));
+    }
+
+    fn each(&self, write: impl Fn(&Slot)) {
+        for group in &self.groups {
+            write(&group.slots[self.slot]);
+        }
+    }
+}
+
+/// Where a starting worker joins the turns: with its siblings, or it would get
+/// every connection until it had caught up with their past.
+fn latest_turn(group: &Group) -> u32 {
+    let workers = group.config.workers.get() as usize;
+    let turns = group.slots[..workers].iter().map(|slot| slot.load.turn.get());
+    // Wrapping order, as the policies compare.
+    turns
+        .reduce(|a, b| if (a.wrapping_sub(b) as i32) < 0 { b } else { a })
+        .unwrap_or(0)
+}
+
+/// `CLOCK_MONOTONIC` in ns, the clock of `bpf_ktime_get_ns`; read through the
+/// vDSO, so without a system call.
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

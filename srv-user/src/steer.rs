@@ -1,0 +1,152 @@
+//! All of aya: loading the select program, attaching it to a listener group
+//! and taking it off again. Knows sockets and slots, no processes.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use anyhow::{Context, bail, ensure};
+use aya::maps::{Map, ReusePortSockArray};
+use aya::programs::SkReuseport;
+use aya::{Ebpf, EbpfLoader};
+use socket2::Socket;
+use srv_common::Group;
+
+/// The BPF object that the build embedded; empty if there was none.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/srv-ebpf.o"));
+
+/// Whether the build embedded a BPF object.
+pub fn carries_program() -> bool {
+    !OBJECT.is_empty()
+}
+
+/// A loaded select program with its maps, for one listener group. Taken off
+/// the group when dropped: aya itself would leave it attached.
+pub struct Steering {
+    ebpf: Ebpf,
+    memory: OwnedFd,
+    /// A socket of the group, while the program is attached.
+    attached: Option<OwnedFd>,
+}
+
+impl Steering {
+    /// Loads the program; it steers nothing yet.
+    ///
+    /// # Errors
+    /// If this build carries no program, or the kernel refuses it (the message
+    /// says what would mend that).
+    pub fn load() -> anyhow::Result<Self> {
+        ensure!(
+            carries_program(),
+            "this binary carries no BPF program (built without the BPF toolchain): build it with `cargo xtask build`"
+        );
+        let mut ebpf = load_object().context(
+            "load the select program: needs Linux 5.11 or newer and CAP_BPF; `srv doctor` says which is missing",
+        )?;
+        let memory = group_memory(&mut ebpf)?;
+        let steering = Self { ebpf, memory, attached: None };
+        Ok(steering)
+    }
+
+    /// The array that holds the [`Group`], to be mapped.
+    pub fn memory(&self) -> BorrowedFd<'_> {
+        self.memory.as_fd()
+    }
+
+    /// Makes `socket` the one that the program selects for `slot`.
+    ///
+    /// # Errors
+    /// `EINVAL` if the socket does not listen or was bound without
+    /// `SO_REUSEPORT`, `EBUSY` if another array has it already.
+    pub fn set_listener(&mut self, slot: u32, socket: &Socket) -> anyhow::Result<()> {
+        let map = self.ebpf.map_mut("LISTENERS").context("find map LISTENERS")?;
+        let mut listeners = ReusePortSockArray::try_from(map)?;
+        listeners
+            .set(slot, socket, 0)
+            .with_context(|| format!("insert the listener of slot {slot} into the socket array"))
+    }
+
+    /// From now on the program decides for the group of `socket`. Only after
+    /// all its members listen: a program attached earlier can make a later
+    /// bind fail.
+    ///
+    /// # Errors
+    /// What `SO_ATTACH_REUSEPORT_EBPF` says.
+    pub fn attach(&mut self, socket: &Socket) -> anyhow::Result<()> {
+        let member = socket.as_fd().try_clone_to_owned().context("duplicate a listener")?;
+        self.program("select")?.attach(socket).context("attach the select program")?;
+        self.attached = Some(member);
+        Ok(())
+    }
+
+    /// Leaves the choice to the kernel's hash again; no-op if not attached.
+    ///
+    /// # Errors
+    /// What `SO_DETACH_REUSEPORT_BPF` says.
+    pub fn detach(&mut self) -> anyhow::Result<()> {
+        match self.attached.take() {
+            Some(member) => SkReuseport::detach(member).context("detach the select program"),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the program decides now.
+    pub fn is_attached(&self) -> bool {
+        self.attached.is_some()
+    }
+
+    /// The loaded program of that name: `select`, or `empty` for benches.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn program(&mut self, name: &str) -> anyhow::Result<&mut SkReuseport> {
+        let program = self.ebpf.program_mut(name);
+        let program = program.with_context(|| format!("find program {name} in the BPF object"))?;
+        Ok(program.try_into()?)
+    }
+}
+
+impl Drop for Steering {
+    fn drop(&mut self) {
+        if let Err(error) = self.detach() {
+            tracing::error!("leave the listener group as it was found: {error:#}");
+        }
+    }
+}
+
+fn load_object() -> anyhow::Result<Ebpf> {
+    let mut ebpf = match EbpfLoader::new().load(OBJECT) {
+        Ok(ebpf) => ebpf,
+        Err(error) => bail!(explain(&error)),
+    };
+    for name in ["select", "empty"] {
+        let program: &mut SkReuseport =
+            ebpf.program_mut(name).context("BPF object without program")?.try_into()?;
+        program.load()?;
+    }
+    Ok(ebpf)
+}
+
+/// aya's errors nest the errno several causes deep.
+fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+fn group_memory(ebpf: &mut Ebpf) -> anyhow::Result<OwnedFd> {
+    let Some(Map::Array(map)) = ebpf.map("GROUP") else {
+        bail!("find array GROUP in the BPF object");
+    };
+    let info = map.info().context("ask for the size of array GROUP")?;
+    ensure!(
+        info.value_size() as usize == size_of::<Group>(),
+        "the embedded BPF object has another layout ({} bytes a group) than this binary ({}): build both with `cargo xtask build`",
+        info.value_size(),
+        size_of::<Group>()
+    );
+    let fd = map.fd().as_fd().try_clone_to_owned();
+    fd.context("duplicate the fd of array GROUP")
+}
