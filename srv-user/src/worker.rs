@@ -105,7 +105,11 @@ impl Worker {
             terminate,
             reactor: Reactor::new().context("create an epoll instance")?,
             listeners,
-            driver: Driver::new(Rc::new(Http { site, limits: serving.limits.clone(), published })),
+            driver: Driver::new(Rc::new(Http {
+                site,
+                limits: serving.limits.clone(),
+                published,
+            })),
             connections: Slab::new(),
             connections_max,
             swept_ns: 0,
@@ -116,7 +120,8 @@ impl Worker {
     }
 
     fn serve(&mut self) -> anyhow::Result<()> {
-        self.reactor.watch_listener(&self.terminate, TERMINATE_TOKEN, false)?;
+        self.reactor
+            .watch_listener(&self.terminate, TERMINATE_TOKEN, false)?;
         let channel = self.channel.as_ref().context("no channel")?;
         self.reactor.watch_listener(channel, CHANNEL_TOKEN, false)?;
         if self.start.serving.accept != AcceptMode::Blocking {
@@ -139,9 +144,13 @@ impl Worker {
         let mut accepted = None;
         if self.accepts_blocking() {
             accepted = self.accept(Waiting { group: 0, nth: 0 });
-            self.reactor.wait(Some(Duration::ZERO)).context("poll for events")?;
+            self.reactor
+                .wait(Some(Duration::ZERO))
+                .context("poll for events")?;
         } else {
-            self.reactor.wait(self.timeout()).context("wait for events")?;
+            self.reactor
+                .wait(self.timeout())
+                .context("wait for events")?;
         }
         let now_ns = monotonic_ns();
         self.published().wakes(now_ns);
@@ -198,7 +207,10 @@ impl Worker {
     /// Its own listener before a sibling's.
     fn preferred(&self, before: Option<Waiting>, token: u64) -> Option<Waiting> {
         let group = (token & !LISTENER_TOKEN) as usize >> 32;
-        let candidate = Waiting { group, nth: token as u32 };
+        let candidate = Waiting {
+            group,
+            nth: token as u32,
+        };
         match before {
             Some(before) if candidate.nth != self.own_listener() => Some(before),
             _ => Some(candidate),
@@ -265,7 +277,9 @@ impl Worker {
 
     fn close_longest_idle(&mut self) -> bool {
         let idle = self.connections.iter().filter_map(|(key, connection)| {
-            connection.idle_deadline_ns().map(|deadline_ns| (deadline_ns, key))
+            connection
+                .idle_deadline_ns()
+                .map(|deadline_ns| (deadline_ns, key))
         });
         match idle.min() {
             Some((_, key)) => {
@@ -288,7 +302,11 @@ impl Worker {
     }
 
     fn own_listener(&self) -> u32 {
-        if self.start.serving.accept.has_own_listeners() { self.start.slot } else { 0 }
+        if self.start.serving.accept.has_own_listeners() {
+            self.start.slot
+        } else {
+            0
+        }
     }
 
     /// Waits on the `nth` listener of every group.
@@ -342,7 +360,11 @@ impl Worker {
                 result => result.with_context(|| format!("leave listener {slot}"))?,
             }
         }
-        if self.listeners.is_empty() { Ok(()) } else { self.watch_listeners(slot) }
+        if self.listeners.is_empty() {
+            Ok(())
+        } else {
+            self.watch_listeners(slot)
+        }
     }
 
     fn drain(&mut self, now_ns: u64) {
@@ -360,7 +382,8 @@ impl Worker {
     /// have had their time and the accept queues are empty.
     fn leave_listeners_if_empty(&mut self, now_ns: u64, since_ns: u64) {
         let mut listeners = self.listeners.iter().flatten();
-        let queued = |listener: &OwnedFd| accept_queue(listener).is_ok_and(|(queued, _)| queued > 0);
+        let queued =
+            |listener: &OwnedFd| accept_queue(listener).is_ok_and(|(queued, _)| queued > 0);
         if now_ns < since_ns + LAST_HANDSHAKES_NS || listeners.any(queued) {
             return;
         }
@@ -414,7 +437,10 @@ fn receive_start(channel: &Channel) -> anyhow::Result<Start> {
 fn take_inherited(start: &Start) -> anyhow::Result<(Vec<Vec<OwnedFd>>, Published)> {
     let own = start.serving.accept.has_own_listeners();
     let count = if own { start.workers } else { 1 };
-    let inherited = Inherited { groups: start.groups, listeners: count };
+    let inherited = Inherited {
+        groups: start.groups,
+        listeners: count,
+    };
     // SAFETY: the master passed exactly these, and each is adopted once.
     let adopt = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
     let mut listeners = Vec::new();
@@ -422,7 +448,11 @@ fn take_inherited(start: &Start) -> anyhow::Result<(Vec<Vec<OwnedFd>>, Published
     for group in 0..start.groups {
         let memory = adopt(inherited.memory(group));
         memories.push(status::map(&memory).context("map the shared status memory")?);
-        listeners.push((0..count).map(|nth| adopt(inherited.listener(group, nth))).collect());
+        listeners.push(
+            (0..count)
+                .map(|nth| adopt(inherited.listener(group, nth)))
+                .collect(),
+        );
     }
     Ok((listeners, Published::new(memories, start.slot)))
 }
@@ -430,7 +460,13 @@ fn take_inherited(start: &Start) -> anyhow::Result<(Vec<Vec<OwnedFd>>, Published
 /// As many connections as are wanted and as there can be file descriptors for.
 fn connections_max(start: &Start) -> io::Result<usize> {
     let hard = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard })?;
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: hard,
+            maximum: hard,
+        },
+    )?;
     let others = SPARE_FDS + u64::from(start.groups) * (1 + u64::from(start.workers));
     let possible = hard.map_or(u64::MAX, |hard| hard.saturating_sub(others).max(1));
     Ok(possible.min(u64::from(start.serving.limits.connections)) as usize)
