@@ -227,8 +227,11 @@ impl Slot {
     /// Connections that wait at the listener, half-open ones included.
     #[inline(always)]
     pub fn waiting(&self) -> u32 {
-        let assigned =
-            self.steering.steered.get().wrapping_add(self.steering.healed.get());
+        let assigned = self
+            .steering
+            .steered
+            .get()
+            .wrapping_add(self.steering.healed.get());
         let waiting = assigned.wrapping_sub(self.taken.0.get()) as i64;
         if waiting < 0 {
             0

@@ -242,7 +242,11 @@ fn lower(a: Score, b: Score) -> Score {
 
 #[inline(always)]
 fn found(best: Score) -> Result<u32, Reason> {
-    if best < NOT_READY { Ok((best & SLOT_MASK) as u32) } else { Err(Reason::NoneReady) }
+    if best < NOT_READY {
+        Ok((best & SLOT_MASK) as u32)
+    } else {
+        Err(Reason::NoneReady)
+    }
 }
 
 /// No slot has this number.
@@ -267,7 +271,11 @@ pub fn next_idle<const N: usize>(group: &Group<N>, from: u32) -> u32 {
         at += 1;
         word = idle_word(group, at);
     }
-    if word == 0 { NO_SLOT } else { at * LANES % N as u32 + lowest_lane(word) }
+    if word == 0 {
+        NO_SLOT
+    } else {
+        at * LANES % N as u32 + lowest_lane(word)
+    }
 }
 
 /// Eight workers' idle bytes.
@@ -312,7 +320,11 @@ fn better_of_two<const N: usize>(
 /// By slot number, not by place in the ready list: a worker's death moves only
 /// its own clients, and all of them come back with its replacement.
 #[inline(always)]
-fn source<const N: usize>(group: &Group<N>, ready: u32, host: &mut impl Host) -> Result<u32, Reason> {
+fn source<const N: usize>(
+    group: &Group<N>,
+    ready: u32,
+    host: &mut impl Host,
+) -> Result<u32, Reason> {
     let workers = group.config.workers.get();
     let hash = host.source_hash();
     let home = checked_ready(group, scale(hash, workers));
@@ -372,7 +384,11 @@ pub fn steal_patience_ns(thief: &Slot, owner: &Slot) -> u64 {
     if owner.steering.state.get() != State::Ready as u32 {
         return 0;
     }
-    let excess = thief.load.active.get().saturating_sub(owner.load.active.get());
+    let excess = thief
+        .load
+        .active
+        .get()
+        .saturating_sub(owner.load.active.get());
     let patience_ns = u64::from(excess.saturating_sub(SLACK)) * PER_CONNECTION_NS;
     patience_ns.min(MAX_NS)
 }

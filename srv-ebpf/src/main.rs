@@ -44,7 +44,11 @@ pub fn select(ctx: SkReuseportContext) -> u32 {
     };
     match steer(&ctx, group) {
         Ok(slot) => {
-            add_one(&group.slots[slot as usize & (MAX_WORKERS - 1)].steering.steered);
+            add_one(
+                &group.slots[slot as usize & (MAX_WORKERS - 1)]
+                    .steering
+                    .steered,
+            );
             debug!(&ctx, "steered to slot {}", slot);
         }
         Err(reason) => {
@@ -145,7 +149,13 @@ impl Host for Kernel<'_> {
     }
 
     #[inline(always)]
-    fn score<const N: usize>(&mut self, _: &Group<N>, slot: u32, reference: u32, now: u64) -> Score {
+    fn score<const N: usize>(
+        &mut self,
+        _: &Group<N>,
+        slot: u32,
+        reference: u32,
+        now: u64,
+    ) -> Score {
         score_slot(slot, reference, now)
     }
 
@@ -184,7 +194,13 @@ impl Kernel<'_> {
         const BPF_HDR_START_NET: u32 = 1;
         // SAFETY: `to` points to 16 bytes, `bytes` is 4 or 16.
         unsafe {
-            bpf_skb_load_bytes_relative(self.ctx.md.cast(), offset, to.cast(), bytes, BPF_HDR_START_NET)
+            bpf_skb_load_bytes_relative(
+                self.ctx.md.cast(),
+                offset,
+                to.cast(),
+                bytes,
+                BPF_HDR_START_NET,
+            )
         };
     }
 }

@@ -34,13 +34,17 @@ pub enum Event {
 /// # Errors
 /// Whatever keeps it from starting, and a stop that had to kill workers.
 pub fn run(settings: Settings) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("start the master's event loop")?.block_on(async {
-        let mut master = Master::open(settings)?;
-        let result = master.serve().await;
-        master.kill_workers();
-        result
-    })
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime
+        .context("start the master's event loop")?
+        .block_on(async {
+            let mut master = Master::open(settings)?;
+            let result = master.serve().await;
+            master.kill_workers();
+            result
+        })
 }
 
 /// How often the waiting counts are compared with the kernel's truth.
@@ -115,7 +119,10 @@ impl Master {
             self.spawn(slot)?;
         }
         loop {
-            let deadline = self.stopping.as_ref().and_then(|stopping| stopping.deadline);
+            let deadline = self
+                .stopping
+                .as_ref()
+                .and_then(|stopping| stopping.deadline);
             tokio::select! {
                 _ = child.recv() => self.reap(),
                 _ = terminate.recv() => self.stop(Some(self.settings.grace)),
@@ -141,7 +148,10 @@ impl Master {
         }
         let failed: u32 = self.early_deaths.iter().sum();
         if !self.ever_ready && self.workers.is_empty() && failed >= FAILED_STARTS_MAX {
-            let why = self.last_failure.as_deref().unwrap_or("they died without a word");
+            let why = self
+                .last_failure
+                .as_deref()
+                .unwrap_or("they died without a word");
             bail!("no worker could start: {why}");
         }
         Ok(false)
@@ -193,7 +203,9 @@ impl Master {
     /// when all do, so that each is first in line at its own; later the
     /// others step back behind the newcomer.
     fn registered(&mut self, pid: Pid) {
-        let Some(worker) = self.workers.get_mut(&pid) else { return };
+        let Some(worker) = self.workers.get_mut(&pid) else {
+            return;
+        };
         worker.registered = true;
         let slot = worker.slot;
         if self.settings.serving.accept != AcceptMode::Ring {
@@ -203,7 +215,11 @@ impl Master {
             return self.join_ring_if_whole();
         }
         for (other, worker) in &self.workers {
-            let message = if *other == pid { ToWorker::JoinRing } else { ToWorker::Rejoin(slot) };
+            let message = if *other == pid {
+                ToWorker::JoinRing
+            } else {
+                ToWorker::Rejoin(slot)
+            };
             worker.tell(&message);
         }
     }
@@ -219,7 +235,9 @@ impl Master {
     }
 
     fn ready(&mut self, pid: Pid) {
-        let Some(worker) = self.workers.get_mut(&pid) else { return };
+        let Some(worker) = self.workers.get_mut(&pid) else {
+            return;
+        };
         worker.ready = true;
         self.set_state(pid, State::Ready);
         if self.stopping.is_some() {
@@ -236,7 +254,11 @@ impl Master {
         for group in &self.groups {
             let workers = self.settings.workers;
             match group.why_unsteered() {
-                None => tracing::info!(workers, policy = self.policy.name(), "steering in the kernel"),
+                None => tracing::info!(
+                    workers,
+                    policy = self.policy.name(),
+                    "steering in the kernel"
+                ),
                 Some(why) => tracing::info!(workers, "not steering (the kernel hashes): {why}"),
             }
             tracing::info!("listening on {}", group.listeners.address);
@@ -260,7 +282,12 @@ impl Master {
         if self.stopping.is_some() {
             return;
         }
-        tracing::warn!(slot, pid = worker.pid.as_raw_nonzero().get(), "worker died: {}", fate(status));
+        tracing::warn!(
+            slot,
+            pid = worker.pid.as_raw_nonzero().get(),
+            "worker died: {}",
+            fate(status)
+        );
         if worker.started.elapsed() > SETTLED {
             self.early_deaths[slot as usize] = 0;
         }
@@ -292,7 +319,10 @@ impl Master {
             return self.run_out_of_grace();
         }
         tracing::info!("stopping: draining {} workers", self.workers.len());
-        self.stopping = Some(Stopping { deadline: grace.map(|grace| Instant::now() + grace), killed: false });
+        self.stopping = Some(Stopping {
+            deadline: grace.map(|grace| Instant::now() + grace),
+            killed: false,
+        });
         for group in &mut self.groups {
             if let Err(error) = group.close() {
                 tracing::warn!("stop listening on {}: {error:#}", group.listeners.address);
@@ -322,7 +352,10 @@ impl Master {
         }
         tracing::warn!("killing {} workers that are not done", self.workers.len());
         self.kill_workers();
-        self.stopping = Some(Stopping { deadline: None, killed: true });
+        self.stopping = Some(Stopping {
+            deadline: None,
+            killed: true,
+        });
     }
 
     fn kill_workers(&mut self) {
@@ -372,7 +405,10 @@ impl Master {
             for (nth, socket) in group.listeners.sockets.iter().enumerate() {
                 let info = ListenerInfo::of(socket)?;
                 let own = self.settings.serving.accept.has_own_listeners();
-                let owner = self.workers.values().find(|worker| own && worker.slot == nth as u32);
+                let owner = self
+                    .workers
+                    .values()
+                    .find(|worker| own && worker.slot == nth as u32);
                 let inherited = spawn::inherited(&self.groups);
                 sockets.push(SocketStatus {
                     listen: group.listeners.address,

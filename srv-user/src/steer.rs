@@ -46,9 +46,18 @@ impl Steering {
             "load the select program: needs Linux 5.11 or newer and CAP_BPF; `srv doctor` says which is missing",
         )?;
         let memory = group_memory(&mut ebpf)?;
+<<<<<<< HEAD
         let log = is_logging.then(|| EbpfLogger::init(&mut ebpf));
         let log = log.transpose().context("read the program's log")?;
         Ok(Self { ebpf, memory, log, attached: None })
+=======
+        let steering = Self {
+            ebpf,
+            memory,
+            attached: None,
+        };
+        Ok(steering)
+>>>>>>> measure
     }
 
     /// The array that holds the [`Group`], to be mapped.
@@ -62,7 +71,10 @@ impl Steering {
     /// `EINVAL` if the socket does not listen or was bound without
     /// `SO_REUSEPORT`, `EBUSY` if another array has it already.
     pub fn set_listener(&mut self, slot: u32, socket: &Socket) -> anyhow::Result<()> {
-        let map = self.ebpf.map_mut("LISTENERS").context("find map LISTENERS")?;
+        let map = self
+            .ebpf
+            .map_mut("LISTENERS")
+            .context("find map LISTENERS")?;
         let mut listeners = ReusePortSockArray::try_from(map)?;
         listeners
             .set(slot, socket, 0)
@@ -76,8 +88,13 @@ impl Steering {
     /// # Errors
     /// What `SO_ATTACH_REUSEPORT_EBPF` says.
     pub fn attach(&mut self, socket: &Socket) -> anyhow::Result<()> {
-        let member = socket.as_fd().try_clone_to_owned().context("duplicate a listener")?;
-        self.program("select")?.attach(socket).context("attach the select program")?;
+        let member = socket
+            .as_fd()
+            .try_clone_to_owned()
+            .context("duplicate a listener")?;
+        self.program("select")?
+            .attach(socket)
+            .context("attach the select program")?;
         self.attached = Some(member);
         Ok(())
     }
@@ -134,8 +151,10 @@ fn load_object(is_logging: bool) -> anyhow::Result<Ebpf> {
         Err(error) => bail!(explain(&error)),
     };
     for name in ["select", "empty"] {
-        let program: &mut SkReuseport =
-            ebpf.program_mut(name).context("BPF object without program")?.try_into()?;
+        let program: &mut SkReuseport = ebpf
+            .program_mut(name)
+            .context("BPF object without program")?
+            .try_into()?;
         program.load()?;
     }
     Ok(ebpf)
