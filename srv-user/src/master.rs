@@ -342,7 +342,9 @@ impl Master {
 
     fn set_state(&self, pid: Pid, state: State) {
         if let Some(worker) = self.workers.get(&pid) {
-            self.groups.iter().for_each(|group| group.set_state(worker.slot, state));
+            self.groups
+                .iter()
+                .for_each(|group| group.set_state(worker.slot, state));
         }
     }
 

@@ -46,18 +46,14 @@ impl Steering {
             "load the select program: needs Linux 5.11 or newer and CAP_BPF; `srv doctor` says which is missing",
         )?;
         let memory = group_memory(&mut ebpf)?;
-<<<<<<< HEAD
         let log = is_logging.then(|| EbpfLogger::init(&mut ebpf));
         let log = log.transpose().context("read the program's log")?;
-        Ok(Self { ebpf, memory, log, attached: None })
-=======
-        let steering = Self {
+        Ok(Self {
             ebpf,
             memory,
+            log,
             attached: None,
-        };
-        Ok(steering)
->>>>>>> measure
+        })
     }
 
     /// The array that holds the [`Group`], to be mapped.
@@ -143,7 +139,11 @@ impl Drop for Steering {
 
 fn load_object(is_logging: bool) -> anyhow::Result<Ebpf> {
     // A constant to the verifier: at zero it removes the logging calls.
-    let log_level = if is_logging { aya_log::Level::Debug as u8 } else { 0 };
+    let log_level = if is_logging {
+        aya_log::Level::Debug as u8
+    } else {
+        0
+    };
     let mut loader = EbpfLoader::new();
     let loader = loader.override_global(aya_log::LEVEL, &log_level, false);
     let mut ebpf = match loader.load(OBJECT) {
