@@ -65,7 +65,10 @@ pub fn documentation() -> Result<()> {
         "build the documentation",
         workspace::cargo()
             .args(["doc", "--no-deps", "--document-private-items"])
-            .env("RUSTDOCFLAGS", "--deny warnings"),
+            .env(
+                "RUSTDOCFLAGS",
+                "--deny warnings --allow rustdoc::private-intra-doc-links",
+            ),
     )
 }
 
