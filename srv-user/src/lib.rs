@@ -1,5 +1,6 @@
 //! srv's library: each module owns one responsibility.
 
+pub mod arrivals;
 pub mod balance;
 pub mod channel;
 pub mod cli;
@@ -7,14 +8,21 @@ pub mod config;
 pub mod connection;
 pub mod control;
 pub mod doctor;
+pub mod exchange;
+mod generator;
 pub mod group;
+pub mod hold;
 pub mod http;
+pub mod limit;
 pub mod listen;
+pub mod load;
 pub mod log;
 pub mod master;
 pub mod reactor;
+pub mod response;
 pub mod site;
 pub mod spawn;
+pub mod stats;
 pub mod status;
 pub mod steer;
 pub mod stream;

@@ -1,0 +1,392 @@
+//! The sending side of [`crate::load`]: one thread, one epoll, a timerfd on the
+//! next arrival. System calls are what a generator costs, so there are as few
+//! as possible: on loopback seven for a request on a new connection, its share
+//! of the timer's and of epoll's included.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use rustix::time::{
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec,
+};
+
+use crate::arrivals::Draw;
+use crate::exchange::{Exchange, Outcome, Progress};
+use crate::load::{Connections, Load, Record, Run};
+use crate::response::Head;
+use crate::stats::Summary;
+
+/// Events handled before looking at the clock and the timeouts again.
+const EVENTS_MAX: usize = 64;
+/// The timer's epoll token; any other but [`IDLE`] is the number of a request.
+const TIMER: u64 = u64::MAX;
+/// The epoll token of a pooled connection that never carried a request.
+const IDLE: u64 = u64::MAX - 1;
+/// Answered connections that are kept a little before they are closed, so that
+/// the server closes first, as it said it would: the side that does has the
+/// TIME_WAIT, and on the client's side it would block a port for its next
+/// connects, which search for a free one at a growing price.
+const CLOSING_MAX: usize = 64;
+/// From the end of the preparations to instant 0.
+const LEAD_NS: u64 = 10_000_000;
+
+/// A run in progress.
+pub(crate) struct Generator<'a> {
+    load: &'a Load,
+    draws: &'a [Draw],
+    requests: BTreeMap<u32, Rc<[u8]>>,
+    epoll: OwnedFd,
+    timer: OwnedFd,
+    /// `CLOCK_MONOTONIC` at instant 0.
+    start_ns: u64,
+    /// What the timer is set to, ns from the start.
+    armed_ns: u64,
+    /// Number of the next request to become due.
+    next: usize,
+    /// Every request below this number has its record.
+    oldest: usize,
+    /// Requests without a record.
+    open: usize,
+    flights: Vec<Option<Box<Flight>>>,
+    records: Vec<Option<Record>>,
+    late_ns: Vec<u64>,
+    /// Due, and waiting for one of the pool's connections.
+    waiting: VecDeque<usize>,
+    /// The pool's free places, those with an open connection and those without.
+    idle: VecDeque<Option<OwnedFd>>,
+    /// Answered on a connection that the server closes.
+    closing: VecDeque<OwnedFd>,
+    scratch: Box<[u8]>,
+    first_error: Option<String>,
+}
+
+struct Flight {
+    sent_ns: u64,
+    exchange: Exchange,
+}
+
+impl<'a> Generator<'a> {
+    /// Prepares a run: the requests, and the pool's connections.
+    pub(crate) fn new(load: &'a Load, draws: &'a [Draw]) -> Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context("create epoll")?;
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)
+            .context("create timerfd")?;
+        // Edge-triggered: setting it again is enough, it need not be read.
+        let edges = EventFlags::IN | EventFlags::ET;
+        epoll::add(&epoll, &timer, EventData::new_u64(TIMER), edges).context("watch timerfd")?;
+        let idle = open_pool(load, &epoll)?;
+        Ok(Self {
+            load,
+            draws,
+            requests: requests(load, draws),
+            epoll,
+            timer,
+            start_ns: 0,
+            armed_ns: u64::MAX,
+            next: 0,
+            oldest: 0,
+            open: draws.len(),
+            flights: draws.iter().map(|_| None).collect(),
+            records: vec![None; draws.len()],
+            late_ns: Vec::with_capacity(draws.len()),
+            waiting: VecDeque::new(),
+            idle,
+            closing: VecDeque::with_capacity(CLOSING_MAX + 1),
+            scratch: vec![0; 64 << 10].into(),
+            first_error: None,
+        })
+    }
+
+    /// Sends every draw and waits for its outcome.
+    pub(crate) fn run(mut self) -> Result<Run> {
+        let mut events = Vec::with_capacity(EVENTS_MAX);
+        self.start_ns = monotonic_ns() + LEAD_NS;
+        loop {
+            self.expire();
+            self.start_due()?;
+            if self.open == 0 {
+                break;
+            }
+            self.arm()?;
+            match epoll::wait(
+                &self.epoll,
+                rustix::buffer::spare_capacity(&mut events),
+                None,
+            ) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno).context("wait for events"),
+            }
+            for event in events.drain(..) {
+                let token = event.data.u64();
+                if token != TIMER {
+                    self.advance(token as usize)?;
+                }
+                self.start_due()?;
+            }
+        }
+        Ok(Run {
+            records: self.records.into_iter().flatten().collect(),
+            lateness: Summary::of(self.late_ns),
+            first_error: self.first_error,
+        })
+    }
+
+    /// Starts every request that is due and, with a pool, has a connection.
+    fn start_due(&mut self) -> Result<()> {
+        while let Some(draw) = self.draws.get(self.next) {
+            let now_ns = self.now_ns();
+            if now_ns < draw.at_ns {
+                break;
+            }
+            self.late_ns.push(now_ns - draw.at_ns);
+            let number = self.next;
+            self.next += 1;
+            match self.load.connections {
+                Connections::PerRequest => self.launch(number, None)?,
+                Connections::Pool(_) => self.waiting.push_back(number),
+            }
+        }
+        self.serve_waiting()
+    }
+
+    /// Sends a request, on `socket` if that is still open, else on a new connection.
+    fn launch(&mut self, number: usize, socket: Option<OwnedFd>) -> Result<()> {
+        let request = Rc::clone(&self.requests[&self.draws[number].service_us]);
+        let sent_ns = self.now_ns();
+        let socket = socket.filter(is_open);
+        let is_watched = socket.is_some();
+        let (exchange, progress) = match socket {
+            Some(socket) => Exchange::reuse(socket, request),
+            None => Exchange::connect(self.load.target, request).context(
+                "open a socket for the next request (too many open files? raise `ulimit -n`)",
+            )?,
+        };
+        let flight = self.flights[number].insert(Box::new(Flight { sent_ns, exchange }));
+        if !is_watched && let Some(interest) = interest(&progress) {
+            let token = EventData::new_u64(number as u64);
+            epoll::add(&self.epoll, flight.exchange.socket(), token, interest)
+                .context("watch a connection")?;
+            return Ok(());
+        }
+        self.settle(number, progress)
+    }
+
+    fn advance(&mut self, number: usize) -> Result<()> {
+        // None: an event that was on its way when the request ended, or of an idle connection.
+        let Some(Some(flight)) = self.flights.get_mut(number) else {
+            return Ok(());
+        };
+        let progress = flight.exchange.advance(&mut self.scratch);
+        self.settle(number, progress)
+    }
+
+    /// Waits on, or records the outcome and lets the connection go.
+    fn settle(&mut self, number: usize, progress: Progress) -> Result<()> {
+        if let Some(interest) = interest(&progress) {
+            let socket = self.flights[number]
+                .as_ref()
+                .expect("in flight")
+                .exchange
+                .socket();
+            let token = EventData::new_u64(number as u64);
+            return epoll::modify(&self.epoll, socket, token, interest)
+                .context("watch a connection");
+        }
+        let (outcome, head) = match progress {
+            Progress::Answered(head) if head.status == 200 => (Outcome::Ok, Some(head)),
+            Progress::Answered(head) => {
+                self.note(|| format!("status {}", head.status));
+                (Outcome::Status, Some(head))
+            }
+            Progress::Failed(outcome, error) => {
+                self.note(|| error);
+                (outcome, None)
+            }
+            Progress::Writing | Progress::Reading => unreachable!("waits on"),
+        };
+        self.finish(number, outcome, head);
+        Ok(())
+    }
+
+    fn finish(&mut self, number: usize, outcome: Outcome, head: Option<Head>) {
+        let draw = self.draws[number];
+        let flight = self.flights[number].take();
+        self.records[number] = Some(Record {
+            scheduled_ns: draw.at_ns,
+            sent_ns: flight.as_ref().map(|flight| flight.sent_ns),
+            finished_ns: self.now_ns(),
+            service_us: draw.service_us,
+            worker: head.and_then(|head| head.worker),
+            outcome,
+        });
+        self.open -= 1;
+        let socket = flight.map(|flight| flight.exchange.into_socket());
+        self.let_go(socket, head.map(|head| head.keep_alive));
+    }
+
+    /// What becomes of a request's connection; `keep_alive` as answered.
+    fn let_go(&mut self, socket: Option<OwnedFd>, keep_alive: Option<bool>) {
+        match (self.load.connections, keep_alive) {
+            (Connections::PerRequest, Some(_)) => {
+                self.closing.extend(socket);
+                if self.closing.len() > CLOSING_MAX {
+                    self.closing.pop_front();
+                }
+            }
+            (Connections::PerRequest, None) => {}
+            (Connections::Pool(_), keep_alive) => {
+                // A request that timed out while it waited had no place to give back.
+                if let Some(socket) = socket {
+                    self.idle
+                        .push_back((keep_alive == Some(true)).then_some(socket));
+                }
+            }
+        }
+    }
+
+    fn serve_waiting(&mut self) -> Result<()> {
+        while let Some(&number) = self.waiting.front() {
+            if self.records[number].is_some() {
+                self.waiting.pop_front();
+                continue;
+            }
+            let Some(place) = self.idle.pop_front() else {
+                break;
+            };
+            self.waiting.pop_front();
+            self.launch(number, place)?;
+        }
+        Ok(())
+    }
+
+    /// Gives up on requests that had their time. In order of arrival, thus of deadline.
+    fn expire(&mut self) {
+        let now_ns = self.now_ns();
+        while self.oldest < self.next {
+            if self.records[self.oldest].is_none() {
+                if now_ns < self.deadline_ns(self.oldest) {
+                    break;
+                }
+                self.note(|| "no response in time".to_owned());
+                self.finish(self.oldest, Outcome::Timeout, None);
+            }
+            self.oldest += 1;
+        }
+    }
+
+    /// Sets the timer to the next arrival or deadline.
+    fn arm(&mut self) -> Result<()> {
+        let arrival_ns = self.draws.get(self.next).map(|draw| draw.at_ns);
+        let deadline_ns = (self.oldest < self.next).then(|| self.deadline_ns(self.oldest));
+        let wake_ns = arrival_ns.into_iter().chain(deadline_ns).min();
+        let wake_ns = wake_ns.expect("an open request is due or has a deadline");
+        if wake_ns == self.armed_ns {
+            return Ok(());
+        }
+        self.armed_ns = wake_ns;
+        let at_ns = self.start_ns + wake_ns;
+        let setting = Itimerspec {
+            it_interval: Timespec::default(),
+            it_value: Timespec {
+                tv_sec: (at_ns / 1_000_000_000) as i64,
+                tv_nsec: (at_ns % 1_000_000_000) as _,
+            },
+        };
+        rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &setting)
+            .context("set timerfd")?;
+        Ok(())
+    }
+
+    fn deadline_ns(&self, number: usize) -> u64 {
+        self.draws[number].at_ns + self.load.timeout.as_nanos() as u64
+    }
+
+    /// ns from the start of the run; 0 before it.
+    fn now_ns(&self) -> u64 {
+        monotonic_ns().saturating_sub(self.start_ns)
+    }
+
+    fn note(&mut self, error: impl FnOnce() -> String) {
+        self.first_error.get_or_insert_with(error);
+    }
+}
+
+/// The bytes of every request of the plan, by service time.
+fn requests(load: &Load, draws: &[Draw]) -> BTreeMap<u32, Rc<[u8]>> {
+    let close = match load.connections {
+        Connections::PerRequest => "Connection: close\r\n",
+        Connections::Pool(_) => "",
+    };
+    let request = |us: u32| {
+        let path = load.path.replace("{us}", &us.to_string());
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: {}\r\n{close}\r\n",
+            load.target
+        )
+    };
+    let mut requests = BTreeMap::new();
+    for draw in draws {
+        requests
+            .entry(draw.service_us)
+            .or_insert_with_key(|&us| request(us).into_bytes().into());
+    }
+    requests
+}
+
+/// What to wait for. One event at a time: an idle pooled connection must not wake anyone.
+fn interest(progress: &Progress) -> Option<EventFlags> {
+    match progress {
+        Progress::Writing => Some(EventFlags::OUT | EventFlags::ONESHOT),
+        Progress::Reading => Some(EventFlags::IN | EventFlags::ONESHOT),
+        Progress::Answered(_) | Progress::Failed(..) => None,
+    }
+}
+
+/// Opens the pool's connections; each is watched, for nothing yet.
+fn open_pool(load: &Load, epoll: &OwnedFd) -> Result<VecDeque<Option<OwnedFd>>> {
+    let Connections::Pool(count) = load.connections else {
+        return Ok(VecDeque::new());
+    };
+    ensure!(
+        count > 0,
+        "open a pool of 0 connections: it needs at least one"
+    );
+    let open = |_| -> Result<Option<OwnedFd>> {
+        let stream = TcpStream::connect(load.target)
+            .with_context(|| format!("open {count} connections to {}", load.target))?;
+        stream
+            .set_nonblocking(true)
+            .context("set a connection to non-blocking")?;
+        epoll::add(
+            epoll,
+            &stream,
+            EventData::new_u64(IDLE),
+            EventFlags::ONESHOT,
+        )
+        .context("watch a connection")?;
+        Ok(Some(stream.into()))
+    };
+    (0..count).map(open).collect()
+}
+
+/// Whether an idle connection can carry a request: open, and nothing left over on it.
+fn is_open(socket: &OwnedFd) -> bool {
+    let mut byte = [0];
+    let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    matches!(
+        rustix::net::recv(socket, &mut byte, peek),
+        Err(Errno::AGAIN)
+    )
+}
+
+fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

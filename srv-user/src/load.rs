@@ -1,0 +1,229 @@
+//! Open-loop load: what to send where, and what became of every request. A
+//! request is due at its scheduled instant whatever became of those before it,
+//! and its latency runs from that instant. A late generator shows as latency
+//! and in [`Run::lateness`], never as fewer requests.
+//!
+//! Knows nothing of how plans are drawn and leaves all judgement of the
+//! records to others; [`crate::generator`] does the sending.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::arrivals::Draw;
+pub use crate::exchange::Outcome;
+use crate::generator::Generator;
+use crate::stats::Summary;
+
+/// What to send where.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// The server.
+    pub target: SocketAddr,
+    /// Path and query; each `{us}` becomes the request's service time.
+    pub path: String,
+    /// How requests come by connections.
+    pub connections: Connections,
+    /// After its scheduled instant a request has this long.
+    pub timeout: Duration,
+}
+
+/// How requests come by connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connections {
+    /// A new one each, with `Connection: close`.
+    PerRequest,
+    /// This many, opened beforehand and kept alive. A request takes the one
+    /// that has been idle longest, and waits if all are in use.
+    Pool(usize),
+}
+
+/// What became of one request. Instants are ns from the start of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Record {
+    /// When it was due.
+    pub scheduled_ns: u64,
+    /// When it was sent (for a new connection: when the connect began);
+    /// `None` if it never had a connection.
+    pub sent_ns: Option<u64>,
+    /// When its outcome was known.
+    pub finished_ns: u64,
+    /// How long it asked the handler to work, µs.
+    pub service_us: u32,
+    /// The slot in the response's `X-Worker`.
+    pub worker: Option<u16>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+impl Record {
+    /// From the scheduled instant to the outcome, ns.
+    pub fn latency_ns(&self) -> u64 {
+        self.finished_ns - self.scheduled_ns
+    }
+}
+
+/// A finished run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// One record per draw, in the plan's order.
+    pub records: Vec<Record>,
+    /// How late the generator itself was in picking up each request.
+    pub lateness: Summary,
+    /// What went wrong first, for people.
+    pub first_error: Option<String>,
+}
+
+impl Run {
+    /// Requests that did not end in [`Outcome::Ok`].
+    pub fn lost(&self) -> usize {
+        self.records
+            .iter()
+            .filter(|r| r.outcome != Outcome::Ok)
+            .count()
+    }
+
+    /// Responses per worker, for workers 0 to `workers`.
+    pub fn shares(&self, workers: usize) -> Vec<f64> {
+        let mut shares = vec![0.0; workers];
+        let slots = self.records.iter().filter_map(|record| record.worker);
+        for slot in slots {
+            if let Some(share) = shares.get_mut(usize::from(slot)) {
+                *share += 1.0;
+            }
+        }
+        shares
+    }
+}
+
+impl Load {
+    /// Sends `draws`, which are in order of arrival, and waits for every outcome.
+    ///
+    /// # Errors
+    /// This process cannot generate the load: no more files, or a pool that cannot be opened.
+    pub fn run(&self, draws: &[Draw]) -> Result<Run> {
+        Generator::new(self, draws)?.run()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Worker: 3\r\n\r\nok";
+
+    /// A server that does on each connection what the request's number asks for.
+    fn scripted() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                std::thread::spawn(move || act(&mut stream.unwrap()));
+            }
+        });
+        address
+    }
+
+    fn act(stream: &mut TcpStream) {
+        let mut request = [0; 1024];
+        loop {
+            let count = stream.read(&mut request).unwrap_or(0);
+            let Some(rest) = request[..count].strip_prefix(b"GET /") else {
+                return;
+            };
+            let answer = match rest[0] {
+                b'0' => OK,
+                b'1' => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+                b'2' => &OK[..20],
+                b'3' => "",
+                _ => "nonsense\r\n\r\n",
+            };
+            stream.write_all(answer.as_bytes()).unwrap();
+            match rest[0] {
+                b'0' | b'1' => {}
+                b'3' => assert_eq!(
+                    stream.read(&mut request).unwrap_or(0),
+                    0,
+                    "the client gave up"
+                ),
+                _ => return,
+            }
+        }
+    }
+
+    fn load(target: SocketAddr, connections: Connections) -> Load {
+        Load {
+            target,
+            path: "/{us}".into(),
+            connections,
+            timeout: Duration::from_secs(1),
+        }
+    }
+
+    fn plan(numbers: &[u32]) -> Vec<Draw> {
+        let draw = |(at_ms, &service_us): (usize, &u32)| Draw {
+            at_ns: at_ms as u64 * 1_000_000,
+            service_us,
+        };
+        numbers.iter().enumerate().map(draw).collect()
+    }
+
+    #[test]
+    fn every_request_ends_in_its_own_outcome() {
+        for connections in [Connections::PerRequest, Connections::Pool(2)] {
+            let load = load(scripted(), connections);
+            let run = load.run(&plan(&[0, 1, 2, 3, 4, 0, 0, 1, 0])).unwrap();
+            use Outcome::*;
+            let outcomes: Vec<Outcome> = run.records.iter().map(|r| r.outcome).collect();
+            let expected = [Ok, Status, Reset, Timeout, Malformed, Ok, Ok, Status, Ok];
+            assert_eq!(outcomes, expected, "{connections:?}");
+            assert_eq!(run.lost(), 5);
+            assert_eq!(run.shares(4), [0.0, 0.0, 0.0, 4.0]);
+            assert_eq!(run.first_error.as_deref(), Some("status 404"));
+            for record in &run.records {
+                assert!(record.sent_ns.unwrap() >= record.scheduled_ns);
+                assert!(record.finished_ns >= record.sent_ns.unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_there_is_a_connect_error_each() {
+        let free = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let run = load(free, Connections::PerRequest)
+            .run(&plan(&[0, 0, 0]))
+            .unwrap();
+        assert!(
+            run.records.iter().all(|r| r.outcome == Outcome::Connect),
+            "{run:?}"
+        );
+        let error = load(free, Connections::Pool(1))
+            .run(&plan(&[0]))
+            .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("connections to {free}")),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_request_that_finds_the_pool_in_use_waits() {
+        let mut draws = plan(&[3, 0]);
+        draws[1].at_ns = 500_000_000;
+        let run = load(scripted(), Connections::Pool(1)).run(&draws).unwrap();
+        assert_eq!(run.records[0].outcome, Outcome::Timeout);
+        // It gets the connection's place when the first request's time is over.
+        let sent_ns = run.records[1].sent_ns.expect("sent after all");
+        assert!(sent_ns >= 1_000_000_000, "sent at {sent_ns}");
+    }
+}

@@ -1,0 +1,264 @@
+//! What is said about measurements: percentiles of latencies, evenness of
+//! shares, and the comparison of two arms over rounds. Pure arithmetic; knows
+//! nothing of how the figures came about.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::arrivals::Uniform;
+
+/// Latencies in ns, summed up; exact percentiles by nearest rank.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Summary {
+    /// How many.
+    pub count: usize,
+    /// Arithmetic mean; 0 if there are none, as everything below.
+    pub mean_ns: f64,
+    /// Median.
+    pub p50_ns: u64,
+    /// 90th percentile.
+    pub p90_ns: u64,
+    /// 99th percentile.
+    pub p99_ns: u64,
+    /// 99.9th percentile.
+    pub p99_9_ns: u64,
+    /// Largest.
+    pub max_ns: u64,
+}
+
+impl Summary {
+    /// Sums up `latencies_ns`, in any order.
+    pub fn of(latencies_ns: impl IntoIterator<Item = u64>) -> Self {
+        let mut sorted: Vec<u64> = latencies_ns.into_iter().collect();
+        sorted.sort_unstable();
+        let Some(&max_ns) = sorted.last() else {
+            return Self::default();
+        };
+        let rank = |fraction: f64| {
+            let rank = (fraction * sorted.len() as f64).ceil() as usize;
+            sorted[rank.clamp(1, sorted.len()) - 1]
+        };
+        Self {
+            count: sorted.len(),
+            mean_ns: sorted.iter().map(|&ns| ns as f64).sum::<f64>() / sorted.len() as f64,
+            p50_ns: rank(0.5),
+            p90_ns: rank(0.9),
+            p99_ns: rank(0.99),
+            p99_9_ns: rank(0.999),
+            max_ns,
+        }
+    }
+}
+
+/// Standard deviation (of the population) over mean: 0 is perfectly even. 0 if
+/// there is nothing to share.
+pub fn coefficient_of_variation(shares: &[f64]) -> f64 {
+    let mean = mean(shares);
+    if mean == 0.0 {
+        return 0.0;
+    }
+    let variance = shares
+        .iter()
+        .map(|share| (share - mean).powi(2))
+        .sum::<f64>();
+    (variance / shares.len() as f64).sqrt() / mean
+}
+
+/// The largest share over the mean: 1 is perfectly even. 1 if there is nothing to share.
+pub fn max_over_mean(shares: &[f64]) -> f64 {
+    let mean = mean(shares);
+    if mean == 0.0 {
+        return 1.0;
+    }
+    shares.iter().copied().fold(0.0, f64::max) / mean
+}
+
+/// Jain's fairness index, (Σx)² / (n·Σx²): 1 is perfectly even, 1/n is all to
+/// one. 1 if there is nothing to share.
+///
+/// Source: Jain, Chiu, Hawe, DEC-TR-301, 1984.
+pub fn jain(shares: &[f64]) -> f64 {
+    let squares: f64 = shares.iter().map(|share| share * share).sum();
+    if squares == 0.0 {
+        return 1.0;
+    }
+    shares.iter().sum::<f64>().powi(2) / (shares.len() as f64 * squares)
+}
+
+/// Arithmetic mean; 0 if there are none.
+pub fn mean(values: &[f64]) -> f64 {
+    if values.is_empty() {
+        return 0.0;
+    }
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// Median, the mean of the middle two if their number is even; 0 if there are none.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => 0.0,
+        count if count % 2 == 1 => sorted[middle],
+        _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
+    }
+}
+
+/// One figure over the rounds of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Spread {
+    /// Median over the rounds.
+    pub median: f64,
+    /// Mean over the rounds.
+    pub mean: f64,
+    /// Smallest.
+    pub min: f64,
+    /// Largest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Over the figures of the rounds.
+    pub fn of(rounds: &[f64]) -> Self {
+        Self {
+            median: median(rounds),
+            mean: mean(rounds),
+            min: rounds.iter().copied().fold(f64::INFINITY, f64::min),
+            max: rounds.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        }
+    }
+}
+
+/// How far an A/A control may be off, as a part of 1: what cannot be told apart anyway.
+pub const CONTROL_TOLERANCE: f64 = 0.02;
+
+/// The ratio of two arms' figures, paired by round: its median, its range, and
+/// the 95 % bootstrap confidence interval of the median.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Ratio {
+    /// Over the rounds.
+    pub rounds: Spread,
+    /// Lower end of the confidence interval.
+    pub low: f64,
+    /// Upper end of the confidence interval.
+    pub high: f64,
+}
+
+impl Ratio {
+    /// `arm[i] / base[i]` for each round `i`; both have the same rounds, at least one.
+    pub fn paired(arm: &[f64], base: &[f64]) -> Self {
+        assert_eq!(arm.len(), base.len(), "arms have the same rounds");
+        let ratios: Vec<f64> = arm.iter().zip(base).map(|(arm, base)| arm / base).collect();
+        let (low, high) = bootstrap_median(&ratios);
+        Self {
+            rounds: Spread::of(&ratios),
+            low,
+            high,
+        }
+    }
+
+    /// Whether the rounds tell the arms apart: 1 is outside the confidence interval.
+    pub fn differs(&self) -> bool {
+        self.low > 1.0 || self.high < 1.0
+    }
+
+    /// The judgement of an A/A control, whose arms are the same server. With few
+    /// rounds one in a dozen sound runs has them all on one side of 1, so the
+    /// control also has to be off by more than [`CONTROL_TOLERANCE`] to condemn the run.
+    pub fn as_control(&self) -> &'static str {
+        let is_off = (self.rounds.median - 1.0).abs() > CONTROL_TOLERANCE;
+        match (self.differs(), is_off) {
+            (true, true) => "THE CONTROL DIFFERS: this run is not usable",
+            (true, false) => "differs, but by less than matters here",
+            (false, _) => "no difference, as it must be",
+        }
+    }
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rounds, low, high } = self;
+        let Spread {
+            median, min, max, ..
+        } = rounds;
+        write!(
+            f,
+            "{median:.3} (95 % {low:.3} to {high:.3}; rounds {min:.3} to {max:.3})"
+        )
+    }
+}
+
+/// 95 % confidence interval of the median, by the percentile bootstrap (Efron,
+/// 1979). Seeded: the same rounds give the same interval.
+fn bootstrap_median(values: &[f64]) -> (f64, f64) {
+    const RESAMPLES: usize = 10_000;
+    let mut uniform = Uniform::stream(0x5eed, 0);
+    let mut medians: Vec<f64> = (0..RESAMPLES)
+        .map(|_| {
+            let resample: Vec<f64> = values
+                .iter()
+                .map(|_| values[uniform.below(values.len())])
+                .collect();
+            median(&resample)
+        })
+        .collect();
+    medians.sort_by(f64::total_cmp);
+    (
+        medians[RESAMPLES / 40],
+        medians[RESAMPLES - 1 - RESAMPLES / 40],
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_by_nearest_rank() {
+        let summary = Summary::of((1..=1000).rev());
+        assert_eq!(summary.count, 1000);
+        assert_eq!(summary.mean_ns, 500.5);
+        let percentiles = [
+            summary.p50_ns,
+            summary.p90_ns,
+            summary.p99_ns,
+            summary.p99_9_ns,
+        ];
+        assert_eq!(percentiles, [500, 900, 990, 999]);
+        assert_eq!(summary.max_ns, 1000);
+        assert_eq!(Summary::of([5]).p99_9_ns, 5);
+        assert_eq!(Summary::of([]).count, 0);
+    }
+
+    #[test]
+    fn evenness_at_both_ends() {
+        let even = [3.0; 8];
+        assert_eq!(coefficient_of_variation(&even), 0.0);
+        assert_eq!(max_over_mean(&even), 1.0);
+        assert_eq!(jain(&even), 1.0);
+        let all_to_one = [8.0, 0.0, 0.0, 0.0];
+        assert_eq!(coefficient_of_variation(&all_to_one), 3.0_f64.sqrt());
+        assert_eq!(max_over_mean(&all_to_one), 4.0);
+        assert_eq!(jain(&all_to_one), 0.25);
+        assert_eq!(coefficient_of_variation(&[0.0; 4]), 0.0);
+    }
+
+    #[test]
+    fn median_of_odd_even_and_none() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median(&[]), 0.0);
+    }
+
+    #[test]
+    fn a_clear_difference_is_told_and_noise_is_not() {
+        let base = [10.0, 11.0, 9.0, 10.5, 9.5];
+        let half = Ratio::paired(&base.map(|value| value / 2.0), &base);
+        assert_eq!(half.rounds.median, 0.5);
+        assert!(half.differs());
+        let noise = Ratio::paired(&[10.1, 10.9, 9.1, 10.4, 9.6], &base);
+        assert!(!noise.differs(), "{noise}");
+    }
+}

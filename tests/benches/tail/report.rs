@@ -1,0 +1,279 @@
+//! What `bench tail` prints: a table per phase, then each target with what was
+//! reached. Only reads samples.
+
+use srv::limit;
+use srv::stats::{Ratio, Spread, Summary};
+use srv_tests::arm::Arm;
+use srv_tests::report::{print_table, verdict};
+
+use crate::measure::{Homes, Sample};
+use crate::{
+    ALONE, ALONE_RATE, BLOCKING, CHEAP, CHEAP_RATE, CONTROL, Extent, HASH, HELD, NGINX_REUSEPORT,
+    NGINX_SHARED, Overheads, Plan, SUBJECT, WORKERS,
+};
+
+/// Short-request p99, the subject's to the limit's.
+const LIMIT_TARGET: f64 = 1.05;
+/// Coefficient of variation of accepts with the cheap handler.
+const SHARES_TARGET: f64 = 0.005;
+/// Live connections, largest less smallest.
+const GAP_TARGET: f64 = 1.0;
+/// A generator later than this in 1 % of the requests measured itself, ns.
+const LATENESS_MAX_NS: u64 = 1_000_000;
+
+pub fn print_setup(extent: &Extent) {
+    println!(
+        "{WORKERS} workers each, one connection per request, Poisson arrivals, latency from the \
+         scheduled instant; seeds {:?}, the same draws for every arm, interleaved, fresh processes \
+         each; accepts are deferred until the request is there, in srv and nginx alike; nginx's \
+         handler blocks in Lua\n",
+        extent.seeds
+    );
+}
+
+pub fn print_tail(
+    per_second: f64,
+    arms: &[Arm],
+    samples: &[Sample],
+    plans: &[Plan],
+    overheads: &Overheads,
+) {
+    println!("{BLOCKING} µs, blocking, at {per_second}/s; means over the seeds, ms");
+    let mut rows: Vec<Vec<String>> = arms.iter().map(|arm| tail_row(arm, samples)).collect();
+    let limits = [
+        ("limit", 0),
+        ("limit + srv's overhead", overheads.srv_ns),
+        ("limit + nginx's overhead", overheads.nginx_ns),
+    ];
+    rows.extend(limits.map(|(name, overhead_ns)| limit_row(name, plans, overhead_ns)));
+    let header = [
+        "arm",
+        "short p99",
+        "range",
+        "p50",
+        "p90",
+        "p99",
+        "p99.9",
+        "max",
+        "shares CV",
+        "lost",
+        "late p99",
+    ];
+    print_table(&header, &rows);
+    println!(
+        "  overhead of a request ({ALONE} µs at {ALONE_RATE}/s): srv {:.0} µs, nginx {:.0} µs",
+        overheads.srv_ns as f64 / 1e3,
+        overheads.nginx_ns as f64 / 1e3
+    );
+    let limit = limit_p99(plans, overheads.srv_ns);
+    let subject = series(samples, SUBJECT, short_p99);
+    if !subject.is_empty() {
+        print_target("limit + srv's overhead", &subject, &limit, LIMIT_TARGET);
+        print_target("limit", &subject, &limit_p99(plans, 0), LIMIT_TARGET);
+    }
+    let nginx = series(samples, NGINX_SHARED, short_p99);
+    print_target(NGINX_SHARED, &subject, &nginx, 1.0);
+    let times = if per_second > 3000.0 { 5.0 } else { 10.0 };
+    let hash = series(samples, HASH, short_p99);
+    if let Some(ratio) = ratio(&hash, &subject) {
+        let met = verdict(ratio.rounds.median >= times);
+        println!("  {HASH} / {SUBJECT}: {ratio}  ≥ {times}: {met}");
+    }
+    print_soundness(samples, short_p99);
+}
+
+pub fn print_cheap(arms: &[Arm], samples: &[Sample]) {
+    println!("{CHEAP} µs at {CHEAP_RATE}/s; means over the seeds");
+    let row = |arm: &Arm| {
+        let cv = Spread::of(&series(samples, arm.name, |s| s.shares_cv));
+        let mean = Spread::of(&series(samples, arm.name, mean_us));
+        let p99 = Spread::of(&series(samples, arm.name, |s| s.all.p99_ns as f64 / 1e3));
+        vec![
+            arm.name.to_owned(),
+            format!("{:.4}", cv.mean),
+            format!("{:.4} to {:.4}", cv.min, cv.max),
+            format!("{:.1}", mean.mean),
+            format!("{:.1} to {:.1}", mean.min, mean.max),
+            format!("{:.0}", p99.mean),
+            lost(samples, arm.name),
+        ]
+    };
+    let header = [
+        "arm",
+        "shares CV",
+        "range",
+        "mean µs",
+        "range",
+        "p99 µs",
+        "lost",
+    ];
+    print_table(&header, &arms.iter().map(row).collect::<Vec<_>>());
+    let shares = series(samples, SUBJECT, |s| s.shares_cv);
+    if !shares.is_empty() {
+        let cv = Spread::of(&shares).mean;
+        let met = verdict(cv <= SHARES_TARGET);
+        println!("  shares CV of {SUBJECT}: {cv:.4}  ≤ {SHARES_TARGET}: {met}");
+    }
+    let subject = series(samples, SUBJECT, mean_us);
+    for base in [HASH, NGINX_SHARED, NGINX_REUSEPORT] {
+        print_target(base, &subject, &series(samples, base, mean_us), 1.0);
+    }
+    print_soundness(samples, mean_us);
+}
+
+pub fn print_homes(arms: &[Arm], homes: &[Homes]) {
+    println!("kept connections: live ones per worker, largest less smallest, worst round");
+    let settings: Vec<(usize, bool)> = HELD
+        .iter()
+        .flat_map(|&connections| [(connections, false), (connections, true)])
+        .collect();
+    let worst = |arm: &str, (connections, burst)| {
+        let is_of = |home: &&Homes| {
+            home.arm == arm && home.connections == connections && home.burst == burst
+        };
+        homes
+            .iter()
+            .filter(is_of)
+            .map(Homes::gap)
+            .fold(0.0, f64::max)
+    };
+    let row = |arm: &Arm| {
+        let cells = settings
+            .iter()
+            .map(|&setting| worst(arm.name, setting).to_string());
+        std::iter::once(arm.name.to_owned()).chain(cells).collect()
+    };
+    let header = [
+        "arm",
+        "256 one by one",
+        "256 burst",
+        "32 one by one",
+        "32 burst",
+    ];
+    print_table(&header, &arms.iter().map(row).collect::<Vec<_>>());
+    if homes.iter().any(|home| home.arm == SUBJECT) {
+        let worst = settings.iter().map(|&setting| worst(SUBJECT, setting));
+        let worst = worst.fold(0.0, f64::max);
+        println!(
+            "  {SUBJECT}: {worst}  ≤ {GAP_TARGET}: {}",
+            verdict(worst <= GAP_TARGET)
+        );
+    }
+}
+
+fn tail_row(arm: &Arm, samples: &[Sample]) -> Vec<String> {
+    let ms = |figure: fn(&Sample) -> f64| Spread::of(&series(samples, arm.name, figure));
+    let short = ms(short_p99);
+    let mut row = vec![
+        arm.name.to_owned(),
+        format!("{:.2}", short.mean),
+        format!("{:.2} to {:.2}", short.min, short.max),
+    ];
+    let summaries = samples.iter().filter(|s| s.arm == arm.name).map(|s| s.all);
+    row.extend(percentiles(&summaries.collect::<Vec<_>>()));
+    row.push(format!("{:.3}", ms(|s| s.shares_cv).mean));
+    row.push(lost(samples, arm.name));
+    row.push(format!("{:.3}", ms(|s| s.lateness.p99_ns as f64 / 1e6).max));
+    row
+}
+
+fn limit_row(name: &str, plans: &[Plan], overhead_ns: u64) -> Vec<String> {
+    let short = Spread::of(&limit_p99(plans, overhead_ns));
+    let mut row = vec![
+        name.to_owned(),
+        format!("{:.2}", short.mean),
+        format!("{:.2} to {:.2}", short.min, short.max),
+    ];
+    let all = |plan: &Plan| Summary::of(limit::replay(&plan.draws, WORKERS, overhead_ns));
+    row.extend(percentiles(&plans.iter().map(all).collect::<Vec<_>>()));
+    row
+}
+
+/// p50, p90, p99, p99.9 and max, each the mean over the rounds, ms.
+fn percentiles(rounds: &[Summary]) -> [String; 5] {
+    let figures: [fn(&Summary) -> u64; 5] = [
+        |s| s.p50_ns,
+        |s| s.p90_ns,
+        |s| s.p99_ns,
+        |s| s.p99_9_ns,
+        |s| s.max_ns,
+    ];
+    figures.map(|figure| {
+        let values: Vec<f64> = rounds.iter().map(|s| figure(s) as f64 / 1e6).collect();
+        format!("{:.1}", srv::stats::mean(&values))
+    })
+}
+
+/// Short-request p99 of the single queue, ms, plan by plan.
+fn limit_p99(plans: &[Plan], overhead_ns: u64) -> Vec<f64> {
+    let p99 = |plan: &Plan| {
+        let latencies = limit::replay(&plan.draws, WORKERS, overhead_ns);
+        let both = plan.draws.iter().zip(latencies);
+        let short = both.filter(|(draw, _)| plan.service.is_short(draw.service_us));
+        Summary::of(short.map(|(_, latency_ns)| latency_ns)).p99_ns as f64 / 1e6
+    };
+    plans.iter().map(p99).collect()
+}
+
+fn short_p99(sample: &Sample) -> f64 {
+    sample.short.p99_ns as f64 / 1e6
+}
+
+fn mean_us(sample: &Sample) -> f64 {
+    sample.all.mean_ns / 1e3
+}
+
+fn lost(samples: &[Sample], arm: &str) -> String {
+    let of_arm = samples.iter().filter(|sample| sample.arm == arm);
+    of_arm.map(|sample| sample.lost).sum::<usize>().to_string()
+}
+
+/// One figure of one arm, seed by seed.
+fn series(samples: &[Sample], arm: &str, figure: fn(&Sample) -> f64) -> Vec<f64> {
+    let mut of_arm: Vec<&Sample> = samples.iter().filter(|s| s.arm == arm).collect();
+    of_arm.sort_by_key(|sample| sample.seed);
+    of_arm.into_iter().map(figure).collect()
+}
+
+/// `None` if either arm did not run.
+fn ratio(arm: &[f64], base: &[f64]) -> Option<Ratio> {
+    (!arm.is_empty() && !base.is_empty()).then(|| Ratio::paired(arm, base))
+}
+
+fn print_target(base: &str, subject: &[f64], figures: &[f64], bound: f64) {
+    if let Some(ratio) = ratio(subject, figures) {
+        let met = verdict(ratio.rounds.median <= bound);
+        println!("  {SUBJECT} / {base}: {ratio}  ≤ {bound}: {met}");
+    }
+}
+
+/// Whether the phase can be believed: no loss, a punctual generator, a control that agrees.
+fn print_soundness(samples: &[Sample], figure: fn(&Sample) -> f64) {
+    let lost: usize = samples.iter().map(|sample| sample.lost).sum();
+    println!("  no arm loses a request: {}", verdict(lost == 0));
+    for sample in samples {
+        if let Some(error) = &sample.first_error {
+            let Sample {
+                arm, seed, lost, ..
+            } = sample;
+            println!("  {arm}, seed {seed}: {lost} lost; first: {error}");
+        }
+    }
+    let late = samples
+        .iter()
+        .filter(|s| s.lateness.p99_ns > LATENESS_MAX_NS)
+        .count();
+    if late > 0 {
+        println!(
+            "  THE GENERATOR WAS LATE in {late} runs (p99 above 1 ms): they measured this machine"
+        );
+    }
+    let control = series(samples, CONTROL, figure);
+    if let Some(ratio) = ratio(&control, &series(samples, SUBJECT, figure)) {
+        println!(
+            "  A/A, {CONTROL} / {SUBJECT}: {ratio}: {}",
+            ratio.as_control()
+        );
+    }
+    println!();
+}

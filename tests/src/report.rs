@@ -1,0 +1,82 @@
+//! How a bench reports: lines for people on standard output, and the raw
+//! figures as JSON lines under cargo's `target/bench/`, which is where every
+//! printed figure can be computed again from.
+
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use crate::environment::Environment;
+
+/// The raw figures of one bench run.
+#[derive(Debug)]
+pub struct Raw {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl Raw {
+    /// Prints the environment and opens `target/bench/NAME-TIME.jsonl`, whose
+    /// first line is the environment.
+    pub fn create(name: &str) -> Result<Self> {
+        let environment = Environment::read();
+        println!("bench {name}\n{environment}");
+        let profile = crate::server::profile_folder()?;
+        let folder = profile.parent().unwrap_or(&profile).join("bench");
+        std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let path = folder.join(format!("{name}-{seconds}.jsonl"));
+        let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+        let mut raw = Self {
+            path,
+            file: BufWriter::new(file),
+        };
+        raw.write(&environment)?;
+        Ok(raw)
+    }
+
+    /// Appends one line.
+    pub fn write(&mut self, line: &impl Serialize) -> Result<()> {
+        serde_json::to_writer(&mut self.file, line)
+            .and_then(|()| self.file.write_all(b"\n").map_err(serde_json::Error::io))
+            .with_context(|| format!("write {}", self.path.display()))
+    }
+
+    /// Completes the file and says where it is.
+    pub fn finish(mut self) -> Result<()> {
+        self.file
+            .flush()
+            .with_context(|| format!("write {}", self.path.display()))?;
+        println!("\nraw figures: {}", self.path.display());
+        Ok(())
+    }
+}
+
+/// Prints rows as a table, each column as wide as its widest cell; all but the
+/// first are aligned to the right.
+pub fn print_table(header: &[&str], rows: &[Vec<String>]) {
+    let header: Vec<String> = header.iter().map(|cell| (*cell).to_owned()).collect();
+    let all = || std::iter::once(&header).chain(rows);
+    let width = |column: usize| {
+        let cells = all().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    for row in all() {
+        let cell = |(column, cell): (usize, &String)| match column {
+            0 => format!("{cell:<width$}", width = widths[column]),
+            _ => format!("{cell:>width$}", width = widths[column]),
+        };
+        let cells: Vec<String> = row.iter().enumerate().map(cell).collect();
+        println!("  {}", cells.join("  "));
+    }
+}
+
+/// How a target is reported.
+pub fn verdict(is_met: bool) -> &'static str {
+    if is_met { "met" } else { "NOT met" }
+}

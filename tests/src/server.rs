@@ -1,0 +1,163 @@
+//! The server under test as a child process. Which binary: `SRV_BIN`, else the
+//! one that cargo built beside the test.
+
+use std::ffi::OsStr;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::Pid;
+use srv::control::Status;
+use tempfile::TempDir;
+
+use crate::child::Child;
+
+/// A running `srv serve` on a port of its own; dropping it stops it.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    addresses: Vec<SocketAddr>,
+    folder: TempDir,
+}
+
+impl Server {
+    /// Starts `srv serve` with these further arguments and waits until it is
+    /// ready: it says `listening on ADDR` for each address. Without a
+    /// `--listen` among them it listens on 127.0.0.1, on a port the kernel chooses.
+    ///
+    /// # Errors
+    /// There is no binary, or it ended; the message carries what it said.
+    pub fn start<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<Self> {
+        let mut command = Command::new(binary()?);
+        let folder = tempfile::tempdir().context("create a temporary folder")?;
+        command
+            .arg("serve")
+            .arg("--control")
+            .arg(control_in(&folder));
+        command.args(arguments);
+        Self::spawn(command, folder)
+    }
+
+    fn spawn(mut command: Command, folder: TempDir) -> Result<Self> {
+        let is_listen = |argument: &&OsStr| *argument == "--listen";
+        let mut listens = command.get_args().filter(is_listen).count();
+        if listens == 0 {
+            command.args(["--listen", "127.0.0.1:0"]);
+            listens = 1;
+        }
+        // The log is read by machines here.
+        let mut child = Child::spawn(command.env("NO_COLOR", "1").env_remove("RUST_LOG"))?;
+        let addresses = (0..listens)
+            .map(|_| address_in(&child.await_line("listening on ")?))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            child,
+            addresses,
+            folder,
+        })
+    }
+
+    /// The first address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    /// All addresses it listens on.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Its control socket.
+    pub fn control(&self) -> PathBuf {
+        control_in(&self.folder)
+    }
+
+    /// The master's process id.
+    pub fn pid(&self) -> Pid {
+        self.child.pid()
+    }
+
+    /// Its process, to await log lines of and to signal.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Runs `srv` with these arguments and `--control` for this server.
+    pub fn srv(&self, arguments: &[&str]) -> Result<Output> {
+        Command::new(binary()?)
+            .args(arguments)
+            .arg("--control")
+            .arg(self.control())
+            .output()
+            .with_context(|| format!("run srv {}", arguments.join(" ")))
+    }
+
+    /// What `srv status --json` says.
+    pub fn status(&self) -> Result<Status> {
+        let output = self.srv(&["status", "--json"])?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "srv status: {}: {said}",
+            output.status
+        );
+        serde_json::from_slice(&output.stdout).context("read the output of srv status --json")
+    }
+
+    /// Stops it with SIGTERM and returns how it ended.
+    pub fn stop(mut self) -> Result<ExitStatus> {
+        self.child.stop()
+    }
+}
+
+/// The binary under test.
+///
+/// # Errors
+/// It is not there; the message says how to build it.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("SRV_BIN") {
+        return Ok(path.into());
+    }
+    let path = profile_folder()?.join("srv");
+    ensure!(
+        path.exists(),
+        "there is no {}: build it with `cargo xtask build` or name one with SRV_BIN",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// Cargo's `target/<profile>`, in which the running test or bench lies.
+pub(crate) fn profile_folder() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("find the running test")?;
+    let deps = own.parent().context("the running test lies in no folder")?;
+    Ok(deps.parent().unwrap_or(deps).to_owned())
+}
+
+fn control_in(folder: &TempDir) -> PathBuf {
+    Path::join(folder.path(), "control")
+}
+
+fn address_in(line: &str) -> Result<SocketAddr> {
+    let (_, rest) = line.split_once("listening on ").unwrap_or_default();
+    let address = rest.split_whitespace().next().unwrap_or_default();
+    address
+        .trim_end_matches([',', ';', '"', '}'])
+        .parse()
+        .with_context(|| format!("read an address in `{line}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::address_in;
+
+    #[test]
+    fn the_address_is_found_in_a_log_line() {
+        let line = "2026-11-23T08:00:00Z  INFO srv: listening on 127.0.0.1:4711, 8 workers";
+        assert_eq!(address_in(line).unwrap().port(), 4711);
+        let json = r#"{"level":"INFO","message":"listening on [::1]:4711"}"#;
+        assert!(address_in(json).unwrap().is_ipv6());
+        assert!(address_in("listening on nothing").is_err());
+    }
+}
