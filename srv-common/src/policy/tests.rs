@@ -79,7 +79,10 @@ fn slots() -> impl Strategy<Value = Vec<Posed>> {
         .prop_flat_map(|workers| (prop::collection::vec(posed(), workers), 0..=4u32))
         .prop_map(|(mut slots, rare)| {
             for (nth, slot) in slots.iter_mut().enumerate() {
-                if rare > 0 && nth as u32 % (rare * 16) != 0 && slot.state == State::Ready as u32 {
+                if rare > 0
+                    && !(nth as u32).is_multiple_of(rare * 16)
+                    && slot.state == State::Ready as u32
+                {
                     slot.state = State::Draining as u32;
                 }
             }
