@@ -404,3 +404,6 @@ fn remainder(x: u32, n: u32) -> u32 {
 fn wrap(x: u32, n: u32) -> u32 {
     if x >= n { x - n } else { x }
 }
+
+#[cfg(test)]
+mod tests;

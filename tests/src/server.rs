@@ -29,8 +29,20 @@ impl Server {
     /// # Errors
     /// There is no binary, or it ended; the message carries what it said.
     pub fn start<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<Self> {
-        let mut command = Command::new(binary()?);
         let folder = tempfile::tempdir().context("create a temporary folder")?;
+        Self::start_as(Command::new(binary()?), folder, arguments)
+    }
+
+    /// As [`Self::start`], with `command` for the binary (it may run it in
+    /// another way) and `folder` for the control socket.
+    ///
+    /// # Errors
+    /// It ended; the message carries what it said.
+    pub fn start_as<S: AsRef<OsStr>>(
+        mut command: Command,
+        folder: TempDir,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Result<Self> {
         command
             .arg("serve")
             .arg("--control")

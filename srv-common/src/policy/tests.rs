@@ -1,0 +1,471 @@
+//! The policies on the host: what holds for any state of a group, and how the
+//! choices spread over equals. Worker counts go up to the maximum, so that
+//! both the full scan and the sampled one are met.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::layout::MAX_WORKERS;
+
+/// A place to run in whose answers the test decides.
+#[derive(Clone, Debug, Default)]
+struct Bench {
+    seed: u64,
+    now_ns: u64,
+    cpu: u32,
+    source: u32,
+    cursor: u32,
+}
+
+impl Host for Bench {
+    /// SplitMix64 (Steele, Lea and Flood 2014).
+    fn random(&mut self) -> u32 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.seed ^ (self.seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) >> 32) as u32
+    }
+
+    fn now_ns(&mut self) -> u64 {
+        self.now_ns
+    }
+
+    fn cpu(&mut self) -> u32 {
+        self.cpu
+    }
+
+    fn source_hash(&mut self) -> u32 {
+        self.source
+    }
+
+    fn advance_cursor(&mut self) -> u32 {
+        let before = self.cursor;
+        self.cursor = before.wrapping_add(1);
+        before
+    }
+}
+
+/// What a slot may look like, sensible or not.
+#[derive(Clone, Debug)]
+struct Posed {
+    state: u32,
+    idle: u8,
+    steered: u64,
+    taken: u64,
+    busy_since_ns: u64,
+    running: u32,
+    active: u32,
+    turn: u32,
+}
+
+prop_compose! {
+    fn posed()(
+        state in 0..5u32,
+        idle in 0..2u8,
+        steered in prop_oneof![0..8u64, any::<u64>()],
+        taken in prop_oneof![0..8u64, any::<u64>()],
+        busy_since_ns in prop_oneof![Just(0), 1..2_000u64, any::<u64>()],
+        running in prop_oneof![0..4u32, any::<u32>()],
+        active in prop_oneof![0..4u32, any::<u32>()],
+        turn in prop_oneof![0..8u32, any::<u32>()],
+    ) -> Posed {
+        Posed { state, idle, steered, taken, busy_since_ns, running, active, turn }
+    }
+}
+
+fn slots() -> impl Strategy<Value = Vec<Posed>> {
+    // Both kinds of scan, and few ready ones among many as often as many.
+    prop_oneof![1..=16usize, 1..=MAX_WORKERS]
+        .prop_flat_map(|workers| (prop::collection::vec(posed(), workers), 0..=4u32))
+        .prop_map(|(mut slots, rare)| {
+            for (nth, slot) in slots.iter_mut().enumerate() {
+                if rare > 0
+                    && !(nth as u32).is_multiple_of(rare * 16)
+                    && slot.state == State::Ready as u32
+                {
+                    slot.state = State::Draining as u32;
+                }
+            }
+            slots
+        })
+}
+
+fn bench() -> impl Strategy<Value = Bench> {
+    any::<(u64, u64, u32, u32, u32)>().prop_map(|(seed, now_ns, cpu, source, cursor)| Bench {
+        seed,
+        now_ns,
+        cpu,
+        source,
+        cursor,
+    })
+}
+
+fn group(policy: Policy, slots: &[Posed]) -> Box<Group> {
+    let group = Group::boxed();
+    group.config.policy.set(policy as u32);
+    group.config.workers.set(slots.len() as u32);
+    group.config.hang_after_ns.set(1_000);
+    for (nth, posed) in slots.iter().enumerate() {
+        let slot = &group.slots[nth];
+        group.idle.0[nth].set(posed.idle);
+        slot.steering.steered.set(posed.steered);
+        slot.taken.0.set(posed.taken);
+        slot.load.busy_since_ns.set(posed.busy_since_ns);
+        slot.load.running.set(posed.running);
+        slot.load.active.set(posed.active);
+        slot.load.turn.set(posed.turn);
+        slot.steering.state.set(posed.state);
+    }
+    list_ready(&group);
+    group
+}
+
+/// As the master does after each change of a state.
+fn list_ready(group: &Group) {
+    let ready = (0..MAX_WORKERS).filter(|slot| is_ready(group, *slot as u32));
+    let mut count = 0;
+    for slot in ready {
+        group.ready[count].set(slot as u16);
+        count += 1;
+    }
+    group.config.ready_count.set(count as u32);
+}
+
+fn is_ready(group: &Group, slot: u32) -> bool {
+    group.slots[slot as usize].steering.state.get() == State::Ready as u32
+}
+
+fn is_hung(group: &Group, slot: u32, now_ns: u64) -> bool {
+    score(group, slot, 0, now_ns) & HUNG != 0
+}
+
+/// Ready workers with nothing to do.
+fn equals(policy: Policy, workers: u32) -> Box<Group> {
+    let group = group(policy, &[]);
+    group.config.workers.set(workers);
+    for slot in 0..workers as usize {
+        group.slots[slot].steering.state.set(State::Ready as u32);
+        group.idle.0[slot].set(1);
+    }
+    list_ready(&group);
+    group
+}
+
+fn steering() -> impl Strategy<Value = Policy> {
+    (1..Policy::NAMED.len()).prop_map(|nth| Policy::NAMED[nth].1)
+}
+
+/// How often each worker was chosen; each choice is followed by `accept`.
+fn spread(group: &Group, draws: u32, accept: impl Fn(&Slot)) -> Vec<u32> {
+    let mut host = Bench::default();
+    let mut counts = vec![0; group.config.workers.get() as usize];
+    for _ in 0..draws {
+        let slot = choose(group, &mut host).unwrap() as usize;
+        counts[slot] += 1;
+        accept(&group.slots[slot]);
+    }
+    counts
+}
+
+/// Six standard deviations around the mean of independent even draws.
+fn assert_even(counts: &[u32], what: &str) {
+    let draws: u32 = counts.iter().sum();
+    let mean = f64::from(draws) / counts.len() as f64;
+    for (slot, count) in counts.iter().enumerate() {
+        let off = (f64::from(*count) - mean).abs();
+        assert!(
+            off <= 6.0 * mean.sqrt(),
+            "{what}: slot {slot} got {count} of {draws}: {counts:?}"
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_ready_worker_is_found_whenever_there_is_one(
+        policy in steering(), slots in slots(), mut host in bench(),
+    ) {
+        let group = group(policy, &slots);
+        match choose(&group, &mut host) {
+            Ok(slot) => prop_assert!(is_ready(&group, slot), "slot {slot} is not ready"),
+            Err(reason) => {
+                prop_assert_eq!(reason, Reason::NoneReady);
+                prop_assert_eq!(group.config.ready_count.get(), 0);
+            }
+        }
+    }
+
+    /// The master changes a slot's state and the ready list one after the other.
+    #[test]
+    fn a_stale_ready_list_never_leads_to_one_that_is_not_ready(
+        policy in steering(), slots in slots(), mut host in bench(),
+        stale in prop::collection::vec(0..MAX_WORKERS as u16, MAX_WORKERS), count in 0..=MAX_WORKERS as u32,
+    ) {
+        let group = group(policy, &slots);
+        for (entry, stale) in group.ready.iter().zip(stale) {
+            entry.set(stale);
+        }
+        group.config.ready_count.set(count);
+        match choose(&group, &mut host) {
+            Ok(slot) => prop_assert!(is_ready(&group, slot), "slot {slot} is not ready"),
+            Err(reason) => prop_assert_eq!(reason, Reason::NoneReady),
+        }
+    }
+
+    #[test]
+    fn up_to_sixteen_workers_least_is_the_least_of_all(
+        mut slots in prop::collection::vec(posed(), 1..=SCAN_ALL_MAX as usize), mut host in bench(),
+    ) {
+        for slot in &mut slots {
+            // Fields at their bounds tie; that is another property.
+            slot.active %= ACTIVE_MAX as u32;
+            slot.running %= 1 << 14;
+            slot.steered %= 1 << 13;
+            slot.taken %= 1 << 13;
+            slot.turn %= 1 << 17;
+        }
+        let group = group(Policy::Least, &slots);
+        let key = |slot: &u32| {
+            let load = &group.slots[*slot as usize].load;
+            let busy = u64::from(load.busy_since_ns.get() != 0);
+            let waiting = u64::from(group.slots[*slot as usize].waiting());
+            let outstanding = waiting + u64::from(load.running.get()) + busy;
+            (is_hung(&group, *slot, host.now_ns), outstanding, load.active.get(), load.turn.get(), *slot)
+        };
+        let ready = (0..slots.len() as u32).filter(|slot| is_ready(&group, *slot));
+        let least = ready.min_by_key(key).ok_or(Reason::NoneReady);
+        prop_assert_eq!(choose(&group, &mut host), least);
+    }
+
+    #[test]
+    fn a_hung_worker_comes_after_all_others(
+        slots in prop::collection::vec(posed(), 1..=SCAN_ALL_MAX as usize), mut host in bench(),
+    ) {
+        let group = group(Policy::Least, &slots);
+        if let Ok(slot) = choose(&group, &mut host) && is_hung(&group, slot, host.now_ns) {
+            let mut ready = (0..slots.len() as u32).filter(|slot| is_ready(&group, *slot));
+            prop_assert!(ready.all(|slot| is_hung(&group, slot, host.now_ns)));
+        }
+    }
+
+    /// Accepts are compared in the order in which they were counted, wherever the counter stands.
+    #[test]
+    fn turns_may_wrap(reference in any::<u32>(), a in -(1i32 << 17)..1 << 17, b in -(1i32 << 17)..1 << 17) {
+        let group = equals(Policy::Least, 2);
+        let score = |turn: i32| {
+            group.slots[0].load.turn.set(reference.wrapping_add_signed(turn));
+            score(&group, 0, reference, 0)
+        };
+        prop_assert_eq!(score(a).cmp(&score(b)), a.cmp(&b));
+    }
+
+    #[test]
+    fn next_idle_is_the_next_idle_one(
+        idle in prop_oneof![
+            prop::collection::vec(0..2u8, MAX_WORKERS),
+            // Few or none, far apart.
+            prop::collection::hash_set(0..MAX_WORKERS, 0..3).prop_map(|set| {
+                (0..MAX_WORKERS).map(|slot| u8::from(set.contains(&slot))).collect()
+            }),
+        ],
+        from in 0..=MAX_WORKERS as u32,
+    ) {
+        let group: Box<Group> = Group::boxed();
+        for (byte, idle) in group.idle.0.iter().zip(&idle) {
+            byte.set(*idle);
+        }
+        let around = (0..MAX_WORKERS as u32).map(|step| (from + step) % MAX_WORKERS as u32);
+        let expected = around.into_iter().find(|slot| idle[*slot as usize] == 1);
+        prop_assert_eq!(next_idle(&group, from), expected.unwrap_or(NO_SLOT));
+    }
+
+    #[test]
+    fn a_client_stays_while_its_worker_is_ready(
+        workers in 2..=MAX_WORKERS as u32, source in any::<u32>(), dead in any::<u32>(),
+    ) {
+        let group = equals(Policy::Source, workers);
+        let mut host = Bench { source, ..Bench::default() };
+        let home = choose(&group, &mut host).unwrap();
+        let dead = dead % workers;
+        group.slots[dead as usize].steering.state.set(State::Dead as u32);
+        list_ready(&group);
+        let meanwhile = choose(&group, &mut host).unwrap();
+        prop_assert_eq!(meanwhile == home, dead != home);
+        group.slots[dead as usize].steering.state.set(State::Ready as u32);
+        list_ready(&group);
+        prop_assert_eq!(choose(&group, &mut host), Ok(home));
+    }
+
+    #[test]
+    fn patience_grows_with_what_the_thief_has_and_is_bounded(mine in any::<u32>(), owners in any::<u32>()) {
+        let group = equals(Policy::Least, 2);
+        let [thief, owner, ..] = &group.slots[..] else { unreachable!() };
+        thief.load.active.set(mine);
+        owner.load.active.set(owners);
+        let patience_ns = steal_patience_ns(thief, owner);
+        prop_assert!(patience_ns <= 20_000_000);
+        prop_assert_eq!(patience_ns > 0, mine > owners.saturating_add(1));
+        owner.steering.state.set(State::Dead as u32);
+        prop_assert_eq!(steal_patience_ns(thief, owner), 0);
+    }
+}
+
+#[test]
+fn zeroed_memory_leaves_the_choice_to_the_kernel() {
+    let group: Box<Group> = Group::boxed();
+    assert_eq!(choose(&group, &mut Bench::default()), Err(Reason::NoPolicy));
+    let group = equals(Policy::Hash, 8);
+    assert_eq!(choose(&group, &mut Bench::default()), Err(Reason::NoPolicy));
+}
+
+#[test]
+fn configuration_that_makes_no_sense_leaves_the_choice_to_the_kernel() {
+    let group = equals(Policy::Least, 8);
+    for policy in [Policy::NAMED.len() as u32, u32::MAX] {
+        group.config.policy.set(policy);
+        assert_eq!(choose(&group, &mut Bench::default()), Err(Reason::NoPolicy));
+    }
+    group.config.policy.set(Policy::Least as u32);
+    for workers in [0, MAX_WORKERS as u32 + 1, u32::MAX] {
+        group.config.workers.set(workers);
+        assert_eq!(
+            choose(&group, &mut Bench::default()),
+            Err(Reason::NoneReady)
+        );
+    }
+}
+
+#[test]
+fn random_favours_nobody() {
+    for workers in [1, 2, 3, 7, 16, 17, 100, 256] {
+        let group = equals(Policy::Random, workers);
+        assert_even(&spread(&group, workers * 1_000, |_| ()), "random");
+    }
+}
+
+#[test]
+fn round_robin_is_exact() {
+    for workers in [1, 2, 3, 7, 16, 17, 100, 256] {
+        let group = equals(Policy::RoundRobin, workers);
+        let counts = spread(&group, workers * 5, |_| ());
+        assert!(
+            counts.iter().all(|count| *count == 5),
+            "{workers}: {counts:?}"
+        );
+    }
+}
+
+#[test]
+fn each_cpu_has_its_worker() {
+    let group = equals(Policy::Cpu, 4);
+    for cpu in 0..16 {
+        let mut host = Bench {
+            cpu,
+            ..Bench::default()
+        };
+        assert_eq!(choose(&group, &mut host), Ok(cpu % 4));
+    }
+}
+
+#[test]
+fn clients_spread_evenly_also_when_a_worker_is_missing() {
+    let group = equals(Policy::Source, 8);
+    let spread = |group: &Group| {
+        let mut hashes = Bench::default();
+        let mut counts = vec![0; 8];
+        for _ in 0..70_000 {
+            let mut host = Bench {
+                source: hashes.random(),
+                ..Bench::default()
+            };
+            counts[choose(group, &mut host).unwrap() as usize] += 1;
+        }
+        counts
+    };
+    assert_even(&spread(&group), "source");
+    group.slots[3].steering.state.set(State::Dead as u32);
+    list_ready(&group);
+    let mut counts = spread(&group);
+    assert_eq!(counts.remove(3), 0);
+    assert_even(&counts, "source, one dead");
+}
+
+#[test]
+fn least_deals_out_in_turn_when_nothing_else_changes() {
+    for workers in 1..=SCAN_ALL_MAX {
+        let group = equals(Policy::Least, workers);
+        for slot in &group.slots {
+            // Close to the end of the counter's range.
+            slot.load.turn.set(u32::MAX - 2);
+        }
+        let counts = spread(&group, workers * 7, |slot| slot.load.turn.bump(1));
+        assert!(
+            counts.iter().all(|count| *count == 7),
+            "{workers}: {counts:?}"
+        );
+    }
+}
+
+#[test]
+fn least_of_many_favours_nobody_idle_or_busy() {
+    for workers in [17, 20, 23, 64, 100, 255, 256] {
+        for idle in [1, 0] {
+            let group = equals(Policy::Least, workers);
+            for slot in 0..workers as usize {
+                group.idle.0[slot].set(idle);
+                group.slots[slot].load.running.set(1 - u32::from(idle));
+            }
+            let counts = spread(&group, workers * 100, |slot| slot.load.turn.bump(1));
+            let (min, max) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+            assert!(max - min <= 2, "{workers} workers, idle {idle}: {counts:?}");
+        }
+    }
+}
+
+#[test]
+fn least_of_many_prefers_an_idle_worker_wherever_it_is() {
+    for workers in [17, 100, 256] {
+        for idle in 0..workers {
+            let group = equals(Policy::Least, workers);
+            for slot in (0..workers).filter(|slot| *slot != idle) {
+                group.idle.0[slot as usize].set(0);
+                group.slots[slot as usize].load.busy_since_ns.set(1);
+            }
+            let mut host = Bench {
+                cursor: idle * 31,
+                ..Bench::default()
+            };
+            assert_eq!(choose(&group, &mut host), Ok(idle));
+        }
+    }
+}
+
+#[test]
+fn two_choices_favour_nobody_and_avoid_the_busy() {
+    for workers in [1, 2, 3, 16, 17, 256] {
+        let group = equals(Policy::P2c, workers);
+        assert_even(
+            &spread(&group, workers * 1_000, |slot| slot.load.turn.bump(1)),
+            "p2c",
+        );
+    }
+    let group = equals(Policy::P2c, 2);
+    group.slots[0].load.running.set(1);
+    assert_eq!(
+        spread(&group, 1_000, |_| ()),
+        [0, 1_000],
+        "two distinct ones are compared"
+    );
+}
+
+#[test]
+fn names_and_numbers_agree() {
+    for (number, (name, policy)) in Policy::NAMED.into_iter().enumerate() {
+        assert_eq!(policy as usize, number);
+        assert_eq!(
+            (policy.name(), Policy::from_number(number as u32)),
+            (name, Some(policy))
+        );
+    }
+    assert_eq!(Policy::from_number(7), None);
+}

@@ -1,0 +1,128 @@
+//! A worker's death, and its replacement.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use srv::arrivals::{Draw, Service, poisson};
+use srv::control::GroupStatus;
+use srv::load::{Connections, Load};
+use srv_tests::server::Server;
+
+use crate::client::{Client, get_many};
+use crate::gate;
+use crate::probe::{Stopped, group, pid, signal, state, until, until_group, worker};
+
+fn load(server: &Server) -> (Load, Vec<Draw>) {
+    let load = Load {
+        target: server.address(),
+        path: "/work?sleep_us={us}".into(),
+        connections: Connections::PerRequest,
+        timeout: Duration::from_secs(20),
+    };
+    (load, poisson(2, 400.0, Duration::from_millis(1_500), Service::Fixed(500)))
+}
+
+fn running(group: &GroupStatus) -> Option<usize> {
+    group.workers.iter().position(|worker| worker.running == 1)
+}
+
+fn until_replaced(server: &Server, slot: usize) {
+    until_group(server, "its replacement is ready", |group| {
+        let worker = &group.workers[slot];
+        worker.starts == 2 && worker.state == "ready"
+    });
+}
+
+#[test]
+fn a_killed_worker_loses_only_what_it_was_serving() {
+    if gate::can_steer() {
+        a_kill_under_load("ring");
+    }
+}
+
+/// Nobody else takes from its queue: it waits for the replacement.
+#[test]
+fn a_killed_workers_queue_survives() {
+    if gate::can_steer() {
+        a_kill_under_load("own");
+    }
+}
+
+fn a_kill_under_load(accept: &str) {
+    let arguments = ["--policy", "round-robin", "--workers", "4", "--synthetic", "--accept", accept];
+    let server = Server::start(arguments).unwrap();
+    // The request that is to be lost.
+    let mut victim = Client::connect(server.address());
+    victim.get("/work?sleep_us=500000");
+    let before = until_group(&server, "a request is in service", |group| running(group).is_some());
+    let slot = running(&before).unwrap();
+    let stopped = Stopped::new(pid(&before.workers[slot]));
+    let (load, draws) = load(&server);
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| load.run(&draws).unwrap());
+        until_group(&server, "connections were steered to it", |group| {
+            group.workers[slot].steered >= before.workers[slot].steered + 20
+        });
+        signal(pid(&before.workers[slot]), Signal::KILL);
+        until_replaced(&server, slot);
+        let run = running.join().unwrap();
+        assert_eq!(run.lost(), 0, "{:?}", run.first_error);
+    });
+    drop(stopped);
+    victim.ended_or_response().expect_err("its worker is dead");
+    assert_ne!(worker(&server, slot as u32).pid, before.workers[slot].pid);
+    assert_eq!(group(&server).totals.served, draws.len() as u64);
+}
+
+#[test]
+fn a_replacement_is_first_in_line_at_its_own_listener() {
+    if !gate::can_steer() {
+        return;
+    }
+    let arguments = ["--policy", "round-robin", "--workers", "4", "--worker-header"];
+    let server = Server::start(arguments).unwrap();
+    let first = worker(&server, 2);
+    signal(pid(&first), Signal::KILL);
+    until_replaced(&server, 2);
+    let before = worker(&server, 2);
+    get_many(server.address(), 80);
+    let after = worker(&server, 2);
+    let (steered, own) = (after.steered - before.steered, after.taken_own - before.taken_own);
+    assert_eq!(steered, 20);
+    // Last in line it would get next to nothing: the siblings are idle, too.
+    assert!(own > 10, "{own} of {steered} connections to its listener");
+}
+
+#[test]
+fn a_worker_told_to_go_drains_and_is_replaced() {
+    let server = Server::start(["--workers", "4", "--synthetic"]).unwrap();
+    let mut client = Client::connect(server.address());
+    client.get("/work?sleep_us=300000");
+    let before = until_group(&server, "a request is in service", |group| running(group).is_some());
+    let slot = running(&before).unwrap();
+    let (load, draws) = load(&server);
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| load.run(&draws).unwrap());
+        signal(pid(&before.workers[slot]), Signal::TERM);
+        let response = client.response();
+        assert_eq!(response.status(), 200);
+        until_replaced(&server, slot);
+        let run = running.join().unwrap();
+        assert_eq!(run.lost(), 0, "{:?}", run.first_error);
+    });
+    client.assert_closed();
+}
+
+#[test]
+fn workers_leave_when_their_master_is_killed() {
+    let mut server = Server::start(["--workers", "2", "--synthetic"]).unwrap();
+    let mut client = Client::connect(server.address());
+    client.get("/work?sleep_us=300000");
+    let group = until_group(&server, "a request is in service", |group| running(group).is_some());
+    signal(server.pid(), Signal::KILL);
+    assert_eq!(client.response().status(), 200);
+    for worker in &group.workers {
+        until("the worker has gone", || state(pid(worker)).is_none_or(|state| state == 'Z').then_some(()));
+    }
+    server.child().await_exit().unwrap();
+}

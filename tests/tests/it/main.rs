@@ -1,0 +1,22 @@
+//! srv against a real kernel, through the real binary: one module per topic.
+//! One test binary for all of them, so that it is linked once.
+
+mod client;
+mod gate;
+mod probe;
+
+mod connections;
+mod deaths;
+mod fallbacks;
+mod framing;
+mod introspection;
+mod limits;
+mod modes;
+mod patience;
+mod policies;
+mod ring;
+mod start;
+mod stop;
+mod switch;
+mod system_calls;
+mod unprivileged;

@@ -1,0 +1,205 @@
+//! Each policy, proven by what the program itself counted: that connections
+//! spread is no proof, the kernel's hash spreads them too.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use srv::control::GroupStatus;
+use srv::hold::{Held, Opening};
+use srv_tests::server::Server;
+
+use crate::client::{Client, get, get_many, get_over};
+use crate::gate;
+use crate::probe::{Stopped, group, pid, status, until_group, worker};
+
+/// Each worker takes only what it was given, and says so.
+fn start(policy: &str, workers: u32) -> Server {
+    let workers = workers.to_string();
+    let server = Server::start([
+        "--policy", policy, "--accept", "own", "--workers", &workers, "--worker-header", "--synthetic",
+    ]);
+    server.unwrap()
+}
+
+fn steered(group: &GroupStatus) -> Vec<u64> {
+    group.workers.iter().map(|worker| worker.steered).collect()
+}
+
+/// The program chose for all of these connections, and the kernel for none.
+fn assert_steered_all(server: &Server, connections: u64) -> Vec<u64> {
+    let group = group(server);
+    assert!(group.program.attached);
+    assert_eq!(group.program.steered, connections);
+    assert_eq!(group.program.runs, connections, "{:?}", group.program.fallbacks);
+    steered(&group)
+}
+
+/// Also the proof that the program's atomic additions fetch: with a compiler
+/// that drops the fetch, the cursor would read as one for ever.
+#[test]
+fn round_robin_takes_turns() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = start("round-robin", 4);
+    let turns: Vec<u16> = (0..40).map(|nth| nth % 4).collect();
+    assert_eq!(get_many(server.address(), 40), turns);
+    assert_eq!(assert_steered_all(&server, 40), [10; 4]);
+}
+
+#[test]
+fn random_reaches_everybody() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = start("random", 4);
+    get_many(server.address(), 400);
+    let shares = assert_steered_all(&server, 400);
+    // Six standard deviations.
+    assert!(shares.iter().all(|share| (48..=152).contains(share)), "{shares:?}");
+}
+
+#[test]
+fn a_client_address_keeps_its_worker() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = start("source", 4);
+    let mut homes = Vec::new();
+    for last in 1..=16 {
+        let source = IpAddr::from(Ipv4Addr::new(127, 0, 0, last));
+        let ask = || get_over(Client::connect_from(source, server.address()), "/");
+        let workers: Vec<_> = (0..4).map(|_| ask().head.worker).collect();
+        assert!(workers.iter().all(|worker| *worker == workers[0]), "{source}: {workers:?}");
+        homes.push(workers[0]);
+    }
+    let shares = assert_steered_all(&server, 64);
+    homes.sort();
+    homes.dedup();
+    assert!(homes.len() > 1, "16 addresses, one worker: {shares:?}");
+}
+
+#[test]
+fn a_cpu_keeps_its_worker() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = start("cpu", 2);
+    let allowed = sched_getaffinity(None).unwrap();
+    let mut expected = [0; 2];
+    for cpu in (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).take(4) {
+        let mut only = CpuSet::new();
+        only.set(cpu);
+        // On loopback the sender's CPU handles the SYN.
+        sched_setaffinity(None, &only).unwrap();
+        assert_eq!(get_many(server.address(), 8), [(cpu % 2) as u16; 8], "CPU {cpu}");
+        expected[cpu % 2] += 8;
+    }
+    assert_eq!(assert_steered_all(&server, expected.iter().sum()), expected);
+}
+
+#[test]
+fn two_choices_avoid_the_busy_one() {
+    avoids_the_busy_one("p2c", 2);
+}
+
+#[test]
+fn least_avoids_the_busy_one() {
+    avoids_the_busy_one("least", 4);
+}
+
+/// One worker stands still in the middle of a request. The bound on a hang is
+/// far away: it is the load alone that tells.
+fn avoids_the_busy_one(policy: &str, workers: u32) {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = start(policy, workers);
+    let mut client = Client::connect(server.address());
+    client.get("/work?sleep_us=500000");
+    let running = |group: &GroupStatus| group.workers.iter().position(|worker| worker.running == 1);
+    let before = until_group(&server, "a request is in service", |group| running(group).is_some());
+    let busy = running(&before).unwrap();
+    let stopped = Stopped::new(pid(&before.workers[busy]));
+    let answered = get_many(server.address(), 30);
+    assert!(answered.iter().all(|worker| usize::from(*worker) != busy), "{busy}: {answered:?}");
+    let shares = assert_steered_all(&server, 31);
+    assert_eq!(shares[busy], 1, "{shares:?}");
+    drop(stopped);
+    assert_eq!(client.response().status(), 200);
+}
+
+#[test]
+fn a_hung_worker_comes_last() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = Server::start([
+        "--policy", "least", "--accept", "own", "--workers", "2", "--worker-header", "--synthetic",
+        "--hang-after", "1ms",
+    ]);
+    let server = server.unwrap();
+    let mut client = Client::connect(server.address());
+    client.get("/work?sleep_us=500000");
+    let running = |group: &GroupStatus| group.workers.iter().position(|worker| worker.running == 1);
+    let before = until_group(&server, "a request is in service", |group| running(group).is_some());
+    let hung = running(&before).unwrap();
+    let stopped = Stopped::new(pid(&before.workers[hung]));
+    until_group(&server, "it counts as hung", |group| group.workers[hung].busy_us > 100_000);
+    // More open connections than the hung one has, and still the better choice.
+    let held = Held::open(server.address(), "/", 20, Opening::OneByOne).unwrap();
+    assert_eq!(held.shares(2)[1 - hung], 20.0);
+    drop(stopped);
+    assert_eq!(client.response().status(), 200);
+}
+
+#[test]
+fn least_deals_out_live_connections_evenly() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = start("least", 4);
+    let held = Held::open(server.address(), "/", 32, Opening::OneByOne).unwrap();
+    let shares = assert_steered_all(&server, 32);
+    assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1, "{shares:?}");
+    let live: Vec<u32> = group(&server).workers.iter().map(|worker| worker.active).collect();
+    assert_eq!(live.iter().map(|live| u64::from(*live)).collect::<Vec<_>>(), shares);
+    drop(held);
+    until_group(&server, "all are closed", |group| group.totals.active == 0);
+}
+
+/// More workers than the program scans one by one.
+#[test]
+fn least_serves_a_large_group() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = start("least", 24);
+    let held = Held::open(server.address(), "/", 96, Opening::OneByOne).unwrap();
+    let shares = assert_steered_all(&server, 96);
+    assert!(shares.iter().all(|share| *share > 0), "{shares:?}");
+    drop(held);
+}
+
+#[test]
+fn hash_attaches_nothing() {
+    let server = start("hash", 2);
+    get_many(server.address(), 20);
+    let group = group(&server);
+    assert!(!group.program.attached);
+    assert_eq!((group.program.runs, group.program.steered), (0, 0));
+    assert_eq!(group.totals.accepted, 20);
+}
+
+#[test]
+fn least_is_what_nobody_asked_for() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = Server::start(["--workers", "2"]).unwrap();
+    assert_eq!(get(server.address(), "/").status(), 200);
+    let status = status(&server);
+    assert_eq!((&*status.policy, &*status.accept), ("least", "ring"));
+    assert_eq!(status.groups[0].program.steered, 1);
+    assert_eq!(worker(&server, 0).state, "ready");
+}

@@ -1,0 +1,105 @@
+//! Looking at a running server from outside: its own account through the
+//! control socket, and the kernel's through /proc.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+use srv::control::{GroupStatus, Reply, Request, Status, WorkerStatus, ask};
+use srv_tests::server::Server;
+
+/// What does not come about in this time will not.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_millis(2);
+
+/// Waits until `look` finds something.
+///
+/// # Panics
+/// If it does not come about.
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
+        std::thread::sleep(INTERVAL);
+    }
+}
+
+/// A server's account of itself.
+pub fn status(server: &Server) -> Status {
+    match ask(Some(&server.control()), &Request::Status).unwrap() {
+        Reply::Status(status) => status,
+        other => panic!("asked for status, got {other:?}"),
+    }
+}
+
+/// Its first listener group.
+pub fn group(server: &Server) -> GroupStatus {
+    status(server).groups.remove(0)
+}
+
+/// One worker in the first group.
+pub fn worker(server: &Server, slot: u32) -> WorkerStatus {
+    group(server).workers.swap_remove(slot as usize)
+}
+
+/// Waits until the first group's status shows what `is_so` looks for.
+pub fn until_group(server: &Server, what: &str, is_so: impl Fn(&GroupStatus) -> bool) -> GroupStatus {
+    until(what, || Some(group(server)).filter(|group| is_so(group)))
+}
+
+/// Switches the policy.
+pub fn switch(server: &Server, policy: &str) {
+    let request = Request::Policy(policy.into());
+    ask(Some(&server.control()), &request).unwrap();
+}
+
+/// How often the workers refused for `reason`.
+pub fn refused(server: &Server, reason: &str) -> u64 {
+    let workers = group(server).workers;
+    workers.iter().filter_map(|worker| worker.refused.get(reason)).sum()
+}
+
+/// The process of a worker.
+pub fn pid(worker: &WorkerStatus) -> Pid {
+    Pid::from_raw(worker.pid as i32).expect("a worker is there")
+}
+
+/// Sends a signal.
+pub fn signal(pid: Pid, signal: Signal) {
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+/// A process that does nothing until this is dropped.
+pub struct Stopped(Pid);
+
+impl Stopped {
+    /// Stops it and waits until it stands still.
+    pub fn new(pid: Pid) -> Self {
+        signal(pid, Signal::STOP);
+        until("the process has stopped", || (state(pid) == Some('T')).then_some(()));
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // It may have been killed meanwhile.
+        let _ = rustix::process::kill_process(self.0, Signal::CONT);
+    }
+}
+
+/// A process's state as in `ps`; `None` once it is gone.
+pub fn state(pid: Pid) -> Option<char> {
+    let process = procfs::process::Process::new(pid.as_raw_nonzero().get()).ok()?;
+    Some(process.stat().ok()?.state)
+}
+
+/// How many file descriptors a process has open.
+pub fn open_files(pid: Pid) -> usize {
+    let folder = format!("/proc/{}/fd", pid.as_raw_nonzero());
+    std::fs::read_dir(Path::new(&folder)).unwrap().count()
+}

@@ -1,0 +1,94 @@
+//! The ring: idle workers take what waits at the listener of one that cannot.
+//! Connections are dealt out in turn here, so that some are always steered to
+//! the one that stands still.
+
+use srv::control::GroupStatus;
+use srv::hold::{Held, Opening};
+use srv_tests::server::Server;
+
+use crate::client::{Client, get_many};
+use crate::gate;
+use crate::probe::{Stopped, group, pid, until_group, worker};
+
+const WORKERS: u32 = 4;
+
+fn start() -> Server {
+    let server = Server::start([
+        "--policy", "round-robin", "--workers", "4", "--worker-header", "--synthetic",
+    ]);
+    server.unwrap()
+}
+
+fn stolen(group: &GroupStatus) -> u64 {
+    group.workers.iter().map(|worker| worker.taken_stolen).sum()
+}
+
+/// All of 40 connections are answered, the quarter for `slot` by its siblings.
+fn assert_siblings_answer_for(server: &Server, slot: u32) {
+    let before = group(server);
+    let answered = get_many(server.address(), 40);
+    assert!(answered.iter().all(|worker| u32::from(*worker) != slot), "{answered:?}");
+    let after = group(server);
+    let at = slot as usize;
+    assert_eq!(after.workers[at].steered - before.workers[at].steered, 10);
+    assert!(stolen(&after) - stolen(&before) >= 10, "{after:#?}");
+}
+
+#[test]
+fn siblings_answer_for_one_stopped_while_idle() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = start();
+    let stopped = Stopped::new(pid(&worker(&server, 1)));
+    assert_siblings_answer_for(&server, 1);
+    drop(stopped);
+    // It is back in the ring, and first at its own listener.
+    let own = worker(&server, 1).taken_own;
+    get_many(server.address(), 20);
+    assert!(worker(&server, 1).taken_own > own);
+}
+
+#[test]
+fn siblings_answer_for_one_stopped_in_a_request() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = start();
+    let mut client = Client::connect(server.address());
+    client.get("/work?sleep_us=500000");
+    let running = |group: &GroupStatus| group.workers.iter().position(|worker| worker.running == 1);
+    let before = until_group(&server, "a request is in service", |group| running(group).is_some());
+    let slot = running(&before).unwrap();
+    let stopped = Stopped::new(pid(&before.workers[slot]));
+    assert_siblings_answer_for(&server, slot as u32);
+    drop(stopped);
+    assert_eq!(client.response().status(), 200);
+}
+
+/// Those who have more connections leave one to its owner for a while, but not for ever.
+#[test]
+fn siblings_with_more_connections_answer_as_well() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = start();
+    let stopped = Stopped::new(pid(&worker(&server, 1)));
+    let held = Held::open(server.address(), "/", 60, Opening::OneByOne).unwrap();
+    let shares = held.shares(WORKERS as usize);
+    assert_eq!(shares[1], 0.0);
+    assert!((0..4).filter(|slot| *slot != 1).all(|slot| shares[slot] >= 10.0), "{shares:?}");
+    assert_siblings_answer_for(&server, 1);
+    drop(stopped);
+}
+
+/// Unsteered, the kernel's hash goes on sending connections to the stopped one.
+#[test]
+fn the_ring_needs_no_program() {
+    let server = Server::start(["--no-bpf", "--workers", "2", "--worker-header"]).unwrap();
+    let stopped = Stopped::new(pid(&worker(&server, 0)));
+    let answered = get_many(server.address(), 60);
+    assert_eq!(answered, [1; 60]);
+    assert!(worker(&server, 1).taken_stolen > 0);
+    drop(stopped);
+}

@@ -1,0 +1,166 @@
+//! What keeps a server from starting: one line that says so, exit code 1, and
+//! nothing left behind.
+
+use std::ffi::OsStr;
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
+
+use srv_tests::server::{Server, binary};
+
+use crate::client::{Client, get};
+use crate::gate;
+
+/// What `srv serve` says when it refuses to start.
+fn refusal<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let control = folder.path().join("control");
+    let mut command = Command::new(binary().unwrap());
+    command.arg("serve").arg("--control").arg(&control).args(arguments);
+    let said = refusal_of(&mut command);
+    assert!(!control.exists(), "it left its control socket");
+    said
+}
+
+fn refusal_of(command: &mut Command) -> String {
+    // A worker left behind would keep the pipes open, and this waiting.
+    let output = command.env("NO_COLOR", "1").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(said.trim_end().lines().count(), 1, "one line: {said}");
+    assert!(said.starts_with("srv: "), "{said}");
+    assert!(output.stdout.is_empty());
+    said
+}
+
+fn assert_says(said: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(said.contains(part), "no `{part}` in: {said}");
+    }
+}
+
+#[test]
+fn a_port_that_another_process_has() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    assert_says(&refusal(["--listen", &address]), &[&address, "in use", "ss -ltnp"]);
+}
+
+/// The kernel itself would let a process of the same user join the group.
+#[test]
+fn a_port_that_another_srv_has() {
+    let other = Server::start(["--workers", "2"]).unwrap();
+    let address = other.address().to_string();
+    assert_says(&refusal(["--listen", &address]), &[&address, "in use"]);
+    for _ in 0..20 {
+        assert_eq!(get(other.address(), "/").status(), 200);
+    }
+}
+
+#[test]
+fn a_second_address_that_cannot_be_had() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    refusal(["--listen", "127.0.0.1:0", "--listen", &address]);
+}
+
+#[test]
+fn an_address_that_is_not_this_machines() {
+    // TEST-NET-1 (RFC 5737).
+    assert_says(&refusal(["--listen", "192.0.2.1:0"]), &["192.0.2.1:0", "ip address"]);
+}
+
+#[test]
+fn a_root_that_cannot_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing");
+    let refused = |root: &Path| refusal([OsStr::new("--root"), root.as_os_str()]);
+    assert_says(&refused(&missing), &["--root", "missing"]);
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    assert_says(&refused(&file), &["--root", "file"]);
+}
+
+#[test]
+fn a_policy_that_nothing_could_carry_out() {
+    assert_says(&refusal(["--policy", "least", "--no-bpf"]), &["least", "no-bpf"]);
+    for accept in ["shared", "shared-herd", "blocking"] {
+        let said = refusal(["--policy", "least", "--accept", accept]);
+        assert_says(&said, &["least", accept]);
+    }
+}
+
+#[test]
+fn a_config_file_that_makes_no_sense() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("srv.toml");
+    let refused = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        refusal([OsStr::new("--config"), file.as_os_str()])
+    };
+    assert_says(&refused("workers = 2\nworkres = 3\n"), &["srv.toml:2: ", "workres"]);
+    assert_says(&refused("\n\npolicy = \"lest\"\n"), &["srv.toml:3: ", "lest"]);
+    assert_says(&refused("[limits]\nconnections = -1\n"), &["srv.toml:2: "]);
+    assert_says(&refused("workers = \n"), &["srv.toml:1: "]);
+    let missing = folder.path().join("missing.toml");
+    let said = refusal([OsStr::new("--config"), missing.as_os_str()]);
+    assert_says(&said, &["missing.toml", "No such file"]);
+}
+
+#[test]
+fn a_control_socket_that_another_server_answers_on() {
+    let other = Server::start(["--workers", "1"]).unwrap();
+    let mut command = Command::new(binary().unwrap());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--control"]).arg(other.control());
+    assert_says(&refusal_of(&mut command), &["another server", "--control"]);
+    assert!(other.control().exists());
+    other.status().unwrap();
+}
+
+#[test]
+fn a_stale_control_socket_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    // A socket that nobody listens on is what a killed server leaves.
+    drop(UnixListener::bind(folder.path().join("control")).unwrap());
+    let server = Server::start_as(Command::new(binary().unwrap()), folder, ["--workers", "1"]);
+    server.unwrap().status().unwrap();
+}
+
+#[test]
+fn several_addresses_of_both_families() {
+    let can_v6 = TcpListener::bind("[::1]:0").map(drop).map_err(|error| error.to_string());
+    if !gate::can("use IPv6", can_v6) {
+        return;
+    }
+    let server = Server::start([
+        "--workers", "2", "--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--listen", "127.0.0.1:0",
+    ]);
+    let server = server.unwrap();
+    let addresses = server.addresses();
+    assert!(addresses[0].is_ipv4() && addresses[1].is_ipv6() && addresses[2].is_ipv4());
+    assert_ne!(addresses[0], addresses[2]);
+    let mut clients: Vec<_> = addresses.iter().map(|address| Client::connect(*address)).collect();
+    for client in &mut clients {
+        client.get("/");
+        assert_eq!(client.response().status(), 200);
+    }
+    let status = server.status().unwrap();
+    assert_eq!(status.groups.iter().map(|group| group.listen).collect::<Vec<_>>(), addresses);
+    for group in &status.groups {
+        assert_eq!(group.totals.accepted, 1, "each group counts its own");
+        assert_eq!(group.program.steered, u64::from(group.program.attached));
+    }
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("srv.toml");
+    std::fs::write(&file, "workers = 3\nno-bpf = true\nsynthetic = true\n").unwrap();
+    let arguments = ["--config", file.to_str().unwrap(), "--workers", "2"];
+    let server = Server::start(arguments).unwrap();
+    let status = server.status().unwrap();
+    assert_eq!((status.groups[0].workers.len(), &*status.policy), (2, "hash"));
+    assert_eq!(get(server.address(), "/work").status(), 200);
+}

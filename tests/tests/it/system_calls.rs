@@ -1,0 +1,138 @@
+//! No system call of a worker's is for steering: all that it makes are counted
+//! by strace.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use rustix::process::{Pid, Signal};
+use srv_tests::child::Child;
+use srv_tests::server::Server;
+
+use crate::client::{Client, get};
+use crate::gate;
+use crate::probe::{pid, until_group, worker};
+
+type Counts = BTreeMap<String, usize>;
+
+/// strace on a process, until it is asked for what it saw.
+struct Trace {
+    strace: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Trace {
+    /// `None`: strace cannot be used here.
+    fn attach(pid: Pid) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new("strace");
+        command.arg("-o").arg(folder.path().join("trace")).arg("-p").arg(pid.to_string());
+        let strace = Child::spawn(&mut command).and_then(|mut strace| {
+            strace.await_line("attached")?;
+            Ok(strace)
+        });
+        let error = strace.as_ref().map(drop).map_err(|error| format!("{error:#}"));
+        gate::can("trace system calls", error).then(|| Self { strace: strace.unwrap(), folder })
+    }
+
+    fn counts(mut self) -> Counts {
+        self.strace.signal(Signal::INT).unwrap();
+        self.strace.await_exit().unwrap();
+        let trace = std::fs::read_to_string(self.folder.path().join("trace")).unwrap();
+        let mut counts = Counts::new();
+        for name in trace.lines().filter_map(|line| line.split_once('(')).map(|(name, _)| name) {
+            *counts.entry(name.trim().to_owned()).or_default() += 1;
+        }
+        counts
+    }
+}
+
+/// Removes the count under any of these names.
+fn take(counts: &mut Counts, names: &[&str]) -> usize {
+    names.iter().filter_map(|name| counts.remove(*name)).sum()
+}
+
+const WAIT: [&str; 3] = ["epoll_wait", "epoll_pwait", "epoll_pwait2"];
+const READ: [&str; 2] = ["read", "recvfrom"];
+const WRITE: [&str; 3] = ["write", "writev", "sendto"];
+const ACCEPT: [&str; 1] = ["accept4"];
+
+const REQUESTS: usize = 100;
+
+/// One worker, so that nobody is woken in vain.
+fn start() -> Server {
+    Server::start(["--workers", "1", "--policy", "least"]).unwrap()
+}
+
+#[test]
+fn a_request_on_a_kept_connection_is_a_wait_a_read_and_a_write() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = start();
+    let mut client = Client::connect(server.address());
+    let mut ask = || {
+        client.get("/");
+        assert_eq!(client.response().status(), 200);
+    };
+    ask();
+    let Some(trace) = Trace::attach(pid(&worker(&server, 0))) else { return };
+    (0..REQUESTS).for_each(|_| ask());
+    let mut counts = trace.counts();
+    // Deadlines are looked at four times a second, and attaching interrupts a wait.
+    let waits = take(&mut counts, &WAIT);
+    counts.remove("restart_syscall");
+    assert!((REQUESTS..REQUESTS * 2).contains(&waits), "{waits} waits");
+    assert_eq!(take(&mut counts, &READ), REQUESTS);
+    assert_eq!(take(&mut counts, &WRITE), REQUESTS);
+    assert!(counts.is_empty(), "beside these: {counts:?}");
+}
+
+#[test]
+fn a_connection_for_one_request_is_these_five() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = start();
+    get(server.address(), "/");
+    until_group(&server, "it is closed", |group| group.totals.active == 0);
+    let Some(trace) = Trace::attach(pid(&worker(&server, 0))) else { return };
+    for _ in 0..REQUESTS {
+        assert_eq!(get(server.address(), "/").status(), 200);
+    }
+    let mut counts = trace.counts();
+    let waits = take(&mut counts, &WAIT);
+    counts.remove("restart_syscall");
+    assert!((REQUESTS..REQUESTS * 2).contains(&waits), "{waits} waits");
+    assert_eq!(take(&mut counts, &ACCEPT), REQUESTS);
+    assert_eq!(take(&mut counts, &READ), REQUESTS);
+    assert_eq!(take(&mut counts, &WRITE), REQUESTS);
+    assert_eq!(take(&mut counts, &["close"]), REQUESTS);
+    assert!(counts.is_empty(), "beside these: {counts:?}");
+}
+
+/// In the ring, with connections that are kept: a registration each.
+#[test]
+fn a_ring_of_workers_steers_without_a_system_call() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = Server::start(["--workers", "2"]).unwrap();
+    let Some(trace) = Trace::attach(pid(&worker(&server, 0))) else { return };
+    for _ in 0..REQUESTS {
+        let mut client = Client::connect(server.address());
+        client.get("/");
+        assert_eq!(client.response().status(), 200);
+    }
+    until_group(&server, "all are closed", |group| group.totals.active == 0);
+    let accepted = worker(&server, 0).taken_own + worker(&server, 0).taken_stolen;
+    let mut counts = trace.counts();
+    let accepts = take(&mut counts, &ACCEPT);
+    assert!(accepts as u64 >= accepted && accepted > 0);
+    assert_eq!(take(&mut counts, &WRITE), accepted as usize);
+    assert_eq!(take(&mut counts, &["close"]), accepted as usize);
+    counts.remove("restart_syscall");
+    for allowed in WAIT.iter().chain(&READ).chain(&["epoll_ctl"]) {
+        counts.remove(*allowed);
+    }
+    assert!(counts.is_empty(), "beside these: {counts:?}");
+}
