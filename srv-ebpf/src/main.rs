@@ -17,16 +17,12 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, sk_action::SK_PASS},
-    helpers::{
-        bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns,
-        bpf_skb_load_bytes_relative,
-    },
+    helpers::{bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_skb_load_bytes_relative},
     macros::{map, sk_reuseport},
     maps::{Array, ReusePortSockArray},
     programs::SkReuseportContext,
 };
 use aya_log_ebpf::debug;
-use srv_common::policy::{self, Score};
 use srv_common::{Group, Host, MAX_WORKERS, Reason, Shared, choose};
 
 /// The one group that this copy of the program steers, mapped by user space.
@@ -113,12 +109,6 @@ impl Host for Kernel<'_> {
     }
 
     #[inline(always)]
-    fn now_ns(&mut self) -> u64 {
-        // SAFETY: the helper has no preconditions.
-        unsafe { bpf_ktime_get_coarse_ns() }
-    }
-
-    #[inline(always)]
     fn cpu(&mut self) -> u32 {
         // SAFETY: the helper has no preconditions.
         unsafe { bpf_get_smp_processor_id() }
@@ -146,44 +136,6 @@ impl Host for Kernel<'_> {
     #[inline(always)]
     fn advance_cursor(&mut self) -> u32 {
         add_one(&self.group.program.cursor) as u32
-    }
-
-    #[inline(always)]
-    fn score<const N: usize>(
-        &mut self,
-        _: &Group<N>,
-        slot: u32,
-        reference: u32,
-        now: u64,
-    ) -> Score {
-        score_slot(slot, reference, now)
-    }
-
-    #[inline(always)]
-    fn next_idle<const N: usize>(&mut self, _: &Group<N>, from: u32) -> u32 {
-        next_idle_slot(from)
-    }
-}
-
-// Global functions: the verifier checks each once, for any arguments, and
-// takes the result for any integer. Inlined into the scans they would be
-// followed along every path, beyond the limit of a million instructions.
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn score_slot(slot: u32, reference: u32, now_ns: u64) -> u64 {
-    match GROUP.get(0) {
-        Some(group) => policy::score(group, slot, reference, now_ns),
-        None => Score::MAX,
-    }
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn next_idle_slot(from: u32) -> u32 {
-    match GROUP.get(0) {
-        Some(group) => policy::next_idle(group, from),
-        None => policy::NO_SLOT,
     }
 }
 

@@ -130,7 +130,7 @@ pub struct WorkerStatus {
     /// Connections it accepted from its siblings' listeners.
     pub taken_stolen: u64,
     /// Connections that wait at its listener, half-open ones included.
-    pub waiting: u32,
+    pub waiting: u64,
     /// Open connections.
     pub active: u32,
     /// Requests in service.

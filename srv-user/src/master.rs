@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use srv_common::{Policy, State};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::MissedTickBehavior;
 
 use crate::channel::{Start, ToMaster, ToWorker};
 use crate::config::value::PolicyName;
@@ -49,6 +50,8 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
 
 /// How often the waiting counts are compared with the kernel's truth.
 const HEAL_EVERY: Duration = Duration::from_secs(1);
+/// However short `--hang-after` is: the master is to sleep.
+const HANG_CHECK_EVERY_MIN: Duration = Duration::from_millis(10);
 /// Respawns wait this long, doubled with each early death, up to the maximum.
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
@@ -115,6 +118,8 @@ impl Master {
         let mut quit = signal(SignalKind::quit())?;
         let mut hangup = signal(SignalKind::hangup())?;
         let mut heal = tokio::time::interval(HEAL_EVERY);
+        let mut spot_hangs = tokio::time::interval(self.hang_check_every());
+        spot_hangs.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for slot in 0..self.settings.workers {
             self.spawn(slot)?;
         }
@@ -131,12 +136,19 @@ impl Master {
                 _ = hangup.recv() => tracing::warn!("SIGHUP is ignored: this version reloads nothing"),
                 Some(event) = self.incoming.recv() => self.handle(event),
                 _ = heal.tick() => self.groups.iter_mut().for_each(Group::heal),
+                _ = spot_hangs.tick() => self.groups.iter().for_each(Group::spot_hangs),
                 () = until(deadline) => self.run_out_of_grace(),
             }
             if self.is_finished()? {
                 return Ok(());
             }
         }
+    }
+
+    /// Often enough that a hang is seen a quarter late at most.
+    fn hang_check_every(&self) -> Duration {
+        let often = self.settings.hang_after / 4;
+        often.clamp(HANG_CHECK_EVERY_MIN, HEAL_EVERY)
     }
 
     fn is_finished(&self) -> anyhow::Result<bool> {

@@ -24,7 +24,8 @@ use srv::listen::ListenerGroup;
 use srv::stats::Spread;
 use srv::status::{self, monotonic_ns};
 use srv::steer::Steering;
-use srv_common::{Group, Policy, State};
+use srv_common::layout::ELIGIBLE;
+use srv_common::{Group, Policy};
 use srv_tests::report::{Raw, print_table, verdict};
 
 #[derive(Parser)]
@@ -174,17 +175,12 @@ impl Target {
         let listeners = ListenerGroup::bind(settings.listen[0], &settings)?;
         for (slot, socket) in listeners.sockets.iter().enumerate() {
             steering.set_listener(slot as u32, socket)?;
-            group.slots[slot].steering.state.set(State::Ready as u32);
+            group.slots[slot].steering.eligible.set(ELIGIBLE);
             group.ready[slot].set(slot as u16);
         }
         group.config.workers.set(workers);
         group.config.ready_count.set(workers);
         group.config.policy.set(policy as u32);
-        // As a server has it; the workers below were never away for so long.
-        group
-            .config
-            .hang_after_ns
-            .set(Duration::from_secs(3600).as_nanos() as u64);
         steering.attach(&listeners.sockets[0])?;
         let workers = workers as usize;
         Ok(Self {
