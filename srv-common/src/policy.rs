@@ -124,10 +124,9 @@ const ACTIVE_MASK: u64 = (1 << 17) - 1;
 /// Scores a slot; `reference` is any slot's turn, the same for all scores that
 /// are compared.
 #[inline(always)]
-fn score<const N: usize>(group: &Group<N>, slot: u32, reference: u32) -> Score {
+fn score<const N: usize>(at: &Slot, slot: u32, reference: u32) -> Score {
     let slot_bits = N.trailing_zeros();
     let turn_mask = (1u64 << (ACTIVE_SHIFT - slot_bits)) - 1;
-    let at = slot_at(group, slot);
     let busy = is_negative((at.load.busy_since_ns.get() as i64).wrapping_neg());
     let outstanding = at.waiting() + u64::from(at.load.running.get()) + busy;
     // Equals are dealt out in turn. Half of the range lies on either side of
@@ -156,7 +155,9 @@ fn least<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<u32, 
         if slot >= workers {
             break;
         }
-        best = lower(best, score(group, slot, reference));
+        // The index is constant when the loop is unrolled, and needs no bound.
+        let at = &group.slots[slot as usize & (N - 1)];
+        best = lower(best, score::<N>(at, slot, reference));
     }
     found::<N>(best)
 }
@@ -178,7 +179,7 @@ fn least_of_many<const N: usize>(
         if slot == NO_SLOT {
             break;
         }
-        best = lower(best, score(group, slot, reference));
+        best = lower(best, score_at(group, slot, reference));
         from = slot + 1;
     }
     if best < 1 << OUTSTANDING_SHIFT {
@@ -188,7 +189,7 @@ fn least_of_many<const N: usize>(
     // often, so is each among those compared, in a smaller last block too.
     let block = start / LANES * LANES;
     for lane in 0..LANES {
-        best = lower(best, score(group, block + lane, reference));
+        best = lower(best, score_at(group, block + lane, reference));
     }
     if best < NOT_READY {
         return found::<N>(best);
@@ -199,6 +200,11 @@ fn least_of_many<const N: usize>(
         return Err(Reason::NoneReady);
     }
     checked_ready(group, nth_ready(group, remainder(start, ready)))
+}
+
+#[inline(always)]
+fn score_at<const N: usize>(group: &Group<N>, slot: u32, reference: u32) -> Score {
+    score::<N>(slot_at(group, slot), slot, reference)
 }
 
 /// The lower of two scores, without a branch.
@@ -222,38 +228,60 @@ pub const NO_SLOT: u32 = u32::MAX;
 
 /// Idle bytes in a word.
 const LANES: u32 = 8;
+/// Words that are looked at together.
+const BLOCK_WORDS: usize = 4;
+/// Idle bytes in a block of words.
+const BLOCK_LANES: u32 = LANES * BLOCK_WORDS as u32;
 
 /// The first slot from `from` on, around the end, whose worker sleeps, or
 /// [`NO_SLOT`]. Slots without a worker are never idle.
 #[inline(always)]
-pub fn next_idle<const N: usize>(group: &Group<N>, from: u32) -> u32 {
-    // The lanes of the first word below `from` come last, after the wrap.
-    let first = from / LANES;
-    let skipped = (1u64 << (8 * (from % LANES))) - 1;
-    let mut word = idle_word(group, first) & !skipped;
-    let mut at = first;
-    for _ in 0..N as u32 / LANES {
-        if word != 0 {
+fn next_idle<const N: usize>(group: &Group<N>, from: u32) -> u32 {
+    let mut block = from / BLOCK_LANES;
+    // The lanes of the first block below `from` come last, after the wrap.
+    let mut words = idle_block(group, block);
+    for (nth, word) in words.iter_mut().enumerate() {
+        let skipped = (from % BLOCK_LANES).saturating_sub(nth as u32 * LANES);
+        *word &= if skipped < LANES {
+            u64::MAX << (8 * skipped)
+        } else {
+            0
+        };
+    }
+    for _ in 0..N as u32 / BLOCK_LANES {
+        if words[0] | words[1] | words[2] | words[3] != 0 {
             break;
         }
-        at += 1;
-        word = idle_word(group, at);
+        block += 1;
+        words = idle_block(group, block);
     }
-    if word == 0 {
-        NO_SLOT
-    } else {
-        at * LANES % N as u32 + lowest_lane(word)
+    for (nth, word) in words.iter().enumerate() {
+        if *word != 0 {
+            let lane = nth as u32 * LANES + lowest_lane(*word);
+            return (block * BLOCK_LANES + lane) % N as u32;
+        }
     }
+    NO_SLOT
 }
 
-/// Eight workers' idle bytes.
+/// The idle bytes of a block of slots; around the end.
 #[inline(always)]
-fn idle_word<const N: usize>(group: &Group<N>, word: u32) -> u64 {
-    let lanes = group.idle.0.as_ptr().cast::<u64>();
-    // SAFETY: the array is 64-byte aligned and the masked index is inside it.
-    // Each lane is written whole by its worker.
-    let word = unsafe { lanes.add(bounded(word, N / 8)).read_volatile() };
-    u64::from_le(word) & 0x0101_0101_0101_0101
+fn idle_block<const N: usize>(group: &Group<N>, block: u32) -> [u64; BLOCK_WORDS] {
+    let first = bounded(block, N / BLOCK_LANES as usize) * BLOCK_WORDS;
+    core::array::from_fn(|nth| {
+        // SAFETY: the array is aligned to a cache line and the bounded index
+        // is inside it. Each lane is written whole by its worker.
+        let word = unsafe {
+            group
+                .idle
+                .0
+                .as_ptr()
+                .cast::<u64>()
+                .add(first + nth)
+                .read_volatile()
+        };
+        u64::from_le(word) & 0x0101_0101_0101_0101
+    })
 }
 
 /// Index of the lowest byte that is 1, of bytes that are 0 or 1 and not all 0.
@@ -280,8 +308,8 @@ fn better_of_two<const N: usize>(
     let first = nth_ready(group, first);
     let second = nth_ready(group, second);
     let reference = slot_at(group, first).load.turn.get();
-    let one = score(group, first, reference);
-    found::<N>(lower(one, score(group, second, reference)))
+    let one = score_at(group, first, reference);
+    found::<N>(lower(one, score_at(group, second, reference)))
 }
 
 /// By slot number, not by place in the ready list: a worker's death moves only

@@ -61,6 +61,13 @@ pub fn empty(_ctx: SkReuseportContext) -> u32 {
     SK_PASS
 }
 
+// Always selects slot 0: benches tell by it what the select helper costs.
+#[sk_reuseport]
+pub fn first(ctx: SkReuseportContext) -> u32 {
+    let _ = LISTENERS.select_reuseport(&ctx, 0);
+    SK_PASS
+}
+
 #[inline(always)]
 fn steer(ctx: &SkReuseportContext, group: &Group) -> Result<u32, Reason> {
     if !is_connection_request(ctx)? {

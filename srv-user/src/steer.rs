@@ -19,6 +19,9 @@ pub fn carries_program() -> bool {
     !OBJECT.is_empty()
 }
 
+const NEEDS: &str = "load the select program (needs Linux 5.11 or newer and CAP_BPF; \
+                     `srv doctor` says what is missing)";
+
 /// A loaded select program with its maps, for one listener group. Taken off
 /// the group when dropped: aya itself would leave it attached.
 pub struct Steering {
@@ -42,18 +45,18 @@ impl Steering {
             "this binary carries no BPF program (built without the BPF toolchain): build it with `cargo xtask build`"
         );
         let is_logging = tracing::enabled!(target: "srv_ebpf", tracing::Level::DEBUG);
-        let mut ebpf = load_object(is_logging).context(
-            "load the select program: needs Linux 5.11 or newer and CAP_BPF; `srv doctor` says which is missing",
-        )?;
+        let mut ebpf = load_object(is_logging).context(NEEDS)?;
         let memory = group_memory(&mut ebpf)?;
         let log = is_logging.then(|| EbpfLogger::init(&mut ebpf));
         let log = log.transpose().context("read the program's log")?;
-        Ok(Self {
+        let mut steering = Self {
             ebpf,
             memory,
             log,
             attached: None,
-        })
+        };
+        steering.program("select").context(NEEDS)?;
+        Ok(steering)
     }
 
     /// The array that holds the [`Group`], to be mapped.
@@ -118,14 +121,19 @@ impl Steering {
         self.attached.is_some()
     }
 
-    /// The loaded program of that name: `select`, or `empty` for benches.
+    /// The program of that name, loaded: `select`, or `empty` and `first` for
+    /// benches.
     ///
     /// # Errors
-    /// If there is none.
+    /// If there is none, or the kernel refuses it.
     pub fn program(&mut self, name: &str) -> anyhow::Result<&mut SkReuseport> {
         let program = self.ebpf.program_mut(name);
         let program = program.with_context(|| format!("find program {name} in the BPF object"))?;
-        Ok(program.try_into()?)
+        let program: &mut SkReuseport = program.try_into()?;
+        if program.fd().is_err() {
+            program.load()?;
+        }
+        Ok(program)
     }
 }
 
@@ -146,29 +154,7 @@ fn load_object(is_logging: bool) -> anyhow::Result<Ebpf> {
     };
     let mut loader = EbpfLoader::new();
     let loader = loader.override_global(aya_log::LEVEL, &log_level, false);
-    let mut ebpf = match loader.load(OBJECT) {
-        Ok(ebpf) => ebpf,
-        Err(error) => bail!(explain(&error)),
-    };
-    for name in ["select", "empty"] {
-        let program: &mut SkReuseport = ebpf
-            .program_mut(name)
-            .context("BPF object without program")?
-            .try_into()?;
-        program.load()?;
-    }
-    Ok(ebpf)
-}
-
-/// aya's errors nest the errno several causes deep.
-fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
+    Ok(loader.load(OBJECT)?)
 }
 
 fn group_memory(ebpf: &mut Ebpf) -> anyhow::Result<OwnedFd> {
