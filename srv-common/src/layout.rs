@@ -53,9 +53,6 @@ pub struct Config {
     pub ready_count: Shared<u32>,
     /// Explicit padding.
     pub _pad: Shared<u32>,
-    /// A worker that has been away from `epoll_wait` for longer counts as
-    /// hung, ns; 0 never.
-    pub hang_after_ns: Shared<u64>,
 }
 
 /// Written by the BPF program only.
@@ -72,8 +69,7 @@ pub struct Program {
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct Slot {
-    /// Program and master: read together with `state`, written rarely by the
-    /// master.
+    /// Program and master: the program reads what the master writes rarely.
     pub steering: Steering,
     /// Connections accepted from this slot's *listener*, by whichever worker
     /// (atomic add: siblings accept here too).
@@ -100,9 +96,17 @@ pub struct Steering {
     pub pid: Shared<u32>,
     /// How often a worker was started in this slot. Written by the master.
     pub starts: Shared<u32>,
-    /// Explicit padding.
-    pub _pad: Shared<u32>,
+    /// How the program may choose the slot: [`NOT_ELIGIBLE`], [`LAST_RESORT`]
+    /// or [`ELIGIBLE`]. Written by the master.
+    pub eligible: Shared<u32>,
 }
+
+/// Not at all: no worker is ready there.
+pub const NOT_ELIGIBLE: u32 = 0;
+/// Only if all others are worse: its worker hangs.
+pub const LAST_RESORT: u32 = 1;
+/// Like any other.
+pub const ELIGIBLE: u32 = 2;
 
 /// The worker's own line of a slot. The master resets `active`, `running` and
 /// `busy_since_ns` after it has reaped the worker, when nobody else writes.
@@ -226,22 +230,23 @@ impl Refusal {
 impl Slot {
     /// Connections that wait at the listener, half-open ones included.
     #[inline(always)]
-    pub fn waiting(&self) -> u32 {
-        let assigned =
-            self.steering.steered.get().wrapping_add(self.steering.healed.get());
-        let waiting = assigned.wrapping_sub(self.taken.0.get()) as i64;
-        if waiting < 0 {
-            0
-        } else if waiting > MOST_WAITING {
-            MOST_WAITING as u32
-        } else {
-            waiting as u32
-        }
+    pub fn waiting(&self) -> u64 {
+        let assigned = self
+            .steering
+            .steered
+            .get()
+            .wrapping_add(self.steering.healed.get());
+        let waiting = assigned.wrapping_sub(self.taken.0.get());
+        // Zero if it is negative, which it is where the kernel hashed.
+        waiting & (is_negative(waiting as i64).wrapping_sub(1))
     }
 }
 
-/// Bound of [`Slot::waiting`], so that sums of loads stay within 31 bits.
-const MOST_WAITING: i64 = 1 << 28;
+/// 1 or 0, without a branch: the compiler must not see that it could be one.
+#[inline(always)]
+pub(crate) fn is_negative(x: i64) -> u64 {
+    core::hint::black_box(x as u64 >> 63)
+}
 
 impl<const N: usize> Group<N> {
     /// A zeroed group on the heap, for tests and the simulator.

@@ -6,7 +6,7 @@
 //! No policy ever returns a slot whose worker is not ready; with none ready
 //! the answer is a [`Reason`] and the kernel hashes.
 
-use crate::layout::{Group, Reason, Slot, State};
+use crate::layout::{ELIGIBLE, Group, NOT_ELIGIBLE, Reason, Slot, State, is_negative};
 
 /// How the program chooses a worker.
 #[repr(u32)]
@@ -56,32 +56,12 @@ impl Policy {
 pub trait Host {
     /// Uniform over all 32 bits.
     fn random(&mut self) -> u32;
-    /// ns of `CLOCK_MONOTONIC`, some milliseconds old at worst.
-    fn now_ns(&mut self) -> u64;
     /// The CPU that handles the packet.
     fn cpu(&mut self) -> u32;
     /// A hash of the client's address, the same for each of its packets.
     fn source_hash(&mut self) -> u32;
     /// Returns [`crate::layout::Program::cursor`] and advances it by one.
     fn advance_cursor(&mut self) -> u32;
-    /// [`score`], in a form that suits the place: the verifier follows every
-    /// path through inlined code, but checks a global function only once, and
-    /// then takes its result for any integer.
-    #[inline(always)]
-    fn score<const N: usize>(
-        &mut self,
-        group: &Group<N>,
-        slot: u32,
-        reference: u32,
-        now_ns: u64,
-    ) -> Score {
-        score(group, slot, reference, now_ns)
-    }
-    /// [`next_idle`], likewise.
-    #[inline(always)]
-    fn next_idle<const N: usize>(&mut self, group: &Group<N>, from: u32) -> u32 {
-        next_idle(group, from)
-    }
 }
 
 /// Up to this many workers, `least` looks at every one.
@@ -124,53 +104,41 @@ pub fn choose<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<
 
 /// How much work a slot has outstanding, as one integer; the lowest wins.
 ///
-/// From the top: not ready (1 bit), hung (1), waiting + running + busy (15),
-/// open connections (16), accepts so far relative to a reference (19), slot
-/// (12).
+/// From the top: not ready (bit 62), hung (bit 61), waiting + running + busy
+/// (16 bits), open connections (17), accepts so far relative to a reference
+/// (28 less the slot's bits), slot. A count beyond its bits wraps: one
+/// imperfect choice.
+///
+/// One integer, and no branch on the way to it: the verifier follows every
+/// path through a scan, and a function call costs more than a score (with
+/// return thunks about 20 ns).
 pub type Score = u64;
 
-const NOT_READY: Score = 1 << 63;
-const HUNG: Score = 1 << 62;
-const OUTSTANDING_SHIFT: u32 = 47;
-const OUTSTANDING_MAX: u64 = (1 << 15) - 1;
-const ACTIVE_SHIFT: u32 = 31;
-const ACTIVE_MAX: u64 = (1 << 16) - 1;
-const TURN_SHIFT: u32 = 12;
-const TURN_MASK: u64 = (1 << 19) - 1;
-const SLOT_MASK: u64 = (1 << 12) - 1;
+const PENALTY_SHIFT: u32 = 61;
+const NOT_READY: Score = (ELIGIBLE as u64) << PENALTY_SHIFT;
+const OUTSTANDING_SHIFT: u32 = 45;
+const OUTSTANDING_MASK: u64 = (1 << 16) - 1;
+const ACTIVE_SHIFT: u32 = 28;
+const ACTIVE_MASK: u64 = (1 << 17) - 1;
 
-/// Scores a slot at `now_ns`; `reference` is any slot's turn, the same for all
-/// scores that are compared.
+/// Scores a slot; `reference` is any slot's turn, the same for all scores that
+/// are compared.
 #[inline(always)]
-pub fn score<const N: usize>(group: &Group<N>, slot: u32, reference: u32, now_ns: u64) -> Score {
+fn score<const N: usize>(group: &Group<N>, slot: u32, reference: u32) -> Score {
+    let slot_bits = N.trailing_zeros();
+    let turn_mask = (1u64 << (ACTIVE_SHIFT - slot_bits)) - 1;
     let at = slot_at(group, slot);
-    if at.steering.state.get() != State::Ready as u32 {
-        return NOT_READY;
-    }
-    let busy_since_ns = at.load.busy_since_ns.get();
-    let mut outstanding = at.waiting() as u64 + at.load.running.get() as u64;
-    let mut hung = 0;
-    if busy_since_ns != 0 {
-        outstanding += 1;
-        // The clock may be behind the worker's: that is no hang.
-        let busy_ns = now_ns.wrapping_sub(busy_since_ns) as i64;
-        let hang_after_ns = group.config.hang_after_ns.get() as i64;
-        if hang_after_ns != 0 && busy_ns > hang_after_ns {
-            hung = HUNG;
-        }
-    }
+    let busy = is_negative((at.load.busy_since_ns.get() as i64).wrapping_neg());
+    let outstanding = at.waiting() + u64::from(at.load.running.get()) + busy;
     // Equals are dealt out in turn. Half of the range lies on either side of
     // the reference, so that the counts may wrap.
-    let turn = at.load.turn.get().wrapping_sub(reference) as u64 + TURN_MASK / 2;
-    hung | at_most(outstanding, OUTSTANDING_MAX) << OUTSTANDING_SHIFT
-        | at_most(at.load.active.get() as u64, ACTIVE_MAX) << ACTIVE_SHIFT
-        | (turn & TURN_MASK) << TURN_SHIFT
-        | slot as u64 & SLOT_MASK
-}
-
-#[inline(always)]
-fn at_most(value: u64, max: u64) -> u64 {
-    if value > max { max } else { value }
+    let turn = u64::from(at.load.turn.get().wrapping_sub(reference)) + turn_mask / 2;
+    let penalty = ELIGIBLE.wrapping_sub(at.steering.eligible.get()) & 3;
+    u64::from(penalty) << PENALTY_SHIFT
+        | (outstanding & OUTSTANDING_MASK) << OUTSTANDING_SHIFT
+        | (u64::from(at.load.active.get()) & ACTIVE_MASK) << ACTIVE_SHIFT
+        | (turn & turn_mask) << slot_bits
+        | u64::from(slot) & (N as u64 - 1)
 }
 
 #[inline(always)]
@@ -182,16 +150,15 @@ fn least<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<u32, 
     if workers > SCAN_ALL_MAX {
         return least_of_many(group, workers, host);
     }
-    let now_ns = host.now_ns();
     let reference = slot_at(group, 0).load.turn.get();
     let mut best = NOT_READY;
     for slot in 0..SCAN_ALL_MAX {
         if slot >= workers {
             break;
         }
-        best = lower(best, host.score(group, slot, reference, now_ns));
+        best = lower(best, score(group, slot, reference));
     }
-    found(best)
+    found::<N>(best)
 }
 
 /// Idle workers first, a few of them from a rotating start; if none is idle,
@@ -203,29 +170,28 @@ fn least_of_many<const N: usize>(
     host: &mut impl Host,
 ) -> Result<u32, Reason> {
     let start = remainder(host.advance_cursor(), workers);
-    let now_ns = host.now_ns();
     let reference = slot_at(group, start).load.turn.get();
     let mut best = NOT_READY;
     let mut from = start;
     for _ in 0..IDLE_SAMPLE {
-        let slot = host.next_idle(group, from);
+        let slot = next_idle(group, from);
         if slot == NO_SLOT {
             break;
         }
-        best = lower(best, host.score(group, slot, reference, now_ns));
+        best = lower(best, score(group, slot, reference));
         from = slot + 1;
     }
     if best < 1 << OUTSTANDING_SHIFT {
-        return found(best);
+        return found::<N>(best);
     }
     // The eight slots around the start: as each slot is the start equally
     // often, so is each among those compared, in a smaller last block too.
     let block = start / LANES * LANES;
     for lane in 0..LANES {
-        best = lower(best, host.score(group, block + lane, reference, now_ns));
+        best = lower(best, score(group, block + lane, reference));
     }
     if best < NOT_READY {
-        return found(best);
+        return found::<N>(best);
     }
     // A whole block is down: the ready list knows who is not.
     let ready = group.config.ready_count.get();
@@ -235,14 +201,20 @@ fn least_of_many<const N: usize>(
     checked_ready(group, nth_ready(group, remainder(start, ready)))
 }
 
+/// The lower of two scores, without a branch.
 #[inline(always)]
 fn lower(a: Score, b: Score) -> Score {
-    if b < a { b } else { a }
+    let difference = b.wrapping_sub(a);
+    a.wrapping_add(difference & is_negative(difference as i64).wrapping_neg())
 }
 
 #[inline(always)]
-fn found(best: Score) -> Result<u32, Reason> {
-    if best < NOT_READY { Ok((best & SLOT_MASK) as u32) } else { Err(Reason::NoneReady) }
+fn found<const N: usize>(best: Score) -> Result<u32, Reason> {
+    if best < NOT_READY {
+        Ok(best as u32 & (N as u32 - 1))
+    } else {
+        Err(Reason::NoneReady)
+    }
 }
 
 /// No slot has this number.
@@ -267,7 +239,11 @@ pub fn next_idle<const N: usize>(group: &Group<N>, from: u32) -> u32 {
         at += 1;
         word = idle_word(group, at);
     }
-    if word == 0 { NO_SLOT } else { at * LANES % N as u32 + lowest_lane(word) }
+    if word == 0 {
+        NO_SLOT
+    } else {
+        at * LANES % N as u32 + lowest_lane(word)
+    }
 }
 
 /// Eight workers' idle bytes.
@@ -304,15 +280,18 @@ fn better_of_two<const N: usize>(
     let first = nth_ready(group, first);
     let second = nth_ready(group, second);
     let reference = slot_at(group, first).load.turn.get();
-    let now_ns = host.now_ns();
-    let one = host.score(group, first, reference, now_ns);
-    found(lower(one, host.score(group, second, reference, now_ns)))
+    let one = score(group, first, reference);
+    found::<N>(lower(one, score(group, second, reference)))
 }
 
 /// By slot number, not by place in the ready list: a worker's death moves only
 /// its own clients, and all of them come back with its replacement.
 #[inline(always)]
-fn source<const N: usize>(group: &Group<N>, ready: u32, host: &mut impl Host) -> Result<u32, Reason> {
+fn source<const N: usize>(
+    group: &Group<N>,
+    ready: u32,
+    host: &mut impl Host,
+) -> Result<u32, Reason> {
     let workers = group.config.workers.get();
     let hash = host.source_hash();
     let home = checked_ready(group, scale(hash, workers));
@@ -328,7 +307,7 @@ fn nth_ready<const N: usize>(group: &Group<N>, nth: u32) -> u32 {
 /// The list of ready slots may be a moment old.
 #[inline(always)]
 fn checked_ready<const N: usize>(group: &Group<N>, slot: u32) -> Result<u32, Reason> {
-    if slot_at(group, slot).steering.state.get() == State::Ready as u32 {
+    if slot_at(group, slot).steering.eligible.get() != NOT_ELIGIBLE {
         Ok(slot)
     } else {
         Err(Reason::NoneReady)
@@ -372,7 +351,11 @@ pub fn steal_patience_ns(thief: &Slot, owner: &Slot) -> u64 {
     if owner.steering.state.get() != State::Ready as u32 {
         return 0;
     }
-    let excess = thief.load.active.get().saturating_sub(owner.load.active.get());
+    let excess = thief
+        .load
+        .active
+        .get()
+        .saturating_sub(owner.load.active.get());
     let patience_ns = u64::from(excess.saturating_sub(SLACK)) * PER_CONNECTION_NS;
     patience_ns.min(MAX_NS)
 }

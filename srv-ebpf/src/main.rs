@@ -4,23 +4,25 @@
 //! Whatever goes wrong is counted by reason and left to the kernel's hash:
 //! the program only ever returns `SK_PASS`, since anything else would reset
 //! the client's connection.
+//!
+//! It logs nothing: user space loads it with a constant log level of zero, and
+//! the verifier removes the calls. `RUST_LOG=srv_ebpf=debug` loads it with them.
 
 #![no_std]
 #![no_main]
+// The attribute macro documents nothing of the functions that it generates.
+#![allow(missing_docs)]
 #![allow(internal_features)]
 #![feature(core_intrinsics)]
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, sk_action::SK_PASS},
-    helpers::{
-        bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns,
-        bpf_skb_load_bytes_relative,
-    },
+    helpers::{bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_skb_load_bytes_relative},
     macros::{map, sk_reuseport},
     maps::{Array, ReusePortSockArray},
     programs::SkReuseportContext,
 };
-use srv_common::policy::{self, Score};
+use aya_log_ebpf::debug;
 use srv_common::{Group, Host, MAX_WORKERS, Reason, Shared, choose};
 
 /// The one group that this copy of the program steers, mapped by user space.
@@ -31,20 +33,29 @@ static GROUP: Array<Group> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static LISTENERS: ReusePortSockArray = ReusePortSockArray::with_max_entries(MAX_WORKERS as u32, 0);
 
-/// Steers.
 #[sk_reuseport]
 pub fn select(ctx: SkReuseportContext) -> u32 {
     let Some(group) = GROUP.get(0) else {
         return SK_PASS;
     };
     match steer(&ctx, group) {
-        Ok(slot) => add_one(&group.slots[slot as usize & (MAX_WORKERS - 1)].steering.steered),
-        Err(reason) => add_one(&group.program.fallbacks[reason as usize]),
-    };
+        Ok(slot) => {
+            add_one(
+                &group.slots[slot as usize & (MAX_WORKERS - 1)]
+                    .steering
+                    .steered,
+            );
+            debug!(&ctx, "steered to slot {}", slot);
+        }
+        Err(reason) => {
+            add_one(&group.program.fallbacks[reason as usize]);
+            debug!(&ctx, "left to the hash, reason {}", reason as u32);
+        }
+    }
     SK_PASS
 }
 
-/// Does nothing; benches subtract what a run of it costs.
+// Does nothing; benches subtract what a run of it costs.
 #[sk_reuseport]
 pub fn empty(_ctx: SkReuseportContext) -> u32 {
     SK_PASS
@@ -98,12 +109,6 @@ impl Host for Kernel<'_> {
     }
 
     #[inline(always)]
-    fn now_ns(&mut self) -> u64 {
-        // SAFETY: the helper has no preconditions.
-        unsafe { bpf_ktime_get_coarse_ns() }
-    }
-
-    #[inline(always)]
     fn cpu(&mut self) -> u32 {
         // SAFETY: the helper has no preconditions.
         unsafe { bpf_get_smp_processor_id() }
@@ -132,38 +137,6 @@ impl Host for Kernel<'_> {
     fn advance_cursor(&mut self) -> u32 {
         add_one(&self.group.program.cursor) as u32
     }
-
-    #[inline(always)]
-    fn score<const N: usize>(&mut self, _: &Group<N>, slot: u32, reference: u32, now: u64) -> Score {
-        score_slot(slot, reference, now)
-    }
-
-    #[inline(always)]
-    fn next_idle<const N: usize>(&mut self, _: &Group<N>, from: u32) -> u32 {
-        next_idle_slot(from)
-    }
-}
-
-// Global functions: the verifier checks each once, for any arguments, and
-// takes the result for any integer. Inlined into the scans they would be
-// followed along every path, beyond the limit of a million instructions.
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn score_slot(slot: u32, reference: u32, now_ns: u64) -> u64 {
-    match GROUP.get(0) {
-        Some(group) => policy::score(group, slot, reference, now_ns),
-        None => Score::MAX,
-    }
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn next_idle_slot(from: u32) -> u32 {
-    match GROUP.get(0) {
-        Some(group) => policy::next_idle(group, from),
-        None => policy::NO_SLOT,
-    }
 }
 
 impl Kernel<'_> {
@@ -173,7 +146,13 @@ impl Kernel<'_> {
         const BPF_HDR_START_NET: u32 = 1;
         // SAFETY: `to` points to 16 bytes, `bytes` is 4 or 16.
         unsafe {
-            bpf_skb_load_bytes_relative(self.ctx.md.cast(), offset, to.cast(), bytes, BPF_HDR_START_NET)
+            bpf_skb_load_bytes_relative(
+                self.ctx.md.cast(),
+                offset,
+                to.cast(),
+                bytes,
+                BPF_HDR_START_NET,
+            )
         };
     }
 }

@@ -62,7 +62,12 @@ impl Driver {
         builder.max_buf_size(http.limits.header_bytes.max(HYPER_MIN_BUFFER_BYTES));
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
-        Self { http, builder, woken, waker }
+        Self {
+            http,
+            builder,
+            woken,
+            waker,
+        }
     }
 
     /// Where the worker's load is published.
@@ -148,15 +153,23 @@ impl Connection {
     pub fn accepted(fd: OwnedFd, driver: &Driver, now_ns: u64) -> Self {
         let socket = Rc::new(Socket::new(fd));
         let state = State::Active(driver.start(&socket, Bytes::new(), now_ns));
-        Self { socket, watched: false, state }
+        Self {
+            socket,
+            watched: false,
+            state,
+        }
     }
 
     /// Goes on as far as the socket allows.
     pub fn drive(&mut self, driver: &Driver, hung_up: bool, now_ns: u64) -> Progress {
         self.socket.readable.set(true);
-        self.socket.hung_up.set(self.socket.hung_up.get() || hung_up);
+        self.socket
+            .hung_up
+            .set(self.socket.hung_up.get() || hung_up);
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
-            State::Idle(_) => driver.start(&self.socket, Bytes::new(), now_ns).drive(driver, now_ns),
+            State::Idle(_) => driver
+                .start(&self.socket, Bytes::new(), now_ns)
+                .drive(driver, now_ns),
             State::Active(active) => active.drive(driver, now_ns),
             State::Lingering(until_ns) => discard(&self.socket, until_ns),
             State::Closed => State::Closed,
@@ -257,17 +270,28 @@ impl Active {
             return State::Idle(now_ns + as_ns(driver.http.limits.idle_timeout));
         }
         // Part of the next request came along with the last one.
-        driver.start(&self.socket, unread, now_ns).drive(driver, now_ns)
+        driver
+            .start(&self.socket, unread, now_ns)
+            .drive(driver, now_ns)
     }
 
     fn set_deadline(&mut self, driver: &Driver, now_ns: u64) {
         let limits = &driver.http.limits;
         let (phase, timeout) = if self.socket.write_blocked.get() {
-            ((Phase::Write, self.socket.bytes_out.get()), limits.write_timeout)
+            (
+                (Phase::Write, self.socket.bytes_out.get()),
+                limits.write_timeout,
+            )
         } else if self.exchange.in_service.get() {
-            ((Phase::Body, self.socket.bytes_in.get()), limits.read_timeout)
+            (
+                (Phase::Body, self.socket.bytes_in.get()),
+                limits.read_timeout,
+            )
         } else {
-            ((Phase::Header, self.exchange.requests.get()), limits.header_timeout)
+            (
+                (Phase::Header, self.exchange.requests.get()),
+                limits.header_timeout,
+            )
         };
         if self.phase != phase {
             self.phase = phase;

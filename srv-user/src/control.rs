@@ -130,7 +130,7 @@ pub struct WorkerStatus {
     /// Connections it accepted from its siblings' listeners.
     pub taken_stolen: u64,
     /// Connections that wait at its listener, half-open ones included.
-    pub waiting: u32,
+    pub waiting: u64,
     /// Open connections.
     pub active: u32,
     /// Requests in service.
@@ -212,8 +212,8 @@ impl Server {
             Some(path) => path.to_path_buf(),
             None => default_folder()?.join(format!("{port}.sock")),
         };
-        let listener = bind(&path)
-            .with_context(|| format!("open the control socket {}", path.display()))?;
+        let listener =
+            bind(&path).with_context(|| format!("open the control socket {}", path.display()))?;
         tokio::spawn(answer_all(listener, events));
         Ok(Self { path })
     }
@@ -260,12 +260,16 @@ async fn answer(stream: tokio::net::UnixStream, events: UnboundedSender<Event>) 
     let (reading, mut writing) = stream.into_split();
     let mut line = String::new();
     let reading = tokio::io::AsyncReadExt::take(reading, REQUEST_BYTES_MAX);
-    tokio::io::BufReader::new(reading).read_line(&mut line).await?;
+    tokio::io::BufReader::new(reading)
+        .read_line(&mut line)
+        .await?;
     let reply = match serde_json::from_str(&line) {
         Ok(request) => {
             let (reply, answered) = oneshot::channel();
             let _ = events.send(Event::Asked(Question { request, reply }));
-            answered.await.unwrap_or_else(|_| Reply::Refused("the server is stopping".into()))
+            answered
+                .await
+                .unwrap_or_else(|_| Reply::Refused("the server is stopping".into()))
         }
         Err(error) => Reply::Refused(format!("not a request: {error}")),
     };
@@ -306,14 +310,25 @@ fn only_server() -> anyhow::Result<PathBuf> {
     let folder = default_folder()?;
     let entries = fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;
     let paths = entries.flatten().map(|entry| entry.path());
-    let mut living: Vec<_> = paths.filter(|path| UnixStream::connect(path).is_ok()).collect();
+    let mut living: Vec<_> = paths
+        .filter(|path| UnixStream::connect(path).is_ok())
+        .collect();
     match living.len() {
-        0 => bail!("no server of yours runs here (none answers in {})", folder.display()),
+        0 => bail!(
+            "no server of yours runs here (none answers in {})",
+            folder.display()
+        ),
         1 => Ok(living.remove(0)),
         _ => {
             living.sort();
-            let names: Vec<_> = living.iter().map(|path| path.display().to_string()).collect();
-            bail!("several servers run here, name one: --control {}", names.join(" or --control "))
+            let names: Vec<_> = living
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect();
+            bail!(
+                "several servers run here, name one: --control {}",
+                names.join(" or --control ")
+            )
         }
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, ensure};
+use srv_common::layout::{ELIGIBLE, LAST_RESORT, NOT_ELIGIBLE};
 use srv_common::{Policy, Reason, Refusal, Slot, State};
 
 use crate::balance;
@@ -22,6 +23,8 @@ pub struct Group {
     memory_fd: OwnedFd,
     steering: Result<Steering, String>,
     healing: Vec<Healing>,
+    /// A worker away from `epoll_wait` for longer hangs; 0: none ever does.
+    hang_after_ns: u64,
 }
 
 /// What a listener looked like at the last [`Group::heal`].
@@ -40,15 +43,24 @@ impl Group {
         let listeners = ListenerGroup::bind(address, settings)?;
         let steering = load(&listeners, settings);
         let memory_fd = match &steering {
-            Ok(steering) => steering.memory().try_clone_to_owned().context("duplicate a map's fd")?,
+            Ok(steering) => steering
+                .memory()
+                .try_clone_to_owned()
+                .context("duplicate a map's fd")?,
             Err(_) => status::memfd()?,
         };
         let memory = status::map(&memory_fd).context("map the shared status memory")?;
         memory.config.workers.set(settings.workers);
         let hang_after_ns = u64::try_from(settings.hang_after.as_nanos()).unwrap_or(u64::MAX);
-        memory.config.hang_after_ns.set(hang_after_ns);
         let healing = vec![Healing::default(); settings.workers as usize];
-        Ok(Self { listeners, memory, memory_fd, steering, healing })
+        Ok(Self {
+            listeners,
+            memory,
+            memory_fd,
+            steering,
+            healing,
+            hang_after_ns,
+        })
     }
 
     /// The memory to be inherited by workers.
@@ -87,7 +99,9 @@ impl Group {
     /// # Errors
     /// What the kernel says to either.
     pub fn close(&mut self) -> anyhow::Result<()> {
-        self.listeners.stop_new_connections().context("drop new SYNs")?;
+        self.listeners
+            .stop_new_connections()
+            .context("drop new SYNs")?;
         self.steer(Policy::Hash)
     }
 
@@ -113,7 +127,12 @@ impl Group {
 
     /// Sets a slot's state and with it the list of those that can be chosen.
     pub fn set_state(&self, slot: u32, state: State) {
-        self.slot(slot).steering.state.set(state as u32);
+        let steering = &self.slot(slot).steering;
+        let is_ready = state == State::Ready;
+        steering.state.set(state as u32);
+        steering
+            .eligible
+            .set(if is_ready { ELIGIBLE } else { NOT_ELIGIBLE });
         let mut count = 0;
         for (slot, at) in self.slots().iter().enumerate() {
             if at.steering.state.get() == State::Ready as u32 {
@@ -124,12 +143,36 @@ impl Group {
         self.memory.config.ready_count.set(count as u32);
     }
 
+    /// Steers around workers that hang, and to those that have stopped to. The
+    /// program does not look for itself: reading a clock costs it 36 ns a run.
+    pub fn spot_hangs(&self) {
+        let now_ns = status::monotonic_ns();
+        for slot in self.slots() {
+            let busy_since_ns = slot.load.busy_since_ns.get();
+            let hangs = busy_since_ns != 0
+                && self.hang_after_ns != 0
+                && now_ns.saturating_sub(busy_since_ns) > self.hang_after_ns;
+            if slot.steering.state.get() == State::Ready as u32 {
+                slot.steering
+                    .eligible
+                    .set(if hangs { LAST_RESORT } else { ELIGIBLE });
+            }
+        }
+    }
+
     /// Brings the slots' waiting counts back to the kernel's truth. To be
     /// called at an interval longer than a handshake takes.
     pub fn heal(&mut self) {
+        if let Ok(steering) = &mut self.steering {
+            steering.flush_log();
+        }
         for (slot, healing) in self.healing.iter_mut().enumerate() {
-            let Some(socket) = self.listeners.sockets.get(slot) else { return };
-            let Ok((queued, _)) = accept_queue(socket) else { continue };
+            let Some(socket) = self.listeners.sockets.get(slot) else {
+                return;
+            };
+            let Ok((queued, _)) = accept_queue(socket) else {
+                continue;
+            };
             let at = &self.memory.slots[slot];
             let taken = at.taken.0.get();
             let correction = correction(healing.assigned, assigned(at), taken, queued);
@@ -147,7 +190,7 @@ impl Group {
             // Unsteered, only the kernel knows what waits.
             let queue = self.listeners.sockets.get(slot).map(accept_queue);
             if let Some(Ok((queued, _))) = queue {
-                status.waiting = status.waiting.max(queued);
+                status.waiting = status.waiting.max(u64::from(queued));
             }
             status
         };
@@ -161,8 +204,17 @@ impl Group {
     }
 
     fn program_status(&self) -> ProgramStatus {
-        let steered = self.slots().iter().map(|slot| slot.steering.steered.get()).sum();
-        let counts = self.memory.program.fallbacks.iter().map(|count| count.get());
+        let steered = self
+            .slots()
+            .iter()
+            .map(|slot| slot.steering.steered.get())
+            .sum();
+        let counts = self
+            .memory
+            .program
+            .fallbacks
+            .iter()
+            .map(|count| count.get());
         let attached = self.steering.as_ref().is_ok_and(Steering::is_attached);
         let why_not = match &self.steering {
             Err(why) => Some(why.clone()),
@@ -174,7 +226,11 @@ impl Group {
             why_not,
             runs: steered + counts.clone().sum::<u64>(),
             steered,
-            fallbacks: Reason::NAMES.map(str::to_string).into_iter().zip(counts).collect(),
+            fallbacks: Reason::NAMES
+                .map(str::to_string)
+                .into_iter()
+                .zip(counts)
+                .collect(),
         }
     }
 
@@ -191,7 +247,10 @@ impl Group {
 fn load(listeners: &ListenerGroup, settings: &Settings) -> Result<Steering, String> {
     let load = || {
         let own = settings.serving.accept.has_own_listeners();
-        ensure!(own, "all workers share one socket: there is nothing to steer between");
+        ensure!(
+            own,
+            "all workers share one socket: there is nothing to steer between"
+        );
         ensure!(settings.bpf, "--no-bpf was given");
         let mut steering = Steering::load()?;
         for (slot, socket) in listeners.sockets.iter().enumerate() {
@@ -203,7 +262,10 @@ fn load(listeners: &ListenerGroup, settings: &Settings) -> Result<Steering, Stri
 }
 
 fn assigned(slot: &Slot) -> u64 {
-    slot.steering.steered.get().wrapping_add(slot.steering.healed.get())
+    slot.steering
+        .steered
+        .get()
+        .wrapping_add(slot.steering.healed.get())
 }
 
 /// What to add to a slot's assigned connections so that `assigned - taken` is
@@ -215,17 +277,19 @@ fn correction(assigned_before: u64, assigned: u64, taken: u64, queued: u32) -> i
     let queued = i64::from(queued);
     let stale = assigned_before.wrapping_sub(taken) as i64 - queued;
     let missing = queued - assigned.wrapping_sub(taken) as i64;
-    if missing > 0 {
-        missing
-    } else {
-        -stale.max(0)
-    }
+    if missing > 0 { missing } else { -stale.max(0) }
 }
 
 fn worker_status(slot: u32, at: &Slot, now_ns: u64) -> WorkerStatus {
     let busy_since_ns = at.load.busy_since_ns.get();
-    let busy_ns = if busy_since_ns == 0 { 0 } else { now_ns.saturating_sub(busy_since_ns) };
-    let refused = Refusal::NAMES.into_iter().zip(at.refused.0.iter().map(|count| count.get()));
+    let busy_ns = if busy_since_ns == 0 {
+        0
+    } else {
+        now_ns.saturating_sub(busy_since_ns)
+    };
+    let refused = Refusal::NAMES
+        .into_iter()
+        .zip(at.refused.0.iter().map(|count| count.get()));
     WorkerStatus {
         slot,
         pid: at.steering.pid.get(),
@@ -239,7 +303,10 @@ fn worker_status(slot: u32, at: &Slot, now_ns: u64) -> WorkerStatus {
         running: at.load.running.get(),
         busy_us: busy_ns / 1000,
         served: at.load.served.get(),
-        refused: refused.filter(|(_, n)| *n > 0).map(|(name, n)| (name.to_string(), n)).collect(),
+        refused: refused
+            .filter(|(_, n)| *n > 0)
+            .map(|(name, n)| (name.to_string(), n))
+            .collect(),
     }
 }
 

@@ -58,7 +58,9 @@ impl Handler {
         self.http.published.refused(refusal);
         self.exchange.refused.set(true);
         let mut response = self.http.site.refuse(status, why);
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
         response
     }
 
@@ -85,7 +87,13 @@ impl Service<Request<Incoming>> for Handler {
             self.too_large()
         } else {
             let handler = Self::new(self.http.clone(), self.exchange.clone());
-            let receiving = Receiving { handler, head, body, received: 0, in_service };
+            let receiving = Receiving {
+                handler,
+                head,
+                body,
+                received: 0,
+                in_service,
+            };
             return Serving::Receiving(Some(Box::new(receiving)));
         };
         Serving::Answered(Some(in_service.reply(response)))
@@ -141,7 +149,9 @@ impl Receiving {
         while let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) {
             let Ok(frame) = frame else {
                 let why = "the request's body is malformed or incomplete\n";
-                let refuse = self.handler.refuse(Refusal::Malformed, StatusCode::BAD_REQUEST, why);
+                let refuse = self
+                    .handler
+                    .refuse(Refusal::Malformed, StatusCode::BAD_REQUEST, why);
                 return Poll::Ready(refuse);
             };
             self.received += frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -164,11 +174,17 @@ impl InService {
         http.published.started();
         exchange.in_service.set(true);
         exchange.requests.set(exchange.requests.get() + 1);
-        Self { http: http.clone(), exchange: exchange.clone() }
+        Self {
+            http: http.clone(),
+            exchange: exchange.clone(),
+        }
     }
 
     fn reply(self, response: Response<Body>) -> Response<Reply> {
-        response.map(|body| Reply { body, _in_service: self })
+        response.map(|body| Reply {
+            body,
+            _in_service: self,
+        })
     }
 }
 

@@ -39,7 +39,10 @@ impl ListenerGroup {
         let own = settings.serving.accept.has_own_listeners();
         let count = if own { settings.workers } else { 1 };
         refuse_if_taken(address, settings)?;
-        let mut group = Self { address, sockets: Vec::with_capacity(count as usize) };
+        let mut group = Self {
+            address,
+            sockets: Vec::with_capacity(count as usize),
+        };
         for _ in 0..count {
             let socket = new_socket(group.address, settings)?;
             // Before bind: only then is it part of a group.
@@ -65,16 +68,24 @@ impl ListenerGroup {
         const DROP: SockFilter = SockFilter::new(0x06, 0, 0, 0);
         const PASS: SockFilter = SockFilter::new(0x06, 0, 0, u32::MAX);
         let filter = [LOAD_FLAGS, KEEP_SYN_AND_ACK, IF_SYN_ONLY, DROP, PASS];
-        self.sockets.iter().try_for_each(|socket| socket.attach_filter(&filter))
+        self.sockets
+            .iter()
+            .try_for_each(|socket| socket.attach_filter(&filter))
     }
 }
 
 fn new_socket(address: SocketAddr, settings: &Settings) -> anyhow::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
-        .with_context(|| format!("create a socket for {address}"))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )
+    .with_context(|| format!("create a socket for {address}"))?;
     socket.set_reuse_address(true).context("set SO_REUSEADDR")?;
     if address.is_ipv6() {
-        socket.set_only_v6(settings.v6_only).context("set IPV6_V6ONLY")?;
+        socket
+            .set_only_v6(settings.v6_only)
+            .context("set IPV6_V6ONLY")?;
     }
     // Accepted connections inherit it: no setsockopt for each of them.
     socket.set_tcp_nodelay(true).context("set TCP_NODELAY")?;
@@ -86,17 +97,25 @@ fn new_socket(address: SocketAddr, settings: &Settings) -> anyhow::Result<Socket
     }
     if settings.serving.accept == AcceptMode::Blocking {
         let patience = Some(BLOCKING_ACCEPT_PATIENCE);
-        socket.set_read_timeout(patience).context("set SO_RCVTIMEO")?;
+        socket
+            .set_read_timeout(patience)
+            .context("set SO_RCVTIMEO")?;
     } else {
-        socket.set_nonblocking(true).context("make a listener non-blocking")?;
+        socket
+            .set_nonblocking(true)
+            .context("make a listener non-blocking")?;
     }
     Ok(socket)
 }
 
 fn bind_and_listen(socket: &Socket, address: SocketAddr, backlog: u32) -> anyhow::Result<()> {
-    socket.bind(&address.into()).map_err(|error| explain_bind(address, error))?;
+    socket
+        .bind(&address.into())
+        .map_err(|error| explain_bind(address, error))?;
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-    socket.listen(backlog).map_err(|error| explain_bind(address, error))
+    socket
+        .listen(backlog)
+        .map_err(|error| explain_bind(address, error))
 }
 
 /// Without SO_REUSEPORT a bind fails wherever somebody else listens.
@@ -112,13 +131,16 @@ fn explain_bind(address: SocketAddr, error: io::Error) -> anyhow::Error {
     let mend = match error.kind() {
         io::ErrorKind::AddrInUse => {
             let port = address.port();
-            format!("; `ss -ltnp 'sport = :{port}'` shows who listens there: stop it, or pass another --listen")
+            format!(
+                "; `ss -ltnp 'sport = :{port}'` shows who listens there: stop it, or pass another --listen"
+            )
         }
         io::ErrorKind::AddrNotAvailable => {
             "; `ip address` lists the addresses of this machine".to_string()
         }
         io::ErrorKind::PermissionDenied => {
-            "; ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE".to_string()
+            "; ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE"
+                .to_string()
         }
         _ => String::new(),
     };
@@ -126,7 +148,9 @@ fn explain_bind(address: SocketAddr, error: io::Error) -> anyhow::Error {
 }
 
 fn local_address(socket: &Socket) -> anyhow::Result<SocketAddr> {
-    let address = socket.local_addr().context("ask for a listener's address")?;
+    let address = socket
+        .local_addr()
+        .context("ask for a listener's address")?;
     address.as_socket().context("a listener has no IP address")
 }
 
@@ -172,7 +196,14 @@ pub fn accept_queue(socket: impl AsFd) -> io::Result<(u32, u32)> {
     let info = unsafe {
         let buffer = info.as_mut_ptr().cast();
         let (level, option) = (libc::IPPROTO_TCP, libc::TCP_INFO);
-        if libc::getsockopt(socket.as_fd().as_raw_fd(), level, option, buffer, &mut length) != 0 {
+        if libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            option,
+            buffer,
+            &mut length,
+        ) != 0
+        {
             return Err(io::Error::last_os_error());
         }
         info.assume_init()
@@ -185,7 +216,8 @@ fn set_tcp_option(socket: &Socket, option: i32, value: i32) -> io::Result<()> {
     let length = size_of_val(&value) as libc::socklen_t;
     let value = std::ptr::from_ref(&value).cast();
     // SAFETY: `value` points to an int of `length` bytes.
-    match unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, value, length) } {
+    match unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, value, length) }
+    {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

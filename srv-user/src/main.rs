@@ -32,7 +32,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             query(false, &server, &request)?;
         }
         Command::Doctor { json } => {
-            let report = doctor::run(steer::carries_program(), || steer::Steering::load().map(drop));
+            let report = doctor::run(steer::carries_program(), || {
+                steer::Steering::load().map(drop)
+            });
             match json {
                 true => println!("{}", serde_json::to_string_pretty(&report)?),
                 false => print!("{report}"),

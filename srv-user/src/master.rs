@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use srv_common::{Policy, State};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::MissedTickBehavior;
 
 use crate::channel::{Start, ToMaster, ToWorker};
 use crate::config::value::PolicyName;
@@ -34,17 +35,23 @@ pub enum Event {
 /// # Errors
 /// Whatever keeps it from starting, and a stop that had to kill workers.
 pub fn run(settings: Settings) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("start the master's event loop")?.block_on(async {
-        let mut master = Master::open(settings)?;
-        let result = master.serve().await;
-        master.kill_workers();
-        result
-    })
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime
+        .context("start the master's event loop")?
+        .block_on(async {
+            let mut master = Master::open(settings)?;
+            let result = master.serve().await;
+            master.kill_workers();
+            result
+        })
 }
 
 /// How often the waiting counts are compared with the kernel's truth.
 const HEAL_EVERY: Duration = Duration::from_secs(1);
+/// However short `--hang-after` is: the master is to sleep.
+const HANG_CHECK_EVERY_MIN: Duration = Duration::from_millis(10);
 /// Respawns wait this long, doubled with each early death, up to the maximum.
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
@@ -111,11 +118,16 @@ impl Master {
         let mut quit = signal(SignalKind::quit())?;
         let mut hangup = signal(SignalKind::hangup())?;
         let mut heal = tokio::time::interval(HEAL_EVERY);
+        let mut spot_hangs = tokio::time::interval(self.hang_check_every());
+        spot_hangs.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for slot in 0..self.settings.workers {
             self.spawn(slot)?;
         }
         loop {
-            let deadline = self.stopping.as_ref().and_then(|stopping| stopping.deadline);
+            let deadline = self
+                .stopping
+                .as_ref()
+                .and_then(|stopping| stopping.deadline);
             tokio::select! {
                 _ = child.recv() => self.reap(),
                 _ = terminate.recv() => self.stop(Some(self.settings.grace)),
@@ -124,12 +136,19 @@ impl Master {
                 _ = hangup.recv() => tracing::warn!("SIGHUP is ignored: this version reloads nothing"),
                 Some(event) = self.incoming.recv() => self.handle(event),
                 _ = heal.tick() => self.groups.iter_mut().for_each(Group::heal),
+                _ = spot_hangs.tick() => self.groups.iter().for_each(Group::spot_hangs),
                 () = until(deadline) => self.run_out_of_grace(),
             }
             if self.is_finished()? {
                 return Ok(());
             }
         }
+    }
+
+    /// Often enough that a hang is seen a quarter late at most.
+    fn hang_check_every(&self) -> Duration {
+        let often = self.settings.hang_after / 4;
+        often.clamp(HANG_CHECK_EVERY_MIN, HEAL_EVERY)
     }
 
     fn is_finished(&self) -> anyhow::Result<bool> {
@@ -141,7 +160,10 @@ impl Master {
         }
         let failed: u32 = self.early_deaths.iter().sum();
         if !self.ever_ready && self.workers.is_empty() && failed >= FAILED_STARTS_MAX {
-            let why = self.last_failure.as_deref().unwrap_or("they died without a word");
+            let why = self
+                .last_failure
+                .as_deref()
+                .unwrap_or("they died without a word");
             bail!("no worker could start: {why}");
         }
         Ok(false)
@@ -193,7 +215,9 @@ impl Master {
     /// when all do, so that each is first in line at its own; later the
     /// others step back behind the newcomer.
     fn registered(&mut self, pid: Pid) {
-        let Some(worker) = self.workers.get_mut(&pid) else { return };
+        let Some(worker) = self.workers.get_mut(&pid) else {
+            return;
+        };
         worker.registered = true;
         let slot = worker.slot;
         if self.settings.serving.accept != AcceptMode::Ring {
@@ -203,7 +227,11 @@ impl Master {
             return self.join_ring_if_whole();
         }
         for (other, worker) in &self.workers {
-            let message = if *other == pid { ToWorker::JoinRing } else { ToWorker::Rejoin(slot) };
+            let message = if *other == pid {
+                ToWorker::JoinRing
+            } else {
+                ToWorker::Rejoin(slot)
+            };
             worker.tell(&message);
         }
     }
@@ -219,7 +247,9 @@ impl Master {
     }
 
     fn ready(&mut self, pid: Pid) {
-        let Some(worker) = self.workers.get_mut(&pid) else { return };
+        let Some(worker) = self.workers.get_mut(&pid) else {
+            return;
+        };
         worker.ready = true;
         self.set_state(pid, State::Ready);
         if self.stopping.is_some() {
@@ -236,7 +266,11 @@ impl Master {
         for group in &self.groups {
             let workers = self.settings.workers;
             match group.why_unsteered() {
-                None => tracing::info!(workers, policy = self.policy.name(), "steering in the kernel"),
+                None => tracing::info!(
+                    workers,
+                    policy = self.policy.name(),
+                    "steering in the kernel"
+                ),
                 Some(why) => tracing::info!(workers, "not steering (the kernel hashes): {why}"),
             }
             tracing::info!("listening on {}", group.listeners.address);
@@ -260,7 +294,12 @@ impl Master {
         if self.stopping.is_some() {
             return;
         }
-        tracing::warn!(slot, pid = worker.pid.as_raw_nonzero().get(), "worker died: {}", fate(status));
+        tracing::warn!(
+            slot,
+            pid = worker.pid.as_raw_nonzero().get(),
+            "worker died: {}",
+            fate(status)
+        );
         if worker.started.elapsed() > SETTLED {
             self.early_deaths[slot as usize] = 0;
         }
@@ -292,7 +331,10 @@ impl Master {
             return self.run_out_of_grace();
         }
         tracing::info!("stopping: draining {} workers", self.workers.len());
-        self.stopping = Some(Stopping { deadline: grace.map(|grace| Instant::now() + grace), killed: false });
+        self.stopping = Some(Stopping {
+            deadline: grace.map(|grace| Instant::now() + grace),
+            killed: false,
+        });
         for group in &mut self.groups {
             if let Err(error) = group.close() {
                 tracing::warn!("stop listening on {}: {error:#}", group.listeners.address);
@@ -312,7 +354,9 @@ impl Master {
 
     fn set_state(&self, pid: Pid, state: State) {
         if let Some(worker) = self.workers.get(&pid) {
-            self.groups.iter().for_each(|group| group.set_state(worker.slot, state));
+            self.groups
+                .iter()
+                .for_each(|group| group.set_state(worker.slot, state));
         }
     }
 
@@ -322,7 +366,10 @@ impl Master {
         }
         tracing::warn!("killing {} workers that are not done", self.workers.len());
         self.kill_workers();
-        self.stopping = Some(Stopping { deadline: None, killed: true });
+        self.stopping = Some(Stopping {
+            deadline: None,
+            killed: true,
+        });
     }
 
     fn kill_workers(&mut self) {
@@ -372,7 +419,10 @@ impl Master {
             for (nth, socket) in group.listeners.sockets.iter().enumerate() {
                 let info = ListenerInfo::of(socket)?;
                 let own = self.settings.serving.accept.has_own_listeners();
-                let owner = self.workers.values().find(|worker| own && worker.slot == nth as u32);
+                let owner = self
+                    .workers
+                    .values()
+                    .find(|worker| own && worker.slot == nth as u32);
                 let inherited = spawn::inherited(&self.groups);
                 sockets.push(SocketStatus {
                     listen: group.listeners.address,

@@ -31,7 +31,10 @@ impl Reactor {
     /// If the kernel gives out no epoll instance.
     pub fn new() -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        Ok(Self { epoll, events: Vec::with_capacity(BATCH) })
+        Ok(Self {
+            epoll,
+            events: Vec::with_capacity(BATCH),
+        })
     }
 
     /// Watches a connection for any change of readiness, edge-triggered: one
@@ -42,7 +45,12 @@ impl Reactor {
     /// What `epoll_ctl` says.
     pub fn watch_stream(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
         let changes = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token), changes)?)
+        Ok(epoll::add(
+            &self.epoll,
+            fd,
+            EventData::new_u64(token),
+            changes,
+        )?)
     }
 
     /// Watches a listener, level-triggered. With `exclusive` the kernel wakes
@@ -51,7 +59,11 @@ impl Reactor {
     /// # Errors
     /// What `epoll_ctl` says.
     pub fn watch_listener(&self, fd: impl AsFd, token: u64, exclusive: bool) -> io::Result<()> {
-        let extra = if exclusive { EventFlags::EXCLUSIVE } else { EventFlags::empty() };
+        let extra = if exclusive {
+            EventFlags::EXCLUSIVE
+        } else {
+            EventFlags::empty()
+        };
         let data = EventData::new_u64(token);
         Ok(epoll::add(&self.epoll, fd, data, EventFlags::IN | extra)?)
     }

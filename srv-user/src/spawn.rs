@@ -58,31 +58,60 @@ pub fn spawn(
     command
         .fd_mappings(inheritance(groups, theirs)?)
         .context("number a worker's file descriptors")?;
-    let child = command.spawn().with_context(|| format!("spawn worker {slot}"))?;
+    let child = command
+        .spawn()
+        .with_context(|| format!("spawn worker {slot}"))?;
     let pid = Pid::from_child(&child);
     // Sequenced packets are received and sent just as datagrams are.
     let channel = UnixDatagram::from(mine);
-    let incoming = channel.try_clone().context("duplicate a worker's channel")?;
+    let incoming = channel
+        .try_clone()
+        .context("duplicate a worker's channel")?;
     let incoming = tokio::net::UnixDatagram::from_std(incoming);
-    tokio::spawn(listen(pid, incoming.context("watch a worker's channel")?, events.clone()));
+    tokio::spawn(listen(
+        pid,
+        incoming.context("watch a worker's channel")?,
+        events.clone(),
+    ));
     let started = Instant::now();
-    let worker = Worker { pid, slot, started, registered: false, ready: false, channel };
+    let worker = Worker {
+        pid,
+        slot,
+        started,
+        registered: false,
+        ready: false,
+        channel,
+    };
     worker.tell(&ToWorker::Start(start));
     Ok(worker)
 }
 
 /// Where the workers of these groups find things.
 pub fn inherited(groups: &[Group]) -> Inherited {
-    let listeners = groups.first().map_or(0, |group| group.listeners.sockets.len());
-    Inherited { groups: groups.len() as u32, listeners: listeners as u32 }
+    let listeners = groups
+        .first()
+        .map_or(0, |group| group.listeners.sockets.len());
+    Inherited {
+        groups: groups.len() as u32,
+        listeners: listeners as u32,
+    }
 }
 
 fn inheritance(groups: &[Group], channel: OwnedFd) -> anyhow::Result<Vec<FdMapping>> {
     let inherited = inherited(groups);
-    let mut mappings = vec![FdMapping { parent_fd: channel, child_fd: Inherited::CHANNEL }];
+    let mut mappings = vec![FdMapping {
+        parent_fd: channel,
+        child_fd: Inherited::CHANNEL,
+    }];
     let mut inherit = |fd: &dyn AsFd, child_fd| {
-        let parent_fd = fd.as_fd().try_clone_to_owned().context("duplicate a file descriptor")?;
-        mappings.push(FdMapping { parent_fd, child_fd });
+        let parent_fd = fd
+            .as_fd()
+            .try_clone_to_owned()
+            .context("duplicate a file descriptor")?;
+        mappings.push(FdMapping {
+            parent_fd,
+            child_fd,
+        });
         anyhow::Ok(())
     };
     for (nth_group, group) in groups.iter().enumerate() {
@@ -95,9 +124,7 @@ fn inheritance(groups: &[Group], channel: OwnedFd) -> anyhow::Result<Vec<FdMappi
 }
 
 /// Passes on what a worker says until it hangs up.
-async fn listen(
-    pid: Pid,
-    channel: tokio::net::UnixDatagram, events: UnboundedSender<Event>) {
+async fn listen(pid: Pid, channel: tokio::net::UnixDatagram, events: UnboundedSender<Event>) {
     let mut packet = vec![0; MESSAGE_BYTES_MAX];
     while let Ok(length) = channel.recv(&mut packet).await
         && let Ok(message) = channel::decode(&packet[..length])

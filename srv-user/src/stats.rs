@@ -131,6 +131,9 @@ impl Spread {
     }
 }
 
+/// Fewer rounds than this say nothing about chance.
+const ROUNDS_MIN: usize = 3;
+
 /// How far an A/A control may be off, as a part of 1: what cannot be told apart anyway.
 pub const CONTROL_TOLERANCE: f64 = 0.02;
 
@@ -138,6 +141,8 @@ pub const CONTROL_TOLERANCE: f64 = 0.02;
 /// the 95 % bootstrap confidence interval of the median.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Ratio {
+    /// How many rounds.
+    pub count: usize,
     /// Over the rounds.
     pub rounds: Spread,
     /// Lower end of the confidence interval.
@@ -153,6 +158,7 @@ impl Ratio {
         let ratios: Vec<f64> = arm.iter().zip(base).map(|(arm, base)| arm / base).collect();
         let (low, high) = bootstrap_median(&ratios);
         Self {
+            count: ratios.len(),
             rounds: Spread::of(&ratios),
             low,
             high,
@@ -168,6 +174,9 @@ impl Ratio {
     /// rounds one in a dozen sound runs has them all on one side of 1, so the
     /// control also has to be off by more than [`CONTROL_TOLERANCE`] to condemn the run.
     pub fn as_control(&self) -> &'static str {
+        if self.count < ROUNDS_MIN {
+            return "too few rounds to tell";
+        }
         let is_off = (self.rounds.median - 1.0).abs() > CONTROL_TOLERANCE;
         match (self.differs(), is_off) {
             (true, true) => "THE CONTROL DIFFERS: this run is not usable",
@@ -179,7 +188,9 @@ impl Ratio {
 
 impl fmt::Display for Ratio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rounds, low, high } = self;
+        let Self {
+            rounds, low, high, ..
+        } = self;
         let Spread {
             median, min, max, ..
         } = rounds;
@@ -260,5 +271,16 @@ mod tests {
         assert!(half.differs());
         let noise = Ratio::paired(&[10.1, 10.9, 9.1, 10.4, 9.6], &base);
         assert!(!noise.differs(), "{noise}");
+    }
+
+    #[test]
+    fn a_control_condemns_only_what_matters() {
+        let base = [10.0, 11.0, 9.0, 10.5, 9.5];
+        let control = |factor| Ratio::paired(&base.map(|value| value * factor), &base);
+        assert!(control(1.0).as_control().contains("no difference"));
+        assert!(control(1.01).as_control().contains("less than matters"));
+        assert!(control(1.05).as_control().contains("not usable"));
+        let single = Ratio::paired(&[1.05], &[1.0]);
+        assert!(single.as_control().contains("too few"));
     }
 }

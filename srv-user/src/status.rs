@@ -56,7 +56,10 @@ pub struct Published {
 impl Published {
     /// For the worker in `slot`, which appears in each of `groups`.
     pub fn new(groups: Vec<&'static Group>, slot: u32) -> Self {
-        let published = Self { groups, slot: slot as usize };
+        let published = Self {
+            groups,
+            slot: slot as usize,
+        };
         for group in &published.groups {
             group.slots[slot as usize].load.turn.set(latest_turn(group));
         }
@@ -89,7 +92,12 @@ impl Published {
             .0
             .atomic()
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        if listener as usize == self.slot { &load.own } else { &load.stolen }.bump(1);
+        if listener as usize == self.slot {
+            &load.own
+        } else {
+            &load.stolen
+        }
+        .bump(1);
         load.turn.bump(1);
     }
 
@@ -112,7 +120,9 @@ impl Published {
     /// A request is done with, be it answered or abandoned.
     pub fn finished(&self) {
         self.each(|slot| {
-            slot.load.running.set(slot.load.running.get().saturating_sub(1));
+            slot.load
+                .running
+                .set(slot.load.running.get().saturating_sub(1));
             slot.load.served.bump(1);
         });
     }
@@ -133,7 +143,9 @@ impl Published {
 /// every connection until it had caught up with their past.
 fn latest_turn(group: &Group) -> u32 {
     let workers = group.config.workers.get() as usize;
-    let turns = group.slots[..workers].iter().map(|slot| slot.load.turn.get());
+    let turns = group.slots[..workers]
+        .iter()
+        .map(|slot| slot.load.turn.get());
     // Wrapping order, as the policies compare.
     turns
         .reduce(|a, b| if (a.wrapping_sub(b) as i32) < 0 { b } else { a })

@@ -7,6 +7,7 @@ use anyhow::{Context, bail, ensure};
 use aya::maps::{Map, ReusePortSockArray};
 use aya::programs::SkReuseport;
 use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
 use socket2::Socket;
 use srv_common::Group;
 
@@ -23,6 +24,8 @@ pub fn carries_program() -> bool {
 pub struct Steering {
     ebpf: Ebpf,
     memory: OwnedFd,
+    /// What the program logs, if it was loaded to log.
+    log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// A socket of the group, while the program is attached.
     attached: Option<OwnedFd>,
 }
@@ -38,12 +41,19 @@ impl Steering {
             carries_program(),
             "this binary carries no BPF program (built without the BPF toolchain): build it with `cargo xtask build`"
         );
-        let mut ebpf = load_object().context(
+        let is_logging = tracing::enabled!(target: "srv_ebpf", tracing::Level::DEBUG);
+        let mut ebpf = load_object(is_logging).context(
             "load the select program: needs Linux 5.11 or newer and CAP_BPF; `srv doctor` says which is missing",
         )?;
         let memory = group_memory(&mut ebpf)?;
-        let steering = Self { ebpf, memory, attached: None };
-        Ok(steering)
+        let log = is_logging.then(|| EbpfLogger::init(&mut ebpf));
+        let log = log.transpose().context("read the program's log")?;
+        Ok(Self {
+            ebpf,
+            memory,
+            log,
+            attached: None,
+        })
     }
 
     /// The array that holds the [`Group`], to be mapped.
@@ -57,7 +67,10 @@ impl Steering {
     /// `EINVAL` if the socket does not listen or was bound without
     /// `SO_REUSEPORT`, `EBUSY` if another array has it already.
     pub fn set_listener(&mut self, slot: u32, socket: &Socket) -> anyhow::Result<()> {
-        let map = self.ebpf.map_mut("LISTENERS").context("find map LISTENERS")?;
+        let map = self
+            .ebpf
+            .map_mut("LISTENERS")
+            .context("find map LISTENERS")?;
         let mut listeners = ReusePortSockArray::try_from(map)?;
         listeners
             .set(slot, socket, 0)
@@ -71,8 +84,13 @@ impl Steering {
     /// # Errors
     /// What `SO_ATTACH_REUSEPORT_EBPF` says.
     pub fn attach(&mut self, socket: &Socket) -> anyhow::Result<()> {
-        let member = socket.as_fd().try_clone_to_owned().context("duplicate a listener")?;
-        self.program("select")?.attach(socket).context("attach the select program")?;
+        let member = socket
+            .as_fd()
+            .try_clone_to_owned()
+            .context("duplicate a listener")?;
+        self.program("select")?
+            .attach(socket)
+            .context("attach the select program")?;
         self.attached = Some(member);
         Ok(())
     }
@@ -85,6 +103,13 @@ impl Steering {
         match self.attached.take() {
             Some(member) => SkReuseport::detach(member).context("detach the select program"),
             None => Ok(()),
+        }
+    }
+
+    /// Passes on what the program has logged.
+    pub fn flush_log(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.flush();
         }
     }
 
@@ -112,14 +137,24 @@ impl Drop for Steering {
     }
 }
 
-fn load_object() -> anyhow::Result<Ebpf> {
-    let mut ebpf = match EbpfLoader::new().load(OBJECT) {
+fn load_object(is_logging: bool) -> anyhow::Result<Ebpf> {
+    // A constant to the verifier: at zero it removes the logging calls.
+    let log_level = if is_logging {
+        aya_log::Level::Debug as u8
+    } else {
+        0
+    };
+    let mut loader = EbpfLoader::new();
+    let loader = loader.override_global(aya_log::LEVEL, &log_level, false);
+    let mut ebpf = match loader.load(OBJECT) {
         Ok(ebpf) => ebpf,
         Err(error) => bail!(explain(&error)),
     };
     for name in ["select", "empty"] {
-        let program: &mut SkReuseport =
-            ebpf.program_mut(name).context("BPF object without program")?.try_into()?;
+        let program: &mut SkReuseport = ebpf
+            .program_mut(name)
+            .context("BPF object without program")?
+            .try_into()?;
         program.load()?;
     }
     Ok(ebpf)

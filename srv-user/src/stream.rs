@@ -88,7 +88,9 @@ impl Read for Stream {
         };
         // SAFETY: that many bytes were just read into the buffer.
         unsafe { buffer.advance(filled) };
-        self.socket.bytes_in.set(self.socket.bytes_in.get() + filled as u64);
+        self.socket
+            .bytes_in
+            .set(self.socket.bytes_in.get() + filled as u64);
         // The registration is edge-triggered: what comes after a short read
         // is announced, so there is no need to meet EAGAIN first.
         if filled < room && !self.socket.hung_up.get() {
@@ -134,7 +136,9 @@ impl Stream {
         self.socket.write_blocked.set(result == Err(Errno::AGAIN));
         match result {
             Ok(written) => {
-                self.socket.bytes_out.set(self.socket.bytes_out.get() + written as u64);
+                self.socket
+                    .bytes_out
+                    .set(self.socket.bytes_out.get() + written as u64);
                 Poll::Ready(Ok(written))
             }
             Err(Errno::AGAIN) => Poll::Pending,

@@ -120,7 +120,11 @@ impl Worker {
             terminate,
             reactor: Reactor::new().context("create an epoll instance")?,
             listeners,
-            driver: Driver::new(Rc::new(Http { site, limits: serving.limits.clone(), published })),
+            driver: Driver::new(Rc::new(Http {
+                site,
+                limits: serving.limits.clone(),
+                published,
+            })),
             connections: Slab::new(),
             connections_max,
             deferrals: Vec::new(),
@@ -133,7 +137,8 @@ impl Worker {
     }
 
     fn serve(&mut self) -> anyhow::Result<()> {
-        self.reactor.watch_listener(&self.terminate, TERMINATE_TOKEN, false)?;
+        self.reactor
+            .watch_listener(&self.terminate, TERMINATE_TOKEN, false)?;
         let channel = self.channel.as_ref().context("no channel")?;
         self.reactor.watch_listener(channel, CHANNEL_TOKEN, false)?;
         if self.start.serving.accept != AcceptMode::Blocking {
@@ -156,9 +161,13 @@ impl Worker {
         let mut accepted = None;
         if self.accepts_blocking() {
             accepted = self.accept(Waiting { group: 0, nth: 0 });
-            self.reactor.wait(Some(Duration::ZERO)).context("poll for events")?;
+            self.reactor
+                .wait(Some(Duration::ZERO))
+                .context("poll for events")?;
         } else {
-            self.reactor.wait(self.timeout(self.now_ns)).context("wait for events")?;
+            self.reactor
+                .wait(self.timeout(self.now_ns))
+                .context("wait for events")?;
         }
         let now_ns = monotonic_ns();
         self.now_ns = now_ns;
@@ -186,7 +195,10 @@ impl Worker {
                 TERMINATE_TOKEN => self.retire(now_ns)?,
                 token if token & LISTENER_TOKEN != 0 => {
                     let group = (token & !LISTENER_TOKEN) as usize >> 32;
-                    let candidate = Waiting { group, nth: token as u32 };
+                    let candidate = Waiting {
+                        group,
+                        nth: token as u32,
+                    };
                     if candidate.nth == self.own_listener() {
                         waiting = Some(candidate);
                     } else if waiting.is_none() && self.may_steal(candidate, now_ns)? {
@@ -221,7 +233,10 @@ impl Worker {
     fn may_steal(&mut self, from: Waiting, now_ns: u64) -> anyhow::Result<bool> {
         let (owner, this) = self.driver.published().owner_and_self(from.group, from.nth);
         let owner_turn = owner.load.turn.get();
-        let before = self.deferrals.iter().position(|deferral| deferral.from == from);
+        let before = self
+            .deferrals
+            .iter()
+            .position(|deferral| deferral.from == from);
         let before = before.map(|nth| self.deferrals.swap_remove(nth));
         let had_its_chance = before.is_some_and(|before| before.owner_turn == owner_turn);
         let patience_ns = policy::steal_patience_ns(this, owner);
@@ -230,16 +245,27 @@ impl Worker {
         if patience_ns == 0 || is_stuck || had_its_chance {
             return Ok(true);
         }
-        self.reactor.forget(&self.listeners[from.group][from.nth as usize])?;
+        self.reactor
+            .forget(&self.listeners[from.group][from.nth as usize])?;
         let due_ns = now_ns + patience_ns;
-        self.deferrals.push(Deferral { from, owner_turn, due_ns, watched: false });
+        self.deferrals.push(Deferral {
+            from,
+            owner_turn,
+            due_ns,
+            watched: false,
+        });
         Ok(false)
     }
 
     /// Looks again at listeners that were left alone for long enough.
     fn watch_deferred(&mut self, now_ns: u64) -> anyhow::Result<()> {
         for nth in 0..self.deferrals.len() {
-            let Deferral { from, due_ns, watched, .. } = self.deferrals[nth];
+            let Deferral {
+                from,
+                due_ns,
+                watched,
+                ..
+            } = self.deferrals[nth];
             if !watched && due_ns <= now_ns {
                 self.watch_listener(from.group, from.nth)?;
                 self.deferrals[nth].watched = true;
@@ -315,7 +341,9 @@ impl Worker {
 
     fn close_longest_idle(&mut self) -> bool {
         let idle = self.connections.iter().filter_map(|(key, connection)| {
-            connection.idle_deadline_ns().map(|deadline_ns| (deadline_ns, key))
+            connection
+                .idle_deadline_ns()
+                .map(|deadline_ns| (deadline_ns, key))
         });
         match idle.min() {
             Some((_, key)) => {
@@ -338,7 +366,11 @@ impl Worker {
     }
 
     fn own_listener(&self) -> u32 {
-        if self.start.serving.accept.has_own_listeners() { self.start.slot } else { 0 }
+        if self.start.serving.accept.has_own_listeners() {
+            self.start.slot
+        } else {
+            0
+        }
     }
 
     /// Waits on the `nth` listener of every group.
@@ -424,7 +456,8 @@ impl Worker {
     /// have had their time and the accept queues are empty.
     fn leave_listeners_if_empty(&mut self, now_ns: u64, since_ns: u64) {
         let mut listeners = self.listeners.iter().flatten();
-        let queued = |listener: &OwnedFd| accept_queue(listener).is_ok_and(|(queued, _)| queued > 0);
+        let queued =
+            |listener: &OwnedFd| accept_queue(listener).is_ok_and(|(queued, _)| queued > 0);
         if now_ns < since_ns + LAST_HANDSHAKES_NS || listeners.any(queued) {
             return;
         }
@@ -483,7 +516,10 @@ fn receive_start(channel: &Channel) -> anyhow::Result<Start> {
 fn take_inherited(start: &Start) -> anyhow::Result<(Vec<Vec<OwnedFd>>, Published)> {
     let own = start.serving.accept.has_own_listeners();
     let count = if own { start.workers } else { 1 };
-    let inherited = Inherited { groups: start.groups, listeners: count };
+    let inherited = Inherited {
+        groups: start.groups,
+        listeners: count,
+    };
     // SAFETY: the master passed exactly these, and each is adopted once.
     let adopt = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
     let mut listeners = Vec::new();
@@ -491,7 +527,11 @@ fn take_inherited(start: &Start) -> anyhow::Result<(Vec<Vec<OwnedFd>>, Published
     for group in 0..start.groups {
         let memory = adopt(inherited.memory(group));
         memories.push(status::map(&memory).context("map the shared status memory")?);
-        listeners.push((0..count).map(|nth| adopt(inherited.listener(group, nth))).collect());
+        listeners.push(
+            (0..count)
+                .map(|nth| adopt(inherited.listener(group, nth)))
+                .collect(),
+        );
     }
     Ok((listeners, Published::new(memories, start.slot)))
 }
@@ -499,7 +539,13 @@ fn take_inherited(start: &Start) -> anyhow::Result<(Vec<Vec<OwnedFd>>, Published
 /// As many connections as are wanted and as there can be file descriptors for.
 fn connections_max(start: &Start) -> io::Result<usize> {
     let hard = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard })?;
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: hard,
+            maximum: hard,
+        },
+    )?;
     let others = SPARE_FDS + u64::from(start.groups) * (1 + u64::from(start.workers));
     let possible = hard.map_or(u64::MAX, |hard| hard.saturating_sub(others).max(1));
     Ok(possible.min(u64::from(start.serving.limits.connections)) as usize)

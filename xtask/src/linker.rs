@@ -121,7 +121,7 @@ fn install(compiler: &Compiler, llvm: &Path, feature: &str) -> Result<()> {
             tools.display()
         ),
         mend: format!(
-            "LLVM_PREFIX={} cargo install bpf-linker --version {VERSION} --locked --force \
+            "LLVM_PREFIX={} cargo install bpf-linker --version {VERSION} --locked --force --debug \
              --no-default-features --features {feature} --root {}",
             llvm.display(),
             tools.display()
@@ -136,6 +136,8 @@ fn install(compiler: &Compiler, llvm: &Path, feature: &str) -> Result<()> {
                 VERSION,
                 "--locked",
                 "--force",
+                // Half the time to build, and LLVM does the work anyway.
+                "--debug",
             ])
             .args(["--no-default-features", "--features", feature, "--root"])
             .arg(&tools)

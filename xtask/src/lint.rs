@@ -1,5 +1,7 @@
 //! The checks of `cargo xtask ci` that run no srv.
 
+use std::process::Command;
+
 use anyhow::Result;
 
 use crate::{
@@ -53,7 +55,8 @@ pub fn bpf(toolchain: &Toolchain) -> Result<()> {
     )
 }
 
-/// The documentation builds without a warning.
+/// The documentation, private items included since srv's readers are those
+/// who change it, builds without a warning.
 ///
 /// # Errors
 /// At any warning.
@@ -61,8 +64,11 @@ pub fn documentation() -> Result<()> {
     step::show(
         "build the documentation",
         workspace::cargo()
-            .args(["doc", "--no-deps"])
-            .env("RUSTDOCFLAGS", "--deny warnings"),
+            .args(["doc", "--no-deps", "--document-private-items"])
+            .env(
+                "RUSTDOCFLAGS",
+                "--deny warnings --allow rustdoc::private-intra-doc-links",
+            ),
     )
 }
 
@@ -77,14 +83,8 @@ pub fn dependencies() -> Result<()> {
         install_deny()?;
     }
     let run = |words: &[&str]| {
-        let mut command = workspace::cargo();
-        // cargo would look for it on PATH only.
-        let cargo = command.get_program().to_owned();
-        command = std::process::Command::new(&deny);
-        command
-            .env("CARGO", cargo)
-            .current_dir(workspace::root())
-            .args(words);
+        let mut command = Command::new(&deny);
+        command.current_dir(workspace::root()).args(words);
         command
     };
     step::show(
@@ -112,7 +112,7 @@ fn install_clippy(compiler: &Compiler) -> Result<()> {
         why: why.into(),
         mend: format!("rustup {}", arguments.join(" ")),
     };
-    step.run(std::process::Command::new("rustup").args(arguments))
+    step.run(Command::new("rustup").args(arguments))
 }
 
 fn install_deny() -> Result<()> {

@@ -5,6 +5,7 @@
 //! of cores.
 
 mod measure;
+mod overhead;
 mod report;
 
 use std::time::Duration;
@@ -17,6 +18,7 @@ use srv_tests::nginx::{Content, Options};
 use srv_tests::report::Raw;
 
 use measure::{Homes, Sample};
+use overhead::Overhead;
 
 #[derive(Parser)]
 struct Arguments {
@@ -45,10 +47,16 @@ pub const BLOCKING_RATES: [f64; 2] = [3700.0, 2400.0];
 pub const CHEAP: Service = Service::Fixed(0);
 /// How often it is called per second.
 pub const CHEAP_RATE: f64 = 3700.0;
-/// For the overhead of a request: a known service time.
+/// For the overhead of a request: a known service time, the same in ns.
 pub const ALONE: Service = Service::Fixed(1000);
+/// [`ALONE`] in ns.
+pub const ALONE_NS: f64 = 1e6;
 /// A rate at which nobody waits.
 pub const ALONE_RATE: f64 = 100.0;
+/// Few enough workers that the cores are not what saturates.
+pub const SATURATED_WORKERS: usize = 2;
+/// More of [`ALONE`] per second than that many workers can do.
+pub const SATURATING_RATE: f64 = 3000.0;
 /// Kept connections whose homes are counted.
 pub const HELD: [usize; 2] = [256, 32];
 
@@ -83,7 +91,7 @@ fn main() -> Result<()> {
     arms.retain(|arm| arm.name.contains(&arguments.arms));
     report::print_setup(&extent);
 
-    let overheads = overheads(&extent, &arms, &mut raw)?;
+    let overheads = Overheads::measure(&extent, &arms, &mut raw)?;
     for per_second in BLOCKING_RATES {
         let plans = extent.plans(per_second, extent.blocking, BLOCKING);
         let samples = rounds(&arms, &plans, &mut raw)?;
@@ -114,6 +122,16 @@ impl Extent {
         }
     }
 
+    /// For [`ALONE`], one request at a time.
+    fn alone_plans(&self) -> Vec<Plan> {
+        self.plans(ALONE_RATE, self.alone, ALONE)
+    }
+
+    /// For [`ALONE`], more than [`SATURATED_WORKERS`] can do.
+    fn saturating_plans(&self) -> Vec<Plan> {
+        self.plans(SATURATING_RATE, Duration::from_secs(1), ALONE)
+    }
+
     /// The plan of each round; every arm of a round gets the same.
     fn plans(&self, per_second: f64, duration: Duration, service: Service) -> Vec<Plan> {
         let plan = |&seed: &u64| Plan {
@@ -135,31 +153,35 @@ pub struct Plan {
 }
 
 fn arms() -> Vec<Arm> {
-    let srv = |name, how: &str| {
-        let arguments = format!("--workers {WORKERS} --synthetic --worker-header {how}");
-        Arm::srv(name, &arguments)
-    };
-    let nginx = |name, reuseport| {
-        let options = Options {
-            workers: WORKERS,
-            reuseport,
-            deferred: true,
-            tuning: "",
-            content: Content::Work,
-        };
-        Arm::nginx(name, options)
-    };
-    let subject = srv(SUBJECT, "--policy least --accept ring");
+    let subject = srv(SUBJECT, WORKERS, LEAST_RING);
     vec![
-        srv(HASH, "--policy hash --accept own"),
-        srv("least + own", "--policy least --accept own"),
-        srv("hash + ring", "--policy hash --accept ring"),
+        srv(HASH, WORKERS, "--policy hash --accept own"),
+        srv("least + own", WORKERS, "--policy least --accept own"),
+        srv("hash + ring", WORKERS, "--policy hash --accept ring"),
         subject.again(CONTROL),
-        srv("shared", "--policy hash --accept shared"),
-        nginx(NGINX_SHARED, false),
-        nginx(NGINX_REUSEPORT, true),
+        srv("shared", WORKERS, "--policy hash --accept shared"),
+        nginx(NGINX_SHARED, WORKERS, false),
+        nginx(NGINX_REUSEPORT, WORKERS, true),
         subject,
     ]
+}
+
+const LEAST_RING: &str = "--policy least --accept ring";
+
+fn srv(name: &'static str, workers: usize, how: &str) -> Arm {
+    let arguments = format!("--workers {workers} --synthetic --worker-header {how}");
+    Arm::srv(name, &arguments)
+}
+
+fn nginx(name: &'static str, workers: usize, reuseport: bool) -> Arm {
+    let options = Options {
+        workers,
+        reuseport,
+        deferred: true,
+        tuning: "",
+        content: Content::Work,
+    };
+    Arm::nginx(name, options)
 }
 
 /// Runs every plan against every arm, interleaved, each time against fresh processes.
@@ -173,32 +195,25 @@ fn rounds(arms: &[Arm], plans: &[Plan], raw: &mut Raw) -> Result<Vec<Sample>> {
     Ok(samples)
 }
 
-/// What a request costs beyond its service time when nobody else is there.
+/// What a request costs beyond its service time; nothing for a server that does not run.
+#[derive(Default)]
 pub struct Overheads {
-    /// srv's, mean, ns; 0 if it did not run.
-    pub srv_ns: u64,
-    /// nginx's, mean, ns; 0 if it did not run.
-    pub nginx_ns: u64,
+    srv: Overhead,
+    nginx: Overhead,
 }
 
-fn overheads(extent: &Extent, arms: &[Arm], raw: &mut Raw) -> Result<Overheads> {
-    let plans = extent.plans(ALONE_RATE, extent.alone, ALONE);
-    let is_asked = |arm: &&Arm| [SUBJECT, NGINX_SHARED].contains(&arm.name);
-    let asked: Vec<Arm> = arms.iter().filter(is_asked).cloned().collect();
-    if asked.is_empty() {
-        return Ok(Overheads {
-            srv_ns: 0,
-            nginx_ns: 0,
-        });
+impl Overheads {
+    fn measure(extent: &Extent, arms: &[Arm], raw: &mut Raw) -> Result<Self> {
+        let mut overheads = Self::default();
+        for arm in arms {
+            if arm.name == SUBJECT {
+                let saturated = srv("srv saturated", SATURATED_WORKERS, LEAST_RING);
+                overheads.srv = Overhead::measure(extent, arm, &saturated, raw)?;
+            } else if arm.name == NGINX_SHARED {
+                let saturated = nginx("nginx saturated", SATURATED_WORKERS, false);
+                overheads.nginx = Overhead::measure(extent, arm, &saturated, raw)?;
+            }
+        }
+        Ok(overheads)
     }
-    let samples = rounds(&asked, &plans, raw)?;
-    let of = |arm: &str| {
-        let means = samples.iter().filter(|sample| sample.arm == arm);
-        let means: Vec<f64> = means.map(|sample| sample.all.mean_ns).collect();
-        (srv::stats::mean(&means) as u64).saturating_sub(1_000_000)
-    };
-    Ok(Overheads {
-        srv_ns: of(SUBJECT),
-        nginx_ns: of(NGINX_SHARED),
-    })
 }

@@ -44,13 +44,7 @@ impl Sample {
     /// Starts the arm, sends the plan, and keeps the raw records.
     pub fn measure(arm: &Arm, plan: &Plan, raw: &mut Raw) -> Result<Self> {
         let running = start_warm(arm)?;
-        let load = Load {
-            target: running.address(),
-            path: "/work?sleep_us={us}".into(),
-            connections: Connections::PerRequest,
-            timeout: TIMEOUT,
-        };
-        let run = load
+        let run = load(&running)
             .run(&plan.draws)
             .with_context(|| format!("load arm `{}`", arm.name))?;
         let sample = Self::of(arm.name, plan, &run);
@@ -150,6 +144,16 @@ impl Homes {
 }
 
 const IDLE: &str = "/work?sleep_us=0";
+
+/// The load that every arm gets.
+pub fn load(running: &Running) -> Load {
+    Load {
+        target: running.address(),
+        path: "/work?sleep_us={us}".into(),
+        connections: Connections::PerRequest,
+        timeout: TIMEOUT,
+    }
+}
 
 fn start_warm(arm: &Arm) -> Result<Running> {
     let running = arm.start()?;

@@ -7,9 +7,10 @@ use srv_tests::arm::Arm;
 use srv_tests::report::{print_table, verdict};
 
 use crate::measure::{Homes, Sample};
+use crate::overhead::Overhead;
 use crate::{
-    ALONE, ALONE_RATE, BLOCKING, CHEAP, CHEAP_RATE, CONTROL, Extent, HASH, HELD, NGINX_REUSEPORT,
-    NGINX_SHARED, Overheads, Plan, SUBJECT, WORKERS,
+    BLOCKING, CHEAP, CHEAP_RATE, CONTROL, Extent, HASH, HELD, NGINX_REUSEPORT, NGINX_SHARED,
+    Overheads, Plan, SUBJECT, WORKERS,
 };
 
 /// Short-request p99, the subject's to the limit's.
@@ -41,11 +42,11 @@ pub fn print_tail(
     println!("{BLOCKING} µs, blocking, at {per_second}/s; means over the seeds, ms");
     let mut rows: Vec<Vec<String>> = arms.iter().map(|arm| tail_row(arm, samples)).collect();
     let limits = [
-        ("limit", 0),
-        ("limit + srv's overhead", overheads.srv_ns),
-        ("limit + nginx's overhead", overheads.nginx_ns),
+        ("limit", Overhead::default()),
+        ("limit + srv's overhead", overheads.srv),
+        ("limit + nginx's overhead", overheads.nginx),
     ];
-    rows.extend(limits.map(|(name, overhead_ns)| limit_row(name, plans, overhead_ns)));
+    rows.extend(limits.map(|(name, overhead)| limit_row(name, plans, overhead)));
     let header = [
         "arm",
         "short p99",
@@ -60,16 +61,19 @@ pub fn print_tail(
         "late p99",
     ];
     print_table(&header, &rows);
-    println!(
-        "  overhead of a request ({ALONE} µs at {ALONE_RATE}/s): srv {:.0} µs, nginx {:.0} µs",
-        overheads.srv_ns as f64 / 1e3,
-        overheads.nginx_ns as f64 / 1e3
-    );
-    let limit = limit_p99(plans, overheads.srv_ns);
+    for (name, overhead) in [("srv", overheads.srv), ("nginx", overheads.nginx)] {
+        let [occupies, delays] =
+            [overhead.occupies_ns, overhead.delays_ns].map(|ns| ns as f64 / 1e3);
+        println!(
+            "  overhead of a request in {name}: keeps its worker {occupies:.0} µs longer \
+             (saturated), delays the answer {delays:.0} µs more (alone)"
+        );
+    }
     let subject = series(samples, SUBJECT, short_p99);
-    if !subject.is_empty() {
-        print_target("limit + srv's overhead", &subject, &limit, LIMIT_TARGET);
-        print_target("limit", &subject, &limit_p99(plans, 0), LIMIT_TARGET);
+    let limit = limit_p99(plans, overheads.srv);
+    print_target("limit + srv's overhead", &subject, &limit, LIMIT_TARGET);
+    if let Some(ratio) = ratio(&subject, &limit_p99(plans, Overhead::default())) {
+        println!("  {SUBJECT} / limit: {ratio}");
     }
     let nginx = series(samples, NGINX_SHARED, short_p99);
     print_target(NGINX_SHARED, &subject, &nginx, 1.0);
@@ -177,14 +181,14 @@ fn tail_row(arm: &Arm, samples: &[Sample]) -> Vec<String> {
     row
 }
 
-fn limit_row(name: &str, plans: &[Plan], overhead_ns: u64) -> Vec<String> {
-    let short = Spread::of(&limit_p99(plans, overhead_ns));
+fn limit_row(name: &str, plans: &[Plan], overhead: Overhead) -> Vec<String> {
+    let short = Spread::of(&limit_p99(plans, overhead));
     let mut row = vec![
         name.to_owned(),
         format!("{:.2}", short.mean),
         format!("{:.2} to {:.2}", short.min, short.max),
     ];
-    let all = |plan: &Plan| Summary::of(limit::replay(&plan.draws, WORKERS, overhead_ns));
+    let all = |plan: &Plan| Summary::of(limit_latencies(plan, overhead));
     row.extend(percentiles(&plans.iter().map(all).collect::<Vec<_>>()));
     row
 }
@@ -205,14 +209,20 @@ fn percentiles(rounds: &[Summary]) -> [String; 5] {
 }
 
 /// Short-request p99 of the single queue, ms, plan by plan.
-fn limit_p99(plans: &[Plan], overhead_ns: u64) -> Vec<f64> {
+fn limit_p99(plans: &[Plan], overhead: Overhead) -> Vec<f64> {
     let p99 = |plan: &Plan| {
-        let latencies = limit::replay(&plan.draws, WORKERS, overhead_ns);
+        let latencies = limit_latencies(plan, overhead);
         let both = plan.draws.iter().zip(latencies);
         let short = both.filter(|(draw, _)| plan.service.is_short(draw.service_us));
         Summary::of(short.map(|(_, latency_ns)| latency_ns)).p99_ns as f64 / 1e6
     };
     plans.iter().map(p99).collect()
+}
+
+/// Latency of each request in the single queue, ns.
+fn limit_latencies(plan: &Plan, overhead: Overhead) -> impl Iterator<Item = u64> {
+    let latencies = limit::replay(&plan.draws, WORKERS, overhead.occupies_ns);
+    latencies.into_iter().map(move |ns| ns + overhead.delays_ns)
 }
 
 fn short_p99(sample: &Sample) -> f64 {

@@ -51,8 +51,12 @@ impl Client {
 
     /// Connects from this address of the machine's.
     pub fn connect_from(source: IpAddr, target: SocketAddr) -> Self {
-        let socket =
-            Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP)).unwrap();
+        let socket = Socket::new(
+            Domain::for_address(target),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )
+        .unwrap();
         socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
         socket.connect(&target.into()).unwrap();
         Self::over(socket.into())
@@ -62,7 +66,10 @@ impl Client {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Self { stream, unread: Vec::new() }
+        Self {
+            stream,
+            unread: Vec::new(),
+        }
     }
 
     /// The connection itself.
@@ -105,7 +112,11 @@ impl Client {
         };
         let text = self.unread.drain(..head.head_bytes).collect();
         let text = String::from_utf8(text).map_err(io::Error::other)?;
-        let body_bytes = if has_body { head.body_bytes.unwrap_or(0) as usize } else { 0 };
+        let body_bytes = if has_body {
+            head.body_bytes.unwrap_or(0) as usize
+        } else {
+            0
+        };
         while self.unread.len() < body_bytes {
             self.receive()?;
         }
@@ -137,7 +148,11 @@ impl Client {
     /// Waits until the server closes, without another byte and without a reset.
     pub fn assert_closed(self) {
         let rest = self.rest().expect("the server closes in order");
-        assert!(rest.is_empty(), "before closing it sent {:?}", String::from_utf8_lossy(&rest));
+        assert!(
+            rest.is_empty(),
+            "before closing it sent {:?}",
+            String::from_utf8_lossy(&rest)
+        );
     }
 }
 
@@ -148,7 +163,9 @@ pub fn get(target: SocketAddr, path: &str) -> Response {
 
 /// Gets `path` and waits until the server closes.
 pub fn get_over(mut client: Client, path: &str) -> Response {
-    client.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"));
+    client.send(format!(
+        "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+    ));
     let response = client.response();
     client.assert_closed();
     response

@@ -19,7 +19,10 @@ fn load(server: &Server) -> (Load, Vec<Draw>) {
         connections: Connections::PerRequest,
         timeout: Duration::from_secs(20),
     };
-    (load, poisson(2, 400.0, Duration::from_millis(1_500), Service::Fixed(500)))
+    (
+        load,
+        poisson(2, 400.0, Duration::from_millis(1_500), Service::Fixed(500)),
+    )
 }
 
 fn running(group: &GroupStatus) -> Option<usize> {
@@ -49,12 +52,22 @@ fn a_killed_workers_queue_survives() {
 }
 
 fn a_kill_under_load(accept: &str) {
-    let arguments = ["--policy", "round-robin", "--workers", "4", "--synthetic", "--accept", accept];
+    let arguments = [
+        "--policy",
+        "round-robin",
+        "--workers",
+        "4",
+        "--synthetic",
+        "--accept",
+        accept,
+    ];
     let server = Server::start(arguments).unwrap();
     // The request that is to be lost.
     let mut victim = Client::connect(server.address());
     victim.get("/work?sleep_us=500000");
-    let before = until_group(&server, "a request is in service", |group| running(group).is_some());
+    let before = until_group(&server, "a request is in service", |group| {
+        running(group).is_some()
+    });
     let slot = running(&before).unwrap();
     let stopped = Stopped::new(pid(&before.workers[slot]));
     let (load, draws) = load(&server);
@@ -79,7 +92,13 @@ fn a_replacement_is_first_in_line_at_its_own_listener() {
     if !gate::can_steer() {
         return;
     }
-    let arguments = ["--policy", "round-robin", "--workers", "4", "--worker-header"];
+    let arguments = [
+        "--policy",
+        "round-robin",
+        "--workers",
+        "4",
+        "--worker-header",
+    ];
     let server = Server::start(arguments).unwrap();
     let first = worker(&server, 2);
     signal(pid(&first), Signal::KILL);
@@ -87,7 +106,10 @@ fn a_replacement_is_first_in_line_at_its_own_listener() {
     let before = worker(&server, 2);
     get_many(server.address(), 80);
     let after = worker(&server, 2);
-    let (steered, own) = (after.steered - before.steered, after.taken_own - before.taken_own);
+    let (steered, own) = (
+        after.steered - before.steered,
+        after.taken_own - before.taken_own,
+    );
     assert_eq!(steered, 20);
     // Last in line it would get next to nothing: the siblings are idle, too.
     assert!(own > 10, "{own} of {steered} connections to its listener");
@@ -98,7 +120,9 @@ fn a_worker_told_to_go_drains_and_is_replaced() {
     let server = Server::start(["--workers", "4", "--synthetic"]).unwrap();
     let mut client = Client::connect(server.address());
     client.get("/work?sleep_us=300000");
-    let before = until_group(&server, "a request is in service", |group| running(group).is_some());
+    let before = until_group(&server, "a request is in service", |group| {
+        running(group).is_some()
+    });
     let slot = running(&before).unwrap();
     let (load, draws) = load(&server);
     std::thread::scope(|scope| {
@@ -118,11 +142,17 @@ fn workers_leave_when_their_master_is_killed() {
     let mut server = Server::start(["--workers", "2", "--synthetic"]).unwrap();
     let mut client = Client::connect(server.address());
     client.get("/work?sleep_us=300000");
-    let group = until_group(&server, "a request is in service", |group| running(group).is_some());
+    let group = until_group(&server, "a request is in service", |group| {
+        running(group).is_some()
+    });
     signal(server.pid(), Signal::KILL);
     assert_eq!(client.response().status(), 200);
     for worker in &group.workers {
-        until("the worker has gone", || state(pid(worker)).is_none_or(|state| state == 'Z').then_some(()));
+        until("the worker has gone", || {
+            state(pid(worker))
+                .is_none_or(|state| state == 'Z')
+                .then_some(())
+        });
     }
     server.child().await_exit().unwrap();
 }

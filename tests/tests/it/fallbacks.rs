@@ -32,7 +32,12 @@ impl Steered {
         let memory = status::map(steering.memory()).unwrap();
         steering.attach(&listeners[0]).unwrap();
         let address = listeners[0].local_addr().unwrap().as_socket().unwrap();
-        Self { steering, memory, listeners, address }
+        Self {
+            steering,
+            memory,
+            listeners,
+            address,
+        }
     }
 
     fn policy(&self, policy: Policy, workers: u32) {
@@ -41,7 +46,10 @@ impl Steered {
     }
 
     fn ready(&self, slot: u32) {
-        self.memory.slots[slot as usize].steering.state.set(State::Ready as u32);
+        self.memory.slots[slot as usize]
+            .steering
+            .state
+            .set(State::Ready as u32);
         self.memory.ready[0].set(slot as u16);
         self.memory.config.ready_count.set(1);
     }
@@ -59,7 +67,10 @@ impl Steered {
         let client = TcpStream::connect(self.address).unwrap();
         let port = client.local_addr().unwrap().port();
         until("somebody accepts", || {
-            let accepted = self.listeners.iter().filter_map(|listener| listener.accept().ok());
+            let accepted = self
+                .listeners
+                .iter()
+                .filter_map(|listener| listener.accept().ok());
             let mut ports = accepted.map(|(_, peer)| peer.as_socket().unwrap().port());
             ports.find(|accepted| *accepted == port)
         });
@@ -140,7 +151,12 @@ fn select_failed() {
     }
     let mut steered = Steered::attach(2);
     let address = (std::net::Ipv6Addr::LOCALHOST, 0).into();
-    if !gate::can("use IPv6", std::net::TcpListener::bind(address).map(drop).map_err(|e| e.to_string())) {
+    if !gate::can(
+        "use IPv6",
+        std::net::TcpListener::bind(address)
+            .map(drop)
+            .map_err(|e| e.to_string()),
+    ) {
         return;
     }
     // Another family is an error of its own kind.
@@ -158,9 +174,19 @@ fn dropping_leaves_the_group_as_it_was_found() {
     }
     let steered = Steered::attach(2);
     steered.assert_falls_back(Reason::NoPolicy);
-    let Steered { steering, memory, listeners, address } = steered;
+    let Steered {
+        steering,
+        memory,
+        listeners,
+        address,
+    } = steered;
     drop(steering);
-    let unsteered = Steered { steering: Steering::load().unwrap(), memory, listeners, address };
+    let unsteered = Steered {
+        steering: Steering::load().unwrap(),
+        memory,
+        listeners,
+        address,
+    };
     let before = unsteered.counts();
     unsteered.assert_connects();
     assert_eq!(unsteered.counts(), before, "the program still runs");
@@ -182,12 +208,19 @@ fn not_syn() {
     }
     assert_eq!(get(server.address(), "/").status(), 200);
     let program = group(&server).program;
-    assert_eq!((program.runs, program.steered), (3, 1), "{:?}", program.fallbacks);
+    assert_eq!(
+        (program.runs, program.steered),
+        (3, 1),
+        "{:?}",
+        program.fallbacks
+    );
 }
 
 /// A segment that belongs to no connection. The kernel adds the IP header.
 fn send_stray_segment(target: SocketAddr, flags: u8) {
-    let SocketAddr::V4(target) = target else { panic!("IPv4 only") };
+    let SocketAddr::V4(target) = target else {
+        panic!("IPv4 only")
+    };
     const SOURCE_PORT: u16 = 9;
     let mut header = [0u8; 20];
     header[0..2].copy_from_slice(&SOURCE_PORT.to_be_bytes());
@@ -206,7 +239,10 @@ fn send_stray_segment(target: SocketAddr, flags: u8) {
 fn checksum(address: Ipv4Addr, header: &[u8; 20]) -> u16 {
     const TCP: u32 = 6;
     let words = |bytes: &[u8]| -> u32 {
-        bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum()
+        bytes
+            .chunks(2)
+            .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+            .sum()
     };
     let sum = 2 * words(&address.octets()) + TCP + header.len() as u32 + words(header);
     !((sum & 0xffff) + (sum >> 16)) as u16
@@ -223,14 +259,20 @@ fn none_ready_in_a_server() {
     // Each early death doubles the wait for the next start.
     until("no worker is alive", || {
         let workers = group(&server).workers;
-        for worker in workers.iter().filter(|worker| worker.pid != 0 && worker.starts < 5) {
+        for worker in workers
+            .iter()
+            .filter(|worker| worker.pid != 0 && worker.starts < 5)
+        {
             signal(pid(worker), rustix::process::Signal::KILL);
             until_group(&server, "its death is noticed", |group| {
                 let now = &group.workers[worker.slot as usize];
                 now.starts > worker.starts || now.pid == 0
             });
         }
-        workers.iter().all(|worker| worker.state == "dead").then_some(())
+        workers
+            .iter()
+            .all(|worker| worker.state == "dead")
+            .then_some(())
     });
     assert_eq!(get(server.address(), "/").status(), 200);
     assert!(group(&server).program.fallbacks["none_ready"] > 0);

@@ -26,7 +26,9 @@ fn status_adds_up() {
     let server = Server::start(["--workers", "3"]).unwrap();
     let held = Held::open(server.address(), "/", 9, Opening::OneByOne).unwrap();
     get(server.address(), "/missing");
-    until_group(&server, "the last one is closed", |group| group.totals.active == 9);
+    until_group(&server, "the last one is closed", |group| {
+        group.totals.active == 9
+    });
     let status: Status = serde_json::from_str(&said(&server, &["status", "--json"])).unwrap();
     assert_eq!(status.pid, server.pid().as_raw_nonzero().get() as u32);
     let group = &status.groups[0];
@@ -41,7 +43,12 @@ fn status_adds_up() {
     }
     assert!(totals.active_max_over_mean >= 1.0);
     let text = said(&server, &["status"]);
-    for part in ["steered by the BPF program", "policy least", "accept ring", "10 steered"] {
+    for part in [
+        "steered by the BPF program",
+        "policy least",
+        "accept ring",
+        "10 steered",
+    ] {
         assert!(text.contains(part), "no `{part}` in:\n{text}");
     }
     drop(held);
@@ -54,7 +61,10 @@ fn sockets_are_those_that_the_kernel_knows() {
     let sockets: Vec<SocketStatus> = serde_json::from_str(&sockets).unwrap();
     assert_eq!(sockets.len(), 2);
     for (slot, socket) in sockets.iter().enumerate() {
-        assert_eq!((socket.slot, socket.listen), (Some(slot as u32), server.address()));
+        assert_eq!(
+            (socket.slot, socket.listen),
+            (Some(slot as u32), server.address())
+        );
         assert_eq!(socket.pid, worker(&server, slot as u32).pid);
         let link = std::fs::read_link(format!("/proc/{}/fd/{}", socket.pid, socket.fd)).unwrap();
         assert_eq!(link.to_str().unwrap(), format!("socket:[{}]", socket.inode));
@@ -67,9 +77,15 @@ fn sockets_are_those_that_the_kernel_knows() {
         .filter(|entry| entry.local_address == server.address())
         .map(|entry| entry.inode)
         .collect();
-    assert!(sockets.iter().all(|socket| inodes.contains(&socket.inode)), "{inodes:?}");
+    assert!(
+        sockets.iter().all(|socket| inodes.contains(&socket.inode)),
+        "{inodes:?}"
+    );
     let text = said(&server, &["sockets"]);
-    assert!(text.contains(&format!("sk:{:x}", sockets[1].cookie)), "{text}");
+    assert!(
+        text.contains(&format!("sk:{:x}", sockets[1].cookie)),
+        "{text}"
+    );
 }
 
 #[test]
@@ -79,14 +95,18 @@ fn what_waits_is_shown() {
     }
     let server = Server::start(["--workers", "1"]).unwrap();
     let stopped = Stopped::new(pid(&worker(&server, 0)));
-    let mut clients: Vec<_> = (0..3).map(|_| crate::client::Client::connect(server.address())).collect();
+    let mut clients: Vec<_> = (0..3)
+        .map(|_| crate::client::Client::connect(server.address()))
+        .collect();
     clients.iter_mut().for_each(|client| client.get("/"));
     until_group(&server, "three wait", |group| group.workers[0].waiting == 3);
     let sockets = said(&server, &["sockets", "--json"]);
     let sockets: Vec<SocketStatus> = serde_json::from_str(&sockets).unwrap();
     assert_eq!(sockets[0].recv_q, 3);
     drop(stopped);
-    clients.iter_mut().for_each(|client| assert_eq!(client.response().status(), 200));
+    clients
+        .iter_mut()
+        .for_each(|client| assert_eq!(client.response().status(), 200));
     assert_eq!(group(&server).totals.waiting, 0);
 }
 
@@ -96,17 +116,27 @@ fn policy_says_what_it_was() {
         return;
     }
     let server = Server::start(["--workers", "2"]).unwrap();
-    assert_eq!(said(&server, &["policy", "source"]), "policy: source (was least)\n");
+    assert_eq!(
+        said(&server, &["policy", "source"]),
+        "policy: source (was least)\n"
+    );
     let refused = server.srv(&["policy", "lest"]).unwrap();
     assert!(!refused.status.success());
-    assert!(String::from_utf8(refused.stderr).unwrap().contains("p2c, least"));
+    assert!(
+        String::from_utf8(refused.stderr)
+            .unwrap()
+            .contains("p2c, least")
+    );
     assert_eq!(server.status().unwrap().policy, "source");
 }
 
 #[test]
 fn the_control_socket_is_its_users_alone() {
     let server = Server::start(["--workers", "1"]).unwrap();
-    let mode = std::fs::metadata(server.control()).unwrap().permissions().mode();
+    let mode = std::fs::metadata(server.control())
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
 }
 
@@ -114,7 +144,12 @@ fn the_control_socket_is_its_users_alone() {
 fn nonsense_on_the_control_socket_is_refused() {
     use std::io::{Read as _, Write as _};
     let server = Server::start(["--workers", "1"]).unwrap();
-    for nonsense in ["hello\n".as_bytes(), &[b'x'; 10_000], b"\xff\n", b"{\"policy\":\"lest\"}\n"] {
+    for nonsense in [
+        "hello\n".as_bytes(),
+        &[b'x'; 10_000],
+        b"\xff\n",
+        b"{\"policy\":\"lest\"}\n",
+    ] {
         let mut stream = std::os::unix::net::UnixStream::connect(server.control()).unwrap();
         // It may hang up before the end of what is too long.
         let _ = stream.write_all(nonsense);
@@ -128,7 +163,10 @@ fn nonsense_on_the_control_socket_is_refused() {
 
 #[test]
 fn doctor_knows_whether_it_can_steer() {
-    let output = Command::new(binary().unwrap()).args(["doctor", "--json"]).output().unwrap();
+    let output = Command::new(binary().unwrap())
+        .args(["doctor", "--json"])
+        .output()
+        .unwrap();
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["serves"], true);
     let checks = report["checks"].as_array().unwrap();
@@ -141,9 +179,15 @@ fn doctor_knows_whether_it_can_steer() {
     if gate::can_steer() {
         assert_eq!(report["steers"], true, "{report:#}");
     }
-    let text = Command::new(binary().unwrap()).arg("doctor").output().unwrap();
+    let text = Command::new(binary().unwrap())
+        .arg("doctor")
+        .output()
+        .unwrap();
     let text = String::from_utf8(text.stdout).unwrap();
     for check in checks {
-        assert!(text.contains(check["name"].as_str().unwrap()), "{check} in:\n{text}");
+        assert!(
+            text.contains(check["name"].as_str().unwrap()),
+            "{check} in:\n{text}"
+        );
     }
 }

@@ -31,7 +31,12 @@ fn ring() {
 #[test]
 fn own() {
     let server = serves("own");
-    assert!(group(&server).workers.iter().all(|worker| worker.taken_stolen == 0));
+    assert!(
+        group(&server)
+            .workers
+            .iter()
+            .all(|worker| worker.taken_stolen == 0)
+    );
 }
 
 #[test]
@@ -62,5 +67,8 @@ fn a_policy_is_refused_where_there_is_nothing_to_choose_between() {
     let output = server.srv(&["policy", "least"]).unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("least") && said.contains("one socket"), "{said}");
+    assert!(
+        said.contains("least") && said.contains("one socket"),
+        "{said}"
+    );
 }

@@ -16,7 +16,14 @@ use crate::probe::{Stopped, group, pid, status, until_group, worker};
 fn start(policy: &str, workers: u32) -> Server {
     let workers = workers.to_string();
     let server = Server::start([
-        "--policy", policy, "--accept", "own", "--workers", &workers, "--worker-header", "--synthetic",
+        "--policy",
+        policy,
+        "--accept",
+        "own",
+        "--workers",
+        &workers,
+        "--worker-header",
+        "--synthetic",
     ]);
     server.unwrap()
 }
@@ -30,7 +37,11 @@ fn assert_steered_all(server: &Server, connections: u64) -> Vec<u64> {
     let group = group(server);
     assert!(group.program.attached);
     assert_eq!(group.program.steered, connections);
-    assert_eq!(group.program.runs, connections, "{:?}", group.program.fallbacks);
+    assert_eq!(
+        group.program.runs, connections,
+        "{:?}",
+        group.program.fallbacks
+    );
     steered(&group)
 }
 
@@ -56,7 +67,10 @@ fn random_reaches_everybody() {
     get_many(server.address(), 400);
     let shares = assert_steered_all(&server, 400);
     // Six standard deviations.
-    assert!(shares.iter().all(|share| (48..=152).contains(share)), "{shares:?}");
+    assert!(
+        shares.iter().all(|share| (48..=152).contains(share)),
+        "{shares:?}"
+    );
 }
 
 #[test]
@@ -70,7 +84,10 @@ fn a_client_address_keeps_its_worker() {
         let source = IpAddr::from(Ipv4Addr::new(127, 0, 0, last));
         let ask = || get_over(Client::connect_from(source, server.address()), "/");
         let workers: Vec<_> = (0..4).map(|_| ask().head.worker).collect();
-        assert!(workers.iter().all(|worker| *worker == workers[0]), "{source}: {workers:?}");
+        assert!(
+            workers.iter().all(|worker| *worker == workers[0]),
+            "{source}: {workers:?}"
+        );
         homes.push(workers[0]);
     }
     let shares = assert_steered_all(&server, 64);
@@ -87,12 +104,19 @@ fn a_cpu_keeps_its_worker() {
     let server = start("cpu", 2);
     let allowed = sched_getaffinity(None).unwrap();
     let mut expected = [0; 2];
-    for cpu in (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).take(4) {
+    for cpu in (0..CpuSet::MAX_CPU)
+        .filter(|cpu| allowed.is_set(*cpu))
+        .take(4)
+    {
         let mut only = CpuSet::new();
         only.set(cpu);
         // On loopback the sender's CPU handles the SYN.
         sched_setaffinity(None, &only).unwrap();
-        assert_eq!(get_many(server.address(), 8), [(cpu % 2) as u16; 8], "CPU {cpu}");
+        assert_eq!(
+            get_many(server.address(), 8),
+            [(cpu % 2) as u16; 8],
+            "CPU {cpu}"
+        );
         expected[cpu % 2] += 8;
     }
     assert_eq!(assert_steered_all(&server, expected.iter().sum()), expected);
@@ -118,11 +142,16 @@ fn avoids_the_busy_one(policy: &str, workers: u32) {
     let mut client = Client::connect(server.address());
     client.get("/work?sleep_us=500000");
     let running = |group: &GroupStatus| group.workers.iter().position(|worker| worker.running == 1);
-    let before = until_group(&server, "a request is in service", |group| running(group).is_some());
+    let before = until_group(&server, "a request is in service", |group| {
+        running(group).is_some()
+    });
     let busy = running(&before).unwrap();
     let stopped = Stopped::new(pid(&before.workers[busy]));
     let answered = get_many(server.address(), 30);
-    assert!(answered.iter().all(|worker| usize::from(*worker) != busy), "{busy}: {answered:?}");
+    assert!(
+        answered.iter().all(|worker| usize::from(*worker) != busy),
+        "{busy}: {answered:?}"
+    );
     let shares = assert_steered_all(&server, 31);
     assert_eq!(shares[busy], 1, "{shares:?}");
     drop(stopped);
@@ -135,17 +164,29 @@ fn a_hung_worker_comes_last() {
         return;
     }
     let server = Server::start([
-        "--policy", "least", "--accept", "own", "--workers", "2", "--worker-header", "--synthetic",
-        "--hang-after", "1ms",
+        "--policy",
+        "least",
+        "--accept",
+        "own",
+        "--workers",
+        "2",
+        "--worker-header",
+        "--synthetic",
+        "--hang-after",
+        "1ms",
     ]);
     let server = server.unwrap();
     let mut client = Client::connect(server.address());
     client.get("/work?sleep_us=500000");
     let running = |group: &GroupStatus| group.workers.iter().position(|worker| worker.running == 1);
-    let before = until_group(&server, "a request is in service", |group| running(group).is_some());
+    let before = until_group(&server, "a request is in service", |group| {
+        running(group).is_some()
+    });
     let hung = running(&before).unwrap();
     let stopped = Stopped::new(pid(&before.workers[hung]));
-    until_group(&server, "it counts as hung", |group| group.workers[hung].busy_us > 100_000);
+    until_group(&server, "it counts as hung", |group| {
+        group.workers[hung].busy_us > 100_000
+    });
     // More open connections than the hung one has, and still the better choice.
     let held = Held::open(server.address(), "/", 20, Opening::OneByOne).unwrap();
     assert_eq!(held.shares(2)[1 - hung], 20.0);
@@ -161,9 +202,19 @@ fn least_deals_out_live_connections_evenly() {
     let server = start("least", 4);
     let held = Held::open(server.address(), "/", 32, Opening::OneByOne).unwrap();
     let shares = assert_steered_all(&server, 32);
-    assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1, "{shares:?}");
-    let live: Vec<u32> = group(&server).workers.iter().map(|worker| worker.active).collect();
-    assert_eq!(live.iter().map(|live| u64::from(*live)).collect::<Vec<_>>(), shares);
+    assert!(
+        shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1,
+        "{shares:?}"
+    );
+    let live: Vec<u32> = group(&server)
+        .workers
+        .iter()
+        .map(|worker| worker.active)
+        .collect();
+    assert_eq!(
+        live.iter().map(|live| u64::from(*live)).collect::<Vec<_>>(),
+        shares
+    );
     drop(held);
     until_group(&server, "all are closed", |group| group.totals.active == 0);
 }

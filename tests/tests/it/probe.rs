@@ -23,7 +23,10 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
+        assert!(
+            Instant::now() < deadline,
+            "waited {PATIENCE:?} in vain until {what}"
+        );
         std::thread::sleep(INTERVAL);
     }
 }
@@ -47,7 +50,11 @@ pub fn worker(server: &Server, slot: u32) -> WorkerStatus {
 }
 
 /// Waits until the first group's status shows what `is_so` looks for.
-pub fn until_group(server: &Server, what: &str, is_so: impl Fn(&GroupStatus) -> bool) -> GroupStatus {
+pub fn until_group(
+    server: &Server,
+    what: &str,
+    is_so: impl Fn(&GroupStatus) -> bool,
+) -> GroupStatus {
     until(what, || Some(group(server)).filter(|group| is_so(group)))
 }
 
@@ -60,7 +67,10 @@ pub fn switch(server: &Server, policy: &str) {
 /// How often the workers refused for `reason`.
 pub fn refused(server: &Server, reason: &str) -> u64 {
     let workers = group(server).workers;
-    workers.iter().filter_map(|worker| worker.refused.get(reason)).sum()
+    workers
+        .iter()
+        .filter_map(|worker| worker.refused.get(reason))
+        .sum()
 }
 
 /// The process of a worker.
@@ -80,7 +90,9 @@ impl Stopped {
     /// Stops it and waits until it stands still.
     pub fn new(pid: Pid) -> Self {
         signal(pid, Signal::STOP);
-        until("the process has stopped", || (state(pid) == Some('T')).then_some(()));
+        until("the process has stopped", || {
+            (state(pid) == Some('T')).then_some(())
+        });
         Self(pid)
     }
 }

@@ -14,7 +14,12 @@ const WORKERS: u32 = 4;
 
 fn start() -> Server {
     let server = Server::start([
-        "--policy", "round-robin", "--workers", "4", "--worker-header", "--synthetic",
+        "--policy",
+        "round-robin",
+        "--workers",
+        "4",
+        "--worker-header",
+        "--synthetic",
     ]);
     server.unwrap()
 }
@@ -27,7 +32,10 @@ fn stolen(group: &GroupStatus) -> u64 {
 fn assert_siblings_answer_for(server: &Server, slot: u32) {
     let before = group(server);
     let answered = get_many(server.address(), 40);
-    assert!(answered.iter().all(|worker| u32::from(*worker) != slot), "{answered:?}");
+    assert!(
+        answered.iter().all(|worker| u32::from(*worker) != slot),
+        "{answered:?}"
+    );
     let after = group(server);
     let at = slot as usize;
     assert_eq!(after.workers[at].steered - before.workers[at].steered, 10);
@@ -58,7 +66,9 @@ fn siblings_answer_for_one_stopped_in_a_request() {
     let mut client = Client::connect(server.address());
     client.get("/work?sleep_us=500000");
     let running = |group: &GroupStatus| group.workers.iter().position(|worker| worker.running == 1);
-    let before = until_group(&server, "a request is in service", |group| running(group).is_some());
+    let before = until_group(&server, "a request is in service", |group| {
+        running(group).is_some()
+    });
     let slot = running(&before).unwrap();
     let stopped = Stopped::new(pid(&before.workers[slot]));
     assert_siblings_answer_for(&server, slot as u32);
@@ -77,7 +87,12 @@ fn siblings_with_more_connections_answer_as_well() {
     let held = Held::open(server.address(), "/", 60, Opening::OneByOne).unwrap();
     let shares = held.shares(WORKERS as usize);
     assert_eq!(shares[1], 0.0);
-    assert!((0..4).filter(|slot| *slot != 1).all(|slot| shares[slot] >= 10.0), "{shares:?}");
+    assert!(
+        (0..4)
+            .filter(|slot| *slot != 1)
+            .all(|slot| shares[slot] >= 10.0),
+        "{shares:?}"
+    );
     assert_siblings_answer_for(&server, 1);
     drop(stopped);
 }

@@ -17,7 +17,11 @@ fn refusal<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> String {
     let folder = tempfile::tempdir().unwrap();
     let control = folder.path().join("control");
     let mut command = Command::new(binary().unwrap());
-    command.arg("serve").arg("--control").arg(&control).args(arguments);
+    command
+        .arg("serve")
+        .arg("--control")
+        .arg(&control)
+        .args(arguments);
     let said = refusal_of(&mut command);
     assert!(!control.exists(), "it left its control socket");
     said
@@ -44,7 +48,10 @@ fn assert_says(said: &str, parts: &[&str]) {
 fn a_port_that_another_process_has() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = other.local_addr().unwrap().to_string();
-    assert_says(&refusal(["--listen", &address]), &[&address, "in use", "ss -ltnp"]);
+    assert_says(
+        &refusal(["--listen", &address]),
+        &[&address, "in use", "ss -ltnp"],
+    );
 }
 
 /// The kernel itself would let a process of the same user join the group.
@@ -68,7 +75,10 @@ fn a_second_address_that_cannot_be_had() {
 #[test]
 fn an_address_that_is_not_this_machines() {
     // TEST-NET-1 (RFC 5737).
-    assert_says(&refusal(["--listen", "192.0.2.1:0"]), &["192.0.2.1:0", "ip address"]);
+    assert_says(
+        &refusal(["--listen", "192.0.2.1:0"]),
+        &["192.0.2.1:0", "ip address"],
+    );
 }
 
 #[test]
@@ -84,7 +94,10 @@ fn a_root_that_cannot_be_read() {
 
 #[test]
 fn a_policy_that_nothing_could_carry_out() {
-    assert_says(&refusal(["--policy", "least", "--no-bpf"]), &["least", "no-bpf"]);
+    assert_says(
+        &refusal(["--policy", "least", "--no-bpf"]),
+        &["least", "no-bpf"],
+    );
     for accept in ["shared", "shared-herd", "blocking"] {
         let said = refusal(["--policy", "least", "--accept", accept]);
         assert_says(&said, &["least", accept]);
@@ -99,8 +112,14 @@ fn a_config_file_that_makes_no_sense() {
         std::fs::write(&file, text).unwrap();
         refusal([OsStr::new("--config"), file.as_os_str()])
     };
-    assert_says(&refused("workers = 2\nworkres = 3\n"), &["srv.toml:2: ", "workres"]);
-    assert_says(&refused("\n\npolicy = \"lest\"\n"), &["srv.toml:3: ", "lest"]);
+    assert_says(
+        &refused("workers = 2\nworkres = 3\n"),
+        &["srv.toml:2: ", "workres"],
+    );
+    assert_says(
+        &refused("\n\npolicy = \"lest\"\n"),
+        &["srv.toml:3: ", "lest"],
+    );
     assert_says(&refused("[limits]\nconnections = -1\n"), &["srv.toml:2: "]);
     assert_says(&refused("workers = \n"), &["srv.toml:1: "]);
     let missing = folder.path().join("missing.toml");
@@ -112,7 +131,9 @@ fn a_config_file_that_makes_no_sense() {
 fn a_control_socket_that_another_server_answers_on() {
     let other = Server::start(["--workers", "1"]).unwrap();
     let mut command = Command::new(binary().unwrap());
-    command.args(["serve", "--listen", "127.0.0.1:0", "--control"]).arg(other.control());
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--control"])
+        .arg(other.control());
     assert_says(&refusal_of(&mut command), &["another server", "--control"]);
     assert!(other.control().exists());
     other.status().unwrap();
@@ -129,24 +150,43 @@ fn a_stale_control_socket_is_replaced() {
 
 #[test]
 fn several_addresses_of_both_families() {
-    let can_v6 = TcpListener::bind("[::1]:0").map(drop).map_err(|error| error.to_string());
+    let can_v6 = TcpListener::bind("[::1]:0")
+        .map(drop)
+        .map_err(|error| error.to_string());
     if !gate::can("use IPv6", can_v6) {
         return;
     }
     let server = Server::start([
-        "--workers", "2", "--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--listen", "127.0.0.1:0",
+        "--workers",
+        "2",
+        "--listen",
+        "127.0.0.1:0",
+        "--listen",
+        "[::1]:0",
+        "--listen",
+        "127.0.0.1:0",
     ]);
     let server = server.unwrap();
     let addresses = server.addresses();
     assert!(addresses[0].is_ipv4() && addresses[1].is_ipv6() && addresses[2].is_ipv4());
     assert_ne!(addresses[0], addresses[2]);
-    let mut clients: Vec<_> = addresses.iter().map(|address| Client::connect(*address)).collect();
+    let mut clients: Vec<_> = addresses
+        .iter()
+        .map(|address| Client::connect(*address))
+        .collect();
     for client in &mut clients {
         client.get("/");
         assert_eq!(client.response().status(), 200);
     }
     let status = server.status().unwrap();
-    assert_eq!(status.groups.iter().map(|group| group.listen).collect::<Vec<_>>(), addresses);
+    assert_eq!(
+        status
+            .groups
+            .iter()
+            .map(|group| group.listen)
+            .collect::<Vec<_>>(),
+        addresses
+    );
     for group in &status.groups {
         assert_eq!(group.totals.accepted, 1, "each group counts its own");
         assert_eq!(group.program.steered, u64::from(group.program.attached));
@@ -161,6 +201,9 @@ fn flags_win_over_the_file() {
     let arguments = ["--config", file.to_str().unwrap(), "--workers", "2"];
     let server = Server::start(arguments).unwrap();
     let status = server.status().unwrap();
-    assert_eq!((status.groups[0].workers.len(), &*status.policy), (2, "hash"));
+    assert_eq!(
+        (status.groups[0].workers.len(), &*status.policy),
+        (2, "hash")
+    );
     assert_eq!(get(server.address(), "/work").status(), 200);
 }

@@ -21,7 +21,9 @@ fn serving(arguments: &[&str], sleep: Duration) -> (Server, Client) {
     let server = Server::start(always.iter().chain(arguments)).unwrap();
     let mut client = Client::connect(server.address());
     client.get(&format!("/work?sleep_us={}", sleep.as_micros()));
-    until_group(&server, "the request is in service", |group| group.totals.running == 1);
+    until_group(&server, "the request is in service", |group| {
+        group.totals.running == 1
+    });
     (server, client)
 }
 
@@ -59,7 +61,10 @@ fn a_grace_that_is_exceeded_is_a_failure() {
     server.child().await_line("killing 1 worker").unwrap();
     assert_eq!(assert_leaves_nothing(&mut server).code(), Some(1));
     let said = server.child().stderr();
-    assert!(said.contains("srv: stopped, but requests were lost"), "{said}");
+    assert!(
+        said.contains("srv: stopped, but requests were lost"),
+        "{said}"
+    );
     client.rest().ok();
 }
 
@@ -110,12 +115,19 @@ fn stop_under_load(connections: Connections) {
     let draws = poisson(3, 500.0, Duration::from_millis(1_500), Service::Fixed(500));
     let run = std::thread::scope(|scope| {
         let running = scope.spawn(|| load.run(&draws).unwrap());
-        until_group(&server, "the load is under way", |group| group.totals.served >= 200);
+        until_group(&server, "the load is under way", |group| {
+            group.totals.served >= 200
+        });
         signal(server.pid(), Signal::TERM);
         assert_eq!(assert_leaves_nothing(&mut server).code(), Some(0));
         running.join().unwrap()
     });
-    let count = |outcome| run.records.iter().filter(|record| record.outcome == outcome).count();
+    let count = |outcome| {
+        run.records
+            .iter()
+            .filter(|record| record.outcome == outcome)
+            .count()
+    };
     assert!(count(Outcome::Ok) >= 200);
     let answered_no_more = count(Outcome::Connect) + count(Outcome::Timeout);
     // On a kept connection a request may cross the server's close on its way;
@@ -139,9 +151,12 @@ fn as_process_1_it_reaps_orphans() {
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--kill-child", "sh", "-c", script, "sh"]);
     command.arg(server::binary().unwrap());
-    let mut server = Server::start_as(command, folder, ["--workers", "2", "--grace", "5s"]).unwrap();
+    let mut server =
+        Server::start_as(command, folder, ["--workers", "2", "--grace", "5s"]).unwrap();
     let srv = until("srv runs", || only_child(server.pid()));
-    until("only the workers are left", || (children(srv).len() == 2).then_some(()));
+    until("only the workers are left", || {
+        (children(srv).len() == 2).then_some(())
+    });
     assert!(children(srv).iter().all(|child| state(*child) != Some('Z')));
     assert_eq!(get(server.address(), "/").status(), 200);
     signal(srv, Signal::TERM);
@@ -157,7 +172,10 @@ fn children(of: Pid) -> Vec<Pid> {
     let processes = procfs::process::all_processes().unwrap().flatten();
     let stats = processes.filter_map(|process| process.stat().ok());
     let of = of.as_raw_nonzero().get();
-    stats.filter(|stat| stat.ppid == of).filter_map(|stat| Pid::from_raw(stat.pid)).collect()
+    stats
+        .filter(|stat| stat.ppid == of)
+        .filter_map(|stat| Pid::from_raw(stat.pid))
+        .collect()
 }
 
 #[test]

@@ -33,7 +33,9 @@ fn fifty_switches_under_load_lose_nothing() {
             assert_eq!(attached, policy != "hash", "{policy}");
             // Each policy gets its connections.
             let due = (nth * draws.len() / 60) as u64;
-            until_group(&server, "requests were served", |group| group.totals.served >= due);
+            until_group(&server, "requests were served", |group| {
+                group.totals.served >= due
+            });
         }
         let run = running.join().unwrap();
         assert_eq!(run.lost(), 0, "{:?}", run.first_error);
@@ -41,5 +43,9 @@ fn fifty_switches_under_load_lose_nothing() {
     let group = group(&server);
     assert_eq!(group.totals.served, draws.len() as u64);
     let steered = group.program.steered;
-    assert!(steered > 0 && steered < draws.len() as u64, "{steered} of {} steered", draws.len());
+    assert!(
+        steered > 0 && steered < draws.len() as u64,
+        "{steered} of {} steered",
+        draws.len()
+    );
 }

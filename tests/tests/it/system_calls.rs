@@ -25,13 +25,23 @@ impl Trace {
     fn attach(pid: Pid) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new("strace");
-        command.arg("-o").arg(folder.path().join("trace")).arg("-p").arg(pid.to_string());
+        command
+            .arg("-o")
+            .arg(folder.path().join("trace"))
+            .arg("-p")
+            .arg(pid.to_string());
         let strace = Child::spawn(&mut command).and_then(|mut strace| {
             strace.await_line("attached")?;
             Ok(strace)
         });
-        let error = strace.as_ref().map(drop).map_err(|error| format!("{error:#}"));
-        gate::can("trace system calls", error).then(|| Self { strace: strace.unwrap(), folder })
+        let error = strace
+            .as_ref()
+            .map(drop)
+            .map_err(|error| format!("{error:#}"));
+        gate::can("trace system calls", error).then(|| Self {
+            strace: strace.unwrap(),
+            folder,
+        })
     }
 
     fn counts(mut self) -> Counts {
@@ -39,7 +49,11 @@ impl Trace {
         self.strace.await_exit().unwrap();
         let trace = std::fs::read_to_string(self.folder.path().join("trace")).unwrap();
         let mut counts = Counts::new();
-        for name in trace.lines().filter_map(|line| line.split_once('(')).map(|(name, _)| name) {
+        for name in trace
+            .lines()
+            .filter_map(|line| line.split_once('('))
+            .map(|(name, _)| name)
+        {
             *counts.entry(name.trim().to_owned()).or_default() += 1;
         }
         counts
@@ -84,7 +98,9 @@ fn a_request_on_a_kept_connection_is_a_wait_a_read_and_a_write() {
         assert_eq!(client.response().status(), 200);
     };
     ask();
-    let Some(trace) = Trace::attach(pid(&worker(&server, 0))) else { return };
+    let Some(trace) = Trace::attach(pid(&worker(&server, 0))) else {
+        return;
+    };
     (0..REQUESTS).for_each(|_| ask());
     let mut counts = trace.counts();
     // Deadlines are looked at four times a second, and attaching interrupts a wait.
@@ -104,7 +120,9 @@ fn a_connection_for_one_request_is_these_five() {
     let server = start();
     get(server.address(), "/");
     until_group(&server, "it is closed", |group| group.totals.active == 0);
-    let Some(trace) = Trace::attach(pid(&worker(&server, 0))) else { return };
+    let Some(trace) = Trace::attach(pid(&worker(&server, 0))) else {
+        return;
+    };
     for _ in 0..REQUESTS {
         assert_eq!(get(server.address(), "/").status(), 200);
     }
@@ -126,7 +144,9 @@ fn a_ring_of_workers_steers_without_a_system_call() {
         return;
     }
     let server = Server::start(["--workers", "2"]).unwrap();
-    let Some(trace) = Trace::attach(pid(&worker(&server, 0))) else { return };
+    let Some(trace) = Trace::attach(pid(&worker(&server, 0))) else {
+        return;
+    };
     for _ in 0..REQUESTS {
         let mut client = Client::connect(server.address());
         client.get("/");

@@ -32,7 +32,10 @@ impl Nobody {
         let reachable = folder.path().join("srv-for-all");
         std::fs::copy(&binary, &reachable).unwrap();
         std::fs::set_permissions(&reachable, PermissionsExt::from_mode(0o755)).unwrap();
-        Self { folder, binary: reachable }
+        Self {
+            folder,
+            binary: reachable,
+        }
     }
 
     fn srv(&self) -> Command {
@@ -41,7 +44,14 @@ impl Nobody {
         }
         let user = NOBODY.to_string();
         let mut command = Command::new("setpriv");
-        command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "--inh-caps=-all"]);
+        command.args([
+            "--reuid",
+            &user,
+            "--regid",
+            &user,
+            "--clear-groups",
+            "--inh-caps=-all",
+        ]);
         command.arg(&self.binary);
         command
     }
@@ -59,7 +69,10 @@ fn is_unprivileged(nobody: &Nobody) -> bool {
     let output = nobody.srv().args(["doctor", "--json"]).output().unwrap();
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let lacks = report["steers"] == false;
-    gate::can("lack privilege", lacks.then_some(()).ok_or("srv steers all the same".into()))
+    gate::can(
+        "lack privilege",
+        lacks.then_some(()).ok_or("srv steers all the same".into()),
+    )
 }
 
 #[test]
@@ -72,7 +85,10 @@ fn it_serves_by_hash_and_ring_and_says_so_in_one_line() {
     let arguments = ["--workers", "2", "--worker-header"];
     let mut server = Server::start_as(command, nobody.folder, arguments).unwrap();
     let said = server.child().stderr();
-    let lines: Vec<_> = said.lines().filter(|line| line.contains("not steering")).collect();
+    let lines: Vec<_> = said
+        .lines()
+        .filter(|line| line.contains("not steering"))
+        .collect();
     assert_eq!(lines.len(), 1, "{said}");
     assert!(!said.contains("ERROR") && !said.contains("WARN"), "{said}");
     let stopped = Stopped::new(pid(&worker(&server, 0)));
@@ -93,7 +109,11 @@ fn a_policy_asked_for_is_not_quietly_left_out() {
         return;
     }
     let control = nobody.folder.path().join("control");
-    let output = nobody.serve(&control).args(["--policy", "least"]).output().unwrap();
+    let output = nobody
+        .serve(&control)
+        .args(["--policy", "least"])
+        .output()
+        .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert_eq!(said.trim_end().lines().count(), 1, "{said}");
@@ -118,16 +138,32 @@ fn which_server_is_meant_must_be_clear() {
     let runtime = nobody.folder.path().to_owned();
     let ask = || {
         let mut command = nobody.srv();
-        let output = command.arg("status").env("XDG_RUNTIME_DIR", &runtime).output().unwrap();
-        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+        let output = command
+            .arg("status")
+            .env("XDG_RUNTIME_DIR", &runtime)
+            .output()
+            .unwrap();
+        (
+            output.status.code(),
+            String::from_utf8([output.stdout, output.stderr].concat()).unwrap(),
+        )
     };
     let (code, said) = ask();
     assert_eq!(code, Some(1));
     assert!(said.contains("no server of yours runs here"), "{said}");
     let serve = || {
         let mut command = nobody.srv();
-        command.args(["serve", "--no-bpf", "--workers", "1", "--listen", "127.0.0.1:0"]);
-        let command = command.env("XDG_RUNTIME_DIR", &runtime).env("NO_COLOR", "1");
+        command.args([
+            "serve",
+            "--no-bpf",
+            "--workers",
+            "1",
+            "--listen",
+            "127.0.0.1:0",
+        ]);
+        let command = command
+            .env("XDG_RUNTIME_DIR", &runtime)
+            .env("NO_COLOR", "1");
         let mut child = srv_tests::child::Child::spawn(command).unwrap();
         child.await_line("listening on ").unwrap();
         child
@@ -135,11 +171,17 @@ fn which_server_is_meant_must_be_clear() {
     let mut first = serve();
     let (code, said) = ask();
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains(&format!("master {}", first.pid().as_raw_nonzero())), "{said}");
+    assert!(
+        said.contains(&format!("master {}", first.pid().as_raw_nonzero())),
+        "{said}"
+    );
     let _second = serve();
     let (code, said) = ask();
     assert_eq!(code, Some(1));
-    assert!(said.contains("several servers") && said.matches("--control").count() == 2, "{said}");
+    assert!(
+        said.contains("several servers") && said.matches("--control").count() == 2,
+        "{said}"
+    );
     // What a killed one leaves behind is no server.
     first.signal(rustix::process::Signal::KILL).unwrap();
     first.await_exit().unwrap();
@@ -153,11 +195,19 @@ fn a_root_that_only_others_may_read() {
     std::fs::create_dir(&folder).unwrap();
     std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o000)).unwrap();
     let control = nobody.folder.path().join("control");
-    let output = nobody.serve(&control).arg("--root").arg(&folder).output().unwrap();
+    let output = nobody
+        .serve(&control)
+        .arg("--root")
+        .arg(&folder)
+        .output()
+        .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert_eq!(said.trim_end().lines().count(), 1, "{said}");
-    assert!(said.contains("--root") && said.contains("Permission denied"), "{said}");
+    assert!(
+        said.contains("--root") && said.contains("Permission denied"),
+        "{said}"
+    );
     assert!(!control.exists());
 }
 
@@ -170,7 +220,13 @@ fn a_file_that_only_others_may_read() {
     std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o000)).unwrap();
     let command = nobody.srv();
     let root = nobody.folder.path().to_owned();
-    let arguments = ["--no-bpf", "--workers", "1", "--root", root.to_str().unwrap()];
+    let arguments = [
+        "--no-bpf",
+        "--workers",
+        "1",
+        "--root",
+        root.to_str().unwrap(),
+    ];
     let server = Server::start_as(command, nobody.folder, arguments).unwrap();
     let mut client = Client::connect(server.address());
     client.get("/secret");

@@ -1,0 +1,311 @@
+//! `bench select`: what one run of the select program costs beyond a run of an
+//! empty one. Both are attached in turn to the same listener group, which gets
+//! real SYNs over loopback; the kernel itself counts runs and time
+//! (`kernel.bpf_stats_enabled`). Every worker is made idle, or every one busy,
+//! by writing its slot.
+//!
+//! What is read is warm unless a second thread writes to the slots all the
+//! while, as workers on other CPUs would: the column `contended`.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::sys::{Stats, enable_stats};
+use clap::Parser;
+use serde::Serialize;
+use socket2::{Domain, Socket, Type};
+use srv::cli::ServeArgs;
+use srv::config::{self, value::Count};
+use srv::listen::ListenerGroup;
+use srv::stats::Spread;
+use srv::status::{self, monotonic_ns};
+use srv::steer::Steering;
+use srv_common::layout::ELIGIBLE;
+use srv_common::{Group, Policy};
+use srv_tests::report::{Raw, print_table, verdict};
+
+#[derive(Parser)]
+struct Arguments {
+    /// Few rounds: to see that it works, not to quote.
+    #[arg(long)]
+    quick: bool,
+    /// What `cargo bench` passes to every bench.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// The program's cost with all workers in one state.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Case {
+    workers: u32,
+    policy: &'static str,
+    busy: bool,
+    contended: bool,
+}
+
+#[derive(Serialize)]
+struct Sample {
+    #[serde(flatten)]
+    case: Case,
+    round: usize,
+    select_ns: f64,
+    empty_ns: f64,
+}
+
+const SYNS_PER_ROUND: u32 = 4000;
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let rounds = if arguments.quick { 3 } else { 15 };
+    let mut raw = Raw::create("select")?;
+    let _counting = enable_stats(Stats::RunTime).context("have the kernel count run times")?;
+    println!(
+        "ns per run of the select program less an empty program's, {rounds} interleaved rounds \
+         of {SYNS_PER_ROUND} SYNs for each; median (range)\n"
+    );
+    let mut rows = Vec::new();
+    for workers in [8, 64, 256] {
+        rows.extend(rows_of(workers, "least", Policy::Least, rounds, &mut raw)?);
+    }
+    for policy in [
+        Policy::Random,
+        Policy::RoundRobin,
+        Policy::Source,
+        Policy::P2c,
+    ] {
+        rows.extend(rows_of(8, policy.name(), policy, rounds, &mut raw)?);
+    }
+    let header = [
+        "policy",
+        "workers",
+        "state",
+        "warm",
+        "contended",
+        "empty",
+        "limit",
+        "warm",
+    ];
+    print_table(&header, &rows);
+    raw.finish()
+}
+
+fn rows_of(
+    workers: u32,
+    name: &'static str,
+    policy: Policy,
+    rounds: usize,
+    raw: &mut Raw,
+) -> Result<Vec<Vec<String>>> {
+    let mut target = Target::open(workers, policy)?;
+    if policy == Policy::Least {
+        let select = target.steering.program("select")?.info()?;
+        println!(
+            "{workers} workers: verifier went through {} instructions, {} bytes compiled",
+            select.verified_instruction_count().unwrap_or(0),
+            select.size_jitted()
+        );
+    }
+    let mut rows = Vec::new();
+    for busy in [false, true] {
+        let mut measure = |contended| {
+            let case = Case {
+                workers,
+                policy: name,
+                busy,
+                contended,
+            };
+            target.measure(case, rounds, raw)
+        };
+        let (warm, empty) = measure(false)?;
+        let (contended, _) = measure(true)?;
+        let limit = limit_ns(workers, policy);
+        rows.push(vec![
+            name.to_owned(),
+            workers.to_string(),
+            if busy { "all busy" } else { "all idle" }.to_owned(),
+            figure(&warm),
+            figure(&contended),
+            figure(&empty),
+            limit.map_or("-".to_owned(), |limit| format!("≤ {limit:.0}")),
+            limit.map_or("-".to_owned(), |limit| {
+                verdict(warm.median <= limit).to_owned()
+            }),
+        ]);
+    }
+    Ok(rows)
+}
+
+/// What is aimed at, ns; between the two sizes that have a limit, the larger's.
+fn limit_ns(workers: u32, policy: Policy) -> Option<f64> {
+    match (policy, workers) {
+        (Policy::Least, ..=8) => Some(60.0),
+        (Policy::Least, _) => Some(120.0),
+        _ => None,
+    }
+}
+
+fn figure(spread: &Spread) -> String {
+    format!("{:.0} ({:.0}-{:.0})", spread.median, spread.min, spread.max)
+}
+
+/// A listener group without workers: this process plays all of them.
+struct Target {
+    steering: Steering,
+    group: &'static Group,
+    listeners: ListenerGroup,
+    workers: usize,
+}
+
+impl Target {
+    fn open(workers: u32, policy: Policy) -> Result<Self> {
+        let mut steering = Steering::load()?;
+        let group = status::map(steering.memory()).context("map the group")?;
+        // With TCP_DEFER_ACCEPT, as srv has it, a reset takes away all of a
+        // connection that has sent nothing: no queue ever fills up.
+        let arguments = ServeArgs {
+            listen: Some(vec!["127.0.0.1:0".parse()?]),
+            workers: Some(Count(workers)),
+            ..ServeArgs::default()
+        };
+        let settings = config::settings(&arguments)?;
+        let listeners = ListenerGroup::bind(settings.listen[0], &settings)?;
+        for (slot, socket) in listeners.sockets.iter().enumerate() {
+            steering.set_listener(slot as u32, socket)?;
+            group.slots[slot].steering.eligible.set(ELIGIBLE);
+            group.ready[slot].set(slot as u16);
+        }
+        group.config.workers.set(workers);
+        group.config.ready_count.set(workers);
+        group.config.policy.set(policy as u32);
+        steering.attach(&listeners.sockets[0])?;
+        let workers = workers as usize;
+        Ok(Self {
+            steering,
+            group,
+            listeners,
+            workers,
+        })
+    }
+
+    /// The difference and what the empty program alone reads.
+    fn measure(&mut self, case: Case, rounds: usize, raw: &mut Raw) -> Result<(Spread, Spread)> {
+        self.set_load(case.busy);
+        let stop = AtomicBool::new(!case.contended);
+        let (group, workers) = (self.group, self.workers);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| write_slots(group, workers, &stop));
+            let result = self.rounds(case, rounds, raw);
+            stop.store(true, Ordering::Relaxed);
+            writer.join().ok().context("the writing thread panicked")?;
+            result
+        })
+    }
+
+    fn rounds(&mut self, case: Case, rounds: usize, raw: &mut Raw) -> Result<(Spread, Spread)> {
+        let (mut differences, mut empties) = (Vec::new(), Vec::new());
+        for round in 0..rounds {
+            let empty_ns = self.mean_run_ns("empty")?;
+            let select_ns = self.mean_run_ns("select")?;
+            raw.write(&Sample {
+                case,
+                round,
+                select_ns,
+                empty_ns,
+            })?;
+            differences.push(select_ns - empty_ns);
+            empties.push(empty_ns);
+        }
+        Ok((Spread::of(&differences), Spread::of(&empties)))
+    }
+
+    fn set_load(&self, busy: bool) {
+        for slot in 0..self.workers {
+            let load = &self.group.slots[slot].load;
+            load.busy_since_ns
+                .set(if busy { monotonic_ns() } else { 0 });
+            load.running.set(busy.into());
+            load.active.set(busy.into());
+            self.group.idle.0[slot].set((!busy).into());
+        }
+    }
+
+    fn mean_run_ns(&mut self, name: &str) -> Result<f64> {
+        let listener = &self.listeners.sockets[0];
+        self.steering
+            .program(name)?
+            .attach(listener)
+            .context("attach")?;
+        let before = self.counted(name)?;
+        for _ in 0..SYNS_PER_ROUND {
+            connect_and_reset(self.listeners.address)?;
+            self.play_workers();
+        }
+        let after = self.counted(name)?;
+        let runs = after.runs - before.runs;
+        ensure!(
+            runs >= u64::from(SYNS_PER_ROUND),
+            "{name} ran {runs} times only"
+        );
+        Ok((after.ns - before.ns) as f64 / runs as f64)
+    }
+
+    /// Each connection was accepted at once.
+    fn play_workers(&self) {
+        for slot in &self.group.slots[..self.workers] {
+            let steered = slot.steering.steered.get();
+            if slot.taken.0.get() != steered {
+                slot.taken.0.set(steered);
+                slot.load.turn.bump(1);
+            }
+        }
+    }
+
+    fn counted(&mut self, name: &str) -> Result<Counted> {
+        let fd = self.steering.program(name)?.fd()?.as_fd().as_raw_fd();
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
+        let field = |name: &str| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name));
+            let value = line.with_context(|| format!("no {name} in fdinfo"))?;
+            value.trim().parse().context("read a counter")
+        };
+        Ok(Counted {
+            ns: field("run_time_ns:")?,
+            runs: field("run_cnt:")?,
+        })
+    }
+}
+
+struct Counted {
+    ns: u64,
+    runs: u64,
+}
+
+/// Writes what workers write, over and over.
+fn write_slots(group: &Group, workers: usize, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        for slot in &group.slots[..workers] {
+            slot.load.served.bump(1);
+        }
+    }
+}
+
+/// One SYN that the program sees; the reset takes the connection away again.
+fn connect_and_reset(address: SocketAddr) -> Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&address.into()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
+        Err(error)
+            if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) =>
+        {
+            Ok(())
+        }
+        Err(error) => bail!("connect to {address}: {error}"),
+    }
+}
