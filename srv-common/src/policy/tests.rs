@@ -5,13 +5,12 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::layout::MAX_WORKERS;
+use crate::layout::{LAST_RESORT, MAX_WORKERS};
 
 /// A place to run in whose answers the test decides.
 #[derive(Clone, Debug, Default)]
 struct Bench {
     seed: u64,
-    now_ns: u64,
     cpu: u32,
     source: u32,
     cursor: u32,
@@ -24,10 +23,6 @@ impl Host for Bench {
         let mixed = (self.seed ^ (self.seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((mixed ^ (mixed >> 31)) >> 32) as u32
-    }
-
-    fn now_ns(&mut self) -> u64 {
-        self.now_ns
     }
 
     fn cpu(&mut self) -> u32 {
@@ -49,6 +44,7 @@ impl Host for Bench {
 #[derive(Clone, Debug)]
 struct Posed {
     state: u32,
+    hangs: bool,
     idle: u8,
     steered: u64,
     taken: u64,
@@ -61,15 +57,16 @@ struct Posed {
 prop_compose! {
     fn posed()(
         state in 0..5u32,
+        hangs in any::<bool>(),
         idle in 0..2u8,
         steered in prop_oneof![0..8u64, any::<u64>()],
         taken in prop_oneof![0..8u64, any::<u64>()],
-        busy_since_ns in prop_oneof![Just(0), 1..2_000u64, any::<u64>()],
+        busy_since_ns in prop_oneof![Just(0), 1..u64::MAX / 2],
         running in prop_oneof![0..4u32, any::<u32>()],
         active in prop_oneof![0..4u32, any::<u32>()],
         turn in prop_oneof![0..8u32, any::<u32>()],
     ) -> Posed {
-        Posed { state, idle, steered, taken, busy_since_ns, running, active, turn }
+        Posed { state, hangs, idle, steered, taken, busy_since_ns, running, active, turn }
     }
 }
 
@@ -91,9 +88,8 @@ fn slots() -> impl Strategy<Value = Vec<Posed>> {
 }
 
 fn bench() -> impl Strategy<Value = Bench> {
-    any::<(u64, u64, u32, u32, u32)>().prop_map(|(seed, now_ns, cpu, source, cursor)| Bench {
+    any::<(u64, u32, u32, u32)>().prop_map(|(seed, cpu, source, cursor)| Bench {
         seed,
-        now_ns,
         cpu,
         source,
         cursor,
@@ -104,7 +100,6 @@ fn group(policy: Policy, slots: &[Posed]) -> Box<Group> {
     let group = Group::boxed();
     group.config.policy.set(policy as u32);
     group.config.workers.set(slots.len() as u32);
-    group.config.hang_after_ns.set(1_000);
     for (nth, posed) in slots.iter().enumerate() {
         let slot = &group.slots[nth];
         group.idle.0[nth].set(posed.idle);
@@ -114,10 +109,22 @@ fn group(policy: Policy, slots: &[Posed]) -> Box<Group> {
         slot.load.running.set(posed.running);
         slot.load.active.set(posed.active);
         slot.load.turn.set(posed.turn);
-        slot.steering.state.set(posed.state);
+        set_state(slot, posed.state);
+        if posed.hangs && posed.state == State::Ready as u32 {
+            slot.steering.eligible.set(LAST_RESORT);
+        }
     }
     list_ready(&group);
     group
+}
+
+/// As the master does.
+fn set_state(slot: &Slot, state: u32) {
+    slot.steering.state.set(state);
+    let is_ready = state == State::Ready as u32;
+    slot.steering
+        .eligible
+        .set(if is_ready { ELIGIBLE } else { NOT_ELIGIBLE });
 }
 
 /// As the master does after each change of a state.
@@ -135,8 +142,8 @@ fn is_ready(group: &Group, slot: u32) -> bool {
     group.slots[slot as usize].steering.state.get() == State::Ready as u32
 }
 
-fn is_hung(group: &Group, slot: u32, now_ns: u64) -> bool {
-    score(group, slot, 0, now_ns) & HUNG != 0
+fn is_hung(group: &Group, slot: u32) -> bool {
+    group.slots[slot as usize].steering.eligible.get() == LAST_RESORT
 }
 
 /// Ready workers with nothing to do.
@@ -144,7 +151,7 @@ fn equals(policy: Policy, workers: u32) -> Box<Group> {
     let group = group(policy, &[]);
     group.config.workers.set(workers);
     for slot in 0..workers as usize {
-        group.slots[slot].steering.state.set(State::Ready as u32);
+        set_state(&group.slots[slot], State::Ready as u32);
         group.idle.0[slot].set(1);
     }
     list_ready(&group);
@@ -217,8 +224,8 @@ proptest! {
         mut slots in prop::collection::vec(posed(), 1..=SCAN_ALL_MAX as usize), mut host in bench(),
     ) {
         for slot in &mut slots {
-            // Fields at their bounds tie; that is another property.
-            slot.active %= ACTIVE_MAX as u32;
+            // Within the bits that a score has for them.
+            slot.active %= 1 << 16;
             slot.running %= 1 << 14;
             slot.steered %= 1 << 13;
             slot.taken %= 1 << 13;
@@ -230,7 +237,7 @@ proptest! {
             let busy = u64::from(load.busy_since_ns.get() != 0);
             let waiting = u64::from(group.slots[*slot as usize].waiting());
             let outstanding = waiting + u64::from(load.running.get()) + busy;
-            (is_hung(&group, *slot, host.now_ns), outstanding, load.active.get(), load.turn.get(), *slot)
+            (is_hung(&group, *slot), outstanding, load.active.get(), load.turn.get(), *slot)
         };
         let ready = (0..slots.len() as u32).filter(|slot| is_ready(&group, *slot));
         let least = ready.min_by_key(key).ok_or(Reason::NoneReady);
@@ -242,21 +249,20 @@ proptest! {
         slots in prop::collection::vec(posed(), 1..=SCAN_ALL_MAX as usize), mut host in bench(),
     ) {
         let group = group(Policy::Least, &slots);
-        if let Ok(slot) = choose(&group, &mut host) && is_hung(&group, slot, host.now_ns) {
+        if let Ok(slot) = choose(&group, &mut host) && is_hung(&group, slot) {
             let mut ready = (0..slots.len() as u32).filter(|slot| is_ready(&group, *slot));
-            prop_assert!(ready.all(|slot| is_hung(&group, slot, host.now_ns)));
+            prop_assert!(ready.all(|slot| is_hung(&group, slot)));
         }
     }
 
     /// Accepts are compared in the order in which they were counted, wherever the counter stands.
     #[test]
-    fn turns_may_wrap(reference in any::<u32>(), a in -(1i32 << 17)..1 << 17, b in -(1i32 << 17)..1 << 17) {
+    fn turns_may_wrap(start in any::<u32>(), a in 0..1u32 << 17, b in 0..1u32 << 17) {
         let group = equals(Policy::Least, 2);
-        let score = |turn: i32| {
-            group.slots[0].load.turn.set(reference.wrapping_add_signed(turn));
-            score(&group, 0, reference, 0)
-        };
-        prop_assert_eq!(score(a).cmp(&score(b)), a.cmp(&b));
+        group.slots[0].load.turn.set(start.wrapping_add(a));
+        group.slots[1].load.turn.set(start.wrapping_add(b));
+        let least = u32::from(b < a);
+        prop_assert_eq!(choose(&group, &mut Bench::default()), Ok(least));
     }
 
     #[test]
@@ -287,11 +293,11 @@ proptest! {
         let mut host = Bench { source, ..Bench::default() };
         let home = choose(&group, &mut host).unwrap();
         let dead = dead % workers;
-        group.slots[dead as usize].steering.state.set(State::Dead as u32);
+        set_state(&group.slots[dead as usize], State::Dead as u32);
         list_ready(&group);
         let meanwhile = choose(&group, &mut host).unwrap();
         prop_assert_eq!(meanwhile == home, dead != home);
-        group.slots[dead as usize].steering.state.set(State::Ready as u32);
+        set_state(&group.slots[dead as usize], State::Ready as u32);
         list_ready(&group);
         prop_assert_eq!(choose(&group, &mut host), Ok(home));
     }
@@ -383,7 +389,7 @@ fn clients_spread_evenly_also_when_a_worker_is_missing() {
         counts
     };
     assert_even(&spread(&group), "source");
-    group.slots[3].steering.state.set(State::Dead as u32);
+    set_state(&group.slots[3], State::Dead as u32);
     list_ready(&group);
     let mut counts = spread(&group);
     assert_eq!(counts.remove(3), 0);

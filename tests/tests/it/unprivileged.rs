@@ -29,7 +29,7 @@ impl Nobody {
         }
         std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         // Where the build lies, others than root may not get at it.
-        let reachable = folder.path().join("srv");
+        let reachable = folder.path().join("srv-for-all");
         std::fs::copy(&binary, &reachable).unwrap();
         std::fs::set_permissions(&reachable, PermissionsExt::from_mode(0o755)).unwrap();
         Self {
