@@ -44,20 +44,38 @@ impl Package {
     }
 }
 
-/// Installs those of `packages` that are missing.
+/// Installs those of `packages` that are missing, and returns their names.
 ///
 /// # Errors
 /// As [`install`].
-pub fn ensure(packages: &[Package], why: &str) -> Result<()> {
+pub fn ensure(packages: &[Package], why: &str) -> Result<Vec<&'static str>> {
     let missing: Vec<_> = packages
         .iter()
         .filter(|package| !package.is_there())
         .map(|package| package.name)
         .collect();
-    if missing.is_empty() {
-        return Ok(());
+    if !missing.is_empty() {
+        install(&missing, why)?;
     }
-    install(&missing, why)
+    Ok(missing)
+}
+
+/// Keeps a service that came with a package from being started at boot.
+/// Without systemd there is nothing to do.
+///
+/// # Errors
+/// As systemctl says.
+pub fn keep_off(service: &str) -> Result<()> {
+    let (Some(_), Some(prefix)) = (workspace::program("systemctl"), rights::prefix()) else {
+        return Ok(());
+    };
+    let arguments = ["systemctl", "disable", service];
+    let step = Step {
+        what: format!("keep {service} from starting at boot"),
+        why: "it was installed as a tool only".into(),
+        mend: format!("sudo {}", arguments.join(" ")),
+    };
+    step.run(as_root(prefix).args(arguments))
 }
 
 /// Installs packages, or brings them up to date, without removing another

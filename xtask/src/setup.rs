@@ -66,13 +66,18 @@ fn find_or_make() -> Result<Toolchain> {
             Err(error) => failures.push(error),
         }
     }
-    for route in [by_rustup, by_debian] {
-        match route(&compilers) {
+    // A route that would lead to a compiler that was just tried is left out.
+    let rustups = compilers.iter().find(|found| found.rustup_name.is_some());
+    if rustups.is_none_or(|active| !active.has_sources()) {
+        match by_rustup(rustups) {
             Ok(toolchain) => return Ok(toolchain),
-            Err(error) => {
-                eprintln!("    that did not work; looking for another way");
-                failures.push(error);
-            }
+            Err(error) => failures.push(error),
+        }
+    }
+    if !with_sources().any(|tried| tried.rustup_name.is_none()) {
+        match by_debian() {
+            Ok(toolchain) => return Ok(toolchain),
+            Err(error) => failures.push(error),
         }
     }
     Err(no_route(&failures))
@@ -101,25 +106,16 @@ fn with_linker(compiler: &Compiler) -> Result<Toolchain> {
 }
 
 /// Route 3. Only the active toolchain: others are their owner's business.
-fn by_rustup(compilers: &[Compiler]) -> Result<Toolchain> {
-    let Some(active) = compilers
-        .iter()
-        .find(|compiler| compiler.rustup_name.is_some())
-    else {
+fn by_rustup(active: Option<&Compiler>) -> Result<Toolchain> {
+    let Some(active) = active else {
         bail!("rustup: not here, or its compiler is too old\n  to mend it: rustup update stable");
     };
-    if active.has_sources() {
-        bail!(
-            "rustup: {} has its sources and failed already",
-            active.origin()
-        );
-    }
     compiler::add_sources(active)?;
     with_linker(active)
 }
 
 /// Route 4.
-fn by_debian(_: &[Compiler]) -> Result<Toolchain> {
+fn by_debian() -> Result<Toolchain> {
     apt::install(
         &PACKAGES,
         "a compiler with exactly its library sources, to build BPF code with",

@@ -86,12 +86,19 @@ pub fn ask(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&answer.stdout).into_owned())
 }
 
-/// `command` as one would type it.
+/// `command` as one would type it, a script within it left out.
 fn words(command: &Command) -> String {
     [command.get_program()]
         .into_iter()
         .chain(command.get_args())
         .map(|word| word.to_string_lossy())
+        .map(|word| {
+            if word.contains('\n') {
+                "…".into()
+            } else {
+                word
+            }
+        })
         .collect::<Vec<_>>()
         .join(" ")
 }

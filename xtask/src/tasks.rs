@@ -104,16 +104,7 @@ pub fn test(args: &[String]) -> Result<()> {
         .arg("test")
         .args(args)
         .env("SRV_BIN", workspace::srv(false)?);
-    match rights::prefix() {
-        // cargo stays this user's, so that root owns nothing in target/.
-        Some(prefix @ [_, ..]) => {
-            command.env(runner_variable()?, prefix.join(" "));
-        }
-        Some([]) => {}
-        None => {
-            eprintln!("neither root nor sudo without a password: tests that need root will skip")
-        }
-    }
+    run_binaries_as_root(&mut command)?;
     step::show("run the tests", &mut command)
 }
 
@@ -122,16 +113,19 @@ pub fn test(args: &[String]) -> Result<()> {
 /// # Errors
 /// If set-up, the build or a bench fails.
 pub fn bench(names: &[String]) -> Result<()> {
-    apt::ensure(&PEERS, "srv is measured against nginx, with wrk")?;
+    let installed = apt::ensure(&PEERS, "srv is measured against nginx, with wrk")?;
+    if installed.contains(&"nginx-light") {
+        apt::keep_off("nginx")?;
+    }
     build(true)?;
     let all = BENCHES.map(String::from);
     for name in if names.is_empty() { &all[..] } else { names } {
-        step::show(
-            &format!("run the bench {name}"),
-            workspace::cargo()
-                .args(["bench", "--package", "srv-tests", "--bench", name])
-                .env("SRV_BIN", workspace::srv(true)?),
-        )?;
+        let mut command = workspace::cargo();
+        command
+            .args(["bench", "--package", "srv-tests", "--bench", name])
+            .env("SRV_BIN", workspace::srv(true)?);
+        run_binaries_as_root(&mut command)?;
+        step::show(&format!("run the bench {name}"), &mut command)?;
     }
     Ok(())
 }
@@ -164,6 +158,19 @@ fn prefixed(prefix: &[&str], program: &Path) -> Command {
     let mut command = Command::new(words.next().unwrap_or_default());
     command.args(words);
     command
+}
+
+/// Has cargo run what it builds as root, if that can be had. cargo itself
+/// stays this user's, so that root owns nothing in the target directory.
+fn run_binaries_as_root(cargo: &mut Command) -> Result<()> {
+    match rights::prefix() {
+        Some([]) => {}
+        Some(prefix) => {
+            cargo.env(runner_variable()?, prefix.join(" "));
+        }
+        None => eprintln!("neither root nor sudo without a password: what needs root will skip"),
+    }
+    Ok(())
 }
 
 /// The variable that tells cargo what to run test binaries with.
