@@ -18,6 +18,7 @@ use rustix::net::{SendFlags, Shutdown};
 use srv_common::Refusal;
 
 use crate::http::{Exchange, Handler, Http};
+use crate::reactor::Readiness;
 use crate::status::Published;
 use crate::stream::{Socket, Stream};
 
@@ -29,6 +30,8 @@ const LINGER_READS: u32 = 256;
 
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+const BAD_REQUEST: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 const UNAVAILABLE: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
@@ -161,15 +164,25 @@ impl Connection {
     }
 
     /// Goes on as far as the socket allows.
-    pub fn drive(&mut self, driver: &Driver, hung_up: bool, now_ns: u64) -> Progress {
-        self.socket.readable.set(true);
+    pub fn drive(&mut self, driver: &Driver, ready: Readiness, now_ns: u64) -> Progress {
+        if ready.readable {
+            self.socket.readable.set(true);
+        } else if matches!(self.state, State::Idle(_)) {
+            // That it can be written to is no news, and no request.
+            return Progress::Open;
+        }
         self.socket
             .hung_up
-            .set(self.socket.hung_up.get() || hung_up);
+            .set(self.socket.hung_up.get() || ready.hung_up);
+        self.advance(driver, now_ns)
+    }
+
+    fn advance(&mut self, driver: &Driver, now_ns: u64) -> Progress {
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
-            State::Idle(_) => driver
-                .start(&self.socket, Bytes::new(), now_ns)
-                .drive(driver, now_ns),
+            State::Idle(_) => {
+                let active = driver.start(&self.socket, Bytes::new(), now_ns);
+                active.drive(driver, now_ns)
+            }
             State::Active(active) => active.drive(driver, now_ns),
             State::Lingering(until_ns) => discard(&self.socket, until_ns),
             State::Closed => State::Closed,
@@ -200,7 +213,7 @@ impl Connection {
             State::Idle(_) => self.state = State::Closed,
             State::Active(active) => {
                 Pin::new(&mut active.connection).graceful_shutdown();
-                return self.drive(driver, false, now_ns);
+                return self.advance(driver, now_ns);
             }
             State::Lingering(_) | State::Closed => {}
         }
@@ -226,6 +239,7 @@ impl Connection {
 
 impl Active {
     fn drive(mut self: Box<Self>, driver: &Driver, now_ns: u64) -> State {
+        let bytes_out = self.socket.bytes_out.get();
         match self.poll(driver) {
             Poll::Pending => self.rest(driver, now_ns),
             Poll::Ready(Ok(())) if self.exchange.refused.get() => linger(&self.socket, now_ns),
@@ -236,6 +250,10 @@ impl Active {
                     true => Refusal::HeaderTooLarge,
                     false => Refusal::Malformed,
                 });
+                // hyper has an answer to most errors, not to all.
+                if self.socket.bytes_out.get() == bytes_out {
+                    let _ = rustix::net::send(&self.socket.fd, BAD_REQUEST, SendFlags::NOSIGNAL);
+                }
                 linger(&self.socket, now_ns)
             }
             // The client is gone.

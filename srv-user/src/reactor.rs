@@ -22,8 +22,21 @@ pub struct Reactor {
 pub struct Readiness {
     /// The number it was registered with.
     pub token: u64,
+    /// There is something to read: bytes, a connection or an end.
+    pub readable: bool,
     /// The peer has closed its side, or the connection failed.
     pub hung_up: bool,
+}
+
+impl Readiness {
+    /// What to expect of a connection that was just accepted.
+    pub fn of_new(token: u64) -> Self {
+        Self {
+            token,
+            readable: true,
+            hung_up: false,
+        }
+    }
 }
 
 impl Reactor {
@@ -96,10 +109,13 @@ impl Reactor {
 
     /// The `nth` thing that the last [`Self::wait`] brought.
     pub fn ready(&self, nth: usize) -> Option<Readiness> {
-        let hung_up = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+        const HUNG_UP: EventFlags = EventFlags::RDHUP
+            .union(EventFlags::HUP)
+            .union(EventFlags::ERR);
         self.events.get(nth).map(|event| Readiness {
             token: event.data.u64(),
-            hung_up: { event.flags }.intersects(hung_up),
+            readable: { event.flags }.intersects(HUNG_UP | EventFlags::IN),
+            hung_up: { event.flags }.intersects(HUNG_UP),
         })
     }
 }

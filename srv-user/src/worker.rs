@@ -23,7 +23,7 @@ use crate::connection::{Connection, Driver, Progress};
 use crate::http::Http;
 use crate::listen::accept_queue;
 use crate::log;
-use crate::reactor::Reactor;
+use crate::reactor::{Reactor, Readiness};
 use crate::site::Site;
 use crate::status::{self, Published, monotonic_ns};
 
@@ -205,7 +205,7 @@ impl Worker {
                         waiting = Some(candidate);
                     }
                 }
-                key => self.drive(key as usize, ready.hung_up, now_ns),
+                key => self.drive(key as usize, ready, now_ns),
             }
         }
         Ok(waiting)
@@ -311,13 +311,13 @@ impl Worker {
             let progress = self.connections[key].drain(&self.driver, now_ns);
             self.settle(key, progress);
         } else {
-            self.drive(key, false, now_ns);
+            self.drive(key, Readiness::of_new(key as u64), now_ns);
         }
     }
 
-    fn drive(&mut self, key: usize, hung_up: bool, now_ns: u64) {
+    fn drive(&mut self, key: usize, ready: Readiness, now_ns: u64) {
         if let Some(connection) = self.connections.get_mut(key) {
-            let progress = connection.drive(&self.driver, hung_up, now_ns);
+            let progress = connection.drive(&self.driver, ready, now_ns);
             self.settle(key, progress);
         }
     }

@@ -32,14 +32,21 @@ fn a_large_response_arrives_as_it_is() {
 fn a_large_file_arrives_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     // No two blocks alike.
-    let content: Vec<u8> = (0..2_000_000u32).flat_map(|n| n.wrapping_mul(0x9e37_79b1).to_le_bytes()).collect();
+    let content: Vec<u8> = (0..2_000_000u32)
+        .flat_map(|n| n.wrapping_mul(0x9e37_79b1).to_le_bytes())
+        .collect();
     std::fs::write(folder.path().join("large"), &content).unwrap();
     let root = folder.path().to_str().unwrap();
     let server = Server::start(["--workers", "2", "--root", root]).unwrap();
     let address = server.address();
     let responses = std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..4).map(|_| scope.spawn(move || get(address, "/large"))).collect();
-        clients.into_iter().map(|client| client.join().unwrap()).collect::<Vec<_>>()
+        let clients: Vec<_> = (0..4)
+            .map(|_| scope.spawn(move || get(address, "/large")))
+            .collect();
+        clients
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .collect::<Vec<_>>()
     });
     assert!(responses.iter().all(|response| response.body == content));
 }
@@ -56,7 +63,11 @@ fn a_client_that_leaves_in_the_middle_leaves_nothing() {
             client.stream().shutdown(Shutdown::Both).unwrap();
         }
     }
-    for rest in ["", "GET /work HTTP/1.1\r\n", "POST /work HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx"] {
+    for rest in [
+        "",
+        "GET /work HTTP/1.1\r\n",
+        "POST /work HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx",
+    ] {
         Client::connect(server.address()).send(rest);
     }
     until_group(&server, "nothing is left", |group| {

@@ -9,7 +9,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use srv::status;
 use srv::steer::Steering;
-use srv_common::{Group, Policy, Reason, State};
+use srv_common::layout::ELIGIBLE;
+use srv_common::{Group, Policy, Reason};
 use srv_tests::server::Server;
 
 use crate::client::get;
@@ -48,8 +49,8 @@ impl Steered {
     fn ready(&self, slot: u32) {
         self.memory.slots[slot as usize]
             .steering
-            .state
-            .set(State::Ready as u32);
+            .eligible
+            .set(ELIGIBLE);
         self.memory.ready[0].set(slot as u16);
         self.memory.config.ready_count.set(1);
     }

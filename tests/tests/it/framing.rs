@@ -20,7 +20,11 @@ const PIPELINE: &str = "GET /work?bytes=1 HTTP/1.1\r\nHost: a\r\n\r\n\
 fn assert_pipeline_answered(mut client: Client, how: &str) {
     for bytes in 1..=3 {
         let response = client.response();
-        assert_eq!((response.status(), response.body.len()), (200, bytes), "{how}");
+        assert_eq!(
+            (response.status(), response.body.len()),
+            (200, bytes),
+            "{how}"
+        );
     }
     assert_eq!(client.response().status(), 404, "{how}");
     let response = client.response_to_head();
@@ -44,7 +48,9 @@ fn it_does_not_matter_where_a_read_ends() {
         let (first, second) = PIPELINE.split_at(at);
         client.send(first);
         // The first part may have been read by now, or not.
-        until_group(&server, "the worker waits for more", |group| group.totals.active == 1);
+        until_group(&server, "the worker waits for more", |group| {
+            group.totals.active == 1
+        });
         client.send(second);
         assert_pipeline_answered(client, &format!("split after {at} bytes"));
         until_group(&server, "it is closed", |group| group.totals.active == 0);
@@ -114,9 +120,16 @@ fn head_is_get_without_the_body() {
     client.get("/");
     let length = client.response().body.len().to_string();
     client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_eq!(client.response_to_head().header("content-length"), Some(&*length));
+    assert_eq!(
+        client.response_to_head().header("content-length"),
+        Some(&*length)
+    );
     client.get("/");
-    assert_eq!(client.response().status(), 200, "nothing of a body came between");
+    assert_eq!(
+        client.response().status(),
+        200,
+        "nothing of a body came between"
+    );
 }
 
 #[test]
@@ -161,8 +174,12 @@ fn messages_that_could_be_read_in_two_ways_are_refused() {
     ];
     for (nth, head) in heads.iter().enumerate() {
         let mut client = Client::connect(server.address());
-        client.send(format!("POST /work HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n{smuggled}"));
-        let response = client.ended_or_response().unwrap_or_else(|error| panic!("{head:?}: {error}"));
+        client.send(format!(
+            "POST /work HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n{smuggled}"
+        ));
+        let response = client
+            .ended_or_response()
+            .unwrap_or_else(|error| panic!("{head:?}: {error}"));
         assert_eq!(response.status(), 400, "{head:?}");
         assert!(!response.head.keep_alive, "{head:?}");
         client.assert_closed();
@@ -182,11 +199,17 @@ fn two_framings_at_once_smuggle_nothing() {
         format!("Content-Length: {length}\r\nTransfer-Encoding: chunked"),
     ] {
         let mut client = Client::connect(server.address());
-        client.send(format!("POST /work?bytes=1 HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n{body}"));
+        client.send(format!(
+            "POST /work?bytes=1 HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n{body}"
+        ));
         let response = client.response();
         assert!([200, 400].contains(&response.status()), "{head:?}");
         let rest = client.rest().expect("closed in order");
-        assert!(rest.is_empty(), "{head:?}: {:?}", String::from_utf8_lossy(&rest));
+        assert!(
+            rest.is_empty(),
+            "{head:?}: {:?}",
+            String::from_utf8_lossy(&rest)
+        );
     }
 }
 
@@ -216,7 +239,9 @@ fn bad_chunks_are_refused() {
         let mut client = Client::connect(server.address());
         let head = "POST /work HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
         client.send(format!("{head}{body}GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
-        let response = client.ended_or_response().unwrap_or_else(|error| panic!("{body:?}: {error}"));
+        let response = client
+            .ended_or_response()
+            .unwrap_or_else(|error| panic!("{body:?}: {error}"));
         assert_eq!(response.status(), 400, "{body:?}");
         client.assert_closed();
         assert_eq!(refused(&server, "malformed"), nth as u64 + 1, "{body:?}");
@@ -253,7 +278,9 @@ fn what_is_not_http_is_refused() {
     {
         let mut client = Client::connect(server.address());
         client.send(text);
-        let response = client.ended_or_response().unwrap_or_else(|error| panic!("{text:?}: {error}"));
+        let response = client
+            .ended_or_response()
+            .unwrap_or_else(|error| panic!("{text:?}: {error}"));
         assert_eq!(response.status(), 400, "{text:?}");
         client.assert_closed();
         assert_eq!(refused(&server, "malformed"), nth as u64 + 1, "{text:?}");

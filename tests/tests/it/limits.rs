@@ -15,7 +15,9 @@ fn start(arguments: &[&str]) -> Server {
 fn refusal(server: &Server, request: impl AsRef<[u8]>) -> Response {
     let mut client = Client::connect(server.address());
     client.send(request);
-    let response = client.ended_or_response().expect("the refusal arrives before the close");
+    let response = client
+        .ended_or_response()
+        .expect("the refusal arrives before the close");
     assert!(!response.head.keep_alive);
     client.assert_closed();
     response
@@ -25,7 +27,10 @@ fn refusal(server: &Server, request: impl AsRef<[u8]>) -> Response {
 fn a_header_that_is_too_large() {
     let server = start(&["--header-bytes", "8KiB"]);
     let large = "x".repeat(16 << 10);
-    let response = refusal(&server, format!("GET / HTTP/1.1\r\nHost: a\r\nLarge: {large}\r\n\r\n"));
+    let response = refusal(
+        &server,
+        format!("GET / HTTP/1.1\r\nHost: a\r\nLarge: {large}\r\n\r\n"),
+    );
     assert_eq!(response.status(), 431);
     let many = "a: b\r\n".repeat(200);
     let response = refusal(&server, format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n"));
@@ -53,14 +58,24 @@ fn a_body_that_is_too_large() {
     let head = format!("POST /work HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n");
     assert_eq!(refusal(&server, format!("{head}\r\n{body}")).status(), 413);
     // Asked beforehand, the server does not want it at all.
-    assert_eq!(refusal(&server, format!("{head}Expect: 100-continue\r\n\r\n")).status(), 413);
+    assert_eq!(
+        refusal(&server, format!("{head}Expect: 100-continue\r\n\r\n")).status(),
+        413
+    );
     let head = "POST /work HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n";
     let chunked = format!("{head}\r\n{length:x}\r\n{body}\r\n0\r\n\r\n");
     assert_eq!(refusal(&server, chunked).status(), 413);
     assert_eq!(refused(&server, "body_too_large"), 3);
     let mut client = Client::connect(server.address());
-    client.send(format!("POST /work HTTP/1.1\r\nHost: a\r\nContent-Length: 1024\r\n\r\n{}", &body[..1024]));
-    assert_eq!(client.response().status(), 200, "exactly as large as allowed");
+    client.send(format!(
+        "POST /work HTTP/1.1\r\nHost: a\r\nContent-Length: 1024\r\n\r\n{}",
+        &body[..1024]
+    ));
+    assert_eq!(
+        client.response().status(),
+        200,
+        "exactly as large as allowed"
+    );
 }
 
 /// A client that goes on and on after its refusal does not keep its connection.
@@ -99,8 +114,11 @@ fn the_longest_idle_connection_makes_room() {
 fn too_many_connections_are_turned_away() {
     let server = start(&["--connections", "2"]);
     let mut busy: Vec<_> = (0..2).map(|_| Client::connect(server.address())).collect();
-    busy.iter_mut().for_each(|client| client.send("GET / HTTP/1.1\r\n"));
-    until_group(&server, "both are in the middle of a request", |group| group.totals.active == 2);
+    busy.iter_mut()
+        .for_each(|client| client.send("GET / HTTP/1.1\r\n"));
+    until_group(&server, "both are in the middle of a request", |group| {
+        group.totals.active == 2
+    });
     let mut client = Client::connect(server.address());
     client.get("/");
     assert_eq!(client.response().status(), 503);

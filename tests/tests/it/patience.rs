@@ -49,13 +49,19 @@ fn a_header_that_trickles() {
     let server = start("--header-timeout");
     let mut client = Client::connect(server.address());
     client.send("GET / HTTP/1.1\r\nTrickle: ");
-    client.stream().set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    client
+        .stream()
+        .set_read_timeout(Some(Duration::from_millis(20)))
+        .unwrap();
     until("the server has enough", || {
         client.send("x");
         let peeked = client.stream().peek(&mut [0]);
         peeked.is_ok().then_some(())
     });
-    client.stream().set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    client
+        .stream()
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
     assert_timed_out(&server, client);
 }
 
@@ -89,12 +95,18 @@ fn a_body_that_goes_on_is_waited_for() {
     let server = start("--read-timeout");
     let mut client = Client::connect(server.address());
     client.send("POST /work HTTP/1.1\r\nHost: a\r\nContent-Length: 30\r\n\r\n");
-    client.stream().set_read_timeout(Some(Duration::from_millis(30))).unwrap();
+    client
+        .stream()
+        .set_read_timeout(Some(Duration::from_millis(30)))
+        .unwrap();
     for _ in 0..29 {
         client.send("x");
         client.stream().peek(&mut [0]).expect_err("no answer yet");
     }
-    client.stream().set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    client
+        .stream()
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
     client.send("x");
     assert_eq!(client.response().status(), 200);
     assert_eq!(refused(&server, "timeout"), 0);
@@ -119,7 +131,9 @@ fn a_response_that_nobody_reads() {
     until_group(&server, "the server gives up", |group| {
         group.workers[0].refused.get("write_timeout") == Some(&1)
     });
-    let error = client.ended_or_response().expect_err("the response is incomplete");
+    let error = client
+        .ended_or_response()
+        .expect_err("the response is incomplete");
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     until_group(&server, "nothing is left of it", |group| {
         group.totals.active == 0 && group.totals.running == 0

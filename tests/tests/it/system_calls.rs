@@ -77,7 +77,10 @@ const REQUESTS: usize = 100;
 fn take_close(counts: &mut Counts) -> usize {
     let closed = take(counts, &["close"]);
     let checked = take(counts, &["fcntl"]);
-    assert!(checked == 0 || checked == closed, "{checked} fcntl for {closed} close");
+    assert!(
+        checked == 0 || checked == closed,
+        "{checked} fcntl for {closed} close"
+    );
     closed
 }
 
