@@ -154,7 +154,7 @@ pub struct ServeArgs {
     #[serde(deserialize_with = "scalar")]
     pub grace: Option<Period<0>>,
 
-    /// A worker stuck for longer comes last when steering; 0s: never [default: 1s]
+    /// A worker stuck for longer comes last when steering; 0s: never [default: 100ms]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
     pub hang_after: Option<Period<0>>,
