@@ -228,60 +228,38 @@ pub const NO_SLOT: u32 = u32::MAX;
 
 /// Idle bytes in a word.
 const LANES: u32 = 8;
-/// Words that are looked at together.
-const BLOCK_WORDS: usize = 4;
-/// Idle bytes in a block of words.
-const BLOCK_LANES: u32 = LANES * BLOCK_WORDS as u32;
 
 /// The first slot from `from` on, around the end, whose worker sleeps, or
 /// [`NO_SLOT`]. Slots without a worker are never idle.
 #[inline(always)]
 fn next_idle<const N: usize>(group: &Group<N>, from: u32) -> u32 {
-    let mut block = from / BLOCK_LANES;
-    // The lanes of the first block below `from` come last, after the wrap.
-    let mut words = idle_block(group, block);
-    for (nth, word) in words.iter_mut().enumerate() {
-        let skipped = (from % BLOCK_LANES).saturating_sub(nth as u32 * LANES);
-        *word &= if skipped < LANES {
-            u64::MAX << (8 * skipped)
-        } else {
-            0
-        };
-    }
-    for _ in 0..N as u32 / BLOCK_LANES {
-        if words[0] | words[1] | words[2] | words[3] != 0 {
+    // The lanes of the first word below `from` come last, after the wrap.
+    let first = from / LANES;
+    let skipped = (1u64 << (8 * (from % LANES))) - 1;
+    let mut word = idle_word(group, first) & !skipped;
+    let mut at = first;
+    for _ in 0..N as u32 / LANES {
+        if word != 0 {
             break;
         }
-        block += 1;
-        words = idle_block(group, block);
+        at += 1;
+        word = idle_word(group, at);
     }
-    for (nth, word) in words.iter().enumerate() {
-        if *word != 0 {
-            let lane = nth as u32 * LANES + lowest_lane(*word);
-            return (block * BLOCK_LANES + lane) % N as u32;
-        }
+    if word == 0 {
+        NO_SLOT
+    } else {
+        at * LANES % N as u32 + lowest_lane(word)
     }
-    NO_SLOT
 }
 
-/// The idle bytes of a block of slots; around the end.
+/// Eight workers' idle bytes.
 #[inline(always)]
-fn idle_block<const N: usize>(group: &Group<N>, block: u32) -> [u64; BLOCK_WORDS] {
-    let first = bounded(block, N / BLOCK_LANES as usize) * BLOCK_WORDS;
-    core::array::from_fn(|nth| {
-        // SAFETY: the array is aligned to a cache line and the bounded index
-        // is inside it. Each lane is written whole by its worker.
-        let word = unsafe {
-            group
-                .idle
-                .0
-                .as_ptr()
-                .cast::<u64>()
-                .add(first + nth)
-                .read_volatile()
-        };
-        u64::from_le(word) & 0x0101_0101_0101_0101
-    })
+fn idle_word<const N: usize>(group: &Group<N>, word: u32) -> u64 {
+    let lanes = group.idle.0.as_ptr().cast::<u64>();
+    // SAFETY: the array is 64-byte aligned and the masked index is inside it.
+    // Each lane is written whole by its worker.
+    let word = unsafe { lanes.add(bounded(word, N / 8)).read_volatile() };
+    u64::from_le(word) & 0x0101_0101_0101_0101
 }
 
 /// Index of the lowest byte that is 1, of bytes that are 0 or 1 and not all 0.

@@ -133,7 +133,10 @@ fn a_connection_for_one_request_is_these_five() {
     let waits = take(&mut counts, &WAIT);
     counts.remove("restart_syscall");
     // The first of them had begun before the trace.
-    assert!((REQUESTS - 1..REQUESTS * 2).contains(&waits), "{waits} waits");
+    assert!(
+        (REQUESTS - 1..REQUESTS * 2).contains(&waits),
+        "{waits} waits"
+    );
     assert_eq!(take(&mut counts, &ACCEPT), REQUESTS);
     assert_eq!(take(&mut counts, &READ), REQUESTS);
     assert_eq!(take(&mut counts, &WRITE), REQUESTS);
