@@ -108,6 +108,11 @@ fn rows_of(
             select.verified_instruction_count().unwrap_or(0),
             select.size_jitted()
         );
+        let helper = target.helper(rounds)?;
+        println!(
+            "  of each figure below, the select helper alone: {}",
+            figure(&helper)
+        );
     }
     let mut rows = Vec::new();
     for busy in [false, true] {
@@ -220,6 +225,16 @@ impl Target {
             empties.push(empty_ns);
         }
         Ok((Spread::of(&differences), Spread::of(&empties)))
+    }
+
+    /// What a program costs that does nothing but select slot 0.
+    fn helper(&mut self, rounds: usize) -> Result<Spread> {
+        let mut differences = Vec::new();
+        for _ in 0..rounds {
+            let empty_ns = self.mean_run_ns("empty")?;
+            differences.push(self.mean_run_ns("first")? - empty_ns);
+        }
+        Ok(Spread::of(&differences))
     }
 
     fn set_load(&self, busy: bool) {
