@@ -335,7 +335,7 @@ fn bounded(index: u32, power_of_two: usize) -> usize {
 /// Maps a 32-bit random number evenly to `0..n` (multiply and shift; no division).
 #[inline(always)]
 fn scale(random: u32, n: u32) -> u32 {
-    (random as u64 * n as u64 >> 32) as u32
+    ((u64::from(random) * u64::from(n)) >> 32) as u32
 }
 
 /// Other bits from the same random number.

@@ -199,9 +199,11 @@ impl Worker {
                         group,
                         nth: token as u32,
                     };
-                    if candidate.nth == self.own_listener() {
-                        waiting = Some(candidate);
-                    } else if waiting.is_none() && self.may_steal(candidate, now_ns)? {
+                    // In epoll's order, which is that of arrival. Its own
+                    // first would keep whoever waits behind a blocked sibling
+                    // waiting for as long as there is work everywhere.
+                    let is_own = candidate.nth == self.own_listener();
+                    if waiting.is_none() && (is_own || self.may_steal(candidate, now_ns)?) {
                         waiting = Some(candidate);
                     }
                 }
