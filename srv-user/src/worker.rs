@@ -199,12 +199,18 @@ impl Worker {
                         group,
                         nth: token as u32,
                     };
-                    waiting = self.preferred(waiting, candidate, now_ns)?;
+                    // In epoll's order, which is that of arrival. Its own
+                    // first would keep whoever waits behind a blocked sibling
+                    // waiting for as long as there is work everywhere.
+                    let is_own = candidate.nth == self.own_listener();
+                    if waiting.is_none() && (is_own || self.may_steal(candidate, now_ns)?) {
+                        waiting = Some(candidate);
+                    }
                 }
                 key => self.drive(key as usize, ready, now_ns),
             }
         }
-        Ok(waiting.map(|(waiting, _)| waiting))
+        Ok(waiting)
     }
 
     fn published(&self) -> &Published {
@@ -222,36 +228,6 @@ impl Worker {
             (None, false) => Some(Duration::from_nanos(SWEEP_NS)),
             (None, true) => None,
         }
-    }
-
-    /// Whoever waits behind a blocked sibling comes first, behind the one that
-    /// is blocked for longest: its own queue is served anyway, soon. Then its
-    /// own, then any other.
-    fn preferred(
-        &mut self,
-        before: Option<(Waiting, u64)>,
-        candidate: Waiting,
-        now_ns: u64,
-    ) -> anyhow::Result<Option<(Waiting, u64)>> {
-        const BLOCKED_NS: u64 = 1_000_000;
-        let is_own = candidate.nth == self.own_listener();
-        if !is_own && !self.may_steal(candidate, now_ns)? {
-            return Ok(before);
-        }
-        let (owner, _) = self
-            .published()
-            .owner_and_self(candidate.group, candidate.nth);
-        let busy_since_ns = owner.load.busy_since_ns.get();
-        let is_blocked = busy_since_ns != 0 && busy_since_ns + BLOCKED_NS < now_ns;
-        let rank = match (is_own, is_blocked) {
-            (true, _) => u64::MAX - 1,
-            (false, true) => busy_since_ns,
-            (false, false) => u64::MAX,
-        };
-        Ok(match before {
-            Some((_, lower)) if lower <= rank => before,
-            _ => Some((candidate, rank)),
-        })
     }
 
     /// Whether to take a sibling's connection. If not yet, its listener is left
