@@ -345,25 +345,20 @@ fn mix(random: u32) -> u32 {
     mixed ^ (mixed >> 15)
 }
 
-/// For how long, ns, the idle worker in slot `thief` should leave a connection
-/// that waits at `owner`'s listener to the owner. Zero unless it has more
-/// connections than the owner already: in a burst of long-lived connections
-/// the first worker to run would end up with most of them, while the others
-/// were merely about to run. The more it has, the longer it waits.
+/// For how long, ns, the worker in slot `thief` should leave a connection that
+/// waits at `owner`'s listener to the owner. Zero unless it would end up with
+/// more connections than the owner has, those that wait for each included: in a
+/// burst of long-lived connections whoever runs first would take most of them,
+/// while the others were merely about to run. The more, the longer it waits.
 pub fn steal_patience_ns(thief: &Slot, owner: &Slot) -> u64 {
-    const SLACK: u32 = 1;
     const PER_CONNECTION_NS: u64 = 1_000_000;
-    const MAX_NS: u64 = 20_000_000;
+    const MAX_CONNECTIONS: u64 = 20;
     if owner.steering.state.get() != State::Ready as u32 {
         return 0;
     }
-    let excess = thief
-        .load
-        .active
-        .get()
-        .saturating_sub(owner.load.active.get());
-    let patience_ns = u64::from(excess.saturating_sub(SLACK)) * PER_CONNECTION_NS;
-    patience_ns.min(MAX_NS)
+    let connections = |slot: &Slot| u64::from(slot.load.active.get()) + slot.waiting();
+    let excess = (connections(thief) + 1).saturating_sub(connections(owner));
+    excess.min(MAX_CONNECTIONS) * PER_CONNECTION_NS
 }
 
 /// `x mod n` for `n` ≠ 0, without the panic branch that the verifier refuses.

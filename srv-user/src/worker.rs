@@ -12,18 +12,16 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::net::SocketFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use slab::Slab;
-use srv_common::policy;
 
 use crate::channel::{Channel, Inherited, Start, ToMaster, ToWorker};
 use crate::config::AcceptMode;
 use crate::connection::{Connection, Driver, Progress};
 use crate::http::Http;
-use crate::listen::accept_queue;
 use crate::log;
 use crate::reactor::{Reactor, Readiness};
+use crate::ring::{self, Ring};
 use crate::site::Site;
 use crate::status::{self, Published, monotonic_ns};
 
@@ -45,8 +43,7 @@ pub fn run() -> anyhow::Result<()> {
     result
 }
 
-/// Tokens: connections have their slab key, listeners this bit.
-const LISTENER_TOKEN: u64 = 1 << 61;
+/// Tokens: connections have their slab key, listeners what [`ring`] gives them.
 const TERMINATE_TOKEN: u64 = 1 << 62;
 const CHANNEL_TOKEN: u64 = 1 << 63;
 
@@ -67,14 +64,11 @@ struct Worker {
     channel: Option<Channel>,
     terminate: UnixStream,
     reactor: Reactor,
-    /// By group, then by slot (one for all in the one-socket modes); empty
-    /// once it no longer accepts.
-    listeners: Vec<Vec<OwnedFd>>,
+    /// Empty once it no longer accepts.
+    ring: Ring,
     driver: Driver,
     connections: Slab<Connection>,
     connections_max: usize,
-    /// At most one per listener.
-    deferrals: Vec<Deferral>,
     /// When the last wait ended.
     now_ns: u64,
     swept_ns: u64,
@@ -82,23 +76,6 @@ struct Worker {
     draining_since_ns: Option<u64>,
     /// When it exits, done or not, ns.
     exit_by_ns: u64,
-}
-
-/// A listener with something to accept.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Waiting {
-    group: usize,
-    nth: u32,
-}
-
-/// A sibling's connection left to the sibling, who is about to accept it; its
-/// listener is not watched until `due_ns`.
-struct Deferral {
-    from: Waiting,
-    /// The sibling's accepts at the time.
-    owner_turn: u32,
-    due_ns: u64,
-    watched: bool,
 }
 
 impl Worker {
@@ -119,7 +96,7 @@ impl Worker {
             channel: Some(channel),
             terminate,
             reactor: Reactor::new().context("create an epoll instance")?,
-            listeners,
+            ring: Ring::new(serving.accept, start.slot, listeners),
             driver: Driver::new(Rc::new(Http {
                 site,
                 limits: serving.limits.clone(),
@@ -127,7 +104,6 @@ impl Worker {
             })),
             connections: Slab::new(),
             connections_max,
-            deferrals: Vec::new(),
             now_ns: 0,
             swept_ns: 0,
             draining_since_ns: None,
@@ -142,7 +118,7 @@ impl Worker {
         let channel = self.channel.as_ref().context("no channel")?;
         self.reactor.watch_listener(channel, CHANNEL_TOKEN, false)?;
         if self.start.serving.accept != AcceptMode::Blocking {
-            self.watch_listeners(self.own_listener())?;
+            self.ring.watch_own(&self.reactor)?;
         }
         channel.send(&ToMaster::Registered)?;
         if self.start.serving.accept != AcceptMode::Ring {
@@ -154,63 +130,55 @@ impl Worker {
         Ok(())
     }
 
-    /// Once around: wait, serve what is ready, accept at most one connection
-    /// (what stays in the queue can wake an idle sibling), publish.
+    /// Once around: wait, then in the order of events serve what is ready and
+    /// accept at most one connection (what stays in the queue can wake an idle
+    /// sibling), publish.
     fn turn(&mut self) -> anyhow::Result<()> {
         self.published().sleeps();
         let mut accepted = None;
         if self.accepts_blocking() {
-            accepted = self.accept(Waiting { group: 0, nth: 0 });
+            accepted = self.ring.accept_blocking(self.driver.published());
             self.reactor
                 .wait(Some(Duration::ZERO))
                 .context("poll for events")?;
         } else {
-            self.reactor
-                .wait(self.timeout(self.now_ns))
+            let timeout = self.timeout(self.now_ns);
+            self.ring
+                .wait(&mut self.reactor, timeout)
                 .context("wait for events")?;
         }
         let now_ns = monotonic_ns();
         self.now_ns = now_ns;
         self.published().wakes(now_ns);
-        self.watch_deferred(now_ns)?;
-        let waiting = self.serve_ready(now_ns)?;
-        accepted = accepted.or_else(|| waiting.and_then(|waiting| self.accept(waiting)));
+        self.ring.watch_deferred(&self.reactor, now_ns)?;
         if let Some(connection) = accepted {
             self.open(connection, now_ns);
         }
+        self.serve_ready(now_ns)?;
         if self.draining_since_ns.is_some() || now_ns >= self.swept_ns + SWEEP_NS {
             self.sweep(now_ns);
         }
         Ok(())
     }
 
-    /// Goes through the events of the last wait; returns a listener to accept from.
-    fn serve_ready(&mut self, now_ns: u64) -> anyhow::Result<Option<Waiting>> {
-        let mut waiting = None;
+    /// Goes through the events of the last wait.
+    fn serve_ready(&mut self, now_ns: u64) -> anyhow::Result<()> {
+        let mut may_accept = true;
         let mut nth = 0;
         while let Some(ready) = self.reactor.ready(nth) {
             nth += 1;
             match ready.token {
                 CHANNEL_TOKEN => self.obey(now_ns)?,
                 TERMINATE_TOKEN => self.retire(now_ns)?,
-                token if token & LISTENER_TOKEN != 0 => {
-                    let group = (token & !LISTENER_TOKEN) as usize >> 32;
-                    let candidate = Waiting {
-                        group,
-                        nth: token as u32,
-                    };
-                    // In epoll's order, which is that of arrival. Its own
-                    // first would keep whoever waits behind a blocked sibling
-                    // waiting for as long as there is work everywhere.
-                    let is_own = candidate.nth == self.own_listener();
-                    if waiting.is_none() && (is_own || self.may_steal(candidate, now_ns)?) {
-                        waiting = Some(candidate);
+                token if ring::is_listener(token) => {
+                    if std::mem::take(&mut may_accept) {
+                        self.accept(now_ns)?;
                     }
                 }
                 key => self.drive(key as usize, ready, now_ns),
             }
         }
-        Ok(waiting)
+        Ok(())
     }
 
     fn published(&self) -> &Published {
@@ -219,8 +187,7 @@ impl Worker {
 
     /// Connections have deadlines; without any there is nothing to wake up for.
     fn timeout(&self, now_ns: u64) -> Option<Duration> {
-        let unwatched = self.deferrals.iter().filter(|deferral| !deferral.watched);
-        if let Some(due_ns) = unwatched.map(|deferral| deferral.due_ns).min() {
+        if let Some(due_ns) = self.ring.due_ns() {
             return Some(Duration::from_nanos(due_ns.saturating_sub(now_ns)));
         }
         match (self.draining_since_ns, self.connections.is_empty()) {
@@ -230,76 +197,24 @@ impl Worker {
         }
     }
 
-    /// Whether to take a sibling's connection. If not yet, its listener is left
-    /// alone for a while, or it would be reported over and over.
-    fn may_steal(&mut self, from: Waiting, now_ns: u64) -> anyhow::Result<bool> {
-        let (owner, this) = self.driver.published().owner_and_self(from.group, from.nth);
-        let owner_turn = owner.load.turn.get();
-        let before = self
-            .deferrals
-            .iter()
-            .position(|deferral| deferral.from == from);
-        let before = before.map(|nth| self.deferrals.swap_remove(nth));
-        let had_its_chance = before.is_some_and(|before| before.owner_turn == owner_turn);
-        let patience_ns = policy::steal_patience_ns(this, owner);
-        let busy_since_ns = owner.load.busy_since_ns.get();
-        let is_stuck = busy_since_ns != 0 && now_ns.saturating_sub(busy_since_ns) > patience_ns;
-        if patience_ns == 0 || is_stuck || had_its_chance {
-            return Ok(true);
-        }
-        self.reactor
-            .forget(&self.listeners[from.group][from.nth as usize])?;
-        let due_ns = now_ns + patience_ns;
-        self.deferrals.push(Deferral {
-            from,
-            owner_turn,
-            due_ns,
-            watched: false,
-        });
-        Ok(false)
-    }
-
-    /// Looks again at listeners that were left alone for long enough.
-    fn watch_deferred(&mut self, now_ns: u64) -> anyhow::Result<()> {
-        for nth in 0..self.deferrals.len() {
-            let Deferral {
-                from,
-                due_ns,
-                watched,
-                ..
-            } = self.deferrals[nth];
-            if !watched && due_ns <= now_ns {
-                self.watch_listener(from.group, from.nth)?;
-                self.deferrals[nth].watched = true;
-            }
-        }
-        Ok(())
-    }
-
     /// In blocking mode, one connection at a time.
     fn accepts_blocking(&self) -> bool {
         self.start.serving.accept == AcceptMode::Blocking
             && self.connections.is_empty()
-            && !self.listeners.is_empty()
+            && !self.ring.is_empty()
     }
 
-    fn accept(&self, from: Waiting) -> Option<OwnedFd> {
-        let listener = self.listeners.get(from.group)?.get(from.nth as usize)?;
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        match rustix::net::accept_with(listener, flags) {
-            Ok(connection) => {
-                self.published().accepted(from.group, from.nth);
-                Some(connection)
-            }
-            // A sibling was faster, or the client has gone again.
-            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => None,
-            Err(error) => {
-                tracing::warn!(slot = self.start.slot, "accept a connection: {error}");
-                // The listener stays ready: do not spin on it.
-                std::thread::sleep(Duration::from_millis(1));
-                None
-            }
+    fn accept(&mut self, now_ns: u64) -> anyhow::Result<()> {
+        // A master's order in the same batch may have ended it.
+        if self.ring.is_empty() {
+            return Ok(());
         }
+        let published = self.driver.published();
+        let accepted = self.ring.accept(&self.reactor, published, now_ns)?;
+        if let Some(connection) = accepted {
+            self.open(connection, now_ns);
+        }
+        Ok(())
     }
 
     fn open(&mut self, fd: OwnedFd, now_ns: u64) {
@@ -367,43 +282,15 @@ impl Worker {
         }
     }
 
-    fn own_listener(&self) -> u32 {
-        if self.start.serving.accept.has_own_listeners() {
-            self.start.slot
-        } else {
-            0
-        }
-    }
-
-    /// Waits on the `nth` listener of every group.
-    fn watch_listeners(&self, nth: u32) -> anyhow::Result<()> {
-        (0..self.listeners.len()).try_for_each(|group| self.watch_listener(group, nth))
-    }
-
-    fn watch_listener(&self, group: usize, nth: u32) -> anyhow::Result<()> {
-        let exclusive = self.start.serving.accept != AcceptMode::SharedHerd;
-        let token = LISTENER_TOKEN | (group as u64) << 32 | u64::from(nth);
-        self.reactor
-            .watch_listener(&self.listeners[group][nth as usize], token, exclusive)
-            .with_context(|| format!("watch listener {nth} of group {group}"))
-    }
-
-    /// Waits on the siblings' listeners as well; each begins with the one
-    /// after its own, so that no sibling is everybody's first substitute.
-    fn join_ring(&self) -> anyhow::Result<()> {
-        let workers = self.start.workers;
-        (1..workers).try_for_each(|step| self.watch_listeners((self.start.slot + step) % workers))
-    }
-
     fn obey(&mut self, now_ns: u64) -> anyhow::Result<()> {
         while let Some(channel) = &self.channel {
             match channel.receive() {
                 Ok(None) => break,
                 Ok(Some(ToWorker::JoinRing)) => {
-                    self.join_ring()?;
+                    self.ring.join(&self.reactor)?;
                     channel.send(&ToMaster::Ready)?;
                 }
-                Ok(Some(ToWorker::Rejoin(slot))) => self.rejoin(slot)?,
+                Ok(Some(ToWorker::Rejoin(slot))) => self.ring.rejoin(&self.reactor, slot)?,
                 Ok(Some(ToWorker::Drain)) => self.drain(now_ns),
                 Ok(Some(ToWorker::Start(_))) => bail!("the master sent a second start"),
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -418,27 +305,13 @@ impl Worker {
         Ok(())
     }
 
-    /// The owner of these listeners is new and must be first in line again.
-    fn rejoin(&self, slot: u32) -> anyhow::Result<()> {
-        for (group, listeners) in self.listeners.iter().enumerate() {
-            match self.reactor.forget(&listeners[slot as usize]) {
-                Ok(()) => self.watch_listener(group, slot)?,
-                // Not in the ring yet, or left alone for a moment: it will be
-                // watched later, and so behind its owner.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error).context(format!("leave listener {slot}")),
-            }
-        }
-        Ok(())
-    }
-
     /// Asked by SIGTERM to go, while the others stay: they drain its queue.
     fn retire(&mut self, now_ns: u64) -> anyhow::Result<()> {
         self.reactor.forget(&self.terminate)?;
         if let Some(channel) = &self.channel {
             channel.send(&ToMaster::Retiring)?;
         }
-        self.leave_listeners();
+        self.ring.leave(&self.reactor);
         self.drain(now_ns);
         Ok(())
     }
@@ -457,22 +330,10 @@ impl Worker {
     /// Nothing more is to come: no SYN is answered any more, the handshakes
     /// have had their time and the accept queues are empty.
     fn leave_listeners_if_empty(&mut self, now_ns: u64, since_ns: u64) {
-        let mut listeners = self.listeners.iter().flatten();
-        let queued =
-            |listener: &OwnedFd| accept_queue(listener).is_ok_and(|(queued, _)| queued > 0);
-        if now_ns < since_ns + LAST_HANDSHAKES_NS || listeners.any(queued) {
+        if now_ns < since_ns + LAST_HANDSHAKES_NS || self.ring.has_waiting() {
             return;
         }
-        self.leave_listeners();
-    }
-
-    fn leave_listeners(&mut self) {
-        self.deferrals.clear();
-        for listener in std::mem::take(&mut self.listeners).into_iter().flatten() {
-            // The master still has the socket open, so that closing this fd
-            // would not end the registration. Not every one was registered.
-            let _ = self.reactor.forget(&listener);
-        }
+        self.ring.leave(&self.reactor);
     }
 
     fn keys(&self) -> Vec<usize> {
@@ -483,7 +344,7 @@ impl Worker {
         let Some(since_ns) = self.draining_since_ns else {
             return false;
         };
-        let nothing_left = self.listeners.is_empty() && self.connections.is_empty();
+        let nothing_left = self.ring.is_empty() && self.connections.is_empty();
         nothing_left || self.swept_ns.max(since_ns) >= self.exit_by_ns
     }
 }

@@ -303,14 +303,19 @@ proptest! {
     }
 
     #[test]
-    fn patience_grows_with_what_the_thief_has_and_is_bounded(mine in any::<u32>(), owners in any::<u32>()) {
+    fn patience_is_for_who_has_as_many_and_is_bounded(
+        mine in any::<u32>(), at_mine in any::<u32>(), owners in any::<u32>(), at_owners in any::<u32>(),
+    ) {
         let group = equals(Policy::Least, 2);
         let [thief, owner, ..] = &group.slots[..] else { unreachable!() };
         thief.load.active.set(mine);
+        thief.steering.steered.set(at_mine.into());
         owner.load.active.set(owners);
+        owner.steering.steered.set(at_owners.into());
         let patience_ns = steal_patience_ns(thief, owner);
         prop_assert!(patience_ns <= 20_000_000);
-        prop_assert_eq!(patience_ns > 0, mine > owners.saturating_add(1));
+        let (mine, owners) = (u64::from(mine) + u64::from(at_mine), u64::from(owners) + u64::from(at_owners));
+        prop_assert_eq!(patience_ns > 0, mine >= owners);
         owner.steering.state.set(State::Dead as u32);
         prop_assert_eq!(steal_patience_ns(thief, owner), 0);
     }

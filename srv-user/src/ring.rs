@@ -1,0 +1,335 @@
+//! The listeners that one worker accepts from, and in which order.
+//!
+//! In the ring a worker watches every listener of the group. Which of those
+//! that are ready it accepts from decides who waits:
+//!
+//! - After a sleep, from the one that epoll reports first. The kernel woke this
+//!   worker for it and, the watch being exclusive, nobody else: were it left
+//!   alone, its connection would wait while siblings sleep.
+//! - While it finds several ready without sleeping, from each in turn, which
+//!   comes close to one queue. Its own first, the longest queue first, or
+//!   epoll's order (which never changes) each leave those who wait behind a
+//!   blocked sibling waiting for as long as there is work elsewhere.
+//! - From a sibling's only with patience ([`policy::steal_patience_ns`]).
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+use srv_common::policy;
+
+use crate::config::AcceptMode;
+use crate::listen::accept_queue;
+use crate::reactor::Reactor;
+use crate::status::Published;
+
+/// A listener: its group and its number there, which is its owner's slot (or 0
+/// where one listener serves all).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    group: usize,
+    nth: u32,
+}
+
+/// Set in the reactor's tokens of listeners.
+const LISTENER_TOKEN: u64 = 1 << 61;
+
+impl Place {
+    fn token(self) -> u64 {
+        LISTENER_TOKEN | (self.group as u64) << 32 | u64::from(self.nth)
+    }
+
+    fn of_token(token: u64) -> Self {
+        Self {
+            group: (token & !LISTENER_TOKEN) as usize >> 32,
+            nth: token as u32,
+        }
+    }
+}
+
+/// Whether the reactor's token is a listener's.
+pub fn is_listener(token: u64) -> bool {
+    token & LISTENER_TOKEN != 0
+}
+
+/// See the module.
+pub struct Ring {
+    mode: AcceptMode,
+    slot: u32,
+    /// By group, then by number; empty once it has left them.
+    listeners: Vec<Vec<Listener>>,
+    /// Connections accepted so far.
+    accepts: u64,
+    /// [`Self::accepts`] when turns began to count.
+    turns_since: u64,
+    /// The last wait brought more than one listener.
+    several_ready: bool,
+    /// At most one per listener.
+    deferrals: Vec<Deferral>,
+    /// What [`Self::accept`] looks through; kept for its memory.
+    ready: Vec<Place>,
+}
+
+struct Listener {
+    socket: OwnedFd,
+    /// [`Ring::accepts`] when it last had its turn.
+    turn: u64,
+}
+
+/// A sibling's connection left to the sibling, who is about to accept it; its
+/// listener is not watched until `due_ns`.
+struct Deferral {
+    from: Place,
+    /// The sibling's accepts at the time.
+    owner_turn: u32,
+    due_ns: u64,
+    watched: bool,
+}
+
+impl Ring {
+    /// The ring of the worker in `slot`, who watches nothing yet.
+    pub fn new(mode: AcceptMode, slot: u32, sockets: Vec<Vec<OwnedFd>>) -> Self {
+        let listener = |socket| Listener { socket, turn: 0 };
+        let group = |sockets: Vec<OwnedFd>| sockets.into_iter().map(listener).collect();
+        Self {
+            mode,
+            slot,
+            listeners: sockets.into_iter().map(group).collect(),
+            accepts: 0,
+            turns_since: 0,
+            several_ready: false,
+            deferrals: Vec::new(),
+            ready: Vec::new(),
+        }
+    }
+
+    /// Watches the worker's own listener of each group.
+    ///
+    /// # Errors
+    /// What epoll says.
+    pub fn watch_own(&self, reactor: &Reactor) -> anyhow::Result<()> {
+        self.watch_all(reactor, self.own())
+    }
+
+    /// Watches the siblings' listeners as well; each begins with the one after
+    /// its own, so that no sibling is everybody's first substitute.
+    ///
+    /// # Errors
+    /// What epoll says.
+    pub fn join(&self, reactor: &Reactor) -> anyhow::Result<()> {
+        let workers = self.listeners.first().map_or(0, Vec::len) as u32;
+        (1..workers).try_for_each(|step| self.watch_all(reactor, (self.slot + step) % workers))
+    }
+
+    /// The owner of these listeners is new and must be first in line again.
+    ///
+    /// # Errors
+    /// What epoll says.
+    pub fn rejoin(&self, reactor: &Reactor, slot: u32) -> anyhow::Result<()> {
+        for group in 0..self.listeners.len() {
+            let place = Place { group, nth: slot };
+            match reactor.forget(self.socket(place)) {
+                Ok(()) => self.watch(reactor, place)?,
+                // Not in the ring yet, or left alone for a moment: it will be
+                // watched later, and so behind its owner.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error).context(format!("leave listener {slot}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Accepts no more, from any.
+    pub fn leave(&mut self, reactor: &Reactor) {
+        self.deferrals.clear();
+        for listener in std::mem::take(&mut self.listeners).into_iter().flatten() {
+            // The master still has the socket open, so that closing this fd
+            // would not end the registration. Not every one was registered.
+            let _ = reactor.forget(&listener.socket);
+        }
+    }
+
+    /// Whether it has left.
+    pub fn is_empty(&self) -> bool {
+        self.listeners.is_empty()
+    }
+
+    /// Whether a connection waits at any of the listeners.
+    pub fn has_waiting(&self) -> bool {
+        let mut listeners = self.listeners.iter().flatten();
+        listeners
+            .any(|listener| accept_queue(&listener.socket).is_ok_and(|(queued, _)| queued > 0))
+    }
+
+    /// Waits as [`Reactor::wait`] does.
+    ///
+    /// # Errors
+    /// What [`Reactor::wait`] says.
+    pub fn wait(&mut self, reactor: &mut Reactor, timeout: Option<Duration>) -> io::Result<()> {
+        if self.several_ready {
+            reactor.wait(Some(Duration::ZERO))?;
+        }
+        if !self.several_ready || reactor.ready(0).is_none() {
+            self.turns_since = self.accepts;
+            reactor.wait(timeout)?;
+        }
+        self.several_ready = ready_listeners(reactor).nth(1).is_some();
+        Ok(())
+    }
+
+    /// When to stop waiting because of a listener that is left alone, ns.
+    pub fn due_ns(&self) -> Option<u64> {
+        let unwatched = self.deferrals.iter().filter(|deferral| !deferral.watched);
+        unwatched.map(|deferral| deferral.due_ns).min()
+    }
+
+    /// Looks again at listeners that were left alone for long enough.
+    ///
+    /// # Errors
+    /// What epoll says.
+    pub fn watch_deferred(&mut self, reactor: &Reactor, now_ns: u64) -> anyhow::Result<()> {
+        for nth in 0..self.deferrals.len() {
+            let deferral = &self.deferrals[nth];
+            if !deferral.watched && deferral.due_ns <= now_ns {
+                self.watch(reactor, deferral.from)?;
+                self.deferrals[nth].watched = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Accepts one connection from a listener that the last wait brought. If
+    /// all are better left to their owners, they are for a while.
+    ///
+    /// # Errors
+    /// What epoll says; what `accept` says is logged.
+    pub fn accept(
+        &mut self,
+        reactor: &Reactor,
+        published: &Published,
+        now_ns: u64,
+    ) -> anyhow::Result<Option<OwnedFd>> {
+        let mut ready = std::mem::take(&mut self.ready);
+        ready.clear();
+        ready.extend(ready_listeners(reactor));
+        ready.sort_by_key(|&place| self.last_turn(place));
+        let chosen = ready
+            .iter()
+            .find(|&&place| self.patience_ns(published, place, now_ns) == 0);
+        let mut accepted = None;
+        if let Some(&place) = chosen {
+            self.deferrals.retain(|deferral| deferral.from != place);
+            self.accepts += 1;
+            self.listeners[place.group][place.nth as usize].turn = self.accepts;
+            accepted = self.accept_from(published, place);
+        } else {
+            for &place in &ready {
+                self.leave_alone(reactor, published, place, now_ns)?;
+            }
+        }
+        self.ready = ready;
+        Ok(accepted)
+    }
+
+    /// Waits for a connection at the only listener and accepts it.
+    pub fn accept_blocking(&self, published: &Published) -> Option<OwnedFd> {
+        self.accept_from(published, Place { group: 0, nth: 0 })
+    }
+
+    fn accept_from(&self, published: &Published, from: Place) -> Option<OwnedFd> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        match rustix::net::accept_with(self.socket(from), flags) {
+            Ok(connection) => {
+                published.accepted(from.group, from.nth);
+                Some(connection)
+            }
+            // A sibling was faster, or the client has gone again.
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => None,
+            Err(error) => {
+                tracing::warn!(slot = self.slot, "accept a connection: {error}");
+                // The listener stays ready: do not spin on it.
+                std::thread::sleep(Duration::from_millis(1));
+                None
+            }
+        }
+    }
+
+    /// The lower, the sooner it is its turn; 0 for all after a sleep.
+    fn last_turn(&self, place: Place) -> u64 {
+        let turn = self.listeners[place.group][place.nth as usize].turn;
+        turn.saturating_sub(self.turns_since)
+    }
+
+    /// For how long to leave a connection there to the owner, ns.
+    fn patience_ns(&self, published: &Published, from: Place, now_ns: u64) -> u64 {
+        if from.nth == self.own() {
+            return 0;
+        }
+        let (owner, this) = published.owner_and_self(from.group, from.nth);
+        let patience_ns = policy::steal_patience_ns(this, owner);
+        let busy_since_ns = owner.load.busy_since_ns.get();
+        let is_stuck = busy_since_ns != 0 && now_ns.saturating_sub(busy_since_ns) > patience_ns;
+        let had_its_chance = self.deferrals.iter().any(|deferral| {
+            deferral.from == from && deferral.owner_turn == owner.load.turn.get()
+        });
+        if is_stuck || had_its_chance {
+            return 0;
+        }
+        patience_ns
+    }
+
+    /// Does not watch a listener for a while: it would be reported over and over.
+    fn leave_alone(
+        &mut self,
+        reactor: &Reactor,
+        published: &Published,
+        from: Place,
+        now_ns: u64,
+    ) -> anyhow::Result<()> {
+        reactor.forget(self.socket(from))?;
+        self.deferrals.retain(|deferral| deferral.from != from);
+        let (owner, _) = published.owner_and_self(from.group, from.nth);
+        self.deferrals.push(Deferral {
+            from,
+            owner_turn: owner.load.turn.get(),
+            due_ns: now_ns + self.patience_ns(published, from, now_ns),
+            watched: false,
+        });
+        Ok(())
+    }
+
+    /// The number of the listener that is this worker's own.
+    fn own(&self) -> u32 {
+        if self.mode.has_own_listeners() {
+            self.slot
+        } else {
+            0
+        }
+    }
+
+    fn watch_all(&self, reactor: &Reactor, nth: u32) -> anyhow::Result<()> {
+        (0..self.listeners.len()).try_for_each(|group| self.watch(reactor, Place { group, nth }))
+    }
+
+    fn watch(&self, reactor: &Reactor, place: Place) -> anyhow::Result<()> {
+        let exclusive = self.mode != AcceptMode::SharedHerd;
+        reactor
+            .watch_listener(self.socket(place), place.token(), exclusive)
+            .with_context(|| format!("watch listener {} of group {}", place.nth, place.group))
+    }
+
+    fn socket(&self, place: Place) -> &OwnedFd {
+        &self.listeners[place.group][place.nth as usize].socket
+    }
+}
+
+/// In epoll's order.
+fn ready_listeners(reactor: &Reactor) -> impl Iterator<Item = Place> {
+    let tokens = (0..).map_while(|nth| reactor.ready(nth).map(|ready| ready.token));
+    tokens
+        .filter(|&token| is_listener(token))
+        .map(Place::of_token)
+}
