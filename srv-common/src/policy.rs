@@ -346,14 +346,20 @@ fn mix(random: u32) -> u32 {
 }
 
 /// For how long, ns, the worker in slot `thief` should leave a connection that
-/// waits at `owner`'s listener to the owner. Zero unless it would end up with
-/// more connections than the owner has, those that wait for each included: in a
-/// burst of long-lived connections whoever runs first would take most of them,
-/// while the others were merely about to run. The more, the longer it waits.
-pub fn steal_patience_ns(thief: &Slot, owner: &Slot) -> u64 {
-    const PER_CONNECTION_NS: u64 = 1_000_000;
-    const MAX_CONNECTIONS: u64 = 20;
-    if owner.steering.state.get() != State::Ready as u32 {
+/// waits at `owner`'s listener to the owner; `now_ns` is of the clock of
+/// [`crate::layout::Load::busy_since_ns`]. Zero unless the thief would end up
+/// with more connections than the owner has, those that wait for each included:
+/// in a burst of long-lived connections whoever runs first would take most of
+/// them, while the others were merely about to run. Zero also if the owner is
+/// not ready, or stuck in what it does.
+pub fn steal_patience_ns(thief: &Slot, owner: &Slot, now_ns: u64) -> u64 {
+    const PER_CONNECTION_NS: u64 = 10_000_000;
+    const MAX_CONNECTIONS: u64 = 2;
+    /// Longer than a worker with more workers than cores waits for its next turn.
+    const STUCK_NS: u64 = 2_000_000;
+    let busy_since_ns = owner.load.busy_since_ns.get();
+    let is_stuck = busy_since_ns != 0 && now_ns.saturating_sub(busy_since_ns) > STUCK_NS;
+    if is_stuck || owner.steering.state.get() != State::Ready as u32 {
         return 0;
     }
     let connections = |slot: &Slot| u64::from(slot.load.active.get()) + slot.waiting();

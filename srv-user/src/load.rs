@@ -100,11 +100,37 @@ impl Run {
 
 impl Load {
     /// Sends `draws`, which are in order of arrival, and waits for every outcome.
+    /// Meanwhile this thread has the highest priority that it may have.
     ///
     /// # Errors
     /// This process cannot generate the load: no more files, or a pool that cannot be opened.
     pub fn run(&self, draws: &[Draw]) -> Result<Run> {
-        Generator::new(self, draws)?.run()
+        let generator = Generator::new(self, draws)?;
+        let _precedence = Precedence::take();
+        generator.run()
+    }
+}
+
+/// Clients of a server have cores of their own; these share the server's, and
+/// must not wait behind it. Ends with the value, so that no child inherits it.
+struct Precedence {
+    before: i32,
+}
+
+impl Precedence {
+    /// `None` where the user may not, which then shows as lateness.
+    fn take() -> Option<Self> {
+        const HIGHEST: i32 = -20;
+        let before = rustix::process::getpriority_process(None).ok()?;
+        rustix::process::setpriority_process(None, HIGHEST).ok()?;
+        Some(Self { before })
+    }
+}
+
+impl Drop for Precedence {
+    fn drop(&mut self) {
+        // Lowering is always allowed.
+        let _ = rustix::process::setpriority_process(None, self.before);
     }
 }
 

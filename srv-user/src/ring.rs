@@ -269,16 +269,13 @@ impl Ring {
             return 0;
         }
         let (owner, this) = published.owner_and_self(from.group, from.nth);
-        let patience_ns = policy::steal_patience_ns(this, owner);
-        let busy_since_ns = owner.load.busy_since_ns.get();
-        let is_stuck = busy_since_ns != 0 && now_ns.saturating_sub(busy_since_ns) > patience_ns;
         let had_its_chance = self.deferrals.iter().any(|deferral| {
             deferral.from == from && deferral.owner_turn == owner.load.turn.get()
         });
-        if is_stuck || had_its_chance {
+        if had_its_chance {
             return 0;
         }
-        patience_ns
+        policy::steal_patience_ns(this, owner, now_ns)
     }
 
     /// Does not watch a listener for a while: it would be reported over and over.

@@ -312,12 +312,16 @@ proptest! {
         thief.steering.steered.set(at_mine.into());
         owner.load.active.set(owners);
         owner.steering.steered.set(at_owners.into());
-        let patience_ns = steal_patience_ns(thief, owner);
+        let patience_ns = steal_patience_ns(thief, owner, 0);
         prop_assert!(patience_ns <= 20_000_000);
         let (mine, owners) = (u64::from(mine) + u64::from(at_mine), u64::from(owners) + u64::from(at_owners));
         prop_assert_eq!(patience_ns > 0, mine >= owners);
+        owner.load.busy_since_ns.set(1);
+        prop_assert_eq!(steal_patience_ns(thief, owner, 2_000_001), patience_ns);
+        prop_assert_eq!(steal_patience_ns(thief, owner, 2_000_002), 0);
+        owner.load.busy_since_ns.set(0);
         owner.steering.state.set(State::Dead as u32);
-        prop_assert_eq!(steal_patience_ns(thief, owner), 0);
+        prop_assert_eq!(steal_patience_ns(thief, owner, 0), 0);
     }
 }
 
