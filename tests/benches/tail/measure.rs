@@ -9,6 +9,7 @@ use srv::load::{Connections, Load, Record, Run};
 use srv::stats::{Summary, coefficient_of_variation};
 use srv_tests::arm::{Arm, Running};
 use srv_tests::report::Raw;
+use srv_tests::usage::Tree;
 
 use crate::{HELD, Plan, WORKERS};
 
@@ -27,6 +28,8 @@ pub struct Sample {
     pub shares: Vec<f64>,
     /// Of the shares.
     pub shares_cv: f64,
+    /// CPU time of all the server's processes per request, ns.
+    pub cpu_ns: f64,
     /// Requests that were not answered.
     pub lost: usize,
     /// How late the generator was.
@@ -44,16 +47,19 @@ impl Sample {
     /// Starts the arm, sends the plan, and keeps the raw records.
     pub fn measure(arm: &Arm, plan: &Plan, raw: &mut Raw) -> Result<Self> {
         let running = start_warm(arm)?;
+        let server = Tree::of(running.pid())?;
+        let before_ns = server.cpu_ns()?;
         let run = load(&running)
             .run(&plan.draws)
             .with_context(|| format!("load arm `{}`", arm.name))?;
-        let sample = Self::of(arm.name, plan, &run);
+        let cpu_ns = (server.cpu_ns()? - before_ns) as f64 / plan.draws.len() as f64;
+        let sample = Self::of(arm.name, plan, &run, cpu_ns);
         raw.write(&sample)?;
         raw.write(&Columns::of(&run.records))?;
         Ok(sample)
     }
 
-    fn of(arm: &'static str, plan: &Plan, run: &Run) -> Self {
+    fn of(arm: &'static str, plan: &Plan, run: &Run, cpu_ns: f64) -> Self {
         let is_short = |record: &&Record| plan.service.is_short(record.service_us);
         let short = run.records.iter().filter(is_short);
         let shares = run.shares(WORKERS);
@@ -66,6 +72,7 @@ impl Sample {
             short: Summary::of(short.map(Record::latency_ns)),
             shares_cv: coefficient_of_variation(&shares),
             shares,
+            cpu_ns,
             lost: run.lost(),
             lateness: run.lateness,
             first_error: run.first_error.clone(),

@@ -57,6 +57,7 @@ pub fn print_tail(
         "p99.9",
         "max",
         "shares CV",
+        "CPU µs",
         "lost",
         "late p99",
     ];
@@ -99,6 +100,7 @@ pub fn print_cheap(arms: &[Arm], samples: &[Sample]) {
             format!("{:.1}", mean.mean),
             format!("{:.1} to {:.1}", mean.min, mean.max),
             format!("{:.0}", p99.mean),
+            cpu_us(samples, arm.name),
             lost(samples, arm.name),
         ]
     };
@@ -109,6 +111,7 @@ pub fn print_cheap(arms: &[Arm], samples: &[Sample]) {
         "mean µs",
         "range",
         "p99 µs",
+        "CPU µs",
         "lost",
     ];
     print_table(&header, &arms.iter().map(row).collect::<Vec<_>>());
@@ -176,6 +179,7 @@ fn tail_row(arm: &Arm, samples: &[Sample]) -> Vec<String> {
     let summaries = samples.iter().filter(|s| s.arm == arm.name).map(|s| s.all);
     row.extend(percentiles(&summaries.collect::<Vec<_>>()));
     row.push(format!("{:.3}", ms(|s| s.shares_cv).mean));
+    row.push(cpu_us(samples, arm.name));
     row.push(lost(samples, arm.name));
     row.push(format!("{:.3}", ms(|s| s.lateness.p99_ns as f64 / 1e6).max));
     row
@@ -231,6 +235,12 @@ fn short_p99(sample: &Sample) -> f64 {
 
 fn mean_us(sample: &Sample) -> f64 {
     sample.all.mean_ns / 1e3
+}
+
+/// Of the server's processes per request, mean over the rounds, µs.
+fn cpu_us(samples: &[Sample], arm: &str) -> String {
+    let mean = Spread::of(&series(samples, arm, |s| s.cpu_ns / 1e3)).mean;
+    format!("{mean:.0}")
 }
 
 fn lost(samples: &[Sample], arm: &str) -> String {
