@@ -36,7 +36,7 @@ pub fn totals(workers: &[WorkerStatus]) -> Totals {
         accepted: accepted.iter().sum(),
         active: active.iter().sum(),
         running: of(|worker| worker.running.into()).iter().sum(),
-        waiting: of(|worker| worker.waiting.into()).iter().sum(),
+        waiting: of(|worker| worker.waiting).iter().sum(),
         served: of(|worker| worker.served).iter().sum(),
         accepts_cv: coefficient_of_variation(&accepted),
         accepts_max_over_mean: max_over_mean(&accepted),

@@ -120,7 +120,7 @@ pub struct ServeArgs {
           default_missing_value = "true", hide_possible_values = true)]
     pub synthetic: Option<bool>,
 
-    /// Add X-Worker: SLOT to every response [default: false]
+    /// Add X-Worker: SLOT to every response to a well-formed request [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", hide_possible_values = true)]
     pub worker_header: Option<bool>,

@@ -20,6 +20,7 @@ pub mod log;
 pub mod master;
 pub mod reactor;
 pub mod response;
+pub mod result;
 pub mod ring;
 pub mod site;
 pub mod spawn;

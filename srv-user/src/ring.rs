@@ -160,8 +160,7 @@ impl Ring {
     /// Whether a connection waits at any of the listeners.
     pub fn has_waiting(&self) -> bool {
         let mut listeners = self.listeners.iter().flatten();
-        listeners
-            .any(|listener| accept_queue(&listener.socket).is_ok_and(|(queued, _)| queued > 0))
+        listeners.any(|listener| accept_queue(&listener.socket).is_ok_and(|(queued, _)| queued > 0))
     }
 
     /// Waits as [`Reactor::wait`] does.
@@ -269,9 +268,10 @@ impl Ring {
             return 0;
         }
         let (owner, this) = published.owner_and_self(from.group, from.nth);
-        let had_its_chance = self.deferrals.iter().any(|deferral| {
-            deferral.from == from && deferral.owner_turn == owner.load.turn.get()
-        });
+        let had_its_chance = self
+            .deferrals
+            .iter()
+            .any(|deferral| deferral.from == from && deferral.owner_turn == owner.load.turn.get());
         if had_its_chance {
             return 0;
         }

@@ -4,12 +4,12 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::arrivals::Uniform;
 
 /// Latencies in ns, summed up; exact percentiles by nearest rank.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// How many.
     pub count: usize,
@@ -107,7 +107,7 @@ pub fn median(values: &[f64]) -> f64 {
 }
 
 /// One figure over the rounds of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// Median over the rounds.
     pub median: f64,
@@ -139,7 +139,7 @@ pub const CONTROL_TOLERANCE: f64 = 0.02;
 
 /// The ratio of two arms' figures, paired by round: its median, its range, and
 /// the 95 % bootstrap confidence interval of the median.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ratio {
     /// How many rounds.
     pub count: usize,

@@ -235,7 +235,7 @@ proptest! {
         let key = |slot: &u32| {
             let load = &group.slots[*slot as usize].load;
             let busy = u64::from(load.busy_since_ns.get() != 0);
-            let waiting = u64::from(group.slots[*slot as usize].waiting());
+            let waiting = group.slots[*slot as usize].waiting();
             let outstanding = waiting + u64::from(load.running.get()) + busy;
             (is_hung(&group, *slot), outstanding, load.active.get(), load.turn.get(), *slot)
         };

@@ -1,0 +1,153 @@
+//! `result.json`: what a comparison found, complete enough that a report only
+//! reads it. Plain data; [`SCHEMA`] changes when a reader would have to.
+
+use serde::{Deserialize, Serialize};
+
+use crate::stats::{Ratio, Summary};
+
+/// Version of this schema.
+pub const SCHEMA: u32 = 1;
+
+/// A comparison of arms under one scenario.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Why it ended early; `None` if every round of every arm is here.
+    pub incomplete: Option<String>,
+    /// When it began, RFC 3339.
+    pub began: String,
+    /// How to run it again, as typed in a shell.
+    pub command: String,
+    /// Where it ran: label and value, in the order in which to print them.
+    pub environment: Vec<(String, String)>,
+    /// What was asked of each arm.
+    pub scenario: Scenario,
+    /// In the order in which they were named.
+    pub arms: Vec<Arm>,
+    /// The FCFS single queue, replaying the very same draws; `None` where it
+    /// has no meaning (closed loop).
+    pub limit: Option<Limit>,
+    /// Arms against each other, the control included.
+    pub ratios: Vec<Compared>,
+    /// What it comes to, the most important first: sentences for people.
+    pub verdict: Vec<String>,
+    /// Reasons not to believe it: sentences. Empty: none were found.
+    pub doubts: Vec<String>,
+}
+
+/// What was asked of each arm.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scenario {
+    /// Its name on the command line.
+    pub name: String,
+    /// One sentence.
+    pub about: String,
+    /// Label and value, in the order in which to print them.
+    pub parameters: Vec<(String, String)>,
+    /// Worker processes of each arm.
+    pub workers: usize,
+}
+
+/// One way of distributing connections.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Arm {
+    /// Its name on the command line (`least+ring`); the control's ends in `again`.
+    pub name: String,
+    /// What ran, versions included.
+    pub about: String,
+    /// Why it was left out; then everything below is empty.
+    pub left_out: Option<String>,
+    /// In order.
+    pub rounds: Vec<Round>,
+    /// Of the short requests' latency, all rounds together.
+    pub cdf: Vec<CdfPoint>,
+    /// Connections accepted per worker, all rounds together.
+    pub accepts: Vec<u64>,
+    /// Of the first round; `None` if nothing was kept of it.
+    pub live: Option<Live>,
+}
+
+/// One arm in one round.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Round {
+    /// Of the draws, the same for each arm.
+    pub seed: u64,
+    /// How many were sent.
+    pub requests: usize,
+    /// How many were not answered with 200.
+    pub lost: usize,
+    /// Latency of the requests with the usual service time, from the scheduled instant.
+    pub short: Summary,
+    /// Latency of all requests.
+    pub all: Summary,
+    /// Standard deviation of the latency of all requests, ns.
+    pub deviation_ns: f64,
+    /// Connections accepted per worker.
+    pub accepts: Vec<u64>,
+    /// Coefficient of variation of the accepts.
+    pub accepts_cv: f64,
+    /// Most accepts of a worker over the mean.
+    pub accepts_max_over_mean: f64,
+    /// Jain's index of the accepts.
+    pub accepts_jain: f64,
+    /// Live connections of the worker with most, less those of the one with
+    /// fewest; `None` where connections are not kept.
+    pub live_gap: Option<u64>,
+    /// User and system time of the arm's processes per request, ns.
+    pub cpu_ns_per_request: f64,
+    /// How late the generator was.
+    pub lateness: Summary,
+}
+
+/// This part of the requests took at most so long.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CdfPoint {
+    /// ns.
+    pub latency_ns: u64,
+    /// 0 to 1.
+    pub at_most: f64,
+}
+
+/// Live connections over time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Live {
+    /// Between two samples, ns.
+    pub step_ns: u64,
+    /// By worker, then by sample.
+    pub per_worker: Vec<Vec<u32>>,
+}
+
+/// The limit: no arm can do better in general.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Limit {
+    /// How the overhead was put in, for people.
+    pub about: String,
+    /// What a request keeps a worker beyond its service time, ns.
+    pub overhead_ns: u64,
+    /// What only delays the answer, ns.
+    pub delay_ns: u64,
+    /// The short requests, round by round.
+    pub short: Vec<Summary>,
+    /// All requests, round by round.
+    pub all: Vec<Summary>,
+    /// Of the short requests' latency, all rounds together.
+    pub cdf: Vec<CdfPoint>,
+}
+
+/// One figure of two arms.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Compared {
+    /// What was compared: `short p99`, `accepts CV`, `CPU per request` …
+    pub figure: String,
+    /// Numerator.
+    pub arm: String,
+    /// Denominator: an arm's name, or `limit`.
+    pub base: String,
+    /// By round, paired.
+    pub ratio: Ratio,
+    /// `no difference`, `differs`, or what the control says.
+    pub judgement: String,
+    /// Whether this is the A/A control.
+    pub control: bool,
+}
