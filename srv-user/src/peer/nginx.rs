@@ -2,7 +2,7 @@
 //! Debian's package, its configuration generated here, so that a report can
 //! quote it; nothing outside a temporary folder is read or written.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,7 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::Pid;
 use tempfile::TempDir;
 
-use crate::child::Child;
+use super::child::Child;
+use super::{free_address, retry_if_in_use};
 
 /// What nginx is to be.
 #[derive(Clone, Debug)]
@@ -48,7 +49,7 @@ pub struct Nginx {
 
 const MODULES: &str = "/usr/lib/nginx/modules";
 const LUA_MODULES: [&str; 2] = ["ndk_http_module.so", "ngx_http_lua_module.so"];
-const MEND: &str = "`cargo xtask bench` installs it, or: \
+const MEND: &str = "`cargo xtask ab` installs it, or: \
      apt-get install nginx-light libnginx-mod-http-lua";
 
 impl Nginx {
@@ -59,16 +60,7 @@ impl Nginx {
     /// message carries what it said.
     pub fn start(options: &Options) -> Result<Self> {
         require(options)?;
-        // Another process may take the free port before nginx does.
-        let mut attempts = 3;
-        loop {
-            match Self::try_start(options) {
-                Err(error) if attempts > 1 && format!("{error:#}").contains("in use") => {
-                    attempts -= 1;
-                }
-                result => return result,
-            }
-        }
+        retry_if_in_use(|| Self::try_start(options))
     }
 
     fn try_start(options: &Options) -> Result<Self> {
@@ -179,7 +171,11 @@ const WORK: &str = "location = /work { content_by_lua_block {
       ngx.print('ok\\n')
     } }";
 
-fn require(options: &Options) -> Result<()> {
+/// Whether it can run here.
+///
+/// # Errors
+/// nginx, or the module that it needs for this, is not installed.
+pub fn require(options: &Options) -> Result<()> {
     let is_missing = |path: &Path| !path.exists();
     if let Err(error) = version() {
         bail!("{error:#}; {MEND}");
@@ -209,9 +205,4 @@ pub fn version() -> Result<String> {
         .context("nginx is not installed")?;
     let said = String::from_utf8_lossy(&output.stderr);
     Ok(said.trim().trim_start_matches("nginx version: ").to_owned())
-}
-
-fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port on 127.0.0.1")?;
-    Ok(listener.local_addr()?)
 }

@@ -41,14 +41,34 @@ impl Environment {
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             load: first_word("/proc/loadavg"),
             commit: said("git", &["describe", "--always", "--dirty", "--abbrev=12"]),
-            srv: crate::server::binary().map_or_else(
+            srv: crate::peer::server::binary().map_or_else(
                 |error| format!("{error:#}"),
                 |path| said(&path.to_string_lossy(), &["--version"]),
             ),
-            nginx: crate::nginx::version().unwrap_or_else(|error| format!("{error:#}")),
+            nginx: crate::peer::nginx::version().unwrap_or_else(|error| format!("{error:#}")),
             wrk: said("wrk", &["-v"]),
             somaxconn: first_word("/proc/sys/net/core/somaxconn"),
         }
+    }
+}
+
+impl Environment {
+    /// Label and value, in the order in which to print them.
+    pub fn labelled(&self) -> Vec<(String, String)> {
+        let cores = self.cores.to_string();
+        let pairs = [
+            ("kernel", &self.kernel),
+            ("CPU", &self.cpu),
+            ("cores", &cores),
+            ("load average before", &self.load),
+            ("commit", &self.commit),
+            ("srv", &self.srv),
+            ("nginx", &self.nginx),
+            ("net.core.somaxconn", &self.somaxconn),
+        ];
+        pairs
+            .map(|(label, value)| (label.to_owned(), value.clone()))
+            .to_vec()
     }
 }
 

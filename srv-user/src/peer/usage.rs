@@ -103,7 +103,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::child::Child;
+    use crate::peer::child::Child;
 
     #[test]
     fn a_tree_holds_descendants_and_their_usage() {

@@ -1,5 +1,5 @@
-//! The server under test as a child process. Which binary: `SRV_BIN`, else the
-//! one that cargo built beside the test.
+//! srv as a child process. Which binary: `SRV_BIN`, else this very process's
+//! if it is srv, else the one that cargo built beside the test.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -8,10 +8,10 @@ use std::process::{Command, ExitStatus, Output};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Pid;
-use srv::control::Status;
+use crate::control::Status;
 use tempfile::TempDir;
 
-use crate::child::Child;
+use super::child::Child;
 
 /// A running `srv serve` on a port of its own; dropping it stops it.
 #[derive(Debug)]
@@ -131,6 +131,10 @@ pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("SRV_BIN") {
         return Ok(path.into());
     }
+    let this = std::env::current_exe().context("find the running program")?;
+    if this.file_name() == Some(OsStr::new("srv")) {
+        return Ok(this);
+    }
     let path = profile_folder()?.join("srv");
     ensure!(
         path.exists(),
@@ -141,7 +145,10 @@ pub fn binary() -> Result<PathBuf> {
 }
 
 /// Cargo's `target/<profile>`, in which the running test or bench lies.
-pub(crate) fn profile_folder() -> Result<PathBuf> {
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn profile_folder() -> Result<PathBuf> {
     let own = std::env::current_exe().context("find the running test")?;
     let deps = own.parent().context("the running test lies in no folder")?;
     Ok(deps.parent().unwrap_or(deps).to_owned())

@@ -1,0 +1,110 @@
+//! A private HAProxy on a loopback port: a peer that answers by itself. It has
+//! no way to block a worker, so it only takes part where the handler does not.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::Pid;
+use tempfile::TempDir;
+
+use super::child::Child;
+use super::{free_address, retry_if_in_use};
+
+/// A running HAProxy; dropping it stops it.
+#[derive(Debug)]
+pub struct Haproxy {
+    child: Child,
+    address: SocketAddr,
+    // Held: dropping it removes the folder.
+    _folder: TempDir,
+}
+
+const MEND: &str = "`cargo xtask ab` installs it, or: apt-get install haproxy";
+
+impl Haproxy {
+    /// Starts HAProxy with `threads` threads, a socket of its own for each, and
+    /// waits until it listens.
+    ///
+    /// # Errors
+    /// It is not installed, or it did not start; the message carries what it said.
+    pub fn start(threads: usize) -> Result<Self> {
+        if let Err(error) = version() {
+            bail!("{error:#}; {MEND}");
+        }
+        retry_if_in_use(|| Self::try_start(threads))
+    }
+
+    fn try_start(threads: usize) -> Result<Self> {
+        let folder = tempfile::tempdir().context("create a temporary folder")?;
+        let address = free_address()?;
+        let file = folder.path().join("haproxy.cfg");
+        std::fs::write(&file, configuration(address, threads))
+            .with_context(|| format!("write {}", file.display()))?;
+        check(&file)?;
+        let mut command = Command::new("haproxy");
+        // -W: a master that tells when its worker is ready.
+        let mut child = Child::spawn(command.args(["-W", "-f"]).arg(&file))?;
+        child.await_line("Loading success")?;
+        Ok(Self {
+            child,
+            address,
+            _folder: folder,
+        })
+    }
+
+    /// The address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The master's process id.
+    pub fn pid(&self) -> Pid {
+        self.child.pid()
+    }
+}
+
+fn check(file: &Path) -> Result<()> {
+    let output = Command::new("haproxy")
+        .args(["-c", "-f"])
+        .arg(file)
+        .output()
+        .context("run haproxy -c")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("haproxy refuses its configuration:\n{said}");
+    }
+    Ok(())
+}
+
+fn configuration(address: SocketAddr, threads: usize) -> String {
+    format!(
+        "global
+  nbthread {threads}
+  maxconn 20000
+defaults
+  mode http
+  timeout client 60s
+  timeout server 60s
+  timeout connect 5s
+frontend work
+  bind {address} shards by-thread backlog 4096 defer-accept
+  http-request return status 200 content-type text/plain lf-string ok hdr X-Worker %[thread]
+"
+    )
+}
+
+/// HAProxy's version, as it says it.
+///
+/// # Errors
+/// It is not installed.
+pub fn version() -> Result<String> {
+    let output = Command::new("haproxy")
+        .arg("-v")
+        .output()
+        .context("HAProxy is not installed")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let line = said.lines().next().unwrap_or_default();
+    Ok(line.split(" - ").next().unwrap_or(line).to_owned())
+}
