@@ -70,6 +70,19 @@ impl Service {
         }
     }
 
+    /// Its mean, µs.
+    pub fn mean_us(self) -> f64 {
+        match self {
+            Self::Fixed(us) => us.into(),
+            Self::Two {
+                short_us,
+                long_us,
+                p_long,
+            } => f64::from(short_us) * (1.0 - p_long) + f64::from(long_us) * p_long,
+            Self::Exponential(mean_us) => mean_us,
+        }
+    }
+
     fn draw(self, uniform: &mut Uniform) -> u32 {
         match self {
             Self::Fixed(us) => us,

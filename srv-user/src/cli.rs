@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use srv_common::MAX_WORKERS;
 
+use crate::ab;
 use crate::config::value::{Bytes, Count, ListenAddr, LogFormat, Period, PolicyName, list, scalar};
 use crate::config::{AcceptMode, HEADER_BYTES_MIN};
 
@@ -43,9 +44,84 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Compare ways of distributing connections: interleaved arms, the same
+    /// draws, a control, and the limit that none can beat
+    Ab(Box<AbArgs>),
     /// What `serve` starts once per worker
     #[command(hide = true)]
     Worker,
+}
+
+/// What `srv ab` may be told.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct AbArgs {
+    /// Something else than a run.
+    #[command(subcommand)]
+    pub other: Option<AbCommand>,
+
+    /// Which: bimodal, half, cheap, cloudflare, hermes-1 to hermes-4,
+    /// longlived, burst, hung, rtt
+    #[arg(value_name = "SCENARIO", default_value = "bimodal")]
+    pub scenarios: Vec<String>,
+
+    /// Policies (each also with +ring), ring, shared, shared-herd, blocking,
+    /// nginx, nginx-reuseport, haproxy; the first runs twice, as the control
+    #[arg(long, value_name = "ARM,ARM", default_value = ab::arm::DEFAULT)]
+    pub arms: String,
+
+    /// How often each arm runs
+    #[arg(long, default_value_t = 3)]
+    pub rounds: usize,
+
+    /// Seed of the first round's draws
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+
+    /// Requests per second [default: the scenario's]
+    #[arg(long)]
+    pub rate: Option<f64>,
+
+    /// Of a round, such as 5s [default: the scenario's]
+    #[arg(long)]
+    pub duration: Option<humantime::Duration>,
+
+    /// Worker processes of each arm [default: the scenario's]
+    #[arg(long)]
+    pub workers: Option<usize>,
+
+    /// Put the client behind a path with this delay, such as 50ms
+    #[arg(long)]
+    pub rtt: Option<humantime::Duration>,
+
+    /// The handler burns CPU instead of sleeping
+    #[arg(long)]
+    pub spin: bool,
+
+    /// Ask for more than the workers can do
+    #[arg(long)]
+    pub overload: bool,
+
+    /// Where the result goes [default: ab-TIME]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// What `srv ab` does beside running.
+#[derive(Debug, Subcommand)]
+pub enum AbCommand {
+    /// Compare two runs, before and after a change
+    Compare {
+        /// result.json, or its folder
+        before: PathBuf,
+        /// result.json, or its folder
+        after: PathBuf,
+    },
+    /// Make report.html and the plots anew from result.json
+    Report {
+        /// The folder that a run left
+        folder: PathBuf,
+    },
 }
 
 /// A question to a running server.

@@ -1,5 +1,6 @@
 //! srv's library: each module owns one responsibility.
 
+pub mod ab;
 pub mod arrivals;
 pub mod balance;
 pub mod channel;

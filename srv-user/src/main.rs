@@ -1,11 +1,12 @@
 //! The binary: parses the command line and calls what it names.
 
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::Parser;
-use srv::cli::{Cli, Command, Query, Server};
+use srv::cli::{AbArgs, AbCommand, Cli, Command, Query, Server};
 use srv::control::{Reply, Request, ask};
-use srv::{config, doctor, log, master, steer, view, worker};
+use srv::{ab, config, doctor, log, master, report, steer, view, worker};
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -31,6 +32,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let request = Request::Policy(name.0.name().to_string());
             query(false, &server, &request)?;
         }
+        Command::Ab(args) => return compare(*args),
         Command::Doctor { json } => {
             let report = doctor::run(steer::carries_program(), || {
                 steer::Steering::load().map(drop)
@@ -43,6 +45,50 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn compare(args: AbArgs) -> anyhow::Result<ExitCode> {
+    match args.other {
+        Some(AbCommand::Compare { before, after }) => {
+            ab::compare::compare(&ab::files::read(&before)?, &ab::files::read(&after)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(AbCommand::Report { folder }) => {
+            report::regenerate(&folder)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        None => {}
+    }
+    let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let unnamed = || format!("ab-{}", now.replace([':', '-'], "")).into();
+    ab::run(&ab::Asked {
+        scenarios: args.scenarios,
+        arms: args.arms,
+        rounds: args.rounds,
+        seed: args.seed,
+        rate: args.rate,
+        duration: args.duration.map(Into::into),
+        workers: args.workers,
+        rtt: args.rtt.map(Into::into),
+        spin: args.spin,
+        overload: args.overload,
+        out: args.out.unwrap_or_else(unnamed),
+        command: typed(),
+    })
+}
+
+/// The command line as typed, as far as a shell can read it again.
+fn typed() -> String {
+    let words = std::env::args().skip(1);
+    std::iter::once("srv".to_owned())
+        .chain(
+            words.map(|word| match word.contains([' ', '\'', '"', '$']) {
+                true => format!("'{}'", word.replace('\'', "'\\''")),
+                false => word,
+            }),
+        )
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn query(json: bool, server: &Server, request: &Request) -> anyhow::Result<()> {

@@ -65,6 +65,23 @@ pub fn coefficient_of_variation(shares: &[f64]) -> f64 {
     (variance / shares.len() as f64).sqrt() / mean
 }
 
+/// Standard deviation (of the population); 0 if there is nothing.
+pub fn deviation(values: impl Iterator<Item = f64>) -> f64 {
+    // Welford's update: stable, and one pass.
+    let (mut count, mut mean, mut squares) = (0.0, 0.0, 0.0);
+    for value in values {
+        count += 1.0;
+        let before = value - mean;
+        mean += before / count;
+        squares += before * (value - mean);
+    }
+    if count == 0.0 {
+        0.0
+    } else {
+        f64::sqrt(squares / count)
+    }
+}
+
 /// The largest share over the mean: 1 is perfectly even. 1 if there is nothing to share.
 pub fn max_over_mean(shares: &[f64]) -> f64 {
     let mean = mean(shares);

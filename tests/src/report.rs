@@ -56,25 +56,7 @@ impl Raw {
     }
 }
 
-/// Prints rows as a table, each column as wide as its widest cell; all but the
-/// first are aligned to the right.
-pub fn print_table(header: &[&str], rows: &[Vec<String>]) {
-    let header: Vec<String> = header.iter().map(|cell| (*cell).to_owned()).collect();
-    let all = || std::iter::once(&header).chain(rows);
-    let width = |column: usize| {
-        let cells = all().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    for row in all() {
-        let cell = |(column, cell): (usize, &String)| match column {
-            0 => format!("{cell:<width$}", width = widths[column]),
-            _ => format!("{cell:>width$}", width = widths[column]),
-        };
-        let cells: Vec<String> = row.iter().enumerate().map(cell).collect();
-        println!("  {}", cells.join("  "));
-    }
-}
+pub use srv::ab::table::print_table;
 
 /// How a target is reported.
 pub fn verdict(is_met: bool) -> &'static str {

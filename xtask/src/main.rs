@@ -61,6 +61,13 @@ enum Task {
         #[arg(value_parser = tasks::BENCHES)]
         names: Vec<String>,
     },
+    /// Set up, peers included, then `srv ab ARGS`: steering against hashing, so
+    /// that a sceptic can judge (default: bimodal, half its load, cheap)
+    Ab {
+        /// For `srv ab`
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// Format, lint (host and BPF), test, document and check the dependencies
     Ci,
 }
@@ -72,6 +79,7 @@ fn main() -> ExitCode {
         Task::Run { no_bpf, args } => tasks::run(no_bpf, &args),
         Task::Test { args } => tasks::test(&args),
         Task::Bench { names } => tasks::bench(&names),
+        Task::Ab { args } => tasks::ab(&args),
         Task::Ci => tasks::ci(),
     };
     match outcome {

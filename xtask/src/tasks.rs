@@ -1,6 +1,12 @@
 //! What a person asks `cargo xtask` for: each task is its few steps in order.
 
-use std::{ffi::OsString, os::unix::process::CommandExt, path::Path, process::Command};
+use std::{
+    ffi::OsString,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::Command,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context, Result};
 
@@ -128,6 +134,58 @@ pub fn bench(names: &[String]) -> Result<()> {
         step::show(&format!("run the bench {name}"), &mut command)?;
     }
     Ok(())
+}
+
+/// The peers that `srv ab` knows beside those of the benches.
+const AB_PEERS: [Package; 3] = [
+    Package {
+        name: "nginx-light",
+        shown_by: "nginx",
+    },
+    Package {
+        name: "libnginx-mod-http-lua",
+        shown_by: "/usr/lib/nginx/modules/ngx_http_lua_module.so",
+    },
+    Package {
+        name: "haproxy",
+        shown_by: "haproxy",
+    },
+];
+
+/// What a bare `cargo xtask ab` runs.
+const AB_DEFAULT: [&str; 5] = ["bimodal", "half", "cheap", "--out", "target/ab"];
+
+/// Installs the peers if it may, builds, then becomes `srv ab`.
+///
+/// # Errors
+/// If the build fails, or srv cannot be started.
+pub fn ab(args: &[String]) -> Result<()> {
+    match apt::ensure(&AB_PEERS, "srv is compared with them") {
+        Ok(installed) => {
+            for service in ["nginx", "haproxy"] {
+                if installed.iter().any(|name| name.starts_with(service)) {
+                    apt::keep_off(service)?;
+                }
+            }
+        }
+        Err(error) => eprintln!("going on without the peers that are missing: {error:#}"),
+    }
+    build(true)?;
+    let prefix = rights::prefix();
+    if prefix.is_none() {
+        eprintln!("neither root nor sudo without a password: arms that steer are left out");
+    }
+    let mut command = prefixed(prefix.unwrap_or_default(), &workspace::srv(true)?);
+    command.arg("ab");
+    if args.is_empty() {
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let [scenarios @ .., out] = AB_DEFAULT;
+        command.args(scenarios).arg(format!("{out}-{seconds}"));
+    } else {
+        command.args(args);
+    }
+    let error = command.exec();
+    Err(error).with_context(|| format!("run {:?}", command.get_program()))
 }
 
 /// Everything that a change has to pass, the quick things first.

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 
+use crate::control::Status;
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Pid;
-use crate::control::Status;
 use tempfile::TempDir;
 
 use super::child::Child;

@@ -46,6 +46,13 @@ impl Tree {
         Ok(Self { processes })
     }
 
+    /// Their process ids, the root's first.
+    pub fn pids(&self) -> impl Iterator<Item = Pid> {
+        self.processes
+            .iter()
+            .filter_map(|process| Pid::from_raw(process.pid))
+    }
+
     /// User and system time of all threads, ns.
     ///
     /// # Errors

@@ -1,0 +1,90 @@
+//! The folder that a comparison leaves: raw samples, `.hgrm` files,
+//! `result.json` and `report.html`.
+
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::load::Record;
+use crate::result::{Comparison, SCHEMA};
+use crate::{records, report};
+
+/// The name of the file that everything else is made from.
+pub const RESULT: &str = "result.json";
+
+/// Where a comparison goes.
+pub struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// Creates it, and what leads to it.
+    ///
+    /// # Errors
+    /// It cannot be, or has another comparison in it already.
+    pub fn create(path: PathBuf) -> Result<Self> {
+        let samples = path.join("samples");
+        fs::create_dir_all(&samples).with_context(|| format!("create {}", samples.display()))?;
+        ensure!(
+            !path.join(RESULT).exists(),
+            "{} has a {RESULT} already: name another folder with --out",
+            path.display()
+        );
+        Ok(Self { path })
+    }
+
+    /// Writes one round's raw records and its distribution.
+    ///
+    /// # Errors
+    /// The disk is full, or the like.
+    pub fn write_records(&self, arm: &str, round: usize, run: &[Record]) -> Result<()> {
+        let stem = format!("{}-{}", arm.replace([' ', '+'], "-"), round + 1);
+        let samples = self.path.join("samples");
+        records::write(&samples.join(format!("{stem}.csv")), run)?;
+        records::write_distribution(&samples.join(format!("{stem}.hgrm")), run)
+    }
+
+    /// Writes `result.json`, then the report that is made from it.
+    ///
+    /// # Errors
+    /// The disk is full, or the like.
+    pub fn write_report(&self, comparison: &Comparison) -> Result<()> {
+        let path = self.path.join(RESULT);
+        let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+        let mut file = BufWriter::new(file);
+        serde_json::to_writer_pretty(&mut file, comparison)
+            .map_err(anyhow::Error::from)
+            .and_then(|()| std::io::Write::flush(&mut file).map_err(anyhow::Error::from))
+            .with_context(|| format!("write {}", path.display()))?;
+        report::write(&self.path, comparison)
+    }
+
+    /// For people: what is where.
+    pub fn about(&self) -> String {
+        format!("{}: report.html, {RESULT}, samples/", self.path.display())
+    }
+}
+
+/// Reads a comparison.
+///
+/// # Errors
+/// There is none at `path`, which may be the file or its folder, or it is not one.
+pub fn read(path: &Path) -> Result<Comparison> {
+    let path = if path.is_dir() {
+        path.join(RESULT)
+    } else {
+        path.to_owned()
+    };
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let schema = serde_json::from_str::<serde_json::Value>(&text)
+        .with_context(|| format!("read {} as JSON", path.display()))?["schema"]
+        .as_u64();
+    ensure!(
+        schema == Some(SCHEMA.into()),
+        "{} has schema {schema:?}, this srv reads {SCHEMA}: use the srv that wrote it",
+        path.display()
+    );
+    serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))
+}

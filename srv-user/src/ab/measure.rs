@@ -1,0 +1,325 @@
+//! One arm in one round: start it, warm it, send the plan, and sum up.
+
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::arm::{Arm, Running};
+use super::scenario::{Arrivals, Keeping, Mishap, Scenario};
+use crate::arrivals::{Draw, burst, poisson};
+use crate::delay_line::DelayLine;
+use crate::hold::{Held, Opening};
+use crate::load::{Connections, Load, Record, Run};
+use crate::peer::usage::Tree;
+use crate::result::{CdfPoint, Live, Round};
+use crate::stats::{Summary, coefficient_of_variation, deviation, jain, max_over_mean};
+
+/// Longer than any request waits in a queue that is stable.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections before the first that is measured.
+const WARM_UP: usize = 64;
+/// When a mishap happens, from the begin.
+const MISHAP_AT: Duration = Duration::from_secs(1);
+/// A request that the handler answers at once.
+const IDLE: &str = "/work?sleep_us=0";
+
+/// What every arm of a round gets.
+pub struct Plan {
+    /// Of the draws.
+    pub seed: u64,
+    /// In order of arrival; empty for a closed loop.
+    pub draws: Vec<Draw>,
+}
+
+impl Plan {
+    /// Draws it.
+    pub fn of(scenario: &Scenario, seed: u64) -> Self {
+        let Scenario {
+            service, duration, ..
+        } = *scenario;
+        let draws = match scenario.arrivals {
+            Arrivals::Poisson(rate) => poisson(seed, rate, duration, service),
+            Arrivals::Burst(size, rate) => burst(seed, rate, size, duration, service),
+            Arrivals::Closed(_) => Vec::new(),
+        };
+        Self { seed, draws }
+    }
+}
+
+/// One arm's round, with its raw records.
+pub struct Measured {
+    /// The figures.
+    pub round: Round,
+    /// One per request.
+    pub records: Vec<Record>,
+    /// What went wrong first, for people.
+    pub first_error: Option<String>,
+}
+
+/// Runs `plan` against a fresh `arm`.
+///
+/// # Errors
+/// It does not start, or ends meanwhile; this process cannot generate the load.
+pub fn measure(
+    arm: &Arm,
+    scenario: &Scenario,
+    plan: &Plan,
+    path: Option<&DelayLine>,
+) -> Result<Measured> {
+    let homes = match scenario.connections {
+        Keeping::Kept(count) => Some(homes(arm, scenario, count)?),
+        Keeping::PerRequest => None,
+    };
+    let running = arm.start(scenario, path.map(DelayLine::server_address))?;
+    warm_up(arm, &running, path)?;
+    let server = Tree::of(running.pid())?;
+    let before_ns = server.cpu_ns()?;
+    let run = send(scenario, plan, &running, &server, path)
+        .with_context(|| format!("load arm {}", arm.name))?;
+    let cpu_ns = server
+        .cpu_ns()
+        .with_context(|| format!("arm {} did not outlive its round", arm.name))?
+        - before_ns;
+    ensure!(
+        run.lost() < run.records.len(),
+        "arm {} answered none of {} requests; first: {}",
+        arm.name,
+        run.records.len(),
+        run.first_error.as_deref().unwrap_or("nothing said")
+    );
+    Ok(sum_up(scenario, plan.seed, run, cpu_ns, homes))
+}
+
+fn warm_up(arm: &Arm, running: &Running, path: Option<&DelayLine>) -> Result<()> {
+    let opening = match path {
+        // One by one each would take a round trip.
+        Some(_) => Opening::Burst,
+        None => Opening::OneByOne,
+    };
+    let hold = || Held::open(running.address(), IDLE, WARM_UP, opening).map(drop);
+    let held = match path {
+        Some(path) => path.client(hold),
+        None => hold(),
+    };
+    held.with_context(|| format!("warm up arm {}", arm.name))
+}
+
+fn send(
+    scenario: &Scenario,
+    plan: &Plan,
+    running: &Running,
+    server: &Tree,
+    path: Option<&DelayLine>,
+) -> Result<Run> {
+    let work = if scenario.spins {
+        "spin_us"
+    } else {
+        "sleep_us"
+    };
+    let load = Load {
+        target: running.address(),
+        path: format!("/work?{work}={{us}}"),
+        connections: match scenario.connections {
+            Keeping::PerRequest => Connections::PerRequest,
+            Keeping::Kept(count) => Connections::Pool(count),
+        },
+        timeout: TIMEOUT,
+    };
+    let run = || match scenario.arrivals {
+        Arrivals::Closed(clients) => {
+            anyhow::bail!("{clients}")
+        }
+        Arrivals::Poisson(_) | Arrivals::Burst(..) => load.run(&plan.draws),
+    };
+    let run = || match scenario.mishap {
+        Some(Mishap::Stopped(period)) => while_stopped(server, period, run)?,
+        None => run(),
+    };
+    match path {
+        Some(path) => path.client(run),
+        None => run(),
+    }
+}
+
+/// Stops one worker of `server` for a while, [`MISHAP_AT`] after the begin of `run`.
+fn while_stopped<R>(server: &Tree, period: Duration, run: impl FnOnce() -> R) -> Result<R> {
+    let victim = server.pids().nth(1).context("the server has no workers")?;
+    let (over, is_over) = channel::<()>();
+    Ok(thread::scope(|scope| {
+        scope.spawn(move || {
+            let wait = |period| is_over.recv_timeout(period) == Err(RecvTimeoutError::Timeout);
+            if wait(MISHAP_AT) {
+                tell(victim, Signal::STOP);
+                wait(period);
+                tell(victim, Signal::CONT);
+            }
+        });
+        let result = run();
+        drop(over);
+        result
+    }))
+}
+
+fn tell(pid: Pid, signal: Signal) {
+    if let Err(error) = kill_process(pid, signal) {
+        eprintln!("send {signal:?} to worker {pid:?}: {error}");
+    }
+}
+
+/// Live connections per worker, when `count` are opened one by one, and the
+/// gap between fullest and emptiest, the burst's if that is larger.
+fn homes(arm: &Arm, scenario: &Scenario, count: usize) -> Result<(Vec<u64>, u64)> {
+    let hold = |opening| -> Result<(Vec<u64>, u64)> {
+        let running = arm.start(scenario, None)?;
+        let held = Held::open(running.address(), IDLE, count, opening)
+            .with_context(|| format!("hold connections to arm {}", arm.name))?;
+        let shares: Vec<u64> = whole(&held.shares(scenario.workers));
+        let most = shares.iter().max().copied().unwrap_or(0);
+        let fewest = shares.iter().min().copied().unwrap_or(0);
+        Ok((shares, most - fewest))
+    };
+    let (shares, one_by_one) = hold(Opening::OneByOne)?;
+    let (_, in_a_burst) = hold(Opening::Burst)?;
+    Ok((shares, one_by_one.max(in_a_burst)))
+}
+
+fn sum_up(
+    scenario: &Scenario,
+    seed: u64,
+    run: Run,
+    cpu_ns: u64,
+    homes: Option<(Vec<u64>, u64)>,
+) -> Measured {
+    let is_short = |record: &&Record| scenario.service.is_short(record.service_us);
+    let short = run.records.iter().filter(is_short);
+    let latencies = || run.records.iter().map(Record::latency_ns);
+    let requests = run.records.len();
+    let (accepts, live_gap) = match homes {
+        Some((shares, gap)) => (shares, Some(gap)),
+        None => (whole(&run.shares(scenario.workers)), None),
+    };
+    let shares: Vec<f64> = accepts.iter().map(|&count| count as f64).collect();
+    let round = Round {
+        seed,
+        requests,
+        lost: run.lost(),
+        short: Summary::of(short.map(Record::latency_ns)),
+        all: Summary::of(latencies()),
+        deviation_ns: deviation(latencies().map(|ns| ns as f64)),
+        accepts_cv: coefficient_of_variation(&shares),
+        accepts_max_over_mean: max_over_mean(&shares),
+        accepts_jain: jain(&shares),
+        accepts,
+        live_gap,
+        cpu_ns_per_request: cpu_ns as f64 / requests as f64,
+        lateness: run.lateness,
+    };
+    Measured {
+        round,
+        records: run.records,
+        first_error: run.first_error,
+    }
+}
+
+fn whole(shares: &[f64]) -> Vec<u64> {
+    shares.iter().map(|&share| share as u64).collect()
+}
+
+/// The distribution of `latencies_ns`, closer points towards its tail.
+pub fn cdf(mut latencies_ns: Vec<u64>) -> Vec<CdfPoint> {
+    const POINTS_PER_DECADE: u32 = 40;
+    latencies_ns.sort_unstable();
+    let count = latencies_ns.len();
+    let mut points: Vec<CdfPoint> = Vec::new();
+    for nth in 0.. {
+        let above = 10f64.powf(-f64::from(nth) / f64::from(POINTS_PER_DECADE));
+        let rank = ((1.0 - above) * count as f64).ceil() as usize;
+        let Some(&latency_ns) = latencies_ns.get(rank) else {
+            break;
+        };
+        let at_most = (rank + 1) as f64 / count as f64;
+        if points.last().is_none_or(|last| last.at_most < at_most) {
+            points.push(CdfPoint {
+                latency_ns,
+                at_most,
+            });
+        }
+        if rank + 1 == count {
+            break;
+        }
+    }
+    points
+}
+
+/// Connections that were open over time, from the requests that had one each.
+pub fn live(records: &[Record], workers: usize) -> Option<Live> {
+    const SAMPLES: u64 = 200;
+    let end_ns = records.iter().map(|record| record.finished_ns).max()?;
+    let step_ns = end_ns.div_ceil(SAMPLES).max(1);
+    let mut per_worker = vec![vec![0; SAMPLES as usize]; workers];
+    for record in records {
+        let (Some(worker), Some(sent_ns)) = (record.worker, record.sent_ns) else {
+            continue;
+        };
+        let Some(counts) = per_worker.get_mut(usize::from(worker)) else {
+            continue;
+        };
+        for sample in sent_ns.div_ceil(step_ns)..=record.finished_ns / step_ns {
+            if let Some(count) = counts.get_mut(sample as usize) {
+                *count += 1;
+            }
+        }
+    }
+    Some(Live {
+        step_ns,
+        per_worker,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Outcome;
+
+    #[test]
+    fn a_distribution_rises_to_one() {
+        let points = cdf((1..=10_000).rev().collect());
+        assert!(
+            points
+                .windows(2)
+                .all(|pair| pair[0].at_most < pair[1].at_most
+                    && pair[0].latency_ns <= pair[1].latency_ns)
+        );
+        assert_eq!(points.last().map(|last| last.at_most), Some(1.0));
+        let median = points.iter().find(|point| point.at_most >= 0.5).unwrap();
+        assert!((4_900..=5_500).contains(&median.latency_ns), "{median:?}");
+        assert_eq!(cdf(vec![]), []);
+        assert_eq!(cdf(vec![7]).len(), 1);
+    }
+
+    #[test]
+    fn live_connections_are_counted_between_send_and_finish() {
+        let record = |worker, sent_ns, finished_ns| Record {
+            scheduled_ns: sent_ns,
+            sent_ns: Some(sent_ns),
+            finished_ns,
+            service_us: 1,
+            worker: Some(worker),
+            outcome: Outcome::Ok,
+        };
+        let live = live(
+            &[record(0, 0, 100), record(1, 50, 2_000), record(1, 60, 70)],
+            2,
+        )
+        .unwrap();
+        assert_eq!(live.step_ns, 10);
+        assert_eq!(
+            live.per_worker[0][..12],
+            [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0]
+        );
+        assert_eq!(live.per_worker[1][4..9], [0, 1, 2, 2, 1]);
+    }
+}
