@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use srv::cli::{Cli, Command, Query, Server};
 use srv::control::{Reply, Request, ask};
-use srv::{config, doctor, log, master, steer, view, worker};
+use srv::{config, doctor, load, log, master, steer, view, worker};
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -25,6 +25,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             master::run(settings)?;
         }
         Command::Worker => worker::run()?,
+        Command::Load(args) => return load::command::run(&args),
         Command::Status(Query { json, server }) => query(json, &server, &Request::Status)?,
         Command::Sockets(Query { json, server }) => query(json, &server, &Request::Sockets)?,
         Command::Policy { name, server } => {
