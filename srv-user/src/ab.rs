@@ -257,8 +257,7 @@ impl<'a> Run<'a> {
         }
         let Measured {
             round: figures,
-            records,
-            first_error,
+            run,
         } = measured?;
         println!(
             "  round {} of {}, {}: short p99 {:.2} ms, {} requests{}",
@@ -267,18 +266,18 @@ impl<'a> Run<'a> {
             arm.name,
             figures.short.p99_ns as f64 / 1e6,
             figures.requests,
-            first_error.map_or_else(String::new, |error| format!(", first error: {error}")),
+            run.first_error.as_ref().map_or_else(String::new, |error| format!(", first error: {error}")),
         );
-        folder.write_records(&arm.name, round, &records)?;
+        folder.write_samples(&arm.name, round, &run)?;
         let is_short = |record: &&Record| self.scenario.service.is_short(record.service_us);
-        let short = records.iter().filter(is_short).map(Record::latency_ns);
+        let short = run.records.iter().filter(is_short).map(Record::latency_ns);
         self.short_ns[nth].extend(short);
         let out = &mut self.comparison.arms[nth];
         for (sum, accepts) in out.accepts.iter_mut().zip(&figures.accepts) {
             *sum += accepts;
         }
         if round == 0 {
-            out.live = live(&records, self.scenario.workers);
+            out.live = live(&run.records, self.scenario.workers);
         }
         out.rounds.push(figures);
         Ok(())

@@ -27,18 +27,102 @@ pub struct Draw {
 /// another service law leaves the arrivals as they are.
 pub fn poisson(seed: u64, per_second: f64, duration: Duration, service: Service) -> Vec<Draw> {
     let mut arrivals = Uniform::stream(seed, 0);
-    let mut services = Uniform::stream(seed, 1);
     let mean_gap_ns = 1e9 / per_second;
-    let end_ns = duration.as_nanos() as f64;
     let mut at_ns = 0.0;
-    let next = || {
+    let instants = std::iter::repeat_with(move || {
         at_ns += mean_gap_ns * arrivals.next_exponential();
-        (at_ns < end_ns).then(|| Draw {
+        at_ns
+    });
+    until(duration, instants, service.draws(seed))
+}
+
+/// Arrivals at even distances, the first at instant 0; else as [`poisson`].
+pub fn constant(seed: u64, per_second: f64, duration: Duration, service: Service) -> Vec<Draw> {
+    burst(seed, per_second, 1, duration, service)
+}
+
+/// Arrivals in bursts: `size` at the same instant, the first burst at instant
+/// 0, the bursts at even distances such that the mean rate is `per_second`;
+/// else as [`poisson`].
+pub fn burst(
+    seed: u64,
+    per_second: f64,
+    size: u32,
+    duration: Duration,
+    service: Service,
+) -> Vec<Draw> {
+    let gap_ns = f64::from(size) * 1e9 / per_second;
+    // Multiplied, not summed up: no error builds up over a long run.
+    let bursts = (0u64..).map(|nth| nth as f64 * gap_ns);
+    let instants = bursts.flat_map(|at_ns| std::iter::repeat_n(at_ns, size as usize));
+    until(duration, instants, service.draws(seed))
+}
+
+/// The draws at `instants`, ns, in order, that are within `duration`.
+fn until(duration: Duration, instants: impl Iterator<Item = f64>, services: Services) -> Vec<Draw> {
+    let end_ns = duration.as_nanos() as f64;
+    instants
+        .take_while(|at_ns| *at_ns < end_ns)
+        .zip(services)
+        .map(|(at_ns, service_us)| Draw {
             at_ns: at_ns as u64,
-            service_us: service.draw(&mut services),
+            service_us,
         })
-    };
-    std::iter::from_fn(next).collect()
+        .collect()
+}
+
+/// How arrivals follow one another. Written `poisson`, `constant` or `burst:N`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrivals {
+    /// Independently of one another.
+    Poisson,
+    /// At even distances.
+    Constant,
+    /// This many at the same instant.
+    Burst(u32),
+}
+
+impl Arrivals {
+    /// The plan of a run; the parameters are those of [`poisson`].
+    pub fn plan(
+        self,
+        seed: u64,
+        per_second: f64,
+        duration: Duration,
+        service: Service,
+    ) -> Vec<Draw> {
+        match self {
+            Self::Poisson => poisson(seed, per_second, duration, service),
+            Self::Constant => constant(seed, per_second, duration, service),
+            Self::Burst(size) => burst(seed, per_second, size, duration, service),
+        }
+    }
+}
+
+impl FromStr for Arrivals {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once(':') {
+            None if text == "poisson" => Ok(Self::Poisson),
+            None if text == "constant" => Ok(Self::Constant),
+            Some(("burst", size)) => match size.parse() {
+                Ok(size @ 1..) => Ok(Self::Burst(size)),
+                _ => bail!("expected a burst of at least one, such as burst:100"),
+            },
+            _ => bail!("expected poisson, constant or burst:N"),
+        }
+    }
+}
+
+impl fmt::Display for Arrivals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Poisson => f.write_str("poisson"),
+            Self::Constant => f.write_str("constant"),
+            Self::Burst(size) => write!(f, "burst:{size}"),
+        }
+    }
 }
 
 /// The law of the service times, all in µs. Written `fixed:N`, `two:SHORT,LONG,P`
@@ -83,6 +167,14 @@ impl Service {
         }
     }
 
+    /// The service times of a run, µs, without end.
+    pub fn draws(self, seed: u64) -> Services {
+        Services {
+            law: self,
+            uniform: Uniform::stream(seed, 1),
+        }
+    }
+
     fn draw(self, uniform: &mut Uniform) -> u32 {
         match self {
             Self::Fixed(us) => us,
@@ -99,6 +191,21 @@ impl Service {
             }
             Self::Exponential(mean_us) => (mean_us * uniform.next_exponential()).round() as u32,
         }
+    }
+}
+
+/// Service times drawn from a law, µs.
+#[derive(Debug)]
+pub struct Services {
+    law: Service,
+    uniform: Uniform,
+}
+
+impl Iterator for Services {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        Some(self.law.draw(&mut self.uniform))
     }
 }
 
@@ -155,6 +262,7 @@ impl fmt::Display for Service {
 
 /// A seeded stream of numbers. The generator is named, not `StdRng`, which may
 /// change under us: a seed has to mean the same draws next year.
+#[derive(Debug)]
 pub(crate) struct Uniform(Xoshiro256PlusPlus);
 
 impl Uniform {
@@ -222,6 +330,42 @@ mod tests {
         let plan = |seed| poisson(seed, 1000.0, Duration::from_secs(2), TWO);
         assert_eq!(plan(7), plan(7));
         assert_ne!(plan(7), plan(8));
+    }
+
+    #[test]
+    fn arrivals_read_back_as_written_and_others_are_refused() {
+        for text in ["poisson", "constant", "burst:32"] {
+            assert_eq!(text.parse::<Arrivals>().unwrap().to_string(), text);
+        }
+        for text in ["", "Poisson", "burst", "burst:0", "burst:x", "constant:2"] {
+            let error = text.parse::<Arrivals>().unwrap_err().to_string();
+            assert!(error.contains("expected"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn constant_and_burst_keep_the_mean_rate() {
+        let second = Duration::from_secs(1);
+        let at_ms = |plan: Vec<Draw>| -> Vec<u64> {
+            plan.iter().map(|draw| draw.at_ns / 1_000_000).collect()
+        };
+        let even = constant(1, 4.0, second, TWO);
+        assert_eq!(at_ms(even), [0, 250, 500, 750]);
+        let bursts = burst(1, 6.0, 3, second, TWO);
+        assert_eq!(at_ms(bursts), [0, 0, 0, 500, 500, 500]);
+        assert_eq!(constant(1, 3.0, 100 * second, TWO).len(), 300);
+    }
+
+    #[test]
+    fn the_arrivals_leave_the_service_times_alone() {
+        let services = |arrivals: Arrivals| -> Vec<u32> {
+            let plan = arrivals.plan(7, 1000.0, Duration::from_secs(2), TWO);
+            plan.iter().map(|d| d.service_us).take(1500).collect()
+        };
+        let expected: Vec<u32> = TWO.draws(7).take(1500).collect();
+        for arrivals in [Arrivals::Poisson, Arrivals::Constant, Arrivals::Burst(9)] {
+            assert_eq!(services(arrivals), expected, "{arrivals}");
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The command line. Says what can be asked for and how it is written;
 //! [`crate::config`] settles what that means.
 
+pub mod load;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -10,6 +12,7 @@ use srv_common::MAX_WORKERS;
 use crate::ab;
 use crate::config::value::{Bytes, Count, ListenAddr, LogFormat, Period, PolicyName, list, scalar};
 use crate::config::{AcceptMode, HEADER_BYTES_MIN};
+use load::LoadArgs;
 
 /// Steers every new TCP connection, inside the kernel, to the worker that can
 /// serve it soonest.
@@ -47,6 +50,8 @@ pub enum Command {
     /// Compare ways of distributing connections: interleaved arms, the same
     /// draws, a control, and the limit that none can beat
     Ab(Box<AbArgs>),
+    /// Send requests to a server and measure how long the answers take
+    Load(Box<LoadArgs>),
     /// What `serve` starts once per worker
     #[command(hide = true)]
     Worker,

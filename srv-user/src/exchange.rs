@@ -55,6 +55,20 @@ pub enum Outcome {
     Malformed,
 }
 
+impl Outcome {
+    /// Its name in files and on the terminal, the one that serde writes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Connect => "connect",
+            Self::Reset => "reset",
+            Self::Timeout => "timeout",
+            Self::Status => "status",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
 impl Exchange {
     /// Opens a connection to `target` and sends as much of `request` as is possible at once.
     ///

@@ -3,10 +3,9 @@
 //! as possible: on loopback seven for a request on a new connection, its share
 //! of the timer's and of epoll's included.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -17,17 +16,21 @@ use rustix::time::{
 };
 
 use crate::arrivals::Draw;
+use crate::closed::Clients;
 use crate::exchange::{Exchange, Outcome, Progress};
-use crate::load::{Connections, Load, Record, Run};
+use crate::load::{Connections, Load, Pace, Record, Run, Watch};
+use crate::requests::Requests;
 use crate::response::Head;
 use crate::stats::Summary;
 
-/// Events handled before looking at the clock and the timeouts again.
+/// Events handled, and requests started, before looking at the others again.
 const EVENTS_MAX: usize = 64;
-/// The timer's epoll token; any other but [`IDLE`] is the number of a request.
+/// The timer's epoll token; any other but those below is the number of a request.
 const TIMER: u64 = u64::MAX;
 /// The epoll token of a pooled connection that never carried a request.
 const IDLE: u64 = u64::MAX - 1;
+/// The epoll token of [`Watch::stop`].
+const STOP: u64 = u64::MAX - 2;
 /// Answered connections that are kept a little before they are closed, so that
 /// the server closes first, as it said it would: the side that does has the
 /// TIME_WAIT, and on the client's side it would block a port for its next
@@ -39,29 +42,35 @@ const LEAD_NS: u64 = 10_000_000;
 /// A run in progress.
 pub(crate) struct Generator<'a> {
     load: &'a Load,
-    draws: &'a [Draw],
-    requests: BTreeMap<u32, Rc<[u8]>>,
+    watch: &'a Watch,
+    source: Source<'a>,
+    requests: Requests,
     epoll: OwnedFd,
     timer: OwnedFd,
     /// `CLOCK_MONOTONIC` at instant 0.
     start_ns: u64,
     /// What the timer is set to, ns from the start.
     armed_ns: u64,
-    /// Number of the next request to become due.
-    next: usize,
-    /// Every request below this number has its record.
-    oldest: usize,
-    /// Requests without a record.
-    open: usize,
+    /// Requests that became due, in order; their places are their numbers.
+    draws: Vec<Draw>,
     flights: Vec<Option<Box<Flight>>>,
     records: Vec<Option<Record>>,
+    /// Every request below this number has its record.
+    oldest: usize,
+    /// Due requests without a record.
+    open: usize,
     late_ns: Vec<u64>,
-    /// Due, and waiting for one of the pool's connections.
+    /// When the last request became due and was picked up.
+    picked_up_ns: u64,
+    /// Due, and waiting for a connection.
     waiting: VecDeque<usize>,
     /// The pool's free places, those with an open connection and those without.
     idle: VecDeque<Option<OwnedFd>>,
     /// Answered on a connection that the server closes.
     closing: VecDeque<OwnedFd>,
+    /// There are no more files until a connection ends.
+    out_of_files: bool,
+    was_out_of_files: bool,
     scratch: Box<[u8]>,
     first_error: Option<String>,
 }
@@ -71,9 +80,47 @@ struct Flight {
     exchange: Exchange,
 }
 
+/// Where requests come from.
+enum Source<'a> {
+    /// What is left of a plan.
+    Plan(std::slice::Iter<'a, Draw>),
+    Clients(Clients),
+}
+
+impl Source<'_> {
+    /// The next request, if it is due.
+    fn next(&mut self, now_ns: u64) -> Option<Draw> {
+        match self {
+            Self::Plan(draws) => {
+                let draw = *draws.as_slice().first()?;
+                (draw.at_ns <= now_ns).then(|| {
+                    draws.next();
+                    draw
+                })
+            }
+            Self::Clients(clients) => clients.next(now_ns),
+        }
+    }
+
+    /// When the next request is due that no outcome has to precede.
+    fn wake_ns(&self) -> Option<u64> {
+        match self {
+            Self::Plan(draws) => draws.as_slice().first().map(|draw| draw.at_ns),
+            Self::Clients(clients) => clients.wake_ns(),
+        }
+    }
+
+    fn is_over(&self, now_ns: u64) -> bool {
+        match self {
+            Self::Plan(draws) => draws.as_slice().is_empty(),
+            Self::Clients(clients) => clients.is_over(now_ns),
+        }
+    }
+}
+
 impl<'a> Generator<'a> {
-    /// Prepares a run: the requests, and the pool's connections.
-    pub(crate) fn new(load: &'a Load, draws: &'a [Draw]) -> Result<Self> {
+    /// Prepares a run: the pool's connections, and memory for the records.
+    pub(crate) fn new(load: &'a Load, pace: Pace<'a>, watch: &'a Watch) -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context("create epoll")?;
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)
@@ -81,37 +128,52 @@ impl<'a> Generator<'a> {
         // Edge-triggered: setting it again is enough, it need not be read.
         let edges = EventFlags::IN | EventFlags::ET;
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), edges).context("watch timerfd")?;
+        let stop = EventData::new_u64(STOP);
+        epoll::add(&epoll, watch.stopper(), stop, EventFlags::IN).context("watch eventfd")?;
         let idle = open_pool(load, &epoll)?;
+        let (source, count) = match pace {
+            Pace::Open(draws) => (Source::Plan(draws.iter()), draws.len()),
+            Pace::Closed(closed) => {
+                closed.check(load)?;
+                (Source::Clients(Clients::new(closed)), 1 << 16)
+            }
+        };
         Ok(Self {
             load,
-            draws,
-            requests: requests(load, draws),
+            watch,
+            source,
+            requests: Requests::of(load),
             epoll,
             timer,
             start_ns: 0,
-            armed_ns: u64::MAX,
-            next: 0,
+            armed_ns: 0,
+            draws: Vec::with_capacity(count),
+            flights: Vec::with_capacity(count),
+            records: Vec::with_capacity(count),
             oldest: 0,
-            open: draws.len(),
-            flights: draws.iter().map(|_| None).collect(),
-            records: vec![None; draws.len()],
-            late_ns: Vec::with_capacity(draws.len()),
+            open: 0,
+            late_ns: Vec::with_capacity(count),
+            picked_up_ns: 0,
             waiting: VecDeque::new(),
             idle,
             closing: VecDeque::with_capacity(CLOSING_MAX + 1),
+            out_of_files: false,
+            was_out_of_files: false,
             scratch: vec![0; 64 << 10].into(),
             first_error: None,
         })
     }
 
-    /// Sends every draw and waits for its outcome.
+    /// Sends every request and waits for its outcome, or until it is stopped.
     pub(crate) fn run(mut self) -> Result<Run> {
         let mut events = Vec::with_capacity(EVENTS_MAX);
-        self.start_ns = monotonic_ns() + LEAD_NS;
-        loop {
+        let busy_from_ns = clock_ns(ClockId::ThreadCPUTime);
+        self.start_ns = clock_ns(ClockId::Monotonic) + LEAD_NS;
+        let mut is_stopped = false;
+        while !is_stopped {
             self.expire();
             self.start_due()?;
-            if self.open == 0 {
+            if self.open == 0 && self.source.is_over(self.now_ns()) {
                 break;
             }
             self.arm()?;
@@ -124,49 +186,69 @@ impl<'a> Generator<'a> {
                 Err(errno) => return Err(errno).context("wait for events"),
             }
             for event in events.drain(..) {
-                let token = event.data.u64();
-                if token != TIMER {
-                    self.advance(token as usize)?;
+                match event.data.u64() {
+                    TIMER => {}
+                    STOP => is_stopped = true,
+                    token => self.advance(token as usize)?,
                 }
                 self.start_due()?;
             }
         }
+        let busy_ns = clock_ns(ClockId::ThreadCPUTime) - busy_from_ns;
+        let span_ns = self.now_ns();
         Ok(Run {
             records: self.records.into_iter().flatten().collect(),
             lateness: Summary::of(self.late_ns),
             first_error: self.first_error,
+            is_complete: !is_stopped,
+            unanswered: self.open,
+            span_ns,
+            picked_up_ns: self.picked_up_ns,
+            busy: busy_ns as f64 / (span_ns + LEAD_NS) as f64,
+            was_out_of_files: self.was_out_of_files,
         })
     }
 
-    /// Starts every request that is due and, with a pool, has a connection.
+    /// Picks up what is due, and starts what has a connection.
     fn start_due(&mut self) -> Result<()> {
-        while let Some(draw) = self.draws.get(self.next) {
+        for _ in 0..EVENTS_MAX {
             let now_ns = self.now_ns();
-            if now_ns < draw.at_ns {
+            let Some(draw) = self.source.next(now_ns) else {
                 break;
-            }
+            };
             self.late_ns.push(now_ns - draw.at_ns);
-            let number = self.next;
-            self.next += 1;
-            match self.load.connections {
-                Connections::PerRequest => self.launch(number, None)?,
-                Connections::Pool(_) => self.waiting.push_back(number),
-            }
+            self.picked_up_ns = now_ns;
+            self.waiting.push_back(self.draws.len());
+            self.draws.push(draw);
+            self.flights.push(None);
+            self.records.push(None);
+            self.open += 1;
+            self.serve_waiting()?;
         }
         self.serve_waiting()
     }
 
     /// Sends a request, on `socket` if that is still open, else on a new connection.
     fn launch(&mut self, number: usize, socket: Option<OwnedFd>) -> Result<()> {
-        let request = Rc::clone(&self.requests[&self.draws[number].service_us]);
+        let request = self.requests.get(self.draws[number].service_us);
         let sent_ns = self.now_ns();
+        if let Source::Clients(_) = self.source {
+            // There is no schedule but the sending itself.
+            self.draws[number].at_ns = sent_ns;
+        }
         let socket = socket.filter(is_open);
         let is_watched = socket.is_some();
         let (exchange, progress) = match socket {
             Some(socket) => Exchange::reuse(socket, request),
-            None => Exchange::connect(self.load.target, request).context(
-                "open a socket for the next request (too many open files? raise `ulimit -n`)",
-            )?,
+            None => match Exchange::connect(self.load.target, request) {
+                Err(Errno::MFILE | Errno::NFILE) if self.open > self.waiting.len() + 1 => {
+                    self.put_off(number);
+                    return Ok(());
+                }
+                connected => connected.context(
+                    "open a socket for the next request (too many open files? raise `ulimit -n`)",
+                )?,
+            },
         };
         let flight = self.flights[number].insert(Box::new(Flight { sent_ns, exchange }));
         if !is_watched && let Some(interest) = interest(&progress) {
@@ -176,6 +258,15 @@ impl<'a> Generator<'a> {
             return Ok(());
         }
         self.settle(number, progress)
+    }
+
+    /// This process has as many files open as it may: the request waits until
+    /// another one's connection ends.
+    fn put_off(&mut self, number: usize) {
+        self.out_of_files = true;
+        self.was_out_of_files = true;
+        self.closing.clear();
+        self.waiting.push_front(number);
     }
 
     fn advance(&mut self, number: usize) -> Result<()> {
@@ -218,21 +309,27 @@ impl<'a> Generator<'a> {
     fn finish(&mut self, number: usize, outcome: Outcome, head: Option<Head>) {
         let draw = self.draws[number];
         let flight = self.flights[number].take();
+        let finished_ns = self.now_ns();
         self.records[number] = Some(Record {
             scheduled_ns: draw.at_ns,
             sent_ns: flight.as_ref().map(|flight| flight.sent_ns),
-            finished_ns: self.now_ns(),
+            finished_ns,
             service_us: draw.service_us,
             worker: head.and_then(|head| head.worker),
             outcome,
         });
         self.open -= 1;
+        self.watch.add_finished();
+        if let Source::Clients(clients) = &mut self.source {
+            clients.finish(finished_ns, outcome);
+        }
         let socket = flight.map(|flight| flight.exchange.into_socket());
         self.let_go(socket, head.map(|head| head.keep_alive));
     }
 
     /// What becomes of a request's connection; `keep_alive` as answered.
     fn let_go(&mut self, socket: Option<OwnedFd>, keep_alive: Option<bool>) {
+        self.out_of_files = false;
         match (self.load.connections, keep_alive) {
             (Connections::PerRequest, Some(_)) => {
                 self.closing.extend(socket);
@@ -257,9 +354,12 @@ impl<'a> Generator<'a> {
                 self.waiting.pop_front();
                 continue;
             }
-            let Some(place) = self.idle.pop_front() else {
-                break;
+            let place = match self.load.connections {
+                _ if self.out_of_files => None,
+                Connections::PerRequest => Some(None),
+                Connections::Pool(_) => self.idle.pop_front(),
             };
+            let Some(place) = place else { break };
             self.waiting.pop_front();
             self.launch(number, place)?;
         }
@@ -269,7 +369,7 @@ impl<'a> Generator<'a> {
     /// Gives up on requests that had their time. In order of arrival, thus of deadline.
     fn expire(&mut self) {
         let now_ns = self.now_ns();
-        while self.oldest < self.next {
+        while self.oldest < self.draws.len() {
             if self.records[self.oldest].is_none() {
                 if now_ns < self.deadline_ns(self.oldest) {
                     break;
@@ -283,11 +383,11 @@ impl<'a> Generator<'a> {
 
     /// Sets the timer to the next arrival or deadline.
     fn arm(&mut self) -> Result<()> {
-        let arrival_ns = self.draws.get(self.next).map(|draw| draw.at_ns);
-        let deadline_ns = (self.oldest < self.next).then(|| self.deadline_ns(self.oldest));
-        let wake_ns = arrival_ns.into_iter().chain(deadline_ns).min();
-        let wake_ns = wake_ns.expect("an open request is due or has a deadline");
-        if wake_ns == self.armed_ns {
+        let deadline_ns = (self.oldest < self.draws.len()).then(|| self.deadline_ns(self.oldest));
+        let wake_ns = self.source.wake_ns().into_iter().chain(deadline_ns).min();
+        let wake_ns = wake_ns.expect("a request is due some time or has a deadline");
+        // Sooner than necessary does no harm: it will be set again then.
+        if self.armed_ns > self.now_ns() && self.armed_ns <= wake_ns {
             return Ok(());
         }
         self.armed_ns = wake_ns;
@@ -310,34 +410,12 @@ impl<'a> Generator<'a> {
 
     /// ns from the start of the run; 0 before it.
     fn now_ns(&self) -> u64 {
-        monotonic_ns().saturating_sub(self.start_ns)
+        clock_ns(ClockId::Monotonic).saturating_sub(self.start_ns)
     }
 
     fn note(&mut self, error: impl FnOnce() -> String) {
         self.first_error.get_or_insert_with(error);
     }
-}
-
-/// The bytes of every request of the plan, by service time.
-fn requests(load: &Load, draws: &[Draw]) -> BTreeMap<u32, Rc<[u8]>> {
-    let close = match load.connections {
-        Connections::PerRequest => "Connection: close\r\n",
-        Connections::Pool(_) => "",
-    };
-    let request = |us: u32| {
-        let path = load.path.replace("{us}", &us.to_string());
-        format!(
-            "GET {path} HTTP/1.1\r\nHost: {}\r\n{close}\r\n",
-            load.target
-        )
-    };
-    let mut requests = BTreeMap::new();
-    for draw in draws {
-        requests
-            .entry(draw.service_us)
-            .or_insert_with_key(|&us| request(us).into_bytes().into());
-    }
-    requests
 }
 
 /// What to wait for. One event at a time: an idle pooled connection must not wake anyone.
@@ -386,7 +464,7 @@ fn is_open(socket: &OwnedFd) -> bool {
     )
 }
 
-fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(ClockId::Monotonic);
+fn clock_ns(clock: ClockId) -> u64 {
+    let now = rustix::time::clock_gettime(clock);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

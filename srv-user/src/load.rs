@@ -1,10 +1,21 @@
-//! Open-loop load: what to send where, and what became of every request. A
-//! request is due at its scheduled instant whatever became of those before it,
-//! and its latency runs from that instant. A late generator shows as latency
-//! and in [`Run::lateness`], never as fewer requests.
+//! Load: what to send where, and what became of every request. In the open
+//! loop a request is due at its scheduled instant whatever became of those
+//! before it, and its latency runs from that instant. A late generator shows as
+//! latency and in [`Run::lateness`], never as fewer requests. In the closed
+//! loop ([`Closed`]) there is no schedule: it runs from the sent instant.
 //!
 //! Knows nothing of how plans are drawn and leaves all judgement of the
-//! records to others; [`crate::generator`] does the sending.
+//! records to others; [`crate::generator`] does the sending. `srv load` is
+//! [`command`].
+
+pub mod command;
+mod doubts;
+mod figures;
+pub(crate) mod files;
+mod progress;
+mod table;
+mod url;
+mod watch;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,15 +24,20 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::arrivals::Draw;
+pub use crate::closed::Closed;
 pub use crate::exchange::Outcome;
 use crate::generator::Generator;
 use crate::stats::Summary;
+pub use figures::Figures;
+pub use watch::Watch;
 
 /// What to send where.
 #[derive(Clone, Debug)]
 pub struct Load {
     /// The server.
     pub target: SocketAddr,
+    /// What `Host` says; `None`: the target's address.
+    pub host: Option<String>,
     /// Path and query; each `{us}` becomes the request's service time.
     pub path: String,
     /// How requests come by connections.
@@ -68,12 +84,34 @@ impl Record {
 /// A finished run.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// One record per draw, in the plan's order.
+    /// One record per request, in the order in which they became due.
     pub records: Vec<Record>,
     /// How late the generator itself was in picking up each request.
     pub lateness: Summary,
     /// What went wrong first, for people.
     pub first_error: Option<String>,
+    /// Whether it ran to its end; else it was stopped through its [`Watch`].
+    pub is_complete: bool,
+    /// Requests that were due when it was stopped and have no record.
+    pub unanswered: usize,
+    /// How long it ran, ns.
+    pub span_ns: u64,
+    /// When the last request was picked up, ns from the start of the run.
+    pub picked_up_ns: u64,
+    /// The share of that time for which the generator's thread used a CPU.
+    pub busy: f64,
+    /// Whether requests had to wait because this process had as many
+    /// connections open as it may have files.
+    pub was_out_of_files: bool,
+}
+
+/// When requests are due.
+#[derive(Clone, Copy, Debug)]
+pub enum Pace<'a> {
+    /// At these instants, in order.
+    Open(&'a [Draw]),
+    /// When a client has nothing to wait for.
+    Closed(&'a Closed),
 }
 
 impl Run {
@@ -100,12 +138,30 @@ impl Run {
 
 impl Load {
     /// Sends `draws`, which are in order of arrival, and waits for every outcome.
-    /// Meanwhile this thread has the highest priority that it may have.
     ///
     /// # Errors
-    /// This process cannot generate the load: no more files, or a pool that cannot be opened.
+    /// As for [`Self::run_watched`].
     pub fn run(&self, draws: &[Draw]) -> Result<Run> {
-        let generator = Generator::new(self, draws)?;
+        self.run_watched(Pace::Open(draws), &Watch::new()?)
+    }
+
+    /// Lets clients send, each as soon as its former request has its outcome.
+    ///
+    /// # Errors
+    /// As for [`Self::run_watched`].
+    pub fn run_closed(&self, closed: &Closed) -> Result<Run> {
+        self.run_watched(Pace::Closed(closed), &Watch::new()?)
+    }
+
+    /// Sends requests at their `pace` and waits for every outcome, or until
+    /// `watch` says stop. Meanwhile this thread has the highest priority that
+    /// it may have.
+    ///
+    /// # Errors
+    /// This process cannot generate the load: no more files, a pool that cannot
+    /// be opened, or clients that would have nothing to do.
+    pub fn run_watched(&self, pace: Pace<'_>, watch: &Watch) -> Result<Run> {
+        let generator = Generator::new(self, pace, watch)?;
         let _precedence = Precedence::take();
         generator.run()
     }
@@ -185,6 +241,7 @@ mod tests {
     fn load(target: SocketAddr, connections: Connections) -> Load {
         Load {
             target,
+            host: None,
             path: "/{us}".into(),
             connections,
             timeout: Duration::from_secs(1),

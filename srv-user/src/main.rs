@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use clap::Parser;
 use srv::cli::{AbArgs, AbCommand, Cli, Command, Query, Server};
 use srv::control::{Reply, Request, ask};
-use srv::{ab, config, doctor, log, master, report, steer, view, worker};
+use srv::{ab, config, doctor, load, log, master, report, steer, view, worker};
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -26,6 +26,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             master::run(settings)?;
         }
         Command::Worker => worker::run()?,
+        Command::Load(args) => return load::command::run(&args),
         Command::Status(Query { json, server }) => query(json, &server, &Request::Status)?,
         Command::Sockets(Query { json, server }) => query(json, &server, &Request::Sockets)?,
         Command::Policy { name, server } => {

@@ -157,12 +157,13 @@ fn time(us: u64) -> String {
 
 /// Columns two spaces apart: the first and those that hold words to the left,
 /// numbers to the right.
-fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let width_of = |column: usize| {
         let cells = rows.iter().map(|row| row[column].len());
         cells.chain([header[column].len()]).max().unwrap_or(0)
     };
-    let is_word = |column: usize| matches!(header[column], "listen" | "state" | "cookie");
+    let is_word =
+        |column: usize| matches!(header[column], "listen" | "state" | "cookie" | "latency");
     let columns: Vec<(usize, bool)> = (0..header.len())
         .map(|column| (width_of(column), is_word(column)))
         .collect();

@@ -2,14 +2,15 @@
 //! `result.json` and `report.html`.
 
 use std::fs::{self, File};
-use std::io::BufWriter;
+use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::load::Record;
+use crate::load::Run;
+use crate::load::files::{distribution, records};
 use crate::result::{Comparison, SCHEMA};
-use crate::{records, report};
+use crate::report;
 
 /// The name of the file that everything else is made from.
 pub const RESULT: &str = "result.json";
@@ -39,11 +40,15 @@ impl Folder {
     ///
     /// # Errors
     /// The disk is full, or the like.
-    pub fn write_records(&self, arm: &str, round: usize, run: &[Record]) -> Result<()> {
+    pub fn write_samples(&self, arm: &str, round: usize, run: &Run) -> Result<()> {
         let stem = format!("{}-{}", arm.replace([' ', '+'], "-"), round + 1);
         let samples = self.path.join("samples");
-        records::write(&samples.join(format!("{stem}.csv")), run)?;
-        records::write_distribution(&samples.join(format!("{stem}.hgrm")), run)
+        write(&samples.join(format!("{stem}.csv")), |file| {
+            records(file, &run.records)
+        })?;
+        write(&samples.join(format!("{stem}.hgrm")), |file| {
+            distribution(file, run)
+        })
     }
 
     /// Writes `result.json`, then the report that is made from it.
@@ -52,12 +57,9 @@ impl Folder {
     /// The disk is full, or the like.
     pub fn write_report(&self, comparison: &Comparison) -> Result<()> {
         let path = self.path.join(RESULT);
-        let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
-        let mut file = BufWriter::new(file);
-        serde_json::to_writer_pretty(&mut file, comparison)
-            .map_err(anyhow::Error::from)
-            .and_then(|()| std::io::Write::flush(&mut file).map_err(anyhow::Error::from))
-            .with_context(|| format!("write {}", path.display()))?;
+        write(&path, |file| {
+            serde_json::to_writer_pretty(file, comparison).map_err(io::Error::from)
+        })?;
         report::write(&self.path, comparison)
     }
 
@@ -65,6 +67,17 @@ impl Folder {
     pub fn about(&self) -> String {
         format!("{}: report.html, {RESULT}, samples/", self.path.display())
     }
+}
+
+fn write(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<()> {
+    let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
+    let mut file = BufWriter::new(file);
+    fill(&mut file)
+        .and_then(|()| file.flush())
+        .with_context(|| format!("write {}", path.display()))
 }
 
 /// Reads a comparison.

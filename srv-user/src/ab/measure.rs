@@ -12,7 +12,7 @@ use super::scenario::{Arrivals, Keeping, Mishap, Scenario};
 use crate::arrivals::{Draw, burst, poisson};
 use crate::delay_line::DelayLine;
 use crate::hold::{Held, Opening};
-use crate::load::{Connections, Load, Record, Run};
+use crate::load::{Closed, Connections, Load, Record, Run};
 use crate::peer::usage::Tree;
 use crate::result::{CdfPoint, Live, Round};
 use crate::stats::{Summary, coefficient_of_variation, deviation, jain, max_over_mean};
@@ -53,10 +53,8 @@ impl Plan {
 pub struct Measured {
     /// The figures.
     pub round: Round,
-    /// One per request.
-    pub records: Vec<Record>,
-    /// What went wrong first, for people.
-    pub first_error: Option<String>,
+    /// One record per request.
+    pub run: Run,
 }
 
 /// Runs `plan` against a fresh `arm`.
@@ -121,6 +119,7 @@ fn send(
     };
     let load = Load {
         target: running.address(),
+        host: None,
         path: format!("/work?{work}={{us}}"),
         connections: match scenario.connections {
             Keeping::PerRequest => Connections::PerRequest,
@@ -130,7 +129,13 @@ fn send(
     };
     let run = || match scenario.arrivals {
         Arrivals::Closed(clients) => {
-            anyhow::bail!("{clients}")
+            load.run_closed(&Closed {
+                clients,
+                service: scenario.service,
+                seed: plan.seed,
+                duration: Some(scenario.duration),
+                requests: None,
+            })
         }
         Arrivals::Poisson(_) | Arrivals::Burst(..) => load.run(&plan.draws),
     };
@@ -217,11 +222,7 @@ fn sum_up(
         cpu_ns_per_request: cpu_ns as f64 / requests as f64,
         lateness: run.lateness,
     };
-    Measured {
-        round,
-        records: run.records,
-        first_error: run.first_error,
-    }
+    Measured { round, run }
 }
 
 fn whole(shares: &[f64]) -> Vec<u64> {

@@ -60,7 +60,7 @@ impl Overhead {
             // From when every worker is busy for sure until the last arrival.
             let end_ns = plan.draws.last().map_or(1, |draw| draw.at_ns);
             let span = end_ns / 4..end_ns;
-            let finished = run.records.iter();
+            let finished = run.run.records.iter();
             let finished = finished.filter(|record| span.contains(&record.finished_ns));
             let gap_ns = (end_ns - end_ns / 4) as f64 / finished.count() as f64;
             occupied_ns.push(gap_ns * SATURATED_WORKERS as f64 - ALONE_NS);

@@ -38,7 +38,7 @@ pub enum Arrivals {
     /// Open loop, Poisson: on average so many per second.
     Poisson(f64),
     /// Open loop: so many at the same instant, on average so many per second.
-    Burst(usize, f64),
+    Burst(u32, f64),
     /// Closed loop: so many clients, each sends when it has its answer.
     Closed(usize),
 }

@@ -156,6 +156,7 @@ const IDLE: &str = "/work?sleep_us=0";
 pub fn load(running: &Running) -> Load {
     Load {
         target: running.address(),
+        host: None,
         path: "/work?sleep_us={us}".into(),
         connections: Connections::PerRequest,
         timeout: TIMEOUT,

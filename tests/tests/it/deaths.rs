@@ -15,6 +15,7 @@ use crate::probe::{Stopped, group, pid, signal, state, until, until_group, worke
 fn load(server: &Server) -> (Load, Vec<Draw>) {
     let load = Load {
         target: server.address(),
+        host: None,
         path: "/work?sleep_us={us}".into(),
         connections: Connections::PerRequest,
         timeout: Duration::from_secs(20),

@@ -108,6 +108,7 @@ fn stop_under_load(connections: Connections) {
     let mut server = Server::start(["--workers", "4", "--synthetic"]).unwrap();
     let load = Load {
         target: server.address(),
+        host: None,
         path: "/work?sleep_us={us}".into(),
         connections,
         timeout: Duration::from_secs(1),

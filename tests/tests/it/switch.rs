@@ -17,6 +17,7 @@ fn fifty_switches_under_load_lose_nothing() {
     let server = Server::start(["--workers", "4", "--synthetic"]).unwrap();
     let load = Load {
         target: server.address(),
+        host: None,
         path: "/work?sleep_us={us}".into(),
         connections: Connections::PerRequest,
         timeout: Duration::from_secs(20),
