@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod control;
+pub mod delay_line;
 pub mod doctor;
 pub mod exchange;
 mod generator;
