@@ -2,7 +2,8 @@
 //! [`Group`] per listener group, in a `BPF_F_MMAPABLE` array (or, without BPF,
 //! in a memfd of the same shape).
 //!
-//! Rules of growth: every field says who writes it, and has one writer; each
+//! Rules of growth: every field says who writes it, and has one writer (but for
+//! [`Slot::taken`] and [`Group::hermes`]); each
 //! field means something on its own, so there are no locks and no seqlocks.
 //! No `bool`, no `enum`: a value read from shared memory may be anything.
 //! What the program writes never shares a cache line with what workers write.
@@ -39,6 +40,10 @@ pub struct Group<const N: usize = MAX_WORKERS> {
     pub idle: Line<[Shared<u8>; N]>,
     /// One slot per worker.
     pub slots: [Slot; N],
+    /// Of [`crate::policy::hermes::filter`]. Written by any worker at its loop's
+    /// end and by the master, whole and not read before: the last writer
+    /// wins, as published. Workers write it only while that is the policy.
+    pub hermes: Line<Shared<u64>>,
 }
 
 /// Written by the master only.
@@ -53,6 +58,8 @@ pub struct Config {
     pub ready_count: Shared<u32>,
     /// Explicit padding.
     pub _pad: Shared<u32>,
+    /// A worker away from `epoll_wait` for longer hangs, ns; 0: none ever does.
+    pub hang_after_ns: Shared<u64>,
 }
 
 /// Written by the BPF program only.
@@ -108,8 +115,8 @@ pub const LAST_RESORT: u32 = 1;
 /// Like any other.
 pub const ELIGIBLE: u32 = 2;
 
-/// The worker's own line of a slot. The master resets `active`, `running` and
-/// `busy_since_ns` after it has reaped the worker, when nobody else writes.
+/// The worker's own line of a slot. The master resets `active`, `running`,
+/// `pending` and `busy_since_ns` after it has reaped the worker, when nobody else writes.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct Load {
@@ -123,8 +130,8 @@ pub struct Load {
     /// Breaks ties: counts accepts like `own + stolen`, but a worker that
     /// starts late begins at the level of its siblings. Wraps.
     pub turn: Shared<u32>,
-    /// Explicit padding.
-    pub _pad: Shared<u32>,
+    /// Events that the last `epoll_wait` returned and that are not done with.
+    pub pending: Shared<u32>,
     /// Connections accepted from the worker's own listener.
     pub own: Shared<u64>,
     /// Connections accepted from a sibling's listener.
@@ -170,7 +177,7 @@ pub enum Reason {
     NotSyn = 1,
     /// The TCP header could not be read.
     Truncated = 2,
-    /// No worker is ready.
+    /// No worker is ready, or none passed the filter that the policy asks for.
     NoneReady = 3,
     /// The chosen slot of the socket array is empty (`ENOENT`).
     EmptySlot = 4,
@@ -271,6 +278,7 @@ const _: () = {
     assert!(offset_of!(Group, program) == 64 + 2 * MAX_WORKERS);
     assert!(offset_of!(Group, idle) == 128 + 2 * MAX_WORKERS);
     assert!(offset_of!(Group, slots) == 128 + 3 * MAX_WORKERS);
-    assert!(size_of::<Group>() == 128 + 3 * MAX_WORKERS + 256 * MAX_WORKERS);
+    assert!(offset_of!(Group, hermes) == 128 + 3 * MAX_WORKERS + 256 * MAX_WORKERS);
+    assert!(size_of::<Group>() == 192 + 3 * MAX_WORKERS + 256 * MAX_WORKERS);
     assert!(MAX_WORKERS.is_power_of_two());
 };

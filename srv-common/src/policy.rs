@@ -6,7 +6,9 @@
 //! No policy ever returns a slot whose worker is not ready; with none ready
 //! the answer is a [`Reason`] and the kernel hashes.
 
-use crate::layout::{ELIGIBLE, Group, NOT_ELIGIBLE, Reason, Slot, State, is_negative};
+pub mod hermes;
+
+use crate::layout::{ELIGIBLE, Group, MAX_WORKERS, NOT_ELIGIBLE, Reason, Slot, State, is_negative};
 
 /// How the program chooses a worker.
 #[repr(u32)]
@@ -26,11 +28,13 @@ pub enum Policy {
     P2c = 5,
     /// The worker with the least outstanding work ([`Score`]).
     Least = 6,
+    /// One of those that the workers' own filter lets pass ([`hermes`]).
+    Hermes = 7,
 }
 
 impl Policy {
     /// All policies with the names that users give them.
-    pub const NAMED: [(&'static str, Self); 7] = [
+    pub const NAMED: [(&'static str, Self); 8] = [
         ("hash", Self::Hash),
         ("random", Self::Random),
         ("round-robin", Self::RoundRobin),
@@ -38,11 +42,20 @@ impl Policy {
         ("source", Self::Source),
         ("p2c", Self::P2c),
         ("least", Self::Least),
+        ("hermes", Self::Hermes),
     ];
 
     /// The policy's name.
     pub fn name(self) -> &'static str {
         Self::NAMED[self as usize].0
+    }
+
+    /// Most workers that it can choose between.
+    pub fn workers_max(self) -> u32 {
+        match self {
+            Self::Hermes => hermes::WORKERS_MAX,
+            _ => MAX_WORKERS as u32,
+        }
     }
 
     /// The policy of that name, or of that number in [`crate::layout::Config`].
@@ -60,6 +73,8 @@ pub trait Host {
     fn cpu(&mut self) -> u32;
     /// A hash of the client's address, the same for each of its packets.
     fn source_hash(&mut self) -> u32;
+    /// The kernel's hash of the connection's addresses and ports.
+    fn flow_hash(&mut self) -> u32;
     /// Returns [`crate::layout::Program::cursor`] and advances it by one.
     fn advance_cursor(&mut self) -> u32;
 }
@@ -80,7 +95,7 @@ pub fn choose<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<
         return least(group, host);
     }
     let ready = group.config.ready_count.get();
-    if policy == 0 || policy > Policy::Least as u32 {
+    if policy == 0 || policy > Policy::Hermes as u32 {
         return Err(Reason::NoPolicy);
     }
     if ready == 0 {
@@ -91,6 +106,9 @@ pub fn choose<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<
     }
     if policy == Policy::P2c as u32 {
         return better_of_two(group, ready, host);
+    }
+    if policy == Policy::Hermes as u32 {
+        return hermes::choose(group, host);
     }
     let nth = if policy == Policy::Random as u32 {
         scale(host.random(), ready)

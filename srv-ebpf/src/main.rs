@@ -141,6 +141,11 @@ impl Host for Kernel<'_> {
     }
 
     #[inline(always)]
+    fn flow_hash(&mut self) -> u32 {
+        self.ctx.hash()
+    }
+
+    #[inline(always)]
     fn advance_cursor(&mut self) -> u32 {
         add_one(&self.group.program.cursor) as u32
     }

@@ -33,7 +33,7 @@ pub enum Command {
     Status(Query),
     /// Switch a running server's policy; no connection is lost
     Policy {
-        /// hash, random, round-robin, cpu, source, p2c or least
+        /// hash, random, round-robin, cpu, source, p2c, least or hermes
         name: PolicyName,
         /// Which server.
         #[command(flatten)]
@@ -172,6 +172,7 @@ pub struct ServeArgs {
     ///   source       the same client address, the same worker
     ///   p2c          the better of two random ones
     ///   least        the one with the least outstanding work
+    ///   hermes       any that the workers' own filter lets pass (SIGCOMM 2025), for comparison
     #[arg(long, value_name = "NAME", verbatim_doc_comment)]
     #[serde(deserialize_with = "scalar")]
     pub policy: Option<PolicyName>,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use srv_common::Policy;
 
-pub use merge::{BACKLOG, LISTEN, available_cpus, settings};
+pub use merge::{BACKLOG, LISTEN, available_cpus, ensure_workers_fit, settings};
 
 mod file;
 mod merge;

@@ -6,10 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, ensure};
 use srv_common::layout::{ELIGIBLE, LAST_RESORT, NOT_ELIGIBLE};
+use srv_common::policy::hermes;
 use srv_common::{Policy, Reason, Refusal, Slot, State};
 
 use crate::balance;
-use crate::config::Settings;
+use crate::config::{self, Settings};
 use crate::control::{GroupStatus, ProgramStatus, WorkerStatus};
 use crate::listen::{ListenerGroup, accept_queue};
 use crate::status;
@@ -23,8 +24,6 @@ pub struct Group {
     memory_fd: OwnedFd,
     steering: Result<Steering, String>,
     healing: Vec<Healing>,
-    /// A worker away from `epoll_wait` for longer hangs; 0: none ever does.
-    hang_after_ns: u64,
 }
 
 /// What a listener looked like at the last [`Group::heal`].
@@ -52,6 +51,7 @@ impl Group {
         let memory = status::map(&memory_fd).context("map the shared status memory")?;
         memory.config.workers.set(settings.workers);
         let hang_after_ns = u64::try_from(settings.hang_after.as_nanos()).unwrap_or(u64::MAX);
+        memory.config.hang_after_ns.set(hang_after_ns);
         let healing = vec![Healing::default(); settings.workers as usize];
         Ok(Self {
             listeners,
@@ -59,7 +59,6 @@ impl Group {
             memory_fd,
             steering,
             healing,
-            hang_after_ns,
         })
     }
 
@@ -78,11 +77,15 @@ impl Group {
     /// # Errors
     /// If there is no program to do it, or the kernel refuses to attach it.
     pub fn steer(&mut self, policy: Policy) -> anyhow::Result<()> {
+        self.pose_hermes();
         let steering = match &mut self.steering {
             Ok(steering) => steering,
             Err(_) if policy == Policy::Hash => return Ok(()),
             Err(why) => anyhow::bail!("steer by {}: {why}", policy.name()),
         };
+        let workers = self.memory.config.workers.get();
+        config::ensure_workers_fit(policy, workers)
+            .with_context(|| format!("steer by {}", policy.name()))?;
         if policy == Policy::Hash {
             steering.detach()?;
         }
@@ -121,6 +124,7 @@ impl Group {
         at.steering.pid.set(0);
         at.load.active.set(0);
         at.load.running.set(0);
+        at.load.pending.set(0);
         at.load.busy_since_ns.set(0);
         self.memory.idle.0[slot as usize].set(0);
     }
@@ -141,17 +145,25 @@ impl Group {
             }
         }
         self.memory.config.ready_count.set(count as u32);
+        self.pose_hermes();
+    }
+
+    /// What the policy `hermes` goes by until a worker's next turn.
+    fn pose_hermes(&self) {
+        let passed = hermes::filter(self.memory, status::monotonic_ns());
+        self.memory.hermes.0.set(passed);
     }
 
     /// Steers around workers that hang, and to those that have stopped to. The
     /// program does not look for itself: reading a clock costs it 36 ns a run.
     pub fn spot_hangs(&self) {
         let now_ns = status::monotonic_ns();
+        let hang_after_ns = self.memory.config.hang_after_ns.get();
         for slot in self.slots() {
             let busy_since_ns = slot.load.busy_since_ns.get();
             let hangs = busy_since_ns != 0
-                && self.hang_after_ns != 0
-                && now_ns.saturating_sub(busy_since_ns) > self.hang_after_ns;
+                && hang_after_ns != 0
+                && now_ns.saturating_sub(busy_since_ns) > hang_after_ns;
             if slot.steering.state.get() == State::Ready as u32 {
                 slot.steering
                     .eligible

@@ -9,6 +9,7 @@ pub mod closed;
 pub mod config;
 pub mod connection;
 pub mod control;
+pub mod delay_line;
 pub mod doctor;
 pub mod environment;
 pub mod exchange;

@@ -107,6 +107,11 @@ impl Reactor {
         }
     }
 
+    /// How many things the last [`Self::wait`] brought.
+    pub fn count(&self) -> usize {
+        self.events.len()
+    }
+
     /// The `nth` thing that the last [`Self::wait`] brought.
     pub fn ready(&self, nth: usize) -> Option<Readiness> {
         const HUNG_UP: EventFlags = EventFlags::RDHUP

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use anyhow::Context;
 use rustix::fs::MemfdFlags;
 use rustix::mm::{MapFlags, ProtFlags};
+use srv_common::policy::{Policy, hermes};
 use srv_common::{Group, Refusal, Slot};
 
 /// Maps a group for the rest of the process's life. `fd` is a
@@ -82,6 +83,24 @@ impl Published {
         }
     }
 
+    /// Of the events of the last `epoll_wait`, this many are not done with.
+    pub fn pending(&self, events: u32) {
+        self.each(|slot| slot.load.pending.set(events));
+    }
+
+    /// The worker's loop ends: under the policy `hermes`, its filter runs.
+    pub fn turns(&self) {
+        for group in self.groups.iter().filter(|group| steers_by_hermes(group)) {
+            group.hermes.0.set(hermes::filter(group, monotonic_ns()));
+        }
+    }
+
+    /// For how long, ns, the policy lets the worker sleep, if there is a bound.
+    pub fn turns_within_ns(&self) -> Option<u64> {
+        let is_hermes = self.groups.iter().any(|group| steers_by_hermes(group));
+        is_hermes.then_some(HERMES_TURN_NS)
+    }
+
     /// A connection was accepted from the listener of `listener` in `group`.
     pub fn accepted(&self, group: usize, listener: u32) {
         let group = self.groups[group];
@@ -137,6 +156,14 @@ impl Published {
             write(&group.slots[self.slot]);
         }
     }
+}
+
+/// Under the policy `hermes`: if all slept on, nobody would notice that the one
+/// who got the last connection hangs.
+const HERMES_TURN_NS: u64 = 5_000_000;
+
+fn steers_by_hermes(group: &Group) -> bool {
+    group.config.policy.get() == Policy::Hermes as u32
 }
 
 /// Where a starting worker joins the turns: with its siblings, or it would get

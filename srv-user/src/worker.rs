@@ -158,6 +158,7 @@ impl Worker {
         if self.draining_since_ns.is_some() || now_ns >= self.swept_ns + SWEEP_NS {
             self.sweep(now_ns);
         }
+        self.published().turns();
         Ok(())
     }
 
@@ -166,6 +167,8 @@ impl Worker {
         let mut may_accept = true;
         let mut nth = 0;
         while let Some(ready) = self.reactor.ready(nth) {
+            self.published()
+                .pending((self.reactor.count() - nth) as u32);
             nth += 1;
             match ready.token {
                 CHANNEL_TOKEN => self.obey(now_ns)?,
@@ -178,6 +181,7 @@ impl Worker {
                 key => self.drive(key as usize, ready, now_ns),
             }
         }
+        self.published().pending(0);
         Ok(())
     }
 
@@ -190,11 +194,13 @@ impl Worker {
         if let Some(due_ns) = self.ring.due_ns() {
             return Some(Duration::from_nanos(due_ns.saturating_sub(now_ns)));
         }
-        match (self.draining_since_ns, self.connections.is_empty()) {
+        let deadlines = match (self.draining_since_ns, self.connections.is_empty()) {
             (Some(_), _) => Some(DRAIN_CHECK),
             (None, false) => Some(Duration::from_nanos(SWEEP_NS)),
             (None, true) => None,
-        }
+        };
+        let turn = self.published().turns_within_ns().map(Duration::from_nanos);
+        deadlines.into_iter().chain(turn).min()
     }
 
     /// In blocking mode, one connection at a time.

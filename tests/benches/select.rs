@@ -25,6 +25,7 @@ use srv::stats::Spread;
 use srv::status::{self, monotonic_ns};
 use srv::steer::Steering;
 use srv_common::layout::ELIGIBLE;
+use srv_common::policy::hermes;
 use srv_common::{Group, Policy};
 use srv_tests::report::{Raw, print_table, verdict};
 
@@ -76,6 +77,7 @@ fn main() -> Result<()> {
         Policy::RoundRobin,
         Policy::Source,
         Policy::P2c,
+        Policy::Hermes,
     ] {
         rows.extend(rows_of(8, policy.name(), policy, rounds, &mut raw)?);
     }
@@ -186,6 +188,7 @@ impl Target {
         group.config.workers.set(workers);
         group.config.ready_count.set(workers);
         group.config.policy.set(policy as u32);
+        group.hermes.0.set(hermes::filter(group, 0));
         steering.attach(&listeners.sockets[0])?;
         let workers = workers as usize;
         Ok(Self {

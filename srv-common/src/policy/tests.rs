@@ -5,6 +5,8 @@
 use proptest::prelude::*;
 
 use super::*;
+
+mod hermes;
 use crate::layout::{LAST_RESORT, MAX_WORKERS};
 
 /// A place to run in whose answers the test decides.
@@ -13,6 +15,7 @@ struct Bench {
     seed: u64,
     cpu: u32,
     source: u32,
+    flow: u32,
     cursor: u32,
 }
 
@@ -31,6 +34,10 @@ impl Host for Bench {
 
     fn source_hash(&mut self) -> u32 {
         self.source
+    }
+
+    fn flow_hash(&mut self) -> u32 {
+        self.flow
     }
 
     fn advance_cursor(&mut self) -> u32 {
@@ -88,10 +95,11 @@ fn slots() -> impl Strategy<Value = Vec<Posed>> {
 }
 
 fn bench() -> impl Strategy<Value = Bench> {
-    any::<(u64, u32, u32, u32)>().prop_map(|(seed, cpu, source, cursor)| Bench {
+    any::<(u64, u32, u32, u32, u32)>().prop_map(|(seed, cpu, source, flow, cursor)| Bench {
         seed,
         cpu,
         source,
+        flow,
         cursor,
     })
 }
@@ -158,8 +166,9 @@ fn equals(policy: Policy, workers: u32) -> Box<Group> {
     group
 }
 
+/// `hermes` may find nobody where the others do: see its own tests.
 fn steering() -> impl Strategy<Value = Policy> {
-    (1..Policy::NAMED.len()).prop_map(|nth| Policy::NAMED[nth].1)
+    (1..Policy::Hermes as usize).prop_map(|nth| Policy::NAMED[nth].1)
 }
 
 /// How often each worker was chosen; each choice is followed by `accept`.
@@ -482,5 +491,5 @@ fn names_and_numbers_agree() {
             (name, Some(policy))
         );
     }
-    assert_eq!(Policy::from_number(7), None);
+    assert_eq!(Policy::from_number(8), None);
 }

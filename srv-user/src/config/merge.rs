@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use srv_common::{MAX_WORKERS, Policy};
 
 use super::file::File;
@@ -42,12 +42,13 @@ pub fn settings(flags: &ServeArgs) -> Result<Settings> {
     };
     let bpf = !asked.get(|args| args.no_bpf).unwrap_or(false);
     let accept = asked.get(|args| args.accept).unwrap_or(AcceptMode::Ring);
+    let workers = asked
+        .get(|args| args.workers)
+        .map_or_else(available_cpus, |count| count.0);
     Ok(Settings {
         listen: asked.listen()?,
-        workers: asked
-            .get(|args| args.workers)
-            .map_or_else(available_cpus, |count| count.0),
-        policy: asked.policy(accept, bpf)?,
+        workers,
+        policy: asked.policy(accept, bpf, workers)?,
         policy_is_explicit: asked.get(|args| args.policy).is_some(),
         backlog: asked
             .get(|args| args.backlog)
@@ -78,6 +79,18 @@ pub fn settings(flags: &ServeArgs) -> Result<Settings> {
 pub fn available_cpus() -> u32 {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     cpus.min(MAX_WORKERS) as u32
+}
+
+/// # Errors
+/// If the policy can't choose between that many workers.
+pub fn ensure_workers_fit(policy: Policy, workers: u32) -> Result<()> {
+    let most = policy.workers_max();
+    ensure!(
+        workers <= most,
+        "it chooses between {most} workers at most and there are {workers}; \
+         use fewer, or another policy such as least"
+    );
+    Ok(())
 }
 
 /// What was asked for, and where.
@@ -126,16 +139,17 @@ impl Asked<'_> {
         Ok(listen.into_iter().map(|address| address.0).collect())
     }
 
-    fn policy(&self, accept: AcceptMode, bpf: bool) -> Result<Policy> {
+    fn policy(&self, accept: AcceptMode, bpf: bool, workers: u32) -> Result<Policy> {
         let steers = bpf && accept.has_own_listeners();
         let Some(policy) = self.get(|args| args.policy).map(|name| name.0) else {
             return Ok(if steers { Policy::Least } else { Policy::Hash });
         };
-        if steers || policy == Policy::Hash {
-            return Ok(policy);
-        }
         let place = self.place("policy", self.flags.policy.is_some());
         let name = policy.name();
+        if steers || policy == Policy::Hash {
+            ensure_workers_fit(policy, workers).with_context(|| format!("{place} {name}"))?;
+            return Ok(policy);
+        }
         if !bpf {
             bail!(
                 "{place} {name} is carried out by the BPF program, which no-bpf leaves out; \
@@ -358,6 +372,20 @@ mod tests {
             Policy::Hash
         );
         assert_refused(&without(Some(Policy::Least)), &["--policy least", "no-bpf"]);
+    }
+
+    #[test]
+    fn a_policy_may_have_a_bound_on_workers() {
+        let with = |workers| ServeArgs {
+            workers: Some(Count(workers)),
+            policy: Some(PolicyName(Policy::Hermes)),
+            ..ServeArgs::default()
+        };
+        assert_eq!(settings(&with(64)).unwrap().policy, Policy::Hermes);
+        assert_refused(
+            &with(65),
+            &["--policy hermes: it chooses between 64 workers at most and there are 65"],
+        );
     }
 
     #[test]

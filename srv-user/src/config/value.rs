@@ -315,7 +315,7 @@ mod tests {
     fn unknown_names_are_answered_with_the_known_ones() {
         assert_eq!(
             refusal::<PolicyName>("lest"),
-            "expected one of hash, random, round-robin, cpu, source, p2c, least"
+            "expected one of hash, random, round-robin, cpu, source, p2c, least, hermes"
         );
         assert_eq!(
             refusal::<AcceptMode>("Ring"),

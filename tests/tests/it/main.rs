@@ -7,6 +7,7 @@ mod probe;
 
 mod connections;
 mod deaths;
+mod delay_line;
 mod fallbacks;
 mod framing;
 mod introspection;

@@ -10,7 +10,7 @@ use srv_tests::server::Server;
 
 use crate::client::{Client, get, get_many, get_over};
 use crate::gate;
-use crate::probe::{Stopped, group, pid, status, until_group, worker};
+use crate::probe::{Stopped, group, pid, status, switch, until_group, worker};
 
 /// Each worker takes only what it was given, and says so.
 fn start(policy: &str, workers: u32) -> Server {
@@ -156,6 +156,63 @@ fn avoids_the_busy_one(policy: &str, workers: u32) {
     assert_eq!(shares[busy], 1, "{shares:?}");
     drop(stopped);
     assert_eq!(client.response().status(), 200);
+}
+
+#[test]
+fn hermes_reaches_everybody_by_the_hash() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = start("hermes", 4);
+    get_many(server.address(), 200);
+    let shares = assert_steered_all(&server, 200);
+    assert!(shares.iter().all(|share| *share > 0), "{shares:?}");
+}
+
+/// The workers with nothing to do notice, and let the program know.
+#[test]
+fn hermes_avoids_the_one_with_pending_events() {
+    avoids_the_busy_one("hermes", 4);
+}
+
+/// Those with 1.5 times the average are passed over until the others caught up.
+#[test]
+fn hermes_keeps_live_connections_near_the_average() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = start("hermes", 4);
+    let held = Held::open(server.address(), "/", 64, Opening::OneByOne).unwrap();
+    let shares = assert_steered_all(&server, 64);
+    assert!(shares.iter().all(|share| *share <= 25), "{shares:?}");
+    drop(held);
+}
+
+#[test]
+fn a_running_server_is_switched_to_hermes_at_once() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = start("hash", 4);
+    switch(&server, "hermes");
+    get_many(server.address(), 40);
+    assert_steered_all(&server, 40);
+}
+
+#[test]
+fn hermes_is_refused_beyond_its_bitmap() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = start("least", 65);
+    let refused = server.srv(&["policy", "hermes"]).unwrap();
+    assert!(!refused.status.success());
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        error.contains("64 workers at most and there are 65"),
+        "{error}"
+    );
+    assert_eq!(server.status().unwrap().policy, "least");
 }
 
 #[test]
