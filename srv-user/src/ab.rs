@@ -1,11 +1,12 @@
 //! `srv ab`: an A/B comparison of ways of distributing connections. Arms take
 //! turns in rounds, each time in fresh processes, all with the same draws, the
 //! first one twice as the control. This file owns the order of things:
-//! [`scenario`] is what is asked, [`arm`] who answers, [`measure`] one arm in
+//! [`scenario`] is what is asked ([`capacity`] whether this machine can), [`arm`] who answers, [`measure`] one arm in
 //! one round, [`overhead`] what the limit is given, [`judge`] what it comes to,
 //! [`files`] and [`table`] where it goes.
 
 pub mod arm;
+mod capacity;
 pub mod compare;
 pub mod files;
 pub mod judge;
@@ -79,6 +80,9 @@ pub fn run(asked: &Asked) -> Result<ExitCode> {
     }
     ensure!(asked.rounds > 0, "--rounds 0 would measure nothing");
     let arms = arm::list(&asked.arms)?;
+    for scenario in &scenarios {
+        capacity::check(scenario)?;
+    }
     let interrupted = catch_interrupt()?;
     let mut code = ExitCode::SUCCESS;
     for scenario in &scenarios {
@@ -266,7 +270,9 @@ impl<'a> Run<'a> {
             arm.name,
             figures.short.p99_ns as f64 / 1e6,
             figures.requests,
-            run.first_error.as_ref().map_or_else(String::new, |error| format!(", first error: {error}")),
+            run.first_error
+                .as_ref()
+                .map_or_else(String::new, |error| format!(", first error: {error}")),
         );
         folder.write_samples(&arm.name, round, &run)?;
         let is_short = |record: &&Record| self.scenario.service.is_short(record.service_us);

@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::load::Run;
 use crate::load::files::{distribution, records};
-use crate::result::{Comparison, SCHEMA};
 use crate::report;
+use crate::result::{Comparison, SCHEMA};
 
 /// The name of the file that everything else is made from.
 pub const RESULT: &str = "result.json";
@@ -69,10 +69,7 @@ impl Folder {
     }
 }
 
-fn write(
-    path: &Path,
-    fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
-) -> Result<()> {
+fn write(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
     let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
     let mut file = BufWriter::new(file);
     fill(&mut file)

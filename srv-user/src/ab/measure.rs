@@ -97,7 +97,8 @@ fn warm_up(arm: &Arm, running: &Running, path: Option<&DelayLine>) -> Result<()>
         Some(_) => Opening::Burst,
         None => Opening::OneByOne,
     };
-    let hold = || Held::open(running.address(), IDLE, WARM_UP, opening).map(drop);
+    let target = running.address();
+    let hold = || Held::open(target, IDLE, WARM_UP, opening).map(drop);
     let held = match path {
         Some(path) => path.client(hold),
         None => hold(),
@@ -128,15 +129,13 @@ fn send(
         timeout: TIMEOUT,
     };
     let run = || match scenario.arrivals {
-        Arrivals::Closed(clients) => {
-            load.run_closed(&Closed {
-                clients,
-                service: scenario.service,
-                seed: plan.seed,
-                duration: Some(scenario.duration),
-                requests: None,
-            })
-        }
+        Arrivals::Closed(clients) => load.run_closed(&Closed {
+            clients,
+            service: scenario.service,
+            seed: plan.seed,
+            duration: Some(scenario.duration),
+            requests: None,
+        }),
         Arrivals::Poisson(_) | Arrivals::Burst(..) => load.run(&plan.draws),
     };
     let run = || match scenario.mishap {

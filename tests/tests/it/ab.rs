@@ -58,7 +58,10 @@ fn a_run_leaves_result_report_and_samples() {
     }
     assert!(result.ratios.iter().any(|ratio| ratio.control));
     let page = std::fs::read_to_string(out.join("report.html")).unwrap();
-    assert!(page.contains(&result.verdict[0].replace('+', "+")), "verdict first");
+    assert!(
+        page.contains(&result.verdict[0].replace('+', "+")),
+        "verdict first"
+    );
 
     let again = ab(&arguments, &out);
     assert_eq!(again.status.code(), Some(1));
@@ -71,7 +74,10 @@ fn a_run_leaves_result_report_and_samples() {
         .unwrap();
     assert!(compared.status.success(), "{compared:?}");
     let table = String::from_utf8_lossy(&compared.stdout).into_owned();
-    assert!(table.contains("no difference") && !table.contains("  differs"), "{table}");
+    assert!(
+        table.contains("no difference") && !table.contains("  differs"),
+        "{table}"
+    );
 }
 
 #[test]
@@ -90,7 +96,11 @@ fn what_makes_no_sense_is_refused_before_anything_starts() {
     ] {
         let output = ab(arguments, &out);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
-        assert!(said(&output).contains(part), "{arguments:?}: {}", said(&output));
+        assert!(
+            said(&output).contains(part),
+            "{arguments:?}: {}",
+            said(&output)
+        );
         assert_eq!(said(&output).lines().count(), 1, "{}", said(&output));
         assert!(!out.exists(), "{arguments:?}");
     }
@@ -115,7 +125,11 @@ fn an_interrupted_run_leaves_what_it_measured() {
     assert_eq!(status.code(), Some(1));
     assert!(child.stderr().contains("interrupted"), "{}", child.stderr());
     let result = read(&out).unwrap();
-    assert!(result.incomplete.is_some_and(|why| why.contains("interrupted")));
+    assert!(
+        result
+            .incomplete
+            .is_some_and(|why| why.contains("interrupted"))
+    );
     assert!(!result.arms[0].rounds.is_empty());
     assert!(out.join("report.html").exists());
 }

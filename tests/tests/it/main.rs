@@ -5,6 +5,7 @@ mod client;
 mod gate;
 mod probe;
 
+mod ab;
 mod connections;
 mod deaths;
 mod delay_line;
