@@ -249,11 +249,12 @@ pub(crate) fn is_negative(x: i64) -> u64 {
 }
 
 impl<const N: usize> Group<N> {
-    /// A zeroed group on the heap, for tests and the simulator.
-    #[cfg(test)]
-    pub fn boxed() -> Box<Self> {
+    /// A zeroed group on the heap, for tests and the simulator: with thousands
+    /// of slots it is too large for a stack.
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn boxed() -> alloc::boxed::Box<Self> {
         // SAFETY: all fields are integers, for which zero is valid.
-        unsafe { Box::new_zeroed().assume_init() }
+        unsafe { alloc::boxed::Box::new_zeroed().assume_init() }
     }
 }
 

@@ -26,19 +26,26 @@ pub struct Draw {
 /// Arrivals and service times come from two streams of the same seed, so
 /// another service law leaves the arrivals as they are.
 pub fn poisson(seed: u64, per_second: f64, duration: Duration, service: Service) -> Vec<Draw> {
+    let end_ns = duration.as_nanos() as u64;
+    endless(seed, per_second, service)
+        .take_while(|draw| draw.at_ns < end_ns)
+        .collect()
+}
+
+/// The draws of [`poisson`] one by one and without an end, for runs too long
+/// to keep in memory.
+pub fn endless(seed: u64, per_second: f64, service: Service) -> impl Iterator<Item = Draw> {
     let mut arrivals = Uniform::stream(seed, 0);
     let mut services = Uniform::stream(seed, 1);
     let mean_gap_ns = 1e9 / per_second;
-    let end_ns = duration.as_nanos() as f64;
     let mut at_ns = 0.0;
-    let next = || {
+    std::iter::repeat_with(move || {
         at_ns += mean_gap_ns * arrivals.next_exponential();
-        (at_ns < end_ns).then(|| Draw {
+        Draw {
             at_ns: at_ns as u64,
             service_us: service.draw(&mut services),
-        })
-    };
-    std::iter::from_fn(next).collect()
+        }
+    })
 }
 
 /// The law of the service times, all in µs. Written `fixed:N`, `two:SHORT,LONG,P`
@@ -67,6 +74,19 @@ impl Service {
         match self {
             Self::Two { short_us, .. } => service_us <= short_us,
             Self::Fixed(_) | Self::Exponential(_) => true,
+        }
+    }
+
+    /// The law's mean, µs.
+    pub fn mean_us(self) -> f64 {
+        match self {
+            Self::Fixed(us) => f64::from(us),
+            Self::Two {
+                short_us,
+                long_us,
+                p_long,
+            } => (1.0 - p_long) * f64::from(short_us) + p_long * f64::from(long_us),
+            Self::Exponential(mean_us) => mean_us,
         }
     }
 
@@ -163,6 +183,11 @@ impl Uniform {
     /// Exponential with mean 1.
     fn next_exponential(&mut self) -> f64 {
         -(1.0 - self.next()).ln()
+    }
+
+    /// 32 random bits.
+    pub(crate) fn bits(&mut self) -> u32 {
+        (self.0.next_u64() >> 32) as u32
     }
 
     /// Uniform over 0..`bound`.

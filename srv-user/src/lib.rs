@@ -22,6 +22,7 @@ pub mod reactor;
 pub mod response;
 pub mod result;
 pub mod ring;
+pub mod simulate;
 pub mod site;
 pub mod spawn;
 pub mod stats;
