@@ -27,6 +27,9 @@ pub struct Engine<const N: usize> {
     workers: Vec<Worker>,
     /// The soonest on top.
     timers: BinaryHeap<Reverse<Timer>>,
+    /// Who sleeps before the single queue, the first in order on top: a scan
+    /// over thousands takes longer than all else.
+    sleepers: BinaryHeap<Reverse<u32>>,
     /// What a worker's wait brought; kept for its memory.
     batch: Vec<u32>,
     tally: Tally,
@@ -118,6 +121,7 @@ impl<const N: usize> Engine<N> {
             accept_queues: (0..listeners).map(|_| VecDeque::new()).collect(),
             workers: (0..model.workers).map(|_| worker()).collect(),
             timers: BinaryHeap::new(),
+            sleepers: (0..model.workers as u32).map(Reverse).collect(),
             batch: Vec::new(),
             tally: Tally::new(),
         }
@@ -212,7 +216,7 @@ impl<const N: usize> Engine<N> {
                 }
                 None
             }
-            _ => (0..workers).find(|&worker| self.sleeps(worker)),
+            _ => self.sleepers.pop().map(|Reverse(worker)| worker),
         }
     }
 
@@ -329,6 +333,9 @@ impl<const N: usize> Engine<N> {
         let load = &self.group.slots[worker as usize].load;
         load.busy_since_ns.set(0);
         self.group.idle.0[worker as usize].set(1);
+        if self.mode == AcceptMode::Shared {
+            self.sleepers.push(Reverse(worker));
+        }
         if let Some(due_ns) = due_ns {
             self.set_timer(due_ns, worker, Due::Patience);
         }
