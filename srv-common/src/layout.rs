@@ -253,8 +253,18 @@ impl<const N: usize> Group<N> {
     /// of slots it is too large for a stack.
     #[cfg(not(target_arch = "bpf"))]
     pub fn boxed() -> alloc::boxed::Box<Self> {
-        // SAFETY: all fields are integers, for which zero is valid.
-        unsafe { alloc::boxed::Box::new_zeroed().assume_init() }
+        use alloc::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+        let layout = Layout::new::<Self>();
+        // SAFETY: the layout's size is not zero; the memory came from the
+        // global allocator with the type's own layout; all fields are
+        // integers, for which zero is valid.
+        unsafe {
+            let group = alloc_zeroed(layout).cast::<Self>();
+            if group.is_null() {
+                handle_alloc_error(layout);
+            }
+            alloc::boxed::Box::from_raw(group)
+        }
     }
 }
 

@@ -126,8 +126,7 @@ pub fn run(
         (1..=WORKERS_MAX).contains(&workers),
         "simulate {workers} workers: from 1 to {WORKERS_MAX} are possible"
     );
-    // The choice among many is another one than among few, but never depends
-    // on how many slots there could be; scores and memory do.
+    // With the slots of the BPF program where they suffice: the same code runs.
     Ok(if workers <= MAX_WORKERS {
         Engine::<MAX_WORKERS>::new(*model, arm).run(draws)
     } else {
