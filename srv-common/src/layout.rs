@@ -256,11 +256,22 @@ pub(crate) fn is_negative(x: i64) -> u64 {
 }
 
 impl<const N: usize> Group<N> {
-    /// A zeroed group on the heap, for tests and the simulator.
-    #[cfg(test)]
-    pub fn boxed() -> Box<Self> {
-        // SAFETY: all fields are integers, for which zero is valid.
-        unsafe { Box::new_zeroed().assume_init() }
+    /// A zeroed group on the heap, for tests and the simulator: with thousands
+    /// of slots it is too large for a stack.
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn boxed() -> alloc::boxed::Box<Self> {
+        use alloc::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+        let layout = Layout::new::<Self>();
+        // SAFETY: the layout's size is not zero; the memory came from the
+        // global allocator with the type's own layout; all fields are
+        // integers, for which zero is valid.
+        unsafe {
+            let group = alloc_zeroed(layout).cast::<Self>();
+            if group.is_null() {
+                handle_alloc_error(layout);
+            }
+            alloc::boxed::Box::from_raw(group)
+        }
     }
 }
 

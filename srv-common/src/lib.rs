@@ -2,9 +2,13 @@
 //! the memory both of them map ([`layout`]) and the steering policies
 //! ([`policy`]), pure functions over that layout, compiled for both sides.
 //!
-//! Nothing here performs a system call, calls a BPF helper or allocates.
+//! Nothing here performs a system call or calls a BPF helper; only
+//! [`Group::boxed`], which the BPF target does not have, allocates.
 
 #![cfg_attr(not(test), no_std)]
+
+#[cfg(not(target_arch = "bpf"))]
+extern crate alloc;
 
 pub mod layout;
 pub mod policy;

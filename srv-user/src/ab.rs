@@ -13,6 +13,7 @@ pub mod judge;
 pub mod measure;
 pub mod overhead;
 pub mod scenario;
+pub mod simulated;
 pub mod table;
 
 use std::path::PathBuf;
@@ -107,6 +108,7 @@ pub fn run(asked: &Asked) -> Result<ExitCode> {
 }
 
 impl Asked {
+    /// `scenario` with what was asked for differently.
     fn applied_to(&self, mut scenario: Scenario) -> Result<Scenario> {
         if let Some(rate) = self.rate {
             ensure!(

@@ -26,6 +26,15 @@ pub struct Draw {
 /// Arrivals and service times come from two streams of the same seed, so
 /// another service law leaves the arrivals as they are.
 pub fn poisson(seed: u64, per_second: f64, duration: Duration, service: Service) -> Vec<Draw> {
+    let end_ns = duration.as_nanos() as u64;
+    endless(seed, per_second, service)
+        .take_while(|draw| draw.at_ns < end_ns)
+        .collect()
+}
+
+/// The draws of [`poisson`] one by one and without an end, for runs too long
+/// to keep in memory.
+pub fn endless(seed: u64, per_second: f64, service: Service) -> impl Iterator<Item = Draw> {
     let mut arrivals = Uniform::stream(seed, 0);
     let mean_gap_ns = 1e9 / per_second;
     let mut at_ns = 0.0;
@@ -33,7 +42,7 @@ pub fn poisson(seed: u64, per_second: f64, duration: Duration, service: Service)
         at_ns += mean_gap_ns * arrivals.next_exponential();
         at_ns
     });
-    until(duration, instants, service.draws(seed))
+    at(instants, service.draws(seed))
 }
 
 /// Arrivals at even distances, the first at instant 0; else as [`poisson`].
@@ -61,14 +70,15 @@ pub fn burst(
 /// The draws at `instants`, ns, in order, that are within `duration`.
 fn until(duration: Duration, instants: impl Iterator<Item = f64>, services: Services) -> Vec<Draw> {
     let end_ns = duration.as_nanos() as f64;
-    instants
-        .take_while(|at_ns| *at_ns < end_ns)
-        .zip(services)
-        .map(|(at_ns, service_us)| Draw {
-            at_ns: at_ns as u64,
-            service_us,
-        })
-        .collect()
+    at(instants.take_while(|at_ns| *at_ns < end_ns), services).collect()
+}
+
+fn at(instants: impl Iterator<Item = f64>, services: Services) -> impl Iterator<Item = Draw> {
+    let draw = |(at_ns, service_us)| Draw {
+        at_ns: at_ns as u64,
+        service_us,
+    };
+    instants.zip(services).map(draw)
 }
 
 /// How arrivals follow one another. Written `poisson`, `constant` or `burst:N`.
@@ -284,6 +294,11 @@ impl Uniform {
     /// Exponential with mean 1.
     fn next_exponential(&mut self) -> f64 {
         -(1.0 - self.next()).ln()
+    }
+
+    /// 32 random bits.
+    pub(crate) fn bits(&mut self) -> u32 {
+        (self.0.next_u64() >> 32) as u32
     }
 
     /// Uniform over 0..`bound`.

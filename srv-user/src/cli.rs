@@ -107,6 +107,11 @@ pub struct AbArgs {
     #[arg(long)]
     pub overload: bool,
 
+    /// Simulate instead of running: the same policies before up to 4096
+    /// workers, for --duration of simulated time; srv's own arms only
+    #[arg(long)]
+    pub simulate: bool,
+
     /// Where the result goes [default: ab-TIME]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

@@ -29,6 +29,7 @@ mod requests;
 pub mod response;
 pub mod result;
 pub mod ring;
+pub mod simulate;
 pub mod site;
 pub mod spawn;
 pub mod stats;

@@ -60,9 +60,10 @@ fn compare(args: AbArgs) -> anyhow::Result<ExitCode> {
         }
         None => {}
     }
+    let simulate = args.simulate;
     let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     let unnamed = || format!("ab-{}", now.replace([':', '-'], "")).into();
-    ab::run(&ab::Asked {
+    let asked = ab::Asked {
         scenarios: args.scenarios,
         arms: args.arms,
         rounds: args.rounds,
@@ -75,7 +76,12 @@ fn compare(args: AbArgs) -> anyhow::Result<ExitCode> {
         overload: args.overload,
         out: args.out.unwrap_or_else(unnamed),
         command: typed(),
-    })
+    };
+    if simulate {
+        ab::simulated::run(&asked)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    ab::run(&asked)
 }
 
 /// The command line as typed, as far as a shell can read it again.

@@ -9,7 +9,7 @@ use rustix::time::Timespec;
 
 /// Events taken from the kernel at a time. Few: what is left in the kernel can
 /// still wake a sibling, what is taken waits for this worker.
-const BATCH: usize = 16;
+pub(crate) const BATCH: usize = 16;
 
 /// An epoll instance and the events of its last wait.
 pub struct Reactor {

@@ -13,7 +13,7 @@ use crate::config::AcceptMode;
 use crate::peer::haproxy::{self, Haproxy};
 use crate::peer::nginx::{self, Content, Nginx, Options};
 use crate::peer::server::Server;
-use crate::steer;
+use crate::{simulate, steer};
 
 /// One way of handing connections to workers.
 #[derive(Clone, Debug)]
@@ -89,6 +89,20 @@ impl Arm {
         Self {
             name: format!("{} again", self.name),
             kind: self.kind.clone(),
+        }
+    }
+
+    /// Its counterpart in the simulation.
+    ///
+    /// # Errors
+    /// It is a peer, of which only srv's own arms know the inside.
+    pub fn simulated(&self) -> Result<simulate::Arm> {
+        match self.kind {
+            Kind::Srv(policy, accept) => Ok(simulate::Arm { policy, accept }),
+            Kind::Nginx { .. } | Kind::Haproxy => bail!(
+                "arm {} cannot be simulated, only srv's own can: name others with --arms",
+                self.name
+            ),
         }
     }
 

@@ -75,6 +75,7 @@ fn five_hundred_connections_lose_nothing() {
     let server = Server::start(["--listen", &listen, "--workers", "2", "--synthetic"]).unwrap();
     let load = Load {
         target: server.address(),
+        host: None,
         path: "/work?sleep_us={us}".into(),
         connections: Connections::PerRequest,
         timeout: Duration::from_secs(20),
