@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -36,8 +37,8 @@ const STOP: u64 = u64::MAX - 2;
 /// TIME_WAIT, and on the client's side it would block a port for its next
 /// connects, which search for a free one at a growing price.
 const CLOSING_MAX: usize = 64;
-/// From the end of the preparations to instant 0.
-const LEAD_NS: u64 = 10_000_000;
+/// From the end of the preparations to instant 0: the server has accepted the pool by then.
+const LEAD: Duration = Duration::from_millis(10);
 
 /// A run in progress.
 pub(crate) struct Generator<'a> {
@@ -167,8 +168,9 @@ impl<'a> Generator<'a> {
     /// Sends every request and waits for its outcome, or until it is stopped.
     pub(crate) fn run(mut self) -> Result<Run> {
         let mut events = Vec::with_capacity(EVENTS_MAX);
+        std::thread::sleep(LEAD);
         let busy_from_ns = clock_ns(ClockId::ThreadCPUTime);
-        self.start_ns = clock_ns(ClockId::Monotonic) + LEAD_NS;
+        self.start_ns = clock_ns(ClockId::Monotonic);
         let mut is_stopped = false;
         while !is_stopped {
             self.expire();
@@ -204,7 +206,7 @@ impl<'a> Generator<'a> {
             unanswered: self.open,
             span_ns,
             picked_up_ns: self.picked_up_ns,
-            busy: busy_ns as f64 / (span_ns + LEAD_NS) as f64,
+            busy: busy_ns as f64 / span_ns.max(1) as f64,
             was_out_of_files: self.was_out_of_files,
         })
     }
@@ -408,9 +410,9 @@ impl<'a> Generator<'a> {
         self.draws[number].at_ns + self.load.timeout.as_nanos() as u64
     }
 
-    /// ns from the start of the run; 0 before it.
+    /// ns from the start of the run.
     fn now_ns(&self) -> u64 {
-        clock_ns(ClockId::Monotonic).saturating_sub(self.start_ns)
+        clock_ns(ClockId::Monotonic) - self.start_ns
     }
 
     fn note(&mut self, error: impl FnOnce() -> String) {

@@ -142,7 +142,7 @@ impl Worker {
                 .wait(Some(Duration::ZERO))
                 .context("poll for events")?;
         } else {
-            let timeout = self.timeout(self.now_ns);
+            let timeout = self.timeout();
             self.ring
                 .wait(&mut self.reactor, timeout)
                 .context("wait for events")?;
@@ -190,9 +190,10 @@ impl Worker {
     }
 
     /// Connections have deadlines; without any there is nothing to wake up for.
-    fn timeout(&self, now_ns: u64) -> Option<Duration> {
+    fn timeout(&self) -> Option<Duration> {
         if let Some(due_ns) = self.ring.due_ns() {
-            return Some(Duration::from_nanos(due_ns.saturating_sub(now_ns)));
+            // Not from the begin of this turn: a request may have blocked since.
+            return Some(Duration::from_nanos(due_ns.saturating_sub(monotonic_ns())));
         }
         let deadlines = match (self.draining_since_ns, self.connections.is_empty()) {
             (Some(_), _) => Some(DRAIN_CHECK),

@@ -195,3 +195,95 @@ fn interval_log(file: &mut impl Write, run: &Run, began: SystemTime) -> io::Resu
 fn new_histogram() -> Histogram<u64> {
     Histogram::new(DIGITS).expect("a precision that there is")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Outcome;
+    use crate::stats::Summary;
+
+    fn run() -> Run {
+        let record = |number: u64| Record {
+            scheduled_ns: number * 1_000_000,
+            sent_ns: (number != 3).then_some(number * 1_000_000 + 5),
+            finished_ns: number * 1_000_000 + 1_000_000,
+            service_us: 7,
+            worker: (number != 3).then_some(1),
+            outcome: if number == 3 {
+                Outcome::Timeout
+            } else {
+                Outcome::Ok
+            },
+        };
+        Run {
+            records: (0..2000).map(record).collect(),
+            lateness: Summary::default(),
+            first_error: None,
+            is_complete: false,
+            unanswered: 0,
+            span_ns: 2_100_000_000,
+            picked_up_ns: 2_000_000_000,
+            busy: 0.1,
+            was_out_of_files: false,
+        }
+    }
+
+    fn written(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
+        let mut bytes = Vec::new();
+        write(&mut bytes).unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn records_leave_unknown_fields_empty() {
+        let text = written(|file| records(file, &run().records));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2001);
+        assert_eq!(lines[2], "1000000,1000005,2000000,7,1,ok");
+        assert_eq!(lines[4], "3000000,,4000000,7,,timeout");
+    }
+
+    #[test]
+    fn the_distribution_is_in_the_format_that_plotters_read() {
+        let text = written(|file| distribution(file, &run()));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[0],
+            "       Value     Percentile TotalCount 1/(1-Percentile)"
+        );
+        assert_eq!(lines[1], "");
+        assert_eq!(
+            lines[2],
+            "       1.000 0.000000000000       2000           1.00"
+        );
+        let last = lines.iter().rfind(|line| !line.starts_with('#')).unwrap();
+        assert_eq!(*last, "       1.000 1.000000000000       2000");
+        assert!(text.contains("#[Max     =        1.000, Total count    =         2000]"));
+        assert!(text.contains("#[Incomplete"));
+    }
+
+    #[test]
+    fn the_log_has_an_interval_for_each_second() {
+        use base64::Engine as _;
+        use base64::engine::general_purpose::STANDARD;
+        use hdrhistogram::serialization::Deserializer;
+        use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+        let text = written(|file| interval_log(file, &run(), SystemTime::UNIX_EPOCH));
+        assert!(text.contains("#[Incomplete"), "{text}");
+        let entries = IntervalLogIterator::new(text.as_bytes()).map(Result::unwrap);
+        let counts: Vec<u64> = entries
+            .filter_map(|entry| match entry {
+                LogEntry::Interval(interval) => Some(interval),
+                _ => None,
+            })
+            .map(|interval| {
+                let bytes = STANDARD.decode(interval.encoded_histogram()).unwrap();
+                let histogram: Histogram<u64> = Deserializer::new()
+                    .deserialize(&mut bytes.as_slice())
+                    .unwrap();
+                histogram.len()
+            })
+            .collect();
+        assert_eq!(counts, [999, 1000, 1]);
+    }
+}

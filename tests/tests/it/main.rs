@@ -13,6 +13,7 @@ mod fallbacks;
 mod framing;
 mod introspection;
 mod limits;
+mod load;
 mod modes;
 mod patience;
 mod policies;
