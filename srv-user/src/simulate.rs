@@ -13,6 +13,7 @@
 //! and `cpu` choose as `random` does, but for the same ones.
 
 mod engine;
+mod host;
 mod ring;
 mod tally;
 

@@ -69,8 +69,6 @@ struct Worker {
     driver: Driver,
     connections: Slab<Connection>,
     connections_max: usize,
-    /// When the last wait ended.
-    now_ns: u64,
     swept_ns: u64,
     /// Since when it finishes, ns.
     draining_since_ns: Option<u64>,
@@ -104,7 +102,6 @@ impl Worker {
             })),
             connections: Slab::new(),
             connections_max,
-            now_ns: 0,
             swept_ns: 0,
             draining_since_ns: None,
             exit_by_ns: u64::MAX,
@@ -148,7 +145,6 @@ impl Worker {
                 .context("wait for events")?;
         }
         let now_ns = monotonic_ns();
-        self.now_ns = now_ns;
         self.published().wakes(now_ns);
         self.ring.watch_deferred(&self.reactor, now_ns)?;
         if let Some(connection) = accepted {

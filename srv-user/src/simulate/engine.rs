@@ -4,9 +4,9 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use srv_common::layout::ELIGIBLE;
-use srv_common::{Group, Host, Policy, Shared, State, choose, policy};
+use srv_common::{Group, choose, policy};
 
+use super::host::{Kernel, ready_group};
 use super::ring::Watch;
 use super::tally::Tally;
 use super::{Arm, Model, Outcome};
@@ -62,36 +62,6 @@ enum Due {
     Finish,
     /// It has left a sibling's listener alone for long enough.
     Patience,
-}
-
-/// Where the policy runs: on a random CPU, for a client not seen before.
-struct Kernel<'a> {
-    random: &'a mut Uniform,
-    cursor: &'a Shared<u64>,
-}
-
-impl Host for Kernel<'_> {
-    fn random(&mut self) -> u32 {
-        self.random.bits()
-    }
-
-    fn cpu(&mut self) -> u32 {
-        self.random.bits()
-    }
-
-    fn source_hash(&mut self) -> u32 {
-        self.random.bits()
-    }
-
-    fn flow_hash(&mut self) -> u32 {
-        self.random.bits()
-    }
-
-    fn advance_cursor(&mut self) -> u32 {
-        let before = self.cursor.get();
-        self.cursor.set(before.wrapping_add(1));
-        before as u32
-    }
 }
 
 impl<const N: usize> Engine<N> {
@@ -378,20 +348,4 @@ impl<const N: usize> Engine<N> {
             stolen: loads().map(|load| load.stolen.get()).sum(),
         }
     }
-}
-
-/// As the master and the workers leave it once all are ready and asleep.
-fn ready_group<const N: usize>(workers: usize, policy: Policy) -> Box<Group<N>> {
-    let group = Group::<N>::boxed();
-    group.config.policy.set(policy as u32);
-    group.config.workers.set(workers as u32);
-    group.config.ready_count.set(workers as u32);
-    for slot in 0..workers {
-        group.ready[slot].set(slot as u16);
-        group.idle.0[slot].set(1);
-        let steering = &group.slots[slot].steering;
-        steering.state.set(State::Ready as u32);
-        steering.eligible.set(ELIGIBLE);
-    }
-    group
 }
