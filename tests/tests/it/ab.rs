@@ -88,7 +88,7 @@ fn what_makes_no_sense_is_refused_before_anything_starts() {
         (&["bimodl"][..], "no scenario is called `bimodl`"),
         (&["--arms", "leest"], "no arm is called `leest`"),
         (&["--rate", "6000"], "--overload"),
-        (&["--rate", "-1"], "--rate"),
+        (&["--rate", "0"], "--rate 0"),
         (&["cloudflare", "--rate", "5"], "closed loop"),
         (&["--spin", "--workers", "200"], "cores"),
         (&["--rounds", "0"], "--rounds 0"),
