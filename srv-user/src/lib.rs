@@ -24,7 +24,6 @@ pub mod log;
 pub mod master;
 pub mod peer;
 pub mod reactor;
-pub mod report;
 mod requests;
 pub mod response;
 pub mod result;
