@@ -94,6 +94,7 @@ impl Ready {
     fn from(args: &LoadArgs) -> Result<Self> {
         let url = Url::parse(&args.url)?;
         let service = service(args, &url)?;
+        let target = url.resolve()?;
         let duration = args.duration.map(|Period(duration)| duration);
         let paced = match (args.rate, args.clients) {
             (Some(rate), _) => open(args, rate, duration.unwrap_or(DURATION), service)?,
@@ -110,7 +111,7 @@ impl Ready {
             }
         };
         let load = Load {
-            target: url.resolve()?,
+            target,
             host: Some(url.host),
             path: url.path,
             connections: match args.keep_alive {

@@ -133,7 +133,7 @@ fn urls_that_cannot_be_are_refused_with_the_mend() {
         ("http://no-such-host.invalid/", "check the name"),
         ("http://127.0.0.1/{us}", "--service fixed:1000"),
     ] {
-        let said = refusal([url, "--rate", "1", "--duration", "1s"]);
+        let said = refusal([url, "--rate", "100", "--duration", "1s"]);
         assert!(
             said.contains(url) || said.contains("no-such-host"),
             "{said}"
