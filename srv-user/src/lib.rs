@@ -19,6 +19,7 @@ pub mod load;
 pub mod log;
 pub mod master;
 pub mod reactor;
+pub mod report;
 pub mod response;
 pub mod result;
 pub mod ring;
