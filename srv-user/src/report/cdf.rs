@@ -5,7 +5,7 @@ use anyhow::Result;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::canvas::{Area, Drawing, Width, bold, drawing_error, line, px, text, text_width_px};
+use super::canvas::{Area, Drawing, Width, drawing_error, line, px, text, text_width_px};
 use super::palette::Role;
 use super::quantity;
 use super::series::Series;
@@ -80,7 +80,7 @@ fn curves(comparison: &Comparison, series: &[Series], top: f64) -> Vec<Curve> {
         ("limit", Role::Limit, median(&rounds), &limit.cdf)
     });
     let curves = arms.chain(limit).map(|(name, role, p99_ns, cdf)| Curve {
-        name: format!("{name}  {}", quantity::ns(p99_ns)),
+        name: format!("{name} · p99 {}", quantity::ns(p99_ns)),
         role,
         points: points(cdf, top),
     });
@@ -176,13 +176,15 @@ fn draw_plot(area: &Area, curves: &[Curve], top: f64, width: Width) -> Result<()
     let all = || curves.iter().flat_map(|curve| &curve.points);
     let low = all().map(|point| point.0).fold(f64::INFINITY, f64::min) - 0.04;
     let high = all().map(|point| point.0).fold(f64::NEG_INFINITY, f64::max) + 0.06;
+    // A labelled line just left of the data is worth its room.
+    let low = ticks(low - 0.12, low, width).last().copied().unwrap_or(low);
     let heights = PERCENTILES.iter().map(|&(_, part)| -(1.0 - part).log10());
     let heights: Vec<f64> = heights.filter(|&height| height <= top).collect();
     let chart = ChartBuilder::on(area)
         .margin_right(px(14.0))
         .margin_top(px(6.0))
         .x_label_area_size(px(44.0))
-        .y_label_area_size(px(if width.is_wide() { 58.0 } else { 50.0 }))
+        .y_label_area_size(px(if width.is_wide() { 60.0 } else { 56.0 }))
         .build_cartesian_2d(low..high, 0.0..top)
         .map_err(drawing_error)?;
     let plane = chart.plotting_area();
@@ -231,14 +233,10 @@ fn draw_plot(area: &Area, curves: &[Curve], top: f64, width: Width) -> Result<()
             }
         }
     }
-    let style = bold(Role::Muted, TEXT_PX, HPos::Left, VPos::Top);
+    let style = text(Role::Muted, TEXT_PX, HPos::Left, VPos::Top);
     let corner = edge(low, top);
-    area.draw_text(
-        "up: rarer",
-        &style,
-        (corner.0 + px(6.0), corner.1 + px(2.0)),
-    )
-    .map_err(drawing_error)
+    area.draw_text("rarer ↑", &style, (corner.0 + px(6.0), corner.1 + px(2.0)))
+        .map_err(drawing_error)
 }
 
 /// Where a curve reaches this height.

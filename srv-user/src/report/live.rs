@@ -27,8 +27,8 @@ pub fn draw(series: &[Series], width: Width) -> Result<Option<Drawing>> {
     if panels.is_empty() {
         return Ok(None);
     }
-    let columns = panels.len().min(if width.is_wide() { 3 } else { 1 });
-    let rows = panels.len().div_ceil(columns);
+    let rows = panels.len().div_ceil(if width.is_wide() { 4 } else { 1 });
+    let columns = panels.len().div_ceil(rows);
     let most = panels
         .iter()
         .flat_map(|(_, live)| live.per_worker.iter().flatten());
@@ -63,6 +63,10 @@ fn draw_panel(area: &Area, series: &Series, live: &Live, most: u32) -> Result<()
     area.draw_text(&series.arm.name, &name, (px(4.0), px(4.0)))
         .map_err(drawing_error)?;
     draw_frame(area, (left, right), (upper, floor), most)?;
+    let own = live.per_worker.iter().flatten().max().unwrap_or(&0);
+    let style = text(Role::Muted, 11.0, HPos::Right, VPos::Top);
+    area.draw_text(&format!("at most {own}"), &style, (right, px(6.0)))
+        .map_err(drawing_error)?;
 
     let step = samples.div_ceil(SAMPLES_MAX);
     let shown = || (0..samples).step_by(step);

@@ -34,8 +34,8 @@ pub fn draw(series: &[Series], width: Width) -> Result<Option<Drawing>> {
     if panels.is_empty() {
         return Ok(None);
     }
-    let columns = panels.len().min(if width.is_wide() { 4 } else { 2 });
-    let rows = panels.len().div_ceil(columns);
+    let rows = panels.len().div_ceil(if width.is_wide() { 4 } else { 2 });
+    let columns = panels.len().div_ceil(rows);
     let all = panels.iter().flat_map(|(_, bars)| bars);
     let top = all
         .map(|bar| bar.range.1.max(bar.share))

@@ -15,26 +15,34 @@ use crate::result::{Compared, Comparison};
 /// shown of the rounds.
 struct Column(&'static str, &'static str, Quantity, Over);
 
-const LATENCY: [Column; 8] = [
+const SHORT: [Column; 5] = [
     Column("p50", "short.p50_ns", Ns, Over::Median),
     Column("p90", "short.p90_ns", Ns, Over::Median),
     Column("p99", "short.p99_ns", Ns, Over::Median),
     Column("p99.9", "short.p99_9_ns", Ns, Over::Median),
     Column("max", "short.max_ns", Ns, Over::Median),
+];
+
+const ALL: [Column; 4] = [
+    Column("p50", "all.p50_ns", Ns, Over::Median),
     Column("p99", "all.p99_ns", Ns, Over::Median),
     Column("mean", "all.mean_ns", Ns, Over::Median),
     Column("deviation", "deviation_ns", Ns, Over::Median),
 ];
 
-const BALANCE: [Column; 8] = [
+const BALANCE: [Column; 4] = [
     Column("CV", "accepts_cv", Part, Over::Median),
     Column("max/mean", "accepts_max_over_mean", Part, Over::Median),
     Column("Jain", "accepts_jain", Part, Over::Median),
     Column("live gap", "live_gap", Count, Over::Median),
-    Column("CPU/request", "cpu_ns_per_request", Ns, Over::Median),
+];
+
+const HEALTH: [Column; 5] = [
+    Column("CPU per request", "cpu_ns_per_request", Ns, Over::Median),
     Column("requests", "requests", Count, Over::Sum),
     Column("lost", "lost", Count, Over::Sum),
-    Column("late, p99", "lateness.p99_ns", Ns, Over::Median),
+    Column("generator late, p99", "lateness.p99_ns", Ns, Over::Median),
+    Column("max", "lateness.max_ns", Ns, Over::Median),
 ];
 
 /// The figures per arm.
@@ -42,20 +50,24 @@ pub fn figures(comparison: &Comparison, figures: &Figures, series: &[Series]) ->
     if series.is_empty() {
         return Ok(html! {});
     }
+    let has_limit = comparison.limit.is_some();
     Ok(html! {
         section {
             h2 { "Figures" }
             p.note { "Large: the median of the rounds; small: from the smallest to the largest. Requests and lost are sums." }
-            h3 { "Latency" }
-            (table(&[("short requests", 5), ("all requests", 3)], &LATENCY, series, figures, comparison.limit.is_some())?)
-            h3 { "Balance, cost and health" }
-            (table(&[("accepts per worker", 3), ("", 1), ("server", 1), ("generator", 3)], &BALANCE, series, figures, false)?)
+            h3 { "Latency of short requests" }
+            (table(&SHORT, series, figures, has_limit)?)
+            h3 { "Latency of all requests" }
+            (table(&ALL, series, figures, has_limit)?)
+            h3 { "Balance: connections accepted per worker" }
+            (table(&BALANCE, series, figures, false)?)
+            h3 { "Cost and health" }
+            (table(&HEALTH, series, figures, false)?)
         }
     })
 }
 
 fn table(
-    groups: &[(&str, usize)],
     columns: &[Column],
     series: &[Series],
     figures: &Figures,
@@ -65,10 +77,6 @@ fn table(
         div.scroll tabindex="0" {
             table {
                 thead {
-                    tr {
-                        th {}
-                        @for (name, span) in groups { th.group colspan=(span) scope="colgroup" { (name) } }
-                    }
                     tr { th scope="col" { "arm" } @for column in columns { th scope="col" { (column.0) } } }
                 }
                 tbody {
@@ -139,7 +147,7 @@ pub fn ratios(comparison: &Comparison, figures: &Figures) -> Result<Markup> {
                             th scope="col" { "arm : base" } th.left scope="col" { "figure" }
                             th scope="col" { "ratio" } th scope="col" { "95 % interval" }
                             th.left scope="col" { (scale.head()) }
-                            th scope="col" { "rounds" } th.left scope="col" { "judgement" }
+                            th.left scope="col" { "judgement" }
                         }
                     }
                     tbody {
@@ -163,9 +171,11 @@ fn ratio(figures: &Figures, scale: &Scale, index: usize, compared: &Compared) ->
             }
             td.left { (compared.figure) }
             td { strong { (show("rounds.median")?) } }
-            td { (show("low")?) " – " (show("high")?) }
+            td {
+                (show("low")?) " – " (show("high")?)
+                small { "rounds " (show("rounds.min")?) " – " (show("rounds.max")?) }
+            }
             td.left { (scale.interval(compared)) }
-            td.quiet { (show("rounds.min")?) " – " (show("rounds.max")?) }
             td.left.judgement { (compared.judgement) }
         }
     })

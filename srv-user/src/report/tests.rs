@@ -52,7 +52,7 @@ fn every_figure_is_what_its_path_leads_to() {
     assert!(shown.len() > 300, "only {} figures", shown.len());
     for Shown { path, over, value } in shown {
         let values = resolve(&json, &path);
-        let numbers = || values.iter().map(|value| value.as_f64().unwrap());
+        let numbers = || values.iter().filter_map(|value| value.as_f64());
         let mut sorted: Vec<f64> = numbers().collect::<Vec<_>>();
         sorted.sort_by(f64::total_cmp);
         let expected = match over.as_deref() {
@@ -177,7 +177,7 @@ fn a_page_is_made_anew_from_its_file() {
     fs::write(&file, serde_json::to_vec(&comparison).unwrap()).unwrap();
     write(folder.path(), &read(&file).unwrap()).unwrap();
     let written = fs::read_to_string(folder.path().join("report.html")).unwrap();
-    assert_eq!(written, page(&comparison));
+    assert!(written == page(&comparison), "the file's page is another");
 
     fs::write(&file, r#"{"schema": 99}"#).unwrap();
     let other = regenerate(folder.path()).unwrap_err();

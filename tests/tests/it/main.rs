@@ -14,6 +14,7 @@ mod limits;
 mod modes;
 mod patience;
 mod policies;
+mod report;
 mod ring;
 mod start;
 mod stop;
