@@ -24,6 +24,7 @@ pub mod log;
 pub mod master;
 pub mod peer;
 pub mod reactor;
+pub mod report;
 mod requests;
 pub mod response;
 pub mod result;

@@ -21,7 +21,15 @@ use crate::{
 pub const BENCHES: [&str; 4] = ["select", "http", "memory", "tail"];
 
 /// What the tests use beside cargo.
-const TEST_TOOLS: [Package; 2] = [
+const TEST_TOOLS: [Package; 4] = [
+    Package {
+        name: "chromium",
+        shown_by: "chromium",
+    },
+    Package {
+        name: "fonts-dejavu-core",
+        shown_by: "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",
+    },
     Package {
         name: "iproute2",
         shown_by: "ip",
@@ -103,7 +111,10 @@ pub fn run(no_bpf: bool, args: &[String]) -> Result<()> {
 /// # Errors
 /// If set-up, the build or a test fails.
 pub fn test(args: &[String]) -> Result<()> {
-    apt::ensure(&TEST_TOOLS, "the tests look at srv with them")?;
+    apt::ensure(
+        &TEST_TOOLS,
+        "the tests look at srv and its reports with them",
+    )?;
     build(false)?;
     let mut command = workspace::cargo();
     command

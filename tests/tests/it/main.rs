@@ -17,6 +17,7 @@ mod load;
 mod modes;
 mod patience;
 mod policies;
+mod report;
 mod ring;
 mod start;
 mod stop;
