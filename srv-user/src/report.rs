@@ -68,7 +68,7 @@ pub fn write_pngs(dir: &Path, comparison: &Comparison) -> Result<()> {
 ///
 /// # Errors
 /// There is no `result.json`, it is none, it has another schema, or as
-/// [`write`] and [`write_pngs`]. The page is written before the PNGs are tried.
+/// [`write()`] and [`write_pngs`]. The page is written before the PNGs are tried.
 pub fn regenerate(dir: &Path) -> Result<()> {
     let comparison = read(&dir.join("result.json"))?;
     write(dir, &comparison)?;
