@@ -3,9 +3,9 @@
 //! [`Comparison`] and judges nothing; a figure that is not in `result.json` is
 //! not on the page either.
 //!
-//! [`page`] is the order of things and [`tables`] the figures; `cdf`, `shares`,
-//! `live` and `cpu` draw on a [`canvas`], in the colours of [`palette`];
-//! [`figures`] is how a number gets onto the page.
+//! `page` is the order of things and `tables` the figures; `cdf`, `shares`,
+//! `live` and `cpu` draw on a `canvas`, in the colours of `palette`;
+//! `figures` is how a number gets onto the page.
 
 mod canvas;
 mod cdf;
@@ -46,7 +46,7 @@ pub fn html(comparison: &Comparison) -> Result<String> {
 /// # Errors
 /// As [`html`], or the file cannot be written.
 pub fn write(dir: &Path, comparison: &Comparison) -> Result<()> {
-    put(&dir.join("report.html"), html(comparison)?.as_bytes())
+    put(dir, "report.html", html(comparison)?.as_bytes())
 }
 
 /// Writes `cdf.png` and `shares.png` into `dir`, for pages that show no HTML.
@@ -56,10 +56,10 @@ pub fn write(dir: &Path, comparison: &Comparison) -> Result<()> {
 pub fn write_pngs(dir: &Path, comparison: &Comparison) -> Result<()> {
     let series = Series::of(comparison);
     if let Some(drawing) = cdf::draw(comparison, &series, canvas::WIDE)? {
-        put(&dir.join("cdf.png"), &png::render(&drawing)?)?;
+        put(dir, "cdf.png", &png::render(&drawing)?)?;
     }
     if let Some(drawing) = shares::draw(&series, canvas::WIDE)? {
-        put(&dir.join("shares.png"), &png::render(&drawing)?)?;
+        put(dir, "shares.png", &png::render(&drawing)?)?;
     }
     Ok(())
 }
@@ -68,7 +68,7 @@ pub fn write_pngs(dir: &Path, comparison: &Comparison) -> Result<()> {
 ///
 /// # Errors
 /// There is no `result.json`, it is none, it has another schema, or as
-/// [`write`] and [`write_pngs`]. The page is written before the PNGs are tried.
+/// [`write()`] and [`write_pngs`]. The page is written before the PNGs are tried.
 pub fn regenerate(dir: &Path) -> Result<()> {
     let comparison = read(&dir.join("result.json"))?;
     write(dir, &comparison)?;
@@ -89,8 +89,8 @@ fn read(path: &Path) -> Result<Comparison> {
 }
 
 /// Writes beside and renames: a reader never sees half a file.
-fn put(path: &Path, content: &[u8]) -> Result<()> {
-    let part = path.with_added_extension("part");
+fn put(dir: &Path, name: &str, content: &[u8]) -> Result<()> {
+    let (path, part) = (dir.join(name), dir.join(format!("{name}.part")));
     fs::write(&part, content).with_context(|| format!("write {}", part.display()))?;
-    fs::rename(&part, path).with_context(|| format!("rename to {}", path.display()))
+    fs::rename(&part, &path).with_context(|| format!("rename to {}", path.display()))
 }

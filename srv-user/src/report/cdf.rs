@@ -173,68 +173,104 @@ fn draw_mark(area: &Area, place: usize, role: Role, (x, y): (i32, i32)) -> Resul
 }
 
 fn draw_plot(area: &Area, curves: &[Curve], top: f64, width: Width) -> Result<()> {
-    let all = || curves.iter().flat_map(|curve| &curve.points);
-    let low = all().map(|point| point.0).fold(f64::INFINITY, f64::min) - 0.04;
-    let high = all().map(|point| point.0).fold(f64::NEG_INFINITY, f64::max) + 0.06;
-    // A labelled line just left of the data is worth its room.
-    let low = ticks(low - 0.12, low, width).last().copied().unwrap_or(low);
-    let heights = PERCENTILES.iter().map(|&(_, part)| -(1.0 - part).log10());
-    let heights: Vec<f64> = heights.filter(|&height| height <= top).collect();
+    let frame = Frame::around(curves, top, width);
     let chart = ChartBuilder::on(area)
         .margin_right(px(14.0))
         .margin_top(px(6.0))
         .x_label_area_size(px(44.0))
         .y_label_area_size(px(if width.is_wide() { 60.0 } else { 56.0 }))
-        .build_cartesian_2d(low..high, 0.0..top)
+        .build_cartesian_2d(frame.low..frame.high, 0.0..top)
         .map_err(drawing_error)?;
     let plane = chart.plotting_area();
-    let to_area = |point: (f64, f64)| {
+    let at = |x: f64, y: f64| {
         // The plane's pixels are the drawing's, the area's begin below the legend.
-        let (x, y) = plane.map_coordinate(&point);
+        let (x, y) = plane.map_coordinate(&(x, y));
         let (left, upper) = area.get_base_pixel();
         (x - left, y - upper)
     };
-    let edge = |x: f64, y: f64| to_area((x, y));
-    for &tick in &ticks(low, high, width) {
-        let (foot, head) = (edge(tick, 0.0), edge(tick, top));
-        area.draw(&PathElement::new(vec![foot, head], line(Role::Grid, 1.0)))
+    draw_grid(area, &frame, width, at)?;
+    draw_axes(area, &frame, at)?;
+    for (place, curve) in curves.iter().enumerate() {
+        let path: Vec<_> = curve.points.iter().map(|&(x, y)| at(x, y)).collect();
+        let stroke = if curve.role == Role::Limit { 2.4 } else { 2.0 };
+        area.draw(&PathElement::new(path, line(curve.role, stroke)))
             .map_err(drawing_error)?;
+        for &(_, height) in &frame.percentiles {
+            if let Some(x) = crossing(&curve.points, height) {
+                draw_mark(area, place, curve.role, at(x, height))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What of the coordinates is shown.
+struct Frame {
+    low: f64,
+    high: f64,
+    top: f64,
+    /// Name and height of those within.
+    percentiles: Vec<(&'static str, f64)>,
+}
+
+impl Frame {
+    fn around(curves: &[Curve], top: f64, width: Width) -> Self {
+        let all = || curves.iter().flat_map(|curve| &curve.points);
+        let low = all().map(|point| point.0).fold(f64::INFINITY, f64::min) - 0.04;
+        let high = all().map(|point| point.0);
+        let heights = PERCENTILES.map(|(name, part)| (name, -(1.0 - part).log10()));
+        Self {
+            // A labelled line just left of the data is worth its room.
+            low: ticks(low - 0.12, low, width).last().copied().unwrap_or(low),
+            high: high.fold(f64::NEG_INFINITY, f64::max) + 0.06,
+            top,
+            percentiles: heights
+                .into_iter()
+                .filter(|&(_, height)| height <= top)
+                .collect(),
+        }
+    }
+}
+
+fn draw_grid(
+    area: &Area,
+    frame: &Frame,
+    width: Width,
+    at: impl Fn(f64, f64) -> (i32, i32),
+) -> Result<()> {
+    let rule = |from, to| area.draw(&PathElement::new(vec![from, to], line(Role::Grid, 1.0)));
+    for tick in ticks(frame.low, frame.high, width) {
+        let foot = at(tick, 0.0);
+        rule(foot, at(tick, frame.top)).map_err(drawing_error)?;
         let style = text(Role::Muted, TEXT_PX, HPos::Center, VPos::Top);
         area.draw_text(&tick_label(tick), &style, (foot.0, foot.1 + px(7.0)))
             .map_err(drawing_error)?;
     }
-    for (&height, &(name, _)) in heights.iter().zip(&PERCENTILES) {
-        let (left, right) = (edge(low, height), edge(high, height));
-        area.draw(&PathElement::new(vec![left, right], line(Role::Grid, 1.0)))
-            .map_err(drawing_error)?;
+    for &(name, height) in &frame.percentiles {
+        let left = at(frame.low, height);
+        rule(left, at(frame.high, height)).map_err(drawing_error)?;
         let style = text(Role::Muted, TEXT_PX, HPos::Right, VPos::Center);
         area.draw_text(name, &style, (left.0 - px(8.0), left.1))
             .map_err(drawing_error)?;
     }
-    let axis = vec![edge(low, 0.0), edge(high, 0.0)];
+    Ok(())
+}
+
+fn draw_axes(area: &Area, frame: &Frame, at: impl Fn(f64, f64) -> (i32, i32)) -> Result<()> {
+    let axis = vec![at(frame.low, 0.0), at(frame.high, 0.0)];
     area.draw(&PathElement::new(axis, line(Role::Muted, 1.2)))
         .map_err(drawing_error)?;
-    let middle = edge(f64::midpoint(low, high), 0.0);
+    let middle = at(f64::midpoint(frame.low, frame.high), 0.0);
     let style = text(Role::Muted, TEXT_PX, HPos::Center, VPos::Top);
+    let below = (middle.0, middle.1 + px(26.0));
     area.draw_text(
         "latency from the scheduled instant (logarithmic)",
         &style,
-        (middle.0, middle.1 + px(26.0)),
+        below,
     )
     .map_err(drawing_error)?;
-    for (place, curve) in curves.iter().enumerate() {
-        let path: Vec<_> = curve.points.iter().map(|&point| to_area(point)).collect();
-        let stroke = if curve.role == Role::Limit { 2.4 } else { 2.0 };
-        area.draw(&PathElement::new(path, line(curve.role, stroke)))
-            .map_err(drawing_error)?;
-        for &height in &heights {
-            if let Some(x) = crossing(&curve.points, height) {
-                draw_mark(area, place, curve.role, to_area((x, height)))?;
-            }
-        }
-    }
     let style = text(Role::Muted, TEXT_PX, HPos::Left, VPos::Top);
-    let corner = edge(low, top);
+    let corner = at(frame.low, frame.top);
     area.draw_text("rarer ↑", &style, (corner.0 + px(6.0), corner.1 + px(2.0)))
         .map_err(drawing_error)
 }

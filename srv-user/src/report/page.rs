@@ -38,8 +38,8 @@ pub fn page(comparison: &Comparison) -> Result<Markup> {
                     (verdict(comparison))
                     (plots(comparison, &series)?)
                     (tables::figures(comparison, &figures, &series)?)
-                    (cost(&series)?)
                     (tables::ratios(comparison, &figures)?)
+                    (cost(&series)?)
                     (tables::rounds(&figures, &series)?)
                     (circumstances(comparison, &figures)?)
                 }

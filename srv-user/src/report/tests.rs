@@ -1,8 +1,16 @@
 //! The page against the comparison that it is made of.
 
+use std::sync::LazyLock;
+
 use serde_json::Value;
 
 use super::*;
+
+/// Made once: it is a small simulation.
+fn made() -> Comparison {
+    static MADE: LazyLock<Comparison> = LazyLock::new(sample::comparison);
+    MADE.clone()
+}
 
 /// A figure on the page: its attributes.
 struct Shown {
@@ -46,7 +54,7 @@ fn page(comparison: &Comparison) -> String {
 
 #[test]
 fn every_figure_is_what_its_path_leads_to() {
-    let comparison = sample::comparison();
+    let comparison = made();
     let json = serde_json::to_value(&comparison).unwrap();
     let shown = shown(&page(&comparison));
     assert!(shown.len() > 300, "only {} figures", shown.len());
@@ -70,7 +78,7 @@ fn every_figure_is_what_its_path_leads_to() {
 
 #[test]
 fn every_number_in_a_table_names_its_place() {
-    let html = page(&sample::comparison());
+    let html = page(&made());
     let cells = html
         .split("<td")
         .skip(1)
@@ -93,7 +101,7 @@ fn every_number_in_a_table_names_its_place() {
 
 #[test]
 fn nothing_is_fetched_and_nothing_runs() {
-    let html = page(&sample::comparison());
+    let html = page(&made());
     for banned in ["http://", "https://", "<script", "@import", "url(", " src="] {
         assert!(!html.contains(banned), "{banned} in the page");
     }
@@ -109,7 +117,7 @@ fn nothing_is_fetched_and_nothing_runs() {
 #[test]
 fn hostile_names_stay_text() {
     const HOSTILE: &str = "<script>alert(\"&'\")</script>";
-    let mut comparison = sample::comparison();
+    let mut comparison = made();
     comparison.arms[0].name = HOSTILE.into();
     comparison.arms[4].left_out = Some(HOSTILE.into());
     comparison.ratios[0].base = HOSTILE.into();
@@ -123,20 +131,20 @@ fn hostile_names_stay_text() {
 
 #[test]
 fn doubts_and_an_early_end_come_before_the_verdict() {
-    let mut comparison = sample::comparison();
+    let mut comparison = made();
     comparison.incomplete = Some("stopped by Ctrl-C in round 2".into());
     comparison.doubts = vec!["the control differs".into()];
     let html = page(&comparison);
     let place = |text: &str| html.find(text).unwrap_or_else(|| panic!("no {text}"));
     assert!(place("stopped by Ctrl-C in round 2") < place("<h1>"));
     assert!(place("the control differs") < place("<h1>"));
-    let sound = page(&sample::comparison());
+    let sound = page(&made());
     assert!(!sound.contains("role=\"alert\""));
 }
 
 #[test]
 fn what_was_never_measured_leaves_no_hole() {
-    let mut comparison = sample::comparison();
+    let mut comparison = made();
     for arm in &mut comparison.arms {
         arm.rounds.clear();
         arm.cdf.clear();
@@ -153,7 +161,7 @@ fn what_was_never_measured_leaves_no_hole() {
 
 #[test]
 fn thousands_of_workers_are_sampled() {
-    let mut comparison = sample::comparison();
+    let mut comparison = made();
     for arm in &mut comparison.arms {
         arm.accepts = (0..4096).collect();
         for round in &mut arm.rounds {
@@ -172,7 +180,7 @@ fn a_page_is_made_anew_from_its_file() {
         "{missing:#}"
     );
 
-    let comparison = sample::comparison();
+    let comparison = made();
     let file = folder.path().join("result.json");
     fs::write(&file, serde_json::to_vec(&comparison).unwrap()).unwrap();
     write(folder.path(), &read(&file).unwrap()).unwrap();
