@@ -3,6 +3,11 @@
 //! a TUN device in it and one in the server's, and a thread that carries
 //! packets between the two and holds each for half of the round-trip time.
 //!
+//! It costs about 11 µs of processor time a packet (on two shared cores of an
+//! AMD EPYC), most of it the kernel's in receiving the packet; 3,700 new
+//! connections a second are ten packets each and take a third of a core. Where
+//! it may, the thread takes the highest priority.
+//!
 //! Nothing of it has a name in the file system or outlives its file
 //! descriptors: it is gone with the process, however that ends.
 
