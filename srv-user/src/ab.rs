@@ -16,6 +16,7 @@ pub mod scenario;
 pub mod simulated;
 pub mod table;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -86,13 +87,15 @@ pub fn run(asked: &Asked) -> Result<ExitCode> {
     }
     let interrupted = catch_interrupt()?;
     let mut code = ExitCode::SUCCESS;
+    let mut overheads = BTreeMap::new();
     for scenario in &scenarios {
         let folder = match scenarios.len() {
             1 => asked.out.clone(),
             _ => asked.out.join(scenario.name),
         };
         let folder = Folder::create(folder)?;
-        let comparison = Run::new(asked, scenario, &arms, &interrupted).complete(&folder)?;
+        let run = Run::new(asked, scenario, &arms, &interrupted, &mut overheads);
+        let comparison = run.complete(&folder)?;
         folder.write_report(&comparison)?;
         table::conclude(&comparison);
         println!("\n{}\n", folder.about());
@@ -153,6 +156,8 @@ struct Run<'a> {
     short_ns: Vec<Vec<u64>>,
     plans: Vec<Plan>,
     overhead: Overhead,
+    /// Those that are known, by the arm's name and whether it burns CPU.
+    overheads: &'a mut BTreeMap<(String, bool), Overhead>,
 }
 
 impl<'a> Run<'a> {
@@ -161,6 +166,7 @@ impl<'a> Run<'a> {
         scenario: &'a Scenario,
         arms: &'a [Arm],
         interrupted: &'a AtomicBool,
+        overheads: &'a mut BTreeMap<(String, bool), Overhead>,
     ) -> Self {
         let blank = |arm: &Arm| result::Arm {
             name: arm.name.clone(),
@@ -198,6 +204,7 @@ impl<'a> Run<'a> {
             short_ns: vec![Vec::new(); arms.len()],
             plans: Vec::new(),
             overhead: Overhead::default(),
+            overheads,
         }
     }
 
@@ -226,7 +233,7 @@ impl<'a> Run<'a> {
             let able = |nth: &usize| self.comparison.arms[*nth].left_out.is_none();
             let nth = (0..self.arms.len()).find(able);
             if let Some(nth) = nth {
-                self.overhead = Overhead::measure(&self.arms[nth], self.scenario)?;
+                self.overhead = self.overhead_of(nth)?;
             }
         }
         for round in 0..self.asked.rounds {
@@ -246,6 +253,18 @@ impl<'a> Run<'a> {
             }
         }
         Ok(())
+    }
+
+    fn overhead_of(&mut self, nth: usize) -> Result<Overhead> {
+        let arm = &self.arms[nth];
+        let key = (arm.name.clone(), self.scenario.spins);
+        if let Some(known) = self.overheads.get(&key) {
+            return Ok(*known);
+        }
+        println!("  measuring what a request costs beyond its service time");
+        let overhead = Overhead::measure(arm, self.scenario)?;
+        self.overheads.insert(key, overhead);
+        Ok(overhead)
     }
 
     fn one(

@@ -5,7 +5,7 @@
 //! loop ([`Closed`]) there is no schedule: it runs from the sent instant.
 //!
 //! Knows nothing of how plans are drawn and leaves all judgement of the
-//! records to others; [`crate::generator`] does the sending. `srv load` is
+//! records to others; `generator` does the sending. `srv load` is
 //! [`command`].
 
 pub mod command;

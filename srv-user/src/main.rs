@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use clap::Parser;
 use srv::cli::{AbArgs, AbCommand, Cli, Command, Query, Server};
 use srv::control::{Reply, Request, ask};
+use srv::result::Comparison;
 use srv::{ab, config, doctor, load, log, master, report, steer, view, worker};
 
 fn main() -> ExitCode {
@@ -51,7 +52,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 fn compare(args: AbArgs) -> anyhow::Result<ExitCode> {
     match args.other {
         Some(AbCommand::Compare { before, after }) => {
-            ab::compare::compare(&ab::files::read(&before)?, &ab::files::read(&after)?)?;
+            ab::compare::compare(&Comparison::read(&before)?, &Comparison::read(&after)?)?;
             return Ok(ExitCode::SUCCESS);
         }
         Some(AbCommand::Report { folder }) => {

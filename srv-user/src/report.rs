@@ -70,22 +70,9 @@ pub fn write_pngs(dir: &Path, comparison: &Comparison) -> Result<()> {
 /// There is no `result.json`, it is none, it has another schema, or as
 /// [`write()`] and [`write_pngs`]. The page is written before the PNGs are tried.
 pub fn regenerate(dir: &Path) -> Result<()> {
-    let comparison = read(&dir.join("result.json"))?;
+    let comparison = Comparison::read(dir)?;
     write(dir, &comparison)?;
     write_pngs(dir, &comparison)
-}
-
-fn read(path: &Path) -> Result<Comparison> {
-    let text = fs::read(path).with_context(|| format!("read {}", path.display()))?;
-    let json: serde_json::Value =
-        serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))?;
-    let schema = &json["schema"];
-    ensure!(
-        *schema == SCHEMA,
-        "read {}: it has schema {schema}, this srv reads {SCHEMA}; use the srv that wrote it",
-        path.display()
-    );
-    serde_json::from_value(json).with_context(|| format!("read {}", path.display()))
 }
 
 /// Writes beside and renames: a reader never sees half a file.

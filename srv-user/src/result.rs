@@ -1,12 +1,41 @@
 //! `result.json`: what a comparison found, complete enough that a report only
 //! reads it. Plain data; [`SCHEMA`] changes when a reader would have to.
 
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::stats::{Ratio, Summary};
 
 /// Version of this schema.
 pub const SCHEMA: u32 = 1;
+/// The name of its file.
+pub const RESULT: &str = "result.json";
+
+impl Comparison {
+    /// Reads it from its file, or from the folder that holds [`RESULT`].
+    ///
+    /// # Errors
+    /// It is not there, is none, or has another schema.
+    pub fn read(path: &Path) -> Result<Self> {
+        let path = match path.is_dir() {
+            true => path.join(RESULT),
+            false => path.to_owned(),
+        };
+        let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let json: serde_json::Value =
+            serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))?;
+        let schema = &json["schema"];
+        ensure!(
+            *schema == SCHEMA,
+            "read {}: it has schema {schema}, this srv reads {SCHEMA}; use the srv that wrote it",
+            path.display()
+        );
+        serde_json::from_value(json).with_context(|| format!("read {}", path.display()))
+    }
+}
 
 /// A comparison of arms under one scenario.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

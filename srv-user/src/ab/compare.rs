@@ -4,7 +4,7 @@ use anyhow::{Result, bail, ensure};
 
 use super::judge::paired;
 use super::table::print_table;
-use crate::result::{Arm, Comparison, Round, SCHEMA};
+use crate::result::{Arm, Comparison, Round};
 
 type Figure = (&'static str, fn(&Round) -> f64);
 
@@ -19,14 +19,9 @@ const FIGURES: [Figure; 5] = [
 /// Prints `after` over `before` for every arm that both have.
 ///
 /// # Errors
-/// They are of different scenarios or of another schema, or have no arm in common.
+/// They are of different scenarios, or have no arm in common.
 pub fn compare(before: &Comparison, after: &Comparison) -> Result<()> {
     for run in [before, after] {
-        ensure!(
-            run.schema == SCHEMA,
-            "result.json has schema {}, this srv reads {SCHEMA}: use the srv that wrote it",
-            run.schema
-        );
         for doubt in &run.doubts {
             println!("doubt about {}: {doubt}", run.began);
         }

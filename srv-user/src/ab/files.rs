@@ -10,10 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::load::Run;
 use crate::load::files::{distribution, records};
 use crate::report;
-use crate::result::{Comparison, SCHEMA};
-
-/// The name of the file that everything else is made from.
-pub const RESULT: &str = "result.json";
+use crate::result::{Comparison, RESULT};
 
 /// Where a comparison goes.
 pub struct Folder {
@@ -75,26 +72,4 @@ fn write(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>)
     fill(&mut file)
         .and_then(|()| file.flush())
         .with_context(|| format!("write {}", path.display()))
-}
-
-/// Reads a comparison.
-///
-/// # Errors
-/// There is none at `path`, which may be the file or its folder, or it is not one.
-pub fn read(path: &Path) -> Result<Comparison> {
-    let path = if path.is_dir() {
-        path.join(RESULT)
-    } else {
-        path.to_owned()
-    };
-    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let schema = serde_json::from_str::<serde_json::Value>(&text)
-        .with_context(|| format!("read {} as JSON", path.display()))?["schema"]
-        .as_u64();
-    ensure!(
-        schema == Some(SCHEMA.into()),
-        "{} has schema {schema:?}, this srv reads {SCHEMA}: use the srv that wrote it",
-        path.display()
-    );
-    serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))
 }

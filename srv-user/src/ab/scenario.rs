@@ -182,14 +182,14 @@ pub fn all() -> Vec<Scenario> {
             name: "half",
             about: "bimodal at half its load",
             arrivals: Arrivals::Poisson(1850.0),
-            duration: Duration::from_secs(3),
+            duration: Duration::from_secs(2),
             ..BASE
         },
         Scenario {
             name: "cheap",
             about: "a handler that does nothing: steering must cost nothing, and share evenly",
             service: Service::Fixed(0),
-            duration: Duration::from_secs(2),
+            duration: Duration::from_millis(1500),
             ..BASE
         },
         Scenario {
