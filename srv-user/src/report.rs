@@ -27,9 +27,9 @@ mod tests;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
-use crate::result::{Comparison, SCHEMA};
+use crate::result::Comparison;
 use series::Series;
 
 /// The page, complete.

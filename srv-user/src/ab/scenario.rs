@@ -168,7 +168,7 @@ const BASE: Scenario = Scenario {
     service: BIMODAL,
     spins: false,
     arrivals: Arrivals::Poisson(3700.0),
-    duration: Duration::from_secs(4),
+    duration: Duration::from_millis(2500),
     connections: Keeping::PerRequest,
     mishap: None,
     rtt: None,
@@ -182,14 +182,14 @@ pub fn all() -> Vec<Scenario> {
             name: "half",
             about: "bimodal at half its load",
             arrivals: Arrivals::Poisson(1850.0),
-            duration: Duration::from_secs(2),
+            duration: Duration::from_millis(1200),
             ..BASE
         },
         Scenario {
             name: "cheap",
             about: "a handler that does nothing: steering must cost nothing, and share evenly",
             service: Service::Fixed(0),
-            duration: Duration::from_millis(1500),
+            duration: Duration::from_millis(800),
             ..BASE
         },
         Scenario {

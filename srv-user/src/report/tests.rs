@@ -183,7 +183,7 @@ fn a_page_is_made_anew_from_its_file() {
     let comparison = made();
     let file = folder.path().join("result.json");
     fs::write(&file, serde_json::to_vec(&comparison).unwrap()).unwrap();
-    write(folder.path(), &read(&file).unwrap()).unwrap();
+    write(folder.path(), &Comparison::read(&file).unwrap()).unwrap();
     let written = fs::read_to_string(folder.path().join("report.html")).unwrap();
     assert!(written == page(&comparison), "the file's page is another");
 
