@@ -1,7 +1,7 @@
 //! `srv ab`: an A/B comparison of ways of distributing connections. Arms take
 //! turns in rounds, each time in fresh processes, all with the same draws, the
 //! first one twice as the control. This file owns the order of things:
-//! [`scenario`] is what is asked ([`capacity`] whether this machine can), [`arm`] who answers, [`measure`] one arm in
+//! [`scenario`] is what is asked ([`capacity`] whether this machine can), [`arm`] who answers, [`mod@measure`] one arm in
 //! one round, [`overhead`] what the limit is given, [`judge`] what it comes to,
 //! [`files`] and [`table`] where it goes.
 
@@ -149,7 +149,7 @@ fn catch_interrupt() -> Result<Arc<AtomicBool>> {
 struct Run<'a> {
     asked: &'a Asked,
     scenario: &'a Scenario,
-    arms: &'a [Arm],
+    arms: Vec<Arm>,
     interrupted: &'a AtomicBool,
     comparison: Comparison,
     /// By arm: the short requests' latencies, all rounds together.
@@ -168,6 +168,11 @@ impl<'a> Run<'a> {
         interrupted: &'a AtomicBool,
         overheads: &'a mut BTreeMap<(String, bool), Overhead>,
     ) -> Self {
+        let mut arms = arms.to_vec();
+        // The first that can run is compared with the others, and is the control.
+        if let Some(first) = arms.iter().find(|arm| arm.obstacle(scenario).is_none()) {
+            arms.insert(arms.len() / 2 + 1, first.again());
+        }
         let blank = |arm: &Arm| result::Arm {
             name: arm.name.clone(),
             about: arm.about(),
@@ -198,10 +203,10 @@ impl<'a> Run<'a> {
         Self {
             asked,
             scenario,
+            short_ns: vec![Vec::new(); arms.len()],
             arms,
             interrupted,
             comparison,
-            short_ns: vec![Vec::new(); arms.len()],
             plans: Vec::new(),
             overhead: Overhead::default(),
             overheads,

@@ -71,7 +71,7 @@ pub struct AbArgs {
     pub scenarios: Vec<String>,
 
     /// Policies (each also with +ring), ring, shared, shared-herd, blocking,
-    /// nginx, nginx-reuseport, haproxy; the first runs twice, as the control
+    /// nginx, nginx-reuseport, haproxy; the first that can run does so twice, as the control
     #[arg(long, value_name = "ARM,ARM", default_value = ab::arm::DEFAULT)]
     pub arms: String,
 

@@ -34,7 +34,11 @@ pub fn judge(comparison: &mut Comparison) {
 
 /// The arm that the others are compared with.
 pub fn subject(arms: &[Arm]) -> Option<&Arm> {
-    arms.first().filter(|arm| !arm.rounds.is_empty())
+    arms.iter().find(|arm| !arm.rounds.is_empty())
+}
+
+fn others<'a>(arms: &'a [Arm], subject: &'a Arm) -> impl Iterator<Item = &'a Arm> {
+    arms.iter().filter(|arm| arm.name != subject.name)
 }
 
 fn is_control(subject: &Arm, arm: &Arm) -> bool {
@@ -46,7 +50,7 @@ fn ratios(arms: &[Arm], limit: Option<&Limit>) -> Vec<Compared> {
         return Vec::new();
     };
     let mut ratios = Vec::new();
-    for arm in arms.iter().skip(1) {
+    for arm in others(arms, subject) {
         let control = is_control(subject, arm);
         for (figure, of) in FIGURES {
             let Some(ratio) = paired(&series(arm, of), &series(subject, of)) else {
@@ -168,8 +172,7 @@ fn verdict(comparison: &Comparison) -> Vec<String> {
         return vec!["This run is not usable: its A/A control says that the machine was too noisy to tell arms apart.".into()];
     }
     let mut verdict = Vec::new();
-    let others = comparison.arms.iter().skip(1);
-    let other = others
+    let other = others(&comparison.arms, subject)
         .filter(|arm| !is_control(subject, arm) && !arm.rounds.is_empty())
         .collect::<Vec<_>>();
     let rival = other

@@ -22,9 +22,11 @@ pub fn run(asked: &Asked) -> Result<()> {
         ],
         names => arm::list(names)?,
     };
-    // The control would be the very same.
-    let arms = arms.iter().filter(|arm| !arm.name.ends_with(" again"));
-    let arms = arms.map(Arm::simulated).collect::<Result<Vec<_>>>()?;
+    // No control: it would be the very same.
+    let arms = arms
+        .iter()
+        .map(Arm::simulated)
+        .collect::<Result<Vec<_>>>()?;
     for name in &asked.scenarios {
         let scenario = asked.applied_to(scenario::by_name(name)?)?;
         scenario.check(asked.overload)?;
