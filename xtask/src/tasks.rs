@@ -40,21 +40,38 @@ const TEST_TOOLS: [Package; 4] = [
     },
 ];
 
-/// What srv is measured against, and with.
-const PEERS: [Package; 3] = [
-    Package {
-        name: "nginx-light",
-        shown_by: "nginx",
-    },
-    Package {
-        name: "libnginx-mod-http-lua",
-        shown_by: "/usr/lib/nginx/modules/ngx_http_lua_module.so",
-    },
+const NGINX: Package = Package {
+    name: "nginx-light",
+    shown_by: "nginx",
+};
+
+const NGINX_LUA: Package = Package {
+    name: "libnginx-mod-http-lua",
+    shown_by: "/usr/lib/nginx/modules/ngx_http_lua_module.so",
+};
+
+/// What the benches measure srv against, and with.
+const BENCH_PEERS: [Package; 3] = [
+    NGINX,
+    NGINX_LUA,
     Package {
         name: "wrk",
         shown_by: "wrk",
     },
 ];
+
+/// What `srv ab` compares srv with.
+const AB_PEERS: [Package; 3] = [
+    NGINX,
+    NGINX_LUA,
+    Package {
+        name: "haproxy",
+        shown_by: "haproxy",
+    },
+];
+
+/// What a bare `cargo xtask ab` runs.
+const AB_DEFAULT: [&str; 5] = ["bimodal", "half", "cheap", "--out", "target/ab"];
 
 /// Finds or makes the BPF toolchain and says which it is.
 ///
@@ -130,8 +147,8 @@ pub fn test(args: &[String]) -> Result<()> {
 /// # Errors
 /// If set-up, the build or a bench fails.
 pub fn bench(names: &[String]) -> Result<()> {
-    let installed = apt::ensure(&PEERS, "srv is measured against nginx, with wrk")?;
-    if installed.contains(&"nginx-light") {
+    let installed = apt::ensure(&BENCH_PEERS, "srv is measured against nginx, with wrk")?;
+    if installed.contains(&NGINX.name) {
         apt::keep_off("nginx")?;
     }
     build(true)?;
@@ -146,25 +163,6 @@ pub fn bench(names: &[String]) -> Result<()> {
     }
     Ok(())
 }
-
-/// The peers that `srv ab` knows beside those of the benches.
-const AB_PEERS: [Package; 3] = [
-    Package {
-        name: "nginx-light",
-        shown_by: "nginx",
-    },
-    Package {
-        name: "libnginx-mod-http-lua",
-        shown_by: "/usr/lib/nginx/modules/ngx_http_lua_module.so",
-    },
-    Package {
-        name: "haproxy",
-        shown_by: "haproxy",
-    },
-];
-
-/// What a bare `cargo xtask ab` runs.
-const AB_DEFAULT: [&str; 5] = ["bimodal", "half", "cheap", "--out", "target/ab"];
 
 /// Installs the peers if it may, builds, then becomes `srv ab`.
 ///
