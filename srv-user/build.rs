@@ -1,6 +1,7 @@
-//! Hands the BPF object to the crate as `OUT_DIR/srv-ebpf.o`: the one that
-//! `SRV_BPF_OBJECT` names, else the one that `cargo xtask build` left in the
-//! workspace, else an empty file (srv then carries no program and says so).
+//! Hands the BPF objects to the crate as `OUT_DIR/srv-ebpf.o` and
+//! `OUT_DIR/srv-foreign.o`: those that `SRV_BPF_OBJECT` and `SRV_BPF_FOREIGN_OBJECT`
+//! name, else those that `cargo xtask build` left in the workspace, else empty
+//! files (srv then carries no program and says so).
 
 use std::{
     env, fs,
@@ -8,57 +9,71 @@ use std::{
     time::SystemTime,
 };
 
-/// What the object is made of, under the workspace's root.
-const SOURCES: [&str; 4] = [
+/// What both objects are made of, under the workspace's root.
+const SOURCES: [&str; 5] = [
     "srv-common/Cargo.toml",
     "srv-common/src",
     "srv-ebpf/Cargo.toml",
-    "srv-ebpf/src",
+    "srv-ebpf/src/counter.rs",
+    "srv-ebpf/src/packet.rs",
+];
+
+/// Each object with its own sources and the variable that may name another.
+const OBJECTS: [(&str, &str, &str); 2] = [
+    ("srv-ebpf.o", "srv-ebpf/src/main.rs", "SRV_BPF_OBJECT"),
+    (
+        "srv-foreign.o",
+        "srv-ebpf/src/foreign",
+        "SRV_BPF_FOREIGN_OBJECT",
+    ),
 ];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-env-changed=SRV_BPF_OBJECT");
-    let bytes = match env::var_os("SRV_BPF_OBJECT") {
-        Some(named) => read_named(Path::new(&named)),
-        None => read_built(&workspace()),
-    };
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    fs::write(out.join("srv-ebpf.o"), bytes).expect("write the object to OUT_DIR");
+    for (name, source, variable) in OBJECTS {
+        println!("cargo::rerun-if-env-changed={variable}");
+        let bytes = match env::var_os(variable) {
+            Some(named) => read_named(variable, Path::new(&named)),
+            None => read_built(&workspace(), name, source),
+        };
+        fs::write(out.join(name), bytes).expect("write the object to OUT_DIR");
+    }
 }
 
 /// The object that the environment names: it has to be there.
-fn read_named(object: &Path) -> Vec<u8> {
+fn read_named(variable: &str, object: &Path) -> Vec<u8> {
     println!("cargo::rerun-if-changed={}", object.display());
     fs::read(object).unwrap_or_else(|error| {
         println!(
-            "cargo::error=SRV_BPF_OBJECT: read {}: {error}",
+            "cargo::error={variable}: read {}: {error}",
             object.display()
         );
         Vec::new()
     })
 }
 
-/// The object that xtask built, or nothing.
-fn read_built(workspace: &Path) -> Vec<u8> {
+/// An object that xtask built, or nothing.
+fn read_built(workspace: &Path, name: &str, source: &str) -> Vec<u8> {
     let directory = workspace.join("target/bpf");
     // Watched as a directory: cargo takes a watched file that is missing for
     // changed and would build this crate anew every time. If it cannot be
     // created, that is all that happens.
     let _ = fs::create_dir_all(&directory);
     println!("cargo::rerun-if-changed={}", directory.display());
-    let sources = SOURCES.map(|source| workspace.join(source));
+    let sources = SOURCES.into_iter().chain([source]);
+    let sources: Vec<_> = sources.map(|source| workspace.join(source)).collect();
     for source in &sources {
         println!("cargo::rerun-if-changed={}", source.display());
     }
-    let object = directory.join("srv-ebpf.o");
+    let object = directory.join(name);
     let Ok(bytes) = fs::read(&object) else {
         return Vec::new();
     };
     let newest_source = sources.iter().filter_map(|source| newest(source)).max();
     if newest(&object) < newest_source {
         println!(
-            "cargo::warning=the BPF object is older than its sources; \
+            "cargo::warning=a BPF object is older than its sources; \
              `cargo xtask build` builds it anew"
         );
     }

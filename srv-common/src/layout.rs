@@ -10,6 +10,7 @@
 //! Zeroed memory is valid and means "let the kernel hash".
 
 use crate::shared::Shared;
+use crate::tickets::{REMEMBERED, Tickets};
 
 /// Most workers that one listener group can have; a power of two, so that the
 /// program can bound an index with a mask.
@@ -30,7 +31,8 @@ pub struct Line<T>(pub T);
 pub struct Group<const N: usize = MAX_WORKERS> {
     /// What the master asks for.
     pub config: Config,
-    /// Slots in state ready, the first `config.ready_count` entries. Written
+    /// Slots in state ready (or, if none is, full or hung), the first
+    /// `config.ready_count` entries. Written
     /// by the master; a reader that races with it may see a slot twice or
     /// not at all for a moment, which costs one imperfect choice.
     pub ready: [Shared<u16>; N],
@@ -44,6 +46,8 @@ pub struct Group<const N: usize = MAX_WORKERS> {
     /// end and by the master, whole and not read before: the last writer
     /// wins, as published. Workers write it only while that is the policy.
     pub hermes: Line<Shared<u64>>,
+    /// In which order connections came.
+    pub tickets: Tickets<N>,
 }
 
 /// Written by the master only.
@@ -138,6 +142,9 @@ pub struct Load {
     pub stolen: Shared<u64>,
     /// Requests answered.
     pub served: Shared<u64>,
+    /// When the worker last left `epoll_wait`, ns of `CLOCK_MONOTONIC`: one
+    /// that sleeps while siblings take what came for it does not only sleep.
+    pub woke_ns: Shared<u64>,
 }
 
 /// State of a slot; zero, the state of fresh memory, is `Absent`.
@@ -154,15 +161,21 @@ pub enum State {
     Draining = 3,
     /// The worker has died and its replacement has not been spawned.
     Dead = 4,
+    /// The worker accepted connections and has been stuck for too long.
+    Hung = 5,
+    /// The worker accepts, but its accept queue is full: the kernel drops what comes.
+    Full = 6,
 }
 
 impl State {
     /// The state's name; `unknown` for a number that is no state.
     pub fn name(number: u32) -> &'static str {
-        ["absent", "starting", "ready", "draining", "dead"]
-            .get(number as usize)
-            .copied()
-            .unwrap_or("unknown")
+        [
+            "absent", "starting", "ready", "draining", "dead", "hung", "full",
+        ]
+        .get(number as usize)
+        .copied()
+        .unwrap_or("unknown")
     }
 }
 
@@ -290,6 +303,8 @@ const _: () = {
     assert!(offset_of!(Group, idle) == 128 + 2 * MAX_WORKERS);
     assert!(offset_of!(Group, slots) == 128 + 3 * MAX_WORKERS);
     assert!(offset_of!(Group, hermes) == 128 + 3 * MAX_WORKERS + 256 * MAX_WORKERS);
-    assert!(size_of::<Group>() == 192 + 3 * MAX_WORKERS + 256 * MAX_WORKERS);
+    assert!(offset_of!(Group, tickets) == 192 + 3 * MAX_WORKERS + 256 * MAX_WORKERS);
+    assert!(size_of::<Tickets>() == 64 + 4 * REMEMBERED * MAX_WORKERS);
+    assert!(size_of::<Group>() == offset_of!(Group, tickets) + size_of::<Tickets>());
     assert!(MAX_WORKERS.is_power_of_two());
 };

@@ -1,6 +1,7 @@
 //! What the BPF program and user space share, and nothing else: the layout of
-//! the memory both of them map ([`layout`]) and the steering policies
-//! ([`policy`]), pure functions over that layout, compiled for both sides.
+//! the memory both of them map ([`layout`]), the steering policies ([`policy`])
+//! and the order of arrival ([`tickets`]), pure functions over that layout,
+//! compiled for both sides.
 //!
 //! Nothing here performs a system call or calls a BPF helper; only
 //! [`Group::boxed`], which the BPF target does not have, allocates.
@@ -10,9 +11,11 @@
 #[cfg(not(target_arch = "bpf"))]
 extern crate alloc;
 
+pub mod foreign;
 pub mod layout;
 pub mod policy;
 pub mod shared;
+pub mod tickets;
 
 pub use layout::{Group, Line, MAX_WORKERS, Reason, Refusal, Slot, State};
 pub use policy::{Host, Policy, choose};

@@ -6,6 +6,7 @@
 //! No policy ever returns a slot whose worker is not ready; with none ready
 //! the answer is a [`Reason`] and the kernel hashes.
 
+pub mod foreign;
 pub mod hermes;
 
 use crate::layout::{ELIGIBLE, Group, MAX_WORKERS, NOT_ELIGIBLE, Reason, Slot, State, is_negative};

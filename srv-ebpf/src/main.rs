@@ -15,15 +15,19 @@
 #![allow(internal_features)]
 #![feature(core_intrinsics)]
 
+mod counter;
+mod packet;
+
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, sk_action::SK_PASS},
-    helpers::{bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_skb_load_bytes_relative},
+    helpers::{bpf_get_prandom_u32, bpf_get_smp_processor_id},
     macros::{map, sk_reuseport},
     maps::{Array, ReusePortSockArray},
     programs::SkReuseportContext,
 };
 use aya_log_ebpf::debug;
-use srv_common::{Group, Host, MAX_WORKERS, Reason, Shared, choose};
+use counter::add_one;
+use srv_common::{Group, Host, MAX_WORKERS, Reason, choose};
 
 /// The one group that this copy of the program steers, mapped by user space.
 #[map]
@@ -40,11 +44,8 @@ pub fn select(ctx: SkReuseportContext) -> u32 {
     };
     match steer(&ctx, group) {
         Ok(slot) => {
-            add_one(
-                &group.slots[slot as usize & (MAX_WORKERS - 1)]
-                    .steering
-                    .steered,
-            );
+            let steering = &group.slots[slot as usize & (MAX_WORKERS - 1)].steering;
+            group.deal_ticket(slot, add_one(&steering.steered));
             debug!(&ctx, "steered to slot {}", slot);
         }
         Err(reason) => {
@@ -70,7 +71,7 @@ pub fn first(ctx: SkReuseportContext) -> u32 {
 
 #[inline(always)]
 fn steer(ctx: &SkReuseportContext, group: &Group) -> Result<u32, Reason> {
-    if !is_connection_request(ctx)? {
+    if !packet::is_connection_request(ctx).map_err(|_| Reason::Truncated)? {
         return Err(Reason::NotSyn);
     }
     let slot = choose(group, &mut Kernel { ctx, group })?;
@@ -84,23 +85,6 @@ fn steer(ctx: &SkReuseportContext, group: &Group) -> Result<u32, Reason> {
 
 const ENOENT: i64 = -2;
 const EBADFD: i64 = -77;
-
-/// Listener lookups also happen for stray segments and for the ACK of a SYN
-/// cookie; only a SYN is a connection to be assigned.
-#[inline(always)]
-fn is_connection_request(ctx: &SkReuseportContext) -> Result<bool, Reason> {
-    const FLAGS_OFFSET: usize = 13;
-    const SYN: u8 = 0x02;
-    const ACK: u8 = 0x10;
-    // The data start at the TCP header.
-    let data = ctx.data();
-    if data + FLAGS_OFFSET + 1 > ctx.data_end() {
-        return Err(Reason::Truncated);
-    }
-    // SAFETY: bounds checked above, as the verifier demands.
-    let flags = unsafe { *((data + FLAGS_OFFSET) as *const u8) };
-    Ok(flags & (SYN | ACK) == SYN)
-}
 
 /// The policies' view of the running kernel.
 struct Kernel<'a> {
@@ -123,21 +107,7 @@ impl Host for Kernel<'_> {
 
     #[inline(always)]
     fn source_hash(&mut self) -> u32 {
-        const ETH_P_IP: u32 = 0x0800;
-        const IPV4_SOURCE_OFFSET: u32 = 12;
-        const IPV6_SOURCE_OFFSET: u32 = 8;
-        let mut address = [0u32; 4];
-        if self.ctx.eth_protocol() == u32::from((ETH_P_IP as u16).to_be()) {
-            self.load_from_ip_header(IPV4_SOURCE_OFFSET, address.as_mut_ptr(), 4);
-        } else {
-            self.load_from_ip_header(IPV6_SOURCE_OFFSET, address.as_mut_ptr(), 16);
-        }
-        let mut hash = 0x9e37_79b9u32;
-        for word in address {
-            hash = (hash ^ word).wrapping_mul(0x85eb_ca6b);
-            hash ^= hash >> 15;
-        }
-        hash.wrapping_mul(0xc2b2_ae35)
+        packet::source_hash(self.ctx)
     }
 
     #[inline(always)]
@@ -148,40 +118,6 @@ impl Host for Kernel<'_> {
     #[inline(always)]
     fn advance_cursor(&mut self) -> u32 {
         add_one(&self.group.program.cursor) as u32
-    }
-}
-
-impl Kernel<'_> {
-    /// An address that cannot be read hashes as zero: every packet agrees.
-    #[inline(always)]
-    fn load_from_ip_header(&self, offset: u32, to: *mut u32, bytes: u32) {
-        const BPF_HDR_START_NET: u32 = 1;
-        // SAFETY: `to` points to 16 bytes, `bytes` is 4 or 16.
-        unsafe {
-            bpf_skb_load_bytes_relative(
-                self.ctx.md.cast(),
-                offset,
-                to.cast(),
-                bytes,
-                BPF_HDR_START_NET,
-            )
-        };
-    }
-}
-
-/// Adds one and returns what was there before. Runs on any CPU at once, so it
-/// has to be atomic.
-///
-/// SeqCst on purpose: with Relaxed, LLVM 22 emits the non-fetching `lock +=`
-/// and takes the operand for the result. `tests` looks for that.
-#[inline(always)]
-fn add_one(counter: &Shared<u64>) -> u64 {
-    // SAFETY: the pointer comes from a reference.
-    unsafe {
-        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(
-            counter.as_ptr(),
-            1,
-        )
     }
 }
 

@@ -25,19 +25,19 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::arrivals::Draw;
+use crate::arrivals::{Draw, Service};
 use crate::delay_line::DelayLine;
 use crate::environment::Environment;
 use crate::limit;
 use crate::load::Record;
 use crate::result::{self, Comparison, Limit, SCHEMA};
-use crate::stats::Summary;
+use crate::stats::{Summary, deviation};
 
 use arm::Arm;
 use files::Folder;
 use measure::{Measured, Plan, cdf, live, measure};
 use overhead::Overhead;
-use scenario::{Arrivals, Scenario};
+use scenario::{Arrivals, Keeping, Scenario};
 
 /// What was asked for; `None`: as the scenario says.
 #[derive(Clone, Debug)]
@@ -48,6 +48,8 @@ pub struct Asked {
     pub arms: String,
     /// How often each arm runs.
     pub rounds: usize,
+    /// How often runs are repeated that the hypervisor disturbed.
+    pub repeats: usize,
     /// Of the first round; the next has the next.
     pub seed: u64,
     /// Requests per second.
@@ -58,6 +60,8 @@ pub struct Asked {
     pub workers: Option<usize>,
     /// Of the client's path.
     pub rtt: Option<Duration>,
+    /// Connections that are kept.
+    pub kept: Option<usize>,
     /// Whether the handler burns CPU instead of sleeping.
     pub spin: bool,
     /// Whether more may be asked for than can be done.
@@ -74,43 +78,60 @@ pub struct Asked {
 /// What was asked for makes no sense or cannot be run here: before anything
 /// starts. An arm fails: after what was measured has been written.
 pub fn run(asked: &Asked) -> Result<ExitCode> {
-    let mut scenarios = Vec::new();
-    for name in &asked.scenarios {
-        let scenario = asked.applied_to(scenario::by_name(name)?)?;
-        scenario.check(asked.overload)?;
-        scenarios.push(scenario);
-    }
-    ensure!(asked.rounds > 0, "--rounds 0 would measure nothing");
+    let scenarios = asked.scenarios()?;
     let arms = arm::list(&asked.arms)?;
     for scenario in &scenarios {
         capacity::check(scenario)?;
     }
     let interrupted = catch_interrupt()?;
-    let mut code = ExitCode::SUCCESS;
     let mut overheads = BTreeMap::new();
-    for scenario in &scenarios {
-        let folder = match scenarios.len() {
-            1 => asked.out.clone(),
-            _ => asked.out.join(scenario.name),
-        };
-        let folder = Folder::create(folder)?;
-        let run = Run::new(asked, scenario, &arms, &interrupted, &mut overheads);
-        let comparison = run.complete(&folder)?;
-        folder.write_report(&comparison)?;
-        table::conclude(&comparison);
-        println!("\n{}\n", folder.about());
-        if let Some(why) = &comparison.incomplete {
-            eprintln!("srv: scenario {} is incomplete: {why}", scenario.name);
-            return Ok(ExitCode::FAILURE);
-        }
-        if judge::is_unusable(&comparison) {
-            code = ExitCode::from(2);
-        }
-    }
-    Ok(code)
+    asked.each(&scenarios, |scenario, folder| {
+        Run::new(asked, scenario, &arms, &interrupted, &mut overheads).complete(folder)
+    })
 }
 
 impl Asked {
+    /// Makes a comparison of each scenario, in a folder of its own, and writes
+    /// and prints what it comes to.
+    fn each(
+        &self,
+        scenarios: &[Scenario],
+        mut compare: impl FnMut(&Scenario, &Folder) -> Result<Comparison>,
+    ) -> Result<ExitCode> {
+        let mut code = ExitCode::SUCCESS;
+        for scenario in scenarios {
+            let folder = match scenarios.len() {
+                1 => self.out.clone(),
+                _ => self.out.join(scenario.name),
+            };
+            let folder = Folder::create(folder)?;
+            let comparison = compare(scenario, &folder)?;
+            folder.write_report(&comparison)?;
+            table::conclude(&comparison);
+            println!("\n{}\n", folder.about());
+            if let Some(why) = &comparison.incomplete {
+                eprintln!("srv: scenario {} is incomplete: {why}", scenario.name);
+                return Ok(ExitCode::FAILURE);
+            }
+            if judge::is_unusable(&comparison) {
+                code = ExitCode::from(2);
+            }
+        }
+        Ok(code)
+    }
+
+    /// The scenarios that were asked for, with what is to be different.
+    fn scenarios(&self) -> Result<Vec<Scenario>> {
+        let mut scenarios = Vec::new();
+        for name in &self.scenarios {
+            let scenario = self.applied_to(scenario::by_name(name)?)?;
+            scenario.check(self.overload)?;
+            scenarios.push(scenario);
+        }
+        ensure!(self.rounds > 0, "--rounds 0 would measure nothing");
+        Ok(scenarios)
+    }
+
     /// `scenario` with what was asked for differently.
     fn applied_to(&self, mut scenario: Scenario) -> Result<Scenario> {
         if let Some(rate) = self.rate {
@@ -131,6 +152,14 @@ impl Asked {
         scenario.duration = self.duration.unwrap_or(scenario.duration);
         scenario.workers = self.workers.unwrap_or(scenario.workers);
         scenario.rtt = self.rtt.or(scenario.rtt);
+        if let Some(count) = self.kept {
+            ensure!(
+                count > 0 && scenario.connections != Keeping::PerRequest,
+                "--kept {count}: scenario {} keeps no connections, or none would be kept",
+                scenario.name
+            );
+            scenario.connections = Keeping::Kept(count);
+        }
         scenario.spins |= self.spin;
         Ok(scenario)
     }
@@ -145,6 +174,47 @@ fn catch_interrupt() -> Result<Arc<AtomicBool>> {
     Ok(interrupted)
 }
 
+/// A comparison in which nothing has been measured yet.
+fn blank(
+    asked: &Asked,
+    scenario: &Scenario,
+    arms: Vec<result::Arm>,
+    environment: Vec<(String, String)>,
+) -> Comparison {
+    Comparison {
+        schema: SCHEMA,
+        incomplete: None,
+        simulated: false,
+        began: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        command: asked.command.clone(),
+        environment,
+        scenario: result::Scenario {
+            name: scenario.name.into(),
+            about: scenario.about.into(),
+            parameters: scenario.parameters(),
+            workers: scenario.workers,
+            key: scenario.key,
+        },
+        arms,
+        limit: None,
+        ratios: Vec::new(),
+        verdict: Vec::new(),
+        doubts: Vec::new(),
+    }
+}
+
+fn blank_arm(arm: &Arm, about: String, scenario: &Scenario) -> result::Arm {
+    result::Arm {
+        name: arm.name.clone(),
+        about,
+        left_out: None,
+        rounds: Vec::new(),
+        cdf: Vec::new(),
+        accepts: vec![0; scenario.workers],
+        live: None,
+    }
+}
+
 /// A run in progress.
 struct Run<'a> {
     asked: &'a Asked,
@@ -152,12 +222,12 @@ struct Run<'a> {
     arms: Vec<Arm>,
     interrupted: &'a AtomicBool,
     comparison: Comparison,
-    /// By arm: the short requests' latencies, all rounds together.
-    short_ns: Vec<Vec<u64>>,
+    /// By arm and round: the short requests' latencies.
+    short_ns: Vec<Vec<Vec<u64>>>,
     plans: Vec<Plan>,
     overhead: Overhead,
-    /// Those that are known, by the arm's name and whether it burns CPU.
-    overheads: &'a mut BTreeMap<(String, bool), Overhead>,
+    /// Those that are known, by the arm's name, whether it burns CPU, whether it does nothing.
+    overheads: &'a mut BTreeMap<(String, bool, bool), Overhead>,
 }
 
 impl<'a> Run<'a> {
@@ -166,40 +236,19 @@ impl<'a> Run<'a> {
         scenario: &'a Scenario,
         arms: &'a [Arm],
         interrupted: &'a AtomicBool,
-        overheads: &'a mut BTreeMap<(String, bool), Overhead>,
+        overheads: &'a mut BTreeMap<(String, bool, bool), Overhead>,
     ) -> Self {
         let mut arms = arms.to_vec();
         // The first that can run is compared with the others, and is the control.
         if let Some(first) = arms.iter().find(|arm| arm.obstacle(scenario).is_none()) {
             arms.insert(arms.len() / 2 + 1, first.again());
         }
-        let blank = |arm: &Arm| result::Arm {
-            name: arm.name.clone(),
-            about: arm.about(),
+        let blank_arms = arms.iter().map(|arm| result::Arm {
             left_out: arm.obstacle(scenario),
-            rounds: Vec::new(),
-            cdf: Vec::new(),
-            accepts: vec![0; scenario.workers],
-            live: None,
-        };
-        let comparison = Comparison {
-            schema: SCHEMA,
-            incomplete: None,
-            began: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-            command: asked.command.clone(),
-            environment: Environment::read().labelled(),
-            scenario: result::Scenario {
-                name: scenario.name.into(),
-                about: scenario.about.into(),
-                parameters: scenario.parameters(),
-                workers: scenario.workers,
-            },
-            arms: arms.iter().map(blank).collect(),
-            limit: None,
-            ratios: Vec::new(),
-            verdict: Vec::new(),
-            doubts: Vec::new(),
-        };
+            ..blank_arm(arm, arm.about(), scenario)
+        });
+        let environment = Environment::read().labelled();
+        let comparison = blank(asked, scenario, blank_arms.collect(), environment);
         Self {
             asked,
             scenario,
@@ -234,12 +283,9 @@ impl<'a> Run<'a> {
             Some(rtt) => Some(DelayLine::new(rtt)?),
             None => None,
         };
-        if self.has_limit() {
-            let able = |nth: &usize| self.comparison.arms[*nth].left_out.is_none();
-            let nth = (0..self.arms.len()).find(able);
-            if let Some(nth) = nth {
-                self.overhead = self.overhead_of(nth)?;
-            }
+        let able = |nth: &usize| self.comparison.arms[*nth].left_out.is_none();
+        if let Some(nth) = (0..self.arms.len()).find(able) {
+            self.overhead = self.overhead_of(nth)?;
         }
         for round in 0..self.asked.rounds {
             let plan = Plan::of(self.scenario, self.asked.seed + round as u64);
@@ -248,21 +294,36 @@ impl<'a> Run<'a> {
             // the same neighbour.
             for step in 0..self.arms.len() {
                 let nth = (round + step) % self.arms.len();
-                if self.comparison.arms[nth].left_out.is_some() {
-                    continue;
+                if self.comparison.arms[nth].left_out.is_none() {
+                    self.one(nth, round, path.as_ref(), folder)?;
                 }
-                if self.interrupted.load(Ordering::Relaxed) {
-                    bail!("it was interrupted");
-                }
+            }
+        }
+        // After all others: a hypervisor takes its time for seconds or minutes.
+        for _ in 0..self.asked.repeats {
+            for (nth, round) in self.disturbed() {
                 self.one(nth, round, path.as_ref(), folder)?;
             }
         }
         Ok(())
     }
 
+    /// Arm and round of what the hypervisor disturbed. It is told by what it took,
+    /// not by what came out: no arm can gain by a repeat.
+    fn disturbed(&self) -> Vec<(usize, usize)> {
+        let arms = self.comparison.arms.iter().enumerate();
+        arms.flat_map(|(nth, arm)| {
+            let rounds = arm.rounds.iter().enumerate();
+            let disturbed = rounds.filter(|(_, figures)| figures.is_disturbed());
+            disturbed.map(move |(round, _)| (nth, round))
+        })
+        .collect()
+    }
+
     fn overhead_of(&mut self, nth: usize) -> Result<Overhead> {
         let arm = &self.arms[nth];
-        let key = (arm.name.clone(), self.scenario.spins);
+        let does_nothing = self.scenario.service == Service::Fixed(0);
+        let key = (arm.name.clone(), self.scenario.spins, does_nothing);
         if let Some(known) = self.overheads.get(&key) {
             return Ok(*known);
         }
@@ -279,6 +340,9 @@ impl<'a> Run<'a> {
         path: Option<&DelayLine>,
         folder: &Folder,
     ) -> Result<()> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            bail!("it was interrupted");
+        }
         let arm = &self.arms[nth];
         let measured = measure(arm, self.scenario, &self.plans[round], path);
         if self.interrupted.load(Ordering::Relaxed) {
@@ -286,45 +350,55 @@ impl<'a> Run<'a> {
             bail!("it was interrupted");
         }
         let Measured {
-            round: figures,
+            round: mut figures,
             run,
         } = measured?;
         println!(
-            "  round {} of {}, {}: short p99 {:.2} ms, {} requests{}",
+            "  round {} of {}, {}: {} {:.2} ms, {} requests, {:.1} % stolen{}",
             round + 1,
             self.asked.rounds,
             arm.name,
-            figures.short.p99_ns as f64 / 1e6,
+            self.scenario.key.name(),
+            self.scenario.key.of(&figures) / 1e6,
             figures.requests,
+            figures.stolen * 100.0,
             run.first_error
                 .as_ref()
                 .map_or_else(String::new, |error| format!(", first error: {error}")),
         );
         folder.write_samples(&arm.name, round, &run)?;
         let is_short = |record: &&Record| self.scenario.service.is_short(record.service_us);
-        let short = run.records.iter().filter(is_short).map(Record::latency_ns);
-        self.short_ns[nth].extend(short);
+        let judged = measure::judged(self.scenario, &run.records);
+        let short = judged.iter().filter(is_short).map(Record::latency_ns);
+        let short = short.collect();
         let out = &mut self.comparison.arms[nth];
-        for (sum, accepts) in out.accepts.iter_mut().zip(&figures.accepts) {
-            *sum += accepts;
-        }
         if round == 0 {
             out.live = live(&run.records, self.scenario.workers);
         }
-        out.rounds.push(figures);
+        match out.rounds.get_mut(round) {
+            None => {
+                out.rounds.push(figures);
+                self.short_ns[nth].push(short);
+            }
+            Some(before) => {
+                figures.repeats = before.repeats + 1;
+                *before = figures;
+                self.short_ns[nth][round] = short;
+            }
+        }
         Ok(())
-    }
-
-    /// Whether one queue has a meaning: not where clients wait for answers.
-    fn has_limit(&self) -> bool {
-        !matches!(self.scenario.arrivals, Arrivals::Closed(_))
     }
 
     fn sum_up(&mut self) {
         for (arm, short_ns) in self.comparison.arms.iter_mut().zip(&mut self.short_ns) {
-            arm.cdf = cdf(std::mem::take(short_ns));
+            arm.cdf = cdf(std::mem::take(short_ns).concat());
+            for round in &arm.rounds {
+                for (sum, accepts) in arm.accepts.iter_mut().zip(&round.accepts) {
+                    *sum += accepts;
+                }
+            }
         }
-        if self.has_limit() && !self.plans.is_empty() {
+        if !self.plans.is_empty() {
             self.comparison.limit = Some(self.limit());
         }
         judge::judge(&mut self.comparison);
@@ -338,10 +412,20 @@ impl<'a> Run<'a> {
         let rtt_ns = self.scenario.rtt.map_or(0, |rtt| rtt.as_nanos() as u64);
         // The handshake takes one, the request and its answer another.
         let delay_ns = delays_ns + 2 * rtt_ns;
+        let workers = self.scenario.workers;
         let replay = |plan: &Plan| -> Vec<(Draw, u64)> {
-            let latencies = limit::replay(&plan.draws, self.scenario.workers, occupies_ns);
-            let delayed = latencies.into_iter().map(|ns| ns + delay_ns);
-            plan.draws.iter().copied().zip(delayed).collect()
+            let served = match self.scenario.closed(plan.seed) {
+                Some(closed) => {
+                    let mut sent = limit::replay_closed(&closed, workers, occupies_ns, delay_ns);
+                    sent.split_off(closed.clients.min(sent.len()))
+                }
+                None => {
+                    let latencies = limit::replay(&plan.draws, workers, occupies_ns);
+                    plan.draws.iter().copied().zip(latencies).collect()
+                }
+            };
+            let delayed = served.into_iter().map(|(draw, ns)| (draw, ns + delay_ns));
+            delayed.collect()
         };
         let is_short = |draw: &Draw| self.scenario.service.is_short(draw.service_us);
         let mut limit = Limit {
@@ -355,6 +439,7 @@ impl<'a> Run<'a> {
             delay_ns,
             short: Vec::new(),
             all: Vec::new(),
+            deviation_ns: Vec::new(),
             cdf: Vec::new(),
         };
         let mut short_ns = Vec::new();
@@ -363,9 +448,11 @@ impl<'a> Run<'a> {
             let short = latencies.iter().filter(|(draw, _)| is_short(draw));
             let short: Vec<u64> = short.map(|(_, ns)| *ns).collect();
             limit.short.push(Summary::of(short.iter().copied()));
+            let all = || latencies.iter().map(|(_, ns)| *ns);
+            limit.all.push(Summary::of(all()));
             limit
-                .all
-                .push(Summary::of(latencies.iter().map(|(_, ns)| *ns)));
+                .deviation_ns
+                .push(deviation(all().map(|ns| ns as f64)));
             short_ns.extend(short);
         }
         limit.cdf = cdf(short_ns);

@@ -1,11 +1,15 @@
 //! The socketpair between the master and a worker: one JSON message per packet.
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use anyhow::Context;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -20,8 +24,23 @@ pub enum ToWorker {
     JoinRing,
     /// The worker of this slot is new: register its listeners anew, behind it.
     Rejoin(u32),
-    /// Finish what there is and exit.
+    /// A new slot's listeners, one file descriptor for each group.
+    Listeners,
+    /// Nobody owns the listeners of this slot: wait on them, too.
+    Adopt(u32),
+    /// The worker of this slot is back: leave its listeners to it.
+    Release(u32),
+    /// From the next request on.
+    Serve(Serving),
+    /// Nothing; it wakes whoever can wake.
+    Nudge,
+    /// A sibling died or hangs: look at the listeners where it may have been
+    /// the one who was woken.
+    LookAround,
+    /// Finish what there is and exit: nobody accepts any more.
     Drain,
+    /// Finish what there is and exit, while the others go on.
+    Retire,
 }
 
 /// A worker's orders.
@@ -29,8 +48,8 @@ pub enum ToWorker {
 pub struct Start {
     /// The worker's number.
     pub slot: u32,
-    /// Workers in all.
-    pub workers: u32,
+    /// Listeners in each group.
+    pub listeners: u32,
     /// Listener groups; each has a memory and its listeners among the
     /// inherited file descriptors ([`Inherited`]).
     pub groups: u32,
@@ -75,6 +94,24 @@ impl Inherited {
     pub fn listener(self, group: u32, nth: u32) -> RawFd {
         self.memory(self.groups) + (group * self.listeners + nth) as RawFd
     }
+}
+
+/// Most file descriptors that one message brings (`SCM_MAX_FD`, net/core/scm.c).
+pub const FDS_MAX: usize = 253;
+
+/// Sends a packet that brings file descriptors along.
+///
+/// # Errors
+/// What `sendmsg` says.
+pub fn send_with_fds(channel: impl AsFd, packet: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let buffers = &[IoSlice::new(packet)];
+    rustix::net::sendmsg(channel, buffers, &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
 }
 
 /// Longest message; a socketpair's packet may be larger.
@@ -133,14 +170,25 @@ impl Channel {
         Ok(())
     }
 
-    /// The next message, if one has arrived.
+    /// The next message, if one has arrived, with the file descriptors that it
+    /// brought.
     ///
     /// # Errors
     /// See [`decode`].
-    pub fn receive(&self) -> io::Result<Option<ToWorker>> {
+    pub fn receive(&self) -> io::Result<Option<(ToWorker, Vec<OwnedFd>)>> {
         let mut packet = vec![0u8; MESSAGE_BYTES_MAX];
-        match rustix::net::recv(&self.0, &mut packet, RecvFlags::empty()) {
-            Ok((length, _)) => decode(&packet[..length]).map(Some),
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let buffers = &mut [IoSliceMut::new(&mut packet)];
+        match rustix::net::recvmsg(&self.0, buffers, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Ok(received) => {
+                let message = decode(&packet[..received.bytes])?;
+                let rights = control.drain().filter_map(|ancillary| match ancillary {
+                    RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+                    _ => None,
+                });
+                Ok(Some((message, rights.flatten().collect())))
+            }
             Err(Errno::AGAIN | Errno::INTR) => Ok(None),
             Err(Errno::CONNRESET) => Err(io::ErrorKind::UnexpectedEof.into()),
             Err(error) => Err(error.into()),

@@ -1,7 +1,9 @@
 //! The command line. Says what can be asked for and how it is written;
 //! [`crate::config`] settles what that means.
 
+pub mod attach;
 pub mod load;
+pub mod query;
 
 use std::path::PathBuf;
 
@@ -12,6 +14,7 @@ use srv_common::MAX_WORKERS;
 use crate::ab;
 use crate::config::value::{Bytes, Count, ListenAddr, LogFormat, Period, PolicyName, list, scalar};
 use crate::config::{AcceptMode, HEADER_BYTES_MIN};
+use attach::{AttachArgs, DetachArgs};
 use load::LoadArgs;
 
 /// Steers every new TCP connection, inside the kernel, to the worker that can
@@ -39,8 +42,18 @@ pub enum Command {
         #[command(flatten)]
         server: Server,
     },
+    /// Have a running server read its --config file again, as SIGHUP does; no
+    /// connection is lost
+    Reload(Server),
+    /// Have a running server replace itself by the binary that is now where its
+    /// own was, as SIGUSR2 does; no connection is lost
+    Upgrade(Server),
     /// List each listening socket of a running server
     Sockets(Query),
+    /// Steer a server that already runs, from outside, until SIGTERM or SIGINT
+    Attach(AttachArgs),
+    /// Leave a group to the kernel's hash again, whoever attached a program
+    Detach(DetachArgs),
     /// Check what this machine lacks, what that costs and how to mend it
     Doctor {
         /// Print JSON
@@ -71,7 +84,8 @@ pub struct AbArgs {
     pub scenarios: Vec<String>,
 
     /// Policies (each also with +ring), ring, shared, shared-herd, blocking,
-    /// nginx, nginx-reuseport, haproxy; the first that can run does so twice, as the control
+    /// nginx, nginx-reuseport, haproxy, nginx+attach, haproxy+attach; the first that can
+    /// run does so twice, as the control
     #[arg(long, value_name = "ARM,ARM", default_value = ab::arm::DEFAULT)]
     pub arms: String,
 
@@ -79,6 +93,12 @@ pub struct AbArgs {
     /// that seems to differ, with 5 one in sixteen
     #[arg(long, default_value_t = 5)]
     pub rounds: usize,
+
+    /// How often a run is repeated, after all others, during which the
+    /// hypervisor took more than 2 % of the CPUs; what it disturbed to the end
+    /// is not judged
+    #[arg(long, default_value_t = 2)]
+    pub repeats: usize,
 
     /// Seed of the first round's draws
     #[arg(long, default_value_t = 1)]
@@ -100,6 +120,11 @@ pub struct AbArgs {
     #[arg(long)]
     pub rtt: Option<humantime::Duration>,
 
+    /// How many connections are kept, in scenarios that keep them [default: the
+    /// scenario's]
+    #[arg(long, value_name = "COUNT")]
+    pub kept: Option<usize>,
+
     /// The handler burns CPU instead of sleeping
     #[arg(long)]
     pub spin: bool,
@@ -109,7 +134,8 @@ pub struct AbArgs {
     pub overload: bool,
 
     /// Simulate instead of running: the same policies before up to 4096
-    /// workers, for --duration of simulated time; srv's own arms only
+    /// workers, for --duration of simulated time, each round another seed;
+    /// srv's own arms only
     #[arg(long)]
     pub simulate: bool,
 
@@ -198,7 +224,9 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
 
-    /// TOML file with these flags as keys; flags win
+    /// TOML file with these flags as keys; flags win. Read again at SIGHUP and
+    /// by `srv reload`: workers, policy, root, limits and what else is about
+    /// serving; addresses, accept mode and the like need a new start
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
@@ -242,10 +270,21 @@ pub struct ServeArgs {
     #[serde(deserialize_with = "scalar")]
     pub grace: Option<Period<0>>,
 
-    /// A worker stuck for longer comes last when steering; 0s: never [default: 100ms]
+    /// How long a new binary may take to come up before the old one goes on
+    /// without it [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "scalar")]
+    pub upgrade_within: Option<Period<1>>,
+
+    /// A worker stuck for longer gets no new connections; 0s: never [default: 100ms]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
     pub hang_after: Option<Period<0>>,
+
+    /// A worker stuck for longer than this is killed and replaced; 0s: never [default: 0s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "scalar")]
+    pub hang_kill: Option<Period<0>>,
 
     /// Log to stderr as text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
@@ -331,7 +370,7 @@ mod tests {
         let args = serve(
             "srv serve --listen 127.0.0.1:0 --listen [::1]:0 --workers 3 --policy round-robin \
              --accept own --root . --config srv.toml --synthetic --worker-header \
-             --control /run/srv.sock --backlog 64 --no-bpf --grace 3s --hang-after 100ms \
+             --control /run/srv.sock --backlog 64 --no-bpf --grace 3s --hang-after 100ms --hang-kill 5s \
              --log json --fast-open 16 --v6-only=false --header-bytes 32KiB",
         );
         assert_eq!(args.listen.map(|listen| listen.len()), Some(2));
@@ -342,6 +381,8 @@ mod tests {
             "srv status --json --control /run/srv.sock",
             "srv policy least --control /run/srv.sock",
             "srv sockets --json",
+            "srv reload --control /run/srv.sock",
+            "srv upgrade --control /run/srv.sock",
             "srv doctor --json",
             "srv worker",
         ] {
@@ -406,7 +447,7 @@ mod tests {
                 tried += 1;
             }
         }
-        assert_eq!(tried, 19, "flags whose help names a value as default");
+        assert_eq!(tried, 21, "flags whose help names a value as default");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use srv_common::Policy;
 
-pub use merge::{BACKLOG, LISTEN, available_cpus, ensure_workers_fit, settings};
+pub use merge::{BACKLOG, LISTEN, available_cpus, ensure_workers_fit, place, settings};
 
 mod file;
 mod merge;
@@ -38,16 +38,39 @@ pub struct Settings {
     pub control: Option<PathBuf>,
     /// How long a stop may take.
     pub grace: Duration,
+    /// How long a successor may take to come up.
+    pub upgrade_within: Duration,
     /// A worker away from `epoll_wait` for longer gets no new connections; zero: never.
     pub hang_after: Duration,
+    /// One away for longer than this is killed; zero: never.
+    pub hang_kill: Duration,
     /// Log lines as JSON.
     pub log_json: bool,
     /// What the workers need to know.
     pub serving: Serving,
 }
 
+impl Settings {
+    /// The first setting, by its key, in which `self` and `next` differ and which
+    /// a running server cannot change.
+    pub fn first_fixed_change(&self, next: &Self) -> Option<&'static str> {
+        let differences = [
+            ("listen", self.listen != next.listen),
+            ("accept", self.serving.accept != next.serving.accept),
+            ("backlog", self.backlog != next.backlog),
+            ("fast-open", self.fast_open != next.fast_open),
+            ("v6-only", self.v6_only != next.v6_only),
+            ("no-bpf", self.bpf != next.bpf),
+            ("control", self.control != next.control),
+            ("log", self.log_json != next.log_json),
+        ];
+        let mut changed = differences.into_iter().filter(|(_, differs)| *differs);
+        changed.next().map(|(key, _)| key)
+    }
+}
+
 /// What a worker is told over its channel.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Serving {
     /// How connections are accepted.
     pub accept: AcceptMode,
@@ -65,7 +88,7 @@ pub struct Serving {
 pub const HEADER_BYTES_MIN: u64 = 8 << 10;
 
 /// Bounds on what a client may do.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Largest request line and header together, at least [`HEADER_BYTES_MIN`].
     pub header_bytes: usize,
@@ -126,6 +149,11 @@ impl AcceptMode {
     /// The mode's name.
     pub fn name(self) -> &'static str {
         Self::NAMED[self as usize].0
+    }
+
+    /// Whether `accept` on its listener waits.
+    pub fn is_blocking(self) -> bool {
+        self == Self::Blocking
     }
 
     /// Whether each worker has a listener of its own, so that there is something to steer between.

@@ -39,6 +39,8 @@ const UNAVAILABLE: &[u8] =
 pub struct Driver {
     http: Rc<Http>,
     builder: http1::Builder,
+    /// For one request, whose response says that it is the last.
+    last_builder: http1::Builder,
     woken: Arc<Woken>,
     waker: Waker,
 }
@@ -63,11 +65,14 @@ impl Driver {
         builder.half_close(true);
         builder.max_header_size(http.limits.header_bytes);
         builder.max_buf_size(http.limits.header_bytes.max(HYPER_MIN_BUFFER_BYTES));
+        let mut last_builder = builder.clone();
+        last_builder.keep_alive(false);
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
         Self {
             http,
             builder,
+            last_builder,
             woken,
             waker,
         }
@@ -86,11 +91,23 @@ impl Driver {
     }
 
     fn start(&self, socket: &Rc<Socket>, prefix: Bytes, now_ns: u64) -> Box<Active> {
+        self.start_with(&self.builder, socket, prefix, now_ns)
+    }
+
+    fn start_with(
+        &self,
+        builder: &http1::Builder,
+        socket: &Rc<Socket>,
+        prefix: Bytes,
+        now_ns: u64,
+    ) -> Box<Active> {
         let exchange = Rc::new(Exchange::default());
+        let untouched = prefix.is_empty().then_some(socket.bytes_in.get());
         let stream = Stream::new(socket.clone(), prefix);
         let handler = Handler::new(self.http.clone(), exchange.clone());
         Box::new(Active {
-            connection: self.builder.serve_connection(stream, handler),
+            connection: builder.serve_connection(stream, handler),
+            untouched,
             socket: socket.clone(),
             exchange,
             phase: (Phase::Header, 0),
@@ -138,6 +155,8 @@ struct Active {
     connection: http1::Connection<Stream, Handler>,
     socket: Rc<Socket>,
     exchange: Rc<Exchange>,
+    /// The socket's [`Socket::bytes_in`] as long as nothing of a request has been read.
+    untouched: Option<u64>,
     /// What it waits for, with a count that moves when there is progress.
     phase: (Phase, u64),
     deadline_ns: u64,
@@ -207,10 +226,15 @@ impl Connection {
         self.progress()
     }
 
-    /// Ends it as soon as nothing is owed to the client.
+    /// Ends it as soon as nothing is owed to the client. A request that has
+    /// arrived is answered, read or not: a close with unread bytes is a reset.
     pub fn drain(&mut self, driver: &Driver, now_ns: u64) -> Progress {
         match &mut self.state {
-            State::Idle(_) => self.state = State::Closed,
+            State::Idle(_) => self.state = self.last(driver, now_ns),
+            // hyper would close it, whatever has arrived.
+            State::Active(active) if active.is_untouched() => {
+                self.state = self.last(driver, now_ns);
+            }
             State::Active(active) => {
                 Pin::new(&mut active.connection).graceful_shutdown();
                 return self.advance(driver, now_ns);
@@ -218,6 +242,17 @@ impl Connection {
             State::Lingering(_) | State::Closed => {}
         }
         self.progress()
+    }
+
+    /// Of a connection of which nothing has been read: answers what is there.
+    fn last(&self, driver: &Driver, now_ns: u64) -> State {
+        if !self.socket.has_unread() {
+            return State::Closed;
+        }
+        self.socket.readable.set(true);
+        let builder = &driver.last_builder;
+        let active = driver.start_with(builder, &self.socket, Bytes::new(), now_ns);
+        active.drive(driver, now_ns)
     }
 
     /// When its idle time ends, ns, if it is between two requests: the lowest
@@ -238,6 +273,10 @@ impl Connection {
 }
 
 impl Active {
+    fn is_untouched(&self) -> bool {
+        self.untouched == Some(self.socket.bytes_in.get()) && self.exchange.requests.get() == 0
+    }
+
     fn drive(mut self: Box<Self>, driver: &Driver, now_ns: u64) -> State {
         let bytes_out = self.socket.bytes_out.get();
         match self.poll(driver) {

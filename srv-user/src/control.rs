@@ -9,15 +9,16 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
-use crate::master::Event;
+use crate::foreign::report::ForeignStatus;
 
 /// A question to a running server: one line of JSON, answered by one [`Reply`].
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,6 +30,10 @@ pub enum Request {
     Sockets,
     /// Steer by this policy from now on.
     Policy(String),
+    /// Read the configuration file again.
+    Reload,
+    /// Replace yourself by the binary that is now where yours was.
+    Upgrade,
 }
 
 /// The answer.
@@ -37,6 +42,8 @@ pub enum Request {
 pub enum Reply {
     /// To [`Request::Status`].
     Status(Status),
+    /// To [`Request::Status`], from the agent of another server's group.
+    Foreign(ForeignStatus),
     /// To [`Request::Sockets`].
     Sockets(Vec<SocketStatus>),
     /// The change was made; what to tell the user.
@@ -56,6 +63,11 @@ pub struct Status {
     pub policy: String,
     /// The accept mode, by name.
     pub accept: String,
+    /// Since it started the kernel found an accept queue full so often (in this
+    /// network namespace, other servers' included).
+    pub listen_overflows: u64,
+    /// Likewise: SYNs and handshakes dropped at a listener.
+    pub listen_drops: u64,
     /// One entry per listen address.
     pub groups: Vec<GroupStatus>,
 }
@@ -119,7 +131,7 @@ pub struct WorkerStatus {
     pub slot: u32,
     /// Its process, 0 if there is none.
     pub pid: u32,
-    /// absent, starting, ready, draining or dead.
+    /// absent, starting, ready, draining, dead, hung or full.
     pub state: String,
     /// Workers started in this slot so far.
     pub starts: u32,
@@ -137,6 +149,8 @@ pub struct WorkerStatus {
     pub running: u32,
     /// How long it has been away from `epoll_wait`, µs; 0 while it sleeps.
     pub busy_us: u64,
+    /// Workers killed in this slot because they hung (`--hang-kill`).
+    pub hang_kills: u32,
     /// Requests answered.
     pub served: u64,
     /// Requests refused, by reason; reasons that never occurred are left out.
@@ -150,6 +164,9 @@ pub struct SocketStatus {
     pub listen: SocketAddr,
     /// The worker it belongs to; `None` where all share it.
     pub slot: Option<u32>,
+    /// Command name of the server it belongs to; `None`: srv itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// Inode number, as in `/proc/PID/fd` and `ss -e`.
     pub inode: u64,
     /// `SO_COOKIE`, as in `ss -e`.
@@ -179,6 +196,7 @@ pub(crate) fn worker_for_tests(slot: u32) -> WorkerStatus {
         active: 0,
         running: 0,
         busy_us: 0,
+        hang_kills: 0,
         served: 0,
         refused: BTreeMap::new(),
     }
@@ -195,32 +213,28 @@ pub struct Question {
 /// The master's end; the socket file goes when this is dropped.
 pub struct Server {
     path: PathBuf,
+    listening: JoinHandle<()>,
 }
 
 impl Server {
-    /// Listens on `path`, or where [`ask`] looks for a server on `port`.
-    /// Only this user can connect (mode 0600). Questions arrive as `events`.
+    /// Listens on `path`. Only this user can connect (mode 0600). Questions arrive as `events`.
     ///
     /// # Errors
     /// If a living server has that socket, or it cannot be created.
-    pub fn open(
-        path: Option<&Path>,
-        port: u16,
-        events: UnboundedSender<Event>,
+    pub fn open<E: From<Question> + Send + 'static>(
+        path: PathBuf,
+        events: UnboundedSender<E>,
     ) -> anyhow::Result<Self> {
-        let path = match path {
-            Some(path) => path.to_path_buf(),
-            None => default_folder()?.join(format!("{port}.sock")),
-        };
         let listener =
             bind(&path).with_context(|| format!("open the control socket {}", path.display()))?;
-        tokio::spawn(answer_all(listener, events));
-        Ok(Self { path })
+        let listening = tokio::spawn(answer_all(listener, events));
+        Ok(Self { path, listening })
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
+        self.listening.abort();
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!("remove the control socket {}: {error}", self.path.display());
         }
@@ -240,7 +254,10 @@ fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     Ok(listener?)
 }
 
-async fn answer_all(listener: UnixListener, events: UnboundedSender<Event>) {
+async fn answer_all<E: From<Question> + Send + 'static>(
+    listener: UnixListener,
+    events: UnboundedSender<E>,
+) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -255,7 +272,10 @@ async fn answer_all(listener: UnixListener, events: UnboundedSender<Event>) {
 }
 
 /// One request, one reply; nobody is owed an answer who does not ask properly.
-async fn answer(stream: tokio::net::UnixStream, events: UnboundedSender<Event>) -> io::Result<()> {
+async fn answer<E: From<Question>>(
+    stream: tokio::net::UnixStream,
+    events: UnboundedSender<E>,
+) -> io::Result<()> {
     const REQUEST_BYTES_MAX: u64 = 4096;
     let (reading, mut writing) = stream.into_split();
     let mut line = String::new();
@@ -266,7 +286,7 @@ async fn answer(stream: tokio::net::UnixStream, events: UnboundedSender<Event>) 
     let reply = match serde_json::from_str(&line) {
         Ok(request) => {
             let (reply, answered) = oneshot::channel();
-            let _ = events.send(Event::Asked(Question { request, reply }));
+            let _ = events.send(Question { request, reply }.into());
             answered
                 .await
                 .unwrap_or_else(|_| Reply::Refused("the server is stopping".into()))
@@ -283,14 +303,16 @@ async fn answer(stream: tokio::net::UnixStream, events: UnboundedSender<Event>) 
 /// # Errors
 /// If none runs, several do and none was named, or it refuses.
 pub fn ask(path: Option<&Path>, request: &Request) -> anyhow::Result<Reply> {
-    const PATIENCE: Option<Duration> = Some(Duration::from_secs(5));
+    const PATIENCE: Duration = Duration::from_secs(5);
     let path = match path {
         Some(path) => path.to_path_buf(),
-        None => only_server()?,
+        None => only_server()?.map_or_else(|| Err(no_server()), Ok)?,
     };
     let talk = || {
         let mut stream = UnixStream::connect(&path)?;
-        stream.set_read_timeout(PATIENCE)?;
+        // An upgrade has a bound of its own.
+        let patience = (!matches!(request, Request::Upgrade)).then_some(PATIENCE);
+        stream.set_read_timeout(patience)?;
         let mut packet = serde_json::to_vec(request)?;
         packet.push(b'\n');
         stream.write_all(&packet)?;
@@ -306,19 +328,21 @@ pub fn ask(path: Option<&Path>, request: &Request) -> anyhow::Result<Reply> {
     }
 }
 
-fn only_server() -> anyhow::Result<PathBuf> {
-    let folder = default_folder()?;
+/// Where the only server of this user answers, if one runs.
+///
+/// # Errors
+/// Several do.
+pub fn only_server() -> anyhow::Result<Option<PathBuf>> {
+    let folder = runtime_folder()?;
     let entries = fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;
     let paths = entries.flatten().map(|entry| entry.path());
+    // Agents of other people's servers are beside them, under another ending.
     let mut living: Vec<_> = paths
+        .filter(|path| path.extension().is_some_and(|end| end == "sock"))
         .filter(|path| UnixStream::connect(path).is_ok())
         .collect();
     match living.len() {
-        0 => bail!(
-            "no server of yours runs here (none answers in {})",
-            folder.display()
-        ),
-        1 => Ok(living.remove(0)),
+        0 | 1 => Ok(living.pop()),
         _ => {
             living.sort();
             let names: Vec<_> = living
@@ -333,8 +357,30 @@ fn only_server() -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Where servers of this user leave their control sockets.
-fn default_folder() -> anyhow::Result<PathBuf> {
+/// Nothing of this user's runs here.
+pub fn no_server() -> anyhow::Error {
+    match runtime_folder() {
+        Ok(folder) => anyhow!(
+            "no server of yours runs here (none answers in {})",
+            folder.display()
+        ),
+        Err(error) => error,
+    }
+}
+
+/// Where [`ask`] looks for a server on `port`.
+///
+/// # Errors
+/// There is no runtime directory.
+pub fn server_path(port: u16) -> anyhow::Result<PathBuf> {
+    Ok(runtime_folder()?.join(format!("{port}.sock")))
+}
+
+/// Where servers and agents of this user leave their sockets and locks.
+///
+/// # Errors
+/// It cannot be made, or belongs to somebody else.
+pub fn runtime_folder() -> anyhow::Result<PathBuf> {
     let uid = rustix::process::getuid();
     let folder = match std::env::var_os("XDG_RUNTIME_DIR") {
         _ if uid.is_root() => PathBuf::from("/run/srv"),

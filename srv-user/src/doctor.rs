@@ -237,6 +237,8 @@ srv serve does not run here.
             steering: Steering::Refused("EPERM".into()),
             version: (4, 4),
             has_btf: false,
+            has_pidfd_getfd: false,
+            ptrace_scope: Some(3),
             capabilities: CapabilitySet::empty(),
             memlock_bytes: Some(64 << 10),
             open_files: Some(20),

@@ -53,6 +53,14 @@ impl Environment {
 }
 
 impl Environment {
+    /// What a figure depends on that no machine had a part in; as [`Self::labelled`].
+    pub fn of_the_program(&self) -> Vec<(String, String)> {
+        let pairs = [("commit", &self.commit), ("srv", &self.srv)];
+        pairs
+            .map(|(label, value)| (label.to_owned(), value.clone()))
+            .into()
+    }
+
     /// Label and value, in the order in which to print them.
     pub fn labelled(&self) -> Vec<(String, String)> {
         let cores = self.cores.to_string();

@@ -1,10 +1,11 @@
 //! The master's side of one listener group: its sockets, its memory, its
 //! steering, and the slots' states. Knows no processes.
 
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use socket2::Socket;
 use srv_common::layout::{ELIGIBLE, LAST_RESORT, NOT_ELIGIBLE};
 use srv_common::policy::hermes;
 use srv_common::{Policy, Reason, Refusal, Slot, State};
@@ -12,6 +13,7 @@ use srv_common::{Policy, Reason, Refusal, Slot, State};
 use crate::balance;
 use crate::config::{self, Settings};
 use crate::control::{GroupStatus, ProgramStatus, WorkerStatus};
+use crate::hang::HangWatch;
 use crate::listen::{ListenerGroup, accept_queue};
 use crate::status;
 use crate::steer::Steering;
@@ -24,23 +26,48 @@ pub struct Group {
     memory_fd: OwnedFd,
     steering: Result<Steering, String>,
     healing: Vec<Healing>,
+    hangs: Vec<HangWatch>,
+    /// Limit of each accept queue, as the kernel cut it.
+    backlog: u32,
 }
 
-/// What a listener looked like at the last [`Group::heal`].
+/// A worker that is stuck, or may be.
+pub struct Hang {
+    /// Its slot.
+    pub slot: u32,
+    /// For how long so far.
+    pub lasted: Duration,
+    /// What is known of it.
+    pub stage: Stage,
+}
+
+/// How far it has come with a worker that is stuck.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// It sleeps and may have missed something: whoever can wakes up when told anything.
+    Suspected,
+    /// It has only now been found out.
+    FoundOut,
+    /// It was known.
+    GoesOn,
+}
+
+/// A listener since the last [`Group::heal`].
 #[derive(Clone, Copy, Default)]
 struct Healing {
-    assigned: u64,
+    /// The least [`surplus`] since then.
+    surplus_min: i64,
 }
 
 impl Group {
-    /// Binds `address` and prepares steering, which begins with [`Self::steer`].
-    /// Without a loadable program the group works unsteered.
+    /// Prepares steering for `listeners`, which begins with
+    /// [`Self::insert_listeners`] and [`Self::steer`]. Without a loadable program
+    /// the group works unsteered.
     ///
     /// # Errors
-    /// If the address cannot be had, or memory cannot be shared.
-    pub fn open(address: SocketAddr, settings: &Settings) -> anyhow::Result<Self> {
-        let listeners = ListenerGroup::bind(address, settings)?;
-        let steering = load(&listeners, settings);
+    /// If memory cannot be shared.
+    pub fn open(listeners: ListenerGroup, settings: &Settings) -> anyhow::Result<Self> {
+        let steering = load(settings);
         let memory_fd = match &steering {
             Ok(steering) => steering
                 .memory()
@@ -49,17 +76,76 @@ impl Group {
             Err(_) => status::memfd()?,
         };
         let memory = status::map(&memory_fd).context("map the shared status memory")?;
-        memory.config.workers.set(settings.workers);
-        let hang_after_ns = u64::try_from(settings.hang_after.as_nanos()).unwrap_or(u64::MAX);
-        memory.config.hang_after_ns.set(hang_after_ns);
-        let healing = vec![Healing::default(); settings.workers as usize];
-        Ok(Self {
+        let backlog = listeners.sockets.first().map(accept_queue);
+        let backlog = backlog
+            .and_then(Result::ok)
+            .map_or(u32::MAX, |(_, limit)| limit);
+        let mut group = Self {
+            backlog,
             listeners,
             memory,
             memory_fd,
             steering,
-            healing,
-        })
+            healing: Vec::new(),
+            hangs: Vec::new(),
+        };
+        group.apply(settings);
+        Ok(group)
+    }
+
+    /// Makes the listeners known to the program; they must be in no other array.
+    /// If the kernel refuses one, the group is unsteered from now on.
+    pub fn insert_listeners(&mut self) {
+        let Ok(steering) = &mut self.steering else {
+            return;
+        };
+        let mut sockets = self.listeners.sockets.iter().enumerate();
+        let inserted =
+            sockets.try_for_each(|(slot, socket)| steering.set_listener(slot as u32, socket));
+        if let Err(error) = inserted {
+            self.steering = Err(format!("{error:#}"));
+        }
+    }
+
+    /// Leaves the listeners to another program, and until then to the hash.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn release(&mut self) -> anyhow::Result<()> {
+        self.steer(Policy::Hash)?;
+        match &mut self.steering {
+            Ok(steering) => steering.clear_listeners(),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Opens a listener for each worker that has none.
+    ///
+    /// # Errors
+    /// If the kernel refuses one; nothing has changed then.
+    pub fn open_listeners(&mut self, settings: &Settings) -> anyhow::Result<()> {
+        if !settings.serving.accept.has_own_listeners() {
+            return Ok(());
+        }
+        let before = self.listeners.sockets.len();
+        self.listeners.grow(settings.workers, settings)?;
+        if let Ok(steering) = &mut self.steering {
+            for (slot, socket) in self.listeners.sockets.iter().enumerate().skip(before) {
+                steering.set_listener(slot as u32, socket)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over the settings that workers need not know. Slots beyond the
+    /// workers keep their counts and their listeners.
+    pub fn apply(&mut self, settings: &Settings) {
+        let hang_after_ns = u64::try_from(settings.hang_after.as_nanos()).unwrap_or(u64::MAX);
+        self.memory.config.hang_after_ns.set(hang_after_ns);
+        self.memory.config.workers.set(settings.workers);
+        let slots = self.healing.len().max(settings.workers as usize);
+        self.healing.resize(slots, Healing::default());
+        self.hangs.resize(slots, HangWatch::default());
     }
 
     /// The memory to be inherited by workers.
@@ -102,10 +188,9 @@ impl Group {
     /// # Errors
     /// What the kernel says to either.
     pub fn close(&mut self) -> anyhow::Result<()> {
-        self.listeners
-            .stop_new_connections()
-            .context("drop new SYNs")?;
-        self.steer(Policy::Hash)
+        let stopped = self.listeners.stop_new_connections();
+        self.steer(Policy::Hash)?;
+        stopped.context("drop new SYNs")
     }
 
     /// The worker process `pid` starts in `slot`; nobody else writes there.
@@ -117,35 +202,55 @@ impl Group {
     }
 
     /// The worker in `slot` has died and been reaped: what it published about
-    /// itself is void.
-    pub fn worker_died(&self, slot: u32) {
-        self.set_state(slot, State::Dead);
+    /// itself is void. `then` is what the slot is from now on.
+    pub fn worker_died(&self, slot: u32, then: State) {
+        self.set_state(slot, then);
         let at = self.slot(slot);
         at.steering.pid.set(0);
         at.load.active.set(0);
         at.load.running.set(0);
         at.load.pending.set(0);
         at.load.busy_since_ns.set(0);
+        at.load.woke_ns.set(0);
         self.memory.idle.0[slot as usize].set(0);
+    }
+
+    /// Whether the worker in `slot` accepts and does not hang.
+    pub fn is_ready(&self, slot: u32) -> bool {
+        self.slot(slot).steering.state.get() == State::Ready as u32
+    }
+
+    /// Whether the worker in `slot` is away from `epoll_wait`.
+    pub fn is_busy(&self, slot: u32) -> bool {
+        self.slot(slot).load.busy_since_ns.get() != 0
     }
 
     /// Sets a slot's state and with it the list of those that can be chosen.
     pub fn set_state(&self, slot: u32, state: State) {
         let steering = &self.slot(slot).steering;
-        let is_ready = state == State::Ready;
         steering.state.set(state as u32);
-        steering
-            .eligible
-            .set(if is_ready { ELIGIBLE } else { NOT_ELIGIBLE });
+        steering.eligible.set(match state {
+            State::Ready => ELIGIBLE,
+            State::Hung | State::Full => LAST_RESORT,
+            _ => NOT_ELIGIBLE,
+        });
+        // Whoever hangs gets something only where everybody does.
+        let either = |state| self.list(state) > 0;
+        let _ = either(State::Ready) || either(State::Full) || either(State::Hung);
+        self.pose_hermes();
+    }
+
+    /// Makes the slots in that state the ones to choose from; how many they are.
+    fn list(&self, state: State) -> u32 {
         let mut count = 0;
         for (slot, at) in self.slots().iter().enumerate() {
-            if at.steering.state.get() == State::Ready as u32 {
-                self.memory.ready[count].set(slot as u16);
+            if at.steering.state.get() == state as u32 {
+                self.memory.ready[count as usize].set(slot as u16);
                 count += 1;
             }
         }
-        self.memory.config.ready_count.set(count as u32);
-        self.pose_hermes();
+        self.memory.config.ready_count.set(count);
+        count
     }
 
     /// What the policy `hermes` goes by until a worker's next turn.
@@ -154,22 +259,74 @@ impl Group {
         self.memory.hermes.0.set(passed);
     }
 
-    /// Steers around workers that hang, and to those that have stopped to. The
+    /// Steers around workers that hang or whose accept queue is full, and to those
+    /// that have stopped to. The
     /// program does not look for itself: reading a clock costs it 36 ns a run.
-    pub fn spot_hangs(&self) {
+    /// Those that hang now, or are newly suspected to.
+    pub fn spot_hangs(&mut self) -> Vec<Hang> {
+        self.sample_surplus();
         let now_ns = status::monotonic_ns();
         let hang_after_ns = self.memory.config.hang_after_ns.get();
-        for slot in self.slots() {
-            let busy_since_ns = slot.load.busy_since_ns.get();
-            let hangs = busy_since_ns != 0
-                && hang_after_ns != 0
-                && now_ns.saturating_sub(busy_since_ns) > hang_after_ns;
-            if slot.steering.state.get() == State::Ready as u32 {
-                slot.steering
-                    .eligible
-                    .set(if hangs { LAST_RESORT } else { ELIGIBLE });
+        let mut hangs = Vec::new();
+        for slot in 0..self.hangs.len() as u32 {
+            let was = self.slot(slot).steering.state.get();
+            let accepts = [State::Ready, State::Hung, State::Full];
+            if !accepts.map(|state| state as u32).contains(&was) {
+                continue;
+            }
+            let stuck_ns = self.stuck_ns(slot, now_ns);
+            let is_hung = hang_after_ns != 0 && stuck_ns > hang_after_ns;
+            if is_hung {
+                hangs.push(Hang {
+                    slot,
+                    lasted: Duration::from_nanos(stuck_ns),
+                    stage: match was == State::Hung as u32 {
+                        true => Stage::GoesOn,
+                        false => Stage::FoundOut,
+                    },
+                });
+            } else if self.hangs[slot as usize].is_new_suspect(now_ns) {
+                hangs.push(Hang {
+                    slot,
+                    lasted: Duration::ZERO,
+                    stage: Stage::Suspected,
+                });
+            }
+            let now = match (is_hung, self.is_full(slot)) {
+                (true, _) => State::Hung,
+                (false, true) => State::Full,
+                (false, false) => State::Ready,
+            };
+            if now as u32 != was {
+                self.set_state(slot, now);
             }
         }
+        hangs
+    }
+
+    /// The kernel is asked only where it may be so.
+    fn is_full(&self, slot: u32) -> bool {
+        let at = self.slot(slot);
+        let may_be = |limit| at.waiting() >= u64::from(limit);
+        let full = |socket| accept_queue(socket).is_ok_and(|(queued, limit)| queued >= limit);
+        let socket = self.listeners.sockets.get(slot as usize);
+        self.listeners.sockets.len() > 1 && may_be(self.backlog) && socket.is_some_and(full)
+    }
+
+    fn stuck_ns(&mut self, slot: u32, now_ns: u64) -> u64 {
+        let at = &self.memory.slots[slot as usize];
+        // Where all share one listener, none has an owner who would be woken first.
+        if self.listeners.sockets.len() < 2 {
+            let busy_since_ns = at.load.busy_since_ns.get();
+            return now_ns.saturating_sub(if busy_since_ns == 0 {
+                now_ns
+            } else {
+                busy_since_ns
+            });
+        }
+        let socket = &self.listeners.sockets[slot as usize];
+        let queued = || accept_queue(socket).is_ok_and(|(queued, _)| queued > 0);
+        self.hangs[slot as usize].stuck_ns(at, now_ns, queued)
     }
 
     /// Brings the slots' waiting counts back to the kernel's truth. To be
@@ -182,14 +339,26 @@ impl Group {
             let Some(socket) = self.listeners.sockets.get(slot) else {
                 return;
             };
-            let Ok((queued, _)) = accept_queue(socket) else {
+            let Some(surplus) = surplus(&self.memory.slots[slot], socket) else {
                 continue;
             };
+            let correction = correction(healing.surplus_min.min(surplus), surplus);
             let at = &self.memory.slots[slot];
-            let taken = at.taken.0.get();
-            let correction = correction(healing.assigned, assigned(at), taken, queued);
             at.steering.healed.bump(correction as u64);
-            healing.assigned = assigned(at);
+            healing.surplus_min = surplus + correction;
+        }
+    }
+
+    /// Between two looks: how low the surplus goes, where there is one.
+    fn sample_surplus(&mut self) {
+        let sockets = self.listeners.sockets.iter();
+        let slots = self.memory.slots.iter().zip(sockets);
+        for (healing, (at, socket)) in self.healing.iter_mut().zip(slots) {
+            if healing.surplus_min > 0
+                && let Some(surplus) = surplus(at, socket)
+            {
+                healing.surplus_min = healing.surplus_min.min(surplus);
+            }
         }
     }
 
@@ -246,8 +415,9 @@ impl Group {
         }
     }
 
+    /// Those that have, or had, a worker.
     fn slots(&self) -> &[Slot] {
-        &self.memory.slots[..self.memory.config.workers.get() as usize]
+        &self.memory.slots[..self.healing.len()]
     }
 
     fn slot(&self, slot: u32) -> &Slot {
@@ -255,8 +425,8 @@ impl Group {
     }
 }
 
-/// Everything of steering that can be refused, before a worker exists.
-fn load(listeners: &ListenerGroup, settings: &Settings) -> Result<Steering, String> {
+/// Everything of steering that is likely to be refused, before a worker exists.
+fn load(settings: &Settings) -> Result<Steering, String> {
     let load = || {
         let own = settings.serving.accept.has_own_listeners();
         ensure!(
@@ -264,32 +434,33 @@ fn load(listeners: &ListenerGroup, settings: &Settings) -> Result<Steering, Stri
             "all workers share one socket: there is nothing to steer between"
         );
         ensure!(settings.bpf, "--no-bpf was given");
-        let mut steering = Steering::load()?;
-        for (slot, socket) in listeners.sockets.iter().enumerate() {
-            steering.set_listener(slot as u32, socket)?;
-        }
-        Ok(steering)
+        Steering::load()
     };
     load().map_err(|error: anyhow::Error| format!("{error:#}"))
 }
 
-fn assigned(slot: &Slot) -> u64 {
-    slot.steering
-        .steered
-        .get()
-        .wrapping_add(slot.steering.healed.get())
+/// How much more the slot's counts say is waiting than its accept queue holds.
+fn surplus(slot: &Slot, socket: &Socket) -> Option<i64> {
+    // In this order what happens meanwhile makes it too large: it is the least that counts.
+    let taken = slot.taken.0.get();
+    let (queued, _) = accept_queue(socket).ok()?;
+    let steering = &slot.steering;
+    let assigned = steering.steered.get().wrapping_add(steering.healed.get());
+    Some(assigned.wrapping_sub(taken) as i64 - i64::from(queued))
 }
 
 /// What to add to a slot's assigned connections so that `assigned - taken` is
-/// what waits. Too much is what was assigned by the last look, has not been
-/// taken by now and is not in the accept queue either: half-open connections
-/// that never complete. Too little is less than the accept queue holds:
-/// connections that the kernel hashed there.
-fn correction(assigned_before: u64, assigned: u64, taken: u64, queued: u32) -> i64 {
-    let queued = i64::from(queued);
-    let stale = assigned_before.wrapping_sub(taken) as i64 - queued;
-    let missing = queued - assigned.wrapping_sub(taken) as i64;
-    if missing > 0 { missing } else { -stale.max(0) }
+/// what waits. Too little is less than the accept queue holds: connections that
+/// the kernel hashed there. Too much is a surplus over the accept queue that was
+/// never smaller than `surplus_min` since the last look, which handshakes that
+/// complete would have brought down: half-open connections that never do.
+/// Handshakes that are always under way are written off with them, in each slot
+/// alike.
+fn correction(surplus_min: i64, surplus: i64) -> i64 {
+    match surplus {
+        ..0 => -surplus,
+        _ => -surplus_min.clamp(0, surplus),
+    }
 }
 
 fn worker_status(slot: u32, at: &Slot, now_ns: u64) -> WorkerStatus {
@@ -314,6 +485,7 @@ fn worker_status(slot: u32, at: &Slot, now_ns: u64) -> WorkerStatus {
         active: at.load.active.get(),
         running: at.load.running.get(),
         busy_us: busy_ns / 1000,
+        hang_kills: 0,
         served: at.load.served.get(),
         refused: refused
             .filter(|(_, n)| *n > 0)
@@ -328,21 +500,22 @@ mod tests {
 
     #[test]
     fn half_open_connections_stop_weighing_after_one_interval() {
-        // 10 assigned before the last look, 4 taken, 1 queued: 5 never came.
-        assert_eq!(correction(10, 12, 4, 1), -5);
+        // 5 never came, whatever else came and went.
+        assert_eq!(correction(5, 7), -5);
         // Just assigned: they may still complete.
-        assert_eq!(correction(4, 12, 4, 0), 0);
+        assert_eq!(correction(0, 8), 0);
+        assert_eq!(correction(-2, 8), 0);
     }
 
     #[test]
     fn connections_hashed_by_the_kernel_are_added() {
-        assert_eq!(correction(0, 0, 5, 3), 8);
-        assert_eq!(correction(7, 7, 7, 0), 0);
+        assert_eq!(correction(-8, -8), 8);
+        assert_eq!(correction(0, 0), 0);
     }
 
     #[test]
     fn a_healed_connection_that_completes_late_does_not_count_below_zero() {
-        // 3 were written off (assigned 7 of 10), then all 10 were taken.
-        assert_eq!(correction(7, 7, 10, 0), 3);
+        assert_eq!(correction(-3, -3), 3);
+        assert_eq!(correction(0, -3), 3);
     }
 }

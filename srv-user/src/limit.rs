@@ -2,30 +2,77 @@
 //! workers would have made of the very same draws. No way of handing
 //! connections to workers that does not know the service times beforehand and
 //! does not interrupt a worker does better in general, so this is the line to
-//! print beside every measured arm. Pure: knows no clock and no socket.
+//! print beside every measured arm. In a closed loop, where requests come when
+//! answers have gone, what is replayed are clients and service times. Pure:
+//! knows no clock and no socket.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::arrivals::Draw;
+use crate::closed::Closed;
 
 /// Latency of each draw, ns, in one FCFS queue before `workers` workers;
 /// `overhead_ns` is added to each service time.
 ///
 /// `draws` are in order of arrival; `workers` is at least 1.
 pub fn replay(draws: &[Draw], workers: usize, overhead_ns: u64) -> Vec<u64> {
-    // When each worker becomes free, soonest on top.
-    let mut free_at_ns: BinaryHeap<Reverse<u64>> = (0..workers).map(|_| Reverse(0)).collect();
-    draws
-        .iter()
-        .map(|draw| {
-            let Reverse(free_ns) = free_at_ns.pop().expect("at least one worker");
-            let service_ns = u64::from(draw.service_us) * 1000 + overhead_ns;
-            let finished_ns = free_ns.max(draw.at_ns) + service_ns;
-            free_at_ns.push(Reverse(finished_ns));
-            finished_ns - draw.at_ns
-        })
-        .collect()
+    let mut queue = Queue::new(workers, overhead_ns);
+    draws.iter().map(|draw| queue.serve(draw)).collect()
+}
+
+/// The same for clients that each send when they have their answer, which
+/// takes `delay_ns` from the worker to them: what each sent, in order, and its
+/// latency, that delay not included.
+pub fn replay_closed(
+    closed: &Closed,
+    workers: usize,
+    overhead_ns: u64,
+    delay_ns: u64,
+) -> Vec<(Draw, u64)> {
+    let mut queue = Queue::new(workers, overhead_ns);
+    let mut services_us = closed.service.draws(closed.seed);
+    // When each client sends next, soonest on top.
+    let mut clients: BinaryHeap<Reverse<u64>> = (0..closed.clients).map(|_| Reverse(0)).collect();
+    let end_ns = closed.duration.map_or(u64::MAX, |d| d.as_nanos() as u64);
+    let mut sent = Vec::new();
+    while let Some(Reverse(at_ns)) = clients.pop() {
+        if at_ns >= end_ns || closed.requests.is_some_and(|most| sent.len() >= most) {
+            break;
+        }
+        let Some(service_us) = services_us.next() else {
+            break;
+        };
+        let draw = Draw { at_ns, service_us };
+        let latency_ns = queue.serve(&draw);
+        clients.push(Reverse(at_ns + latency_ns + delay_ns));
+        sent.push((draw, latency_ns));
+    }
+    sent
+}
+
+struct Queue {
+    /// When each worker becomes free, soonest on top.
+    free_at_ns: BinaryHeap<Reverse<u64>>,
+    overhead_ns: u64,
+}
+
+impl Queue {
+    fn new(workers: usize, overhead_ns: u64) -> Self {
+        Self {
+            free_at_ns: (0..workers).map(|_| Reverse(0)).collect(),
+            overhead_ns,
+        }
+    }
+
+    /// The latency of the next in order of arrival, ns.
+    fn serve(&mut self, draw: &Draw) -> u64 {
+        let Reverse(free_ns) = self.free_at_ns.pop().expect("at least one worker");
+        let service_ns = u64::from(draw.service_us) * 1000 + self.overhead_ns;
+        let finished_ns = free_ns.max(draw.at_ns) + service_ns;
+        self.free_at_ns.push(Reverse(finished_ns));
+        finished_ns - draw.at_ns
+    }
 }
 
 #[cfg(test)]
@@ -46,6 +93,31 @@ mod tests {
         // Two workers: the third waits for the second's end at 3, the fourth for the third's at 4.
         assert_eq!(replay(&draws, 2, 0), [10_000, 2_000, 2_000, 2_000]);
         assert_eq!(replay(&draws, 2, 500), [10_500, 2_500, 3_000, 3_500]);
+    }
+
+    #[test]
+    fn clients_in_a_closed_loop_wait_for_those_before_them() {
+        let closed = Closed {
+            clients: 3,
+            service: Service::Fixed(10),
+            seed: 1,
+            duration: None,
+            requests: Some(5),
+        };
+        // One worker: after the first round each finds the other two before it,
+        // less the time that its answer took.
+        let latencies = |delay_ns| -> Vec<u64> {
+            let sent = replay_closed(&closed, 1, 0, delay_ns);
+            sent.into_iter().map(|(_, ns)| ns).collect()
+        };
+        assert_eq!(latencies(0), [10_000, 20_000, 30_000, 30_000, 30_000]);
+        assert_eq!(latencies(4_000), [10_000, 20_000, 30_000, 26_000, 26_000]);
+        let until = Closed {
+            duration: Some(Duration::from_micros(25)),
+            requests: None,
+            ..closed
+        };
+        assert_eq!(replay_closed(&until, 1, 0, 0).len(), 5);
     }
 
     /// Erlang's C: the probability of waiting in M/M/c.

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::config::{AcceptMode, Settings};
@@ -18,7 +18,19 @@ pub struct ListenerGroup {
     /// The address, with the port that the kernel chose if 0 was asked for.
     pub address: SocketAddr,
     /// One socket per worker, or one for all ([`AcceptMode::has_own_listeners`]).
+    /// None is closed while the server serves: what waits there would be reset.
     pub sockets: Vec<Socket>,
+    /// New SYNs are dropped.
+    pub is_closed: bool,
+}
+
+/// Somebody else may have the sockets, too: a successor, systemd.
+impl Drop for ListenerGroup {
+    fn drop(&mut self) {
+        if self.is_closed {
+            self.readmit();
+        }
+    }
 }
 
 /// How long a worker may sit in a blocking `accept` before it looks at its channel.
@@ -42,16 +54,64 @@ impl ListenerGroup {
         let mut group = Self {
             address,
             sockets: Vec::with_capacity(count as usize),
+            is_closed: false,
         };
-        for _ in 0..count {
-            let socket = new_socket(group.address, settings)?;
+        group.grow(count, settings)?;
+        Ok(group)
+    }
+
+    /// Checks listeners that were inherited, and makes them enough.
+    ///
+    /// # Errors
+    /// If they were made for another accept mode.
+    pub fn inherit(mut self, settings: &Settings) -> anyhow::Result<Self> {
+        let own = settings.serving.accept.has_own_listeners();
+        let shared = self
+            .sockets
+            .iter()
+            .any(|socket| !socket.reuse_port().unwrap_or(false));
+        ensure!(
+            own != shared,
+            "the listeners of {} were made for another accept mode than {}: stop and start anew \
+             (a systemd socket unit needs ReusePort=yes for ring and own, and ReusePort=no else)",
+            self.address,
+            settings.serving.accept.name()
+        );
+        for socket in &self.sockets {
+            configure(socket, settings)?;
+        }
+        // Whoever had them may have been killed while it stopped.
+        self.readmit();
+        if own {
+            self.grow(settings.workers, settings)?;
+        }
+        Ok(self)
+    }
+
+    fn readmit(&self) {
+        for socket in &self.sockets {
+            // Most have no filter.
+            let _ = socket.detach_filter();
+        }
+    }
+
+    /// Binds more sockets to the address, up to `count`.
+    ///
+    /// # Errors
+    /// As [`Self::bind`]; there are then as many as before.
+    pub fn grow(&mut self, count: u32, settings: &Settings) -> anyhow::Result<()> {
+        let own = settings.serving.accept.has_own_listeners();
+        let mut more = Vec::new();
+        for _ in self.sockets.len()..count as usize {
+            let socket = new_socket(self.address, settings)?;
             // Before bind: only then is it part of a group.
             socket.set_reuse_port(own).context("set SO_REUSEPORT")?;
-            bind_and_listen(&socket, group.address, settings.backlog)?;
-            group.address = local_address(&socket)?;
-            group.sockets.push(socket);
+            bind_and_listen(&socket, self.address, settings.backlog)?;
+            self.address = local_address(&socket)?;
+            more.push(socket);
         }
-        Ok(group)
+        self.sockets.append(&mut more);
+        Ok(())
     }
 
     /// From now on new SYNs are dropped unanswered, while handshakes that have
@@ -60,7 +120,8 @@ impl ListenerGroup {
     ///
     /// # Errors
     /// What `SO_ATTACH_FILTER` says.
-    pub fn stop_new_connections(&self) -> io::Result<()> {
+    pub fn stop_new_connections(&mut self) -> io::Result<()> {
+        self.is_closed = true;
         // Classic BPF over the TCP header: a SYN without ACK gets 0 bytes.
         const LOAD_FLAGS: SockFilter = SockFilter::new(0x30, 0, 0, 13);
         const KEEP_SYN_AND_ACK: SockFilter = SockFilter::new(0x54, 0, 0, 0x12);
@@ -87,12 +148,18 @@ fn new_socket(address: SocketAddr, settings: &Settings) -> anyhow::Result<Socket
             .set_only_v6(settings.v6_only)
             .context("set IPV6_V6ONLY")?;
     }
+    configure(&socket, settings)?;
+    Ok(socket)
+}
+
+/// Everything that can be set on a socket that listens already.
+fn configure(socket: &Socket, settings: &Settings) -> anyhow::Result<()> {
     // Accepted connections inherit it: no setsockopt for each of them.
     socket.set_tcp_nodelay(true).context("set TCP_NODELAY")?;
-    set_tcp_option(&socket, libc::TCP_DEFER_ACCEPT, DEFER_ACCEPT_SECONDS)
+    set_tcp_option(socket, libc::TCP_DEFER_ACCEPT, DEFER_ACCEPT_SECONDS)
         .context("set TCP_DEFER_ACCEPT")?;
     if settings.fast_open > 0 {
-        set_tcp_option(&socket, libc::TCP_FASTOPEN, settings.fast_open as i32)
+        set_tcp_option(socket, libc::TCP_FASTOPEN, settings.fast_open as i32)
             .context("set TCP_FASTOPEN")?;
     }
     if settings.serving.accept == AcceptMode::Blocking {
@@ -105,7 +172,7 @@ fn new_socket(address: SocketAddr, settings: &Settings) -> anyhow::Result<Socket
             .set_nonblocking(true)
             .context("make a listener non-blocking")?;
     }
-    Ok(socket)
+    Ok(())
 }
 
 fn bind_and_listen(socket: &Socket, address: SocketAddr, backlog: u32) -> anyhow::Result<()> {
@@ -124,7 +191,22 @@ fn refuse_if_taken(address: SocketAddr, settings: &Settings) -> anyhow::Result<(
         return Ok(());
     }
     let probe = new_socket(address, settings)?;
-    bind_and_listen(&probe, address, 1)
+    bind_and_listen(&probe, address, 1).map_err(|error| match could_join(address, settings) {
+        true => anyhow!(
+            "{error:#}; the kernel would have let this server in, since whoever listens there \
+             has the same user and set SO_REUSEPORT as this one would: it would get a share of \
+             the other's connections, and the other's program would not know of it"
+        ),
+        false => error,
+    })
+}
+
+/// Whether a bind succeeds with SO_REUSEPORT; without a listen that takes nothing.
+fn could_join(address: SocketAddr, settings: &Settings) -> bool {
+    let own = settings.serving.accept.has_own_listeners();
+    new_socket(address, settings).is_ok_and(|socket| {
+        own && socket.set_reuse_port(true).is_ok() && socket.bind(&address.into()).is_ok()
+    })
 }
 
 fn explain_bind(address: SocketAddr, error: io::Error) -> anyhow::Error {

@@ -4,10 +4,11 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use clap::Parser;
-use srv::cli::{AbArgs, AbCommand, Cli, Command, Query, Server};
-use srv::control::{Reply, Request, ask};
+use srv::cli::{AbArgs, AbCommand, Cli, Command, query};
+use srv::control::Request;
 use srv::result::Comparison;
-use srv::{ab, config, doctor, load, log, master, report, steer, view, worker};
+use srv::takeover::Takeover;
+use srv::{ab, config, doctor, load, log, master, report, steer, worker};
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -22,18 +23,22 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(args) => {
+            let takeover = Takeover::inherited()?;
             let settings = config::settings(&args)?;
             log::start(settings.log_json);
-            master::run(settings)?;
+            master::run(settings, *args, takeover)?;
         }
         Command::Worker => worker::run()?,
         Command::Load(args) => return load::command::run(&args),
-        Command::Status(Query { json, server }) => query(json, &server, &Request::Status)?,
-        Command::Sockets(Query { json, server }) => query(json, &server, &Request::Sockets)?,
+        Command::Status(asked) => query::status(&asked)?,
+        Command::Sockets(asked) => query::sockets(&asked)?,
         Command::Policy { name, server } => {
-            let request = Request::Policy(name.0.name().to_string());
-            query(false, &server, &request)?;
+            query::change(&Request::Policy(name.0.name().to_owned()), &server)?;
         }
+        Command::Reload(server) => query::change(&Request::Reload, &server)?,
+        Command::Upgrade(server) => query::change(&Request::Upgrade, &server)?,
+        Command::Attach(args) => args.run()?,
+        Command::Detach(args) => args.run()?,
         Command::Ab(args) => return compare(*args),
         Command::Doctor { json } => {
             let report = doctor::run(steer::carries_program(), || {
@@ -68,19 +73,20 @@ fn compare(args: AbArgs) -> anyhow::Result<ExitCode> {
         scenarios: args.scenarios,
         arms: args.arms,
         rounds: args.rounds,
+        repeats: args.repeats,
         seed: args.seed,
         rate: args.rate,
         duration: args.duration.map(Into::into),
         workers: args.workers,
         rtt: args.rtt.map(Into::into),
+        kept: args.kept,
         spin: args.spin,
         overload: args.overload,
         out: args.out.unwrap_or_else(unnamed),
         command: typed(),
     };
     if simulate {
-        ab::simulated::run(&asked)?;
-        return Ok(ExitCode::SUCCESS);
+        return ab::simulated::run(&asked);
     }
     ab::run(&asked)
 }
@@ -97,16 +103,4 @@ fn typed() -> String {
         )
         .collect::<Vec<_>>()
         .join(" ")
-}
-
-fn query(json: bool, server: &Server, request: &Request) -> anyhow::Result<()> {
-    let text = match ask(server.control.as_deref(), request)? {
-        Reply::Status(status) if json => serde_json::to_string_pretty(&status)?,
-        Reply::Sockets(sockets) if json => serde_json::to_string_pretty(&sockets)?,
-        Reply::Status(status) => view::status(&status),
-        Reply::Sockets(sockets) => view::sockets(&sockets),
-        Reply::Done(text) | Reply::Refused(text) => text,
-    };
-    println!("{}", text.trim_end());
-    Ok(())
 }

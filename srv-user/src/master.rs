@@ -2,7 +2,13 @@
 //! slot, and sees them through start, death and stop. It never accepts a
 //! connection and no worker ever waits for it.
 
+mod answers;
+mod back_off;
+mod reload;
+mod upgrade;
+
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -10,15 +16,20 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use srv_common::{Policy, State};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::channel::{Start, ToMaster, ToWorker};
-use crate::config::value::PolicyName;
+use crate::cli::ServeArgs;
 use crate::config::{AcceptMode, Settings};
-use crate::control::{self, Question, Reply, Request, SocketStatus, Status};
-use crate::group::Group;
-use crate::listen::ListenerInfo;
+use crate::control::{self, Question, Request};
+use crate::group::{Group, Hang, Stage};
+use crate::listen::ListenerGroup;
+use crate::overflow::Overflow;
 use crate::spawn::{self, Worker};
+use crate::systemd;
+use crate::takeover::{Peer, Takeover, ToPredecessor, ToSuccessor};
+use back_off::BackOff;
+use upgrade::Upgrade;
 
 /// Something for the master to deal with.
 pub enum Event {
@@ -28,22 +39,36 @@ pub enum Event {
     Respawn(u32),
     /// Somebody asks through the control socket.
     Asked(Question),
+    /// The successor of that id says something, or (`None`) is gone.
+    FromSuccessor(Option<Pid>, Option<ToPredecessor>),
+    /// The old master says something, or (`None`) is gone.
+    FromPredecessor(Option<ToSuccessor>),
 }
 
-/// Runs a server until it is told to stop.
+impl From<Question> for Event {
+    fn from(question: Question) -> Self {
+        Self::Asked(question)
+    }
+}
+
+/// Runs a server until it is told to stop. `flags` are what `settings` were made
+/// of, and will be again; `takeover` is what this process was started with.
 ///
 /// # Errors
 /// Whatever keeps it from starting, and a stop that had to kill workers.
-pub fn run(settings: Settings) -> anyhow::Result<()> {
+pub fn run(settings: Settings, flags: ServeArgs, takeover: Takeover) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     runtime
         .context("start the master's event loop")?
         .block_on(async {
-            let mut master = Master::open(settings)?;
+            let mut master = Master::open(settings, flags, takeover)?;
             let result = master.serve().await;
             master.kill_workers();
+            if let (Err(error), Some(predecessor)) = (&result, &master.predecessor) {
+                predecessor.tell(&ToPredecessor::Failed(format!("{error:#}")));
+            }
             result
         })
 }
@@ -52,25 +77,30 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
 const HEAL_EVERY: Duration = Duration::from_secs(1);
 /// However short `--hang-after` is: the master is to sleep.
 const HANG_CHECK_EVERY_MIN: Duration = Duration::from_millis(10);
-/// Respawns wait this long, doubled with each early death, up to the maximum.
-const BACK_OFF_MIN: Duration = Duration::from_millis(100);
-const BACK_OFF_MAX: Duration = Duration::from_secs(10);
-/// A worker that lives this long has not died early.
-const SETTLED: Duration = Duration::from_secs(5);
 /// So many failed starts, with no worker ever ready, and the server gives up.
 const FAILED_STARTS_MAX: u32 = 3;
 
 struct Master {
     settings: Settings,
+    flags: ServeArgs,
+    hang_check: Interval,
     policy: Policy,
     groups: Vec<Group>,
     workers: HashMap<Pid, Worker>,
-    /// By slot: how often in a row a worker died early.
-    early_deaths: Vec<u32>,
+    /// By slot.
+    back_offs: Vec<BackOff>,
+    /// By slot: workers killed because they hung.
+    hang_kills: Vec<u32>,
+    overflow_before: Overflow,
     events: UnboundedSender<Event>,
     incoming: UnboundedReceiver<Event>,
     /// Its file goes when this goes.
-    _control: control::Server,
+    control: Option<control::Server>,
+    /// Where this process's binary was when it started; what is there now is the next.
+    binary: PathBuf,
+    upgrade: Option<Upgrade>,
+    /// Until everything is taken over from it.
+    predecessor: Option<Peer>,
     /// All slots have had a ready worker or a failed start: the ring is whole.
     started: bool,
     ever_ready: bool,
@@ -84,31 +114,54 @@ struct Stopping {
 }
 
 impl Master {
-    fn open(settings: Settings) -> anyhow::Result<Self> {
-        let addresses = settings.listen.iter();
-        let open = |address: &_| Group::open(*address, &settings);
-        let mut groups = addresses.map(open).collect::<anyhow::Result<Vec<_>>>()?;
-        let policy = first_policy(&settings, &groups)?;
-        for group in &mut groups {
-            group.steer(policy)?;
+    fn open(settings: Settings, flags: ServeArgs, mut takeover: Takeover) -> anyhow::Result<Self> {
+        let mut groups = Vec::new();
+        for address in &settings.listen {
+            let listeners = match takeover.listeners(*address) {
+                Some(listeners) => listeners.inherit(&settings)?,
+                None => ListenerGroup::bind(*address, &settings)?,
+            };
+            groups.push(Group::open(listeners, &settings)?);
         }
         let (events, incoming) = unbounded_channel();
-        let port = groups[0].listeners.address.port();
-        let control = control::Server::open(settings.control.as_deref(), port, events.clone())?;
-        Ok(Self {
-            early_deaths: vec![0; settings.workers as usize],
+        takeover.ensure_all_taken()?;
+        let predecessor = takeover.predecessor;
+        if let Some(predecessor) = &predecessor {
+            predecessor
+                .listen(events.clone(), Event::FromPredecessor)
+                .context("watch the channel to the old master")?;
+        } else {
+            groups.iter_mut().for_each(Group::insert_listeners);
+        }
+        let policy = first_policy(&settings, &groups)?;
+        let mut master = Self {
+            binary: std::env::current_exe().context("find this process's binary")?,
+            upgrade: None,
+            predecessor,
+            back_offs: vec![BackOff::default(); settings.workers as usize],
+            hang_kills: vec![0; settings.workers as usize],
+            overflow_before: Overflow::read().unwrap_or_default(),
             policy,
             groups,
             workers: HashMap::new(),
             events,
             incoming,
-            _control: control,
+            control: None,
             started: false,
             ever_ready: false,
             stopping: None,
             last_failure: None,
+            hang_check: hang_check(&settings),
             settings,
-        })
+            flags,
+        };
+        if master.predecessor.is_none() {
+            for group in &mut master.groups {
+                group.steer(policy)?;
+            }
+            master.open_control()?;
+        }
+        Ok(master)
     }
 
     async fn serve(&mut self) -> anyhow::Result<()> {
@@ -117,38 +170,41 @@ impl Master {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut quit = signal(SignalKind::quit())?;
         let mut hangup = signal(SignalKind::hangup())?;
+        let mut upgrade = signal(SignalKind::user_defined2())?;
         let mut heal = tokio::time::interval(HEAL_EVERY);
-        let mut spot_hangs = tokio::time::interval(self.hang_check_every());
-        spot_hangs.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watchdog = systemd::alive_every().map(tokio::time::interval);
         for slot in 0..self.settings.workers {
             self.spawn(slot)?;
         }
+        // As PID 1: orphans that ended before the handler was there.
+        self.reap();
         loop {
             let deadline = self
                 .stopping
                 .as_ref()
                 .and_then(|stopping| stopping.deadline);
+            let give_up = self.upgrade.as_ref().map(|upgrade| upgrade.deadline);
             tokio::select! {
                 _ = child.recv() => self.reap(),
                 _ = terminate.recv() => self.stop(Some(self.settings.grace)),
                 _ = interrupt.recv() => self.stop(Some(self.settings.grace)),
                 _ = quit.recv() => self.stop(None),
-                _ = hangup.recv() => tracing::warn!("SIGHUP is ignored: this version reloads nothing"),
-                Some(event) = self.incoming.recv() => self.handle(event),
+                _ = hangup.recv() => {
+                    // What comes of it is logged.
+                    let _ = self.reload();
+                }
+                Some(event) = self.incoming.recv() => self.handle(event)?,
                 _ = heal.tick() => self.groups.iter_mut().for_each(Group::heal),
-                _ = spot_hangs.tick() => self.groups.iter().for_each(Group::spot_hangs),
+                _ = self.hang_check.tick() => self.spot_hangs(),
+                () = tick(&mut watchdog) => systemd::alive(),
+                _ = upgrade.recv() => self.upgrade(None),
+                () = until(give_up) => self.roll_back("it was not ready in time"),
                 () = until(deadline) => self.run_out_of_grace(),
             }
             if self.is_finished()? {
                 return Ok(());
             }
         }
-    }
-
-    /// Often enough that a hang is seen a quarter late at most.
-    fn hang_check_every(&self) -> Duration {
-        let often = self.settings.hang_after / 4;
-        often.clamp(HANG_CHECK_EVERY_MIN, HEAL_EVERY)
     }
 
     fn is_finished(&self) -> anyhow::Result<bool> {
@@ -158,7 +214,7 @@ impl Master {
             }
             return Ok(self.workers.is_empty());
         }
-        let failed: u32 = self.early_deaths.iter().sum();
+        let failed: u32 = self.back_offs.iter().map(|at| at.early_deaths).sum();
         if !self.ever_ready && self.workers.is_empty() && failed >= FAILED_STARTS_MAX {
             let why = self
                 .last_failure
@@ -172,7 +228,7 @@ impl Master {
     fn spawn(&mut self, slot: u32) -> anyhow::Result<()> {
         let start = Start {
             slot,
-            workers: self.settings.workers,
+            listeners: spawn::inherited(&self.groups).listeners,
             groups: self.groups.len() as u32,
             log_json: self.settings.log_json,
             serving: self.settings.serving.clone(),
@@ -187,7 +243,7 @@ impl Master {
         Ok(())
     }
 
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
             Event::FromWorker(pid, ToMaster::Registered) => self.registered(pid),
             Event::FromWorker(pid, ToMaster::Ready) => self.ready(pid),
@@ -196,18 +252,34 @@ impl Master {
                 tracing::error!("a worker failed: {why}");
                 self.last_failure = Some(why);
             }
-            Event::Respawn(slot) if self.stopping.is_none() => {
-                if let Err(error) = self.spawn(slot) {
-                    tracing::error!("respawn worker {slot}: {error:#}");
-                    self.respawn_later(slot);
-                }
+            Event::Respawn(slot) => self.fill(slot),
+            Event::FromSuccessor(pid, said) if self.is_successor(pid) => self.successor_says(said),
+            // Of an upgrade that has been given up.
+            Event::FromSuccessor(..) => {}
+            // Without it there is nobody to wait for.
+            Event::FromPredecessor(Some(ToSuccessor::Take) | None) => self.take()?,
+            Event::Asked(question) if matches!(question.request, Request::Upgrade) => {
+                self.upgrade(Some(question.reply));
             }
-            Event::Respawn(_) => {}
             Event::Asked(question) => {
                 let reply = self.answer(&question.request);
                 // Whoever asked may have gone again.
                 let _ = question.reply.send(reply);
             }
+        }
+        Ok(())
+    }
+
+    /// Spawns a worker into a slot that is to have one and has none.
+    fn fill(&mut self, slot: u32) {
+        let taken = self.workers.values().any(|worker| worker.slot == slot);
+        if self.stopping.is_some() || slot >= self.settings.workers || taken {
+            return;
+        }
+        if let Err(error) = self.spawn(slot) {
+            tracing::error!("spawn worker {slot}: {error:#}");
+            let wait = self.back_offs[slot as usize].after_death(Duration::ZERO, false);
+            self.respawn_in(slot, wait);
         }
     }
 
@@ -221,7 +293,7 @@ impl Master {
         worker.registered = true;
         let slot = worker.slot;
         if self.settings.serving.accept != AcceptMode::Ring {
-            return;
+            return self.share_orphans(pid, slot);
         }
         if !self.started {
             return self.join_ring_if_whole();
@@ -251,6 +323,9 @@ impl Master {
             return;
         };
         worker.ready = true;
+        if worker.leaves {
+            return;
+        }
         self.set_state(pid, State::Ready);
         if self.stopping.is_some() {
             return self.drain(pid);
@@ -258,11 +333,15 @@ impl Master {
         let first_time = !self.ever_ready && self.workers.values().all(|worker| worker.ready);
         if first_time {
             self.ever_ready = true;
-            self.announce();
+            match &self.predecessor {
+                Some(predecessor) => predecessor.tell(&ToPredecessor::Ready),
+                None => self.announce(),
+            }
         }
     }
 
     fn announce(&self) {
+        systemd::ready();
         for group in &self.groups {
             let workers = self.settings.workers;
             match group.why_unsteered() {
@@ -289,33 +368,83 @@ impl Master {
     fn bury(&mut self, worker: &Worker, status: WaitStatus) {
         let slot = worker.slot;
         for group in &self.groups {
-            group.worker_died(slot);
+            group.worker_died(
+                slot,
+                if worker.leaves {
+                    State::Absent
+                } else {
+                    State::Dead
+                },
+            );
         }
         if self.stopping.is_some() {
             return;
         }
+        if worker.leaves {
+            tracing::info!(slot, "worker has left");
+            // Meanwhile its slot may be wanted again.
+            return self.fill(slot);
+        }
+        let lived = worker.started.elapsed();
+        let wait = self.back_offs[slot as usize].after_death(lived, worker.ready);
         tracing::warn!(
             slot,
             pid = worker.pid.as_raw_nonzero().get(),
-            "worker died: {}",
+            "worker died: {}; the next starts in {wait:?}",
             fate(status)
         );
-        if worker.started.elapsed() > SETTLED {
-            self.early_deaths[slot as usize] = 0;
-        }
         // The ring must not wait for one that cannot start.
         self.join_ring_if_whole();
-        self.respawn_later(slot);
+        self.have_somebody_look_around();
+        self.respawn_in(slot, wait);
     }
 
-    /// The first death costs no wait; each further early one twice as much.
-    fn respawn_later(&mut self, slot: u32) {
-        let deaths = &mut self.early_deaths[slot as usize];
-        let wait = match *deaths {
-            0 => Duration::ZERO,
-            n => (BACK_OFF_MIN * 2u32.saturating_pow(n.min(16) - 1)).min(BACK_OFF_MAX),
-        };
-        *deaths += 1;
+    /// A worker may have been woken for a connection and never come to accept
+    /// it; the kernel woke nobody else. Who is awake finds it by itself.
+    fn have_somebody_look_around(&self) {
+        let workers = self.workers.values();
+        let ready = workers.filter(|worker| self.groups[0].is_ready(worker.slot));
+        if let Some(worker) = ready.min_by_key(|worker| self.groups[0].is_busy(worker.slot)) {
+            worker.tell(&ToWorker::LookAround);
+        }
+    }
+
+    fn spot_hangs(&mut self) {
+        let found: Vec<Hang> = self.groups.iter_mut().flat_map(Group::spot_hangs).collect();
+        if found.iter().any(|hang| hang.stage == Stage::FoundOut) {
+            self.have_somebody_look_around();
+        }
+        let suspects = found.iter().filter(|hang| hang.stage == Stage::Suspected);
+        for suspect in suspects {
+            let mut workers = self.workers.values();
+            if let Some(worker) = workers.find(|worker| worker.slot == suspect.slot) {
+                worker.tell(&ToWorker::Nudge);
+            }
+        }
+        let kill_after = self.settings.hang_kill;
+        for hang in found {
+            if !kill_after.is_zero() && hang.lasted > kill_after {
+                self.kill_hung(&hang);
+            }
+        }
+    }
+
+    fn kill_hung(&mut self, hang: &Hang) {
+        let mut workers = self.workers.values_mut();
+        let found = workers.find(|worker| worker.slot == hang.slot && !worker.hang_killed);
+        let Some(worker) = found else { return };
+        worker.hang_killed = true;
+        self.hang_kills[hang.slot as usize] += 1;
+        tracing::warn!(
+            slot = hang.slot,
+            "killing a worker that hangs for {:?}",
+            hang.lasted
+        );
+        // Not reaped yet, so the id is still the worker's.
+        let _ = rustix::process::kill_process(worker.pid, Signal::KILL);
+    }
+
+    fn respawn_in(&self, slot: u32, wait: Duration) {
         let events = self.events.clone();
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
@@ -327,10 +456,12 @@ impl Master {
     /// Stops steering and lets the workers finish, for `grace` at most
     /// (`None`: as long as they need). Asked a second time, it hurries.
     fn stop(&mut self, grace: Option<Duration>) {
+        self.roll_back("the server is stopping");
         if self.stopping.is_some() && grace.is_some() {
             return self.run_out_of_grace();
         }
         tracing::info!("stopping: draining {} workers", self.workers.len());
+        systemd::stopping();
         self.stopping = Some(Stopping {
             deadline: grace.map(|grace| Instant::now() + grace),
             killed: false,
@@ -379,65 +510,6 @@ impl Master {
             let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
         }
     }
-
-    fn answer(&mut self, request: &Request) -> Reply {
-        match request {
-            Request::Status => Reply::Status(self.status()),
-            Request::Sockets => match self.sockets() {
-                Ok(sockets) => Reply::Sockets(sockets),
-                Err(error) => Reply::Refused(format!("{error:#}")),
-            },
-            Request::Policy(name) => match self.switch_policy(name) {
-                Ok(before) => Reply::Done(format!("policy: {name} (was {})", before.name())),
-                Err(error) => Reply::Refused(format!("{error:#}")),
-            },
-        }
-    }
-
-    fn switch_policy(&mut self, name: &str) -> anyhow::Result<Policy> {
-        let policy = name.parse::<PolicyName>().map_err(anyhow::Error::msg)?.0;
-        for group in &mut self.groups {
-            group.steer(policy)?;
-        }
-        tracing::info!("policy: {name}");
-        Ok(std::mem::replace(&mut self.policy, policy))
-    }
-
-    fn status(&self) -> Status {
-        Status {
-            version: env!("CARGO_PKG_VERSION").to_string(),
-            pid: std::process::id(),
-            policy: self.policy.name().to_string(),
-            accept: self.settings.serving.accept.name().to_string(),
-            groups: self.groups.iter().map(Group::status).collect(),
-        }
-    }
-
-    fn sockets(&self) -> anyhow::Result<Vec<SocketStatus>> {
-        let mut sockets = Vec::new();
-        for (nth_group, group) in self.groups.iter().enumerate() {
-            for (nth, socket) in group.listeners.sockets.iter().enumerate() {
-                let info = ListenerInfo::of(socket)?;
-                let own = self.settings.serving.accept.has_own_listeners();
-                let owner = self
-                    .workers
-                    .values()
-                    .find(|worker| own && worker.slot == nth as u32);
-                let inherited = spawn::inherited(&self.groups);
-                sockets.push(SocketStatus {
-                    listen: group.listeners.address,
-                    slot: own.then_some(nth as u32),
-                    inode: info.inode,
-                    cookie: info.cookie,
-                    pid: owner.map_or(0, |worker| worker.pid.as_raw_nonzero().get() as u32),
-                    fd: inherited.listener(nth_group as u32, nth as u32),
-                    recv_q: info.queued,
-                    backlog: info.backlog,
-                });
-            }
-        }
-        Ok(sockets)
-    }
 }
 
 /// The policy asked for, or the hash where a default cannot be had.
@@ -449,6 +521,26 @@ fn first_policy(settings: &Settings, groups: &[Group]) -> anyhow::Result<Policy>
         }
         Some(_) => Ok(Policy::Hash),
         None => Ok(settings.policy),
+    }
+}
+
+/// Often enough that a hang is seen a quarter late at most.
+fn hang_check(settings: &Settings) -> Interval {
+    let often = match settings.hang_after {
+        Duration::ZERO => HEAL_EVERY,
+        hang_after => hang_after / 4,
+    };
+    let mut check = tokio::time::interval(often.clamp(HANG_CHECK_EVERY_MIN, HEAL_EVERY));
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    check
+}
+
+async fn tick(interval: &mut Option<Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
     }
 }
 

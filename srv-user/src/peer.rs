@@ -7,14 +7,15 @@ pub mod nginx;
 pub mod server;
 pub mod usage;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use anyhow::{Context as _, Result};
 
-/// An address on 127.0.0.1 that nobody uses now. Another process may take it
+/// An address of `host` that nobody uses now. Another process may take it
 /// before it is used.
-fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port on 127.0.0.1")?;
+fn free_address(host: IpAddr) -> Result<SocketAddr> {
+    let listener =
+        TcpListener::bind((host, 0)).with_context(|| format!("find a free port on {host}"))?;
     Ok(listener.local_addr()?)
 }
 

@@ -15,7 +15,7 @@ mod live;
 mod page;
 mod palette;
 mod png;
-mod quantity;
+pub(crate) mod quantity;
 pub mod sample;
 mod series;
 mod shares;

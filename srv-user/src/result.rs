@@ -44,6 +44,9 @@ pub struct Comparison {
     pub schema: u32,
     /// Why it ended early; `None` if every round of every arm is here.
     pub incomplete: Option<String>,
+    /// Whether all of it is simulated; `false` in older files.
+    #[serde(default)]
+    pub simulated: bool,
     /// When it began, RFC 3339.
     pub began: String,
     /// How to run it again, as typed in a shell.
@@ -54,8 +57,8 @@ pub struct Comparison {
     pub scenario: Scenario,
     /// In the order in which they were named.
     pub arms: Vec<Arm>,
-    /// The FCFS single queue, replaying the very same draws; `None` where it
-    /// has no meaning (closed loop).
+    /// The FCFS single queue, replaying the very same draws; `None` if not one
+    /// round was.
     pub limit: Option<Limit>,
     /// Arms against each other, the control included.
     pub ratios: Vec<Compared>,
@@ -76,6 +79,63 @@ pub struct Scenario {
     pub parameters: Vec<(String, String)>,
     /// Worker processes of each arm.
     pub workers: usize,
+    /// What the verdict is about.
+    #[serde(default)]
+    pub key: Key,
+}
+
+/// The figure by which arms are judged, and the control with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Key {
+    /// Where requests wait for others: what the unluckiest hundredth meets.
+    #[default]
+    #[serde(rename = "short p99")]
+    ShortP99,
+    /// Where hardly any waits: the tail is then the machine's own stalls.
+    #[serde(rename = "short p50")]
+    ShortP50,
+    /// Where all wait for as long: how unequally they do.
+    #[serde(rename = "deviation")]
+    Deviation,
+}
+
+impl Key {
+    /// Its name, also in [`Compared::figure`].
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ShortP99 => "short p99",
+            Self::ShortP50 => "short p50",
+            Self::Deviation => "deviation",
+        }
+    }
+
+    /// For people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::ShortP99 => "short-request p99",
+            Self::ShortP50 => "the short requests' median",
+            Self::Deviation => "the latency's standard deviation",
+        }
+    }
+
+    /// In a round, ns.
+    pub fn of(self, round: &Round) -> f64 {
+        match self {
+            Self::ShortP99 => round.short.p99_ns as f64,
+            Self::ShortP50 => round.short.p50_ns as f64,
+            Self::Deviation => round.deviation_ns,
+        }
+    }
+
+    /// Of the limit, round by round, ns.
+    pub fn of_limit(self, limit: &Limit) -> Vec<f64> {
+        let short = limit.short.iter();
+        match self {
+            Self::ShortP99 => short.map(|short| short.p99_ns as f64).collect(),
+            Self::ShortP50 => short.map(|short| short.p50_ns as f64).collect(),
+            Self::Deviation => limit.deviation_ns.clone(),
+        }
+    }
 }
 
 /// One way of distributing connections.
@@ -123,10 +183,41 @@ pub struct Round {
     /// Live connections of the worker with most, less those of the one with
     /// fewest; `None` where connections are not kept.
     pub live_gap: Option<u64>,
+    /// How evenly the requests over kept connections fell on the workers;
+    /// `None` where each request had its own, and in older files.
+    pub served: Option<Served>,
     /// User and system time of the arm's processes per request, ns.
     pub cpu_ns_per_request: f64,
     /// How late the generator was.
     pub lateness: Summary,
+    /// The part of this machine's CPU time that its hypervisor gave to others
+    /// meanwhile, 0 to 1.
+    #[serde(default)]
+    pub stolen: f64,
+    /// How often it was measured before, when more than that was stolen.
+    #[serde(default)]
+    pub repeats: u32,
+}
+
+/// Requests answered, by worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Served {
+    /// How many.
+    pub per_worker: Vec<u64>,
+    /// Their coefficient of variation.
+    pub cv: f64,
+    /// Most of a worker over the mean.
+    pub max_over_mean: f64,
+}
+
+/// A hypervisor that took more than this part of the CPUs' time was measured too.
+pub const STOLEN_MAX: f64 = 0.02;
+
+impl Round {
+    /// Whether the hypervisor took so much that it is not to be judged.
+    pub fn is_disturbed(&self) -> bool {
+        self.stolen > STOLEN_MAX
+    }
 }
 
 /// This part of the requests took at most so long.
@@ -160,6 +251,9 @@ pub struct Limit {
     pub short: Vec<Summary>,
     /// All requests, round by round.
     pub all: Vec<Summary>,
+    /// Standard deviation of the latency of all requests, round by round, ns.
+    #[serde(default)]
+    pub deviation_ns: Vec<f64>,
     /// Of the short requests' latency, all rounds together.
     pub cdf: Vec<CdfPoint>,
 }

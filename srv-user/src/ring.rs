@@ -3,14 +3,18 @@
 //! In the ring a worker watches every listener of the group. Which of those
 //! that are ready it accepts from decides who waits:
 //!
-//! - After a sleep, from the one that epoll reports first. The kernel woke this
-//!   worker for it and, the watch being exclusive, nobody else: were it left
-//!   alone, its connection would wait while siblings sleep.
-//! - While it finds several ready without sleeping, from each in turn, which
-//!   comes close to one queue. Its own first, the longest queue first, or
-//!   epoll's order (which never changes) each leave those who wait behind a
-//!   blocked sibling waiting for as long as there is work elsewhere.
+//! - From each address in turn, and there from the listener whose first has
+//!   waited longest ([`srv_common::tickets`]): as one queue would. Its own
+//!   first, the longest queue first, or epoll's order (which never changes)
+//!   each leave those who wait behind a blocked sibling waiting for as long as
+//!   there is work elsewhere.
+//! - Where the kernel hashes, nobody knows who came first. Then, after a sleep,
+//!   from the one that epoll reports first: the kernel woke this worker for it
+//!   and, the watch being exclusive, nobody else. While it finds several ready
+//!   without sleeping, from each in turn, which comes close.
 //! - From a sibling's only with patience ([`policy::steal_patience_ns`]).
+
+mod members;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -61,6 +65,8 @@ pub struct Ring {
     slot: u32,
     /// By group, then by number; empty once it has left them.
     listeners: Vec<Vec<Listener>>,
+    /// By group: [`Self::accepts`] when it last had its turn.
+    group_turns: Vec<u64>,
     /// Connections accepted so far.
     accepts: u64,
     /// [`Self::accepts`] when turns began to count.
@@ -69,8 +75,9 @@ pub struct Ring {
     several_ready: bool,
     /// At most one per listener.
     deferrals: Vec<Deferral>,
-    /// What [`Self::accept`] looks through; kept for its memory.
-    ready: Vec<Place>,
+    /// What [`Self::accept`] looks through, with the order that each had when it
+    /// was looked at; kept for its memory.
+    ready: Vec<((u64, u64), Place)>,
 }
 
 struct Listener {
@@ -85,8 +92,24 @@ struct Deferral {
     from: Place,
     /// The sibling's accepts at the time.
     owner_turn: u32,
+    since_ns: u64,
     due_ns: u64,
     watched: bool,
+}
+
+/// A worker that wakes this much later than it asked for was kept from running,
+/// and so was the sibling that it waited for.
+const STALL_NS: u64 = 2_000_000;
+/// For how long stalls excuse a sibling.
+const EXCUSED_NS: u64 = 100_000_000;
+
+impl Deferral {
+    /// Whether this worker, which slept from `slept_from_ns` to `now_ns`, was
+    /// late by no fault of its own: the owner is to be given as long again.
+    fn is_excused(&self, slept_from_ns: u64, now_ns: u64) -> bool {
+        let meant_to_sleep = slept_from_ns < self.due_ns;
+        meant_to_sleep && now_ns > self.due_ns + STALL_NS && now_ns < self.since_ns + EXCUSED_NS
+    }
 }
 
 impl Ring {
@@ -97,6 +120,7 @@ impl Ring {
         Self {
             mode,
             slot,
+            group_turns: vec![0; sockets.len()],
             listeners: sockets.into_iter().map(group).collect(),
             accepts: 0,
             turns_since: 0,
@@ -185,14 +209,28 @@ impl Ring {
         unwatched.map(|deferral| deferral.due_ns).min()
     }
 
-    /// Looks again at listeners that were left alone for long enough.
+    /// Looks again at listeners that were left alone for long enough, after a
+    /// wait from `slept_from_ns` to `now_ns`.
     ///
     /// # Errors
     /// What epoll says.
-    pub fn watch_deferred(&mut self, reactor: &Reactor, now_ns: u64) -> anyhow::Result<()> {
+    pub fn watch_deferred(
+        &mut self,
+        reactor: &Reactor,
+        published: &Published,
+        slept_from_ns: u64,
+        now_ns: u64,
+    ) -> anyhow::Result<()> {
         for nth in 0..self.deferrals.len() {
             let deferral = &self.deferrals[nth];
-            if !deferral.watched && deferral.due_ns <= now_ns {
+            if deferral.watched || deferral.due_ns > now_ns {
+                continue;
+            }
+            let (owner, this) = published.owner_and_self(deferral.from.group, deferral.from.nth);
+            let patience_ns = policy::steal_patience_ns(this, owner, now_ns);
+            if patience_ns > 0 && deferral.is_excused(slept_from_ns, now_ns) {
+                self.deferrals[nth].due_ns = now_ns + patience_ns;
+            } else {
                 self.watch(reactor, deferral.from)?;
                 self.deferrals[nth].watched = true;
             }
@@ -213,19 +251,21 @@ impl Ring {
     ) -> anyhow::Result<Option<OwnedFd>> {
         let mut ready = std::mem::take(&mut self.ready);
         ready.clear();
-        ready.extend(ready_listeners(reactor));
-        ready.sort_by_key(|&place| self.last_turn(place));
+        let ordered = |place| (self.order(published, place), place);
+        ready.extend(ready_listeners(reactor).map(ordered));
+        ready.sort_by_key(|&(order, _)| order);
         let chosen = ready
             .iter()
-            .find(|&&place| self.patience_ns(published, place, now_ns) == 0);
+            .find(|&&(_, place)| self.patience_ns(published, place, now_ns) == 0);
         let mut accepted = None;
-        if let Some(&place) = chosen {
+        if let Some(&(_, place)) = chosen {
             self.deferrals.retain(|deferral| deferral.from != place);
             self.accepts += 1;
+            self.group_turns[place.group] = self.accepts;
             self.listeners[place.group][place.nth as usize].turn = self.accepts;
             accepted = self.accept_from(published, place);
         } else {
-            for &place in &ready {
+            for &(_, place) in &ready {
                 self.leave_alone(reactor, published, place, now_ns)?;
             }
         }
@@ -256,10 +296,15 @@ impl Ring {
         }
     }
 
-    /// The lower, the sooner it is its turn; 0 for all after a sleep.
-    fn last_turn(&self, place: Place) -> u64 {
+    /// The lower, the sooner it is its turn.
+    fn order(&self, published: &Published, place: Place) -> (u64, u64) {
         let turn = self.listeners[place.group][place.nth as usize].turn;
-        turn.saturating_sub(self.turns_since)
+        let within_group = match published.age_of_first(place.group, place.nth) {
+            Some(age) => u64::from(u32::MAX - age),
+            // The same for all after a sleep.
+            None => turn.saturating_sub(self.turns_since),
+        };
+        (self.group_turns[place.group], within_group)
     }
 
     /// For how long to leave a connection there to the owner, ns.
@@ -292,6 +337,7 @@ impl Ring {
         self.deferrals.push(Deferral {
             from,
             owner_turn: owner.load.turn.get(),
+            since_ns: now_ns,
             due_ns: now_ns + self.patience_ns(published, from, now_ns),
             watched: false,
         });
@@ -329,4 +375,26 @@ fn ready_listeners(reactor: &Reactor) -> impl Iterator<Item = Place> {
     tokens
         .filter(|&token| is_listener(token))
         .map(Place::of_token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stall_excuses_the_owner_but_not_for_ever() {
+        const MS: u64 = 1_000_000;
+        let deferral = Deferral {
+            from: Place { group: 0, nth: 1 },
+            owner_turn: 0,
+            since_ns: 0,
+            due_ns: 10 * MS,
+            watched: false,
+        };
+        assert!(deferral.is_excused(MS, 13 * MS));
+        // On time; at work itself when it was due; for too long.
+        assert!(!deferral.is_excused(MS, 11 * MS));
+        assert!(!deferral.is_excused(12 * MS, 15 * MS));
+        assert!(!deferral.is_excused(MS, 100 * MS));
+    }
 }

@@ -26,6 +26,7 @@ use crate::arrivals::{Draw, Service};
 use crate::config::AcceptMode;
 use crate::stats::{Summary, coefficient_of_variation};
 use engine::Engine;
+pub use tally::Latencies;
 
 /// Most workers that are simulated.
 pub const WORKERS_MAX: usize = 4096;
@@ -91,10 +92,14 @@ impl fmt::Display for Arm {
 pub struct Outcome {
     /// Of all requests.
     pub all: Summary,
+    /// Standard deviation of all, ns.
+    pub deviation_ns: f64,
     /// Of the short ones ([`Service::is_short`]).
     pub short: Summary,
-    /// Mean time in the accept queue, ns.
-    pub mean_wait_ns: f64,
+    /// The short ones, to draw their distribution.
+    pub short_latencies: Latencies,
+    /// Time in the accept queue.
+    pub wait: Summary,
     /// Part of the workers' time that they were busy, from the first SYN to the
     /// last response.
     pub utilisation: f64,
@@ -123,10 +128,7 @@ pub fn run(
     draws: impl IntoIterator<Item = Draw>,
 ) -> anyhow::Result<Outcome> {
     let workers = model.workers;
-    ensure!(
-        (1..=WORKERS_MAX).contains(&workers),
-        "simulate {workers} workers: from 1 to {WORKERS_MAX} are possible"
-    );
+    check(workers)?;
     ensure!(
         arm.policy != Policy::Hermes,
         "simulate hermes: it goes by what workers publish in loops that are not simulated"
@@ -137,6 +139,18 @@ pub fn run(
     } else {
         Engine::<WORKERS_MAX>::new(*model, arm).run(draws)
     })
+}
+
+/// Whether so many workers can be simulated.
+///
+/// # Errors
+/// There are none or more than [`WORKERS_MAX`].
+pub fn check(workers: usize) -> anyhow::Result<()> {
+    ensure!(
+        (1..=WORKERS_MAX).contains(&workers),
+        "simulate {workers} workers: from 1 to {WORKERS_MAX} are possible"
+    );
+    Ok(())
 }
 
 /// Arms that served the same draws, and the limit.
@@ -198,44 +212,11 @@ fn row(f: &mut fmt::Formatter<'_>, arm: Arm, outcome: &Outcome) -> fmt::Result {
         ms(all.p50_ns),
         ms(all.p99_ns),
         ms(all.p99_9_ns),
-        outcome.mean_wait_ns / 1e6,
+        outcome.wait.mean_ns / 1e6,
         outcome.utilisation,
         outcome.stolen as f64 / all.count.max(1) as f64,
         outcome.accepts_cv(),
     )
-}
-
-/// What a measured run should have found: p99 of the short requests, ns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Prediction {
-    /// Hash, each worker its own queue.
-    pub hash_own_ns: u64,
-    /// Least, each worker its own queue.
-    pub least_own_ns: u64,
-    /// Least, and the ring.
-    pub least_ring_ns: u64,
-    /// One queue.
-    pub limit_ns: u64,
-}
-
-/// Predicts the outcome of a run with `draws`, for a simulation has to agree
-/// with what can be measured before it is believed about what cannot. The
-/// model's overhead is the measured one: what a request took beyond its service
-/// time on an idle server.
-///
-/// # Errors
-/// As [`run`].
-pub fn predict(model: &Model, draws: &[Draw]) -> anyhow::Result<Prediction> {
-    let p99_ns = |policy, accept| -> anyhow::Result<u64> {
-        let outcome = run(model, Arm { policy, accept }, draws.iter().copied())?;
-        Ok(outcome.short.p99_ns)
-    };
-    Ok(Prediction {
-        hash_own_ns: p99_ns(Policy::Hash, AcceptMode::Own)?,
-        least_own_ns: p99_ns(Policy::Least, AcceptMode::Own)?,
-        least_ring_ns: p99_ns(Policy::Least, AcceptMode::Ring)?,
-        limit_ns: p99_ns(Arm::LIMIT.policy, Arm::LIMIT.accept)?,
-    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Starting a worker process: exec of this same binary with what it inherits,
 //! and the task that listens to it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -28,14 +28,23 @@ pub struct Worker {
     pub registered: bool,
     /// It accepts.
     pub ready: bool,
+    /// It hung for too long and was killed.
+    pub hang_killed: bool,
+    /// It was told to go, and its slot is to stay empty.
+    pub leaves: bool,
     channel: UnixDatagram,
 }
 
 impl Worker {
     /// Sends a message; if the worker is gone, its death is told elsewhere.
     pub fn tell(&self, message: &ToWorker) {
+        self.hand(message, &[]);
+    }
+
+    /// Sends a message with file descriptors.
+    pub fn hand(&self, message: &ToWorker, fds: &[BorrowedFd<'_>]) {
         let packet = serde_json::to_vec(message).unwrap_or_default();
-        if let Err(error) = self.channel.send(&packet) {
+        if let Err(error) = channel::send_with_fds(&self.channel, &packet, fds) {
             tracing::debug!(slot = self.slot, "tell {message:?}: {error}");
         }
     }
@@ -80,6 +89,8 @@ pub fn spawn(
         started,
         registered: false,
         ready: false,
+        hang_killed: false,
+        leaves: false,
         channel,
     };
     worker.tell(&ToWorker::Start(start));

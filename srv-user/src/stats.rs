@@ -149,7 +149,7 @@ impl Spread {
 }
 
 /// Fewer rounds than this say nothing about chance.
-const ROUNDS_MIN: usize = 3;
+pub const ROUNDS_MIN: usize = 3;
 
 /// How far an A/A control may be off, as a part of 1: what cannot be told apart anyway.
 pub const CONTROL_TOLERANCE: f64 = 0.02;

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use anyhow::Context;
 use rustix::fs::MemfdFlags;
 use rustix::mm::{MapFlags, ProtFlags};
+use srv_common::foreign::Foreign;
 use srv_common::policy::{Policy, hermes};
 use srv_common::{Group, Refusal, Slot};
 
@@ -18,13 +19,29 @@ use srv_common::{Group, Refusal, Slot};
 /// # Errors
 /// What `mmap` says, for example `EPERM` for an array that cannot be mapped.
 pub fn map(fd: impl AsFd) -> io::Result<&'static Group> {
-    // SAFETY: a fresh shared mapping, never unmapped; both kinds of file are
-    // at least as long as a group, page-aligned and zeroed; every field
-    // accepts any bits and is only accessed atomically.
+    // SAFETY: both kinds of file are at least as long as a group.
+    unsafe { map_as(fd) }
+}
+
+/// As [`map`], for the array of a [`Foreign`] group.
+///
+/// # Errors
+/// What `mmap` says.
+pub fn map_foreign(fd: impl AsFd) -> io::Result<&'static Foreign> {
+    // SAFETY: the array's value is a foreign group.
+    unsafe { map_as(fd) }
+}
+
+/// # Safety
+/// `fd` is at least as long as a `T`, all of whose fields accept any bits and
+/// are only accessed atomically.
+unsafe fn map_as<T>(fd: impl AsFd) -> io::Result<&'static T> {
+    // SAFETY: a fresh shared mapping, never unmapped, page-aligned and zeroed;
+    // the rest is the caller's promise.
     unsafe {
         let address = rustix::mm::mmap(
             std::ptr::null_mut(),
-            size_of::<Group>(),
+            size_of::<T>(),
             ProtFlags::READ | ProtFlags::WRITE,
             MapFlags::SHARED,
             fd,
@@ -49,6 +66,7 @@ pub fn memfd() -> anyhow::Result<OwnedFd> {
 
 /// What a worker tells the world: plain stores to its slot in every group, no
 /// system call.
+#[derive(Clone)]
 pub struct Published {
     groups: Vec<&'static Group>,
     slot: usize,
@@ -79,7 +97,9 @@ impl Published {
     pub fn wakes(&self, now_ns: u64) {
         for group in &self.groups {
             group.idle.0[self.slot].set(0);
-            group.slots[self.slot].load.busy_since_ns.set(now_ns);
+            let load = &group.slots[self.slot].load;
+            load.busy_since_ns.set(now_ns);
+            load.woke_ns.set(now_ns);
         }
     }
 
@@ -124,6 +144,13 @@ impl Published {
     pub fn owner_and_self(&self, group: usize, listener: u32) -> (&Slot, &Slot) {
         let slots = &self.groups[group].slots;
         (&slots[listener as usize], &slots[self.slot])
+    }
+
+    /// See [`Group::age_of_first`]; `None` while the kernel hashes.
+    pub fn age_of_first(&self, group: usize, listener: u32) -> Option<u32> {
+        let group = self.groups[group];
+        let is_steered = group.config.policy.get() != Policy::Hash as u32;
+        is_steered.then(|| group.age_of_first(listener))
     }
 
     /// This many connections are open.

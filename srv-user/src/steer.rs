@@ -1,15 +1,17 @@
 //! All of aya: loading the select program, attaching it to a listener group
 //! and taking it off again. Knows sockets and slots, no processes.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use aya::maps::{Map, ReusePortSockArray};
+use aya::maps::{Map, MapError, ReusePortSockArray};
 use aya::programs::SkReuseport;
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use socket2::Socket;
-use srv_common::Group;
+use srv_common::{Group, MAX_WORKERS};
 
 /// The BPF object that the build embedded; empty if there was none.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/srv-ebpf.o"));
@@ -19,8 +21,8 @@ pub fn carries_program() -> bool {
     !OBJECT.is_empty()
 }
 
-const NEEDS: &str = "load the select program (needs Linux 5.11 or newer and CAP_BPF; \
-                     `srv doctor` says what is missing)";
+const NEEDS: &str = "load the select program (needs Linux 5.11 or newer, CAP_BPF \
+                     and CAP_PERFMON; `srv doctor` says what is missing)";
 
 /// A loaded select program with its maps, for one listener group. Taken off
 /// the group when dropped: aya itself would leave it attached.
@@ -68,16 +70,40 @@ impl Steering {
     ///
     /// # Errors
     /// `EINVAL` if the socket does not listen or was bound without
-    /// `SO_REUSEPORT`, `EBUSY` if another array has it already.
-    pub fn set_listener(&mut self, slot: u32, socket: &Socket) -> anyhow::Result<()> {
+    /// `SO_REUSEPORT`, `EBUSY` if another array has it already (one that was
+    /// given up is freed a moment later: that is waited for).
+    pub fn set_listener(&mut self, slot: u32, socket: &impl AsRawFd) -> anyhow::Result<()> {
         let map = self
             .ebpf
             .map_mut("LISTENERS")
             .context("find map LISTENERS")?;
         let mut listeners = ReusePortSockArray::try_from(map)?;
-        listeners
-            .set(slot, socket, 0)
-            .with_context(|| format!("insert the listener of slot {slot} into the socket array"))
+        let deadline = Instant::now() + FREED_WITHIN;
+        while let Err(error) = listeners.set(slot, socket, 0) {
+            if !is_busy(&error) || Instant::now() > deadline {
+                let what = format!("insert the listener of slot {slot} into the socket array");
+                return Err(error).context(what);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Makes the socket array forget all sockets, so that another one may have them.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn clear_listeners(&mut self) -> anyhow::Result<()> {
+        let map = self
+            .ebpf
+            .map_mut("LISTENERS")
+            .context("find map LISTENERS")?;
+        let mut listeners = ReusePortSockArray::try_from(map)?;
+        for slot in 0..MAX_WORKERS as u32 {
+            // Most are empty, which is an error to the kernel.
+            let _ = listeners.clear_index(&slot);
+        }
+        Ok(())
     }
 
     /// From now on the program decides for the group of `socket`. Only after
@@ -143,6 +169,16 @@ impl Drop for Steering {
             tracing::error!("leave the listener group as it was found: {error:#}");
         }
     }
+}
+
+/// The kernel frees a program and its maps after a grace period of RCU.
+const FREED_WITHIN: Duration = Duration::from_secs(1);
+
+fn is_busy(error: &MapError) -> bool {
+    let MapError::SyscallError(error) = error else {
+        return false;
+    };
+    error.io_error.kind() == io::ErrorKind::ResourceBusy
 }
 
 fn load_object(is_logging: bool) -> anyhow::Result<Ebpf> {

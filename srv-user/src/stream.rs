@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use rustix::io::Errno;
+use rustix::net::RecvFlags;
 
 /// A connection's non-blocking socket and how reading and writing it went.
 pub struct Socket {
@@ -41,6 +42,12 @@ impl Socket {
             bytes_in: Cell::new(0),
             bytes_out: Cell::new(0),
         }
+    }
+
+    /// Whether bytes have arrived that were not read.
+    pub fn has_unread(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        matches!(rustix::net::recv(&self.fd, &mut [0u8], flags), Ok((1.., _)))
     }
 }
 

@@ -13,6 +13,13 @@ pub fn status(status: &Status) -> String {
         "srv {}, master {}, policy {}, accept {}\n",
         status.version, status.pid, status.policy, status.accept
     );
+    if status.listen_drops > 0 {
+        let _ = writeln!(
+            text,
+            "dropped by the kernel at listeners here since it started: {}, of which {} at full accept queues",
+            status.listen_drops, status.listen_overflows
+        );
+    }
     for group in &status.groups {
         text += "\n";
         text += &self::group(group);
@@ -23,11 +30,12 @@ pub fn status(status: &Status) -> String {
 /// The listening sockets, one a line.
 pub fn sockets(sockets: &[SocketStatus]) -> String {
     let header = [
-        "listen", "slot", "pid", "fd", "recv-q", "backlog", "inode", "cookie",
+        "listen", "server", "slot", "pid", "fd", "recv-q", "backlog", "inode", "cookie",
     ];
     let rows = sockets.iter().map(|socket| {
         vec![
             socket.listen.to_string(),
+            socket.owner.clone().unwrap_or_else(|| "srv".into()),
             socket.slot.map_or("all".into(), |slot| slot.to_string()),
             or_dash(socket.pid != 0, socket.pid),
             or_dash(socket.pid != 0, socket.fd),
@@ -52,10 +60,11 @@ fn group(group: &GroupStatus) -> String {
     text += &table(&header, rows);
     text += &balance(&group.totals);
     text += &refusals(&group.workers);
+    text += &hang_kills(&group.workers);
     text
 }
 
-fn program(program: &ProgramStatus) -> String {
+pub(crate) fn program(program: &ProgramStatus) -> String {
     let mut text = match &program.why_not {
         _ if program.attached => "steered by the BPF program".to_owned(),
         Some(why) => format!("not steered: {why}"),
@@ -129,6 +138,13 @@ fn refusals(workers: &[WorkerStatus]) -> String {
     }
 }
 
+fn hang_kills(workers: &[WorkerStatus]) -> String {
+    match workers.iter().map(|worker| worker.hang_kills).sum::<u32>() {
+        0 => String::new(),
+        kills => format!("killed because they hung: {kills}\n"),
+    }
+}
+
 /// `3 not_syn, 1 truncated`; reasons that never occurred are left out.
 fn counts<'a>(by_reason: impl Iterator<Item = (&'a String, &'a u64)>) -> String {
     let occurred = by_reason.filter(|(_, count)| **count > 0);
@@ -138,7 +154,7 @@ fn counts<'a>(by_reason: impl Iterator<Item = (&'a String, &'a u64)>) -> String 
         .join(", ")
 }
 
-fn or_dash(is_known: bool, value: impl ToString) -> String {
+pub(crate) fn or_dash(is_known: bool, value: impl ToString) -> String {
     if is_known {
         value.to_string()
     } else {
@@ -162,8 +178,12 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
         let cells = rows.iter().map(|row| row[column].len());
         cells.chain([header[column].len()]).max().unwrap_or(0)
     };
-    let is_word =
-        |column: usize| matches!(header[column], "listen" | "state" | "cookie" | "latency");
+    let is_word = |column: usize| {
+        matches!(
+            header[column],
+            "listen" | "server" | "state" | "cookie" | "latency"
+        )
+    };
     let columns: Vec<(usize, bool)> = (0..header.len())
         .map(|column| (width_of(column), is_word(column)))
         .collect();
@@ -215,6 +235,8 @@ mod tests {
             pid: 4711,
             policy: "least".into(),
             accept: "ring".into(),
+            listen_overflows: 0,
+            listen_drops: 0,
             groups,
         }
     }
@@ -328,6 +350,7 @@ refused: 3 malformed, 4 timeout
         let socket = SocketStatus {
             listen: "127.0.0.1:8080".parse().unwrap(),
             slot: Some(0),
+            owner: None,
             inode: 31_415,
             cookie: 0x1001,
             pid: 4712,
@@ -345,16 +368,17 @@ refused: 3 malformed, 4 timeout
         let shared = SocketStatus {
             listen: "[::1]:80".parse().unwrap(),
             slot: None,
+            owner: Some("nginx".into()),
             cookie: 2,
             ..socket.clone()
         };
         assert_eq!(
             sockets(&[socket, orphan, shared]),
             "\
-listen          slot   pid  fd  recv-q  backlog  inode  cookie
-127.0.0.1:8080     0  4712   5       0     4096  31415  sk:1001
-127.0.0.1:8080     1     -   -      12     4096  31415  sk:1001
-[::1]:80         all  4712   5       0     4096  31415  sk:2
+listen          server  slot   pid  fd  recv-q  backlog  inode  cookie
+127.0.0.1:8080  srv        0  4712   5       0     4096  31415  sk:1001
+127.0.0.1:8080  srv        1     -   -      12     4096  31415  sk:1001
+[::1]:80        nginx    all  4712   5       0     4096  31415  sk:2
 "
         );
     }

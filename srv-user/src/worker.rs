@@ -16,7 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use slab::Slab;
 
 use crate::channel::{Channel, Inherited, Start, ToMaster, ToWorker};
-use crate::config::AcceptMode;
+use crate::config::{AcceptMode, Serving};
 use crate::connection::{Connection, Driver, Progress};
 use crate::http::Http;
 use crate::log;
@@ -66,6 +66,8 @@ struct Worker {
     reactor: Reactor,
     /// Empty once it no longer accepts.
     ring: Ring,
+    /// It waits on its siblings' listeners.
+    joined: bool,
     driver: Driver,
     connections: Slab<Connection>,
     connections_max: usize,
@@ -82,24 +84,15 @@ impl Worker {
         let start = receive_start(&channel)?;
         log::start(start.log_json);
         let connections_max = connections_max(&start).context("raise RLIMIT_NOFILE")?;
-        let serving = &start.serving;
-        if serving.synthetic {
-            // A synthetic sleep is to last what it says, not 50 µs more.
-            let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-        }
         let (listeners, published) = take_inherited(&start)?;
-        let named = serving.worker_header.then_some(start.slot);
-        let site = Site::new(serving.root.as_deref(), serving.synthetic, named)?;
+        let driver = driver(&start, published)?;
         Ok(Self {
             channel: Some(channel),
             terminate,
             reactor: Reactor::new().context("create an epoll instance")?,
-            ring: Ring::new(serving.accept, start.slot, listeners),
-            driver: Driver::new(Rc::new(Http {
-                site,
-                limits: serving.limits.clone(),
-                published,
-            })),
+            ring: Ring::new(start.serving.accept, start.slot, listeners),
+            joined: false,
+            driver,
             connections: Slab::new(),
             connections_max,
             swept_ns: 0,
@@ -132,6 +125,7 @@ impl Worker {
     /// sibling), publish.
     fn turn(&mut self) -> anyhow::Result<()> {
         self.published().sleeps();
+        let slept_from_ns = monotonic_ns();
         let mut accepted = None;
         if self.accepts_blocking() {
             accepted = self.ring.accept_blocking(self.driver.published());
@@ -146,7 +140,9 @@ impl Worker {
         }
         let now_ns = monotonic_ns();
         self.published().wakes(now_ns);
-        self.ring.watch_deferred(&self.reactor, now_ns)?;
+        let published = self.driver.published();
+        self.ring
+            .watch_deferred(&self.reactor, published, slept_from_ns, now_ns)?;
         if let Some(connection) = accepted {
             self.open(connection, now_ns);
         }
@@ -289,13 +285,7 @@ impl Worker {
         while let Some(channel) = &self.channel {
             match channel.receive() {
                 Ok(None) => break,
-                Ok(Some(ToWorker::JoinRing)) => {
-                    self.ring.join(&self.reactor)?;
-                    channel.send(&ToMaster::Ready)?;
-                }
-                Ok(Some(ToWorker::Rejoin(slot))) => self.ring.rejoin(&self.reactor, slot)?,
-                Ok(Some(ToWorker::Drain)) => self.drain(now_ns),
-                Ok(Some(ToWorker::Start(_))) => bail!("the master sent a second start"),
+                Ok(Some((message, fds))) => self.obey_one(message, fds, now_ns)?,
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     tracing::warn!(slot = self.start.slot, "the master is gone: draining");
                     self.channel = None;
@@ -308,15 +298,81 @@ impl Worker {
         Ok(())
     }
 
-    /// Asked by SIGTERM to go, while the others stay: they drain its queue.
+    fn obey_one(
+        &mut self,
+        message: ToWorker,
+        fds: Vec<OwnedFd>,
+        now_ns: u64,
+    ) -> anyhow::Result<()> {
+        // The listeners are gone once it leaves them.
+        let reactor = &self.reactor;
+        match message {
+            ToWorker::Start(_) => bail!("the master sent a second start"),
+            ToWorker::Drain => self.drain(now_ns),
+            ToWorker::Retire => self.resign(now_ns),
+            ToWorker::Serve(serving) => self.serve_anew(serving),
+            ToWorker::Nudge => {}
+            _ if self.ring.is_empty() => {}
+            ToWorker::JoinRing => {
+                self.ring.join(reactor)?;
+                self.joined = true;
+                self.tell(&ToMaster::Ready)?;
+            }
+            ToWorker::Rejoin(slot) => self.ring.rejoin(reactor, slot)?,
+            ToWorker::Listeners => {
+                self.ring.add(fds);
+                self.start.listeners += 1;
+                if self.joined {
+                    self.ring.adopt(reactor, self.start.listeners - 1)?;
+                }
+            }
+            ToWorker::Adopt(slot) => self.ring.adopt(reactor, slot)?,
+            ToWorker::Release(slot) => self.ring.release(reactor, slot),
+            ToWorker::LookAround => self.ring.look_around(reactor)?,
+        }
+        Ok(())
+    }
+
+    fn tell(&self, message: &ToMaster) -> anyhow::Result<()> {
+        self.channel
+            .as_ref()
+            .map_or(Ok(()), |channel| channel.send(message))
+    }
+
+    /// From the next request on, also on connections that are open.
+    fn serve_anew(&mut self, serving: Serving) {
+        let start = Start {
+            serving,
+            ..self.start.clone()
+        };
+        match driver(&start, self.published().clone()) {
+            Ok(driver) => {
+                self.driver = driver;
+                self.connections_max = connections_max(&start).unwrap_or(self.connections_max);
+                self.start = start;
+            }
+            Err(error) => tracing::error!(
+                slot = start.slot,
+                "take over new settings: {error:#}; the old ones stay"
+            ),
+        }
+    }
+
+    /// Asked by SIGTERM to go.
     fn retire(&mut self, now_ns: u64) -> anyhow::Result<()> {
         self.reactor.forget(&self.terminate)?;
-        if let Some(channel) = &self.channel {
-            channel.send(&ToMaster::Retiring)?;
-        }
-        self.ring.leave(&self.reactor);
-        self.drain(now_ns);
+        self.tell(&ToMaster::Retiring)?;
+        self.resign(now_ns);
         Ok(())
+    }
+
+    /// Goes while the others stay: they drain its queue.
+    fn resign(&mut self, now_ns: u64) {
+        let last = self.ring.resign(&self.reactor, self.driver.published());
+        self.drain(now_ns);
+        for connection in last {
+            self.open(connection, now_ns);
+        }
     }
 
     fn drain(&mut self, now_ns: u64) {
@@ -336,7 +392,10 @@ impl Worker {
         if now_ns < since_ns + LAST_HANDSHAKES_NS || self.ring.has_waiting() {
             return;
         }
-        self.ring.leave(&self.reactor);
+        let last = self.ring.resign(&self.reactor, self.driver.published());
+        for connection in last {
+            self.open(connection, now_ns);
+        }
     }
 
     fn keys(&self) -> Vec<usize> {
@@ -371,17 +430,32 @@ fn receive_start(channel: &Channel) -> anyhow::Result<Start> {
             Err(error) => return Err(error).context("wait for the master's orders"),
         }
         match channel.receive().context("read the master's orders")? {
-            Some(ToWorker::Start(start)) => return Ok(start),
-            Some(other) => bail!("expected a start, the master said {other:?}"),
+            Some((ToWorker::Start(start), _)) => return Ok(start),
+            Some((other, _)) => bail!("expected a start, the master said {other:?}"),
             None => {}
         }
     }
 }
 
+/// What serves connections as `start` says.
+fn driver(start: &Start, published: Published) -> anyhow::Result<Driver> {
+    let serving = &start.serving;
+    if serving.synthetic {
+        // A synthetic sleep is to last what it says, not 50 µs more.
+        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+    }
+    let named = serving.worker_header.then_some(start.slot);
+    let site = Site::new(serving.root.as_deref(), serving.synthetic, named)?;
+    Ok(Driver::new(Rc::new(Http {
+        site,
+        limits: serving.limits.clone(),
+        published,
+    })))
+}
+
 /// Adopts the inherited file descriptors.
 fn take_inherited(start: &Start) -> anyhow::Result<(Vec<Vec<OwnedFd>>, Published)> {
-    let own = start.serving.accept.has_own_listeners();
-    let count = if own { start.workers } else { 1 };
+    let count = start.listeners;
     let inherited = Inherited {
         groups: start.groups,
         listeners: count,
@@ -412,7 +486,7 @@ fn connections_max(start: &Start) -> io::Result<usize> {
             maximum: hard,
         },
     )?;
-    let others = SPARE_FDS + u64::from(start.groups) * (1 + u64::from(start.workers));
+    let others = SPARE_FDS + u64::from(start.groups) * (1 + u64::from(start.listeners));
     let possible = hard.map_or(u64::MAX, |hard| hard.saturating_sub(others).max(1));
     Ok(possible.min(u64::from(start.serving.limits.connections)) as usize)
 }

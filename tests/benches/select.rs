@@ -7,17 +7,12 @@
 //! What is read is warm unless a second thread writes to the slots all the
 //! while, as workers on other CPUs would: the column `contended`.
 
-use std::io::ErrorKind;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result};
 use aya::sys::{Stats, enable_stats};
 use clap::Parser;
 use serde::Serialize;
-use socket2::{Domain, Socket, Type};
 use srv::cli::ServeArgs;
 use srv::config::{self, value::Count};
 use srv::listen::ListenerGroup;
@@ -28,6 +23,7 @@ use srv_common::layout::ELIGIBLE;
 use srv_common::policy::hermes;
 use srv_common::{Group, Policy};
 use srv_tests::report::{Raw, print_table, verdict};
+use srv_tests::runs;
 
 #[derive(Parser)]
 struct Arguments {
@@ -252,54 +248,26 @@ impl Target {
     }
 
     fn mean_run_ns(&mut self, name: &str) -> Result<f64> {
-        let listener = &self.listeners.sockets[0];
-        self.steering
-            .program(name)?
-            .attach(listener)
+        let (group, workers) = (self.group, self.workers);
+        let program = self.steering.program(name)?;
+        program
+            .attach(&self.listeners.sockets[0])
             .context("attach")?;
-        let before = self.counted(name)?;
-        for _ in 0..SYNS_PER_ROUND {
-            connect_and_reset(self.listeners.address)?;
-            self.play_workers();
-        }
-        let after = self.counted(name)?;
-        let runs = after.runs - before.runs;
-        ensure!(
-            runs >= u64::from(SYNS_PER_ROUND),
-            "{name} ran {runs} times only"
-        );
-        Ok((after.ns - before.ns) as f64 / runs as f64)
-    }
-
-    /// Each connection was accepted at once.
-    fn play_workers(&self) {
-        for slot in &self.group.slots[..self.workers] {
-            let steered = slot.steering.steered.get();
-            if slot.taken.0.get() != steered {
-                slot.taken.0.set(steered);
-                slot.load.turn.bump(1);
-            }
-        }
-    }
-
-    fn counted(&mut self, name: &str) -> Result<Counted> {
-        let fd = self.steering.program(name)?.fd()?.as_fd().as_raw_fd();
-        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
-        let field = |name: &str| {
-            let line = info.lines().find_map(|line| line.strip_prefix(name));
-            let value = line.with_context(|| format!("no {name} in fdinfo"))?;
-            value.trim().parse().context("read a counter")
-        };
-        Ok(Counted {
-            ns: field("run_time_ns:")?,
-            runs: field("run_cnt:")?,
+        runs::mean_run_ns(program, self.listeners.address, SYNS_PER_ROUND, || {
+            play_workers(group, workers);
         })
     }
 }
 
-struct Counted {
-    ns: u64,
-    runs: u64,
+/// Each connection was accepted at once.
+fn play_workers(group: &Group, workers: usize) {
+    for slot in &group.slots[..workers] {
+        let steered = slot.steering.steered.get();
+        if slot.taken.0.get() != steered {
+            slot.taken.0.set(steered);
+            slot.load.turn.bump(1);
+        }
+    }
 }
 
 /// Writes what workers write, over and over.
@@ -308,22 +276,5 @@ fn write_slots(group: &Group, workers: usize, stop: &AtomicBool) {
         for slot in &group.slots[..workers] {
             slot.load.served.bump(1);
         }
-    }
-}
-
-/// One SYN that the program sees; the reset takes the connection away again.
-fn connect_and_reset(address: SocketAddr) -> Result<()> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.set_linger(Some(Duration::ZERO))?;
-    socket.set_nonblocking(true)?;
-    match socket.connect(&address.into()) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
-        Err(error)
-            if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) =>
-        {
-            Ok(())
-        }
-        Err(error) => bail!("connect to {address}: {error}"),
     }
 }

@@ -1,7 +1,7 @@
 //! The arms of a comparison: a server under a name, started anew for each
 //! round, and the order in which a round runs them.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result};
 use rustix::process::Pid;
@@ -66,7 +66,9 @@ impl Arm {
     pub fn start(&self) -> Result<Running> {
         let started = match &self.server {
             Kind::Srv(arguments) => Server::start(arguments).map(Running::Srv),
-            Kind::Nginx(options) => Nginx::start(options).map(Running::Nginx),
+            Kind::Nginx(options) => {
+                Nginx::start(Ipv4Addr::LOCALHOST.into(), options).map(Running::Nginx)
+            }
         };
         started.with_context(|| format!("start arm `{}`", self.name))
     }
@@ -92,7 +94,7 @@ impl Running {
 
 /// The arms in the order of round `round`: each round begins with another one,
 /// so that none always runs after the same neighbour's warm caches.
-pub fn in_round(arms: &[Arm], round: usize) -> impl Iterator<Item = (usize, &Arm)> {
+pub fn in_round<A>(arms: &[A], round: usize) -> impl Iterator<Item = (usize, &A)> {
     let numbered = arms.iter().enumerate();
     numbered.cycle().skip(round % arms.len()).take(arms.len())
 }

@@ -3,7 +3,8 @@
 
 pub mod arm;
 pub mod report;
+pub mod runs;
 pub mod wrk;
 
 pub use srv::environment;
-pub use srv::peer::{child, nginx, server, usage};
+pub use srv::peer::{child, haproxy, nginx, server, usage};

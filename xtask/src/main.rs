@@ -3,15 +3,18 @@
 //!
 //! Reading order: [`tasks`] is what a person asks for, [`setup`] finds or
 //! makes the BPF toolchain ([`compiler`] + [`linker`], remembered by
-//! [`proven`]), [`object`] builds the BPF object with it, [`apt`] and
-//! [`rights`] deal with the distribution, [`step`] runs every tool.
+//! [`proven`]), [`object`] builds the BPF object with it, [`image`] the
+//! container image, [`apt`] and [`rights`] deal with the distribution, [`step`]
+//! runs every tool.
 
 mod apt;
 mod compiler;
+mod image;
 mod linker;
 mod lint;
 mod object;
 mod proven;
+mod python;
 mod rights;
 mod setup;
 mod step;
@@ -68,6 +71,8 @@ enum Task {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Build the container image srv:latest: a static srv and nothing else
+    Image,
     /// Format, lint (host and BPF), test, document and check the dependencies
     Ci,
 }
@@ -80,6 +85,7 @@ fn main() -> ExitCode {
         Task::Test { args } => tasks::test(&args),
         Task::Bench { names } => tasks::bench(&names),
         Task::Ab { args } => tasks::ab(&args),
+        Task::Image => tasks::image(),
         Task::Ci => tasks::ci(),
     };
     match outcome {

@@ -1,4 +1,4 @@
-//! Builds the BPF object and puts it where srv-user's build script looks.
+//! Builds the BPF objects and puts them where srv-user's build script looks.
 
 use std::{fs, path::Path, process::Command};
 
@@ -9,19 +9,22 @@ use crate::{setup::Toolchain, step, workspace};
 /// The target, and the directory in which the build leaves its result.
 const TARGET: &str = "bpfel-unknown-none";
 
-/// Builds the object and publishes it.
+/// The objects: for srv's own workers, and for other people's servers.
+const OBJECTS: [&str; 2] = ["srv-ebpf", "srv-foreign"];
+
+/// Builds the objects and publishes them.
 ///
 /// # Errors
-/// As cargo says, or if the object cannot be put in its place.
+/// As cargo says, or if an object cannot be put in its place.
 pub fn build(toolchain: &Toolchain) -> Result<()> {
     let mut command = cargo(toolchain, &toolchain.compiler.tool("cargo"), "build");
-    step::show("build the BPF object", &mut command)?;
-    let built = workspace::object_build()
-        .join(TARGET)
-        .join("release/srv-ebpf");
-    let object = workspace::object();
-    publish(&built, &object)
-        .with_context(|| format!("put {} at {}", built.display(), object.display()))
+    step::show("build the BPF objects", &mut command)?;
+    let release = workspace::object_build().join(TARGET).join("release");
+    OBJECTS.iter().try_for_each(|name| {
+        let (built, object) = (release.join(name), workspace::object(name));
+        publish(&built, &object)
+            .with_context(|| format!("put {} at {}", built.display(), object.display()))
+    })
 }
 
 /// A cargo `task` over the BPF crate, by `program`: the toolchain's cargo or

@@ -12,19 +12,35 @@ use anyhow::{Context, Result};
 
 use crate::{
     apt::{self, Package},
-    lint, object, rights,
+    image, lint, object, python, rights,
     setup::{self as toolchains, Toolchain},
     step, workspace,
 };
 
 /// The benches, in the order in which they run.
-pub const BENCHES: [&str; 4] = ["select", "http", "memory", "tail"];
+pub const BENCHES: [&str; 5] = ["select", "foreign", "http", "memory", "tail"];
 
 /// What the tests use beside cargo.
-const TEST_TOOLS: [Package; 4] = [
+const TEST_TOOLS: [Package; 11] = [
+    HAPROXY,
+    PYTHON_VENV,
+    NGINX,
+    NGINX_LUA,
+    Package {
+        name: "binutils",
+        shown_by: "strip",
+    },
     Package {
         name: "chromium",
         shown_by: "chromium",
+    },
+    Package {
+        name: "docker.io",
+        shown_by: "dockerd",
+    },
+    Package {
+        name: "docker-compose",
+        shown_by: "docker-compose",
     },
     Package {
         name: "fonts-dejavu-core",
@@ -39,6 +55,16 @@ const TEST_TOOLS: [Package; 4] = [
         shown_by: "strace",
     },
 ];
+
+const HAPROXY: Package = Package {
+    name: "haproxy",
+    shown_by: "haproxy",
+};
+
+const PYTHON_VENV: Package = Package {
+    name: "python3-venv",
+    shown_by: "/usr/share/doc/python3-venv",
+};
 
 const NGINX: Package = Package {
     name: "nginx-light",
@@ -61,14 +87,7 @@ const BENCH_PEERS: [Package; 3] = [
 ];
 
 /// What `srv ab` compares srv with.
-const AB_PEERS: [Package; 3] = [
-    NGINX,
-    NGINX_LUA,
-    Package {
-        name: "haproxy",
-        shown_by: "haproxy",
-    },
-];
+const AB_PEERS: [Package; 3] = [NGINX, NGINX_LUA, HAPROXY];
 
 /// What a bare `cargo xtask ab` runs.
 const AB_DEFAULT: [&str; 5] = ["bimodal", "half", "cheap", "--out", "target/ab"];
@@ -128,18 +147,36 @@ pub fn run(no_bpf: bool, args: &[String]) -> Result<()> {
 /// # Errors
 /// If set-up, the build or a test fails.
 pub fn test(args: &[String]) -> Result<()> {
-    apt::ensure(
+    let installed = apt::ensure(
         &TEST_TOOLS,
-        "the tests look at srv and its reports with them",
+        "the tests look at srv and its reports with them, and steer nginx",
     )?;
+    keep_off(&installed)?;
+    if let Err(error) = python::ensure() {
+        eprintln!("going on without gunicorn and granian: {error:#}");
+    }
     build(false)?;
     let mut command = workspace::cargo();
     command
         .arg("test")
         .args(args)
-        .env("SRV_BIN", workspace::srv(false)?);
+        .env("SRV_BIN", workspace::srv(false)?)
+        .env("SRV_STATIC_BIN", image::srv_path(false)?);
     run_binaries_as_root(&mut command)?;
+    // Who asks for some tests should not wait for a second build.
+    if args.is_empty() {
+        image::static_srv(false)?;
+    }
     step::show("run the tests", &mut command)
+}
+
+/// Builds the container image.
+///
+/// # Errors
+/// If set-up or a build fails, or there is no Docker.
+pub fn image() -> Result<()> {
+    object::build(&toolchains::toolchain()?)?;
+    image::build()
 }
 
 /// The named benches, or all, with a release srv.
@@ -170,13 +207,7 @@ pub fn bench(names: &[String]) -> Result<()> {
 /// If the build fails, or srv cannot be started.
 pub fn ab(args: &[String]) -> Result<()> {
     match apt::ensure(&AB_PEERS, "srv is compared with them") {
-        Ok(installed) => {
-            for service in ["nginx", "haproxy"] {
-                if installed.iter().any(|name| name.starts_with(service)) {
-                    apt::keep_off(service)?;
-                }
-            }
-        }
+        Ok(installed) => keep_off(&installed)?,
         Err(error) => eprintln!("going on without the peers that are missing: {error:#}"),
     }
     build(true)?;
@@ -208,6 +239,16 @@ pub fn ci() -> Result<()> {
     lint::documentation()?;
     lint::dependencies()?;
     test(&[])
+}
+
+/// What was installed to be started by tests is not to run by itself.
+fn keep_off(installed: &[&str]) -> Result<()> {
+    for service in ["nginx", "haproxy"] {
+        if installed.iter().any(|name| name.starts_with(service)) {
+            apt::keep_off(service)?;
+        }
+    }
+    Ok(())
 }
 
 fn build_srv(release: bool) -> Result<()> {
@@ -242,12 +283,7 @@ fn run_binaries_as_root(cargo: &mut Command) -> Result<()> {
 
 /// The variable that tells cargo what to run test binaries with.
 fn runner_variable() -> Result<String> {
-    let about = step::ask(Command::new("rustc").arg("-vV"))?;
-    let host = about
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .context("rustc does not tell its host")?;
-    Ok(runner_variable_for(host))
+    Ok(runner_variable_for(&workspace::host()?))
 }
 
 fn runner_variable_for(host: &str) -> String {

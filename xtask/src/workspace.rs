@@ -9,22 +9,34 @@ use std::{
 
 use anyhow::{Context, Result};
 
+use crate::step;
+
 /// The workspace's root.
 pub fn root() -> &'static Path {
     let member = Path::new(env!("CARGO_MANIFEST_DIR"));
     member.parent().unwrap_or(member)
 }
 
-/// Where srv-user's build script looks for the finished BPF object. Nothing
+/// Where srv-user's build script looks for the finished BPF objects. Nothing
 /// else may be in that directory: the build script watches it.
-pub fn object() -> PathBuf {
-    root().join("target/bpf/srv-ebpf.o")
+pub fn object(name: &str) -> PathBuf {
+    root().join("target/bpf").join(name).with_extension("o")
 }
 
 /// The target directory of the BPF build, apart from the host's: another
 /// compiler builds there.
 pub fn object_build() -> PathBuf {
     root().join("target/bpf-build")
+}
+
+/// The target directory of the static srv.
+pub fn static_build() -> PathBuf {
+    root().join("target/static")
+}
+
+/// What the image is built from.
+pub fn image_context() -> PathBuf {
+    root().join("target/image")
 }
 
 /// Tools of this project's own, so that nobody's installed ones are touched.
@@ -54,6 +66,19 @@ pub fn cargo() -> Command {
     let mut command = Command::new(cargo);
     command.current_dir(root());
     command
+}
+
+/// The target triple of this machine.
+///
+/// # Errors
+/// If rustc cannot be asked.
+pub fn host() -> Result<String> {
+    let about = step::ask(Command::new("rustc").arg("-vV"))?;
+    about
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .map(str::to_owned)
+        .context("rustc does not tell its host")
 }
 
 /// The program `name` on PATH or, since a person's PATH often lacks them, in

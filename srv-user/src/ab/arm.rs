@@ -2,6 +2,7 @@
 //! what can run here.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Pid;
@@ -10,9 +11,11 @@ use srv_common::Policy;
 use super::scenario::Scenario;
 use crate::arrivals::Service;
 use crate::config::AcceptMode;
+use crate::foreign;
+use crate::peer::child::Child;
 use crate::peer::haproxy::{self, Haproxy};
 use crate::peer::nginx::{self, Content, Nginx, Options};
-use crate::peer::server::Server;
+use crate::peer::server::{self, Server};
 use crate::{simulate, steer};
 
 /// One way of handing connections to workers.
@@ -21,6 +24,8 @@ pub struct Arm {
     /// Its name on the command line.
     pub name: String,
     kind: Kind,
+    /// Whether `srv attach` steers it.
+    is_attached: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -32,7 +37,14 @@ enum Kind {
 
 /// An arm's server while it runs; dropping it stops it.
 #[derive(Debug)]
-pub enum Running {
+pub struct Running {
+    /// Goes first, as it detaches.
+    _agent: Option<Child>,
+    server: Started,
+}
+
+#[derive(Debug)]
+enum Started {
     /// srv.
     Srv(Server),
     /// nginx.
@@ -51,7 +63,12 @@ impl Arm {
     /// # Errors
     /// There is no such arm; the message says what there is.
     pub fn by_name(name: &str) -> Result<Self> {
-        let kind = match name {
+        let (peer, is_attached) = match name.strip_suffix("+attach") {
+            Some("nginx") => ("nginx-reuseport", true),
+            Some(peer) => (peer, true),
+            None => (name, false),
+        };
+        let kind = match peer {
             "nginx" => Kind::Nginx { reuseport: false },
             "nginx-reuseport" => Kind::Nginx { reuseport: true },
             "haproxy" => Kind::Haproxy,
@@ -60,27 +77,36 @@ impl Arm {
             "shared-herd" => Kind::Srv(Policy::Hash, AcceptMode::SharedHerd),
             "blocking" => Kind::Srv(Policy::Hash, AcceptMode::Blocking),
             _ => {
-                let (policy, accept) = name.split_once('+').unwrap_or((name, "own"));
+                let (policy, accept) = peer.split_once('+').unwrap_or((peer, "own"));
                 let accept = match accept {
                     "own" => AcceptMode::Own,
                     "ring" => AcceptMode::Ring,
-                    _ => bail!("no arm is called `{name}`: behind the + comes own or ring"),
+                    _ => bail!(
+                        "no arm is called `{name}`: behind a policy's + comes own or ring, behind \
+                         a peer's attach"
+                    ),
                 };
                 let Some((_, policy)) = Policy::NAMED.iter().find(|(known, _)| *known == policy)
                 else {
                     let policies: Vec<&str> = Policy::NAMED.iter().map(|(name, _)| *name).collect();
                     bail!(
                         "no arm is called `{name}`; there are the policies {} (each also with \
-                         +ring), ring, shared, shared-herd, blocking, nginx, nginx-reuseport, haproxy",
+                         +ring), ring, shared, shared-herd, blocking, nginx, nginx-reuseport, \
+                         haproxy, and nginx+attach and haproxy+attach, steered from outside",
                         policies.join(", ")
                     );
                 };
                 Kind::Srv(*policy, accept)
             }
         };
+        ensure!(
+            !is_attached || !matches!(kind, Kind::Srv(..)),
+            "no arm is called `{name}`: srv steers itself"
+        );
         Ok(Self {
             name: name.to_owned(),
             kind,
+            is_attached,
         })
     }
 
@@ -88,16 +114,21 @@ impl Arm {
     pub fn again(&self) -> Self {
         Self {
             name: format!("{} again", self.name),
-            kind: self.kind.clone(),
+            ..self.clone()
         }
     }
 
     /// Its counterpart in the simulation.
     ///
     /// # Errors
-    /// It is a peer, of which only srv's own arms know the inside.
+    /// It is a peer, whose inside nobody here knows, or goes by what is not simulated.
     pub fn simulated(&self) -> Result<simulate::Arm> {
         match self.kind {
+            Kind::Srv(Policy::Hermes, _) => bail!(
+                "arm {} cannot be simulated: it goes by what workers publish in their loops; \
+                 name others with --arms",
+                self.name
+            ),
             Kind::Srv(policy, accept) => Ok(simulate::Arm { policy, accept }),
             Kind::Nginx { .. } | Kind::Haproxy => bail!(
                 "arm {} cannot be simulated, only srv's own can: name others with --arms",
@@ -113,6 +144,14 @@ impl Arm {
 
     /// What runs, with its version.
     pub fn about(&self) -> String {
+        let about = self.about_server();
+        match self.is_attached {
+            true => format!("{about}, unmodified, steered by srv attach"),
+            false => about,
+        }
+    }
+
+    fn about_server(&self) -> String {
         match &self.kind {
             Kind::Srv(policy, accept) => format!(
                 "srv {}, --policy {} --accept {}",
@@ -138,6 +177,12 @@ impl Arm {
 
     /// Why it cannot take part in `scenario` here, if so.
     pub fn obstacle(&self, scenario: &Scenario) -> Option<String> {
+        let attached = self
+            .is_attached
+            .then(|| foreign::steering::Steering::load(Policy::Least));
+        if let Some(Err(error)) = attached {
+            return Some(format!("srv attach cannot load its program: {error:#}"));
+        }
         match &self.kind {
             Kind::Srv(Policy::Hash, _) => None,
             Kind::Srv(..) => {
@@ -158,10 +203,6 @@ impl Arm {
             }
             Kind::Haproxy => haproxy::version().err().map(|error| format!("{error:#}")),
         }
-        .or_else(|| {
-            let foreign = !self.is_srv() && scenario.rtt.is_some();
-            foreign.then(|| "only srv is placed behind the delayed path".into())
-        })
     }
 
     /// Starts it on `host` and waits until it is ready.
@@ -169,9 +210,21 @@ impl Arm {
     /// # Errors
     /// It does not start; the message carries what it said.
     pub fn start(&self, scenario: &Scenario, host: Option<IpAddr>) -> Result<Running> {
-        let started = match &self.kind {
+        let host = host.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        let start = || -> Result<Running> {
+            let server = self.start_server(scenario, host)?;
+            let agent = self.is_attached.then(|| attach(server.address()));
+            Ok(Running {
+                _agent: agent.transpose()?,
+                server,
+            })
+        };
+        start().with_context(|| format!("start arm {}", self.name))
+    }
+
+    fn start_server(&self, scenario: &Scenario, host: IpAddr) -> Result<Started> {
+        match &self.kind {
             Kind::Srv(policy, accept) => {
-                let host = host.unwrap_or(Ipv4Addr::LOCALHOST.into());
                 let workers = scenario.workers.to_string();
                 let listen = SocketAddr::new(host, 0).to_string();
                 Server::start([
@@ -186,14 +239,13 @@ impl Arm {
                     "--synthetic",
                     "--worker-header",
                 ])
-                .map(Running::Srv)
+                .map(Started::Srv)
             }
             Kind::Nginx { reuseport } => {
-                Nginx::start(&self.nginx_options(scenario, *reuseport)).map(Running::Nginx)
+                Nginx::start(host, &self.nginx_options(scenario, *reuseport)).map(Started::Nginx)
             }
-            Kind::Haproxy => Haproxy::start(scenario.workers).map(Running::Haproxy),
-        };
-        started.with_context(|| format!("start arm {}", self.name))
+            Kind::Haproxy => Haproxy::start(host, scenario.workers).map(Started::Haproxy),
+        }
     }
 
     fn nginx_options(&self, scenario: &Scenario, reuseport: bool) -> Options {
@@ -206,6 +258,15 @@ impl Arm {
             content: Content::Work,
         }
     }
+}
+
+/// Steers whoever listens on `address`, as a user would.
+fn attach(address: SocketAddr) -> Result<Child> {
+    let mut command = Command::new(server::binary()?);
+    command.args(["attach", "--listen", &address.to_string()]);
+    let mut agent = Child::spawn(command.env("NO_COLOR", "1").env_remove("RUST_LOG"))?;
+    agent.await_line("attached to")?;
+    Ok(agent)
 }
 
 /// The arms of a list like [`DEFAULT`].
@@ -233,19 +294,25 @@ pub fn list(names: &str) -> Result<Vec<Arm>> {
 impl Running {
     /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
-        match self {
-            Self::Srv(server) => server.address(),
-            Self::Nginx(nginx) => nginx.address(),
-            Self::Haproxy(haproxy) => haproxy.address(),
-        }
+        self.server.address()
     }
 
     /// The master's process id.
     pub fn pid(&self) -> Pid {
+        match &self.server {
+            Started::Srv(server) => server.pid(),
+            Started::Nginx(nginx) => nginx.pid(),
+            Started::Haproxy(haproxy) => haproxy.pid(),
+        }
+    }
+}
+
+impl Started {
+    fn address(&self) -> SocketAddr {
         match self {
-            Self::Srv(server) => server.pid(),
-            Self::Nginx(nginx) => nginx.pid(),
-            Self::Haproxy(haproxy) => haproxy.pid(),
+            Self::Srv(server) => server.address(),
+            Self::Nginx(nginx) => nginx.address(),
+            Self::Haproxy(haproxy) => haproxy.address(),
         }
     }
 }
@@ -269,6 +336,8 @@ mod tests {
             "source",
             "blocking",
             "haproxy",
+            "nginx+attach",
+            "haproxy+attach",
             "round-robin+own",
         ] {
             assert_eq!(Arm::by_name(name).unwrap().name, name);
@@ -276,6 +345,7 @@ mod tests {
         for (names, part) in [
             ("leest", "there are the policies hash"),
             ("least+rung", "own or ring"),
+            ("least+attach", "steers itself"),
             ("hash,hash", "named twice"),
             (" , ", "no arms"),
         ] {

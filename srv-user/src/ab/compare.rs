@@ -40,7 +40,12 @@ pub fn compare(before: &Comparison, after: &Comparison) -> Result<()> {
             continue;
         };
         for (name, figure) in FIGURES {
-            let series = |arm: &Arm| arm.rounds.iter().map(figure).collect::<Vec<f64>>();
+            let series = |arm: &Arm| -> Vec<Option<f64>> {
+                let rounds = arm.rounds.iter();
+                rounds
+                    .map(|round| (!round.is_disturbed()).then(|| figure(round)))
+                    .collect()
+            };
             let Some(ratio) = paired(&series(new), &series(old)) else {
                 continue;
             };

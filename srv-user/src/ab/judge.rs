@@ -1,10 +1,12 @@
 //! What a comparison comes to: ratios with their confidence, whether they can
 //! be believed, and sentences for people. Only reads figures.
 
-use crate::result::{Arm, Compared, Comparison, Limit, Round};
-use crate::stats::{CONTROL_TOLERANCE, Ratio, median};
+use crate::report::quantity::ns;
+use crate::result::{Arm, Compared, Comparison, Key, Limit, Round, STOLEN_MAX};
+use crate::stats::{CONTROL_TOLERANCE, ROUNDS_MIN, Ratio, median};
 
-/// A control that spreads over more than this factor tells nothing apart.
+/// A control that spreads over more than this factor tells nothing apart but
+/// what differs by more than it spreads.
 const CONTROL_SPREAD_MAX: f64 = 3.0;
 /// A generator later than this in 1 % of the requests measured itself, ns.
 const LATENESS_MAX_NS: u64 = 1_000_000;
@@ -12,22 +14,21 @@ const LATENESS_MAX_NS: u64 = 1_000_000;
 /// A figure of a round: its name, and how to get it.
 type Figure = (&'static str, fn(&Round) -> f64);
 
-/// The figure that the verdict is about.
-const SHORT_P99: Figure = ("short p99", |round| round.short.p99_ns as f64);
-
 /// What is compared between arms.
-const FIGURES: [Figure; 6] = [
-    SHORT_P99,
+const FIGURES: [Figure; 7] = [
+    ("short p99", |round| Key::ShortP99.of(round)),
+    ("short p50", |round| Key::ShortP50.of(round)),
     ("mean", |round| round.all.mean_ns),
     ("p99", |round| round.all.p99_ns as f64),
-    ("deviation", |round| round.deviation_ns),
+    ("deviation", |round| Key::Deviation.of(round)),
     ("accepts CV", |round| round.accepts_cv),
     ("CPU per request", |round| round.cpu_ns_per_request),
 ];
 
 /// Fills in `ratios`, `verdict` and `doubts` from the rest.
 pub fn judge(comparison: &mut Comparison) {
-    comparison.ratios = ratios(&comparison.arms, comparison.limit.as_ref());
+    let key = comparison.scenario.key;
+    comparison.ratios = ratios(&comparison.arms, comparison.limit.as_ref(), key);
     comparison.doubts = doubts(comparison);
     comparison.verdict = verdict(comparison);
 }
@@ -37,7 +38,7 @@ pub fn subject(arms: &[Arm]) -> Option<&Arm> {
     arms.iter().find(|arm| !arm.rounds.is_empty())
 }
 
-fn others<'a>(arms: &'a [Arm], subject: &'a Arm) -> impl Iterator<Item = &'a Arm> {
+fn others<'a>(arms: &'a [Arm], subject: &'a Arm) -> impl Iterator<Item = &'a Arm> + Clone {
     arms.iter().filter(|arm| arm.name != subject.name)
 }
 
@@ -45,7 +46,7 @@ fn is_control(subject: &Arm, arm: &Arm) -> bool {
     arm.name == format!("{} again", subject.name)
 }
 
-fn ratios(arms: &[Arm], limit: Option<&Limit>) -> Vec<Compared> {
+fn ratios(arms: &[Arm], limit: Option<&Limit>, key: Key) -> Vec<Compared> {
     let Some(subject) = subject(arms) else {
         return Vec::new();
     };
@@ -71,14 +72,12 @@ fn ratios(arms: &[Arm], limit: Option<&Limit>) -> Vec<Compared> {
             });
         }
     }
-    let limits = limit.map(|limit| {
-        let p99 = limit.short.iter().map(|short| short.p99_ns as f64);
-        p99.collect::<Vec<f64>>()
-    });
-    let to_limit = limits.and_then(|limits| paired(&series(subject, SHORT_P99.1), &limits));
+    let limits = limit.map(|limit| key.of_limit(limit).into_iter().map(Some).collect());
+    let to_limit =
+        limits.and_then(|limits: Vec<_>| paired(&series(subject, |round| key.of(round)), &limits));
     ratios.extend(to_limit.map(|ratio| {
         Compared {
-            figure: SHORT_P99.0.into(),
+            figure: key.name().into(),
             arm: subject.name.clone(),
             base: "limit".into(),
             ratio,
@@ -94,16 +93,26 @@ fn ratios(arms: &[Arm], limit: Option<&Limit>) -> Vec<Compared> {
     ratios
 }
 
-fn series(arm: &Arm, figure: fn(&Round) -> f64) -> Vec<f64> {
-    arm.rounds.iter().map(figure).collect()
+/// Round by round; `None` where the hypervisor disturbed it.
+fn series(arm: &Arm, figure: impl Fn(&Round) -> f64) -> Vec<Option<f64>> {
+    let rounds = arm.rounds.iter();
+    rounds
+        .map(|round| (!round.is_disturbed()).then(|| figure(round)))
+        .collect()
+}
+
+/// Over the rounds that nobody disturbed.
+fn typical(arm: &Arm, figure: impl Fn(&Round) -> f64) -> f64 {
+    let rounds: Vec<f64> = series(arm, figure).into_iter().flatten().collect();
+    median(&rounds)
 }
 
 /// Round by round, as far as both have them; `None` where that makes no sense.
-pub fn paired(arm: &[f64], base: &[f64]) -> Option<Ratio> {
-    let rounds = arm.len().min(base.len());
-    let (arm, base) = (&arm[..rounds], &base[..rounds]);
-    let sensible = rounds > 0 && base.iter().all(|&figure| figure > 0.0);
-    sensible.then(|| Ratio::paired(arm, base))
+pub fn paired(arm: &[Option<f64>], base: &[Option<f64>]) -> Option<Ratio> {
+    let both = arm.iter().zip(base);
+    let (arm, base): (Vec<f64>, Vec<f64>) = both.filter_map(|(arm, base)| arm.zip(*base)).unzip();
+    let sensible = !base.is_empty() && base.iter().all(|&figure| figure > 0.0);
+    sensible.then(|| Ratio::paired(&arm, &base))
 }
 
 fn find<'a>(ratios: &'a [Compared], figure: &str, arm: &str, base: &str) -> Option<&'a Compared> {
@@ -118,17 +127,28 @@ fn doubts(comparison: &Comparison) -> Vec<String> {
     }
     // One figure: of several, one would differ by chance too often.
     let controls = comparison.ratios.iter().filter(|ratio| ratio.control);
-    for control in controls.filter(|ratio| ratio.figure == SHORT_P99.0) {
+    let key = comparison.scenario.key;
+    for control in controls.filter(|ratio| ratio.figure == key.name()) {
         let Ratio {
             rounds, low, high, ..
         } = control.ratio;
+        let mut left_out = comparison.arms.iter().flat_map(|arm| &arm.rounds);
+        if control.ratio.count < ROUNDS_MIN && left_out.any(Round::is_disturbed) {
+            doubts.push(format!(
+                "Unusable: the hypervisor left {} rounds of the A/A control undisturbed, too few to tell.",
+                control.ratio.count
+            ));
+            continue;
+        }
         let off = control.ratio.differs() && (rounds.median - 1.0).abs() > CONTROL_TOLERANCE;
         if off {
             doubts.push(format!(
                 "Unusable: the A/A control differs from itself in {} ({}).",
                 control.figure, control.ratio
             ));
-        } else if high / low.max(f64::MIN_POSITIVE) > CONTROL_SPREAD_MAX {
+        } else if high / low.max(f64::MIN_POSITIVE) > CONTROL_SPREAD_MAX
+            && !is_beyond(effect(comparison), high / low)
+        {
             doubts.push(format!(
                 "Unusable: the A/A control spreads over a factor of {:.1} in {} ({}): this machine was too noisy.",
                 high / low,
@@ -147,6 +167,14 @@ fn doubts(comparison: &Comparison) -> Vec<String> {
             rounds().count()
         ));
     }
+    let disturbed = rounds().filter(|round| round.is_disturbed()).count();
+    if disturbed > 0 {
+        doubts.push(format!(
+            "The hypervisor took more than {:.0} % of the CPUs in {disturbed} of {} runs, which are not judged.",
+            STOLEN_MAX * 100.0,
+            rounds().count()
+        ));
+    }
     for arm in &comparison.arms {
         let lost: usize = arm.rounds.iter().map(|round| round.lost).sum();
         if lost > 0 {
@@ -154,6 +182,28 @@ fn doubts(comparison: &Comparison) -> Vec<String> {
         }
     }
     doubts
+}
+
+/// The figure that the verdict begins with: of the arm that the subject is
+/// measured against, over the subject's.
+fn effect(comparison: &Comparison) -> Option<Ratio> {
+    let subject = subject(&comparison.arms)?;
+    let key = comparison.scenario.key.name();
+    let rival = rival(&comparison.arms, subject)?;
+    find(&comparison.ratios, key, &rival.name, &subject.name).map(|found| found.ratio)
+}
+
+/// Whether all of the confidence interval is further from 1 than `factor`.
+fn is_beyond(ratio: Option<Ratio>, factor: f64) -> bool {
+    ratio.is_some_and(|ratio| ratio.low > factor || ratio.high < 1.0 / factor)
+}
+
+/// The kernel's hash, or else the first that is neither the subject nor its control.
+fn rival<'a>(arms: &'a [Arm], subject: &'a Arm) -> Option<&'a Arm> {
+    let mut rivals =
+        others(arms, subject).filter(|arm| !is_control(subject, arm) && !arm.rounds.is_empty());
+    let first = rivals.clone().next();
+    rivals.find(|arm| arm.name == "hash").or(first)
 }
 
 /// Whether the control says that nothing can be concluded.
@@ -175,19 +225,16 @@ fn verdict(comparison: &Comparison) -> Vec<String> {
     let other = others(&comparison.arms, subject)
         .filter(|arm| !is_control(subject, arm) && !arm.rounds.is_empty())
         .collect::<Vec<_>>();
-    let rival = other
-        .iter()
-        .find(|arm| arm.name == "hash")
-        .or(other.first())
-        .copied();
-    let ms = |arm: &Arm| median(&series(arm, SHORT_P99.1)) / 1e6;
+    let rival = rival(&comparison.arms, subject);
+    let key = comparison.scenario.key;
+    let written = |arm: &Arm| ns(typical(arm, |round| key.of(round)));
     if let Some(rival) = rival
         && let Some(Compared { ratio, .. }) =
-            find(&comparison.ratios, SHORT_P99.0, &rival.name, &subject.name)
+            find(&comparison.ratios, key.name(), &rival.name, &subject.name)
     {
         let (name, of) = (&subject.name, &rival.name);
         verdict.push(if !ratio.differs() {
-            format!("No difference in short-request p99 between {name} and {of}: {ratio}.")
+            format!("No difference in {} between {name} and {of}: {ratio}.", key.title())
         } else {
             let (verb, times) = if ratio.rounds.median > 1.0 {
                 ("cuts", ratio.rounds.median)
@@ -200,25 +247,24 @@ fn verdict(comparison: &Comparison) -> Vec<String> {
                 (1.0 / ratio.high, 1.0 / ratio.low)
             };
             format!(
-                "{name} {verb} short-request p99 from {:.1} ms ({of}) to {:.1} ms, {times:.1} × (95 % CI {low:.1} to {high:.1}).",
-                ms(rival),
-                ms(subject)
+                "{name} {verb} {} from {} ({of}) to {}, {times:.1} × (95 % CI {low:.1} to {high:.1}).",
+                key.title(),
+                written(rival),
+                written(subject)
             )
         });
     }
     if let Some(Compared { ratio, .. }) =
-        find(&comparison.ratios, SHORT_P99.0, &subject.name, "limit")
+        find(&comparison.ratios, key.name(), &subject.name, "limit")
     {
-        let percent = (ratio.rounds.median - 1.0) * 100.0;
-        let side = if percent >= 0.0 { "above" } else { "below" };
         verdict.push(format!(
-            "It is {:.0} % {side} the limit of one queue (95 % CI of the ratio {:.2} to {:.2}).",
-            percent.abs(),
+            "It is {} the limit of one queue (95 % CI of the ratio {:.2} to {:.2}).",
+            beside(ratio.rounds.median),
             ratio.low,
             ratio.high
         ));
     }
-    let cv = |arm: &Arm| median(&series(arm, |round| round.accepts_cv));
+    let cv = |arm: &Arm| typical(arm, |round| round.accepts_cv);
     let mut shares = format!(
         "Shares: coefficient of variation {:.4} with {}",
         cv(subject),
@@ -244,11 +290,29 @@ fn verdict(comparison: &Comparison) -> Vec<String> {
     let control = comparison
         .ratios
         .iter()
-        .find(|ratio| ratio.control && ratio.figure == SHORT_P99.0);
+        .find(|ratio| ratio.control && ratio.figure == key.name());
     if let Some(control) = control {
         verdict.push(format!("A/A: {} ({}).", control.judgement, control.ratio));
     }
+    let rounds = comparison.arms.iter().flat_map(|arm| &arm.rounds);
+    let repeats: u32 = rounds.map(|round| round.repeats).sum();
+    if repeats > 0 {
+        verdict.push(format!(
+            "Runs repeated because the hypervisor took more than {:.0} % of the CPUs: {repeats}.",
+            STOLEN_MAX * 100.0
+        ));
+    }
     verdict
+}
+
+/// How a ratio is said of a limit.
+fn beside(ratio: f64) -> String {
+    let percent = (ratio - 1.0) * 100.0;
+    match percent {
+        100.0.. => format!("{ratio:.1} times"),
+        0.0.. => format!("{percent:.0} % above"),
+        _ => format!("{:.0} % below", -percent),
+    }
 }
 
 #[cfg(test)]
@@ -276,8 +340,11 @@ mod tests {
             accepts_max_over_mean: 1.0,
             accepts_jain: 1.0,
             live_gap: None,
+            served: None,
             cpu_ns_per_request: 1.0,
             lateness: Summary::default(),
+            stolen: 0.0,
+            repeats: 0,
         };
         Arm {
             name: name.into(),
@@ -294,6 +361,7 @@ mod tests {
         let mut comparison = Comparison {
             schema: SCHEMA,
             incomplete: None,
+            simulated: false,
             began: String::new(),
             command: String::new(),
             environment: vec![],
@@ -302,6 +370,7 @@ mod tests {
                 about: String::new(),
                 parameters: vec![],
                 workers: 2,
+                key: Key::default(),
             },
             arms,
             limit: None,
@@ -322,8 +391,9 @@ mod tests {
         ]);
         assert_eq!(comparison.doubts, [""; 0]);
         let first = &comparison.verdict[0];
+        let first = first.replace('\u{a0}', " ");
         assert!(
-            first.contains("cuts short-request p99 from 290.0 ms (hash) to 40.0 ms, 7."),
+            first.contains("cuts short-request p99 from 290 ms (hash) to 40.0 ms, 7."),
             "{first}"
         );
         assert!(
@@ -346,6 +416,44 @@ mod tests {
             assert_eq!(comparison.verdict.len(), 1);
             assert!(comparison.verdict[0].contains("not usable"));
         }
+    }
+
+    #[test]
+    fn what_differs_by_more_than_the_control_spreads_is_believed() {
+        let spread = [
+            arm("least+ring", [40, 41, 39, 40, 42]),
+            arm("least+ring again", [25, 100, 38, 42, 90]),
+        ];
+        let with = |p99_ms| {
+            let mut arms = spread.to_vec();
+            arms.push(arm("hash", p99_ms));
+            is_unusable(&judged(arms))
+        };
+        assert!(with([120, 130, 110, 140, 120]));
+        assert!(!with([900, 950, 890, 1000, 930]));
+    }
+
+    #[test]
+    fn what_the_hypervisor_disturbed_is_not_judged() {
+        let mut arms = vec![
+            arm("least+ring", [40, 41, 39, 40, 42]),
+            arm("least+ring again", [41, 900, 40, 39, 42]),
+            arm("hash", [280, 300, 290, 270, 310]),
+        ];
+        arms[1].rounds[1].stolen = 0.3;
+        let comparison = judged(arms.clone());
+        assert!(!is_unusable(&comparison), "{:?}", comparison.doubts);
+        let control = find(
+            &comparison.ratios,
+            "short p99",
+            "least+ring again",
+            "least+ring",
+        );
+        assert_eq!(control.map(|control| control.ratio.count), Some(4));
+        for round in &mut arms[1].rounds[..3] {
+            round.stolen = 0.3;
+        }
+        assert!(is_unusable(&judged(arms)));
     }
 
     #[test]

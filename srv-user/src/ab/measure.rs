@@ -12,9 +12,9 @@ use super::scenario::{Arrivals, Keeping, Mishap, Scenario};
 use crate::arrivals::{Draw, burst, poisson};
 use crate::delay_line::DelayLine;
 use crate::hold::{Held, Opening};
-use crate::load::{Closed, Connections, Load, Record, Run};
-use crate::peer::usage::Tree;
-use crate::result::{CdfPoint, Live, Round};
+use crate::load::{Connections, Load, Record, Run};
+use crate::peer::usage::{MachineTime, Tree};
+use crate::result::{CdfPoint, Live, Round, Served};
 use crate::stats::{Summary, coefficient_of_variation, deviation, jain, max_over_mean};
 
 /// Longer than any request waits in a queue that is stable.
@@ -75,6 +75,7 @@ pub fn measure(
     warm_up(arm, &running, path)?;
     let server = Tree::of(running.pid())?;
     let before_ns = server.cpu_ns()?;
+    let machine = MachineTime::now()?;
     let run = send(scenario, plan, &running, &server, path)
         .with_context(|| format!("load arm {}", arm.name))?;
     let cpu_ns = server
@@ -88,7 +89,9 @@ pub fn measure(
         run.records.len(),
         run.first_error.as_deref().unwrap_or("nothing said")
     );
-    Ok(sum_up(scenario, plan.seed, run, cpu_ns, homes))
+    let mut measured = sum_up(scenario, plan.seed, run, cpu_ns, homes);
+    measured.round.stolen = machine.stolen_since()?;
+    Ok(measured)
 }
 
 fn warm_up(arm: &Arm, running: &Running, path: Option<&DelayLine>) -> Result<()> {
@@ -128,15 +131,9 @@ fn send(
         },
         timeout: TIMEOUT,
     };
-    let run = || match scenario.arrivals {
-        Arrivals::Closed(clients) => load.run_closed(&Closed {
-            clients,
-            service: scenario.service,
-            seed: plan.seed,
-            duration: Some(scenario.duration),
-            requests: None,
-        }),
-        Arrivals::Poisson(_) | Arrivals::Burst(..) => load.run(&plan.draws),
+    let run = || match scenario.closed(plan.seed) {
+        Some(closed) => load.run_closed(&closed),
+        None => load.run(&plan.draws),
     };
     let run = || match scenario.mishap {
         Some(Mishap::Stopped(period)) => while_stopped(server, period, run)?,
@@ -198,12 +195,14 @@ fn sum_up(
     homes: Option<(Vec<u64>, u64)>,
 ) -> Measured {
     let is_short = |record: &&Record| scenario.service.is_short(record.service_us);
-    let short = run.records.iter().filter(is_short);
-    let latencies = || run.records.iter().map(Record::latency_ns);
+    let judged = judged(scenario, &run.records);
+    let short = judged.iter().filter(is_short);
+    let latencies = || judged.iter().map(Record::latency_ns);
     let requests = run.records.len();
-    let (accepts, live_gap) = match homes {
-        Some((shares, gap)) => (shares, Some(gap)),
-        None => (whole(&run.shares(scenario.workers)), None),
+    let answered = run.shares(scenario.workers);
+    let (accepts, live_gap, served) = match homes {
+        Some((shares, gap)) => (shares, Some(gap), Some(served(&answered))),
+        None => (whole(&answered), None, None),
     };
     let shares: Vec<f64> = accepts.iter().map(|&count| count as f64).collect();
     let round = Round {
@@ -218,10 +217,31 @@ fn sum_up(
         accepts_jain: jain(&shares),
         accepts,
         live_gap,
+        served,
         cpu_ns_per_request: cpu_ns as f64 / requests as f64,
         lateness: run.lateness,
+        stolen: 0.0,
+        repeats: 0,
     };
     Measured { round, run }
+}
+
+/// Where the requests over kept connections went.
+fn served(answered: &[f64]) -> Served {
+    Served {
+        per_worker: whole(answered),
+        cv: coefficient_of_variation(answered),
+        max_over_mean: max_over_mean(answered),
+    }
+}
+
+/// The records that count. Clients in a closed loop all begin at once, so that
+/// the first request of each meets a queue that is only being filled.
+pub fn judged<'a>(scenario: &Scenario, records: &'a [Record]) -> &'a [Record] {
+    match scenario.arrivals {
+        Arrivals::Closed(clients) => &records[clients.min(records.len())..],
+        Arrivals::Poisson(_) | Arrivals::Burst(..) => records,
+    }
 }
 
 fn whole(shares: &[f64]) -> Vec<u64> {

@@ -33,6 +33,9 @@ impl Overhead {
     /// # Errors
     /// The arm does not start or ends.
     pub fn measure(arm: &Arm, scenario: &Scenario) -> Result<Self> {
+        if scenario.service == Service::Fixed(0) {
+            return Self::measure_idle(arm, scenario);
+        }
         let plain = Scenario {
             service: Service::Fixed((ALONE_NS / 1e3) as u32),
             duration: Duration::from_secs(1),
@@ -70,6 +73,28 @@ impl Overhead {
         Ok(Self {
             occupies_ns: occupies_ns as u64,
             delays_ns: delays_ns as u64,
+        })
+    }
+
+    /// A handler that does nothing keeps its worker for less than can be told
+    /// from all else: all of it counts as delay.
+    fn measure_idle(arm: &Arm, scenario: &Scenario) -> Result<Self> {
+        let alone = Scenario {
+            arrivals: Arrivals::Poisson(100.0),
+            duration: Duration::from_secs(1),
+            connections: Keeping::PerRequest,
+            mishap: None,
+            rtt: None,
+            ..scenario.clone()
+        };
+        let mut totals_ns = Vec::new();
+        for seed in 1..=PARTS {
+            let run = measure(arm, &alone, &Plan::of(&alone, seed), None)?;
+            totals_ns.push(run.round.all.mean_ns);
+        }
+        Ok(Self {
+            occupies_ns: 0,
+            delays_ns: stats::median(&totals_ns) as u64,
         })
     }
 }

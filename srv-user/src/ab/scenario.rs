@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 
 use crate::arrivals::Service;
+use crate::closed::Closed;
+use crate::result::Key;
 
 /// What is asked of each arm.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub struct Scenario {
     pub mishap: Option<Mishap>,
     /// The delay of the client's path, both ways together.
     pub rtt: Option<Duration>,
+    /// What the verdict is about.
+    pub key: Key,
 }
 
 /// How requests arrive.
@@ -66,6 +70,20 @@ impl Scenario {
             Arrivals::Poisson(rate) | Arrivals::Burst(_, rate) => Some(rate),
             Arrivals::Closed(_) => None,
         }
+    }
+
+    /// The clients of a closed loop, with `seed` for their service times.
+    pub fn closed(&self, seed: u64) -> Option<Closed> {
+        let Arrivals::Closed(clients) = self.arrivals else {
+            return None;
+        };
+        Some(Closed {
+            clients,
+            service: self.service,
+            seed,
+            duration: Some(self.duration),
+            requests: None,
+        })
     }
 
     /// The part of the workers' time that the requests ask for.
@@ -172,6 +190,7 @@ const BASE: Scenario = Scenario {
     connections: Keeping::PerRequest,
     mishap: None,
     rtt: None,
+    key: Key::ShortP99,
 };
 
 /// All of them.
@@ -182,14 +201,15 @@ pub fn all() -> Vec<Scenario> {
             name: "half",
             about: "bimodal at half its load",
             arrivals: Arrivals::Poisson(1850.0),
-            duration: Duration::from_millis(1200),
+            duration: Duration::from_millis(1500),
             ..BASE
         },
         Scenario {
             name: "cheap",
             about: "a handler that does nothing: steering must cost nothing, and share evenly",
             service: Service::Fixed(0),
-            duration: Duration::from_millis(800),
+            duration: Duration::from_millis(600),
+            key: Key::ShortP50,
             ..BASE
         },
         Scenario {
@@ -198,6 +218,7 @@ pub fn all() -> Vec<Scenario> {
             workers: 12,
             service: Service::Fixed(1820),
             arrivals: Arrivals::Closed(200),
+            key: Key::Deviation,
             ..BASE
         },
         Scenario {
@@ -205,6 +226,7 @@ pub fn all() -> Vec<Scenario> {
             about: "many cheap connections",
             service: Service::Fixed(0),
             arrivals: Arrivals::Poisson(5000.0),
+            key: Key::ShortP50,
             ..BASE
         },
         Scenario {
@@ -220,6 +242,7 @@ pub fn all() -> Vec<Scenario> {
             service: Service::Fixed(0),
             arrivals: Arrivals::Poisson(10_000.0),
             connections: Keeping::Kept(32),
+            key: Key::ShortP50,
             ..BASE
         },
         Scenario {
@@ -236,6 +259,7 @@ pub fn all() -> Vec<Scenario> {
             service: Service::Fixed(1000),
             arrivals: Arrivals::Poisson(2000.0),
             connections: Keeping::Kept(32),
+            key: Key::ShortP50,
             ..BASE
         },
         Scenario {
@@ -256,7 +280,14 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             name: "rtt",
-            about: "bimodal behind a path so long that the choice at the SYN is stale",
+            about: "rare blocks far longer than the path, which is so long that the choice at the SYN is stale",
+            service: Service::Two {
+                short_us: 1000,
+                long_us: 500_000,
+                p_long: 0.001,
+            },
+            arrivals: Arrivals::Poisson(2400.0),
+            duration: Duration::from_secs(4),
             rtt: Some(Duration::from_millis(50)),
             ..BASE
         },

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::result::{Arm, Comparison, Round};
+use crate::result::{Arm, Comparison, Round, Served};
 use crate::stats::{Spread, Summary, mean};
 
 /// Says what is about to be measured.
@@ -22,7 +22,7 @@ pub fn announce(comparison: &Comparison) {
 
 /// The figures, then what they come to.
 pub fn conclude(comparison: &Comparison) {
-    println!("\nmeans over the rounds, latency from the scheduled instant, ms");
+    println!("\nmeans over the undisturbed rounds, latency from the scheduled instant, ms");
     let mut rows: Vec<Vec<String>> = comparison
         .arms
         .iter()
@@ -58,6 +58,7 @@ pub fn conclude(comparison: &Comparison) {
     if let Some(limit) = &comparison.limit {
         println!("  limit: {}", limit.about);
     }
+    print_served(&comparison.arms);
     println!();
     for doubt in &comparison.doubts {
         println!("  ! {doubt}");
@@ -67,9 +68,32 @@ pub fn conclude(comparison: &Comparison) {
     }
 }
 
+/// Where the requests over kept connections went, if any were kept.
+fn print_served(arms: &[Arm]) {
+    let row = |arm: &Arm| {
+        let served = || arm.rounds.iter().filter_map(|round| round.served.as_ref());
+        served().next()?;
+        let over = |figure: fn(&Served) -> f64| mean(&served().map(figure).collect::<Vec<_>>());
+        Some(vec![
+            arm.name.clone(),
+            format!("{:.4}", over(|served| served.cv)),
+            format!("{:.3}", over(|served| served.max_over_mean)),
+        ])
+    };
+    let rows: Vec<_> = arms.iter().filter_map(row).collect();
+    if !rows.is_empty() {
+        println!("\nrequests per worker over the kept connections, means over the rounds");
+        print_table(&["arm", "CV", "max/mean"], &rows);
+    }
+}
+
 fn row(arm: &Arm) -> Vec<String> {
-    let over = |figure: fn(&Round) -> f64| mean(&arm.rounds.iter().map(figure).collect::<Vec<_>>());
-    let summaries = |of: fn(&Round) -> Summary| arm.rounds.iter().map(of).collect::<Vec<_>>();
+    let rounds = judged(arm);
+    let over = |figure: fn(&Round) -> f64| {
+        let rounds = rounds.iter().copied();
+        mean(&rounds.map(figure).collect::<Vec<_>>())
+    };
+    let summaries = |of: fn(&Round) -> Summary| rounds.iter().copied().map(of).collect::<Vec<_>>();
     let mut row = vec![arm.name.clone()];
     row.extend(latencies(
         &summaries(|round| round.short),
@@ -80,10 +104,12 @@ fn row(arm: &Arm) -> Vec<String> {
     row.push(format!("{:.3}", over(|round| round.accepts_max_over_mean)));
     let gap = arm.rounds.iter().filter_map(|round| round.live_gap).max();
     row.push(gap.map_or_else(|| "-".into(), |gap| gap.to_string()));
-    row.push(format!(
-        "{:.0}",
-        over(|round| round.cpu_ns_per_request) / 1e3
-    ));
+    let cpu_us = over(|round| round.cpu_ns_per_request) / 1e3;
+    row.push(match cpu_us > 0.0 {
+        true => format!("{cpu_us:.0}"),
+        // Simulated.
+        false => "-".into(),
+    });
     let lost: usize = arm.rounds.iter().map(|round| round.lost).sum();
     row.push(lost.to_string());
     row.push(format!(
@@ -91,6 +117,19 @@ fn row(arm: &Arm) -> Vec<String> {
         over(|round| round.lateness.p99_ns as f64) / 1e6
     ));
     row
+}
+
+/// Those that the hypervisor did not disturb, or all if it disturbed each.
+fn judged(arm: &Arm) -> Vec<&Round> {
+    let quiet: Vec<&Round> = arm
+        .rounds
+        .iter()
+        .filter(|round| !round.is_disturbed())
+        .collect();
+    match quiet.is_empty() {
+        true => arm.rounds.iter().collect(),
+        false => quiet,
+    }
 }
 
 /// From short p99 to the maximum.

@@ -50,18 +50,19 @@ impl File {
 
     /// Where a top-level key is, as `file:line`.
     pub fn place(&self, key: &str) -> String {
-        let table = toml::de::DeTable::parse(&self.text).ok();
-        let start = table.and_then(|table| {
-            table
-                .get_ref()
-                .get_key_value(key)
-                .map(|(key, _)| key.span().start)
-        });
-        format!(
-            "{}:{}",
-            self.path.display(),
-            line_of(&self.text, start.unwrap_or(0))
-        )
+        let line = line_of(&self.text, self.start_of(key).unwrap_or(0));
+        format!("{}:{line}", self.path.display())
+    }
+
+    /// Whether the file has that top-level key.
+    pub fn has(&self, key: &str) -> bool {
+        self.start_of(key).is_some()
+    }
+
+    fn start_of(&self, key: &str) -> Option<usize> {
+        let table = toml::de::DeTable::parse(&self.text).ok()?;
+        let (key, _) = table.get_ref().get_key_value(key)?;
+        Some(key.span().start)
     }
 }
 
@@ -109,7 +110,9 @@ mod tests {
             v6-only = false
             no-bpf = false
             grace = "5s"
+            upgrade-within = "30s"
             hang-after = "100ms"
+            hang-kill = "5s"
             log = "json"
             [limits]
             header-bytes = "16KiB"

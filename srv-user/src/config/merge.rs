@@ -21,6 +21,7 @@ pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 
 /// net.core.somaxconn, to which it cuts any larger one.
 pub const BACKLOG: u32 = 4096;
 const GRACE: Duration = Duration::from_secs(10);
+const UPGRADE_WITHIN: Duration = Duration::from_secs(30);
 const HANG_AFTER: Duration = Duration::from_millis(100);
 /// Longest path of a Unix socket: `sun_path` less its terminating zero.
 const SOCKET_PATH_MAX: usize = 107;
@@ -60,9 +61,13 @@ pub fn settings(flags: &ServeArgs) -> Result<Settings> {
         grace: asked
             .get(|args| args.grace)
             .map_or(GRACE, |period| period.0),
+        upgrade_within: asked
+            .get(|args| args.upgrade_within)
+            .map_or(UPGRADE_WITHIN, |period| period.0),
         hang_after: asked
             .get(|args| args.hang_after)
             .map_or(HANG_AFTER, |period| period.0),
+        hang_kill: asked.hang_kill()?,
         log_json: asked.get(|args| args.log) == Some(LogFormat::Json),
         serving: Serving {
             accept,
@@ -71,6 +76,19 @@ pub fn settings(flags: &ServeArgs) -> Result<Settings> {
             worker_header: asked.get(|args| args.worker_header).unwrap_or(false),
             limits: asked.limits(),
         },
+    })
+}
+
+/// Where a setting was asked for: the flag, or file, line and key.
+///
+/// # Errors
+/// The file cannot be used.
+pub fn place(flags: &ServeArgs, key: &str) -> Result<String> {
+    let file = flags.config.as_deref().map(File::read).transpose()?;
+    let in_file = file.filter(|file| file.has(key));
+    Ok(match in_file {
+        Some(file) => format!("{}: {key}", file.place(key)),
+        None => format!("--{key}"),
     })
 }
 
@@ -184,6 +202,24 @@ impl Asked<'_> {
             );
         }
         Ok(control)
+    }
+
+    fn hang_kill(&self) -> Result<Duration> {
+        let kill = self
+            .get(|args| args.hang_kill)
+            .map_or(Duration::ZERO, |period| period.0);
+        let after = self
+            .get(|args| args.hang_after)
+            .map_or(HANG_AFTER, |period| period.0);
+        let place = || self.place("hang-kill", self.flags.hang_kill.is_some());
+        if !kill.is_zero() && (after.is_zero() || kill < after) {
+            bail!(
+                "{} {kill:?}: only a worker that hangs is killed, and none does before hang-after \
+                 ({after:?}, 0s: never); ask for a longer hang-kill, or for a shorter hang-after",
+                place()
+            );
+        }
+        Ok(kill)
     }
 
     fn limits(&self) -> Limits {
@@ -443,6 +479,18 @@ mod tests {
         };
         assert!(settings(&control(SOCKET_PATH_MAX)).is_ok());
         assert_refused(&control(SOCKET_PATH_MAX + 1), &["--control", "107 bytes"]);
+    }
+
+    #[test]
+    fn a_worker_is_not_killed_before_it_hangs() {
+        let with = |after, kill| ServeArgs {
+            hang_after: Some(Period(Duration::from_millis(after))),
+            hang_kill: Some(Period(Duration::from_millis(kill))),
+            ..ServeArgs::default()
+        };
+        assert!(settings(&with(100, 100)).is_ok() && settings(&with(0, 0)).is_ok());
+        assert_refused(&with(100, 99), &["--hang-kill 99ms", "(100ms, "]);
+        assert_refused(&with(0, 5_000), &["--hang-kill 5s", "0s: never"]);
     }
 
     #[test]

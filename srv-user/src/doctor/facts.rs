@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rustix::process::{Resource, getrlimit};
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, Resource, getrlimit, pidfd_getfd, pidfd_open};
 use rustix::thread::CapabilitySet;
 
 /// What was found. A field that is an `Option` is `None` where the machine
@@ -19,6 +20,10 @@ pub struct Facts {
     pub version: (u32, u32),
     /// The kernel describes its own types.
     pub has_btf: bool,
+    /// Another process's socket can be asked for (`pidfd_getfd`, Linux 5.6).
+    pub has_pidfd_getfd: bool,
+    /// `kernel.yama.ptrace_scope`.
+    pub ptrace_scope: Option<u32>,
     /// Effective capabilities.
     pub capabilities: CapabilitySet,
     /// Not in a user namespace of its own, where capabilities count for little.
@@ -89,6 +94,8 @@ impl Facts {
             version: version(&release),
             release,
             has_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
+            has_pidfd_getfd: has_pidfd_getfd(),
+            ptrace_scope: sysctl("kernel/yama/ptrace_scope"),
             capabilities: rustix::thread::capabilities(None)
                 .map_or(CapabilitySet::empty(), |sets| sets.effective),
             is_initial_user_namespace: read("/proc/self/uid_map")
@@ -119,6 +126,15 @@ impl Facts {
             has_seccomp_filter: status.get("Seccomp").is_some_and(|mode| *mode == "2"),
         }
     }
+}
+
+/// Asks this very process for a descriptor that it cannot have.
+fn has_pidfd_getfd() -> bool {
+    let ask = || {
+        let this = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+        pidfd_getfd(this, i32::MAX, PidfdGetfdFlags::empty())
+    };
+    ask().err() != Some(Errno::NOSYS)
 }
 
 fn read(path: impl AsRef<Path>) -> Option<String> {

@@ -11,6 +11,8 @@ pub fn healthy() -> Facts {
         release: "6.12.9".into(),
         version: (6, 12),
         has_btf: true,
+        has_pidfd_getfd: true,
+        ptrace_scope: Some(1),
         capabilities: CapabilitySet::all(),
         is_initial_user_namespace: true,
         unprivileged_bpf_disabled: Some(2),

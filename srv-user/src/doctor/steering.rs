@@ -15,6 +15,7 @@ pub fn checks(facts: &Facts) -> Vec<Check> {
             .iter()
             .map(|capability| self::capability(facts, capability)),
     );
+    checks.extend([pidfd_getfd(facts), ptrace_scope(facts)]);
     checks.extend([unprivileged_bpf(facts), memlock(facts), seccomp(facts)]);
     checks
 }
@@ -154,7 +155,7 @@ const CAPABILITIES: [Capability; 4] = [
         bit: CapabilitySet::PERFMON,
         name: "CAP_PERFMON",
         is_part_of_sys_admin: true,
-        costs: FOREIGN,
+        costs: UNSTEERED,
     },
     Capability {
         bit: CapabilitySet::NET_ADMIN,
@@ -209,6 +210,38 @@ fn how_to_grant(facts: &Facts, name: &str) -> String {
     }
     let lower = name.to_lowercase();
     format!("sudo; or setcap {lower}+ep on the binary; or AmbientCapabilities={name} in its unit")
+}
+
+fn pidfd_getfd(facts: &Facts) -> Check {
+    let name = "pidfd_getfd";
+    if facts.has_pidfd_getfd {
+        return Check::ok(name, "there");
+    }
+    let mend = "Linux 5.6 or newer";
+    Check::lacks(Verdict::Missing, name, "not there", FOREIGN, mend)
+}
+
+/// Yama's say in who may take a socket: `pidfd_getfd` asks as an attaching
+/// debugger does (security/yama/yama_lsm.c).
+fn ptrace_scope(facts: &Facts) -> Check {
+    let name = "kernel.yama.ptrace_scope";
+    let is_held = facts.capabilities.contains(CapabilitySet::SYS_PTRACE);
+    match facts.ptrace_scope {
+        None => Check::ok(name, "not there"),
+        Some(scope @ 3..) => Check::lacks(
+            Verdict::Missing,
+            name,
+            format!("{scope}: nobody may take a socket"),
+            FOREIGN,
+            "a reboot with a lower value: it cannot be lowered while running",
+        ),
+        // What is lost then, the line on the capability says.
+        Some(scope @ 1..=2) if !is_held => Check::ok(
+            name,
+            format!("{scope}: one's own servers need CAP_SYS_PTRACE, too"),
+        ),
+        Some(scope) => Check::ok(name, scope.to_string()),
+    }
 }
 
 fn unprivileged_bpf(facts: &Facts) -> Check {
@@ -358,6 +391,15 @@ mod tests {
             check.mend.unwrap(),
             "start the container with --cap-add=SYS_PTRACE"
         );
+    }
+
+    #[test]
+    fn sockets_that_cannot_be_taken_cost_other_servers_only() {
+        let no_call = only_ailment(|facts| facts.has_pidfd_getfd = false);
+        let no_ptrace = only_ailment(|facts| facts.ptrace_scope = Some(3));
+        for check in [no_call, no_ptrace] {
+            assert_eq!(check.costs.as_deref(), Some(FOREIGN));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! A private HAProxy on a loopback port: a peer that answers by itself. It has
+//! A private HAProxy on a port of its own: a peer that answers by itself. It has
 //! no way to block a worker, so it only takes part where the handler does not.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
@@ -24,21 +24,21 @@ pub struct Haproxy {
 const MEND: &str = "`cargo xtask ab` installs it, or: apt-get install haproxy";
 
 impl Haproxy {
-    /// Starts HAProxy with `threads` threads, a socket of its own for each, and
+    /// Starts HAProxy on a port of `host` with `threads` threads, a socket of its own for each, and
     /// waits until it listens.
     ///
     /// # Errors
     /// It is not installed, or it did not start; the message carries what it said.
-    pub fn start(threads: usize) -> Result<Self> {
+    pub fn start(host: IpAddr, threads: usize) -> Result<Self> {
         if let Err(error) = version() {
             bail!("{error:#}; {MEND}");
         }
-        retry_if_in_use(|| Self::try_start(threads))
+        retry_if_in_use(|| Self::try_start(host, threads))
     }
 
-    fn try_start(threads: usize) -> Result<Self> {
+    fn try_start(host: IpAddr, threads: usize) -> Result<Self> {
         let folder = tempfile::tempdir().context("create a temporary folder")?;
-        let address = free_address()?;
+        let address = free_address(host)?;
         let file = folder.path().join("haproxy.cfg");
         std::fs::write(&file, configuration(address, threads))
             .with_context(|| format!("write {}", file.display()))?;
@@ -78,11 +78,22 @@ fn check(file: &Path) -> Result<()> {
     Ok(())
 }
 
+/// It reckons with two files for each, and ends if it cannot have so many.
+fn connections() -> u64 {
+    const ENOUGH: u64 = 20_000;
+    const OTHER_FILES: u64 = 200;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.maximum.map_or(ENOUGH, |files| {
+        (files.saturating_sub(OTHER_FILES) / 2).clamp(1, ENOUGH)
+    })
+}
+
 fn configuration(address: SocketAddr, threads: usize) -> String {
+    let connections = connections();
     format!(
         "global
   nbthread {threads}
-  maxconn 20000
+  maxconn {connections}
 defaults
   mode http
   timeout client 60s

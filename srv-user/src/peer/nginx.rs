@@ -1,13 +1,13 @@
-//! A private nginx on a loopback port: the server that srv is compared with.
+//! A private nginx on a port of its own: the server that srv is compared with.
 //! Debian's package, its configuration generated here, so that a report can
 //! quote it; nothing outside a temporary folder is read or written.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use super::child::Child;
@@ -43,8 +43,8 @@ pub enum Content {
 pub struct Nginx {
     child: Child,
     address: SocketAddr,
-    // Held: dropping it removes the folder.
-    _folder: TempDir,
+    workers: Vec<Pid>,
+    folder: TempDir,
 }
 
 const MODULES: &str = "/usr/lib/nginx/modules";
@@ -53,33 +53,63 @@ const MEND: &str = "`cargo xtask ab` installs it, or: \
      apt-get install nginx-light libnginx-mod-http-lua";
 
 impl Nginx {
-    /// Starts nginx and waits until all its workers have started.
+    /// Starts nginx on a port of `host` and waits until all its workers have started.
     ///
     /// # Errors
     /// nginx or its Lua module is not installed, or it did not start; the
     /// message carries what it said.
-    pub fn start(options: &Options) -> Result<Self> {
-        require(options)?;
-        retry_if_in_use(|| Self::try_start(options))
+    pub fn start(host: IpAddr, options: &Options) -> Result<Self> {
+        Self::start_as(|| Command::new("nginx"), host, options)
     }
 
-    fn try_start(options: &Options) -> Result<Self> {
-        let folder = tempfile::tempdir().context("create a temporary folder")?;
-        let address = free_address()?;
-        let file = folder.path().join("nginx.conf");
-        std::fs::write(&file, options.configuration(address, folder.path()))
-            .with_context(|| format!("write {}", file.display()))?;
-        let mut command = Command::new("nginx");
-        command.arg("-p").arg(folder.path()).arg("-c").arg(&file);
-        let mut child = Child::spawn(command.args(["-e", "stderr"]))?;
-        for _ in 0..options.workers {
-            child.await_line("start worker process ")?;
-        }
-        Ok(Self {
-            child,
-            address,
-            _folder: folder,
+    /// As [`Self::start`], with `nginx` for the command (it may run it in
+    /// another way).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_as(nginx: impl Fn() -> Command, host: IpAddr, options: &Options) -> Result<Self> {
+        require(options)?;
+        retry_if_in_use(|| {
+            let folder = tempfile::tempdir().context("create a temporary folder")?;
+            let address = free_address(host)?;
+            configure(options, address, folder.path())?;
+            let mut child = spawn(nginx(), folder.path())?;
+            let workers = await_workers(&mut child, options)?;
+            Ok(Self {
+                child,
+                address,
+                workers,
+                folder,
+            })
         })
+    }
+
+    /// Stops it and starts it again, on the same address.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn restart(&mut self, options: &Options) -> Result<()> {
+        self.child.stop()?;
+        configure(options, self.address, self.folder.path())?;
+        self.child = spawn(Command::new("nginx"), self.folder.path())?;
+        self.workers = await_workers(&mut self.child, options)?;
+        Ok(())
+    }
+
+    /// Has it load a new configuration (SIGHUP), and waits until the new
+    /// workers have started and the old ones have ended.
+    ///
+    /// # Errors
+    /// They did not; the message carries what it said.
+    pub fn reload(&mut self, options: &Options) -> Result<()> {
+        configure(options, self.address, self.folder.path())?;
+        self.child.signal(Signal::HUP)?;
+        let before = std::mem::take(&mut self.workers);
+        self.workers = await_workers(&mut self.child, options)?;
+        for _ in before {
+            self.child.await_line("exited with code 0")?;
+        }
+        Ok(())
     }
 
     /// The address it listens on.
@@ -91,6 +121,43 @@ impl Nginx {
     pub fn pid(&self) -> Pid {
         self.child.pid()
     }
+
+    /// The workers that it started last, in order of `ngx.worker.id()`.
+    pub fn workers(&self) -> &[Pid] {
+        &self.workers
+    }
+
+    /// Its master, to await log lines of and to signal.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Where its files lie: `pid`, `nginx.conf`.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+fn configure(options: &Options, address: SocketAddr, folder: &Path) -> Result<()> {
+    let file = folder.join("nginx.conf");
+    std::fs::write(&file, options.configuration(address, folder))
+        .with_context(|| format!("write {}", file.display()))
+}
+
+fn spawn(mut nginx: Command, folder: &Path) -> Result<Child> {
+    nginx.arg("-p").arg(folder);
+    nginx.arg("-c").arg(folder.join("nginx.conf"));
+    Child::spawn(nginx.args(["-e", "stderr"]))
+}
+
+fn await_workers(child: &mut Child, options: &Options) -> Result<Vec<Pid>> {
+    let mut await_worker = |_| {
+        let line = child.await_line("start worker process ")?;
+        let pid = line.rsplit(' ').next().and_then(|pid| pid.parse().ok());
+        pid.and_then(Pid::from_raw)
+            .with_context(|| format!("read a process id in `{line}`"))
+    };
+    (0..options.workers).map(&mut await_worker).collect()
 }
 
 impl Options {

@@ -137,7 +137,7 @@ pub fn binary() -> Result<PathBuf> {
     }
     let path = profile_folder()?.join("srv");
     ensure!(
-        path.exists(),
+        path.is_file(),
         "there is no {}: build it with `cargo xtask build` or name one with SRV_BIN",
         path.display()
     );

@@ -1,10 +1,12 @@
-//! What a process and all its descendants have used: CPU time and memory, as
-//! the kernel accounts them. Reads /proc, changes nothing.
+//! What a process and all its descendants have used, CPU time and memory, and
+//! what the whole machine had to give, as the kernel accounts them. Reads
+//! /proc, changes nothing.
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use procfs::process::{Process, all_processes};
+use procfs::{CurrentSI as _, KernelStats};
 use rustix::process::Pid;
 
 /// A process and its descendants, as they were when it was taken.
@@ -61,6 +63,9 @@ impl Tree {
         let mut sum_ns = 0;
         for process in &self.processes {
             let pid = process.pid;
+            // One that nobody has waited for is still listed, and has ended.
+            let is_dead = process.stat().is_ok_and(|stat| stat.state == 'Z');
+            ensure!(!is_dead, "read CPU time of {pid}: it has ended");
             for task in process
                 .tasks()
                 .with_context(|| format!("read CPU time of {pid}"))?
@@ -102,6 +107,42 @@ impl Tree {
     /// Never: a tree has its root.
     pub fn is_empty(&self) -> bool {
         self.processes.is_empty()
+    }
+}
+
+/// What the CPUs of this machine have spent so far, in ticks.
+#[derive(Clone, Copy, Debug)]
+pub struct MachineTime {
+    all: u64,
+    stolen: u64,
+}
+
+impl MachineTime {
+    /// Since boot.
+    ///
+    /// # Errors
+    /// `/proc/stat` cannot be read.
+    pub fn now() -> Result<Self> {
+        let cpus = KernelStats::current().context("read /proc/stat")?.total;
+        let stolen = cpus.steal.unwrap_or(0);
+        let waiting = cpus.idle + cpus.iowait.unwrap_or(0);
+        let interrupts = cpus.irq.unwrap_or(0) + cpus.softirq.unwrap_or(0);
+        let working = cpus.user + cpus.nice + cpus.system + interrupts;
+        Ok(Self {
+            all: working + waiting + stolen,
+            stolen,
+        })
+    }
+
+    /// The part of the time from then to now that the hypervisor gave to
+    /// others, 0 to 1 (`steal` in proc_stat(5)).
+    ///
+    /// # Errors
+    /// `/proc/stat` cannot be read.
+    pub fn stolen_since(self) -> Result<f64> {
+        let now = Self::now()?;
+        let stolen = now.stolen.saturating_sub(self.stolen);
+        Ok(stolen as f64 / now.all.saturating_sub(self.all).max(1) as f64)
     }
 }
 

@@ -55,7 +55,9 @@ fn verdict(comparison: &Comparison) -> Markup {
     };
     html! {
         header {
-            p.eyebrow { "srv ab · " (comparison.scenario.name) " · " (comparison.began) }
+            p.eyebrow {
+                "srv ab · " @if comparison.simulated { "simulated · " } (comparison.scenario.name) " · " (comparison.began)
+            }
             @if let Some(why) = &comparison.incomplete {
                 div.notice.incomplete role="alert" {
                     strong { "Incomplete" }

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use crate::arrivals::{Draw, Service, Uniform, poisson};
 use crate::limit;
-use crate::result::{Arm, CdfPoint, Compared, Comparison, Limit, Live, Round, SCHEMA, Scenario};
-use crate::stats::{Ratio, Summary, coefficient_of_variation, jain, max_over_mean};
+use crate::result::{
+    Arm, CdfPoint, Compared, Comparison, Key, Limit, Live, Round, SCHEMA, Scenario,
+};
+use crate::stats::{Ratio, Summary, coefficient_of_variation, deviation, jain, max_over_mean};
 
 const WORKERS: usize = 8;
 const ROUNDS: u64 = 3;
@@ -61,6 +63,7 @@ pub fn comparison() -> Comparison {
     Comparison {
         schema: SCHEMA,
         incomplete: None,
+        simulated: false,
         began: "2026-01-02T03:04:05Z".into(),
         command: "srv ab bimodal --rounds 3 --arms hash,least,least+ring,nginx".into(),
         environment: text(&[
@@ -80,6 +83,7 @@ pub fn comparison() -> Comparison {
                 ("per round", "5 s"),
             ]),
             workers: WORKERS,
+            key: Key::default(),
         },
         arms: vec![hash, again, least, ring, nginx],
         limit: Some(limit),
@@ -187,8 +191,11 @@ fn round(seed: u64, draws: &[Draw], served: &[(usize, u64)], choice: Choice) -> 
         accepts_max_over_mean: max_over_mean(&shares),
         accepts_jain: jain(&shares),
         live_gap: None,
+        served: None,
         cpu_ns_per_request: 61_000.0 + extra_ns + 900.0 * seed as f64,
         lateness: Summary::of((0..1000).map(|part| part * 37 + seed)),
+        stolen: 0.0,
+        repeats: 0,
     }
 }
 
@@ -234,6 +241,10 @@ fn limit() -> Limit {
         all: rounds
             .iter()
             .map(|(_, all)| Summary::of(all.iter().copied()))
+            .collect(),
+        deviation_ns: rounds
+            .iter()
+            .map(|(_, all)| deviation(all.iter().map(|&ns| ns as f64)))
             .collect(),
         cdf: cdf(rounds.into_iter().flat_map(|(short, _)| short).collect()),
     }

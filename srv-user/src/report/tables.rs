@@ -37,6 +37,11 @@ const BALANCE: [Column; 4] = [
     Column("live gap", "live_gap", Count, Over::Median),
 ];
 
+const SERVED: [Column; 2] = [
+    Column("CV", "served.cv", Part, Over::Median),
+    Column("max/mean", "served.max_over_mean", Part, Over::Median),
+];
+
 const HEALTH: [Column; 5] = [
     Column("CPU per request", "cpu_ns_per_request", Ns, Over::Median),
     Column("requests", "requests", Count, Over::Sum),
@@ -51,6 +56,8 @@ pub fn figures(comparison: &Comparison, figures: &Figures, series: &[Series]) ->
         return Ok(html! {});
     }
     let has_limit = comparison.limit.is_some();
+    let mut rounds = series.iter().flat_map(|row| &row.arm.rounds);
+    let are_kept = rounds.all(|round| round.served.is_some());
     Ok(html! {
         section {
             h2 { "Figures" }
@@ -61,8 +68,14 @@ pub fn figures(comparison: &Comparison, figures: &Figures, series: &[Series]) ->
             (table(&ALL, series, figures, has_limit)?)
             h3 { "Balance: connections accepted per worker" }
             (table(&BALANCE, series, figures, false)?)
-            h3 { "Cost and health" }
-            (table(&HEALTH, series, figures, false)?)
+            @if are_kept {
+                h3 { "Later load: requests per worker over the kept connections" }
+                (table(&SERVED, series, figures, false)?)
+            }
+            @if !comparison.simulated {
+                h3 { "Cost and health" }
+                (table(&HEALTH, series, figures, false)?)
+            }
         }
     })
 }

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 use super::*;
+use crate::result::Served;
 
 /// Made once: it is a small simulation.
 fn made() -> Comparison {
@@ -157,6 +158,24 @@ fn what_was_never_measured_leaves_no_hole() {
     let html = page(&comparison);
     assert!(html.contains("nothing was compared"));
     assert!(!html.contains("NaN") && !html.contains("<figure>"));
+}
+
+#[test]
+fn the_later_load_of_kept_connections_has_a_table() {
+    let mut comparison = made();
+    assert!(!page(&comparison).contains("Later load"));
+    for round in comparison.arms.iter_mut().flat_map(|arm| &mut arm.rounds) {
+        round.served = Some(Served {
+            per_worker: vec![1, 3],
+            cv: 0.5,
+            max_over_mean: 1.5,
+        });
+    }
+    let shown = shown(&page(&comparison));
+    let cv = shown
+        .iter()
+        .find(|shown| shown.path == "arms.0.rounds.*.served.cv");
+    assert!(cv.is_some_and(|cv| cv.value == "0.5"));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use srv_common::{Group, choose, policy};
+use srv_common::{Group, Policy, choose, policy};
 
 use super::host::{Kernel, ready_group};
 use super::ring::Watch;
@@ -152,7 +152,9 @@ impl<const N: usize> Engine<N> {
         };
         match choose(&self.group, &mut kernel) {
             Ok(slot) => {
-                self.group.slots[slot as usize].steering.steered.bump(1);
+                let steered = &self.group.slots[slot as usize].steering.steered;
+                self.group.deal_ticket(slot, steered.get());
+                steered.bump(1);
                 slot
             }
             Err(reason) => {
@@ -244,7 +246,11 @@ impl<const N: usize> Engine<N> {
             let queues = &self.accept_queues;
             let is_ready = |listener: u32| !queues[listener as usize].is_empty();
             let watch = &mut self.workers[worker as usize].watch;
-            watch.wait(&mut self.batch, is_ready);
+            let group = &self.group;
+            let is_steered = group.config.policy.get() != Policy::Hash as u32;
+            watch.wait(&mut self.batch, is_ready, |listener| {
+                is_steered.then(|| group.age_of_first(listener))
+            });
             let due_ns = watch.due_ns();
             if due_ns.is_some_and(|due_ns| due_ns <= now_ns) {
                 watch.watch_deferred(now_ns, is_ready);
@@ -298,7 +304,7 @@ impl<const N: usize> Engine<N> {
         let is_own = listener == worker || self.mode == AcceptMode::Shared;
         if is_own { &load.own } else { &load.stolen }.bump(1);
         self.workers[worker as usize].request = Some(request);
-        self.tally.wait_ns += (now_ns - request.arrives_ns) as f64;
+        self.tally.wait.record(now_ns - request.arrives_ns);
         self.tally.busy_ns += request.service_ns as f64;
         self.set_timer(now_ns + request.service_ns, worker, Due::Finish);
     }
@@ -324,12 +330,6 @@ impl<const N: usize> Engine<N> {
     }
 
     fn outcome(self) -> Outcome {
-        let Tally {
-            all,
-            short,
-            wait_ns,
-            ..
-        } = &self.tally;
         let first_ns = self.tally.first_ns.unwrap_or(0);
         let span_ns = self.tally.last_ns.saturating_sub(first_ns).max(1) as f64;
         let loads = || {
@@ -338,14 +338,15 @@ impl<const N: usize> Engine<N> {
                 .map(|slot| &slot.load)
         };
         let accepts = |load: &srv_common::layout::Load| load.own.get() + load.stolen.get();
-        let all = all.summary();
         Outcome {
-            all,
-            short: short.summary(),
-            mean_wait_ns: wait_ns / all.count.max(1) as f64,
+            all: self.tally.all.summary(),
+            deviation_ns: self.tally.all.deviation_ns(),
+            short: self.tally.short.summary(),
+            wait: self.tally.wait.summary(),
             utilisation: self.tally.busy_ns / span_ns / self.model.workers as f64,
             accepts: loads().map(accepts).collect(),
             stolen: loads().map(|load| load.stolen.get()).sum(),
+            short_latencies: self.tally.short,
         }
     }
 }

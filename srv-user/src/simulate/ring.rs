@@ -58,14 +58,22 @@ impl Watch {
 
     /// `epoll_wait`, as [`crate::ring::Ring::wait`] calls it: the listeners
     /// that are reported, in the order in which it is their turn. None: it sleeps.
-    pub fn wait(&mut self, batch: &mut Vec<u32>, is_ready: impl Fn(u32) -> bool) {
+    ///
+    /// `age_of_first` is that of the first connection at a listener, if it is known.
+    pub fn wait(
+        &mut self,
+        batch: &mut Vec<u32>,
+        is_ready: impl Fn(u32) -> bool,
+        age_of_first: impl Fn(u32) -> Option<u32>,
+    ) {
         self.poll(batch, is_ready);
         if !self.several_ready || batch.is_empty() {
             self.turns_since = self.accepts;
         }
         self.several_ready = batch.len() > 1;
-        batch.sort_by_key(|&listener| {
-            self.turns[listener as usize].saturating_sub(self.turns_since)
+        batch.sort_by_cached_key(|&listener| match age_of_first(listener) {
+            Some(age) => u32::MAX - age,
+            None => self.turns[listener as usize].saturating_sub(self.turns_since),
         });
     }
 

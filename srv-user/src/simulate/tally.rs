@@ -9,12 +9,22 @@ const LONGEST_NS: u64 = 86_400_000_000_000;
 /// A percentile is within 0.1 %.
 const SIGNIFICANT_DIGITS: u8 = 3;
 
-/// Latencies. An HdrHistogram rather than every value, as [`Summary::of`] wants
-/// them: ten million take 160 MB and seconds to sort.
+/// Latencies, or other times. An HdrHistogram rather than every value, as
+/// [`Summary::of`] wants them: ten million take 160 MB and seconds to sort.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Latencies {
     histogram: Histogram<u64>,
-    sum_ns: f64,
+    /// Exact, as the histogram's is not.
+    mean_ns: f64,
+    /// The sum of the squared distances to it.
+    squares: f64,
     max_ns: u64,
+}
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Latencies {
@@ -23,7 +33,8 @@ impl Latencies {
         let histogram = Histogram::new_with_bounds(1, LONGEST_NS, SIGNIFICANT_DIGITS);
         Self {
             histogram: histogram.expect("valid bounds"),
-            sum_ns: 0.0,
+            mean_ns: 0.0,
+            squares: 0.0,
             max_ns: 0,
         }
     }
@@ -31,21 +42,49 @@ impl Latencies {
     /// One more.
     pub fn record(&mut self, latency_ns: u64) {
         self.histogram.saturating_record(latency_ns);
-        self.sum_ns += latency_ns as f64;
+        // Welford's update: stable over millions.
+        let before = latency_ns as f64 - self.mean_ns;
+        self.mean_ns += before / self.histogram.len() as f64;
+        self.squares += before * (latency_ns as f64 - self.mean_ns);
         self.max_ns = self.max_ns.max(latency_ns);
+    }
+
+    /// Those of another run.
+    pub fn add(&mut self, other: &Self) {
+        let [own, more] = [self.count(), other.count()].map(|count| count as f64);
+        let apart = other.mean_ns - self.mean_ns;
+        let part = more / (own + more).max(1.0);
+        self.mean_ns += apart * part;
+        self.squares += other.squares + apart * apart * own * part;
+        let added = self.histogram.add(&other.histogram);
+        added.expect("the same bounds");
+        self.max_ns = self.max_ns.max(other.max_ns);
+    }
+
+    /// How many.
+    pub fn count(&self) -> u64 {
+        self.histogram.len()
+    }
+
+    /// What a part `at_most` of them, 0 to 1, does not exceed, ns.
+    pub fn quantile_ns(&self, at_most: f64) -> u64 {
+        self.histogram.value_at_quantile(at_most).min(self.max_ns)
+    }
+
+    /// Standard deviation (of the population), ns; 0 if there are none.
+    pub fn deviation_ns(&self) -> f64 {
+        (self.squares / self.count().max(1) as f64).sqrt()
     }
 
     /// Sums up.
     pub fn summary(&self) -> Summary {
-        let count = self.histogram.len();
-        let quantile = |q| self.histogram.value_at_quantile(q).min(self.max_ns);
         Summary {
-            count: count as usize,
-            mean_ns: self.sum_ns / count.max(1) as f64,
-            p50_ns: quantile(0.5),
-            p90_ns: quantile(0.9),
-            p99_ns: quantile(0.99),
-            p99_9_ns: quantile(0.999),
+            count: self.count() as usize,
+            mean_ns: self.mean_ns,
+            p50_ns: self.quantile_ns(0.5),
+            p90_ns: self.quantile_ns(0.9),
+            p99_ns: self.quantile_ns(0.99),
+            p99_9_ns: self.quantile_ns(0.999),
             max_ns: self.max_ns,
         }
     }
@@ -57,8 +96,8 @@ pub struct Tally {
     pub all: Latencies,
     /// Of the short ones.
     pub short: Latencies,
-    /// Time in accept queues, of all together.
-    pub wait_ns: f64,
+    /// Time in the accept queue.
+    pub wait: Latencies,
     /// Time that workers were busy, of all together.
     pub busy_ns: f64,
     /// When the first SYN came.
@@ -73,7 +112,7 @@ impl Tally {
         Self {
             all: Latencies::new(),
             short: Latencies::new(),
-            wait_ns: 0.0,
+            wait: Latencies::new(),
             busy_ns: 0.0,
             first_ns: None,
             last_ns: 0,

@@ -1,82 +1,43 @@
 //! One arm under one plan, and where an arm's kept connections live.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result};
 use serde::Serialize;
+use srv::ab::arm::Arm;
+use srv::ab::measure::{Measured, Plan, measure};
+use srv::ab::scenario::Scenario;
 use srv::hold::{Held, Opening};
-use srv::load::{Connections, Load, Record, Run};
-use srv::stats::{Summary, coefficient_of_variation};
-use srv_tests::arm::{Arm, Running};
+use srv::load::Record;
+use srv::result::Round;
 use srv_tests::report::Raw;
-use srv_tests::usage::Tree;
 
-use crate::{HELD, Plan, WORKERS};
+use crate::HELD;
 
 /// One arm in one round.
 #[derive(Debug, Serialize)]
 pub struct Sample {
-    pub arm: &'static str,
+    pub arm: String,
     pub service: String,
-    pub per_second: f64,
-    pub seed: u64,
-    /// Latency of all requests.
-    pub all: Summary,
-    /// Latency of the short ones.
-    pub short: Summary,
-    /// Requests that each worker answered; one connection each, thus accepts.
-    pub shares: Vec<f64>,
-    /// Of the shares.
-    pub shares_cv: f64,
-    /// CPU time of all the server's processes per request, ns.
-    pub cpu_ns: f64,
-    /// Requests that were not answered.
-    pub lost: usize,
-    /// How late the generator was.
-    pub lateness: Summary,
+    pub per_second: Option<f64>,
+    /// What it came to.
+    pub round: Round,
     /// What went wrong first.
     pub first_error: Option<String>,
 }
 
-/// Longer than any request waits in a queue that is stable.
-const TIMEOUT: Duration = Duration::from_secs(10);
-/// Requests before the first that is measured.
-const WARM_UP: usize = 64;
-
 impl Sample {
     /// Starts the arm, sends the plan, and keeps the raw records.
-    pub fn measure(arm: &Arm, plan: &Plan, raw: &mut Raw) -> Result<Self> {
-        let running = start_warm(arm)?;
-        let server = Tree::of(running.pid())?;
-        let before_ns = server.cpu_ns()?;
-        let run = load(&running)
-            .run(&plan.draws)
-            .with_context(|| format!("load arm `{}`", arm.name))?;
-        let cpu_ns = (server.cpu_ns()? - before_ns) as f64 / plan.draws.len() as f64;
-        let sample = Self::of(arm.name, plan, &run, cpu_ns);
+    pub fn measure(arm: &Arm, scenario: &Scenario, plan: &Plan, raw: &mut Raw) -> Result<Self> {
+        let Measured { round, run } = measure(arm, scenario, plan, None)?;
+        let sample = Self {
+            arm: arm.name.clone(),
+            service: scenario.service.to_string(),
+            per_second: scenario.per_second(),
+            round,
+            first_error: run.first_error,
+        };
         raw.write(&sample)?;
         raw.write(&Columns::of(&run.records))?;
         Ok(sample)
-    }
-
-    fn of(arm: &'static str, plan: &Plan, run: &Run, cpu_ns: f64) -> Self {
-        let is_short = |record: &&Record| plan.service.is_short(record.service_us);
-        let short = run.records.iter().filter(is_short);
-        let shares = run.shares(WORKERS);
-        Self {
-            arm,
-            service: plan.service.to_string(),
-            per_second: plan.per_second,
-            seed: plan.seed,
-            all: Summary::of(run.records.iter().map(Record::latency_ns)),
-            short: Summary::of(short.map(Record::latency_ns)),
-            shares_cv: coefficient_of_variation(&shares),
-            shares,
-            cpu_ns,
-            lost: run.lost(),
-            lateness: run.lateness,
-            first_error: run.first_error.clone(),
-        }
     }
 }
 
@@ -112,7 +73,7 @@ impl Columns {
 /// Over which workers an arm's kept connections are spread.
 #[derive(Debug, Serialize)]
 pub struct Homes {
-    pub arm: &'static str,
+    pub arm: String,
     pub connections: usize,
     pub burst: bool,
     pub per_worker: Vec<f64>,
@@ -121,18 +82,18 @@ pub struct Homes {
 impl Homes {
     /// Opens each number of connections, one by one and in a burst, each time
     /// to fresh processes.
-    pub fn measure(arm: &Arm) -> Result<Vec<Self>> {
+    pub fn measure(arm: &Arm, scenario: &Scenario) -> Result<Vec<Self>> {
         let mut homes = Vec::new();
         for connections in HELD {
             for opening in [Opening::OneByOne, Opening::Burst] {
-                let running = arm.start()?;
+                let running = arm.start(scenario, None)?;
                 let held = Held::open(running.address(), IDLE, connections, opening)
-                    .with_context(|| format!("hold connections to arm `{}`", arm.name))?;
+                    .with_context(|| format!("hold connections to arm {}", arm.name))?;
                 homes.push(Self {
-                    arm: arm.name,
+                    arm: arm.name.clone(),
                     connections,
                     burst: opening == Opening::Burst,
-                    per_worker: held.shares(WORKERS),
+                    per_worker: held.shares(scenario.workers),
                 });
             }
         }
@@ -151,21 +112,3 @@ impl Homes {
 }
 
 const IDLE: &str = "/work?sleep_us=0";
-
-/// The load that every arm gets.
-pub fn load(running: &Running) -> Load {
-    Load {
-        target: running.address(),
-        host: None,
-        path: "/work?sleep_us={us}".into(),
-        connections: Connections::PerRequest,
-        timeout: TIMEOUT,
-    }
-}
-
-fn start_warm(arm: &Arm) -> Result<Running> {
-    let running = arm.start()?;
-    Held::open(running.address(), IDLE, WARM_UP, Opening::OneByOne)
-        .with_context(|| format!("warm up arm `{}`", arm.name))?;
-    Ok(running)
-}

@@ -1,17 +1,16 @@
 //! What `bench tail` prints: a table per phase, then each target with what was
 //! reached. Only reads samples.
 
+use srv::ab::arm::Arm;
+use srv::ab::measure::Plan;
+use srv::ab::overhead::Overhead;
+use srv::ab::scenario::Scenario;
 use srv::limit;
 use srv::stats::{Ratio, Spread, Summary};
-use srv_tests::arm::Arm;
 use srv_tests::report::{print_table, verdict};
 
 use crate::measure::{Homes, Sample};
-use crate::overhead::Overhead;
-use crate::{
-    BLOCKING, CHEAP, CHEAP_RATE, CONTROL, Extent, HASH, HELD, NGINX_REUSEPORT, NGINX_SHARED,
-    Overheads, Plan, SUBJECT, WORKERS,
-};
+use crate::{CONTROL, Extent, HASH, HELD, NGINX_REUSEPORT, NGINX_SHARED, Overheads, SUBJECT};
 
 /// Short-request p99, the subject's to the limit's.
 const LIMIT_TARGET: f64 = 1.05;
@@ -22,31 +21,35 @@ const GAP_TARGET: f64 = 1.0;
 /// A generator later than this in 1 % of the requests measured itself, ns.
 const LATENESS_MAX_NS: u64 = 1_000_000;
 
-pub fn print_setup(extent: &Extent) {
+pub fn print_setup(scenario: &Scenario, extent: &Extent) {
     println!(
-        "{WORKERS} workers each, one connection per request, Poisson arrivals, latency from the \
+        "{} workers each, one connection per request, Poisson arrivals, latency from the \
          scheduled instant; seeds {:?}, the same draws for every arm, interleaved, fresh processes \
          each; accepts are deferred until the request is there, in srv and nginx alike; nginx's \
          handler blocks in Lua\n",
-        extent.seeds
+        scenario.workers, extent.seeds
     );
 }
 
 pub fn print_tail(
-    per_second: f64,
+    scenario: &Scenario,
     arms: &[Arm],
     samples: &[Sample],
     plans: &[Plan],
     overheads: &Overheads,
 ) {
-    println!("{BLOCKING} µs, blocking, at {per_second}/s; means over the seeds, ms");
+    let per_second = scenario.per_second().unwrap_or_default();
+    println!(
+        "{} µs, blocking, at {per_second}/s; means over the seeds, ms",
+        scenario.service
+    );
     let mut rows: Vec<Vec<String>> = arms.iter().map(|arm| tail_row(arm, samples)).collect();
     let limits = [
         ("limit", Overhead::default()),
         ("limit + srv's overhead", overheads.srv),
         ("limit + nginx's overhead", overheads.nginx),
     ];
-    rows.extend(limits.map(|(name, overhead)| limit_row(name, plans, overhead)));
+    rows.extend(limits.map(|(name, overhead)| limit_row(name, scenario, plans, overhead)));
     let header = [
         "arm",
         "short p99",
@@ -71,9 +74,9 @@ pub fn print_tail(
         );
     }
     let subject = series(samples, SUBJECT, short_p99);
-    let limit = limit_p99(plans, overheads.srv);
+    let limit = limit_p99(scenario, plans, overheads.srv);
     print_target("limit + srv's overhead", &subject, &limit, LIMIT_TARGET);
-    if let Some(ratio) = ratio(&subject, &limit_p99(plans, Overhead::default())) {
+    if let Some(ratio) = ratio(&subject, &limit_p99(scenario, plans, Overhead::default())) {
         println!("  {SUBJECT} / limit: {ratio}");
     }
     let nginx = series(samples, NGINX_SHARED, short_p99);
@@ -87,21 +90,27 @@ pub fn print_tail(
     print_soundness(samples, short_p99);
 }
 
-pub fn print_cheap(arms: &[Arm], samples: &[Sample]) {
-    println!("{CHEAP} µs at {CHEAP_RATE}/s; means over the seeds");
+pub fn print_cheap(scenario: &Scenario, arms: &[Arm], samples: &[Sample]) {
+    println!(
+        "{} µs at {}/s; means over the seeds",
+        scenario.service,
+        scenario.per_second().unwrap_or_default()
+    );
     let row = |arm: &Arm| {
-        let cv = Spread::of(&series(samples, arm.name, |s| s.shares_cv));
-        let mean = Spread::of(&series(samples, arm.name, mean_us));
-        let p99 = Spread::of(&series(samples, arm.name, |s| s.all.p99_ns as f64 / 1e3));
+        let cv = Spread::of(&series(samples, &arm.name, |s| s.round.accepts_cv));
+        let mean = Spread::of(&series(samples, &arm.name, mean_us));
+        let p99 = Spread::of(&series(samples, &arm.name, |s| {
+            s.round.all.p99_ns as f64 / 1e3
+        }));
         vec![
-            arm.name.to_owned(),
+            arm.name.clone(),
             format!("{:.4}", cv.mean),
             format!("{:.4} to {:.4}", cv.min, cv.max),
             format!("{:.1}", mean.mean),
             format!("{:.1} to {:.1}", mean.min, mean.max),
             format!("{:.0}", p99.mean),
-            cpu_us(samples, arm.name),
-            lost(samples, arm.name),
+            cpu_us(samples, &arm.name),
+            lost(samples, &arm.name),
         ]
     };
     let header = [
@@ -115,7 +124,7 @@ pub fn print_cheap(arms: &[Arm], samples: &[Sample]) {
         "lost",
     ];
     print_table(&header, &arms.iter().map(row).collect::<Vec<_>>());
-    let shares = series(samples, SUBJECT, |s| s.shares_cv);
+    let shares = series(samples, SUBJECT, |s| s.round.accepts_cv);
     if !shares.is_empty() {
         let cv = Spread::of(&shares).mean;
         let met = verdict(cv <= SHARES_TARGET);
@@ -147,8 +156,8 @@ pub fn print_homes(arms: &[Arm], homes: &[Homes]) {
     let row = |arm: &Arm| {
         let cells = settings
             .iter()
-            .map(|&setting| worst(arm.name, setting).to_string());
-        std::iter::once(arm.name.to_owned()).chain(cells).collect()
+            .map(|&setting| worst(&arm.name, setting).to_string());
+        std::iter::once(arm.name.clone()).chain(cells).collect()
     };
     let header = [
         "arm",
@@ -169,30 +178,36 @@ pub fn print_homes(arms: &[Arm], homes: &[Homes]) {
 }
 
 fn tail_row(arm: &Arm, samples: &[Sample]) -> Vec<String> {
-    let ms = |figure: fn(&Sample) -> f64| Spread::of(&series(samples, arm.name, figure));
+    let ms = |figure: fn(&Sample) -> f64| Spread::of(&series(samples, &arm.name, figure));
     let short = ms(short_p99);
     let mut row = vec![
-        arm.name.to_owned(),
+        arm.name.clone(),
         format!("{:.2}", short.mean),
         format!("{:.2} to {:.2}", short.min, short.max),
     ];
-    let summaries = samples.iter().filter(|s| s.arm == arm.name).map(|s| s.all);
+    let summaries = samples
+        .iter()
+        .filter(|s| s.arm == arm.name)
+        .map(|s| s.round.all);
     row.extend(percentiles(&summaries.collect::<Vec<_>>()));
-    row.push(format!("{:.3}", ms(|s| s.shares_cv).mean));
-    row.push(cpu_us(samples, arm.name));
-    row.push(lost(samples, arm.name));
-    row.push(format!("{:.3}", ms(|s| s.lateness.p99_ns as f64 / 1e6).max));
+    row.push(format!("{:.3}", ms(|s| s.round.accepts_cv).mean));
+    row.push(cpu_us(samples, &arm.name));
+    row.push(lost(samples, &arm.name));
+    row.push(format!(
+        "{:.3}",
+        ms(|s| s.round.lateness.p99_ns as f64 / 1e6).max
+    ));
     row
 }
 
-fn limit_row(name: &str, plans: &[Plan], overhead: Overhead) -> Vec<String> {
-    let short = Spread::of(&limit_p99(plans, overhead));
+fn limit_row(name: &str, scenario: &Scenario, plans: &[Plan], overhead: Overhead) -> Vec<String> {
+    let short = Spread::of(&limit_p99(scenario, plans, overhead));
     let mut row = vec![
         name.to_owned(),
         format!("{:.2}", short.mean),
         format!("{:.2} to {:.2}", short.min, short.max),
     ];
-    let all = |plan: &Plan| Summary::of(limit_latencies(plan, overhead));
+    let all = |plan: &Plan| Summary::of(limit_latencies(scenario, plan, overhead));
     row.extend(percentiles(&plans.iter().map(all).collect::<Vec<_>>()));
     row
 }
@@ -213,45 +228,52 @@ fn percentiles(rounds: &[Summary]) -> [String; 5] {
 }
 
 /// Short-request p99 of the single queue, ms, plan by plan.
-fn limit_p99(plans: &[Plan], overhead: Overhead) -> Vec<f64> {
+fn limit_p99(scenario: &Scenario, plans: &[Plan], overhead: Overhead) -> Vec<f64> {
     let p99 = |plan: &Plan| {
-        let latencies = limit_latencies(plan, overhead);
+        let latencies = limit_latencies(scenario, plan, overhead);
         let both = plan.draws.iter().zip(latencies);
-        let short = both.filter(|(draw, _)| plan.service.is_short(draw.service_us));
+        let short = both.filter(|(draw, _)| scenario.service.is_short(draw.service_us));
         Summary::of(short.map(|(_, latency_ns)| latency_ns)).p99_ns as f64 / 1e6
     };
     plans.iter().map(p99).collect()
 }
 
 /// Latency of each request in the single queue, ns.
-fn limit_latencies(plan: &Plan, overhead: Overhead) -> impl Iterator<Item = u64> {
-    let latencies = limit::replay(&plan.draws, WORKERS, overhead.occupies_ns);
+fn limit_latencies(
+    scenario: &Scenario,
+    plan: &Plan,
+    overhead: Overhead,
+) -> impl Iterator<Item = u64> {
+    let latencies = limit::replay(&plan.draws, scenario.workers, overhead.occupies_ns);
     latencies.into_iter().map(move |ns| ns + overhead.delays_ns)
 }
 
 fn short_p99(sample: &Sample) -> f64 {
-    sample.short.p99_ns as f64 / 1e6
+    sample.round.short.p99_ns as f64 / 1e6
 }
 
 fn mean_us(sample: &Sample) -> f64 {
-    sample.all.mean_ns / 1e3
+    sample.round.all.mean_ns / 1e3
 }
 
 /// Of the server's processes per request, mean over the rounds, µs.
 fn cpu_us(samples: &[Sample], arm: &str) -> String {
-    let mean = Spread::of(&series(samples, arm, |s| s.cpu_ns / 1e3)).mean;
+    let mean = Spread::of(&series(samples, arm, |s| s.round.cpu_ns_per_request / 1e3)).mean;
     format!("{mean:.0}")
 }
 
 fn lost(samples: &[Sample], arm: &str) -> String {
     let of_arm = samples.iter().filter(|sample| sample.arm == arm);
-    of_arm.map(|sample| sample.lost).sum::<usize>().to_string()
+    of_arm
+        .map(|sample| sample.round.lost)
+        .sum::<usize>()
+        .to_string()
 }
 
 /// One figure of one arm, seed by seed.
 fn series(samples: &[Sample], arm: &str, figure: fn(&Sample) -> f64) -> Vec<f64> {
     let mut of_arm: Vec<&Sample> = samples.iter().filter(|s| s.arm == arm).collect();
-    of_arm.sort_by_key(|sample| sample.seed);
+    of_arm.sort_by_key(|sample| sample.round.seed);
     of_arm.into_iter().map(figure).collect()
 }
 
@@ -269,19 +291,18 @@ fn print_target(base: &str, subject: &[f64], figures: &[f64], bound: f64) {
 
 /// Whether the phase can be believed: no loss, a punctual generator, a control that agrees.
 fn print_soundness(samples: &[Sample], figure: fn(&Sample) -> f64) {
-    let lost: usize = samples.iter().map(|sample| sample.lost).sum();
+    let lost: usize = samples.iter().map(|sample| sample.round.lost).sum();
     println!("  no arm loses a request: {}", verdict(lost == 0));
     for sample in samples {
         if let Some(error) = &sample.first_error {
-            let Sample {
-                arm, seed, lost, ..
-            } = sample;
+            let Sample { arm, round, .. } = sample;
+            let (seed, lost) = (round.seed, round.lost);
             println!("  {arm}, seed {seed}: {lost} lost; first: {error}");
         }
     }
     let late = samples
         .iter()
-        .filter(|s| s.lateness.p99_ns > LATENESS_MAX_NS)
+        .filter(|s| s.round.lateness.p99_ns > LATENESS_MAX_NS)
         .count();
     if late > 0 {
         println!(

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use srv::result::Comparison;
-use srv_tests::child::Child;
 use srv_tests::server::binary;
+
+use crate::gate;
 
 fn ab(arguments: &[&str], out: &Path) -> Output {
     let mut command = Command::new(binary().unwrap());
@@ -89,6 +90,12 @@ fn what_makes_no_sense_is_refused_before_anything_starts() {
         (&["cloudflare", "--rate", "5"], "closed loop"),
         (&["--spin", "--workers", "200"], "cores"),
         (&["--rounds", "0"], "--rounds 0"),
+        (&["--simulate", "longlived"], "kept connections"),
+        (&["--simulate", "cloudflare"], "wait for answers"),
+        (&["--simulate", "hung"], "a stopped worker"),
+        (&["--simulate", "--arms", "nginx"], "cannot be simulated"),
+        (&["--simulate", "--arms", "hermes"], "cannot be simulated"),
+        (&["--simulate", "--workers", "5000"], "from 1 to 4096"),
         (&["--rate", "900000", "--overload"], "this machine"),
     ] {
         let output = ab(arguments, &out);
@@ -104,29 +111,74 @@ fn what_makes_no_sense_is_refused_before_anything_starts() {
 }
 
 #[test]
-fn an_interrupted_run_leaves_what_it_measured() {
+fn a_simulation_leaves_the_same_kind_of_result() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
-    let mut command = Command::new(binary().unwrap());
-    command.args(["ab", "cheap", "--arms", "hash,ring", "--rounds", "100"]);
-    command.args(["--rate", "200", "--duration", "200ms", "--out"]);
-    command.arg(&out).stdout(std::process::Stdio::null());
-    let mut child = Child::spawn(&mut command).unwrap();
-    // The first round's samples show that it is under way.
-    let sample = out.join("samples").join("hash-1.csv");
-    while !sample.exists() {
-        std::thread::yield_now();
+    let arguments = ["bimodal", "burst", "--simulate", "--duration", "300ms"];
+    let output = ab(&arguments, &out);
+    assert!(output.status.success(), "{output:?}");
+    let result = Comparison::read(&out.join("bimodal")).unwrap();
+    assert!(result.simulated && result.incomplete.is_none());
+    let names: Vec<&str> = result.arms.iter().map(|arm| arm.name.as_str()).collect();
+    assert_eq!(names, ["least+ring", "hash", "least"]);
+    assert!(result.ratios.iter().all(|ratio| !ratio.control));
+    let limit = result.limit.unwrap();
+    for arm in &result.arms {
+        assert_eq!(arm.rounds.len(), 5);
+        for (round, limit) in arm.rounds.iter().zip(&limit.all) {
+            assert_eq!(round.requests, limit.count, "the same draws");
+            let expected = if arm.name == "hash" { 2.0 } else { 0.9 };
+            assert!(round.all.mean_ns > expected * limit.mean_ns, "{}", arm.name);
+        }
     }
-    child.signal(rustix::process::Signal::INT).unwrap();
-    let status = child.await_exit().unwrap();
-    assert_eq!(status.code(), Some(1));
-    assert!(child.stderr().contains("interrupted"), "{}", child.stderr());
-    let result = Comparison::read(&out).unwrap();
+    let page = std::fs::read_to_string(out.join("bimodal/report.html")).unwrap();
+    assert!(page.contains("Simulated, not measured") && page.contains("srv ab · simulated"));
+    assert!(!page.contains("Cost and health"));
+    let burst = Comparison::read(&out.join("burst")).unwrap();
+    assert!(burst.arms[0].rounds[0].requests > 500);
+}
+
+/// Where they are installed.
+#[test]
+fn peers_are_behind_the_delayed_path_too() {
+    if !gate::is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let arms = ["cheap", "--rtt", "20ms", "--arms", "hash,nginx,haproxy"];
+    let output = ab(&[&arms, &SHORT[..]].concat(), &out);
+    assert!(matches!(output.status.code(), Some(0 | 2)), "{output:?}");
+    for arm in Comparison::read(&out).unwrap().arms {
+        if let Some(why) = &arm.left_out {
+            assert!(why.contains("not installed"), "{}: {why}", arm.name);
+            continue;
+        }
+        for round in &arm.rounds {
+            assert_eq!(round.lost, 0, "{}", arm.name);
+            assert!(round.all.p50_ns >= 40_000_000, "{}: {round:?}", arm.name);
+        }
+    }
+}
+
+/// What kept connections meant for later requests is told, where they are kept.
+#[test]
+fn the_later_load_of_kept_connections_is_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let arguments = [&["longlived", "--arms", "ring"], &SHORT[..]].concat();
+    let output = ab(&arguments, &out);
+    assert!(matches!(output.status.code(), Some(0 | 2)), "{output:?}");
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
-        result
-            .incomplete
-            .is_some_and(|why| why.contains("interrupted"))
+        table.contains("requests per worker over the kept"),
+        "{table}"
     );
-    assert!(!result.arms[0].rounds.is_empty());
-    assert!(out.join("report.html").exists());
+    let result = Comparison::read(&out).unwrap();
+    for round in result.arms.iter().flat_map(|arm| &arm.rounds) {
+        assert_eq!(round.accepts.iter().sum::<u64>(), 32, "live connections");
+        let served = round.served.as_ref().unwrap();
+        assert_eq!(served.per_worker.iter().sum::<u64>(), round.requests as u64);
+        assert!(served.max_over_mean >= 1.0 && served.cv >= 0.0);
+    }
 }

@@ -61,6 +61,9 @@ fn a_kill_under_load(accept: &str) {
         "--synthetic",
         "--accept",
         accept,
+        // It is to be steered to, although it is stopped.
+        "--hang-after",
+        "0s",
     ];
     let server = Server::start(arguments).unwrap();
     // The request that is to be lost.

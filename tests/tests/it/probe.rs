@@ -115,3 +115,12 @@ pub fn open_files(pid: Pid) -> usize {
     let folder = format!("/proc/{}/fd", pid.as_raw_nonzero());
     std::fs::read_dir(Path::new(&folder)).unwrap().count()
 }
+
+/// How long and often the endurance tests try: `long` where `SRV_LONG=1` asks
+/// for it, else `short`.
+pub fn endurance<T>(short: T, long: T) -> T {
+    match std::env::var_os("SRV_LONG").is_some_and(|value| value == "1") {
+        true => long,
+        false => short,
+    }
+}

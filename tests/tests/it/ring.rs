@@ -8,7 +8,7 @@ use srv_tests::server::Server;
 
 use crate::client::{Client, get_many};
 use crate::gate;
-use crate::probe::{Stopped, group, pid, until_group, worker};
+use crate::probe::{self, Stopped, group, pid, until, until_group, worker};
 
 const WORKERS: u32 = 4;
 
@@ -20,6 +20,9 @@ fn start() -> Server {
         "4",
         "--worker-header",
         "--synthetic",
+        // It is to be steered to, although it is stopped.
+        "--hang-after",
+        "0s",
     ]);
     server.unwrap()
 }
@@ -95,6 +98,58 @@ fn siblings_with_more_connections_answer_as_well() {
     );
     assert_siblings_answer_for(&server, 1);
     drop(stopped);
+}
+
+/// Whatever listener they wait at.
+#[test]
+fn who_came_first_is_served_first() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = start();
+    let blocked = block_every_worker(&server);
+    let workers = group(&server).workers;
+    // One worker empties all queues: in which order, only it decides.
+    let stopped = [0, 1, 2].map(|slot: usize| Stopped::new(pid(&workers[slot])));
+    probe::switch(&server, "random");
+    let clients: Vec<Client> = (0..24).map(|_| ask_for_10_ms(&server)).collect();
+    until("all are answered", || {
+        // From the last on: had somebody overtaken those before it, they would
+        // still be unanswered when their turn to be looked at comes.
+        let answered = clients.iter().rev().map(is_answered);
+        let answered: Vec<bool> = answered.collect();
+        assert!(answered.is_sorted(), "latest first: {answered:?}");
+        answered[0].then_some(())
+    });
+    assert!(worker(&server, 3).taken_stolen > 0);
+    drop(stopped);
+    for mut client in blocked {
+        assert_eq!(client.response().status(), 200);
+    }
+}
+
+fn block_every_worker(server: &Server) -> Vec<Client> {
+    let blocked = (0..WORKERS).map(|_| {
+        let mut client = Client::connect(server.address());
+        client.get("/work?sleep_us=500000");
+        client
+    });
+    let blocked = blocked.collect();
+    until_group(server, "each worker has a request", |group| {
+        group.workers.iter().all(|worker| worker.running == 1)
+    });
+    blocked
+}
+
+fn ask_for_10_ms(server: &Server) -> Client {
+    let mut client = Client::connect(server.address());
+    client.get("/work?sleep_us=10000");
+    client.stream().set_nonblocking(true).unwrap();
+    client
+}
+
+fn is_answered(client: &Client) -> bool {
+    client.stream().peek(&mut [0]).is_ok()
 }
 
 /// Unsteered, the kernel's hash goes on sending connections to the stopped one.

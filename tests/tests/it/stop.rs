@@ -193,3 +193,27 @@ fn a_server_is_one_process_and_its_workers() {
     signal(server.pid(), Signal::TERM);
     assert_leaves_nothing(&mut server);
 }
+
+/// hyper by itself would close a connection of which it has read nothing.
+#[test]
+fn a_request_that_has_arrived_unread_is_answered() {
+    let mut server = Server::start(["--workers", "1", "--synthetic"]).unwrap();
+    let mut busy = Client::connect(server.address());
+    busy.get(&format!("/work?sleep_us={}", SHORT.as_micros()));
+    until_group(&server, "the request is in service", |group| {
+        group.totals.running == 1
+    });
+    let mut kept = Client::connect(server.address());
+    kept.get("/");
+    let mut fresh = Client::connect(server.address());
+    fresh.get("/");
+    signal(server.pid(), Signal::TERM);
+    server.child().await_line("stopping").unwrap();
+    assert_eq!(busy.response().status(), 200);
+    for mut client in [kept, fresh] {
+        let response = client.response();
+        assert_eq!(response.status(), 200);
+        client.assert_closed();
+    }
+    assert_eq!(assert_leaves_nothing(&mut server).code(), Some(0));
+}

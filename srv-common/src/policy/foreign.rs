@@ -1,0 +1,375 @@
+//! The policies for a server that publishes nothing: which of its listeners
+//! gets the next connection? Pure over a [`View`] of the kernel's own state,
+//! each part of which costs something to look at and is asked for only when it
+//! is needed.
+//!
+//! A signal may be missing: without queues, all are empty; without the sleep
+//! signal, nobody is known to be busy; without live connections, all have as
+//! many. What is left decides.
+
+use super::{Host, Policy, mix, remainder, scale, wrap};
+use crate::foreign::{Foreign, MAX_LISTENERS, Reason, Sleep};
+use crate::layout::is_negative;
+
+/// What a policy may ask about the group's listeners. A *place* is a number below
+/// [`View::members`]; which listener is there the kernel decides. Places are
+/// looked at in one [`Window`].
+pub trait Listeners {
+    /// Whether the worker sleeps who waits for the listener at `place`, and if
+    /// it [may be idle](Look::may_be_idle), how many connections are in the accept
+    /// queue or half-open.
+    ///
+    /// # Errors
+    /// The listener is in no slot.
+    fn look(&mut self, place: u32, window: Window) -> Result<Look, Reason>;
+    /// What waits at the listener at `place`, with what [`Listeners::look`] has
+    /// said of its worker before.
+    ///
+    /// # Errors
+    /// The listener is in no slot.
+    fn waiting(&mut self, place: u32, window: Window) -> Result<Look, Reason>;
+    /// Connections that came through a slot's listener and that the server has
+    /// not closed.
+    fn live(&mut self, slot: u32) -> u32;
+    /// The `nth` slot that has a listener.
+    fn nth_slot(&mut self, nth: u32) -> u32;
+}
+
+/// What a policy may ask about the group.
+pub trait View: Host + Listeners + Sized {
+    /// The listeners of the group.
+    ///
+    /// # Errors
+    /// The group is not what the configuration says.
+    fn members(&mut self) -> Result<u32, Reason>;
+    /// Whether a slot has a listener.
+    fn is_member(&mut self, slot: u32) -> bool;
+    /// Answers with [`find_idle`]. The program has it, and [`find_shortest`],
+    /// verified apart: all loops in one go beyond a million instructions.
+    ///
+    /// # Errors
+    /// As [`find_idle`].
+    #[inline(always)]
+    fn idle(&mut self, start: u32, window: Window) -> Result<Option<u32>, Reason> {
+        find_idle(start, window, self)
+    }
+    /// Answers with [`find_shortest`].
+    ///
+    /// # Errors
+    /// As [`find_shortest`].
+    #[inline(always)]
+    fn shortest(&mut self, start: u32, window: Window) -> Result<u32, Reason> {
+        find_shortest(start, window, self)
+    }
+}
+
+/// What was seen of a listener, in one integer, as the program's separately
+/// verified parts hand it over: waiting (32 bits from bit 24), a [`Sleep`] (8
+/// from bit 16), slot (16).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look(pub u64);
+
+impl Look {
+    const SLEEP_SHIFT: u32 = 16;
+    const WAITING_SHIFT: u32 = 24;
+
+    /// Of a listener: its slot, what its worker does or did when last asked, and
+    /// what waits, if asked.
+    #[inline(always)]
+    pub fn new(slot: u32, sleep: u32, waiting: u32) -> Self {
+        Self(
+            u64::from(waiting) << Self::WAITING_SHIFT
+                | u64::from(sleep & 0xff) << Self::SLEEP_SHIFT
+                | u64::from(slot & 0xffff),
+        )
+    }
+
+    /// Its slot.
+    #[inline(always)]
+    pub fn slot(self) -> u32 {
+        self.0 as u32 & (MAX_LISTENERS as u32 - 1)
+    }
+
+    /// Whether its worker might accept at once, for all that is known of it: only
+    /// then it is worth a read to ask for what waits.
+    #[inline(always)]
+    pub fn may_be_idle(self) -> bool {
+        let sleep = self.sleep();
+        sleep == Sleep::Asleep as u64 || sleep == Sleep::Unknown as u64
+    }
+
+    /// Whether a connection would be accepted at once.
+    #[inline(always)]
+    fn is_idle(self) -> bool {
+        self.may_be_idle() && self.waiting() == 0
+    }
+
+    #[inline(always)]
+    fn sleep(self) -> u64 {
+        self.0 >> Self::SLEEP_SHIFT & 0xff
+    }
+
+    #[inline(always)]
+    fn waiting(self) -> u64 {
+        self.0 >> Self::WAITING_SHIFT & 0xffff_ffff
+    }
+
+    /// How much is outstanding; the lowest wins. From the top: nobody is there
+    /// (bit 62), waiting and busy (30 bits), live connections (32).
+    #[inline(always)]
+    fn score(self, live: u32) -> u64 {
+        let sleep = self.sleep();
+        let waiting = self.waiting() & 0x1fff_ffff;
+        // Where something waits, whoever sleeps is about to be woken. Without a
+        // branch: 1 if anything waits, or the worker is known to be busy.
+        let is_waiting = is_negative((waiting as i64).wrapping_neg());
+        let is_busy = is_zero(sleep ^ Sleep::Busy as u64);
+        let is_gone = is_zero(sleep ^ Sleep::Gone as u64);
+        (waiting + (is_waiting | is_busy)) << 32 | is_gone << 62 | u64::from(live)
+    }
+}
+
+/// 1 or 0, without a branch.
+#[inline(always)]
+fn is_zero(x: u64) -> u64 {
+    is_negative((x as i64).wrapping_sub(1)) & is_negative(!(x as i64))
+}
+
+/// Most listeners that one choice looks at: each costs two or three reads of
+/// kernel memory. With more, a part of them from a rotating start.
+pub const LOOK_MAX: u32 = 16;
+
+/// The places among which one choice is made: `first..first + count`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The first place.
+    pub first: u32,
+    /// How many there are, at most [`LOOK_MAX`].
+    pub count: u32,
+}
+
+/// The places around `start`, which is one of them.
+#[inline(always)]
+pub fn window(start: u32, members: u32) -> Window {
+    if members <= LOOK_MAX {
+        return Window {
+            first: 0,
+            count: members,
+        };
+    }
+    let last = members - LOOK_MAX;
+    Window {
+        first: if start < last { start } else { last },
+        count: LOOK_MAX,
+    }
+}
+
+/// How `least` came to its choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// By a policy that looks at no load.
+    Unseen,
+    /// The listener is empty, its worker idle, and none has fewer connections.
+    Idle,
+    /// The least outstanding work among those looked at.
+    Shortest,
+}
+
+/// Chooses the slot for a new connection.
+///
+/// # Errors
+/// The reason why the kernel should choose.
+#[inline(always)]
+pub fn choose(policy: u32, view: &mut impl View) -> Result<(u32, How), Reason> {
+    if policy == 0 || policy >= Policy::Hermes as u32 {
+        return Err(Reason::NoPolicy);
+    }
+    let members = view.members()?;
+    if members == 0 || members > MAX_LISTENERS as u32 {
+        return Err(Reason::NoMembers);
+    }
+    if policy == Policy::Least as u32 {
+        return least(members, view);
+    }
+    if policy == Policy::P2c as u32 {
+        return Ok((better_of_two(members, view)?, How::Shortest));
+    }
+    let slot = if policy == Policy::Source as u32 {
+        source(members, view)
+    } else if policy == Policy::Random as u32 {
+        let nth = scale(view.random(), members);
+        view.nth_slot(nth)
+    } else if policy == Policy::RoundRobin as u32 {
+        let nth = remainder(view.advance_cursor(), members);
+        view.nth_slot(nth)
+    } else {
+        let nth = remainder(view.cpu(), members);
+        view.nth_slot(nth)
+    };
+    Ok((slot, How::Unseen))
+}
+
+/// A worker that sleeps and has an empty queue, and not more connections than
+/// the others, serves at once: the first such from a rotating start. If there is
+/// none, the least outstanding work (join the shortest queue), then the fewest
+/// connections, then rotation.
+#[inline(always)]
+fn least(members: u32, view: &mut impl View) -> Result<(u32, How), Reason> {
+    let start = remainder(view.advance_cursor(), members);
+    let window = window(start, members);
+    if let Some(slot) = view.idle(start, window)? {
+        return Ok((slot, How::Idle));
+    }
+    Ok((view.shortest(start, window)?, How::Shortest))
+}
+
+/// The slot of the first listener from `start` on that is empty, whose worker
+/// sleeps and that has no more live connections than another.
+///
+/// # Errors
+/// A listener is in no slot.
+#[inline(always)]
+pub fn find_idle(
+    start: u32,
+    window: Window,
+    listeners: &mut impl Listeners,
+) -> Result<Option<u32>, Reason> {
+    let floor = fewest_live(window, listeners);
+    let mut place = start;
+    for step in 0..LOOK_MAX {
+        if !is_below(step, window.count) {
+            break;
+        }
+        // What a worker does costs one read, so does its queue: in this order,
+        // a busy one costs one.
+        let look = listeners.look(place, window)?;
+        if look.is_idle() && listeners.live(look.slot()) <= floor {
+            return Ok(Some(look.slot()));
+        }
+        place = next(place, window);
+    }
+    Ok(None)
+}
+
+/// The slot of the listener with the least outstanding, the first from `start`
+/// on; after [`find_idle`] has looked at all.
+///
+/// # Errors
+/// A listener is in no slot.
+#[inline(always)]
+pub fn find_shortest(
+    start: u32,
+    window: Window,
+    listeners: &mut impl Listeners,
+) -> Result<u32, Reason> {
+    let mut best = u64::MAX;
+    let mut chosen = 0;
+    let mut place = start;
+    for step in 0..LOOK_MAX {
+        if !is_below(step, window.count) {
+            break;
+        }
+        let look = listeners.waiting(place, window)?;
+        let score = look.score(listeners.live(look.slot()));
+        let lower = lower_mask(score, best);
+        best ^= (best ^ score) & lower;
+        chosen ^= (chosen ^ look.slot()) & lower as u32;
+        place = next(place, window);
+    }
+    Ok(chosen)
+}
+
+/// `a < b`, in a way from which the verifier learns nothing about either: each
+/// value that a bound may have would be another path through all that follows.
+#[inline(always)]
+fn is_below(a: u32, b: u32) -> bool {
+    is_negative(i64::from(a) - i64::from(b)) != 0
+}
+
+/// The place after this one, around the end of the window.
+#[inline(always)]
+fn next(place: u32, window: Window) -> u32 {
+    let nth = place + 1 - window.first;
+    let is_inside = is_negative(i64::from(nth) - i64::from(window.count));
+    window.first + nth * is_inside as u32
+}
+
+/// All ones if `a < b`, where `a` is below 2^63.
+#[inline(always)]
+fn lower_mask(a: u64, b: u64) -> u64 {
+    let b = b & (u64::MAX >> 1);
+    is_negative(a.wrapping_sub(b) as i64).wrapping_neg()
+}
+
+/// The fewest live connections of as many listeners as are looked at: of all of
+/// them in a small group, of a sample that moves with the window in a large one.
+#[inline(always)]
+fn fewest_live(window: Window, listeners: &mut impl Listeners) -> u32 {
+    let mut fewest = u32::MAX as u64;
+    for nth in 0..LOOK_MAX {
+        if !is_below(nth, window.count) {
+            break;
+        }
+        let slot = listeners.nth_slot(window.first + nth);
+        let live = u64::from(listeners.live(slot));
+        fewest ^= (fewest ^ live) & lower_mask(live, fewest);
+    }
+    fewest as u32
+}
+
+#[inline(always)]
+fn better_of_two(members: u32, view: &mut impl View) -> Result<u32, Reason> {
+    let random = view.random();
+    let first = scale(random, members);
+    let mut second = first;
+    if members > 1 {
+        second = wrap(first + 1 + scale(mix(random), members - 1), members);
+    }
+    let (one, one_score) = scored(first, members, view)?;
+    let (other, other_score) = scored(second, members, view)?;
+    let lower = lower_mask(other_score, one_score) as u32;
+    Ok(one ^ ((one ^ other) & lower))
+}
+
+#[inline(always)]
+fn scored(place: u32, members: u32, view: &mut impl View) -> Result<(u32, u64), Reason> {
+    let window = window(place, members);
+    view.look(place, window)?;
+    let look = view.waiting(place, window)?;
+    Ok((look.slot(), look.score(view.live(look.slot()))))
+}
+
+/// By slot number where the slot has a listener: another listener's end moves
+/// only its own clients.
+#[inline(always)]
+fn source(members: u32, view: &mut impl View) -> u32 {
+    let hash = view.source_hash();
+    // The slots in use need not be the first ones: the last in the list bounds them.
+    let last = view.nth_slot(members - 1);
+    let home = scale(hash, last + 1);
+    if view.is_member(home) {
+        return home;
+    }
+    view.nth_slot(scale(mix(hash), members))
+}
+
+impl Foreign {
+    /// The slot whose listener has this `SO_COOKIE`.
+    #[inline(always)]
+    pub fn slot_of_cookie(&self, cookie: u64) -> Option<u32> {
+        if cookie == 0 {
+            return None;
+        }
+        let mut slot = 0;
+        while slot < MAX_LISTENERS {
+            if self.cookies[slot & (MAX_LISTENERS - 1)].get() == cookie {
+                return Some(slot as u32);
+            }
+            slot += 1;
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

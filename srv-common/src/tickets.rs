@@ -1,0 +1,93 @@
+//! In which order connections came, over all listeners of a group: the program
+//! gives each that it steers the next number, so that a worker who finds
+//! several listeners ready can begin with the one whose first has waited
+//! longest. An accept queue by itself tells nobody how old its first is.
+
+use crate::layout::{Group, Line, MAX_WORKERS};
+use crate::shared::Shared;
+
+/// Tickets remembered per listener; a power of two. Of a longer accept queue
+/// the first is taken to be as old as the oldest that is remembered.
+pub const REMEMBERED: usize = 64;
+
+/// Written by the BPF program only.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Tickets<const N: usize = MAX_WORKERS> {
+    /// The last ticket. Two CPUs may write the same: an order among equals.
+    pub last: Line<Shared<u32>>,
+    /// The ticket of the `n`th connection steered to a slot, at `n` modulo
+    /// [`REMEMBERED`].
+    pub of: [[Shared<u32>; REMEMBERED]; N],
+}
+
+impl<const N: usize> Group<N> {
+    /// Gives the next ticket to the connection that is the `nth` steered to
+    /// `slot`, from 0.
+    #[inline(always)]
+    pub fn deal_ticket(&self, slot: u32, nth: u64) {
+        let ticket = self.tickets.last.0.get().wrapping_add(1);
+        self.tickets.last.0.set(ticket);
+        let of = &self.tickets.of[slot as usize & (N - 1)];
+        of[nth as usize & (REMEMBERED - 1)].set(ticket);
+    }
+
+    /// How many connections have come to the group since the one that waits
+    /// first at the listener of `slot`. Meaningless while the kernel hashes.
+    pub fn age_of_first(&self, slot: u32) -> u32 {
+        let waiting = self.slots[slot as usize].waiting();
+        let steered = self.slots[slot as usize].steering.steered.get();
+        let first = steered.wrapping_sub(waiting.clamp(1, REMEMBERED as u64));
+        let ticket = self.tickets.of[slot as usize][first as usize % REMEMBERED].get();
+        self.tickets.last.0.get().wrapping_sub(ticket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steer(group: &Group, slot: u32) {
+        let steered = &group.slots[slot as usize].steering.steered;
+        group.deal_ticket(slot, steered.get());
+        steered.bump(1);
+    }
+
+    fn take(group: &Group, slot: u32) {
+        group.slots[slot as usize].taken.0.bump(1);
+    }
+
+    #[test]
+    fn the_first_in_a_queue_grows_older_until_it_is_taken() {
+        let group = Group::<MAX_WORKERS>::boxed();
+        for slot in [3, 5, 3, 5, 5] {
+            steer(&group, slot);
+        }
+        assert_eq!((group.age_of_first(3), group.age_of_first(5)), (4, 3));
+        take(&group, 3);
+        assert_eq!((group.age_of_first(3), group.age_of_first(5)), (2, 3));
+        take(&group, 5);
+        take(&group, 5);
+        assert_eq!(group.age_of_first(5), 0);
+    }
+
+    #[test]
+    fn a_handshake_that_never_completed_is_not_the_first() {
+        let group = Group::<MAX_WORKERS>::boxed();
+        for slot in [0, 1, 0, 1] {
+            steer(&group, slot);
+        }
+        // The master found one fewer at slot 0 than were steered there.
+        group.slots[0].steering.healed.set(1u64.wrapping_neg());
+        assert_eq!((group.age_of_first(0), group.age_of_first(1)), (1, 2));
+    }
+
+    #[test]
+    fn a_queue_longer_than_the_memory_is_as_old_as_the_memory() {
+        let group = Group::<MAX_WORKERS>::boxed();
+        for _ in 0..3 * REMEMBERED {
+            steer(&group, 7);
+        }
+        assert_eq!(group.age_of_first(7), REMEMBERED as u32 - 1);
+    }
+}

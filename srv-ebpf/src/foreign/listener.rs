@@ -1,0 +1,207 @@
+//! One listener as the running kernel has it. In functions of their own that the
+//! verifier goes through once: inside the policy's loop it went beyond a million
+//! instructions.
+
+use srv_common::foreign::{Foreign, MAX_LISTENERS, Place, Reason, Seen, Sleep};
+use srv_common::policy::foreign::Look;
+
+use crate::FOREIGN;
+use crate::counter::add_one;
+use crate::kernel::{offset, read};
+use crate::scratch::Scratch;
+
+/// Set in an answer that is none.
+pub const FAILED: u64 = 1 << 63;
+
+/// Whether the worker sleeps who waits for the listener at `place`, in the
+/// window from `first` on, and what waits if so: a [`Look`], or [`FAILED`].
+/// `turn` is pseudo-random.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn look_at_worker(place: u32, first: u32, turn: u32) -> u64 {
+    let Some(mut listener) = Listener::at(place, first) else {
+        return FAILED;
+    };
+    let sleep = listener.sleep(turn) as u32;
+    listener.seen().sleep.set(sleep);
+    let look = Look::new(listener.slot, sleep, 0);
+    if !look.may_be_idle() {
+        return look.0;
+    }
+    Look::new(listener.slot, sleep, listener.waiting()).0
+}
+
+/// What waits at the listener at `place`, likewise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn look_at_queue(place: u32, first: u32) -> u64 {
+    let Some(mut listener) = Listener::at(place, first) else {
+        return FAILED;
+    };
+    let waiting = listener.waiting();
+    Look::new(listener.slot, listener.seen().sleep.get(), waiting).0
+}
+
+/// The slot whose listener has this `SO_COOKIE`, or [`FAILED`]. Apart, since to
+/// the verifier each slot that it may return would be another path.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn slot_of_cookie(cookie: u64) -> u64 {
+    let slot = FOREIGN
+        .get(0)
+        .and_then(|group| group.slot_of_cookie(cookie));
+    slot.map_or(FAILED, u64::from)
+}
+
+struct Listener<'a> {
+    group: &'a Foreign,
+    scratch: Scratch,
+    at: &'a Place,
+    /// Address of its `struct sock`.
+    socket: u64,
+    slot: u32,
+}
+
+/// One look in so many (as a power of two) walks the chain to the epoll anew.
+const WALK_BITS: u32 = 4;
+
+impl Listener<'_> {
+    #[inline(always)]
+    fn at(place: u32, first: u32) -> Option<Self> {
+        let group = FOREIGN.get(0)?;
+        let mut scratch = Scratch::of_this_cpu()?;
+        let socket = scratch.socket_at(group, place, first)?;
+        let at = &group.places[core::hint::black_box(place) as usize & (MAX_LISTENERS - 1)];
+        let mut listener = Self {
+            group,
+            scratch,
+            at,
+            socket,
+            slot: 0,
+        };
+        let generation = group.config.generation.get();
+        listener.slot = match at.slot_of(socket, generation) {
+            Some(slot) => slot,
+            None => listener.learn(generation)?,
+        };
+        Some(listener)
+    }
+
+    /// Reads the queues.
+    #[inline(always)]
+    fn waiting(&mut self) -> u32 {
+        let from = offset!(sk_ack_backlog);
+        let address = self.socket + u64::from(from);
+        let found = self.scratch.two_u32(address, offset!(qlen) - from);
+        let (queued, half_open) = found.unwrap_or((0, 0));
+        let seen = self.seen();
+        seen.queued.set(queued);
+        seen.half_open.set(half_open);
+        queued.wrapping_add(half_open)
+    }
+
+    #[inline(always)]
+    fn sleep(&mut self, turn: u32) -> Sleep {
+        if offset!(reads_sleep) == 0 {
+            return Sleep::Unknown;
+        }
+        let was_seen = self.seen().epoll_seen.get() != 0;
+        let epoll = self.epoll(was_seen, turn);
+        if epoll != 0 {
+            self.sleeps_in(epoll)
+        } else if was_seen {
+            Sleep::Gone
+        } else {
+            Sleep::Unknown
+        }
+    }
+
+    /// Finds the slot of a socket that is new at this place.
+    #[inline(always)]
+    fn learn(&self, generation: u32) -> Option<u32> {
+        let cookie = read::<u64>(self.socket + u64::from(offset!(skc_cookie)))?;
+        let slot = slot_of_cookie(cookie);
+        if slot & FAILED != 0 {
+            self.group.is_outdated(Reason::UnknownMember);
+            return None;
+        }
+        let slot = slot as u32;
+        self.at.socket.set(self.socket);
+        self.at.key.set(Place::key(self.socket, slot, generation));
+        Some(slot)
+    }
+
+    /// The epoll that waits for the listener, as remembered or found anew.
+    #[inline(always)]
+    fn epoll(&mut self, was_seen: bool, turn: u32) -> u64 {
+        let known = self.at.epoll.get();
+        let is_known = self.at.epoll_key.get() == known ^ self.socket;
+        let is_gone = known == 0 && was_seen;
+        let is_due = turn >> (32 - WALK_BITS) == 0;
+        if is_known && !is_gone && !is_due {
+            return known;
+        }
+        add_one(&self.group.program.walks);
+        let epoll = self.walk().unwrap_or(0);
+        self.at.epoll.set(epoll);
+        self.at.epoll_key.set(epoll ^ self.socket);
+        if epoll != 0 {
+            self.seen().epoll_seen.set(1);
+        }
+        epoll
+    }
+
+    /// The epoll whose entry is the first in the listener's wait queue; none if
+    /// nobody waits there, or somebody in another way.
+    ///
+    /// What tells an epoll's entry from those of `poll`, a blocking accept and
+    /// io_uring is its shape: it points to the queue it is in, and to an item
+    /// that points back to the entry (fs/eventpoll.c: ep_ptable_queue_proc). No
+    /// other does, and no symbol's address is needed, which the kernel may hide.
+    #[inline(always)]
+    fn walk(&mut self) -> Option<u64> {
+        let wq = read::<u64>(self.socket + u64::from(offset!(sk_wq)))?;
+        let queue = wq + u64::from(offset!(wq_wait));
+        let head = queue + u64::from(offset!(wait_head));
+        let first = read::<u64>(head)?;
+        if first == head {
+            return None;
+        }
+        let entry = first - u64::from(offset!(entry_link));
+        let from = offset!(entry_base);
+        let address = entry + u64::from(from);
+        let (item, whead) = self.scratch.two_u64(address, offset!(entry_whead) - from)?;
+        if whead != queue {
+            return None;
+        }
+        let its_entry = read::<u64>(item + u64::from(offset!(item_pwqlist)))?;
+        if its_entry != entry {
+            return None;
+        }
+        read::<u64>(item + u64::from(offset!(item_ep)))
+    }
+
+    /// Whether somebody is in the epoll's own queue of sleepers.
+    #[inline(always)]
+    fn sleeps_in(&mut self, epoll: u64) -> Sleep {
+        let from = offset!(ep_wq_head);
+        let head = epoll + u64::from(from);
+        let Some((first, root)) = self.scratch.two_u64(head, offset!(ep_rbr) - from) else {
+            return Sleep::Unknown;
+        };
+        if root == 0 {
+            // An epoll that watches nothing is none any more: look anew next time.
+            self.at.epoll_key.set(0);
+        }
+        if first == head {
+            Sleep::Busy
+        } else {
+            Sleep::Asleep
+        }
+    }
+
+    #[inline(always)]
+    fn seen(&self) -> &Seen {
+        &self.group.slots[core::hint::black_box(self.slot) as usize & (MAX_LISTENERS - 1)].seen
+    }
+}

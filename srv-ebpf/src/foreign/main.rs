@@ -1,0 +1,104 @@
+//! The programs for a server that already runs and publishes nothing:
+//! [`steer_foreign`] selects the listener for a new connection by what the
+//! kernel knows of each, [`count_live`] counts the connections of each.
+//!
+//! Whatever goes wrong is counted by reason and left to the kernel's hash; so is
+//! a group that is no longer what user space said, which the program notices by
+//! itself: a new worker is never starved, agent or none.
+
+#![no_std]
+#![no_main]
+// The attribute macro documents nothing of the functions that it generates.
+#![allow(missing_docs)]
+#![allow(internal_features)]
+#![feature(core_intrinsics)]
+
+#[path = "../counter.rs"]
+mod counter;
+mod kernel;
+mod listener;
+mod live;
+#[path = "../packet.rs"]
+mod packet;
+mod scratch;
+mod search;
+mod view;
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, sk_action::SK_PASS},
+    macros::{map, sk_reuseport},
+    maps::{Array, ReusePortSockArray},
+    programs::SkReuseportContext,
+};
+use counter::add_one;
+use srv_common::foreign::{Foreign, MAX_LISTENERS, Reason};
+use srv_common::policy::foreign::{How, choose};
+
+/// The one group that this copy of the program steers, mapped by user space.
+#[map]
+static FOREIGN: Array<Foreign> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Slot number to listening socket.
+#[map]
+static LISTENERS: ReusePortSockArray =
+    ReusePortSockArray::with_max_entries(MAX_LISTENERS as u32, 0);
+
+#[sk_reuseport]
+pub fn steer_foreign(ctx: SkReuseportContext) -> u32 {
+    let Some(group) = FOREIGN.get(0) else {
+        return SK_PASS;
+    };
+    match steer(&ctx, group) {
+        Ok(slot) => {
+            add_one(
+                &group.slots[slot as usize & (MAX_LISTENERS - 1)]
+                    .seen
+                    .steered,
+            );
+        }
+        Err(reason) => {
+            add_one(&group.program.fallbacks.0[reason as usize]);
+        }
+    }
+    SK_PASS
+}
+
+// Does nothing; benches subtract what a run of it costs.
+#[sk_reuseport]
+pub fn empty(_ctx: SkReuseportContext) -> u32 {
+    SK_PASS
+}
+
+#[inline(always)]
+fn steer(ctx: &SkReuseportContext, group: &Foreign) -> Result<u32, Reason> {
+    if !packet::is_connection_request(ctx).map_err(|_| Reason::Truncated)? {
+        return Err(Reason::NotSyn);
+    }
+    let mut view = view::Kernel::new(ctx, group)?;
+    let (slot, how) = choose(group.config.policy.get(), &mut view)?;
+    match LISTENERS.select_reuseport(ctx, slot) {
+        Ok(()) => {
+            match how {
+                How::Unseen => 0,
+                How::Idle => add_one(&group.program.idle),
+                How::Shortest => add_one(&group.program.shortest),
+            };
+            Ok(slot)
+        }
+        Err(ENOENT) => Err(group.is_outdated(Reason::EmptySlot)),
+        Err(_) => Err(Reason::SelectFailed),
+    }
+}
+
+const ENOENT: i64 = -2;
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+/// Without a GPL-compatible licence the kernel withholds helpers.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

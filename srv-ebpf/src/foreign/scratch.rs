@@ -1,0 +1,100 @@
+//! Where the program puts what it reads of the kernel in one piece.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
+use srv_common::foreign::Foreign;
+use srv_common::policy::foreign::LOOK_MAX;
+
+use crate::kernel::{offset, read_into};
+
+/// This CPU's room for what is read in one piece: too large for the program's
+/// stack, and kept from one function to the next.
+#[derive(Clone, Copy)]
+pub struct Scratch(*mut Room);
+
+#[repr(C)]
+pub struct Room {
+    /// `struct sock_reuseport`, with the sockets of a window.
+    group: [u64; 32],
+    /// A listener from `sk_ack_backlog` to `qlen`.
+    listener: [u32; 256],
+    /// A `struct eppoll_entry`, or an eventpoll from its wait queue on.
+    entry: [u64; 16],
+    /// The first place of the window in `group`.
+    window_at: u32,
+}
+
+/// Of [`Room::group`], the sockets.
+pub const WINDOW_BYTES: u32 = 8 * LOOK_MAX;
+
+#[map]
+static SCRATCH: PerCpuArray<Room> = PerCpuArray::with_max_entries(1, 0);
+
+// SAFETY of all accesses below: the room is this CPU's own and a program is not
+// interrupted by itself; the verifier refuses what is outside.
+impl Scratch {
+    #[inline(always)]
+    pub fn of_this_cpu() -> Option<Self> {
+        SCRATCH.get_ptr_mut(0).map(Self)
+    }
+
+    /// Reads a `struct sock_reuseport` with its first window.
+    #[inline(always)]
+    pub fn read_group(&mut self, bytes: u32, address: u64) -> Option<()> {
+        read_into(self.group(0), bytes, address)?;
+        // SAFETY: see above.
+        unsafe { (*self.0).window_at = 0 };
+        Some(())
+    }
+
+    #[inline(always)]
+    pub fn group_u16(&self, offset: u32) -> u16 {
+        // SAFETY: see above.
+        unsafe { *self.group(offset).cast() }
+    }
+
+    #[inline(always)]
+    fn group(&self, offset: u32) -> *mut u8 {
+        // SAFETY: see above.
+        unsafe { (&raw mut (*self.0).group).cast::<u8>().add(offset as usize) }
+    }
+
+    /// The socket at a place, of the window from `first` on.
+    #[inline(always)]
+    pub fn socket_at(&mut self, group: &Foreign, place: u32, first: u32) -> Option<u64> {
+        // SAFETY: see above.
+        if first != unsafe { (*self.0).window_at } {
+            let sockets = group.program.reuseport.get() + u64::from(offset!(socks));
+            let address = sockets + 8 * u64::from(first);
+            read_into(self.group(offset!(socks)), WINDOW_BYTES, address)?;
+            // SAFETY: see above.
+            unsafe { (*self.0).window_at = first };
+        }
+        let nth = core::hint::black_box(place.wrapping_sub(first)) & (LOOK_MAX - 1);
+        let socket = self.group(offset!(socks) + 8 * nth).cast::<u64>();
+        // SAFETY: see above.
+        Some(unsafe { *socket })
+    }
+
+    /// Two integers: at `address`, and `apart` bytes on.
+    #[inline(always)]
+    pub fn two_u32(&mut self, address: u64, apart: u32) -> Option<(u32, u32)> {
+        // SAFETY: see above.
+        unsafe {
+            let to = (&raw mut (*self.0).listener).cast::<u8>();
+            read_into(to, apart + 4, address)?;
+            Some((*to.cast(), *to.add(apart as usize).cast()))
+        }
+    }
+
+    /// Two pointers: at `address`, and `apart` bytes on.
+    #[inline(always)]
+    pub fn two_u64(&mut self, address: u64, apart: u32) -> Option<(u64, u64)> {
+        // SAFETY: see above.
+        unsafe {
+            let to = (&raw mut (*self.0).entry).cast::<u8>();
+            read_into(to, apart + 8, address)?;
+            Some((*to.cast(), *to.add(apart as usize).cast()))
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The policy's loops over the group's listeners, each in a function of its own
+//! that the verifier goes through once.
+
+use srv_common::foreign::{Foreign, MAX_LISTENERS, Reason, Sleep};
+use srv_common::policy::foreign::{Listeners, Look, Window, find_idle, find_shortest};
+
+use crate::FOREIGN;
+use crate::kernel::offset;
+use crate::listener::{FAILED, look_at_queue, look_at_worker};
+
+/// No slot, and no failure either.
+pub const NONE: u64 = 1 << 62;
+
+/// [`find_idle`] as a number: a slot, [`NONE`] or [`FAILED`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn search_idle(start: u32, first: u32, count: u32, turn: u32) -> u64 {
+    let Some(group) = FOREIGN.get(0) else {
+        return FAILED;
+    };
+    match find_idle(start, Window { first, count }, &mut Group::new(group, turn)) {
+        Ok(Some(slot)) => u64::from(slot),
+        Ok(None) => NONE,
+        Err(_) => FAILED,
+    }
+}
+
+/// [`find_shortest`] as a number: a slot or [`FAILED`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn search_shortest(start: u32, first: u32, count: u32) -> u64 {
+    let Some(group) = FOREIGN.get(0) else {
+        return FAILED;
+    };
+    find_shortest(start, Window { first, count }, &mut Group::new(group, 0))
+        .map_or(FAILED, u64::from)
+}
+
+/// The group's listeners.
+pub struct Group<'a> {
+    group: &'a Foreign,
+    /// Pseudo-random bits from the cursor.
+    pub turn: u32,
+    /// All ones if live connections are counted.
+    live_mask: u64,
+}
+
+impl<'a> Group<'a> {
+    #[inline(always)]
+    pub fn new(group: &'a Foreign, turn: u32) -> Self {
+        Self {
+            group,
+            turn,
+            live_mask: u64::from(group.counts_live()).wrapping_neg(),
+        }
+    }
+}
+
+impl Listeners for Group<'_> {
+    #[inline(always)]
+    fn look(&mut self, place: u32, window: Window) -> Result<Look, Reason> {
+        if offset!(reads_queues) == 0 {
+            return Ok(Look::new(self.nth_slot(place), Sleep::Unknown as u32, 0));
+        }
+        found(look_at_worker(place, window.first, self.turn))
+    }
+
+    #[inline(always)]
+    fn waiting(&mut self, place: u32, window: Window) -> Result<Look, Reason> {
+        if offset!(reads_queues) == 0 {
+            return Ok(Look::new(self.nth_slot(place), Sleep::Unknown as u32, 0));
+        }
+        found(look_at_queue(place, window.first))
+    }
+
+    #[inline(always)]
+    fn live(&mut self, slot: u32) -> u32 {
+        let slot = core::hint::black_box(slot) as usize & (MAX_LISTENERS - 1);
+        let live = self.group.live.0[slot].get();
+        // Below zero for a moment at most.
+        (live & !((live as i64 >> 63) as u64) & self.live_mask) as u32
+    }
+
+    #[inline(always)]
+    fn nth_slot(&mut self, nth: u32) -> u32 {
+        let nth = core::hint::black_box(nth) as usize & (MAX_LISTENERS - 1);
+        self.group.list[nth].get() as u32
+    }
+}
+
+#[inline(always)]
+fn found(look: u64) -> Result<Look, Reason> {
+    if look & FAILED != 0 {
+        return Err(Reason::UnknownMember);
+    }
+    Ok(Look(look))
+}

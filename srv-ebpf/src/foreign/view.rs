@@ -1,0 +1,168 @@
+//! The policies' view of a foreign group, for one run.
+
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_get_smp_processor_id};
+use aya_ebpf::programs::SkReuseportContext;
+use srv_common::Host;
+use srv_common::foreign::{Foreign, MAX_LISTENERS, Reason};
+use srv_common::policy::foreign::{Listeners, Look, View, Window};
+
+use crate::counter::add_one;
+use crate::kernel::{offset, read};
+use crate::listener::FAILED;
+use crate::packet;
+use crate::scratch::{Scratch, WINDOW_BYTES};
+use crate::search::{Group, NONE, search_idle, search_shortest};
+
+/// One run's view.
+pub struct Kernel<'a> {
+    ctx: &'a SkReuseportContext,
+    group: &'a Foreign,
+    scratch: Scratch,
+    listeners: Group<'a>,
+}
+
+impl<'a> Kernel<'a> {
+    /// # Errors
+    /// Never in practice: an array has its first entry.
+    #[inline(always)]
+    pub fn new(ctx: &'a SkReuseportContext, group: &'a Foreign) -> Result<Self, Reason> {
+        Ok(Self {
+            ctx,
+            group,
+            scratch: Scratch::of_this_cpu().ok_or(Reason::NoMembers)?,
+            listeners: Group::new(group, 0),
+        })
+    }
+
+    /// Reads the group at `address`: whether it has as many sockets as it
+    /// should, and room for more (a full one is left for a larger one).
+    #[inline(always)]
+    fn read_group(&mut self, address: u64, members: u32) -> Option<Size> {
+        self.scratch
+            .read_group(offset!(socks) + WINDOW_BYTES, address)?;
+        let num = self.scratch.group_u16(offset!(num_socks));
+        let max = self.scratch.group_u16(offset!(max_socks));
+        Some(Size {
+            is_expected: u32::from(num) == members,
+            is_full: num >= max,
+        })
+    }
+}
+
+/// What the kernel says of the number of sockets.
+struct Size {
+    is_expected: bool,
+    is_full: bool,
+}
+
+impl View for Kernel<'_> {
+    #[inline(always)]
+    fn members(&mut self) -> Result<u32, Reason> {
+        let members = self.group.config.members.get();
+        if members == 0 {
+            return Err(Reason::NoMembers);
+        }
+        let program = &self.group.program;
+        if program.outdated.get() == self.group.config.generation.get().wrapping_add(1) {
+            return Err(if program.outdated_by.get() == Reason::EmptySlot as u32 {
+                Reason::EmptySlot
+            } else {
+                Reason::UnknownMember
+            });
+        }
+        if offset!(reads_queues) == 0 {
+            return Ok(members);
+        }
+        let known = program.reuseport.get();
+        if let Some(size) = self.read_group(known, members)
+            && size.is_expected
+            && !size.is_full
+        {
+            return Ok(members);
+        }
+        let context = self.ctx.md as u64 + u64::from(offset!(context_sk));
+        let socket = read::<u64>(context).ok_or(Reason::GroupSize)?;
+        let group = read::<u64>(socket + u64::from(offset!(sk_reuseport_cb)));
+        let group = group.ok_or(Reason::GroupSize)?;
+        program.reuseport.set(group);
+        match self.read_group(group, members) {
+            Some(size) if size.is_expected => Ok(members),
+            _ => Err(Reason::GroupSize),
+        }
+    }
+
+    #[inline(always)]
+    fn idle(&mut self, start: u32, window: Window) -> Result<Option<u32>, Reason> {
+        match search_idle(start, window.first, window.count, self.listeners.turn) {
+            NONE => Ok(None),
+            slot if slot & FAILED != 0 => Err(Reason::UnknownMember),
+            slot => Ok(Some(slot as u32)),
+        }
+    }
+
+    #[inline(always)]
+    fn shortest(&mut self, start: u32, window: Window) -> Result<u32, Reason> {
+        match search_shortest(start, window.first, window.count) {
+            slot if slot & FAILED != 0 => Err(Reason::UnknownMember),
+            slot => Ok(slot as u32),
+        }
+    }
+
+    #[inline(always)]
+    fn is_member(&mut self, slot: u32) -> bool {
+        self.group.cookies[core::hint::black_box(slot) as usize & (MAX_LISTENERS - 1)].get() != 0
+    }
+}
+
+impl Listeners for Kernel<'_> {
+    #[inline(always)]
+    fn look(&mut self, place: u32, window: Window) -> Result<Look, Reason> {
+        self.listeners.look(place, window)
+    }
+
+    #[inline(always)]
+    fn waiting(&mut self, place: u32, window: Window) -> Result<Look, Reason> {
+        self.listeners.waiting(place, window)
+    }
+
+    #[inline(always)]
+    fn live(&mut self, slot: u32) -> u32 {
+        self.listeners.live(slot)
+    }
+
+    #[inline(always)]
+    fn nth_slot(&mut self, nth: u32) -> u32 {
+        self.listeners.nth_slot(nth)
+    }
+}
+
+impl Host for Kernel<'_> {
+    #[inline(always)]
+    fn random(&mut self) -> u32 {
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn cpu(&mut self) -> u32 {
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_get_smp_processor_id() }
+    }
+
+    #[inline(always)]
+    fn source_hash(&mut self) -> u32 {
+        packet::source_hash(self.ctx)
+    }
+
+    #[inline(always)]
+    fn flow_hash(&mut self) -> u32 {
+        self.ctx.hash()
+    }
+
+    #[inline(always)]
+    fn advance_cursor(&mut self) -> u32 {
+        let cursor = add_one(&self.group.program.cursor) as u32;
+        self.listeners.turn = cursor.wrapping_mul(0x9e37_79b1);
+        cursor
+    }
+}

@@ -1,0 +1,54 @@
+//! What the select programs read in the packet of a new connection.
+
+use aya_ebpf::helpers::bpf_skb_load_bytes_relative;
+use aya_ebpf::programs::SkReuseportContext;
+
+/// The packet ends before its TCP flags.
+pub struct Truncated;
+
+/// Listener lookups also happen for stray segments and for the ACK of a SYN
+/// cookie; only a SYN is a connection to be assigned.
+#[inline(always)]
+pub fn is_connection_request(ctx: &SkReuseportContext) -> Result<bool, Truncated> {
+    const FLAGS_OFFSET: usize = 13;
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    // The data start at the TCP header.
+    let data = ctx.data();
+    if data + FLAGS_OFFSET + 1 > ctx.data_end() {
+        return Err(Truncated);
+    }
+    // SAFETY: bounds checked above, as the verifier demands.
+    let flags = unsafe { *((data + FLAGS_OFFSET) as *const u8) };
+    Ok(flags & (SYN | ACK) == SYN)
+}
+
+/// A hash of the client's address. One that cannot be read hashes as zero:
+/// every packet agrees.
+#[inline(always)]
+pub fn source_hash(ctx: &SkReuseportContext) -> u32 {
+    const ETH_P_IP: u32 = 0x0800;
+    const IPV4_SOURCE_OFFSET: u32 = 12;
+    const IPV6_SOURCE_OFFSET: u32 = 8;
+    let mut address = [0u32; 4];
+    if ctx.eth_protocol() == u32::from((ETH_P_IP as u16).to_be()) {
+        load_from_ip_header(ctx, IPV4_SOURCE_OFFSET, address.as_mut_ptr(), 4);
+    } else {
+        load_from_ip_header(ctx, IPV6_SOURCE_OFFSET, address.as_mut_ptr(), 16);
+    }
+    let mut hash = 0x9e37_79b9u32;
+    for word in address {
+        hash = (hash ^ word).wrapping_mul(0x85eb_ca6b);
+        hash ^= hash >> 15;
+    }
+    hash.wrapping_mul(0xc2b2_ae35)
+}
+
+#[inline(always)]
+fn load_from_ip_header(ctx: &SkReuseportContext, offset: u32, to: *mut u32, bytes: u32) {
+    const BPF_HDR_START_NET: u32 = 1;
+    // SAFETY: `to` points to 16 bytes, `bytes` is 4 or 16.
+    unsafe {
+        bpf_skb_load_bytes_relative(ctx.md.cast(), offset, to.cast(), bytes, BPF_HDR_START_NET)
+    };
+}

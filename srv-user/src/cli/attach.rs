@@ -1,0 +1,136 @@
+//! The command lines of `srv attach` and `srv detach`.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+use rustix::process::Pid;
+use srv_common::Policy;
+
+use crate::config::value::{ListenAddr, LogFormat, PolicyName};
+use crate::foreign::attach::Wish;
+use crate::foreign::group::Target;
+use crate::foreign::{agent, detach, observe};
+use crate::log;
+
+/// What `srv attach` may be told.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+What it needs: each worker of the server has a listening socket of its own \
+(SO_REUSEPORT), and this process CAP_SYS_PTRACE, CAP_BPF and CAP_PERFMON. \
+`srv doctor` says what is missing; docs/attach.md says more.
+
+Exit codes: 0 after a stop by SIGTERM, SIGINT or SIGHUP (it has detached then), \
+or if --once attached. 1 if it could not attach.")]
+pub struct AttachArgs {
+    /// Which group.
+    #[command(flatten)]
+    pub group: GroupArgs,
+
+    /// Which worker gets a new connection: random, round-robin, cpu, source, p2c or least
+    #[arg(long, value_name = "NAME", default_value = "least")]
+    pub policy: PolicyName,
+
+    /// Attach nothing; show queues and balance every second
+    #[arg(long, conflicts_with_all = ["policy", "take_over", "control"])]
+    pub observe: bool,
+
+    /// With --observe: print JSON
+    #[arg(long, requires = "observe")]
+    pub json: bool,
+
+    /// Attach and exit; the program goes on, but nobody follows a reload: it
+    /// then leaves the choice to the kernel's hash
+    #[arg(long, conflicts_with = "control")]
+    pub once: bool,
+
+    /// End another agent of this group, or replace a program that somebody
+    /// else attached (which cannot be put back)
+    #[arg(long)]
+    pub take_over: bool,
+
+    /// Control socket to create [default: where `srv status` looks]
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+
+    /// Log to stderr as text or json
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log: LogFormat,
+}
+
+/// Which listener group of another server.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true, id = "which group")]
+pub struct GroupArgs {
+    /// The exact address that the server listens on
+    #[arg(long, value_name = "ADDR", conflicts_with = "pid")]
+    pub listen: Option<ListenAddr>,
+
+    /// The server, by the process id of its master or a worker
+    #[arg(long, value_name = "PID", value_parser = process, conflicts_with = "netns")]
+    pub pid: Option<Pid>,
+
+    /// Look in the network namespace of this process (needs CAP_SYS_ADMIN)
+    #[arg(long, value_name = "PID", value_parser = process, requires = "listen")]
+    pub netns: Option<Pid>,
+}
+
+/// What `srv detach` may be told.
+#[derive(Debug, Args)]
+pub struct DetachArgs {
+    /// Which group.
+    #[command(flatten)]
+    pub group: GroupArgs,
+}
+
+impl AttachArgs {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// The reason why it cannot attach, with its mend.
+    pub fn run(&self) -> anyhow::Result<()> {
+        let target = self.group.target()?;
+        if self.observe {
+            return observe::run(&target, self.once, self.json);
+        }
+        log::start(self.log == LogFormat::Json);
+        let Policy::Hash = self.policy.0 else {
+            let wish = Wish {
+                target,
+                policy: self.policy.0,
+                takes_over: self.take_over,
+                control: self.control.clone(),
+            };
+            return match self.once {
+                true => agent::attach_once(wish),
+                false => agent::run(wish),
+            };
+        };
+        anyhow::bail!("hash is the kernel's own choice: `srv detach` returns to it")
+    }
+}
+
+impl DetachArgs {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// The group cannot be reached.
+    pub fn run(&self) -> anyhow::Result<()> {
+        println!("{}", detach::run(&self.group.target()?)?);
+        Ok(())
+    }
+}
+
+impl GroupArgs {
+    fn target(&self) -> anyhow::Result<Target> {
+        match (self.listen, self.pid) {
+            (Some(ListenAddr(address)), _) => Target::new(address, self.netns),
+            (None, pid) => Target::of_process(pid.context("neither --listen nor --pid")?),
+        }
+    }
+}
+
+fn process(text: &str) -> Result<Pid, String> {
+    let number = text.parse().ok().and_then(Pid::from_raw);
+    number.ok_or_else(|| "expected a process id".to_owned())
+}

@@ -1,0 +1,21 @@
+//! Other people's servers: finding a listener group that is not srv's own,
+//! steering it from outside, following it as it changes, and leaving it as it
+//! was. Knows nothing of srv's own workers.
+
+pub mod agent;
+pub mod attach;
+pub mod btf;
+pub mod detach;
+pub mod epoll;
+pub mod follow;
+pub mod group;
+pub mod lock;
+pub mod observe;
+pub mod offsets;
+pub mod owners;
+pub mod refusal;
+pub mod report;
+pub mod sock_diag;
+pub mod steering;
+pub mod table;
+pub mod take;

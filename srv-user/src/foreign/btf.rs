@@ -1,0 +1,303 @@
+//! The kernel's type information (BTF): where in a structure a field is. As
+//! much of the format as that takes (Documentation/bpf/btf.rst). aya's own
+//! parser keeps members to itself, and the crates that offer them are not under
+//! licences that srv takes, or know no kernel of the last years.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use anyhow::{Context as _, bail, ensure};
+
+/// Where a kernel with `CONFIG_DEBUG_INFO_BTF` shows its own.
+pub const KERNEL: &str = "/sys/kernel/btf/vmlinux";
+
+/// Parsed type information.
+pub struct Btf {
+    bytes: Vec<u8>,
+    strings: Range<usize>,
+    /// Where each type's record begins; types are numbered from 1.
+    records: Vec<usize>,
+    structs: HashMap<String, u32>,
+}
+
+const MAGIC: u16 = 0xeb9f;
+const RECORD_BYTES: usize = 12;
+const MEMBER_BYTES: usize = 12;
+
+mod kind {
+    pub const INT: u32 = 1;
+    pub const ARRAY: u32 = 3;
+    pub const STRUCT: u32 = 4;
+    pub const UNION: u32 = 5;
+    pub const ENUM: u32 = 6;
+    pub const TYPEDEF: u32 = 8;
+    pub const VOLATILE: u32 = 9;
+    pub const CONST: u32 = 10;
+    pub const RESTRICT: u32 = 11;
+    pub const FUNC_PROTO: u32 = 13;
+    pub const VAR: u32 = 14;
+    pub const DATASEC: u32 = 15;
+    pub const DECL_TAG: u32 = 17;
+    pub const TYPE_TAG: u32 = 18;
+    pub const ENUM64: u32 = 19;
+}
+
+/// A type's record, without its name.
+struct Record {
+    kind: u32,
+    count: usize,
+    has_bit_fields: bool,
+    /// Size in bytes, or the type it refers to.
+    size_or_type: u32,
+}
+
+impl Btf {
+    /// The running kernel's.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be read.
+    pub fn of_kernel() -> anyhow::Result<Self> {
+        let bytes = std::fs::read(KERNEL).with_context(|| {
+            format!("read {KERNEL} (a kernel built with CONFIG_DEBUG_INFO_BTF has it)")
+        })?;
+        Self::parse(bytes).with_context(|| format!("understand {KERNEL}"))
+    }
+
+    /// # Errors
+    /// It is no BTF of this machine's byte order, or ends early.
+    pub fn parse(bytes: Vec<u8>) -> anyhow::Result<Self> {
+        let magic = bytes.get(..2).context("it is empty")?;
+        ensure!(
+            magic == MAGIC.to_ne_bytes(),
+            "it does not begin as BTF does"
+        );
+        let header = word(&bytes, 4)? as usize;
+        let section = |at: usize| -> anyhow::Result<Range<usize>> {
+            let from = header + word(&bytes, at)? as usize;
+            let to = from + word(&bytes, at + 4)? as usize;
+            ensure!(to <= bytes.len(), "it is shorter than its header says");
+            Ok(from..to)
+        };
+        let (types, strings) = (section(8)?, section(16)?);
+        let mut this = Self {
+            bytes,
+            strings,
+            records: Vec::new(),
+            structs: HashMap::new(),
+        };
+        this.index(types)?;
+        Ok(this)
+    }
+
+    /// Offset in bytes of a field, named by its path: `eventpoll.wq.head`. Fields
+    /// of anonymous members are found without naming those.
+    ///
+    /// # Errors
+    /// There is no such structure or field; the message names it.
+    pub fn offset(&self, path: &str) -> anyhow::Result<u32> {
+        let mut names = path.split('.');
+        let name = names.next().unwrap_or_default();
+        let found = self.structs.get(name);
+        let mut at = *found.with_context(|| format!("the kernel has no struct {name}"))?;
+        let mut offset = 0;
+        for name in names {
+            let member = self.member(at, name)?;
+            let (bits, of) =
+                member.with_context(|| format!("the kernel has no field {name} in {path}"))?;
+            ensure!(bits % 8 == 0, "{path} is a bit field");
+            offset += bits / 8;
+            at = of;
+        }
+        Ok(offset)
+    }
+
+    /// Finds each record, and the structures by name.
+    fn index(&mut self, types: Range<usize>) -> anyhow::Result<()> {
+        let mut at = types.start;
+        while at < types.end {
+            let record = self.record(at)?;
+            self.records.push(at);
+            if record.kind == kind::STRUCT {
+                let name = self.name(word(&self.bytes, at)?)?.to_owned();
+                let id = self.records.len() as u32;
+                // A later one of the same name would be a module's or a variant.
+                self.structs.entry(name).or_insert(id);
+            }
+            at += RECORD_BYTES + record.trailing_bytes()?;
+        }
+        Ok(())
+    }
+
+    fn record(&self, at: usize) -> anyhow::Result<Record> {
+        let info = word(&self.bytes, at + 4)?;
+        Ok(Record {
+            kind: info >> 24 & 0x1f,
+            count: (info & 0xffff) as usize,
+            has_bit_fields: info >> 31 == 1,
+            size_or_type: word(&self.bytes, at + 8)?,
+        })
+    }
+
+    fn place_of(&self, id: u32) -> anyhow::Result<usize> {
+        let nth = (id as usize)
+            .checked_sub(1)
+            .context("void has no members")?;
+        let place = self.records.get(nth).copied();
+        place.with_context(|| format!("there is no type {id}"))
+    }
+
+    fn name(&self, offset: u32) -> anyhow::Result<&str> {
+        let strings = &self.bytes[self.strings.clone()];
+        let from = strings
+            .get(offset as usize..)
+            .context("a name is outside")?;
+        let end = from.iter().position(|byte| *byte == 0);
+        Ok(std::str::from_utf8(&from[..end.unwrap_or(from.len())])?)
+    }
+
+    /// Offset in bits and type of a member of a structure, or of what lies in it
+    /// without a name.
+    fn member(&self, id: u32, name: &str) -> anyhow::Result<Option<(u32, u32)>> {
+        let place = self.place_of(self.without_qualifiers(id)?)?;
+        let record = self.record(place)?;
+        if !matches!(record.kind, kind::STRUCT | kind::UNION) {
+            return Ok(None);
+        }
+        for nth in 0..record.count {
+            let at = place + RECORD_BYTES + nth * MEMBER_BYTES;
+            let (its_name, of) = (word(&self.bytes, at)?, word(&self.bytes, at + 4)?);
+            let mask = if record.has_bit_fields {
+                0xff_ffff
+            } else {
+                u32::MAX
+            };
+            let bits = word(&self.bytes, at + 8)? & mask;
+            let its_name = self.name(its_name)?;
+            if its_name == name {
+                return Ok(Some((bits, of)));
+            }
+            if its_name.is_empty()
+                && let Some((inner, of)) = self.member(of, name)?
+            {
+                return Ok(Some((bits + inner, of)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The type behind typedefs and qualifiers.
+    fn without_qualifiers(&self, mut id: u32) -> anyhow::Result<u32> {
+        const MAX_DEPTH: u32 = 32;
+        for _ in 0..MAX_DEPTH {
+            let record = self.record(self.place_of(id)?)?;
+            match record.kind {
+                kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => {
+                    id = record.size_or_type
+                }
+                _ => return Ok(id),
+            }
+        }
+        bail!("type {id} refers to itself")
+    }
+}
+
+impl Record {
+    /// What follows the record.
+    fn trailing_bytes(&self) -> anyhow::Result<usize> {
+        Ok(match self.kind {
+            kind::INT | kind::VAR | kind::DECL_TAG => 4,
+            kind::ARRAY => 12,
+            kind::STRUCT | kind::UNION => MEMBER_BYTES * self.count,
+            kind::ENUM | kind::FUNC_PROTO => 8 * self.count,
+            kind::DATASEC | kind::ENUM64 => 12 * self.count,
+            0 | 20.. => bail!("it has types of a kind ({}) not known here", self.kind),
+            _ => 0,
+        })
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> anyhow::Result<u32> {
+    let word = bytes.get(at..at + 4).context("it ends early")?;
+    Ok(u32::from_ne_bytes(word.try_into()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_btf_is_refused() {
+        for bytes in [
+            &b""[..],
+            b"ELF",
+            &[0x9f, 0xeb],
+            &[0x9f, 0xeb, 1, 0, 24, 0, 0, 0],
+        ] {
+            assert!(Btf::parse(bytes.to_vec()).is_err());
+        }
+    }
+
+    /// `struct outer { int a; union { struct { int b; }; const typedef_t c; }; }`,
+    /// where typedef_t is `struct inner { int d; int e; }`.
+    fn sample() -> Btf {
+        let strings = b"\0outer\0a\0b\0c\0inner\0d\0e\0int\0inner_t\0";
+        let name = |name: &str| {
+            let at = strings
+                .windows(name.len() + 2)
+                .position(|window| window == [b"\0", name.as_bytes(), b"\0"].concat());
+            at.unwrap() as u32 + 1
+        };
+        let info = |kind: u32, count: u32| kind << 24 | count;
+        let types: Vec<u32> = [
+            vec![name("int"), info(kind::INT, 0), 4, 32],
+            vec![name("inner"), info(kind::STRUCT, 2), 8],
+            vec![name("d"), 1, 0, name("e"), 1, 32],
+            vec![name("inner_t"), info(kind::TYPEDEF, 0), 2],
+            vec![0, info(kind::CONST, 0), 3],
+            vec![0, info(kind::STRUCT, 1), 4, name("b"), 1, 0],
+            vec![0, info(kind::UNION, 2), 8, 0, 5, 0, name("c"), 4, 0],
+            vec![name("outer"), info(kind::STRUCT, 2), 12],
+            vec![name("a"), 1, 0, 0, 6, 32],
+        ]
+        .concat();
+        let types: Vec<u8> = types.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let header = [
+            24,
+            0,
+            types.len() as u32,
+            types.len() as u32,
+            strings.len() as u32,
+        ];
+        let mut bytes = MAGIC.to_ne_bytes().to_vec();
+        bytes.extend([1, 0]);
+        bytes.extend(header.iter().flat_map(|word| word.to_ne_bytes()));
+        bytes.extend(types);
+        bytes.extend(strings);
+        Btf::parse(bytes).unwrap()
+    }
+
+    #[test]
+    fn fields_are_found_through_what_has_no_name() {
+        let btf = sample();
+        for (path, offset) in [
+            ("outer.a", 0),
+            ("outer.b", 4),
+            ("outer.c.e", 8),
+            ("inner.e", 4),
+        ] {
+            assert_eq!(btf.offset(path).unwrap(), offset, "{path}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_named() {
+        let btf = sample();
+        for (path, named) in [
+            ("other.a", "struct other"),
+            ("outer.c.x", "field x in outer.c.x"),
+        ] {
+            let error = format!("{:#}", btf.offset(path).unwrap_err());
+            assert!(error.contains(named), "{error}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Reading the configuration again while the server runs.
+//!
+//! Listeners only ever become more: closing one would reset what waits there
+//! (the kernel moves a closing listener's queue only where a system-wide switch
+//! says so). When workers become fewer, their listeners stay, get nothing from
+//! the program any more, and whatever the kernel's hash still sends there is
+//! accepted by those who remain.
+
+use std::os::fd::AsFd as _;
+
+use anyhow::{Context as _, bail, ensure};
+use rustix::process::Pid;
+use srv_common::{Policy, State};
+
+use super::{Master, back_off::BackOff, hang_check};
+use crate::channel::{FDS_MAX, ToWorker};
+use crate::config::{self, AcceptMode, Settings};
+
+impl Master {
+    /// Reads the configuration again and changes to it. What has changed, for
+    /// people.
+    ///
+    /// # Errors
+    /// If it cannot be read, contradicts itself, or asks for what a running
+    /// server cannot change; the old one then goes on.
+    pub(super) fn reload(&mut self) -> anyhow::Result<String> {
+        let outcome = self.try_reload();
+        match &outcome {
+            Ok(what) => tracing::info!("{what}"),
+            Err(error) => {
+                tracing::error!("reload: {error:#}; the old configuration goes on");
+            }
+        }
+        outcome
+    }
+
+    fn try_reload(&mut self) -> anyhow::Result<String> {
+        ensure!(self.stopping.is_none(), "the server is stopping");
+        ensure!(
+            self.flags.config.is_some(),
+            "the server was started without --config: there is no file to read again"
+        );
+        let next = config::settings(&self.flags)?;
+        if let Some(key) = self.settings.first_fixed_change(&next) {
+            bail!(
+                "{}: a running server cannot change it; stop it and start it anew",
+                config::place(&self.flags, key)?
+            );
+        }
+        let policy = self.next_policy(&next)?;
+        let before = self.groups[0].listeners.sockets.len() as u32;
+        for group in &mut self.groups {
+            group
+                .open_listeners(&next)
+                .context("open listeners for more workers")?;
+        }
+        let what = self.differences(&next, policy);
+        self.groups.iter_mut().for_each(|group| group.apply(&next));
+        self.change_policy(policy)?;
+        let old = std::mem::replace(&mut self.settings, next);
+        self.hang_check = hang_check(&self.settings);
+        self.hand_out_listeners(before);
+        self.tell_serving(&old);
+        self.set_workers(old.workers);
+        Ok(what)
+    }
+
+    /// A policy that was switched by hand stays, unless the file names another
+    /// than before.
+    fn next_policy(&self, next: &Settings) -> anyhow::Result<Policy> {
+        let policy = match next.policy == self.settings.policy {
+            true => self.policy,
+            false => super::first_policy(next, &self.groups)?,
+        };
+        config::ensure_workers_fit(policy, next.workers)
+            .with_context(|| format!("steer {} workers by {}", next.workers, policy.name()))?;
+        Ok(policy)
+    }
+
+    fn change_policy(&mut self, policy: Policy) -> anyhow::Result<()> {
+        for group in &mut self.groups {
+            group.steer(policy)?;
+        }
+        self.policy = policy;
+        Ok(())
+    }
+
+    fn differences(&self, next: &Settings, policy: Policy) -> String {
+        let old = &self.settings;
+        let mut what = Vec::new();
+        if old.workers != next.workers {
+            what.push(format!("workers {} to {}", old.workers, next.workers));
+        }
+        if self.policy != policy {
+            what.push(format!(
+                "policy {} to {}",
+                self.policy.name(),
+                policy.name()
+            ));
+        }
+        if old.serving != next.serving {
+            what.push("what is served, or its limits".into());
+        }
+        if (old.grace, old.hang_after, old.hang_kill)
+            != (next.grace, next.hang_after, next.hang_kill)
+        {
+            what.push("grace or hang bounds".into());
+        }
+        match what.is_empty() {
+            true => "reloaded: nothing has changed".into(),
+            false => format!("reloaded: {}", what.join(", ")),
+        }
+    }
+
+    /// Those who live have not inherited the listeners from `before` on.
+    fn hand_out_listeners(&self, before: u32) {
+        let count = self.groups[0].listeners.sockets.len();
+        for nth in before as usize..count {
+            let sockets = self
+                .groups
+                .iter()
+                .map(|group| &group.listeners.sockets[nth]);
+            let fds: Vec<_> = sockets.map(|socket| socket.as_fd()).collect();
+            debug_assert!(fds.len() <= FDS_MAX);
+            for worker in self.workers.values() {
+                worker.hand(&ToWorker::Listeners, &fds);
+            }
+        }
+    }
+
+    fn tell_serving(&self, old: &Settings) {
+        if self.settings.serving == old.serving {
+            return;
+        }
+        for worker in self.workers.values() {
+            worker.tell(&ToWorker::Serve(self.settings.serving.clone()));
+        }
+    }
+
+    /// Fills the slots that are new and has those that are too many leave.
+    fn set_workers(&mut self, before: u32) {
+        let count = self.settings.workers;
+        let slots = self.back_offs.len().max(count as usize);
+        self.back_offs.resize(slots, BackOff::default());
+        self.hang_kills.resize(slots, 0);
+        for slot in before..count {
+            self.fill(slot);
+        }
+        let leaving = |worker: &&mut super::Worker| worker.slot >= count && !worker.leaves;
+        let mut orphans = Vec::new();
+        for worker in self.workers.values_mut().filter(leaving) {
+            worker.leaves = true;
+            orphans.push(worker.slot);
+            for group in &self.groups {
+                group.set_state(worker.slot, State::Draining);
+            }
+        }
+        // First somebody else waits there.
+        if self.settings.serving.accept == AcceptMode::Own {
+            (count..before).for_each(|slot| self.tell_staying(&ToWorker::Adopt(slot)));
+        }
+        for worker in self.workers.values() {
+            if orphans.contains(&worker.slot) {
+                worker.tell(&ToWorker::Retire);
+            }
+        }
+    }
+
+    fn tell_staying(&self, message: &ToWorker) {
+        let staying = self.workers.values().filter(|worker| !worker.leaves);
+        staying.for_each(|worker| worker.tell(message));
+    }
+
+    /// In mode own a newcomer has its listeners to itself, and a part in those
+    /// that nobody owns.
+    pub(super) fn share_orphans(&self, newcomer: Pid, slot: u32) {
+        if self.settings.serving.accept != AcceptMode::Own {
+            return;
+        }
+        let others = self.workers.iter().filter(|(pid, _)| **pid != newcomer);
+        others.for_each(|(_, worker)| worker.tell(&ToWorker::Release(slot)));
+        let listeners = self.groups[0].listeners.sockets.len() as u32;
+        if let Some(worker) = self.workers.get(&newcomer) {
+            (self.settings.workers..listeners)
+                .for_each(|orphan| worker.tell(&ToWorker::Adopt(orphan)));
+        }
+    }
+}

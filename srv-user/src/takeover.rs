@@ -1,0 +1,226 @@
+//! The hand-over from a master to its successor: what is inherited and what the
+//! two say to each other. Both sides' deeds are the master's.
+//!
+//! The successor is a child of the old master that inherits the listeners: file
+//! descriptors over a control socket would need a server that can answer before
+//! it has anything to serve, and an exec in place could not be taken back. Maps
+//! are not handed over: the new binary may lay them out in another way, and its
+//! counters begin anew.
+
+use std::ffi::OsStr;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail, ensure};
+use command_fds::{CommandFdExt, FdMapping};
+use rustix::process::Pid;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use socket2::Socket;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::channel::{self, MESSAGE_BYTES_MAX};
+use crate::listen::ListenerGroup;
+use crate::master::Event;
+use crate::systemd;
+
+/// Says to a new process what it inherits.
+const VARIABLE: &str = "SRV_TAKE_OVER";
+const CHANNEL: RawFd = 3;
+
+/// What the successor says.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToPredecessor {
+    /// Its workers accept, beside the old ones.
+    Ready,
+    /// It has everything.
+    Serving,
+    /// It cannot, and exits.
+    Failed(String),
+}
+
+/// What the old master says.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToSuccessor {
+    /// Listeners are in no socket array any more, the control socket's path is free.
+    Take,
+}
+
+/// The listeners of one address, by number.
+#[derive(Debug, Serialize, Deserialize)]
+struct Inheritance {
+    address: SocketAddr,
+    listeners: u32,
+}
+
+/// The other master.
+pub struct Peer {
+    /// Its process, if it is the successor.
+    pub pid: Option<Pid>,
+    channel: UnixDatagram,
+}
+
+impl Peer {
+    /// Tells the other side; if that is gone, its end is told elsewhere.
+    pub fn tell(&self, message: &impl Serialize) {
+        let packet = serde_json::to_vec(message).unwrap_or_default();
+        if let Err(error) = channel::send_with_fds(&self.channel, &packet, &[]) {
+            tracing::debug!("tell the other master: {error}");
+        }
+    }
+
+    /// Passes on what the other side says; `None` once it has hung up.
+    ///
+    /// # Errors
+    /// If the channel cannot be watched.
+    pub fn listen<T: DeserializeOwned + Send + 'static>(
+        &self,
+        events: UnboundedSender<Event>,
+        event: impl Fn(Option<T>) -> Event + Send + 'static,
+    ) -> io::Result<()> {
+        let channel = tokio::net::UnixDatagram::from_std(self.channel.try_clone()?)?;
+        tokio::spawn(async move {
+            let mut packet = vec![0; MESSAGE_BYTES_MAX];
+            while let Ok(length) = channel.recv(&mut packet).await
+                && let Ok(message) = channel::decode(&packet[..length])
+            {
+                // The receiver lives as long as the master.
+                let _ = events.send(event(Some(message)));
+            }
+            let _ = events.send(event(None));
+        });
+        Ok(())
+    }
+}
+
+/// Starts `binary` with this process's own arguments as the successor.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn start_successor<'a>(
+    binary: &Path,
+    groups: impl Iterator<Item = &'a ListenerGroup> + Clone,
+) -> anyhow::Result<Peer> {
+    let (mine, theirs) = channel::pair().context("create a channel to the successor")?;
+    let inheritance: Vec<_> = groups.clone().map(inheritance_of).collect();
+    let mut fds = vec![theirs];
+    for socket in groups.flat_map(|group| &group.sockets) {
+        let fd = socket.as_fd().try_clone_to_owned();
+        fds.push(fd.context("duplicate a listener")?);
+    }
+    let numbered = (CHANNEL..).zip(fds);
+    let mappings = numbered.map(|(child_fd, parent_fd)| FdMapping {
+        parent_fd,
+        child_fd,
+    });
+    let mut command = Command::new(binary);
+    command
+        .args(std::env::args_os().skip(1))
+        .env(VARIABLE, serde_json::to_string(&inheritance)?)
+        // It names this process; without it the watchdog is for whoever is main.
+        .env_remove("WATCHDOG_PID")
+        .stdin(Stdio::null())
+        .fd_mappings(mappings.collect())
+        .context("number the successor's file descriptors")?;
+    let child = command.spawn();
+    let child = child.with_context(|| format!("start {}", binary.display()))?;
+    Ok(Peer {
+        pid: Some(Pid::from_child(&child)),
+        channel: UnixDatagram::from(mine),
+    })
+}
+
+fn inheritance_of(group: &ListenerGroup) -> Inheritance {
+    Inheritance {
+        address: group.address,
+        listeners: group.sockets.len() as u32,
+    }
+}
+
+/// What this process was started with: the listeners of an old master, or of
+/// systemd, or nothing.
+pub struct Takeover {
+    /// The old master.
+    pub predecessor: Option<Peer>,
+    groups: Vec<ListenerGroup>,
+}
+
+impl Takeover {
+    /// To be called once, before anything else opens a file or starts a thread.
+    ///
+    /// # Errors
+    /// If what was inherited is not what was announced.
+    pub fn inherited() -> anyhow::Result<Self> {
+        let Some(text) = std::env::var_os(VARIABLE) else {
+            return Ok(Self {
+                predecessor: None,
+                groups: systemd::listeners()?,
+            });
+        };
+        // SAFETY: there is no other thread yet; nobody reads the environment now.
+        unsafe { std::env::remove_var(VARIABLE) };
+        let inheritance = parse(&text)?;
+        let mut next = CHANNEL;
+        let mut adopt = || {
+            let fd = next;
+            next += 1;
+            // SAFETY: the old master passed exactly these; each is adopted once.
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map(|()| fd)
+        };
+        let channel = UnixDatagram::from(adopt().context("adopt the channel")?);
+        let mut groups = Vec::new();
+        for group in inheritance {
+            let sockets = (0..group.listeners).map(|_| adopt().map(Socket::from));
+            groups.push(ListenerGroup {
+                address: group.address,
+                is_closed: false,
+                sockets: sockets
+                    .collect::<Result<_, _>>()
+                    .context("adopt a listener")?,
+            });
+        }
+        Ok(Self {
+            predecessor: Some(Peer { pid: None, channel }),
+            groups,
+        })
+    }
+
+    /// The listeners of the address that was asked for as `asked` (port 0: the
+    /// one that was chosen then).
+    pub fn listeners(&mut self, asked: SocketAddr) -> Option<ListenerGroup> {
+        let is_it = |group: &ListenerGroup| {
+            let port = group.address.port();
+            group.address.ip() == asked.ip() && (asked.port() == 0 || asked.port() == port)
+        };
+        let nth = self.groups.iter().position(is_it)?;
+        Some(self.groups.remove(nth))
+    }
+
+    /// # Errors
+    /// If systemd passed a listener that nobody asked for: what waits there would
+    /// wait for ever. (An old master's goes with the old master.)
+    pub fn ensure_all_taken(&self) -> anyhow::Result<()> {
+        let left = self.groups.iter().map(|group| group.address);
+        let mut left = left.filter(|_| self.predecessor.is_none());
+        match left.next() {
+            None => Ok(()),
+            Some(address) => bail!(
+                "systemd passed a listener on {address} that --listen does not name: \
+                 add --listen {address}, or drop it from the socket unit"
+            ),
+        }
+    }
+}
+
+fn parse(text: &OsStr) -> anyhow::Result<Vec<Inheritance>> {
+    let text = text.to_str().unwrap_or_default();
+    let groups: Vec<Inheritance> = serde_json::from_str(text)
+        .with_context(|| format!("read {VARIABLE} (an old master sets it; unset it)"))?;
+    ensure!(!groups.is_empty(), "{VARIABLE} names no listeners");
+    Ok(groups)
+}

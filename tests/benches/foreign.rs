@@ -1,0 +1,222 @@
+//! `bench foreign`: what one run of the select program for other people's servers
+//! costs beyond a run of an empty one, both attached in turn to the same listener
+//! group, which gets real SYNs over loopback. Each worker is a thread that sleeps
+//! in epoll_wait, or one that does not. The kernel counts runs and time.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use aya::sys::{Stats, enable_stats};
+use clap::Parser;
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use serde::Serialize;
+use socket2::Socket;
+use srv::cli::ServeArgs;
+use srv::config::{self, value::Count};
+use srv::foreign::steering::Steering;
+use srv::listen::ListenerGroup;
+use srv::stats::Spread;
+use srv_common::Policy;
+use srv_tests::report::{Raw, print_table, verdict};
+use srv_tests::runs::mean_run_ns;
+
+#[derive(Parser)]
+struct Arguments {
+    /// Few rounds: to see that it works, not to quote.
+    #[arg(long)]
+    quick: bool,
+    /// What `cargo bench` passes to every bench.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Serialize)]
+struct Sample {
+    workers: u32,
+    asleep: u32,
+    policy: &'static str,
+    round: usize,
+    select_ns: f64,
+    empty_ns: f64,
+}
+
+const SYNS_PER_ROUND: u32 = 4000;
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let rounds = if arguments.quick { 3 } else { 15 };
+    let mut raw = Raw::create("foreign")?;
+    let _counting = enable_stats(Stats::RunTime).context("have the kernel count run times")?;
+    println!(
+        "ns per run less an empty program's, {rounds} interleaved rounds of {SYNS_PER_ROUND} SYNs \
+         for each; median (range)\n"
+    );
+    let mut rows = Vec::new();
+    for workers in [8, 64] {
+        for asleep in [workers, workers / 2, 1, 0] {
+            rows.push(row_of(workers, asleep, Policy::Least, rounds, &mut raw)?);
+        }
+    }
+    rows.push(row_of(8, 8, Policy::RoundRobin, rounds, &mut raw)?);
+    let header = [
+        "policy", "workers", "asleep", "cost", "empty", "limit", "met",
+    ];
+    print_table(&header, &rows);
+    raw.finish()
+}
+
+fn row_of(
+    workers: u32,
+    asleep: u32,
+    policy: Policy,
+    rounds: usize,
+    raw: &mut Raw,
+) -> Result<Vec<String>> {
+    let mut target = Target::open(workers, asleep, policy)?;
+    if asleep == workers {
+        let program = target.steering.program("steer_foreign")?.info()?;
+        println!(
+            "{} {workers}: verifier went through {} instructions, {} bytes compiled",
+            policy.name(),
+            program.verified_instruction_count().unwrap_or(0),
+            program.size_jitted()
+        );
+    }
+    let (mut differences, mut empties) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let empty_ns = target.mean_run_ns("empty")?;
+        let select_ns = target.mean_run_ns("steer_foreign")?;
+        raw.write(&Sample {
+            workers,
+            asleep,
+            policy: policy.name(),
+            round,
+            select_ns,
+            empty_ns,
+        })?;
+        differences.push(select_ns - empty_ns);
+        empties.push(empty_ns);
+    }
+    target.was_steered(asleep, policy)?;
+    let (cost, empty) = (Spread::of(&differences), Spread::of(&empties));
+    let limit = limit_ns(workers, asleep, policy);
+    Ok(vec![
+        policy.name().to_owned(),
+        workers.to_string(),
+        asleep.to_string(),
+        figure(&cost),
+        figure(&empty),
+        limit.map_or("-".to_owned(), |limit| format!("≤ {limit:.0}")),
+        limit.map_or("-".to_owned(), |limit| {
+            verdict(cost.median <= limit).to_owned()
+        }),
+    ])
+}
+
+/// What is aimed at, ns.
+fn limit_ns(workers: u32, asleep: u32, policy: Policy) -> Option<f64> {
+    match (workers, asleep) {
+        (8, 0) if policy == Policy::Least => Some(2500.0),
+        (8, _) => Some(600.0),
+        _ => None,
+    }
+}
+
+fn figure(spread: &Spread) -> String {
+    format!("{:.0} ({:.0}-{:.0})", spread.median, spread.min, spread.max)
+}
+
+/// A server whose workers accept nothing: their connections are reset before
+/// they have sent anything.
+struct Target {
+    steering: Steering,
+    listeners: ListenerGroup,
+    /// Wakes the sleeping workers for good.
+    stop: Arc<OwnedFd>,
+    /// Those of the others, who do not wait.
+    _epolls: Vec<OwnedFd>,
+}
+
+impl Target {
+    fn open(workers: u32, asleep: u32, policy: Policy) -> Result<Self> {
+        let arguments = ServeArgs {
+            listen: Some(vec!["127.0.0.1:0".parse()?]),
+            workers: Some(Count(workers)),
+            ..ServeArgs::default()
+        };
+        let settings = config::settings(&arguments)?;
+        let listeners = ListenerGroup::bind(settings.listen[0], &settings)?;
+        let mut steering = Steering::load(policy)?;
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let mut epolls = Vec::new();
+        for (slot, socket) in listeners.sockets.iter().enumerate() {
+            steering.insert(slot as u32, socket, socket.cookie()?)?;
+            let epoll = watching(socket, &stop)?;
+            if (slot as u32) < asleep {
+                std::thread::spawn(move || wait_for_ever(&epoll));
+            } else {
+                epolls.push(epoll);
+            }
+        }
+        steering.set_members(workers);
+        Ok(Self {
+            steering,
+            listeners,
+            stop,
+            _epolls: epolls,
+        })
+    }
+
+    fn mean_run_ns(&mut self, name: &str) -> Result<f64> {
+        let program = self.steering.program(name)?;
+        program
+            .attach(&self.listeners.sockets[0])
+            .context("attach")?;
+        mean_run_ns(program, self.listeners.address, SYNS_PER_ROUND, || {})
+    }
+
+    /// What was measured is what was meant.
+    fn was_steered(&self, asleep: u32, policy: Policy) -> Result<()> {
+        let view = self.steering.view();
+        let hashed: u64 = view.fallbacks.values().sum();
+        ensure!(hashed == 0, "left to the hash: {:?}", view.fallbacks);
+        if policy == Policy::Least && self.listeners.sockets.len() <= 16 {
+            let idle = if asleep == 0 {
+                view.idle == 0
+            } else {
+                view.shortest == 0
+            };
+            ensure!(
+                idle,
+                "{asleep} slept, but {} idle, {} shortest",
+                view.idle,
+                view.shortest
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
+    }
+}
+
+fn watching(listener: &Socket, stop: &OwnedFd) -> Result<OwnedFd> {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let data = epoll::EventData::new_u64(0);
+    epoll::add(&epoll, listener, data, epoll::EventFlags::IN)?;
+    epoll::add(&epoll, stop, data, epoll::EventFlags::IN)?;
+    Ok(epoll)
+}
+
+fn wait_for_ever(epoll: &OwnedFd) {
+    let mut events = [epoll::Event {
+        flags: epoll::EventFlags::empty(),
+        data: epoll::EventData::new_u64(0),
+    }];
+    // Woken by the stop, which is never read, or by nothing.
+    let _ = epoll::wait(epoll, &mut events, None);
+}

@@ -1,0 +1,248 @@
+//! What `srv attach` refuses, each refusal with its mend, and none with harm.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use srv::steer::Steering;
+use srv_tests::child::Child;
+use srv_tests::nginx::{self, Nginx};
+use srv_tests::server::Server;
+
+use crate::agent::{Agent, LOCALHOST, nginx, options, refused, said, srv};
+use crate::gate;
+use crate::probe::until;
+
+#[track_caller]
+fn assert_says(said: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(said.contains(part), "no `{part}` in: {said}");
+    }
+}
+
+/// Listeners of this process with a socket each, which no program has.
+fn listening(count: usize) -> (Vec<Socket>, SocketAddr) {
+    let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut sockets = Vec::new();
+    for _ in 0..count {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        socket.set_reuse_port(true).unwrap();
+        socket.bind(&address.into()).unwrap();
+        socket.listen(8).unwrap();
+        address = socket.local_addr().unwrap().as_socket().unwrap();
+        sockets.push(socket);
+    }
+    (sockets, address)
+}
+
+#[test]
+fn nobody_listens_there() {
+    let (sockets, address) = listening(2);
+    let all = SocketAddr::from(([0, 0, 0, 0], address.port()));
+    let said = refused(&format!("attach --listen {all}"));
+    assert_says(
+        &said,
+        &["nobody listens on 0.0.0.0", &format!("--listen {address}")],
+    );
+    drop(sockets);
+    let said = refused(&format!("attach --listen {address}"));
+    assert_says(&said, &["nobody listens on", "start the server first"]);
+    assert_says(
+        &refused(&format!("detach --listen {address}")),
+        &["nobody listens on"],
+    );
+}
+
+#[test]
+fn udp() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let said = refused(&format!("attach --listen {}", socket.local_addr().unwrap()));
+    assert_says(&said, &["UDP", "TCP connections only"]);
+}
+
+#[test]
+fn a_process_with_no_listener_or_with_several_groups() {
+    let mut sleeper = Command::new("sleep").arg("1000").spawn().unwrap();
+    let said = refused(&format!("attach --pid {}", sleeper.id()));
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    assert_says(&said, &["has no listening TCP socket", "ss -ltnp"]);
+    let server = Server::start(["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"]).unwrap();
+    let said = refused(&format!("attach --pid {}", server.pid().as_raw_nonzero()));
+    let [first, second] = server.addresses() else {
+        panic!("two addresses")
+    };
+    assert_says(
+        &said,
+        &[&format!("--listen {first}"), &format!("--listen {second}")],
+    );
+}
+
+#[test]
+fn one_socket_that_all_share() {
+    let shared = nginx::Options {
+        reuseport: false,
+        ..options(2)
+    };
+    if nginx(2).is_none() {
+        return;
+    }
+    let nginx = Nginx::start(LOCALHOST, &shared).unwrap();
+    let said = refused(&format!("attach --listen {}", nginx.address()));
+    let mend = format!("`listen {} reuseport;`", nginx.address());
+    assert_says(
+        &said,
+        &["one socket that all workers of nginx share", &mend],
+    );
+}
+
+#[test]
+fn srvs_own_server() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = Server::start(["--workers", "2"]).unwrap();
+    let said = refused(&format!("attach --listen {}", server.address()));
+    assert_says(&said, &["srv's own server", "srv policy"]);
+    assert!(server.status().unwrap().groups[0].program.attached);
+}
+
+#[test]
+fn somebody_elses_program_is_replaced_only_if_told_to() {
+    if !gate::can_steer() {
+        return;
+    }
+    let (sockets, address) = listening(2);
+    let mut others = Steering::load().unwrap();
+    for (slot, socket) in sockets.iter().enumerate() {
+        others.set_listener(slot as u32, socket).unwrap();
+    }
+    others.attach(&sockets[0]).unwrap();
+    let said = refused(&format!("attach --listen {address}"));
+    assert_says(&said, &["EBUSY", "--take-over", "cannot be put back"]);
+    let arguments = [
+        "attach",
+        "--once",
+        "--take-over",
+        "--listen",
+        &address.to_string(),
+    ];
+    let mut agent = Child::spawn(srv().args(arguments)).unwrap();
+    // Others may hold on to their array for a moment after their program is gone.
+    let is_off = || Steering::load().is_ok().then_some(());
+    until("the kernel loads programs", is_off);
+    drop(others);
+    agent.await_line("attached to").unwrap();
+    assert!(said_detached(address));
+}
+
+fn said_detached(address: SocketAddr) -> bool {
+    said(&format!("detach --listen {address}")).contains("detached")
+}
+
+#[test]
+fn another_network_namespace() {
+    if nginx(2).is_none() {
+        return;
+    }
+    let apart = || {
+        let mut command = Command::new("unshare");
+        let script = "ip link set lo up && exec \"$@\"";
+        command.args(["--net", "sh", "-c", script, "sh", "nginx"]);
+        command
+    };
+    let nginx = Nginx::start_as(apart, LOCALHOST, &options(2)).unwrap();
+    let (address, pid) = (nginx.address(), nginx.pid().as_raw_nonzero());
+    let said_here = refused(&format!("attach --listen {address}"));
+    assert_says(&said_here, &["in that of process", "(nginx)", "--netns"]);
+    let pid = pid.to_string();
+    let mut agent = Agent::attach(address, &["--policy", "round-robin", "--netns", &pid]);
+    let status = agent.status();
+    assert_eq!((status.listeners.len(), &*status.server), (2, "nginx"));
+    for _ in 0..8 {
+        let get = [
+            "--target",
+            &pid,
+            "--net",
+            "curl",
+            "-sf",
+            &format!("http://{address}/work"),
+        ];
+        assert!(
+            Command::new("nsenter")
+                .args(get)
+                .output()
+                .unwrap()
+                .status
+                .success()
+        );
+    }
+    let steered: Vec<u64> = agent
+        .status()
+        .listeners
+        .iter()
+        .map(|each| each.steered)
+        .collect();
+    assert_eq!(steered, [4, 4]);
+    assert_eq!(agent.stop().code(), Some(0));
+    // The process says in which namespace it is.
+    let agent = Child::spawn(srv().args(["attach", "--once", "--pid", &pid])).map(|mut agent| {
+        agent.await_line("attached to").unwrap();
+    });
+    agent.unwrap();
+    let detached = said(&format!("detach --listen {address} --netns {pid}"));
+    assert_says(&detached, &["detached"]);
+}
+
+/// srv with these capabilities and no others.
+fn with_only(capabilities: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args([
+        "--inh-caps=-all",
+        &format!("--bounding-set=-all{capabilities}"),
+    ]);
+    command.arg(srv().get_program()).env("NO_COLOR", "1");
+    command
+}
+
+#[test]
+fn missing_capabilities_are_named() {
+    let Some(nginx) = nginx(2) else { return };
+    let address = nginx.address().to_string();
+    for (capabilities, missing) in [
+        (",+bpf,+perfmon", "needs CAP_SYS_PTRACE"),
+        (",+sys_ptrace,+perfmon", "missing: CAP_BPF"),
+    ] {
+        let mut command = with_only(capabilities);
+        let output = command
+            .args(["attach", "--listen", &address])
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{capabilities}: {said}");
+        assert_says(&said, &[missing]);
+    }
+}
+
+/// Those that the unit in dist/ grants.
+#[test]
+fn the_units_capabilities_suffice() {
+    let Some(nginx) = nginx(2) else { return };
+    let unit = include_str!("../../../dist/srv-attach@.service");
+    let granted = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let capabilities: String = granted
+        .expect("the unit bounds its capabilities")
+        .split_whitespace()
+        .map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()))
+        .collect();
+    let attach = ["--policy", "round-robin"];
+    let mut agent = Agent::attach_as(with_only(&capabilities), nginx.address(), &attach);
+    let answered = crate::agent::answered_by(nginx.address(), 20);
+    assert!(crate::agent::is_in_turn(&answered, 2), "{answered:?}");
+    for (signal, is_known) in agent.status().signals {
+        assert_eq!(is_known, "known", "{signal}");
+    }
+    assert_eq!(agent.stop().code(), Some(0));
+}

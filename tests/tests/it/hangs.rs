@@ -1,0 +1,173 @@
+//! Workers that are stuck: they get no new connections, what came for them is
+//! taken by their siblings, and they may be replaced.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use srv::arrivals::{Service, poisson};
+use srv::control::GroupStatus;
+use srv::load::{Connections, Load, Run};
+use srv_tests::server::Server;
+
+use crate::client::{Client, get};
+use crate::gate;
+use crate::probe::{Stopped, endurance, group, open_files, pid, until_group, worker};
+
+/// Half of what four workers can do, for a moment or for 5 s.
+fn half_load(target: SocketAddr) -> Run {
+    let load = Load {
+        target,
+        host: None,
+        path: "/work?sleep_us={us}".into(),
+        connections: Connections::PerRequest,
+        timeout: Duration::from_secs(20),
+    };
+    let lasts = endurance(Duration::from_millis(1_500), Duration::from_secs(5));
+    let draws = poisson(4, 400.0, lasts, Service::Fixed(5_000));
+    let run = load.run(&draws).unwrap();
+    assert_eq!(run.records.len(), draws.len());
+    run
+}
+
+fn stolen(group: &GroupStatus) -> u64 {
+    group.workers.iter().map(|worker| worker.taken_stolen).sum()
+}
+
+#[test]
+fn a_worker_stopped_in_its_sleep_keeps_nobody_waiting() {
+    for policy in ["least", "round-robin", "hash"] {
+        stopped_asleep(policy);
+    }
+}
+
+fn stopped_asleep(policy: &str) {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = Server::start(["--workers", "4", "--synthetic", "--policy", policy]).unwrap();
+    let before = until_group(&server, "all sleep", |group| {
+        group.workers.iter().all(|worker| worker.busy_us == 0)
+    });
+    let victim = &before.workers[2];
+    let stopped = Stopped::new(pid(victim));
+    // It had nothing: while it is stopped, everything is answered.
+    let run = half_load(server.address());
+    assert_eq!(run.lost(), 0, "{:?}", run.first_error);
+    let after = group(&server);
+    let now = &after.workers[2];
+    assert_eq!(now.state, "hung");
+    assert_eq!((now.pid, now.taken_own, now.served), (victim.pid, 0, 0));
+    assert_eq!(now.waiting, 0, "its queue is drained");
+    // The hash went on choosing it, the program stopped to.
+    let came = now.steered.max(1);
+    assert!(
+        stolen(&after) >= came,
+        "{} stolen of {came}",
+        stolen(&after)
+    );
+    if policy != "hash" {
+        let fair = run.records.len() as u64 / 4;
+        assert!(
+            (1..fair / 2).contains(&now.steered),
+            "{} steered",
+            now.steered
+        );
+    }
+    drop(stopped);
+    until_group(&server, "it is itself again", |group| {
+        group.workers[2].state == "ready"
+    });
+}
+
+#[test]
+fn a_worker_stopped_at_work_keeps_only_its_own_requests_waiting() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = Server::start(["--workers", "4", "--synthetic"]).unwrap();
+    let own_files = open_files(pid(&worker(&server, 1)));
+    let target = server.address();
+    std::thread::scope(|scope| {
+        let running = scope.spawn(move || half_load(target));
+        until_group(&server, "the load is under way", |group| {
+            group.totals.served > 100
+        });
+        let victim = worker(&server, 1);
+        let stopped = Stopped::new(pid(&victim));
+        let kept = open_files(pid(&victim)).saturating_sub(own_files) as u64;
+        let hung = until_group(&server, "it is found out", |group| {
+            group.workers[1].state == "hung"
+        });
+        let until = hung.totals.served + 150;
+        let later = until_group(&server, "the others go on", |group| {
+            group.totals.served >= until
+        });
+        let (then, now) = (&hung.workers[1], &later.workers[1]);
+        assert_eq!(now.steered, then.steered, "it gets no new connections");
+        assert_eq!(
+            now.taken_own + now.taken_stolen,
+            then.taken_own + then.taken_stolen
+        );
+        // Everything that has come is answered or in service, but for its own.
+        let rest = until_group(&server, "the load is over but for its own", |group| {
+            let others = group.workers.iter().filter(|worker| worker.slot != 1);
+            group.totals.waiting == 0 && others.map(|worker| worker.active).sum::<u32>() == 0
+        });
+        assert!(u64::from(rest.workers[1].active) <= kept);
+        drop(stopped);
+        let run = running.join().unwrap();
+        assert_eq!(run.lost(), 0, "{:?}", run.first_error);
+    });
+}
+
+#[test]
+fn a_worker_that_hangs_for_too_long_is_replaced() {
+    let arguments = ["--workers", "2", "--synthetic", "--hang-kill", "400ms"];
+    let mut server = Server::start(arguments).unwrap();
+    let before = group(&server);
+    let mut client = Client::connect(server.address());
+    client.get("/work?sleep_us=60000000");
+    server
+        .child()
+        .await_line("killing a worker that hangs")
+        .unwrap();
+    client
+        .ended_or_response()
+        .expect_err("its worker was killed");
+    let after = until_group(&server, "it is replaced", |group| {
+        group.workers.iter().all(|worker| worker.state == "ready")
+            && group.workers.iter().any(|worker| worker.starts == 2)
+    });
+    let slot = after
+        .workers
+        .iter()
+        .position(|worker| worker.starts == 2)
+        .unwrap();
+    let kills: Vec<_> = after
+        .workers
+        .iter()
+        .map(|worker| worker.hang_kills)
+        .collect();
+    assert_eq!((kills[slot], kills[1 - slot]), (1, 0));
+    assert_eq!(after.workers[1 - slot].pid, before.workers[1 - slot].pid);
+    assert_eq!(get(server.address(), "/").status(), 200);
+    let said = server.srv(&["status"]).unwrap().stdout;
+    assert!(String::from_utf8_lossy(&said).contains("killed because they hung: 1"));
+}
+
+#[test]
+fn a_worker_is_not_killed_unless_that_was_asked_for() {
+    let server = Server::start(["--workers", "2", "--synthetic"]).unwrap();
+    let mut client = Client::connect(server.address());
+    client.get("/work?sleep_us=1000000");
+    until_group(&server, "it hangs", |group| {
+        group.workers.iter().any(|worker| worker.state == "hung")
+    });
+    assert_eq!(client.response().status(), 200);
+    assert!(
+        group(&server)
+            .workers
+            .iter()
+            .all(|worker| worker.starts == 1)
+    );
+}

@@ -1,0 +1,232 @@
+//! The configuration is read again while the server works: nothing is lost,
+//! what is new holds, and a bad file changes nothing.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use srv::arrivals::{Service, poisson};
+use srv::control::{GroupStatus, Request, ask};
+use srv::load::{Connections, Load, Pace, Watch};
+use srv_tests::server::Server;
+use tempfile::TempDir;
+
+use crate::client::{Client, get};
+use crate::gate;
+use crate::probe::{endurance, group, signal, status, until, until_group};
+
+/// A server with a configuration file that can be rewritten.
+struct Configured {
+    server: Server,
+    file: PathBuf,
+    _folder: TempDir,
+}
+
+impl Configured {
+    fn start(text: &str, flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("srv.toml");
+        std::fs::write(&file, text).unwrap();
+        let config = ["--config", file.to_str().unwrap()];
+        let server = Server::start(config.iter().chain(flags)).unwrap();
+        Self {
+            server,
+            file,
+            _folder: folder,
+        }
+    }
+
+    fn rewrite(&self, text: &str) {
+        std::fs::write(&self.file, text).unwrap();
+    }
+
+    /// What `srv reload` says, and whether it succeeded.
+    fn reload(&self) -> (String, bool) {
+        let output = self.server.srv(&["reload"]).unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (
+            String::from_utf8_lossy(&said).into_owned(),
+            output.status.success(),
+        )
+    }
+}
+
+/// Everything stands as it should with so many workers.
+fn is_settled(group: &GroupStatus, workers: usize) -> bool {
+    let (first, rest) = group.workers.split_at(workers.min(group.workers.len()));
+    first.len() == workers
+        && first.iter().all(|worker| worker.state == "ready")
+        && rest
+            .iter()
+            .all(|worker| worker.pid == 0 && worker.state == "absent")
+}
+
+#[test]
+fn reloads_under_load_lose_nothing() {
+    if gate::can_steer() {
+        reload_under_load("ring", &["least", "round-robin"]);
+    }
+}
+
+#[test]
+fn reloads_under_load_lose_nothing_where_the_kernel_hashes() {
+    reload_under_load("ring", &["hash"]);
+}
+
+#[test]
+fn reloads_under_load_lose_nothing_where_each_has_its_own() {
+    if gate::can_steer() {
+        reload_under_load("own", &["least", "hash"]);
+    }
+}
+
+#[test]
+fn reloads_under_load_lose_nothing_where_all_share_a_listener() {
+    reload_under_load("shared", &["hash"]);
+}
+
+fn reload_under_load(accept: &str, policies: &[&str]) {
+    let text = |workers: usize, nth: usize| {
+        let policy = policies[nth % policies.len()];
+        format!(
+            "workers = {workers}\npolicy = \"{policy}\"\n[limits]\nbody-bytes = {}\n",
+            1_000 + nth
+        )
+    };
+    let configured = Configured::start(&text(4, 0), &["--synthetic", "--accept", accept]);
+    let server = &configured.server;
+    let load = Load {
+        target: server.address(),
+        host: None,
+        path: "/work?sleep_us={us}".into(),
+        connections: Connections::PerRequest,
+        timeout: Duration::from_secs(20),
+    };
+    let reloads = endurance(6, 50);
+    // Longer than the reloads take; it is stopped when they are done.
+    let draws = poisson(6, 400.0, Duration::from_secs(120), Service::Fixed(1_000));
+    let watch = Watch::new().unwrap();
+    let run = std::thread::scope(|scope| {
+        let running = scope.spawn(|| load.run_watched(Pace::Open(&draws), &watch).unwrap());
+        for nth in 1..=reloads {
+            let workers = [2, 6, 3, 5, 1, 4][nth % 6];
+            let served = group(server).totals.served;
+            configured.rewrite(&text(workers, nth));
+            let (said, succeeded) = configured.reload();
+            assert!(succeeded && said.contains("workers"), "{said}");
+            until_group(server, "the workers are as many as asked for", |group| {
+                is_settled(group, workers) && group.totals.served > served + 20
+            });
+        }
+        watch.stop();
+        running.join().unwrap()
+    });
+    println!(
+        "{accept}: {reloads} reloads, {} requests, {} lost",
+        run.records.len(),
+        run.lost()
+    );
+    assert_eq!(run.lost(), 0, "{:?}", run.first_error);
+    assert!(run.records.len() > 20 * reloads);
+    until_group(server, "nothing waits anywhere", |group| {
+        group.totals.waiting == 0 && group.totals.running == 0
+    });
+}
+
+#[test]
+fn what_is_new_holds_for_workers_that_stay_and_for_open_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = |name: &str| {
+        let root = folder.path().join(name);
+        std::fs::create_dir(&root).unwrap();
+        std::fs::write(root.join("index.html"), name).unwrap();
+        format!("workers = 2\nroot = \"{}\"\n", root.display())
+    };
+    let (one, two) = (root("one"), root("two"));
+    let configured = Configured::start(&one, &[]);
+    let server = &configured.server;
+    let before = group(server);
+    let mut client = Client::connect(server.address());
+    client.get("/");
+    assert_eq!(client.response().body, b"one");
+    configured.rewrite(&two);
+    signal(server.pid(), Signal::HUP);
+    until("the new root is served", || {
+        client.get("/");
+        (client.response().body == b"two").then_some(())
+    });
+    let pids = |group: &GroupStatus| group.workers.iter().map(|at| at.pid).collect::<Vec<_>>();
+    assert_eq!(pids(&group(server)), pids(&before));
+}
+
+#[test]
+fn a_bad_file_is_refused_at_its_line_and_nothing_changes() {
+    let mut configured = Configured::start("workers = 2\nhang-after = \"50ms\"\n", &[]);
+    let before = group(&configured.server);
+    configured.rewrite("workers = 4\npolicy = \"lest\"\n");
+    let (said, succeeded) = configured.reload();
+    assert!(
+        !succeeded && said.contains("srv.toml:2: found `lest`"),
+        "{said}"
+    );
+    configured.rewrite("workers = 4\nroot = \"nowhere\"\n");
+    signal(configured.server.pid(), Signal::HUP);
+    let line = configured.server.child().await_line("reload: ").unwrap();
+    assert!(line.contains("lest"), "{line}");
+    let line = configured.server.child().await_line("reload: ").unwrap();
+    let expected = [
+        "srv.toml:2: root",
+        "No such file",
+        "the old configuration goes on",
+    ];
+    assert!(expected.iter().all(|part| line.contains(part)), "{line}");
+    configured.rewrite("workers = 4\naccept = \"own\"\n");
+    let (said, succeeded) = configured.reload();
+    assert!(
+        !succeeded && said.contains("srv.toml:2: accept: a running server cannot"),
+        "{said}"
+    );
+    let after = group(&configured.server);
+    assert_eq!(after.workers.len(), 2);
+    for (before, after) in before.workers.iter().zip(&after.workers) {
+        assert_eq!((before.pid, "ready"), (after.pid, after.state.as_str()));
+    }
+    assert_eq!(get(configured.server.address(), "/").status(), 200);
+}
+
+#[test]
+fn without_a_file_there_is_nothing_to_read_again() {
+    let server = Server::start(["--workers", "1"]).unwrap();
+    let refusal = ask(Some(&server.control()), &Request::Reload).unwrap_err();
+    assert!(refusal.to_string().contains("--config"), "{refusal}");
+}
+
+#[test]
+fn flags_still_win() {
+    let configured = Configured::start("workers = 2\npolicy = \"hash\"\n", &["--workers", "1"]);
+    configured.rewrite("workers = 3\npolicy = \"hash\"\n");
+    let (said, _) = configured.reload();
+    assert_eq!(said, "reloaded: nothing has changed\n");
+    assert_eq!(group(&configured.server).workers.len(), 1);
+}
+
+#[test]
+fn a_policy_switched_by_hand_stays_until_the_file_names_another() {
+    if !gate::can_steer() {
+        return;
+    }
+    let configured = Configured::start("workers = 1\npolicy = \"least\"\n", &[]);
+    crate::probe::switch(&configured.server, "p2c");
+    configured.rewrite("workers = 2\npolicy = \"least\"\n");
+    assert_eq!(
+        configured.reload(),
+        ("reloaded: workers 1 to 2\n".into(), true)
+    );
+    assert_eq!(status(&configured.server).policy, "p2c");
+    configured.rewrite("workers = 2\npolicy = \"random\"\n");
+    assert_eq!(
+        configured.reload(),
+        ("reloaded: policy p2c to random\n".into(), true)
+    );
+    assert_eq!(status(&configured.server).policy, "random");
+}

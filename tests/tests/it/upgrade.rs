@@ -1,0 +1,276 @@
+//! The binary is replaced while it serves: nothing is lost, and one that does
+//! not come up changes nothing.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+use srv::arrivals::{Service, poisson};
+use srv::load::{Connections, Load, Pace, Watch};
+use srv_tests::server::{self, Server};
+use tempfile::TempDir;
+
+use crate::client::{Client, get_many};
+use crate::gate;
+use crate::probe::{endurance, group, signal, state, status, until, until_group};
+
+/// A server whose binary is its own and can be replaced.
+struct Upgradable {
+    server: Server,
+    binary: PathBuf,
+    _folder: TempDir,
+}
+
+impl Upgradable {
+    fn start(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let binary = folder.path().join("srv");
+        install(&binary);
+        let control = tempfile::tempdir().unwrap();
+        let server = Server::start_as(Command::new(&binary), control, arguments).unwrap();
+        Self {
+            server,
+            binary,
+            _folder: folder,
+        }
+    }
+
+    /// What `srv upgrade` says, and whether it succeeded.
+    fn upgrade(&self) -> (String, bool) {
+        let output = self.server.srv(&["upgrade"]).unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (
+            String::from_utf8_lossy(&said).into_owned(),
+            output.status.success(),
+        )
+    }
+
+    fn master(&self) -> Pid {
+        Pid::from_raw(status(&self.server).pid as i32).unwrap()
+    }
+
+    /// Puts a script where the binary is.
+    fn replace(&self, script: &str) {
+        put(&self.binary, |path| std::fs::write(path, script).unwrap());
+    }
+}
+
+impl Drop for Upgradable {
+    fn drop(&mut self) {
+        // The one that serves now is nobody's child here.
+        if std::thread::panicking() {
+            return;
+        }
+        let master = self.master();
+        if master != self.server.pid() {
+            signal(master, Signal::TERM);
+            self.server.child().await_exit().unwrap();
+        }
+    }
+}
+
+fn install(binary: &Path) {
+    let built = server::binary().unwrap();
+    put(binary, |path| {
+        std::fs::copy(&built, path).unwrap();
+    });
+}
+
+/// As an installer does: aside, then renamed, so that nobody sees half of it.
+fn put(binary: &Path, write: impl FnOnce(&Path)) {
+    let aside = binary.with_extension("new");
+    write(&aside);
+    std::fs::set_permissions(&aside, Permissions::from_mode(0o755)).unwrap();
+    std::fs::rename(&aside, binary).unwrap();
+}
+
+fn is_gone(pid: Pid) -> bool {
+    state(pid).is_none_or(|state| state == 'Z')
+}
+
+#[test]
+fn upgrades_under_load_lose_nothing() {
+    if gate::can_steer() {
+        upgrade_under_load(&["--policy", "least"], true);
+    }
+}
+
+#[test]
+fn upgrades_under_load_lose_nothing_where_each_has_its_own() {
+    if gate::can_steer() {
+        upgrade_under_load(&["--policy", "least", "--accept", "own"], true);
+    }
+}
+
+#[test]
+fn upgrades_under_load_lose_nothing_without_a_program() {
+    upgrade_under_load(&["--no-bpf"], false);
+}
+
+fn upgrade_under_load(arguments: &[&str], steers: bool) {
+    let always = ["--workers", "3", "--synthetic"];
+    let arguments = [&always, arguments].concat();
+    let upgradable = Upgradable::start(&arguments);
+    let server = &upgradable.server;
+    let load = Load {
+        target: server.address(),
+        host: None,
+        path: "/work?sleep_us={us}".into(),
+        connections: Connections::PerRequest,
+        timeout: Duration::from_secs(20),
+    };
+    let upgrades = endurance(3, 50);
+    // Longer than the upgrades take; it is stopped when they are done.
+    let draws = poisson(7, 300.0, Duration::from_secs(300), Service::Fixed(1_000));
+    let watch = Watch::new().unwrap();
+    let run = std::thread::scope(|scope| {
+        let running = scope.spawn(|| load.run_watched(Pace::Open(&draws), &watch).unwrap());
+        for nth in 0..upgrades {
+            let before = upgradable.master();
+            if nth < 3 {
+                install(&upgradable.binary);
+            }
+            if nth % 2 == 0 {
+                let (said, succeeded) = upgradable.upgrade();
+                assert!(
+                    succeeded && said.starts_with("upgraded: process "),
+                    "{said}"
+                );
+            } else {
+                signal(before, Signal::USR2);
+            }
+            until("the old one has gone", || is_gone(before).then_some(()));
+            assert_ne!(upgradable.master(), before);
+            until_group(server, "the new one serves", |group| {
+                group.totals.served > 20 && (!steers || group.program.steered > 20)
+            });
+            assert_eq!(group(server).program.attached, steers);
+        }
+        watch.stop();
+        running.join().unwrap()
+    });
+    println!(
+        "{upgrades} upgrades, {} requests, {} lost",
+        run.records.len(),
+        run.lost()
+    );
+    assert_eq!(run.lost(), 0, "{:?}", run.first_error);
+    assert!(run.records.len() > 20 * upgrades);
+}
+
+#[test]
+fn the_new_binary_is_the_one_that_is_there_now() {
+    let upgradable = Upgradable::start(&["--workers", "2"]);
+    let before = upgradable.master();
+    std::fs::rename(&upgradable.binary, upgradable.binary.with_extension("old")).unwrap();
+    install(&upgradable.binary);
+    assert!(upgradable.upgrade().1);
+    let master = upgradable.master();
+    assert_ne!(master, before);
+    let runs = std::fs::read_link(format!("/proc/{}/exe", master.as_raw_nonzero())).unwrap();
+    assert_eq!(runs, upgradable.binary);
+}
+
+#[test]
+fn a_request_in_service_is_finished_by_the_old_one() {
+    let upgradable = Upgradable::start(&["--workers", "2", "--synthetic"]);
+    let mut client = Client::connect(upgradable.server.address());
+    client.get("/work?sleep_us=700000");
+    until_group(&upgradable.server, "it is in service", |group| {
+        group.totals.running == 1
+    });
+    let (said, succeeded) = upgradable.upgrade();
+    assert!(succeeded, "{said}");
+    assert_eq!(
+        group(&upgradable.server).totals.running,
+        0,
+        "not the new one's"
+    );
+    assert_eq!(client.response().status(), 200);
+    client.assert_closed();
+}
+
+/// The same master, its workers and its steering go on.
+fn assert_rolled_back(upgradable: &Upgradable, before: &[u32]) {
+    let server = &upgradable.server;
+    assert_eq!(upgradable.master(), server.pid());
+    let now = group(server);
+    assert_eq!(
+        now.workers
+            .iter()
+            .map(|worker| worker.pid)
+            .collect::<Vec<_>>(),
+        before
+    );
+    get_many(server.address(), 20);
+    if now.program.attached {
+        assert_eq!(group(server).program.steered, now.program.steered + 20);
+    }
+}
+
+#[test]
+fn a_binary_that_does_not_come_up_changes_nothing() {
+    let mut upgradable = Upgradable::start(&[
+        "--workers",
+        "2",
+        "--worker-header",
+        "--upgrade-within",
+        "500ms",
+    ]);
+    let before: Vec<_> = group(&upgradable.server)
+        .workers
+        .iter()
+        .map(|at| at.pid)
+        .collect();
+    upgradable.replace("#!/bin/sh\nexit 3\n");
+    let (said, succeeded) = upgradable.upgrade();
+    assert!(
+        !succeeded && said.contains("did not come up: it ended"),
+        "{said}"
+    );
+    assert_rolled_back(&upgradable, &before);
+    // One that is silent, until it is given up.
+    upgradable.replace("#!/bin/sh\nexec sleep 1000\n");
+    signal(upgradable.server.pid(), Signal::USR2);
+    upgradable
+        .server
+        .child()
+        .await_line("it was not ready in time")
+        .unwrap();
+    assert_rolled_back(&upgradable, &before);
+    // One that is not a program at all.
+    upgradable.replace("");
+    let (said, succeeded) = upgradable.upgrade();
+    assert!(!succeeded, "{said}");
+    assert_rolled_back(&upgradable, &before);
+    // And one that refuses what it is to take over.
+    upgradable.replace(&format!(
+        "#!/bin/sh\nexec {} \"$@\" --accept shared\n",
+        server::binary().unwrap().display()
+    ));
+    let (said, succeeded) = upgradable.upgrade();
+    assert!(!succeeded && said.contains("did not come up"), "{said}");
+    assert_rolled_back(&upgradable, &before);
+}
+
+/// The successor is ready and has been told to take, and dies then.
+#[test]
+fn what_was_let_go_of_is_taken_back() {
+    let upgradable = Upgradable::start(&["--workers", "2", "--worker-header"]);
+    let before: Vec<_> = group(&upgradable.server)
+        .workers
+        .iter()
+        .map(|at| at.pid)
+        .collect();
+    // It says what a successor says, and ends.
+    upgradable.replace("#!/bin/sh\nprintf '\"Ready\"' >&3\nexit 0\n");
+    let (said, succeeded) = upgradable.upgrade();
+    assert!(!succeeded && said.contains("it ended"), "{said}");
+    until("it answers again", || {
+        upgradable.server.control().exists().then_some(())
+    });
+    assert_rolled_back(&upgradable, &before);
+}
