@@ -147,7 +147,7 @@ fn a_disturbed_control_condemns_the_run() {
         "--rounds",
         "3",
         "--duration",
-        "500ms",
+        "2s",
         "--repeats",
         "0",
     ]);
