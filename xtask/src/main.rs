@@ -68,7 +68,7 @@ enum Task {
     /// that a sceptic can judge (default: bimodal, half its load, cheap)
     Ab {
         /// For `srv ab`
-        #[arg(last = true)]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
     /// Build the container image srv:latest: a static srv and nothing else

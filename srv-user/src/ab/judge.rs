@@ -72,6 +72,8 @@ fn ratios(arms: &[Arm], limit: Option<&Limit>, key: Key) -> Vec<Compared> {
             });
         }
     }
+    // Where nobody queues, the limit is nothing but the overhead that it is given.
+    let limit = limit.filter(|_| key != Key::ShortP50);
     let limits = limit.map(|limit| key.of_limit(limit).into_iter().map(Some).collect());
     let to_limit =
         limits.and_then(|limits: Vec<_>| paired(&series(subject, |round| key.of(round)), &limits));

@@ -2,54 +2,16 @@
 //! the agent follows, and no client notices.
 
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
-use srv::arrivals::{Service, poisson};
-use srv::load::{Connections, Load};
 use srv_tests::nginx::Nginx;
 
 use crate::agent::{Agent, LOCALHOST, answered_by, is_in_turn, nginx, options};
+use crate::loaded::without_loss;
 use crate::probe::{signal, state, until};
 
-/// Runs `meanwhile` under load; how many requests were answered.
-///
-/// # Panics
-/// If a request failed.
-pub fn without_loss(address: SocketAddr, meanwhile: impl FnOnce()) -> usize {
-    let load = Load {
-        target: address,
-        host: None,
-        path: "/work?sleep_us={us}".into(),
-        connections: Connections::PerRequest,
-        timeout: Duration::from_secs(20),
-    };
-    let is_over = AtomicBool::new(false);
-    let run = || {
-        let mut answered = 0;
-        for seed in 0.. {
-            let draws = poisson(seed, 300.0, Duration::from_secs(1), Service::Fixed(300));
-            let run = load.run(&draws).unwrap();
-            assert_eq!(run.lost(), 0, "of {}: {:?}", draws.len(), run.first_error);
-            answered += draws.len();
-            if is_over.load(Ordering::Relaxed) {
-                break;
-            }
-        }
-        answered
-    };
-    std::thread::scope(|scope| {
-        let running = scope.spawn(run);
-        let done = catch_unwind(AssertUnwindSafe(meanwhile));
-        is_over.store(true, Ordering::Relaxed);
-        let answered = running.join().unwrap();
-        done.unwrap_or_else(|panic| resume_unwind(panic));
-        answered
-    })
-}
+const PER_SECOND: f64 = 300.0;
 
 fn until_in_turn(agent: &Agent, address: SocketAddr, workers: usize) {
     agent.until("the program has every socket", |status| {
@@ -65,7 +27,7 @@ fn a_reload_is_followed() {
     let Some(mut nginx) = nginx(4) else { return };
     let address = nginx.address();
     let agent = Agent::attach(address, &["--policy", "round-robin"]);
-    without_loss(address, || nginx.reload(&options(4)).unwrap());
+    without_loss(address, PER_SECOND, || nginx.reload(&options(4)).unwrap());
     until_in_turn(&agent, address, 4);
     let status = agent.status();
     for (listener, worker) in status.listeners.iter().zip(nginx.workers()) {
@@ -80,7 +42,7 @@ fn more_and_fewer_workers_are_followed() {
     let Some(mut nginx) = nginx(3) else { return };
     let address = nginx.address();
     let mut agent = Agent::attach(address, &["--policy", "round-robin"]);
-    without_loss(address, || nginx.reload(&options(5)).unwrap());
+    without_loss(address, PER_SECOND, || nginx.reload(&options(5)).unwrap());
     agent
         .child()
         .await_line("2 joined, 0 left; steering 5 sockets")
@@ -165,7 +127,7 @@ fn an_upgrade_of_the_binary_is_followed() {
     let address = daemon.nginx.address();
     let agent = Agent::attach(address, &["--policy", "round-robin"]);
     let old = daemon.master();
-    without_loss(address, || {
+    without_loss(address, PER_SECOND, || {
         signal(old, Signal::USR2);
         for _ in 0..3 {
             daemon

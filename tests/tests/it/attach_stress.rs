@@ -8,7 +8,9 @@ use rustix::process::Signal;
 use srv_tests::child::Child;
 
 use crate::agent::{Agent, nginx, options, said, srv};
-use crate::attach_follow::without_loss;
+use crate::loaded::without_loss;
+
+const PER_SECOND: f64 = 300.0;
 
 /// How often: `few` by default, else `all`.
 fn times(few: u32, all: u32) -> u32 {
@@ -24,7 +26,7 @@ fn attach_and_detach() {
     let address = nginx.address();
     let mut steered = 0;
     let cycles = times(3, 100);
-    let answered = without_loss(address, || {
+    let answered = without_loss(address, PER_SECOND, || {
         for _ in 0..cycles {
             let mut agent = Agent::attach(address, &["--policy", "least"]);
             let status = agent.until("it steers", |status| status.program.steered > 5);
@@ -43,7 +45,7 @@ fn kills_of_the_agent() {
     // Any instants will do; these are the same each time.
     let mut random = 0x2545_f491_4f6c_dd1d_u64;
     let kills = times(4, 20);
-    let answered = without_loss(address, || {
+    let answered = without_loss(address, PER_SECOND, || {
         for _ in 0..kills {
             random ^= random << 13;
             random ^= random >> 7;
@@ -68,7 +70,7 @@ fn reloads() {
     let address = nginx.address();
     let agent = Agent::attach(address, &[]);
     let count = times(4, 50);
-    let answered = without_loss(address, || {
+    let answered = without_loss(address, PER_SECOND, || {
         (0..count).for_each(|_| nginx.reload(&options(4)).unwrap());
     });
     let program = agent.status().program;

@@ -5,25 +5,15 @@ use std::time::Duration;
 use rustix::process::Signal;
 use srv::arrivals::{Draw, Service, poisson};
 use srv::control::GroupStatus;
-use srv::load::{Connections, Load};
 use srv_tests::server::Server;
 
 use crate::client::{Client, get_many};
 use crate::gate;
+use crate::loaded::of_sleepers;
 use crate::probe::{Stopped, group, pid, signal, state, until, until_group, worker};
 
-fn load(server: &Server) -> (Load, Vec<Draw>) {
-    let load = Load {
-        target: server.address(),
-        host: None,
-        path: "/work?sleep_us={us}".into(),
-        connections: Connections::PerRequest,
-        timeout: Duration::from_secs(20),
-    };
-    (
-        load,
-        poisson(2, 400.0, Duration::from_millis(1_500), Service::Fixed(500)),
-    )
+fn draws() -> Vec<Draw> {
+    poisson(2, 400.0, Duration::from_millis(1_500), Service::Fixed(500))
 }
 
 fn running(group: &GroupStatus) -> Option<usize> {
@@ -74,7 +64,7 @@ fn a_kill_under_load(accept: &str) {
     });
     let slot = running(&before).unwrap();
     let stopped = Stopped::new(pid(&before.workers[slot]));
-    let (load, draws) = load(&server);
+    let (load, draws) = (of_sleepers(server.address()), draws());
     std::thread::scope(|scope| {
         let running = scope.spawn(|| load.run(&draws).unwrap());
         until_group(&server, "connections were steered to it", |group| {
@@ -128,7 +118,7 @@ fn a_worker_told_to_go_drains_and_is_replaced() {
         running(group).is_some()
     });
     let slot = running(&before).unwrap();
-    let (load, draws) = load(&server);
+    let (load, draws) = (of_sleepers(server.address()), draws());
     std::thread::scope(|scope| {
         let running = scope.spawn(|| load.run(&draws).unwrap());
         signal(pid(&before.workers[slot]), Signal::TERM);

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use srv::arrivals::{Service, poisson};
 use srv::delay_line::DelayLine;
-use srv::load::{Connections, Load};
 use srv_tests::server::Server;
 
 use crate::gate;
+use crate::loaded::of_sleepers;
 use crate::probe::until;
 
 const RTT: Duration = Duration::from_millis(40);
@@ -73,13 +73,7 @@ fn five_hundred_connections_lose_nothing() {
     let Some(line) = open() else { return };
     let listen = format!("{}:0", line.server_address());
     let server = Server::start(["--listen", &listen, "--workers", "2", "--synthetic"]).unwrap();
-    let load = Load {
-        target: server.address(),
-        host: None,
-        path: "/work?sleep_us={us}".into(),
-        connections: Connections::PerRequest,
-        timeout: Duration::from_secs(20),
-    };
+    let load = of_sleepers(server.address());
     let draws = poisson(1, 3_700.0, Duration::from_millis(140), Service::Fixed(0));
     assert!(draws.len() > 450);
     let run = line.client(|| load.run(&draws)).unwrap();

@@ -6,25 +6,19 @@ use std::time::Duration;
 
 use srv::arrivals::{Service, poisson};
 use srv::control::GroupStatus;
-use srv::load::{Connections, Load, Run};
+use srv::load::Run;
 use srv_tests::server::Server;
 
 use crate::client::{Client, get};
 use crate::gate;
+use crate::loaded::of_sleepers;
 use crate::probe::{Stopped, endurance, group, open_files, pid, until_group, worker};
 
 /// Half of what four workers can do, for a moment or for 5 s.
 fn half_load(target: SocketAddr) -> Run {
-    let load = Load {
-        target,
-        host: None,
-        path: "/work?sleep_us={us}".into(),
-        connections: Connections::PerRequest,
-        timeout: Duration::from_secs(20),
-    };
     let lasts = endurance(Duration::from_millis(1_500), Duration::from_secs(5));
     let draws = poisson(4, 400.0, lasts, Service::Fixed(5_000));
-    let run = load.run(&draws).unwrap();
+    let run = of_sleepers(target).run(&draws).unwrap();
     assert_eq!(run.records.len(), draws.len());
     run
 }

@@ -4,6 +4,7 @@
 mod agent;
 mod client;
 mod gate;
+mod loaded;
 mod probe;
 
 mod ab;

@@ -13,6 +13,7 @@ use srv_tests::usage::Tree;
 
 use crate::client::{Client, get};
 use crate::gate;
+use crate::loaded::of_sleepers;
 use crate::probe::{group, pid, signal, state, until, until_group};
 
 /// A server with one request in service that takes `sleep`.
@@ -107,11 +108,9 @@ fn a_stop_under_load_closes_kept_connections_between_requests() {
 fn stop_under_load(connections: Connections) {
     let mut server = Server::start(["--workers", "4", "--synthetic"]).unwrap();
     let load = Load {
-        target: server.address(),
-        host: None,
-        path: "/work?sleep_us={us}".into(),
         connections,
         timeout: Duration::from_secs(1),
+        ..of_sleepers(server.address())
     };
     let draws = poisson(3, 500.0, Duration::from_millis(1_500), Service::Fixed(500));
     let run = std::thread::scope(|scope| {

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use srv::arrivals::{Service, poisson};
-use srv::load::{Connections, Load, Outcome};
+use srv::load::Outcome;
 use srv_tests::server::Server;
 
 use crate::client::get;
 use crate::gate;
+use crate::loaded::of_sleepers;
 use crate::probe::{Stopped, endurance, group, open_files, pid, signal, until_group, worker};
 
 const WORKERS: &str = "4";
@@ -23,13 +24,7 @@ fn a_worker_killed_every_500_ms_loses_only_what_was_in_service_on_it() {
     let server = Server::start(["--workers", WORKERS, "--synthetic"]).unwrap();
     // What a worker has open without any connection.
     let own_files = open_files(pid(&worker(&server, 0)));
-    let load = Load {
-        target: server.address(),
-        host: None,
-        path: "/work?sleep_us={us}".into(),
-        connections: Connections::PerRequest,
-        timeout: Duration::from_secs(20),
-    };
+    let load = of_sleepers(server.address());
     let lasts = endurance(Duration::from_secs(3), Duration::from_secs(30));
     let draws = poisson(5, 300.0, lasts, Service::Fixed(5_000));
     let (run, victims) = std::thread::scope(|scope| {

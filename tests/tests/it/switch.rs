@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use srv::arrivals::{Service, poisson};
-use srv::load::{Connections, Load};
 use srv_tests::server::Server;
 
 use crate::gate;
+use crate::loaded::of_sleepers;
 use crate::probe::{group, status, switch, until_group};
 
 #[test]
@@ -15,13 +15,7 @@ fn fifty_switches_under_load_lose_nothing() {
         return;
     }
     let server = Server::start(["--workers", "4", "--synthetic"]).unwrap();
-    let load = Load {
-        target: server.address(),
-        host: None,
-        path: "/work?sleep_us={us}".into(),
-        connections: Connections::PerRequest,
-        timeout: Duration::from_secs(20),
-    };
+    let load = of_sleepers(server.address());
     let draws = poisson(1, 500.0, Duration::from_secs(2), Service::Fixed(500));
     let policies = srv_common::Policy::NAMED.map(|(name, _)| name);
     std::thread::scope(|scope| {

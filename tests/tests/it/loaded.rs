@@ -1,0 +1,58 @@
+//! Load while something happens to the server, each request counted.
+
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use srv::arrivals::{Service, poisson};
+use srv::load::{Connections, Load};
+
+/// A new connection for each request, whose handler sleeps as long as was drawn.
+pub fn of_sleepers(target: SocketAddr) -> Load {
+    Load {
+        target,
+        host: None,
+        path: "/work?sleep_us={us}".into(),
+        connections: Connections::PerRequest,
+        timeout: Duration::from_secs(20),
+    }
+}
+
+/// Runs `meanwhile` under `per_second` requests of 300 µs each, which go on until
+/// it is done, and are then all awaited. How many were answered.
+///
+/// # Panics
+/// If one was not.
+#[track_caller]
+pub fn without_loss(target: SocketAddr, per_second: f64, meanwhile: impl FnOnce()) -> usize {
+    let load = of_sleepers(target);
+    let is_over = AtomicBool::new(false);
+    let run = || {
+        let mut answered = 0;
+        for seed in 0.. {
+            let draws = poisson(
+                seed,
+                per_second,
+                Duration::from_secs(1),
+                Service::Fixed(300),
+            );
+            let run = load.run(&draws).unwrap();
+            assert_eq!(run.records.len(), draws.len());
+            assert_eq!(run.lost(), 0, "of {}: {:?}", draws.len(), run.first_error);
+            answered += draws.len();
+            if is_over.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        answered
+    };
+    std::thread::scope(|scope| {
+        let running = scope.spawn(run);
+        let done = catch_unwind(AssertUnwindSafe(meanwhile));
+        is_over.store(true, Ordering::Relaxed);
+        let answered = running.join().unwrap();
+        done.unwrap_or_else(|panic| resume_unwind(panic));
+        answered
+    })
+}
