@@ -152,7 +152,7 @@ impl Spread {
 pub const ROUNDS_MIN: usize = 3;
 
 /// How far an A/A control may be off, as a part of 1: what cannot be told apart anyway.
-pub const CONTROL_TOLERANCE: f64 = 0.02;
+const CONTROL_TOLERANCE: f64 = 0.02;
 
 /// The ratio of two arms' figures, paired by round: its median, its range, and
 /// the 95 % bootstrap confidence interval of the median.
@@ -187,6 +187,11 @@ impl Ratio {
         self.low > 1.0 || self.high < 1.0
     }
 
+    /// Whether it does so by more than [`CONTROL_TOLERANCE`].
+    pub fn matters(&self) -> bool {
+        self.differs() && (self.rounds.median - 1.0).abs() > CONTROL_TOLERANCE
+    }
+
     /// The judgement of an A/A control, whose arms are the same server. With few
     /// rounds one in a dozen sound runs has them all on one side of 1, so the
     /// control also has to be off by more than [`CONTROL_TOLERANCE`] to condemn the run.
@@ -194,8 +199,7 @@ impl Ratio {
         if self.count < ROUNDS_MIN {
             return "too few rounds to tell";
         }
-        let is_off = (self.rounds.median - 1.0).abs() > CONTROL_TOLERANCE;
-        match (self.differs(), is_off) {
+        match (self.differs(), self.matters()) {
             (true, true) => "THE CONTROL DIFFERS: this run is not usable",
             (true, false) => "differs, but by less than matters here",
             (false, _) => "no difference, as it must be",

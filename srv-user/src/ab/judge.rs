@@ -3,7 +3,7 @@
 
 use crate::report::quantity::ns;
 use crate::result::{Arm, Compared, Comparison, Key, Limit, Round, STOLEN_MAX};
-use crate::stats::{CONTROL_TOLERANCE, ROUNDS_MIN, Ratio, median};
+use crate::stats::{ROUNDS_MIN, Ratio, median};
 
 /// A control that spreads over more than this factor tells nothing apart but
 /// what differs by more than it spreads.
@@ -131,9 +131,7 @@ fn doubts(comparison: &Comparison) -> Vec<String> {
     let controls = comparison.ratios.iter().filter(|ratio| ratio.control);
     let key = comparison.scenario.key;
     for control in controls.filter(|ratio| ratio.figure == key.name()) {
-        let Ratio {
-            rounds, low, high, ..
-        } = control.ratio;
+        let Ratio { low, high, .. } = control.ratio;
         let mut left_out = comparison.arms.iter().flat_map(|arm| &arm.rounds);
         if control.ratio.count < ROUNDS_MIN && left_out.any(Round::is_disturbed) {
             doubts.push(format!(
@@ -142,8 +140,7 @@ fn doubts(comparison: &Comparison) -> Vec<String> {
             ));
             continue;
         }
-        let off = control.ratio.differs() && (rounds.median - 1.0).abs() > CONTROL_TOLERANCE;
-        if off {
+        if control.ratio.matters() {
             doubts.push(format!(
                 "Unusable: the A/A control differs from itself in {} ({}).",
                 control.figure, control.ratio
@@ -235,7 +232,7 @@ fn verdict(comparison: &Comparison) -> Vec<String> {
             find(&comparison.ratios, key.name(), &rival.name, &subject.name)
     {
         let (name, of) = (&subject.name, &rival.name);
-        verdict.push(if !ratio.differs() {
+        verdict.push(if !ratio.matters() {
             format!("No difference in {} between {name} and {of}: {ratio}.", key.title())
         } else {
             let (verb, times) = if ratio.rounds.median > 1.0 {
