@@ -201,6 +201,16 @@ impl Group {
         self.set_state(slot, State::Starting);
     }
 
+    /// The worker process `pid` has taken over `slot` from one that publishes no more.
+    pub fn worker_replaced(&self, slot: u32, pid: u32) {
+        let at = self.slot(slot);
+        at.steering.pid.set(pid);
+        at.steering.starts.bump(1);
+        at.load.active.set(0);
+        at.load.running.set(0);
+        at.load.pending.set(0);
+    }
+
     /// The worker in `slot` has died and been reaped: what it published about
     /// itself is void. `then` is what the slot is from now on.
     pub fn worker_died(&self, slot: u32, then: State) {

@@ -13,6 +13,9 @@ pub fn status(status: &Status) -> String {
         "srv {}, master {}, policy {}, accept {}\n",
         status.version, status.pid, status.policy, status.accept
     );
+    if let Some(confinement) = &status.workers_run_as {
+        let _ = writeln!(text, "workers run as {confinement}");
+    }
     if status.listen_drops > 0 {
         let _ = writeln!(
             text,
@@ -235,6 +238,7 @@ mod tests {
             pid: 4711,
             policy: "least".into(),
             accept: "ring".into(),
+            workers_run_as: None,
             listen_overflows: 0,
             listen_drops: 0,
             groups,
