@@ -162,7 +162,6 @@ impl Channel {
         Self(fd)
     }
 
-
     /// Sends a message.
     ///
     /// # Errors

@@ -12,7 +12,9 @@ use serde::Deserialize;
 use srv_common::MAX_WORKERS;
 
 use crate::ab;
-use crate::config::value::{Bytes, Count, ListenAddr, LogFormat, Period, PolicyName, UserName, list, scalar};
+use crate::config::value::{
+    Bytes, Count, ListenAddr, LogFormat, Period, PolicyName, UserName, list, scalar,
+};
 use crate::config::{AcceptMode, HEADER_BYTES_MIN};
 use attach::{AttachArgs, DetachArgs};
 use load::LoadArgs;

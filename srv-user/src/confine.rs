@@ -31,7 +31,11 @@ pub struct Confinement {
 
 impl fmt::Display for Confinement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "user {}, group {}; no capabilities, ", self.uid, self.gid)?;
+        write!(
+            f,
+            "user {}, group {}; no capabilities, ",
+            self.uid, self.gid
+        )?;
         f.write_str(match self.seccomp {
             true => "system calls filtered, ",
             false => "system calls not filtered (the kernel has no seccomp), ",

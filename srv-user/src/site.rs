@@ -91,7 +91,9 @@ impl Site {
         let pages = match &self.pages {
             Pages::Welcome(_) => Pages::Welcome(welcome()),
             Pages::Folder(root, _) => {
-                let root = root.try_clone().context("duplicate the root's descriptor")?;
+                let root = root
+                    .try_clone()
+                    .context("duplicate the root's descriptor")?;
                 Pages::Folder(root, RefCell::new(FileCache::new()))
             }
         };

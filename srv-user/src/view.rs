@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
+use crate::balance;
 use crate::control::{GroupStatus, ProgramStatus, SocketStatus, Status, Totals, WorkerStatus};
 
 /// A server's state, one table per listener group.
@@ -101,7 +102,10 @@ fn worker(worker: &WorkerStatus) -> Vec<String> {
 }
 
 fn sums(workers: &[WorkerStatus], totals: &Totals) -> Vec<String> {
-    let sum = |count: fn(&WorkerStatus) -> u64| workers.iter().map(count).sum::<u64>().to_string();
+    let sum = |count: fn(&WorkerStatus) -> u64| {
+        let counts: Vec<u64> = workers.iter().map(count).collect();
+        balance::sum(&counts).to_string()
+    };
     vec![
         "all".into(),
         String::new(),
@@ -133,7 +137,8 @@ fn balance(totals: &Totals) -> String {
 fn refusals(workers: &[WorkerStatus]) -> String {
     let mut sums: BTreeMap<&String, u64> = BTreeMap::new();
     for (reason, count) in workers.iter().flat_map(|worker| &worker.refused) {
-        *sums.entry(reason).or_default() += count;
+        let sum = sums.entry(reason).or_default();
+        *sum = sum.saturating_add(*count);
     }
     match counts(sums.iter().map(|(reason, count)| (*reason, count))) {
         none if none.is_empty() => none,
@@ -209,7 +214,6 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balance;
     use crate::control::worker_for_tests;
 
     fn group_of(workers: Vec<WorkerStatus>) -> GroupStatus {

@@ -24,11 +24,10 @@ pub struct Deeds {
 impl Deeds {
     /// The capabilities for it, of those that are `held`.
     pub fn capabilities(self, held: CapabilitySet) -> CapabilitySet {
-        let mut kept = CapabilitySet::empty();
+        // So that a worker can empty its bounding set.
+        let mut kept = CapabilitySet::SETPCAP;
         if self.changes_user {
             kept |= CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::KILL;
-            // So that a worker can empty its bounding set.
-            kept |= CapabilitySet::SETPCAP;
         }
         if self.steers {
             let program = CapabilitySet::BPF | CapabilitySet::PERFMON;
@@ -125,7 +124,7 @@ mod tests {
             administers_filters: false,
         };
         let kept = nothing.capabilities(CapabilitySet::all());
-        assert_eq!(kept, CapabilitySet::empty());
+        assert_eq!(kept, CapabilitySet::SETPCAP);
     }
 
     #[test]

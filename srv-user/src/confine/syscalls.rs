@@ -136,13 +136,21 @@ pub fn allow_few() -> anyhow::Result<bool> {
     }
 }
 
+/// Whether [`allow_few`] works here: found out by a thread that is restricted and ends.
+pub fn can_filter() -> bool {
+    let restricted = std::thread::spawn(|| {
+        rustix::thread::set_no_new_privs(true)?;
+        allow_few()
+    });
+    matches!(restricted.join(), Ok(Ok(true)))
+}
+
 fn filter() -> anyhow::Result<BpfProgram> {
     let always = ALLOWED.iter().chain(ALLOWED_OLD);
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         always.map(|call| (*call, Vec::new())).collect();
     for (call, (argument, operator, value)) in conditional(std::process::id().into()) {
-        let condition =
-            SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?;
+        let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?;
         rules.insert(call, vec![SeccompRule::new(vec![condition])?]);
     }
     let otherwise = SeccompAction::Errno(libc::ENOSYS as u32);
@@ -171,12 +179,20 @@ mod tests {
                 return eprintln!("skipped: this kernel has no seccomp filters");
             }
             let large = vec![1u8; 1 << 20];
-            assert_eq!(large.iter().map(|byte| usize::from(*byte)).sum::<usize>(), 1 << 20);
+            assert_eq!(
+                large.iter().map(|byte| usize::from(*byte)).sum::<usize>(),
+                1 << 20
+            );
             std::thread::sleep(Duration::from_millis(1));
             let no_such_call = [
                 File::open("/etc/passwd").map(drop).unwrap_err(),
-                std::process::Command::new("true").spawn().map(drop).unwrap_err(),
-                socket(AddressFamily::INET, SocketType::STREAM, None).unwrap_err().into(),
+                std::process::Command::new("true")
+                    .spawn()
+                    .map(drop)
+                    .unwrap_err(),
+                socket(AddressFamily::INET, SocketType::STREAM, None)
+                    .unwrap_err()
+                    .into(),
                 rustix::process::kill_process(
                     rustix::process::getpid(),
                     rustix::process::Signal::TERM,
@@ -190,6 +206,26 @@ mod tests {
             }
         });
         confined.join().unwrap();
+    }
+
+    /// The end of a panic, in a process of its own.
+    #[test]
+    fn a_confined_process_can_abort() {
+        use std::os::unix::process::ExitStatusExt;
+        const MARK: &str = "SRV_TEST_ABORT";
+        if std::env::var_os(MARK).is_some() {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            allow_few().unwrap();
+            std::process::abort();
+        }
+        let mut this = std::process::Command::new(std::env::current_exe().unwrap());
+        let name = "confine::syscalls::tests::a_confined_process_can_abort";
+        let output = this
+            .args(["--exact", name])
+            .env(MARK, "1")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
     }
 
     fn executable() -> rustix::io::Result<()> {

@@ -6,9 +6,7 @@ use std::str::FromStr;
 use anyhow::{Context, ensure};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid, getgid, getgroups, getuid};
-use rustix::thread::{
-    CapabilitySet, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
-};
+use rustix::thread::{CapabilitySet, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde::{Deserialize, Serialize};
 
 use super::capabilities;
@@ -84,7 +82,9 @@ impl User {
         };
         std::thread::scope(|scope| {
             let acting = scope.spawn(act);
-            acting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            acting
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
