@@ -222,7 +222,7 @@ pub struct ServeArgs {
     #[serde(deserialize_with = "scalar")]
     pub accept: Option<AcceptMode>,
 
-    /// Folder to serve [default: a built-in welcome page]
+    /// Folder to serve, which --user must be able to read [default: a built-in welcome page]
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
 

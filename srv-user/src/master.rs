@@ -169,7 +169,7 @@ impl Master {
             }
             master.open_control()?;
         }
-        privilege::drop_the_rest(&master.settings, user)?;
+        privilege::drop_the_rest(&master.settings, &master.flags, user, &master.binary)?;
         Ok(master)
     }
 

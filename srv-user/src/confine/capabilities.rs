@@ -19,6 +19,8 @@ pub struct Deeds {
     /// It drops SYNs by a socket filter, which this kernel grants to network
     /// administrators only.
     pub administers_filters: bool,
+    /// It reads its configuration or binary again, where its user alone could not.
+    pub reads_private_files: bool,
 }
 
 impl Deeds {
@@ -42,6 +44,9 @@ impl Deeds {
         }
         if self.administers_filters {
             kept |= CapabilitySet::NET_ADMIN;
+        }
+        if self.reads_private_files {
+            kept |= CapabilitySet::DAC_READ_SEARCH;
         }
         kept & held
     }
@@ -113,6 +118,7 @@ mod tests {
         steers: true,
         binds_low_ports: true,
         administers_filters: true,
+        reads_private_files: true,
     };
 
     #[test]
@@ -122,6 +128,7 @@ mod tests {
             steers: false,
             binds_low_ports: false,
             administers_filters: false,
+            reads_private_files: false,
         };
         let kept = nothing.capabilities(CapabilitySet::all());
         assert_eq!(kept, CapabilitySet::SETPCAP);

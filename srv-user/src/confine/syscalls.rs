@@ -28,7 +28,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_getsockopt,
     libc::SYS_ppoll,
     libc::SYS_read,
-    libc::SYS_readv,
     libc::SYS_recvfrom,
     libc::SYS_sendto,
     libc::SYS_setsockopt,
@@ -42,11 +41,9 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_close,
     libc::SYS_fcntl,
     libc::SYS_fstat,
-    libc::SYS_lseek,
     libc::SYS_newfstatat,
     libc::SYS_openat2,
     libc::SYS_pread64,
-    libc::SYS_sendfile,
     libc::SYS_statx,
     // Memory; see `CONDITIONAL` for what makes it executable.
     libc::SYS_brk,
@@ -77,7 +74,7 @@ const ALLOWED: &[libc::c_long] = &[
 
 /// Older names of the above, which newer architectures do without.
 #[cfg(target_arch = "x86_64")]
-const ALLOWED_OLD: &[libc::c_long] = &[libc::SYS_epoll_wait, libc::SYS_poll, libc::SYS_time];
+const ALLOWED_OLD: &[libc::c_long] = &[libc::SYS_epoll_wait, libc::SYS_poll];
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_OLD: &[libc::c_long] = &[];
 

@@ -1,5 +1,9 @@
 //! What the master may do, and as whom its workers run.
 
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
 use anyhow::{Context as _, bail};
 use rustix::thread::CapabilitySet;
 use socket2::{Domain, Socket, Type};
@@ -53,15 +57,13 @@ pub(super) fn ensure_root_is_served(
     })
 }
 
-/// Whether the kernel lets a thread with these capabilities alone stop SYNs, as
-/// most kernels let anybody.
-fn filters_with(kept: CapabilitySet) -> bool {
-    let attempt = std::thread::spawn(move || {
+/// Whether `act` succeeds with these capabilities alone: tried in a thread.
+fn with_only(kept: CapabilitySet, act: impl FnOnce() -> io::Result<()> + Send) -> bool {
+    let attempt = || {
         capabilities::keep(kept)?;
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        listen::drop_syns(&socket)
-    });
-    attempt.join().is_ok_and(|attempt| attempt.is_ok())
+        act()
+    };
+    std::thread::scope(|scope| matches!(scope.spawn(attempt).join(), Ok(Ok(()))))
 }
 
 /// Gives up what a serving master and its successors have no use for. This
@@ -69,7 +71,12 @@ fn filters_with(kept: CapabilitySet) -> bool {
 ///
 /// # Errors
 /// What the kernel says.
-pub(super) fn drop_the_rest(settings: &Settings, user: Option<User>) -> anyhow::Result<()> {
+pub(super) fn drop_the_rest(
+    settings: &Settings,
+    flags: &ServeArgs,
+    user: Option<User>,
+    binary: &Path,
+) -> anyhow::Result<()> {
     let ports_from = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     let ports_from = ports_from.ok().and_then(|port| port.trim().parse().ok());
     let ports_from = ports_from.unwrap_or(1024);
@@ -79,9 +86,19 @@ pub(super) fn drop_the_rest(settings: &Settings, user: Option<User>) -> anyhow::
         steers: settings.bpf && settings.serving.accept.has_own_listeners(),
         binds_low_ports: settings.listen.iter().any(|address| is_low(address.port())),
         administers_filters: false,
+        reads_private_files: false,
     };
     let held = capabilities::held();
-    deeds.administers_filters = !filters_with(deeds.capabilities(held));
+    let kept = deeds.capabilities(held);
+    deeds.administers_filters = !with_only(kept, || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        listen::drop_syns(&socket)
+    });
+    let config = flags.config.as_deref();
+    deeds.reads_private_files = !with_only(kept, || {
+        config.map_or(Ok(()), |config| File::open(config).map(drop))?;
+        File::open(binary).map(drop)
+    });
     let kept = deeds.capabilities(held);
     capabilities::keep(kept).context("drop the capabilities that are not needed any more")
 }

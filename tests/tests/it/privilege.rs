@@ -97,21 +97,40 @@ fn the_master_keeps_what_it_will_need_and_no_more() {
     if !gate::can_steer() || !gate::is_root() {
         return;
     }
+    // Where uid 0 can read it whoever owns the build.
+    let copy = tempfile::tempdir().unwrap();
+    let binary = copy.path().join("srv");
+    fs::copy(server::binary().unwrap(), &binary).unwrap();
+    let start = |arguments: &[&str]| {
+        let folder = tempfile::tempdir().unwrap();
+        Server::start_as(Command::new(&binary), folder, arguments).unwrap()
+    };
     let workers_of_another_user = CapabilitySet::SETUID
         | CapabilitySet::SETGID
         | CapabilitySet::SETPCAP
         | CapabilitySet::KILL
         | for_filters();
     let program = CapabilitySet::BPF | CapabilitySet::PERFMON;
-    let server = Server::start(["--workers", "2"]).unwrap();
+    let server = start(&["--workers", "2"]);
     assert_master_keeps(&server, workers_of_another_user | program);
-    let server = Server::start(["--workers", "2", "--no-bpf"]).unwrap();
+    let server = start(&["--workers", "2", "--no-bpf"]);
     assert_master_keeps(&server, workers_of_another_user);
     // A low port of an address that nothing else here uses.
     let low = ["--listen", "127.83.86.1:83", "--workers", "1"];
-    let server = Server::start(low).unwrap();
+    let server = start(&low);
     let all = workers_of_another_user | program | CapabilitySet::NET_BIND_SERVICE;
     assert_master_keeps(&server, all);
+    // A configuration in somebody's private folder.
+    let private = tempfile::tempdir().unwrap();
+    let config = private.path().join("srv.toml");
+    fs::write(&config, "workers = 1\n").unwrap();
+    fs::set_permissions(private.path(), PermissionsExt::from_mode(0o700)).unwrap();
+    std::os::unix::fs::chown(private.path(), Some(4321), None).unwrap();
+    let server = start(&["--no-bpf", "--config", config.to_str().unwrap()]);
+    let kept = workers_of_another_user | CapabilitySet::DAC_READ_SEARCH;
+    assert_master_keeps(&server, kept);
+    fs::write(&config, "workers = 2\n").unwrap();
+    assert!(server.srv(&["reload"]).unwrap().status.success());
 }
 
 /// What `/proc/PID/fd` says of each number.
