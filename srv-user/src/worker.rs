@@ -92,6 +92,9 @@ impl Worker {
         confine::become_user(start.user)?;
         let serving = &start.serving;
         let site = Site::new(serving.root.as_deref(), serving.synthetic, named(&start))?;
+        // Read for the first time, the clock is looked for with calls that are not
+        // allowed later; not found, it is a system call.
+        monotonic_ns();
         let confinement = confine::confine(site.root())?;
         Ok(Self {
             channel: Some(channel),
