@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Serving;
+use crate::confine::{Confinement, User};
 
 /// What the master says to a worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,7 +31,7 @@ pub enum ToWorker {
     Adopt(u32),
     /// The worker of this slot is back: leave its listeners to it.
     Release(u32),
-    /// From the next request on.
+    /// From the next request on; the root is what it was.
     Serve(Serving),
     /// Nothing; it wakes whoever can wake.
     Nudge,
@@ -41,6 +42,8 @@ pub enum ToWorker {
     Drain,
     /// Finish what there is and exit, while the others go on.
     Retire,
+    /// As `Retire`, and be silent: the slot has another worker already.
+    Yield,
 }
 
 /// A worker's orders.
@@ -53,6 +56,8 @@ pub struct Start {
     /// Listener groups; each has a memory and its listeners among the
     /// inherited file descriptors ([`Inherited`]).
     pub groups: u32,
+    /// Whom to run as; `None`: as started.
+    pub user: Option<User>,
     /// Log lines as JSON.
     pub log_json: bool,
     /// What to serve, and how.
@@ -62,8 +67,8 @@ pub struct Start {
 /// What a worker says to the master.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToMaster {
-    /// It waits on its own listeners.
-    Registered,
+    /// It waits on its own listeners, confined like this.
+    Registered(Confinement),
     /// It accepts connections.
     Ready,
     /// It was asked to go, accepts no more and will exit.
@@ -88,6 +93,11 @@ impl Inherited {
     /// The shared memory of a group.
     pub fn memory(self, group: u32) -> RawFd {
         Self::CHANNEL + 1 + group as RawFd
+    }
+
+    /// The first number that nothing was inherited at.
+    pub fn end(self) -> RawFd {
+        self.listener(self.groups, 0)
     }
 
     /// A listener.
@@ -150,14 +160,6 @@ impl Channel {
     /// The end that was inherited.
     pub fn from_fd(fd: OwnedFd) -> Self {
         Self(fd)
-    }
-
-    /// Another handle on the same end.
-    ///
-    /// # Errors
-    /// If the process is out of file descriptors.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self(self.0.try_clone()?))
     }
 
     /// Sends a message.

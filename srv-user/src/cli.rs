@@ -12,7 +12,9 @@ use serde::Deserialize;
 use srv_common::MAX_WORKERS;
 
 use crate::ab;
-use crate::config::value::{Bytes, Count, ListenAddr, LogFormat, Period, PolicyName, list, scalar};
+use crate::config::value::{
+    Bytes, Count, ListenAddr, LogFormat, Period, PolicyName, UserName, list, scalar,
+};
 use crate::config::{AcceptMode, HEADER_BYTES_MIN};
 use attach::{AttachArgs, DetachArgs};
 use load::LoadArgs;
@@ -220,9 +222,15 @@ pub struct ServeArgs {
     #[serde(deserialize_with = "scalar")]
     pub accept: Option<AcceptMode>,
 
-    /// Folder to serve [default: a built-in welcome page]
+    /// Folder to serve, which --user must be able to read [default: a built-in welcome page]
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
+
+    /// Whom workers run as: a name, UID or UID:GID; they have no capability and no
+    /// other group [default: nobody if started by root, else who starts it]
+    #[arg(long, value_name = "USER")]
+    #[serde(deserialize_with = "scalar")]
+    pub user: Option<UserName>,
 
     /// TOML file with these flags as keys; flags win. Read again at SIGHUP and
     /// by `srv reload`: workers, policy, root, limits and what else is about
@@ -371,7 +379,7 @@ mod tests {
             "srv serve --listen 127.0.0.1:0 --listen [::1]:0 --workers 3 --policy round-robin \
              --accept own --root . --config srv.toml --synthetic --worker-header \
              --control /run/srv.sock --backlog 64 --no-bpf --grace 3s --hang-after 100ms --hang-kill 5s \
-             --log json --fast-open 16 --v6-only=false --header-bytes 32KiB",
+             --user www-data --log json --fast-open 16 --v6-only=false --header-bytes 32KiB",
         );
         assert_eq!(args.listen.map(|listen| listen.len()), Some(2));
         assert_eq!(args.accept, Some(AcceptMode::Own));

@@ -9,6 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use srv_common::Policy;
 
+use crate::confine::User;
+
 pub use merge::{BACKLOG, LISTEN, available_cpus, ensure_workers_fit, place, settings};
 
 mod file;
@@ -44,6 +46,10 @@ pub struct Settings {
     pub hang_after: Duration,
     /// One away for longer than this is killed; zero: never.
     pub hang_kill: Duration,
+    /// Whom workers run as; `None`: who runs the master.
+    pub user: Option<User>,
+    /// The user was asked for: as another one there is to be no server.
+    pub user_is_explicit: bool,
     /// Log lines as JSON.
     pub log_json: bool,
     /// What the workers need to know.
@@ -62,6 +68,7 @@ impl Settings {
             ("v6-only", self.v6_only != next.v6_only),
             ("no-bpf", self.bpf != next.bpf),
             ("control", self.control != next.control),
+            ("user", self.user != next.user),
             ("log", self.log_json != next.log_json),
         ];
         let mut changed = differences.into_iter().filter(|(_, differs)| *differs);

@@ -78,6 +78,11 @@ impl Driver {
         }
     }
 
+    /// Who answers, and within which limits.
+    pub fn http(&self) -> &Http {
+        &self.http
+    }
+
     /// Where the worker's load is published.
     pub fn published(&self) -> &Published {
         &self.http.published

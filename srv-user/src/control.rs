@@ -18,6 +18,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::confine::Confinement;
 use crate::foreign::report::ForeignStatus;
 
 /// A question to a running server: one line of JSON, answered by one [`Reply`].
@@ -63,6 +64,8 @@ pub struct Status {
     pub policy: String,
     /// The accept mode, by name.
     pub accept: String,
+    /// As whom, and how confined, workers run; `None` until one does.
+    pub workers_run_as: Option<Confinement>,
     /// Since it started the kernel found an accept queue full so often (in this
     /// network namespace, other servers' included).
     pub listen_overflows: u64,

@@ -13,6 +13,7 @@ mod facts;
 mod network;
 #[cfg(test)]
 mod posed;
+mod privilege;
 mod process;
 mod steering;
 
@@ -104,6 +105,7 @@ impl Report {
     pub fn of(facts: &Facts) -> Self {
         let mut checks = steering::checks(facts);
         checks.extend(process::checks(facts));
+        checks.extend(privilege::checks(facts));
         checks.extend(network::checks(facts));
         Self {
             serves: checks
@@ -247,6 +249,9 @@ srv serve does not run here.
             ip_local_port_range: Some((1024, 65535)),
             cpu_quota: Some(0.5),
             has_seccomp_filter: true,
+            worker_user: Err("EPERM".into()),
+            filters_system_calls: false,
+            landlock_abi: 0,
             ..healthy()
         };
         for check in Report::of(&facts).checks {

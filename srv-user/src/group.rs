@@ -1,6 +1,7 @@
 //! The master's side of one listener group: its sockets, its memory, its
 //! steering, and the slots' states. Knows no processes.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -25,10 +26,22 @@ pub struct Group {
     memory: &'static srv_common::Group,
     memory_fd: OwnedFd,
     steering: Result<Steering, String>,
+    ordered: Ordered,
     healing: Vec<Healing>,
     hangs: Vec<HangWatch>,
     /// Limit of each accept queue, as the kernel cut it.
     backlog: u32,
+}
+
+/// What the master has written to the memory, as it remembers it: workers can write
+/// there, too.
+#[derive(Default)]
+struct Ordered {
+    policy: u32,
+    workers: u32,
+    hang_after_ns: u64,
+    /// By slot.
+    states: Vec<Cell<State>>,
 }
 
 /// A worker that is stuck, or may be.
@@ -86,6 +99,7 @@ impl Group {
             memory,
             memory_fd,
             steering,
+            ordered: Ordered::default(),
             healing: Vec::new(),
             hangs: Vec::new(),
         };
@@ -141,9 +155,11 @@ impl Group {
     /// workers keep their counts and their listeners.
     pub fn apply(&mut self, settings: &Settings) {
         let hang_after_ns = u64::try_from(settings.hang_after.as_nanos()).unwrap_or(u64::MAX);
-        self.memory.config.hang_after_ns.set(hang_after_ns);
-        self.memory.config.workers.set(settings.workers);
+        self.ordered.hang_after_ns = hang_after_ns;
+        self.ordered.workers = settings.workers;
+        self.restore_config();
         let slots = self.healing.len().max(settings.workers as usize);
+        self.ordered.states.resize(slots, Cell::new(State::Absent));
         self.healing.resize(slots, Healing::default());
         self.hangs.resize(slots, HangWatch::default());
     }
@@ -169,12 +185,13 @@ impl Group {
             Err(_) if policy == Policy::Hash => return Ok(()),
             Err(why) => anyhow::bail!("steer by {}: {why}", policy.name()),
         };
-        let workers = self.memory.config.workers.get();
+        let workers = self.ordered.workers;
         config::ensure_workers_fit(policy, workers)
             .with_context(|| format!("steer by {}", policy.name()))?;
         if policy == Policy::Hash {
             steering.detach()?;
         }
+        self.ordered.policy = policy as u32;
         self.memory.config.policy.set(policy as u32);
         if policy != Policy::Hash && !steering.is_attached() {
             steering.attach(&self.listeners.sockets[0])?;
@@ -201,6 +218,16 @@ impl Group {
         self.set_state(slot, State::Starting);
     }
 
+    /// The worker process `pid` has taken over `slot` from one that publishes no more.
+    pub fn worker_replaced(&self, slot: u32, pid: u32) {
+        let at = self.slot(slot);
+        at.steering.pid.set(pid);
+        at.steering.starts.bump(1);
+        at.load.active.set(0);
+        at.load.running.set(0);
+        at.load.pending.set(0);
+    }
+
     /// The worker in `slot` has died and been reaped: what it published about
     /// itself is void. `then` is what the slot is from now on.
     pub fn worker_died(&self, slot: u32, then: State) {
@@ -217,7 +244,7 @@ impl Group {
 
     /// Whether the worker in `slot` accepts and does not hang.
     pub fn is_ready(&self, slot: u32) -> bool {
-        self.slot(slot).steering.state.get() == State::Ready as u32
+        self.ordered.states[slot as usize].get() == State::Ready
     }
 
     /// Whether the worker in `slot` is away from `epoll_wait`.
@@ -227,30 +254,46 @@ impl Group {
 
     /// Sets a slot's state and with it the list of those that can be chosen.
     pub fn set_state(&self, slot: u32, state: State) {
+        self.ordered.states[slot as usize].set(state);
         let steering = &self.slot(slot).steering;
         steering.state.set(state as u32);
-        steering.eligible.set(match state {
-            State::Ready => ELIGIBLE,
-            State::Hung | State::Full => LAST_RESORT,
-            _ => NOT_ELIGIBLE,
-        });
-        // Whoever hangs gets something only where everybody does.
-        let either = |state| self.list(state) > 0;
-        let _ = either(State::Ready) || either(State::Full) || either(State::Hung);
+        steering.eligible.set(eligibility(state));
+        self.list_best();
         self.pose_hermes();
     }
 
-    /// Makes the slots in that state the ones to choose from; how many they are.
-    fn list(&self, state: State) -> u32 {
+    /// Whoever hangs gets something only where everybody does.
+    fn list_best(&self) {
+        let is_anybodys = |state: &State| self.ordered.states.iter().any(|at| at.get() == *state);
+        let best = [State::Ready, State::Full, State::Hung];
+        let best = best.into_iter().find(is_anybodys);
+        self.list(best.unwrap_or(State::Ready));
+    }
+
+    /// Makes the slots in that state the ones to choose from.
+    fn list(&self, state: State) {
         let mut count = 0;
-        for (slot, at) in self.slots().iter().enumerate() {
-            if at.steering.state.get() == state as u32 {
+        for (slot, ordered) in self.ordered.states.iter().enumerate() {
+            if ordered.get() == state {
                 self.memory.ready[count as usize].set(slot as u16);
                 count += 1;
             }
         }
         self.memory.config.ready_count.set(count);
-        count
+    }
+
+    /// Writes the configuration where it is not what was ordered.
+    fn restore_config(&self) {
+        let (config, ordered) = (&self.memory.config, &self.ordered);
+        if config.policy.get() != ordered.policy {
+            config.policy.set(ordered.policy);
+        }
+        if config.workers.get() != ordered.workers {
+            config.workers.set(ordered.workers);
+        }
+        if config.hang_after_ns.get() != ordered.hang_after_ns {
+            config.hang_after_ns.set(ordered.hang_after_ns);
+        }
     }
 
     /// What the policy `hermes` goes by until a worker's next turn.
@@ -264,14 +307,21 @@ impl Group {
     /// program does not look for itself: reading a clock costs it 36 ns a run.
     /// Those that hang now, or are newly suspected to.
     pub fn spot_hangs(&mut self) -> Vec<Hang> {
+        self.restore_config();
+        self.list_best();
         self.sample_surplus();
         let now_ns = status::monotonic_ns();
-        let hang_after_ns = self.memory.config.hang_after_ns.get();
+        let hang_after_ns = self.ordered.hang_after_ns;
         let mut hangs = Vec::new();
         for slot in 0..self.hangs.len() as u32 {
-            let was = self.slot(slot).steering.state.get();
-            let accepts = [State::Ready, State::Hung, State::Full];
-            if !accepts.map(|state| state as u32).contains(&was) {
+            let was = self.ordered.states[slot as usize].get();
+            let steering = &self.slot(slot).steering;
+            let is_overwritten =
+                steering.state.get() != was as u32 || steering.eligible.get() != eligibility(was);
+            if !matches!(was, State::Ready | State::Hung | State::Full) {
+                if is_overwritten {
+                    self.set_state(slot, was);
+                }
                 continue;
             }
             let stuck_ns = self.stuck_ns(slot, now_ns);
@@ -280,7 +330,7 @@ impl Group {
                 hangs.push(Hang {
                     slot,
                     lasted: Duration::from_nanos(stuck_ns),
-                    stage: match was == State::Hung as u32 {
+                    stage: match was == State::Hung {
                         true => Stage::GoesOn,
                         false => Stage::FoundOut,
                     },
@@ -297,7 +347,7 @@ impl Group {
                 (false, true) => State::Full,
                 (false, false) => State::Ready,
             };
-            if now as u32 != was {
+            if now != was || is_overwritten {
                 self.set_state(slot, now);
             }
         }
@@ -345,7 +395,7 @@ impl Group {
             let correction = correction(healing.surplus_min.min(surplus), surplus);
             let at = &self.memory.slots[slot];
             at.steering.healed.bump(correction as u64);
-            healing.surplus_min = surplus + correction;
+            healing.surplus_min = surplus.saturating_add(correction);
         }
     }
 
@@ -385,17 +435,11 @@ impl Group {
     }
 
     fn program_status(&self) -> ProgramStatus {
-        let steered = self
-            .slots()
-            .iter()
-            .map(|slot| slot.steering.steered.get())
-            .sum();
-        let counts = self
-            .memory
-            .program
-            .fallbacks
-            .iter()
-            .map(|count| count.get());
+        let slots = self.slots().iter();
+        let steered = slots.map(|slot| slot.steering.steered.get());
+        let steered = balance::sum(&steered.collect::<Vec<_>>());
+        let fallbacks = self.memory.program.fallbacks.iter();
+        let counts: Vec<u64> = fallbacks.map(|count| count.get()).collect();
         let attached = self.steering.as_ref().is_ok_and(Steering::is_attached);
         let why_not = match &self.steering {
             Err(why) => Some(why.clone()),
@@ -405,7 +449,7 @@ impl Group {
         ProgramStatus {
             attached,
             why_not,
-            runs: steered + counts.clone().sum::<u64>(),
+            runs: steered.saturating_add(balance::sum(&counts)),
             steered,
             fallbacks: Reason::NAMES
                 .map(str::to_string)
@@ -422,6 +466,15 @@ impl Group {
 
     fn slot(&self, slot: u32) -> &Slot {
         &self.memory.slots[slot as usize]
+    }
+}
+
+/// Whether the program may choose a slot in that state.
+fn eligibility(state: State) -> u32 {
+    match state {
+        State::Ready => ELIGIBLE,
+        State::Hung | State::Full => LAST_RESORT,
+        _ => NOT_ELIGIBLE,
     }
 }
 
@@ -446,7 +499,8 @@ fn surplus(slot: &Slot, socket: &Socket) -> Option<i64> {
     let (queued, _) = accept_queue(socket).ok()?;
     let steering = &slot.steering;
     let assigned = steering.steered.get().wrapping_add(steering.healed.get());
-    Some(assigned.wrapping_sub(taken) as i64 - i64::from(queued))
+    // A worker may have written anything there.
+    Some((assigned.wrapping_sub(taken) as i64).saturating_sub(i64::from(queued)))
 }
 
 /// What to add to a slot's assigned connections so that `assigned - taken` is
@@ -458,7 +512,7 @@ fn surplus(slot: &Slot, socket: &Socket) -> Option<i64> {
 /// alike.
 fn correction(surplus_min: i64, surplus: i64) -> i64 {
     match surplus {
-        ..0 => -surplus,
+        ..0 => surplus.saturating_neg(),
         _ => -surplus_min.clamp(0, surplus),
     }
 }

@@ -7,6 +7,7 @@ pub mod channel;
 pub mod cli;
 pub mod closed;
 pub mod config;
+pub mod confine;
 pub mod connection;
 pub mod control;
 pub mod delay_line;

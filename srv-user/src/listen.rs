@@ -122,17 +122,22 @@ impl ListenerGroup {
     /// What `SO_ATTACH_FILTER` says.
     pub fn stop_new_connections(&mut self) -> io::Result<()> {
         self.is_closed = true;
-        // Classic BPF over the TCP header: a SYN without ACK gets 0 bytes.
-        const LOAD_FLAGS: SockFilter = SockFilter::new(0x30, 0, 0, 13);
-        const KEEP_SYN_AND_ACK: SockFilter = SockFilter::new(0x54, 0, 0, 0x12);
-        const IF_SYN_ONLY: SockFilter = SockFilter::new(0x15, 0, 1, 0x02);
-        const DROP: SockFilter = SockFilter::new(0x06, 0, 0, 0);
-        const PASS: SockFilter = SockFilter::new(0x06, 0, 0, u32::MAX);
-        let filter = [LOAD_FLAGS, KEEP_SYN_AND_ACK, IF_SYN_ONLY, DROP, PASS];
-        self.sockets
-            .iter()
-            .try_for_each(|socket| socket.attach_filter(&filter))
+        self.sockets.iter().try_for_each(drop_syns)
     }
+}
+
+/// Has the kernel drop SYNs that come to `socket`.
+///
+/// # Errors
+/// What `SO_ATTACH_FILTER` says.
+pub fn drop_syns(socket: &Socket) -> io::Result<()> {
+    // Classic BPF over the TCP header: a SYN without ACK gets 0 bytes.
+    const LOAD_FLAGS: SockFilter = SockFilter::new(0x30, 0, 0, 13);
+    const KEEP_SYN_AND_ACK: SockFilter = SockFilter::new(0x54, 0, 0, 0x12);
+    const IF_SYN_ONLY: SockFilter = SockFilter::new(0x15, 0, 1, 0x02);
+    const DROP: SockFilter = SockFilter::new(0x06, 0, 0, 0);
+    const PASS: SockFilter = SockFilter::new(0x06, 0, 0, u32::MAX);
+    socket.attach_filter(&[LOAD_FLAGS, KEEP_SYN_AND_ACK, IF_SYN_ONLY, DROP, PASS])
 }
 
 fn new_socket(address: SocketAddr, settings: &Settings) -> anyhow::Result<Socket> {

@@ -4,7 +4,9 @@
 
 mod answers;
 mod back_off;
+mod privilege;
 mod reload;
+mod second;
 mod upgrade;
 
 use std::collections::HashMap;
@@ -21,6 +23,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use crate::channel::{Start, ToMaster, ToWorker};
 use crate::cli::ServeArgs;
 use crate::config::{AcceptMode, Settings};
+use crate::confine::{Confinement, User};
 use crate::control::{self, Question, Request};
 use crate::group::{Group, Hang, Stage};
 use crate::listen::ListenerGroup;
@@ -83,6 +86,8 @@ const FAILED_STARTS_MAX: u32 = 3;
 struct Master {
     settings: Settings,
     flags: ServeArgs,
+    /// Whom workers run as; `None`: who runs this process.
+    user: Option<User>,
     hang_check: Interval,
     policy: Policy,
     groups: Vec<Group>,
@@ -115,6 +120,8 @@ struct Stopping {
 
 impl Master {
     fn open(settings: Settings, flags: ServeArgs, mut takeover: Takeover) -> anyhow::Result<Self> {
+        let user = privilege::workers_user(&settings)?;
+        privilege::ensure_root_is_served(&settings, &flags, user)?;
         let mut groups = Vec::new();
         for address in &settings.listen {
             let listeners = match takeover.listeners(*address) {
@@ -154,6 +161,7 @@ impl Master {
             hang_check: hang_check(&settings),
             settings,
             flags,
+            user,
         };
         if master.predecessor.is_none() {
             for group in &mut master.groups {
@@ -161,6 +169,7 @@ impl Master {
             }
             master.open_control()?;
         }
+        privilege::drop_the_rest(&master.settings, &master.flags, user, &master.binary)?;
         Ok(master)
     }
 
@@ -225,17 +234,24 @@ impl Master {
         Ok(false)
     }
 
-    fn spawn(&mut self, slot: u32) -> anyhow::Result<()> {
+    fn start_worker(&self, slot: u32) -> anyhow::Result<Worker> {
         let start = Start {
             slot,
             listeners: spawn::inherited(&self.groups).listeners,
             groups: self.groups.len() as u32,
+            user: self.user,
             log_json: self.settings.log_json,
             serving: self.settings.serving.clone(),
         };
         let worker = spawn::spawn(start, &self.groups, &self.events)?;
+        let pid = worker.pid.as_raw_nonzero().get();
+        tracing::debug!(slot, pid, "worker started");
+        Ok(worker)
+    }
+
+    fn spawn(&mut self, slot: u32) -> anyhow::Result<()> {
+        let worker = self.start_worker(slot)?;
         let pid = worker.pid;
-        tracing::debug!(slot, pid = pid.as_raw_nonzero().get(), "worker started");
         for group in &self.groups {
             group.worker_starts(slot, pid.as_raw_nonzero().get() as u32);
         }
@@ -245,7 +261,9 @@ impl Master {
 
     fn handle(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
-            Event::FromWorker(pid, ToMaster::Registered) => self.registered(pid),
+            Event::FromWorker(pid, ToMaster::Registered(confinement)) => {
+                self.registered(pid, confinement);
+            }
             Event::FromWorker(pid, ToMaster::Ready) => self.ready(pid),
             Event::FromWorker(pid, ToMaster::Retiring) => self.set_state(pid, State::Draining),
             Event::FromWorker(_, ToMaster::Failed(why)) => {
@@ -286,12 +304,14 @@ impl Master {
     /// A worker waits on its own listeners. At the start the ring is joined
     /// when all do, so that each is first in line at its own; later the
     /// others step back behind the newcomer.
-    fn registered(&mut self, pid: Pid) {
+    fn registered(&mut self, pid: Pid, confinement: Confinement) {
         let Some(worker) = self.workers.get_mut(&pid) else {
             return;
         };
         worker.registered = true;
+        worker.confinement = Some(confinement);
         let slot = worker.slot;
+        self.take_charge(pid);
         if self.settings.serving.accept != AcceptMode::Ring {
             return self.share_orphans(pid, slot);
         }
@@ -367,18 +387,21 @@ impl Master {
 
     fn bury(&mut self, worker: &Worker, status: WaitStatus) {
         let slot = worker.slot;
-        for group in &self.groups {
-            group.worker_died(
-                slot,
-                if worker.leaves {
-                    State::Absent
-                } else {
-                    State::Dead
-                },
-            );
+        let then = if worker.leaves {
+            State::Absent
+        } else {
+            State::Dead
+        };
+        if !worker.is_second && !worker.has_yielded {
+            self.groups
+                .iter()
+                .for_each(|group| group.worker_died(slot, then));
         }
         if self.stopping.is_some() {
             return;
+        }
+        if worker.has_yielded {
+            return tracing::info!(slot, "worker has left its slot to another");
         }
         if worker.leaves {
             tracing::info!(slot, "worker has left");
@@ -416,8 +439,7 @@ impl Master {
         }
         let suspects = found.iter().filter(|hang| hang.stage == Stage::Suspected);
         for suspect in suspects {
-            let mut workers = self.workers.values();
-            if let Some(worker) = workers.find(|worker| worker.slot == suspect.slot) {
+            if let Some(worker) = self.in_charge(suspect.slot) {
                 worker.tell(&ToWorker::Nudge);
             }
         }
@@ -431,7 +453,9 @@ impl Master {
 
     fn kill_hung(&mut self, hang: &Hang) {
         let mut workers = self.workers.values_mut();
-        let found = workers.find(|worker| worker.slot == hang.slot && !worker.hang_killed);
+        let found = workers.find(|worker| {
+            worker.slot == hang.slot && worker.is_in_charge() && !worker.hang_killed
+        });
         let Some(worker) = found else { return };
         worker.hang_killed = true;
         self.hang_kills[hang.slot as usize] += 1;

@@ -11,10 +11,12 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use anyhow::Context;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
@@ -79,6 +81,36 @@ impl Site {
             worker: worker.map(HeaderValue::from),
             clock: coarse_clock,
         })
+    }
+
+    /// Serves the same folder, opened no second time, as a site with these other settings.
+    ///
+    /// # Errors
+    /// If the process is out of file descriptors.
+    pub fn again(&self, synthetic: bool, worker: Option<u32>) -> anyhow::Result<Self> {
+        let pages = match &self.pages {
+            Pages::Welcome(_) => Pages::Welcome(welcome()),
+            Pages::Folder(root, _) => {
+                let root = root
+                    .try_clone()
+                    .context("duplicate the root's descriptor")?;
+                Pages::Folder(root, RefCell::new(FileCache::new()))
+            }
+        };
+        Ok(Self {
+            pages,
+            synthetic,
+            worker: worker.map(HeaderValue::from),
+            clock: self.clock,
+        })
+    }
+
+    /// The folder that it serves.
+    pub fn root(&self) -> Option<BorrowedFd<'_>> {
+        match &self.pages {
+            Pages::Welcome(_) => None,
+            Pages::Folder(root, _) => Some(root.as_fd()),
+        }
     }
 
     /// Answers a request whose body, if it had one, was read or discarded by the caller. Never

@@ -13,6 +13,7 @@ use rustix::process::Pid;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::channel::{self, Inherited, MESSAGE_BYTES_MAX, Start, ToWorker};
+use crate::confine::Confinement;
 use crate::group::Group;
 use crate::master::Event;
 
@@ -30,12 +31,23 @@ pub struct Worker {
     pub ready: bool,
     /// It hung for too long and was killed.
     pub hang_killed: bool,
-    /// It was told to go, and its slot is to stay empty.
+    /// It was told to go, and its slot is to stay empty (or another's).
     pub leaves: bool,
+    /// Its slot has had a worker before it, which still is in charge.
+    pub is_second: bool,
+    /// Its slot is another worker's now.
+    pub has_yielded: bool,
+    /// What it has given up, once it is registered.
+    pub confinement: Option<Confinement>,
     channel: UnixDatagram,
 }
 
 impl Worker {
+    /// Whether its slot is its own.
+    pub fn is_in_charge(&self) -> bool {
+        !self.leaves && !self.is_second
+    }
+
     /// Sends a message; if the worker is gone, its death is told elsewhere.
     pub fn tell(&self, message: &ToWorker) {
         self.hand(message, &[]);
@@ -91,6 +103,9 @@ pub fn spawn(
         ready: false,
         hang_killed: false,
         leaves: false,
+        is_second: false,
+        has_yielded: false,
+        confinement: None,
         channel,
     };
     worker.tell(&ToWorker::Start(start));

@@ -2,9 +2,11 @@
 //! state: mapping it, and a worker's side of publishing to it. The meaning of
 //! every field is srv-common's; the only mmap is here.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 
 use anyhow::Context;
 use rustix::fs::MemfdFlags;
@@ -70,6 +72,9 @@ pub fn memfd() -> anyhow::Result<OwnedFd> {
 pub struct Published {
     groups: Vec<&'static Group>,
     slot: usize,
+    running: Rc<Cell<u32>>,
+    /// Another process publishes in the slot now.
+    is_silent: Rc<Cell<bool>>,
 }
 
 impl Published {
@@ -78,6 +83,8 @@ impl Published {
         let published = Self {
             groups,
             slot: slot as usize,
+            running: Rc::default(),
+            is_silent: Rc::default(),
         };
         for group in &published.groups {
             group.slots[slot as usize].load.turn.set(latest_turn(group));
@@ -85,9 +92,14 @@ impl Published {
         published
     }
 
+    /// The slot is its successor's: from now on nothing is published.
+    pub fn fall_silent(&self) {
+        self.is_silent.set(true);
+    }
+
     /// The worker is about to enter `epoll_wait`.
     pub fn sleeps(&self) {
-        for group in &self.groups {
+        for group in self.groups() {
             group.slots[self.slot].load.busy_since_ns.set(0);
             group.idle.0[self.slot].set(1);
         }
@@ -95,7 +107,7 @@ impl Published {
 
     /// The worker has left `epoll_wait` at `now_ns` of `CLOCK_MONOTONIC`.
     pub fn wakes(&self, now_ns: u64) {
-        for group in &self.groups {
+        for group in self.groups() {
             group.idle.0[self.slot].set(0);
             let load = &group.slots[self.slot].load;
             load.busy_since_ns.set(now_ns);
@@ -110,7 +122,7 @@ impl Published {
 
     /// The worker's loop ends: under the policy `hermes`, its filter runs.
     pub fn turns(&self) {
-        for group in self.groups.iter().filter(|group| steers_by_hermes(group)) {
+        for group in self.groups().iter().filter(|group| steers_by_hermes(group)) {
             group.hermes.0.set(hermes::filter(group, monotonic_ns()));
         }
     }
@@ -160,15 +172,15 @@ impl Published {
 
     /// A request has been read and is being served.
     pub fn started(&self) {
-        self.each(|slot| slot.load.running.bump(1));
+        self.running.set(self.running.get() + 1);
+        self.each(|slot| slot.load.running.set(self.running.get()));
     }
 
     /// A request is done with, be it answered or abandoned.
     pub fn finished(&self) {
+        self.running.set(self.running.get().saturating_sub(1));
         self.each(|slot| {
-            slot.load
-                .running
-                .set(slot.load.running.get().saturating_sub(1));
+            slot.load.running.set(self.running.get());
             slot.load.served.bump(1);
         });
     }
@@ -179,8 +191,16 @@ impl Published {
     }
 
     fn each(&self, write: impl Fn(&Slot)) {
-        for group in &self.groups {
+        for group in self.groups() {
             write(&group.slots[self.slot]);
+        }
+    }
+
+    /// Where to publish.
+    fn groups(&self) -> &[&'static Group] {
+        match self.is_silent.get() {
+            true => &[],
+            false => &self.groups,
         }
     }
 }

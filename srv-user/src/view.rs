@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
+use crate::balance;
 use crate::control::{GroupStatus, ProgramStatus, SocketStatus, Status, Totals, WorkerStatus};
 
 /// A server's state, one table per listener group.
@@ -13,6 +14,9 @@ pub fn status(status: &Status) -> String {
         "srv {}, master {}, policy {}, accept {}\n",
         status.version, status.pid, status.policy, status.accept
     );
+    if let Some(confinement) = &status.workers_run_as {
+        let _ = writeln!(text, "workers run as {confinement}");
+    }
     if status.listen_drops > 0 {
         let _ = writeln!(
             text,
@@ -98,7 +102,10 @@ fn worker(worker: &WorkerStatus) -> Vec<String> {
 }
 
 fn sums(workers: &[WorkerStatus], totals: &Totals) -> Vec<String> {
-    let sum = |count: fn(&WorkerStatus) -> u64| workers.iter().map(count).sum::<u64>().to_string();
+    let sum = |count: fn(&WorkerStatus) -> u64| {
+        let counts: Vec<u64> = workers.iter().map(count).collect();
+        balance::sum(&counts).to_string()
+    };
     vec![
         "all".into(),
         String::new(),
@@ -130,7 +137,8 @@ fn balance(totals: &Totals) -> String {
 fn refusals(workers: &[WorkerStatus]) -> String {
     let mut sums: BTreeMap<&String, u64> = BTreeMap::new();
     for (reason, count) in workers.iter().flat_map(|worker| &worker.refused) {
-        *sums.entry(reason).or_default() += count;
+        let sum = sums.entry(reason).or_default();
+        *sum = sum.saturating_add(*count);
     }
     match counts(sums.iter().map(|(reason, count)| (*reason, count))) {
         none if none.is_empty() => none,
@@ -206,7 +214,6 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balance;
     use crate::control::worker_for_tests;
 
     fn group_of(workers: Vec<WorkerStatus>) -> GroupStatus {
@@ -235,6 +242,7 @@ mod tests {
             pid: 4711,
             policy: "least".into(),
             accept: "ring".into(),
+            workers_run_as: None,
             listen_overflows: 0,
             listen_drops: 0,
             groups,

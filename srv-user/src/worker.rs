@@ -17,6 +17,7 @@ use slab::Slab;
 
 use crate::channel::{Channel, Inherited, Start, ToMaster, ToWorker};
 use crate::config::{AcceptMode, Serving};
+use crate::confine::{self, Confinement};
 use crate::connection::{Connection, Driver, Progress};
 use crate::http::Http;
 use crate::log;
@@ -34,11 +35,11 @@ pub fn run() -> anyhow::Result<()> {
     // SAFETY: the master passed the channel at this number; nobody else in
     // this fresh process uses it.
     let channel = Channel::from_fd(unsafe { OwnedFd::from_raw_fd(Inherited::CHANNEL) });
-    let telling = channel.try_clone().context("duplicate the channel")?;
-    let result = Worker::start(channel).and_then(|mut worker| worker.serve());
+    let channel = Rc::new(channel);
+    let result = Worker::start(channel.clone()).and_then(|mut worker| worker.serve());
     if let Err(error) = &result {
         // If the master is gone there is nobody to tell.
-        let _ = telling.send(&ToMaster::Failed(format!("{error:#}")));
+        let _ = channel.send(&ToMaster::Failed(format!("{error:#}")));
     }
     result
 }
@@ -61,9 +62,10 @@ const SPARE_FDS: u64 = 32;
 struct Worker {
     start: Start,
     /// `None` once the master is gone.
-    channel: Option<Channel>,
+    channel: Option<Rc<Channel>>,
     terminate: UnixStream,
     reactor: Reactor,
+    confinement: Confinement,
     /// Empty once it no longer accepts.
     ring: Ring,
     /// It waits on its siblings' listeners.
@@ -79,20 +81,29 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(channel: Channel) -> anyhow::Result<Self> {
-        let terminate = catch_signals().context("catch signals")?;
+    fn start(channel: Rc<Channel>) -> anyhow::Result<Self> {
         let start = receive_start(&channel)?;
+        close_the_rest(&start);
+        let terminate = catch_signals().context("catch signals")?;
         log::start(start.log_json);
         let connections_max = connections_max(&start).context("raise RLIMIT_NOFILE")?;
         let (listeners, published) = take_inherited(&start)?;
-        let driver = driver(&start, published)?;
+        let reactor = Reactor::new().context("create an epoll instance")?;
+        confine::become_user(start.user)?;
+        let serving = &start.serving;
+        let site = Site::new(serving.root.as_deref(), serving.synthetic, named(&start))?;
+        // Read for the first time, the clock is looked for with calls that are not
+        // allowed later; not found, it is a system call.
+        monotonic_ns();
+        let confinement = confine::confine(site.root())?;
         Ok(Self {
             channel: Some(channel),
             terminate,
-            reactor: Reactor::new().context("create an epoll instance")?,
+            reactor,
+            confinement,
             ring: Ring::new(start.serving.accept, start.slot, listeners),
             joined: false,
-            driver,
+            driver: driver(site, &start, published),
             connections: Slab::new(),
             connections_max,
             swept_ns: 0,
@@ -106,11 +117,12 @@ impl Worker {
         self.reactor
             .watch_listener(&self.terminate, TERMINATE_TOKEN, false)?;
         let channel = self.channel.as_ref().context("no channel")?;
-        self.reactor.watch_listener(channel, CHANNEL_TOKEN, false)?;
+        self.reactor
+            .watch_listener(channel.as_ref(), CHANNEL_TOKEN, false)?;
         if self.start.serving.accept != AcceptMode::Blocking {
             self.ring.watch_own(&self.reactor)?;
         }
-        channel.send(&ToMaster::Registered)?;
+        channel.send(&ToMaster::Registered(self.confinement.clone()))?;
         if self.start.serving.accept != AcceptMode::Ring {
             channel.send(&ToMaster::Ready)?;
         }
@@ -310,6 +322,10 @@ impl Worker {
             ToWorker::Start(_) => bail!("the master sent a second start"),
             ToWorker::Drain => self.drain(now_ns),
             ToWorker::Retire => self.resign(now_ns),
+            ToWorker::Yield => {
+                self.resign(now_ns);
+                self.published().fall_silent();
+            }
             ToWorker::Serve(serving) => self.serve_anew(serving),
             ToWorker::Nudge => {}
             _ if self.ring.is_empty() => {}
@@ -339,15 +355,16 @@ impl Worker {
             .map_or(Ok(()), |channel| channel.send(message))
     }
 
-    /// From the next request on, also on connections that are open.
+    /// From the next request on, also on connections that are open. The root stays.
     fn serve_anew(&mut self, serving: Serving) {
         let start = Start {
             serving,
             ..self.start.clone()
         };
-        match driver(&start, self.published().clone()) {
-            Ok(driver) => {
-                self.driver = driver;
+        let site = &self.driver.http().site;
+        match site.again(start.serving.synthetic, named(&start)) {
+            Ok(site) => {
+                self.driver = driver(site, &start, self.published().clone());
                 self.connections_max = connections_max(&start).unwrap_or(self.connections_max);
                 self.start = start;
             }
@@ -438,28 +455,43 @@ fn receive_start(channel: &Channel) -> anyhow::Result<Start> {
 }
 
 /// What serves connections as `start` says.
-fn driver(start: &Start, published: Published) -> anyhow::Result<Driver> {
-    let serving = &start.serving;
-    if serving.synthetic {
+fn driver(site: Site, start: &Start, published: Published) -> Driver {
+    if start.serving.synthetic {
         // A synthetic sleep is to last what it says, not 50 µs more.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     }
-    let named = serving.worker_header.then_some(start.slot);
-    let site = Site::new(serving.root.as_deref(), serving.synthetic, named)?;
-    Ok(Driver::new(Rc::new(Http {
+    Driver::new(Rc::new(Http {
         site,
-        limits: serving.limits.clone(),
+        limits: start.serving.limits.clone(),
         published,
-    })))
+    }))
+}
+
+/// The number that responses name, if they are to.
+fn named(start: &Start) -> Option<u32> {
+    start.serving.worker_header.then_some(start.slot)
+}
+
+/// Whoever started the master may have left descriptors open that are passed on.
+/// To be called before this process opens any.
+fn close_the_rest(start: &Start) {
+    let first = inherited(start).end() as libc::c_uint;
+    // Before Linux 5.9 there is no such call: what others left open stays so.
+    // SAFETY: nothing in this process has opened, or owns, a descriptor from there on.
+    unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
+}
+
+fn inherited(start: &Start) -> Inherited {
+    Inherited {
+        groups: start.groups,
+        listeners: start.listeners,
+    }
 }
 
 /// Adopts the inherited file descriptors.
 fn take_inherited(start: &Start) -> anyhow::Result<(Vec<Vec<OwnedFd>>, Published)> {
     let count = start.listeners;
-    let inherited = Inherited {
-        groups: start.groups,
-        listeners: count,
-    };
+    let inherited = inherited(start);
     // SAFETY: the master passed exactly these, and each is adopted once.
     let adopt = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
     let mut listeners = Vec::new();

@@ -71,7 +71,8 @@ pub fn build() -> Result<()> {
     step::show(&format!("build the image {NAME}"), &mut command)?;
     eprintln!(
         "run it by: docker run --rm --publish 8080:8080 --cap-drop ALL \
-         --cap-add BPF --cap-add PERFMON {NAME}"
+         --cap-add BPF --cap-add PERFMON --cap-add SETUID --cap-add SETGID --cap-add KILL \
+         --cap-add SETPCAP {NAME}"
     );
     Ok(())
 }

@@ -113,6 +113,7 @@ mod tests {
             upgrade-within = "30s"
             hang-after = "100ms"
             hang-kill = "5s"
+            user = 65534
             log = "json"
             [limits]
             header-bytes = "16KiB"

@@ -14,6 +14,7 @@ use super::file::File;
 use super::value::LogFormat;
 use super::{AcceptMode, Limits, Serving, Settings};
 use crate::cli::{LimitArgs, ServeArgs};
+use crate::confine::User;
 
 /// Where `srv serve` listens when nothing else is said.
 pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
@@ -68,6 +69,8 @@ pub fn settings(flags: &ServeArgs) -> Result<Settings> {
             .get(|args| args.hang_after)
             .map_or(HANG_AFTER, |period| period.0),
         hang_kill: asked.hang_kill()?,
+        user: asked.user()?,
+        user_is_explicit: asked.get(|args| args.user.clone()).is_some(),
         log_json: asked.get(|args| args.log) == Some(LogFormat::Json),
         serving: Serving {
             accept,
@@ -179,6 +182,16 @@ impl Asked<'_> {
              only one; use accept ring or own, or drop the policy",
             accept.name()
         );
+    }
+
+    fn user(&self) -> Result<Option<User>> {
+        let is_root = rustix::process::geteuid().is_root();
+        let Some(name) = self.get(|args| args.user.clone()) else {
+            return Ok(is_root.then(User::nobody));
+        };
+        let user = User::named(&name.0);
+        let place = || self.place("user", self.flags.user.is_some());
+        user.map(Some).with_context(place)
     }
 
     fn root(&self) -> Result<Option<PathBuf>> {

@@ -136,6 +136,21 @@ impl FromStr for AcceptMode {
     }
 }
 
+/// A user by name or number; whether there is such a one shows later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserName(pub String);
+
+impl FromStr for UserName {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        if text.is_empty() || text.starts_with('-') {
+            return expected("a user's name, UID or UID:GID, such as nobody or 65534:65534");
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
 /// Format of the log on stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {

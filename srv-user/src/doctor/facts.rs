@@ -8,6 +8,8 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, Resource, getrlimit, pidfd_getfd, pidfd_open};
 use rustix::thread::CapabilitySet;
 
+use crate::confine::{User, paths, syscalls};
+
 /// What was found. A field that is an `Option` is `None` where the machine
 /// does not say.
 #[derive(Clone, Debug)]
@@ -66,6 +68,12 @@ pub struct Facts {
     pub is_network_of_pid_1: Option<bool>,
     /// A seccomp filter watches this process's system calls.
     pub has_seccomp_filter: bool,
+    /// Whom workers would run as by default, or why they cannot be nobody.
+    pub worker_user: Result<u32, String>,
+    /// Workers can be confined to the system calls that they need.
+    pub filters_system_calls: bool,
+    /// Landlock's ABI, 0 if the kernel has none.
+    pub landlock_abi: u32,
 }
 
 /// Whether the BPF program loads here.
@@ -124,8 +132,21 @@ impl Facts {
             is_pid_1: std::process::id() == 1,
             is_network_of_pid_1: is_network_of_pid_1(),
             has_seccomp_filter: status.get("Seccomp").is_some_and(|mode| *mode == "2"),
+            worker_user: worker_user(),
+            filters_system_calls: syscalls::can_filter(),
+            landlock_abi: paths::abi(),
         }
     }
+}
+
+fn worker_user() -> Result<u32, String> {
+    let own = rustix::process::geteuid();
+    if !own.is_root() {
+        return Ok(own.as_raw());
+    }
+    let nobody = User::nobody();
+    let possible = nobody.ensure_possible().map(|()| nobody.uid);
+    possible.map_err(|error| format!("{error:#}"))
 }
 
 /// Asks this very process for a descriptor that it cannot have.

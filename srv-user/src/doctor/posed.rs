@@ -34,6 +34,9 @@ pub fn healthy() -> Facts {
         is_pid_1: false,
         is_network_of_pid_1: Some(true),
         has_seccomp_filter: false,
+        worker_user: Ok(65_534),
+        filters_system_calls: true,
+        landlock_abi: 7,
     }
 }
 

@@ -5,6 +5,7 @@ use srv_common::Policy;
 
 use super::Master;
 use crate::config::value::PolicyName;
+use crate::confine::Confinement;
 use crate::control::{GroupStatus, Reply, Request, SocketStatus, Status};
 use crate::group::Group;
 use crate::listen::ListenerInfo;
@@ -48,6 +49,7 @@ impl Master {
             pid: std::process::id(),
             policy: self.policy.name().to_string(),
             accept: self.settings.serving.accept.name().to_string(),
+            workers_run_as: self.confinement(),
             listen_overflows: overflow.overflows,
             listen_drops: overflow.drops,
             groups: self
@@ -56,6 +58,12 @@ impl Master {
                 .map(|group| self.group_status(group))
                 .collect(),
         }
+    }
+
+    /// All workers were started in the same way; one that is registered tells.
+    fn confinement(&self) -> Option<Confinement> {
+        let mut workers = self.workers.values();
+        workers.find_map(|worker| worker.confinement.clone())
     }
 
     fn group_status(&self, group: &Group) -> GroupStatus {
@@ -72,10 +80,7 @@ impl Master {
             for (nth, socket) in group.listeners.sockets.iter().enumerate() {
                 let info = ListenerInfo::of(socket)?;
                 let own = self.settings.serving.accept.has_own_listeners();
-                let owner = self
-                    .workers
-                    .values()
-                    .find(|worker| own && worker.slot == nth as u32);
+                let owner = self.in_charge(nth as u32).filter(|_| own);
                 let inherited = spawn::inherited(&self.groups);
                 sockets.push(SocketStatus {
                     listen: group.listeners.address,

@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail, ensure};
 use rustix::process::Pid;
 use srv_common::{Policy, State};
 
-use super::{Master, back_off::BackOff, hang_check};
+use super::{Master, back_off::BackOff, hang_check, privilege};
 use crate::channel::{FDS_MAX, ToWorker};
 use crate::config::{self, AcceptMode, Settings};
 
@@ -41,6 +41,7 @@ impl Master {
             "the server was started without --config: there is no file to read again"
         );
         let next = config::settings(&self.flags)?;
+        privilege::ensure_root_is_served(&next, &self.flags, self.user)?;
         if let Some(key) = self.settings.first_fixed_change(&next) {
             bail!(
                 "{}: a running server cannot change it; stop it and start it anew",
@@ -128,9 +129,12 @@ impl Master {
         }
     }
 
-    fn tell_serving(&self, old: &Settings) {
+    fn tell_serving(&mut self, old: &Settings) {
         if self.settings.serving == old.serving {
             return;
+        }
+        if self.settings.serving.root != old.serving.root {
+            return self.replace_workers();
         }
         for worker in self.workers.values() {
             worker.tell(&ToWorker::Serve(self.settings.serving.clone()));

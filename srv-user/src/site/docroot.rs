@@ -4,7 +4,7 @@
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -73,6 +73,15 @@ impl DocRoot {
         Ok(docroot)
     }
 
+    /// The same folder once more.
+    ///
+    /// # Errors
+    /// If the process is out of file descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let folder = self.folder.try_clone()?;
+        Ok(Self { folder })
+    }
+
     /// Opens `name`, relative to the root. Blocks on the disk, never on a FIFO or a device.
     pub fn open(&self, name: &[u8]) -> Result<Found, Refusal> {
         let file = File::from(self.open_beneath(name).map_err(Refusal::from)?);
@@ -98,6 +107,12 @@ impl DocRoot {
                 done => return done,
             }
         }
+    }
+}
+
+impl AsFd for DocRoot {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
     }
 }
 

@@ -91,10 +91,25 @@ impl Engine {
 
     /// What steering needs, as this engine can name it.
     fn least_rights(&self) -> &'static [&'static str] {
-        let least = &["--cap-drop=ALL", "--cap-add=BPF", "--cap-add=PERFMON"];
+        let least = &[
+            "--cap-drop=ALL",
+            "--cap-add=BPF",
+            "--cap-add=PERFMON",
+            "--cap-add=SETUID",
+            "--cap-add=SETGID",
+            "--cap-add=KILL",
+            "--cap-add=SETPCAP",
+        ];
         let probe = self.ask(["create", least[1], least[2], &self.image]);
         if String::from_utf8_lossy(&probe.stderr).contains("unknown capability") {
-            return &["--cap-drop=ALL", "--cap-add=SYS_ADMIN"];
+            return &[
+                "--cap-drop=ALL",
+                "--cap-add=SYS_ADMIN",
+                "--cap-add=SETUID",
+                "--cap-add=SETGID",
+                "--cap-add=KILL",
+                "--cap-add=SETPCAP",
+            ];
         }
         let container = String::from_utf8(probe.stdout).unwrap();
         self.ask(["rm", container.trim()]);
@@ -178,6 +193,10 @@ fn assert_serves(engine: &Engine, name: &str, rights: &[&str]) {
     assert_eq!(answered.iter().filter(|&&worker| worker == 1).count(), 10);
     let program = group(&server).program;
     assert!(program.attached && program.steered >= 20, "{program:?}");
+    // The image has no /etc/passwd: nobody is a number.
+    let confinement = server.status().unwrap().workers_run_as.unwrap();
+    assert_eq!((confinement.uid, confinement.gid), (65_534, 65_534));
+    assert!(confinement.seccomp, "{confinement:?}");
     assert_reaps(engine, name, &server);
     let control = server.control().display().to_string();
     let asked = engine.ask(["exec", name, "srv", "status", "--control", &control]);
@@ -230,6 +249,11 @@ fn a_container_without_rights_serves_unsteered() {
     let command = engine.run(&name, &["--cap-drop", "ALL"], folder.path());
     let server = Server::start_as(command, folder, ["--workers", "2", "--worker-header"]).unwrap();
     get_many(server.address(), 20);
+    let confinement = server.status().unwrap().workers_run_as.unwrap();
+    assert!(
+        confinement.uid == 0 && confinement.seccomp,
+        "{confinement:?}"
+    );
     let program = group(&server).program;
     assert!(!program.attached, "{program:?}");
     assert!(program.why_not.is_some_and(|why| why.contains("CAP_BPF")));

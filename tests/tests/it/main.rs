@@ -30,6 +30,7 @@ mod load;
 mod modes;
 mod patience;
 mod policies;
+mod privilege;
 mod reload;
 mod report;
 mod ring;

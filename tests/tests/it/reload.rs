@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::client::{Client, get};
 use crate::gate;
 use crate::loaded::without_loss;
-use crate::probe::{endurance, group, signal, status, until, until_group};
+use crate::probe::{endurance, group, signal, state, status, until, until_group};
 
 /// A server with a configuration file that can be rewritten.
 struct Configured {
@@ -84,10 +84,13 @@ fn reloads_under_load_lose_nothing_where_all_share_a_listener() {
 }
 
 fn reload_under_load(accept: &str, policies: &[&str]) {
+    let roots = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let text = |workers: usize, nth: usize| {
         let policy = policies[nth % policies.len()];
+        // Every other time workers are replaced, too.
+        let root = roots[nth / 2 % 2].path().display();
         format!(
-            "workers = {workers}\npolicy = \"{policy}\"\n[limits]\nbody-bytes = {}\n",
+            "workers = {workers}\npolicy = \"{policy}\"\nroot = \"{root}\"\n[limits]\nbody-bytes = {}\n",
             1_000 + nth
         )
     };
@@ -114,6 +117,28 @@ fn reload_under_load(accept: &str, policies: &[&str]) {
 
 #[test]
 fn what_is_new_holds_for_workers_that_stay_and_for_open_connections() {
+    let configured = Configured::start("workers = 2\n", &[]);
+    let server = &configured.server;
+    let before = group(server);
+    let mut client = Client::connect(server.address());
+    client.get("/");
+    assert_eq!(client.response().header("X-Worker"), None);
+    configured.rewrite("workers = 2\nworker-header = true\n");
+    signal(server.pid(), Signal::HUP);
+    until("the response names its worker", || {
+        client.get("/");
+        client.response().header("X-Worker").map(drop)
+    });
+    assert_eq!(pids(&group(server)), pids(&before));
+}
+
+fn pids(group: &GroupStatus) -> Vec<u32> {
+    group.workers.iter().map(|worker| worker.pid).collect()
+}
+
+/// What they may read was settled when they started.
+#[test]
+fn a_new_root_is_served_by_new_workers_in_the_same_slots() {
     let folder = tempfile::tempdir().unwrap();
     let root = |name: &str| {
         let root = folder.path().join(name);
@@ -125,17 +150,24 @@ fn what_is_new_holds_for_workers_that_stay_and_for_open_connections() {
     let configured = Configured::start(&one, &[]);
     let server = &configured.server;
     let before = group(server);
-    let mut client = Client::connect(server.address());
-    client.get("/");
-    assert_eq!(client.response().body, b"one");
+    assert_eq!(get(server.address(), "/").body, b"one");
     configured.rewrite(&two);
     signal(server.pid(), Signal::HUP);
-    until("the new root is served", || {
-        client.get("/");
-        (client.response().body == b"two").then_some(())
+    let after = until_group(server, "both have been replaced", |group| {
+        let replaced = |(old, new): (&u32, &u32)| old != new;
+        pids(&before).iter().zip(&pids(group)).all(replaced)
     });
-    let pids = |group: &GroupStatus| group.workers.iter().map(|at| at.pid).collect::<Vec<_>>();
-    assert_eq!(pids(&group(server)), pids(&before));
+    assert!(after.workers.iter().all(|worker| worker.starts == 2));
+    for old in pids(&before) {
+        let old = rustix::process::Pid::from_raw(old as i32).unwrap();
+        until("the old one has left", || {
+            state(old).is_none().then_some(())
+        });
+    }
+    for _ in 0..20 {
+        assert_eq!(get(server.address(), "/").body, b"two");
+    }
+    assert!(is_settled(&group(server), 2));
 }
 
 #[test]

@@ -1,0 +1,95 @@
+//! Landlock: which files a process may reach, by path. `openat2` keeps requests
+//! beneath the root; this keeps a worker there that somebody else has taken over.
+
+use std::os::fd::BorrowedFd;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, PathBeneath,
+    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
+};
+
+/// The newest that this crate knows; less is asked for where the kernel has less.
+const NEWEST: ABI = ABI::V6;
+
+/// From now on this thread reads beneath `root`, and opens, changes and runs no
+/// other file; it binds and connects no TCP socket, and signals nobody outside
+/// of this restriction. The ABI by which the kernel enforces it (1: files only,
+/// 4: TCP, 6: signals); 0 if it has no Landlock.
+///
+/// # Errors
+/// What the kernel says, other than that it has none.
+pub fn read_beneath(root: Option<BorrowedFd<'_>>) -> Result<u32, RulesetError> {
+    let mut rules = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(AccessNet::from_all(NEWEST))?
+        .scope(Scope::from_all(NEWEST))?
+        .create()?;
+    if let Some(root) = root {
+        let read = AccessFs::ReadFile | AccessFs::ReadDir;
+        rules = rules.add_rule(PathBeneath::new(root, read))?;
+    }
+    let status = rules.restrict_self()?;
+    Ok(number(&status.landlock))
+}
+
+/// The ABI that this kernel has, 0 for none: found out by a thread that is
+/// restricted and ends.
+pub fn abi() -> u32 {
+    let restricted = std::thread::spawn(|| read_beneath(None));
+    restricted.join().ok().and_then(Result::ok).unwrap_or(0)
+}
+
+fn number(status: &LandlockStatus) -> u32 {
+    match status {
+        LandlockStatus::Available {
+            effective_abi,
+            kernel_abi,
+        } => kernel_abi.map_or(*effective_abi as u32, |abi| abi as u32),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::io::ErrorKind;
+    use std::net::TcpStream;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    /// Only the thread that asks for it is restricted.
+    #[test]
+    fn nothing_but_reading_beneath_the_root_is_left() {
+        if abi() == 0 {
+            return eprintln!("skipped: this kernel has no Landlock");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let [root, outside] = ["root", "outside"].map(|name| folder.path().join(name));
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("file"), "inside").unwrap();
+        fs::write(&outside, "outside").unwrap();
+        std::os::unix::fs::symlink(&outside, root.join("link")).unwrap();
+        let confined = std::thread::spawn(move || {
+            let opened = File::open(&root).unwrap();
+            read_beneath(Some(opened.as_fd())).unwrap();
+            assert_eq!(fs::read(root.join("file")).unwrap(), b"inside");
+            let denied = [
+                fs::read(&outside).map(drop),
+                fs::read(root.join("link")).map(drop),
+                fs::write(root.join("file"), "changed"),
+                fs::write(root.join("new"), ""),
+                fs::remove_file(root.join("file")),
+            ];
+            for outcome in denied {
+                assert_eq!(outcome.unwrap_err().kind(), ErrorKind::PermissionDenied);
+            }
+            if abi() >= 4 {
+                let connected = TcpStream::connect("127.0.0.1:1").unwrap_err();
+                assert_eq!(connected.kind(), ErrorKind::PermissionDenied);
+            }
+        });
+        confined.join().unwrap();
+    }
+}

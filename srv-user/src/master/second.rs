@@ -1,0 +1,76 @@
+//! A second worker in a slot: what a worker has given up it cannot have back, so
+//! another root is another worker's to serve. It starts beside the first, which
+//! accepts until the second waits on its listeners, and then finishes what it has.
+
+use rustix::process::Pid;
+
+use super::Master;
+use crate::channel::ToWorker;
+use crate::spawn::Worker;
+
+impl Master {
+    /// Has every worker replaced.
+    pub(super) fn replace_workers(&mut self) {
+        let in_charge = self.workers.values().filter(|worker| worker.is_in_charge());
+        let slots: Vec<u32> = in_charge.map(|worker| worker.slot).collect();
+        for slot in slots {
+            match self.start_worker(slot) {
+                Ok(mut worker) => {
+                    worker.is_second = true;
+                    self.workers.insert(worker.pid, worker);
+                }
+                Err(error) => {
+                    tracing::error!(slot, "replace a worker: {error:#}; the old one goes on");
+                }
+            }
+        }
+    }
+
+    /// A worker waits on its own listeners: if it is its slot's second, it is the
+    /// one in charge from now on.
+    pub(super) fn take_charge(&mut self, pid: Pid) {
+        let Some(newcomer) = self.workers.get_mut(&pid) else {
+            return;
+        };
+        if !std::mem::take(&mut newcomer.is_second) {
+            return;
+        }
+        let (slot, started) = (newcomer.slot, newcomer.started);
+        let mut others = self.workers.values_mut().filter(|worker| {
+            let is_other = worker.slot == slot && worker.pid != pid;
+            is_other && worker.is_in_charge()
+        });
+        if let Some(other) = others.next() {
+            // Of two seconds the later one knows the newer root.
+            let loser = if other.started > started {
+                pid
+            } else {
+                other.pid
+            };
+            self.yield_slot(loser);
+        }
+        let Some(newcomer) = self.workers.get(&pid) else {
+            return;
+        };
+        if !newcomer.leaves {
+            let pid = pid.as_raw_nonzero().get() as u32;
+            self.groups
+                .iter()
+                .for_each(|group| group.worker_replaced(slot, pid));
+        }
+    }
+
+    fn yield_slot(&mut self, pid: Pid) {
+        if let Some(worker) = self.workers.get_mut(&pid) {
+            worker.leaves = true;
+            worker.has_yielded = true;
+            worker.tell(&ToWorker::Yield);
+        }
+    }
+
+    /// The worker whose slot it is.
+    pub(super) fn in_charge(&self, slot: u32) -> Option<&Worker> {
+        let mut workers = self.workers.values();
+        workers.find(|worker| worker.slot == slot && worker.is_in_charge())
+    }
+}
