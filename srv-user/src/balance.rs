@@ -23,21 +23,27 @@ pub fn max_over_mean(counts: &[u64]) -> f64 {
 
 /// `None` where there is nothing to share.
 fn mean(counts: &[u64]) -> Option<f64> {
-    let sum: u64 = counts.iter().sum();
+    let sum = sum(counts.iter().copied());
     (sum > 0).then(|| sum as f64 / counts.len() as f64)
+}
+
+/// A sum that stays at the largest number: counts are read from memory that
+/// workers write, and from whoever answers.
+pub(crate) fn sum(counts: impl IntoIterator<Item = u64>) -> u64 {
+    counts.into_iter().fold(0, u64::saturating_add)
 }
 
 /// A listener group's sums over its workers, and how evenly they share.
 pub fn totals(workers: &[WorkerStatus]) -> Totals {
     let of = |count: fn(&WorkerStatus) -> u64| workers.iter().map(count).collect::<Vec<u64>>();
-    let accepted = of(|worker| worker.taken_own + worker.taken_stolen);
+    let accepted = of(|worker| worker.taken_own.saturating_add(worker.taken_stolen));
     let active = of(|worker| worker.active.into());
     Totals {
-        accepted: accepted.iter().sum(),
-        active: active.iter().sum(),
-        running: of(|worker| worker.running.into()).iter().sum(),
-        waiting: of(|worker| worker.waiting).iter().sum(),
-        served: of(|worker| worker.served).iter().sum(),
+        accepted: sum(accepted.iter().copied()),
+        active: sum(active.iter().copied()),
+        running: sum(of(|worker| worker.running.into())),
+        waiting: sum(of(|worker| worker.waiting)),
+        served: sum(of(|worker| worker.served)),
         accepts_cv: coefficient_of_variation(&accepted),
         accepts_max_over_mean: max_over_mean(&accepted),
         active_cv: coefficient_of_variation(&active),

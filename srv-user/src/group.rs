@@ -345,7 +345,7 @@ impl Group {
             let correction = correction(healing.surplus_min.min(surplus), surplus);
             let at = &self.memory.slots[slot];
             at.steering.healed.bump(correction as u64);
-            healing.surplus_min = surplus + correction;
+            healing.surplus_min = surplus.wrapping_add(correction);
         }
     }
 
@@ -385,11 +385,8 @@ impl Group {
     }
 
     fn program_status(&self) -> ProgramStatus {
-        let steered = self
-            .slots()
-            .iter()
-            .map(|slot| slot.steering.steered.get())
-            .sum();
+        let steered = self.slots().iter();
+        let steered = balance::sum(steered.map(|slot| slot.steering.steered.get()));
         let counts = self
             .memory
             .program
@@ -405,7 +402,7 @@ impl Group {
         ProgramStatus {
             attached,
             why_not,
-            runs: steered + counts.clone().sum::<u64>(),
+            runs: balance::sum(counts.clone().chain([steered])),
             steered,
             fallbacks: Reason::NAMES
                 .map(str::to_string)
@@ -446,7 +443,7 @@ fn surplus(slot: &Slot, socket: &Socket) -> Option<i64> {
     let (queued, _) = accept_queue(socket).ok()?;
     let steering = &slot.steering;
     let assigned = steering.steered.get().wrapping_add(steering.healed.get());
-    Some(assigned.wrapping_sub(taken) as i64 - i64::from(queued))
+    Some((assigned.wrapping_sub(taken) as i64).wrapping_sub(queued.into()))
 }
 
 /// What to add to a slot's assigned connections so that `assigned - taken` is
@@ -458,7 +455,7 @@ fn surplus(slot: &Slot, socket: &Socket) -> Option<i64> {
 /// alike.
 fn correction(surplus_min: i64, surplus: i64) -> i64 {
     match surplus {
-        ..0 => -surplus,
+        ..0 => surplus.wrapping_neg(),
         _ => -surplus_min.clamp(0, surplus),
     }
 }
@@ -496,7 +493,13 @@ fn worker_status(slot: u32, at: &Slot, now_ns: u64) -> WorkerStatus {
 
 #[cfg(test)]
 mod tests {
-    use super::correction;
+    use proptest::prelude::*;
+    use srv_common::Shared;
+
+    use super::*;
+    use crate::cli::ServeArgs;
+    use crate::mutation;
+    use crate::view;
 
     #[test]
     fn half_open_connections_stop_weighing_after_one_interval() {
@@ -517,5 +520,70 @@ mod tests {
     fn a_healed_connection_that_completes_late_does_not_count_below_zero() {
         assert_eq!(correction(-3, -3), 3);
         assert_eq!(correction(0, -3), 3);
+    }
+
+    fn unsteered_group() -> Group {
+        let flags = ServeArgs {
+            no_bpf: Some(true),
+            workers: Some(config::value::Count(4)),
+            ..ServeArgs::default()
+        };
+        let settings = config::settings(&flags).unwrap();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let listeners = ListenerGroup::bind(address, &settings).unwrap();
+        Group::open(listeners, &settings).unwrap()
+    }
+
+    /// Anything: mostly what is next to a bound.
+    fn word() -> impl Strategy<Value = u64> {
+        let bounds = vec![
+            0,
+            1,
+            2,
+            5,
+            u64::MAX,
+            1 << 63,
+            (1 << 63) - 1,
+            u32::MAX.into(),
+        ];
+        prop_oneof![prop::sample::select(bounds), any::<u64>()]
+    }
+
+    /// A worker can write all of the memory that it shares.
+    #[test]
+    fn the_master_survives_whatever_the_shared_memory_says() {
+        let group = std::cell::RefCell::new(unsteered_group());
+        let words = prop::collection::vec(word(), 24..200);
+        proptest!(mutation::config(), |(words in words)| {
+            let group = &mut *group.borrow_mut();
+            let start = std::ptr::from_ref(group.memory).cast::<Shared<u64>>();
+            let length = size_of::<srv_common::Group>() / size_of::<u64>();
+            // SAFETY: the mapping is that long, aligned, and made of integers that others
+            // may change.
+            let memory = unsafe { std::slice::from_raw_parts(start, length) };
+            memory.iter().zip(words.iter().cycle()).for_each(|(place, word)| place.set(*word));
+            group.spot_hangs();
+            group.heal();
+            group.spot_hangs();
+            let text = view::status(&crate::control::Status {
+                version: String::new(),
+                pid: 0,
+                policy: String::new(),
+                accept: String::new(),
+                listen_overflows: 0,
+                listen_drops: 0,
+                groups: vec![group.status()],
+            });
+            prop_assert!(text.contains(" all "), "{}", text);
+            let published = status::Published::new(vec![group.memory], 3);
+            for listener in 0..4 {
+                let (owner, this) = published.owner_and_self(0, listener);
+                srv_common::policy::steal_patience_ns(this, owner, words[0]);
+                published.age_of_first(0, listener);
+            }
+            published.turns();
+            published.started();
+            published.finished();
+        });
     }
 }

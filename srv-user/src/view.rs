@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
+use crate::balance;
 use crate::control::{GroupStatus, ProgramStatus, SocketStatus, Status, Totals, WorkerStatus};
 
 /// A server's state, one table per listener group.
@@ -58,7 +59,7 @@ fn group(group: &GroupStatus) -> String {
     let mut rows: Vec<Vec<String>> = group.workers.iter().map(worker).collect();
     rows.push(sums(&group.workers, &group.totals));
     text += &table(&header, rows);
-    text += &balance(&group.totals);
+    text += &shares(&group.totals);
     text += &refusals(&group.workers);
     text += &hang_kills(&group.workers);
     text
@@ -98,7 +99,8 @@ fn worker(worker: &WorkerStatus) -> Vec<String> {
 }
 
 fn sums(workers: &[WorkerStatus], totals: &Totals) -> Vec<String> {
-    let sum = |count: fn(&WorkerStatus) -> u64| workers.iter().map(count).sum::<u64>().to_string();
+    let sum =
+        |count| balance::sum(workers.iter().map::<u64, fn(&WorkerStatus) -> _>(count)).to_string();
     vec![
         "all".into(),
         String::new(),
@@ -115,7 +117,7 @@ fn sums(workers: &[WorkerStatus], totals: &Totals) -> Vec<String> {
     ]
 }
 
-fn balance(totals: &Totals) -> String {
+fn shares(totals: &Totals) -> String {
     format!(
         "accepts {}: CV {:.4}, max/mean {:.3}; live connections {}: CV {:.4}, max/mean {:.3}\n",
         totals.accepted,
@@ -130,7 +132,8 @@ fn balance(totals: &Totals) -> String {
 fn refusals(workers: &[WorkerStatus]) -> String {
     let mut sums: BTreeMap<&String, u64> = BTreeMap::new();
     for (reason, count) in workers.iter().flat_map(|worker| &worker.refused) {
-        *sums.entry(reason).or_default() += count;
+        let sum = sums.entry(reason).or_default();
+        *sum = sum.saturating_add(*count);
     }
     match counts(sums.iter().map(|(reason, count)| (*reason, count))) {
         none if none.is_empty() => none,
@@ -139,7 +142,8 @@ fn refusals(workers: &[WorkerStatus]) -> String {
 }
 
 fn hang_kills(workers: &[WorkerStatus]) -> String {
-    match workers.iter().map(|worker| worker.hang_kills).sum::<u32>() {
+    let kills = workers.iter().map(|worker| worker.hang_kills.into());
+    match balance::sum(kills) {
         0 => String::new(),
         kills => format!("killed because they hung: {kills}\n"),
     }
@@ -206,7 +210,6 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balance;
     use crate::control::worker_for_tests;
 
     fn group_of(workers: Vec<WorkerStatus>) -> GroupStatus {
