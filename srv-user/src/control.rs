@@ -120,6 +120,10 @@ pub struct ProgramStatus {
     pub runs: u64,
     /// Connections assigned to a worker.
     pub steered: u64,
+    /// ACKs of no connection that were given to a worker's listener: SYN cookies
+    /// that come back, and strays.
+    #[serde(default)]
+    pub acks: u64,
     /// Runs that left the choice to the kernel's hash, by reason.
     pub fallbacks: BTreeMap<String, u64>,
 }

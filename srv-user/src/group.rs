@@ -26,6 +26,10 @@ pub struct Group {
     memory_fd: OwnedFd,
     steering: Result<Steering, String>,
     healing: Vec<Healing>,
+    /// Until when half-open connections are taken for those of a flood, ns.
+    flooded_until_ns: u64,
+    /// SYN cookies that had come back at the last look.
+    acks: u64,
     hangs: Vec<HangWatch>,
     /// Limit of each accept queue, as the kernel cut it.
     backlog: u32,
@@ -87,6 +91,8 @@ impl Group {
             memory_fd,
             steering,
             healing: Vec::new(),
+            flooded_until_ns: 0,
+            acks: 0,
             hangs: Vec::new(),
         };
         group.apply(settings);
@@ -264,8 +270,8 @@ impl Group {
     /// program does not look for itself: reading a clock costs it 36 ns a run.
     /// Those that hang now, or are newly suspected to.
     pub fn spot_hangs(&mut self) -> Vec<Hang> {
-        self.sample_surplus();
         let now_ns = status::monotonic_ns();
+        self.sample_surplus(now_ns);
         let hang_after_ns = self.memory.config.hang_after_ns.get();
         let mut hangs = Vec::new();
         for slot in 0..self.hangs.len() as u32 {
@@ -349,15 +355,31 @@ impl Group {
         }
     }
 
-    /// Between two looks: how low the surplus goes, where there is one.
-    fn sample_surplus(&mut self) {
+    /// Between two looks: how low the surplus goes, where there is one. In a flood
+    /// it is written off at each: a handful more at one listener than at another,
+    /// left over from a flood, would keep everything away from that one until the
+    /// next second but one.
+    fn sample_surplus(&mut self, now_ns: u64) {
         let sockets = self.listeners.sockets.iter();
         let slots = self.memory.slots.iter().zip(sockets);
+        let acks_before = std::mem::replace(&mut self.acks, acks(self.memory));
+        // A SYN that got a cookie stays counted where it came to: its ACK is
+        // accepted wherever that goes.
+        if self.acks != acks_before || slots.clone().any(|(at, socket)| is_flooded(at, socket)) {
+            self.flooded_until_ns = now_ns.saturating_add(FLOOD_LASTS_NS);
+        }
+        let is_flood = now_ns < self.flooded_until_ns;
         for (healing, (at, socket)) in self.healing.iter_mut().zip(slots) {
-            if healing.surplus_min > 0
-                && let Some(surplus) = surplus(at, socket)
-            {
-                healing.surplus_min = healing.surplus_min.min(surplus);
+            if !is_flood && healing.surplus_min <= 0 {
+                continue;
+            }
+            let Some(surplus) = surplus(at, socket) else {
+                continue;
+            };
+            healing.surplus_min = healing.surplus_min.min(surplus);
+            if is_flood {
+                at.steering.healed.bump(surplus.wrapping_neg() as u64);
+                healing.surplus_min = 0;
             }
         }
     }
@@ -387,6 +409,7 @@ impl Group {
     fn program_status(&self) -> ProgramStatus {
         let steered = self.slots().iter();
         let steered = balance::sum(steered.map(|slot| slot.steering.steered.get()));
+        let acks = acks(self.memory);
         let counts = self
             .memory
             .program
@@ -402,8 +425,9 @@ impl Group {
         ProgramStatus {
             attached,
             why_not,
-            runs: balance::sum(counts.clone().chain([steered])),
+            runs: balance::sum(counts.clone().chain([steered, acks])),
             steered,
+            acks,
             fallbacks: Reason::NAMES
                 .map(str::to_string)
                 .into_iter()
@@ -434,6 +458,21 @@ fn load(settings: &Settings) -> Result<Steering, String> {
         Steering::load()
     };
     load().map_err(|error: anyhow::Error| format!("{error:#}"))
+}
+
+/// Half-open connections at one listener that can only be a flood's: so many
+/// handshakes under way would be thousands of connections a second.
+const FLOOD: u64 = 256;
+/// How long after that many were seen they are taken for a flood's.
+const FLOOD_LASTS_NS: u64 = 2_000_000_000;
+
+fn acks(memory: &srv_common::Group) -> u64 {
+    balance::sum(memory.slots.iter().map(|slot| slot.steering.acks.get()))
+}
+
+/// The kernel is asked only where it may be so.
+fn is_flooded(slot: &Slot, socket: &Socket) -> bool {
+    slot.waiting() > FLOOD && surplus(slot, socket).is_some_and(|surplus| surplus > FLOOD as i64)
 }
 
 /// How much more the slot's counts say is waiting than its accept queue holds.

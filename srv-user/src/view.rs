@@ -74,6 +74,9 @@ pub(crate) fn program(program: &ProgramStatus) -> String {
     if program.runs > 0 {
         let _ = write!(text, "; {} runs, {} steered", program.runs, program.steered);
     }
+    if program.acks > 0 {
+        let _ = write!(text, ", {} ACKs to SYN cookies or to nothing", program.acks);
+    }
     let fallbacks = counts(program.fallbacks.iter());
     if !fallbacks.is_empty() {
         let _ = write!(text, "\nleft to the kernel's hash: {fallbacks}");
@@ -220,6 +223,7 @@ mod tests {
                 why_not: None,
                 runs: 1204,
                 steered: 1200,
+                acks: 0,
                 fallbacks: [
                     ("not_syn".into(), 3),
                     ("none_ready".into(), 1),
@@ -297,6 +301,7 @@ refused: 3 malformed, 4 timeout
             why_not: Some("policy hash".into()),
             runs: 0,
             steered: 0,
+            acks: 0,
             fallbacks: BTreeMap::new(),
         };
         let text = status(&server(vec![group]));

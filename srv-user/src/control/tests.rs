@@ -82,6 +82,7 @@ fn a_status() -> Status {
                 why_not: None,
                 runs: 7,
                 steered: 6,
+                acks: 0,
                 fallbacks: [("not_syn".into(), 1)].into(),
             },
             totals: balance::totals(&workers),
