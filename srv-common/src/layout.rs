@@ -110,6 +110,10 @@ pub struct Steering {
     /// How the program may choose the slot: [`NOT_ELIGIBLE`], [`LAST_RESORT`]
     /// or [`ELIGIBLE`]. Written by the master.
     pub eligible: Shared<u32>,
+    /// ACKs of no connection that the program gave to this listener: SYN cookies
+    /// that come back, and strays. Not among `steered`: the SYN was. Written by
+    /// the program.
+    pub acks: Shared<u64>,
 }
 
 /// Not at all: no worker is ready there.
@@ -185,8 +189,8 @@ impl State {
 pub enum Reason {
     /// The configuration asks for no policy (or for one unknown here).
     NoPolicy = 0,
-    /// Not a connection request: a stray segment or a SYN-cookie ACK. The
-    /// lookup runs the program for these too.
+    /// No connection request, nor an ACK that may bring a SYN cookie back: a
+    /// stray segment. The lookup runs the program for these too.
     NotSyn = 1,
     /// The TCP header could not be read.
     Truncated = 2,

@@ -78,6 +78,13 @@ pub trait Host {
     fn flow_hash(&mut self) -> u32;
     /// Returns [`crate::layout::Program::cursor`] and advances it by one.
     fn advance_cursor(&mut self) -> u32;
+    /// Taken of what waits: all bits, or none. An ACK that brings a SYN cookie
+    /// back comes amid a flood, and what waits then is handshakes that never
+    /// complete: it says nothing of a worker's load.
+    #[inline(always)]
+    fn waiting_mask(&mut self) -> u64 {
+        u64::MAX
+    }
 }
 
 /// Up to this many workers, `least` looks at every one.
@@ -141,13 +148,14 @@ const ACTIVE_SHIFT: u32 = 28;
 const ACTIVE_MASK: u64 = (1 << 17) - 1;
 
 /// Scores a slot; `reference` is any slot's turn, the same for all scores that
-/// are compared.
+/// are compared, as is `waiting_mask` ([`Host::waiting_mask`]).
 #[inline(always)]
-fn score<const N: usize>(at: &Slot, slot: u32, reference: u32) -> Score {
+fn score<const N: usize>(at: &Slot, slot: u32, reference: u32, waiting_mask: u64) -> Score {
     let slot_bits = N.trailing_zeros();
     let turn_mask = (1u64 << (ACTIVE_SHIFT - slot_bits)) - 1;
     let busy = is_negative((at.load.busy_since_ns.get() as i64).wrapping_neg());
-    let outstanding = at.waiting() + u64::from(at.load.running.get()) + busy;
+    let waiting = at.waiting() & waiting_mask;
+    let outstanding = waiting + u64::from(at.load.running.get()) + busy;
     // Equals are dealt out in turn. Half of the range lies on either side of
     // the reference, so that the counts may wrap.
     let turn = u64::from(at.load.turn.get().wrapping_sub(reference)) + turn_mask / 2;
@@ -169,6 +177,7 @@ fn least<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<u32, 
         return least_of_many(group, workers, host);
     }
     let reference = slot_at(group, 0).load.turn.get();
+    let mask = host.waiting_mask();
     let mut best = NOT_READY;
     for slot in 0..SCAN_ALL_MAX {
         if slot >= workers {
@@ -176,7 +185,7 @@ fn least<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<u32, 
         }
         // The index is constant when the loop is unrolled, and needs no bound.
         let at = &group.slots[slot as usize & (N - 1)];
-        best = lower(best, score::<N>(at, slot, reference));
+        best = lower(best, score::<N>(at, slot, reference, mask));
     }
     found::<N>(best)
 }
@@ -191,6 +200,7 @@ fn least_of_many<const N: usize>(
 ) -> Result<u32, Reason> {
     let start = remainder(host.advance_cursor(), workers);
     let reference = slot_at(group, start).load.turn.get();
+    let mask = host.waiting_mask();
     let mut best = NOT_READY;
     let mut from = start;
     for _ in 0..IDLE_SAMPLE {
@@ -198,7 +208,7 @@ fn least_of_many<const N: usize>(
         if slot == NO_SLOT {
             break;
         }
-        best = lower(best, score_at(group, slot, reference));
+        best = lower(best, score_at(group, slot, reference, mask));
         from = slot + 1;
     }
     if best < 1 << OUTSTANDING_SHIFT {
@@ -208,7 +218,7 @@ fn least_of_many<const N: usize>(
     // often, so is each among those compared, in a smaller last block too.
     let block = start / LANES * LANES;
     for lane in 0..LANES {
-        best = lower(best, score_at(group, block + lane, reference));
+        best = lower(best, score_at(group, block + lane, reference, mask));
     }
     if best < NOT_READY {
         return found::<N>(best);
@@ -222,8 +232,8 @@ fn least_of_many<const N: usize>(
 }
 
 #[inline(always)]
-fn score_at<const N: usize>(group: &Group<N>, slot: u32, reference: u32) -> Score {
-    score::<N>(slot_at(group, slot), slot, reference)
+fn score_at<const N: usize>(group: &Group<N>, slot: u32, reference: u32, mask: u64) -> Score {
+    score::<N>(slot_at(group, slot), slot, reference, mask)
 }
 
 /// The lower of two scores, without a branch.
@@ -305,8 +315,9 @@ fn better_of_two<const N: usize>(
     let first = nth_ready(group, first);
     let second = nth_ready(group, second);
     let reference = slot_at(group, first).load.turn.get();
-    let one = score_at(group, first, reference);
-    found::<N>(lower(one, score_at(group, second, reference)))
+    let mask = host.waiting_mask();
+    let one = score_at(group, first, reference, mask);
+    found::<N>(lower(one, score_at(group, second, reference, mask)))
 }
 
 /// By slot number, not by place in the ready list: a worker's death moves only

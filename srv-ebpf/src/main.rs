@@ -43,10 +43,14 @@ pub fn select(ctx: SkReuseportContext) -> u32 {
         return SK_PASS;
     };
     match steer(&ctx, group) {
-        Ok(slot) => {
+        Ok((slot, Kind::Request)) => {
             let steering = &group.slots[slot as usize & (MAX_WORKERS - 1)].steering;
             group.deal_ticket(slot, add_one(&steering.steered));
             debug!(&ctx, "steered to slot {}", slot);
+        }
+        Ok((slot, Kind::Ack)) => {
+            let steering = &group.slots[slot as usize & (MAX_WORKERS - 1)].steering;
+            add_one(&steering.acks);
         }
         Err(reason) => {
             add_one(&group.program.fallbacks[reason as usize]);
@@ -69,14 +73,43 @@ pub fn first(ctx: SkReuseportContext) -> u32 {
     SK_PASS
 }
 
+/// What asks for a listener.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// A connection to be assigned.
+    Request,
+    /// Perhaps one that was, and got a cookie: whose listener it comes to now
+    /// is the one that it is accepted from.
+    Ack,
+}
+
+/// Whether a segment with these TCP flags may bring a SYN cookie back. The ACK of a
+/// handshake without one meets its half-open connection, and no listener.
 #[inline(always)]
-fn steer(ctx: &SkReuseportContext, group: &Group) -> Result<u32, Reason> {
-    if !packet::is_connection_request(ctx).map_err(|_| Reason::Truncated)? {
+fn is_ack(flags: u8) -> bool {
+    const FIN_SYN_RST_ACK: u8 = 0x17;
+    const ACK: u8 = 0x10;
+    flags & FIN_SYN_RST_ACK == ACK
+}
+
+#[inline(always)]
+fn steer(ctx: &SkReuseportContext, group: &Group) -> Result<(u32, Kind), Reason> {
+    let flags = packet::flags(ctx).map_err(|_| Reason::Truncated)?;
+    let (kind, waiting_mask) = if packet::is_syn(flags) {
+        (Kind::Request, u64::MAX)
+    } else if is_ack(flags) {
+        (Kind::Ack, 0)
+    } else {
         return Err(Reason::NotSyn);
-    }
-    let slot = choose(group, &mut Kernel { ctx, group })?;
+    };
+    let mut kernel = Kernel {
+        ctx,
+        group,
+        waiting_mask,
+    };
+    let slot = choose(group, &mut kernel)?;
     match LISTENERS.select_reuseport(ctx, slot) {
-        Ok(()) => Ok(slot),
+        Ok(()) => Ok((slot, kind)),
         Err(ENOENT) => Err(Reason::EmptySlot),
         Err(EBADFD) => Err(Reason::OtherGroup),
         Err(_) => Err(Reason::SelectFailed),
@@ -90,6 +123,7 @@ const EBADFD: i64 = -77;
 struct Kernel<'a> {
     ctx: &'a SkReuseportContext,
     group: &'a Group,
+    waiting_mask: u64,
 }
 
 impl Host for Kernel<'_> {
@@ -118,6 +152,11 @@ impl Host for Kernel<'_> {
     #[inline(always)]
     fn advance_cursor(&mut self) -> u32 {
         add_one(&self.group.program.cursor) as u32
+    }
+
+    #[inline(always)]
+    fn waiting_mask(&mut self) -> u64 {
+        self.waiting_mask
     }
 }
 

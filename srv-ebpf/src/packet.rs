@@ -6,21 +6,27 @@ use aya_ebpf::programs::SkReuseportContext;
 /// The packet ends before its TCP flags.
 pub struct Truncated;
 
-/// Listener lookups also happen for stray segments and for the ACK of a SYN
-/// cookie; only a SYN is a connection to be assigned.
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+
+/// Whether TCP flags ask for a connection. Listener lookups also happen for stray
+/// segments and for the ACK of a SYN cookie; only a SYN is a connection to be assigned.
 #[inline(always)]
-pub fn is_connection_request(ctx: &SkReuseportContext) -> Result<bool, Truncated> {
+pub fn is_syn(flags: u8) -> bool {
+    flags & (SYN | ACK) == SYN
+}
+
+/// The packet's TCP flags.
+#[inline(always)]
+pub fn flags(ctx: &SkReuseportContext) -> Result<u8, Truncated> {
     const FLAGS_OFFSET: usize = 13;
-    const SYN: u8 = 0x02;
-    const ACK: u8 = 0x10;
     // The data start at the TCP header.
     let data = ctx.data();
     if data + FLAGS_OFFSET + 1 > ctx.data_end() {
         return Err(Truncated);
     }
     // SAFETY: bounds checked above, as the verifier demands.
-    let flags = unsafe { *((data + FLAGS_OFFSET) as *const u8) };
-    Ok(flags & (SYN | ACK) == SYN)
+    Ok(unsafe { *((data + FLAGS_OFFSET) as *const u8) })
 }
 
 /// A hash of the client's address. One that cannot be read hashes as zero:

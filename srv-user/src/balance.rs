@@ -23,15 +23,14 @@ pub fn max_over_mean(counts: &[u64]) -> f64 {
 
 /// `None` where there is nothing to share.
 fn mean(counts: &[u64]) -> Option<f64> {
-    let sum = sum(counts);
+    let sum = sum(counts.iter().copied());
     (sum > 0).then(|| sum as f64 / counts.len() as f64)
 }
 
-/// No overflow: the counts are in memory that workers write to.
-pub(crate) fn sum(counts: &[u64]) -> u64 {
-    counts
-        .iter()
-        .fold(0, |sum, count| sum.saturating_add(*count))
+/// A sum that stays at the largest number: counts are read from memory that
+/// workers write, and from whoever answers.
+pub(crate) fn sum(counts: impl IntoIterator<Item = u64>) -> u64 {
+    counts.into_iter().fold(0, u64::saturating_add)
 }
 
 /// A listener group's sums over its workers, and how evenly they share.
@@ -40,11 +39,11 @@ pub fn totals(workers: &[WorkerStatus]) -> Totals {
     let accepted = of(|worker| worker.taken_own.saturating_add(worker.taken_stolen));
     let active = of(|worker| worker.active.into());
     Totals {
-        accepted: sum(&accepted),
-        active: sum(&active),
-        running: sum(&of(|worker| worker.running.into())),
-        waiting: sum(&of(|worker| worker.waiting)),
-        served: sum(&of(|worker| worker.served)),
+        accepted: sum(accepted.iter().copied()),
+        active: sum(active.iter().copied()),
+        running: sum(of(|worker| worker.running.into())),
+        waiting: sum(of(|worker| worker.waiting)),
+        served: sum(of(|worker| worker.served)),
         accepts_cv: coefficient_of_variation(&accepted),
         accepts_max_over_mean: max_over_mean(&accepted),
         active_cv: coefficient_of_variation(&active),

@@ -203,3 +203,51 @@ impl AsFd for Channel {
         self.0.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{AcceptMode, Limits};
+    use crate::mutation::{config, mutated};
+
+    #[test]
+    fn a_hostile_packet_is_a_message_or_refused() {
+        let serving = Serving {
+            accept: AcceptMode::Ring,
+            root: Some("/srv".into()),
+            synthetic: false,
+            worker_header: true,
+            limits: Limits {
+                idle_timeout: Duration::MAX,
+                ..Limits::default()
+            },
+        };
+        let start = Start {
+            slot: 0,
+            listeners: 2,
+            groups: 1,
+            log_json: false,
+            serving,
+        };
+        let seeds = [
+            serde_json::to_vec(&ToWorker::Start(start)).unwrap(),
+            serde_json::to_vec(&ToWorker::Adopt(7)).unwrap(),
+            serde_json::to_vec(&ToMaster::Ready).unwrap(),
+            serde_json::to_vec(&ToMaster::Failed("why".into())).unwrap(),
+        ];
+        proptest!(config(), |(packet in mutated(seeds))| {
+            let errors = [
+                decode::<ToWorker>(&packet).err(),
+                decode::<ToMaster>(&packet).err(),
+            ];
+            for error in errors.into_iter().flatten() {
+                let end = matches!(error.kind(), io::ErrorKind::UnexpectedEof);
+                prop_assert!(end || error.kind() == io::ErrorKind::InvalidData, "{}", error);
+            }
+        });
+    }
+}

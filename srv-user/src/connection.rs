@@ -398,3 +398,6 @@ fn discard(socket: &Socket, until_ns: u64) -> State {
 fn as_ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2)
 }
+
+#[cfg(test)]
+mod tests;

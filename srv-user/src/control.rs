@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -123,6 +123,10 @@ pub struct ProgramStatus {
     pub runs: u64,
     /// Connections assigned to a worker.
     pub steered: u64,
+    /// ACKs of no connection that were given to a worker's listener: SYN cookies
+    /// that come back, and strays.
+    #[serde(default)]
+    pub acks: u64,
     /// Runs that left the choice to the kernel's hash, by reason.
     pub fallbacks: BTreeMap<String, u64>,
 }
@@ -281,12 +285,12 @@ async fn answer<E: From<Question>>(
 ) -> io::Result<()> {
     const REQUEST_BYTES_MAX: u64 = 4096;
     let (reading, mut writing) = stream.into_split();
-    let mut line = String::new();
+    let mut line = Vec::new();
     let reading = tokio::io::AsyncReadExt::take(reading, REQUEST_BYTES_MAX);
     tokio::io::BufReader::new(reading)
-        .read_line(&mut line)
+        .read_until(b'\n', &mut line)
         .await?;
-    let reply = match serde_json::from_str(&line) {
+    let reply = match serde_json::from_slice(&line) {
         Ok(request) => {
             let (reply, answered) = oneshot::channel();
             let _ = events.send(Question { request, reply }.into());
@@ -307,6 +311,8 @@ async fn answer<E: From<Question>>(
 /// If none runs, several do and none was named, or it refuses.
 pub fn ask(path: Option<&Path>, request: &Request) -> anyhow::Result<Reply> {
     const PATIENCE: Duration = Duration::from_secs(5);
+    /// Of 256 workers at many addresses it is a tenth of this.
+    const REPLY_BYTES_MAX: u64 = 16 << 20;
     let path = match path {
         Some(path) => path.to_path_buf(),
         None => only_server()?.map_or_else(|| Err(no_server()), Ok)?,
@@ -320,8 +326,12 @@ pub fn ask(path: Option<&Path>, request: &Request) -> anyhow::Result<Reply> {
         packet.push(b'\n');
         stream.write_all(&packet)?;
         let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line)?;
+        BufReader::new(stream.take(REPLY_BYTES_MAX)).read_line(&mut line)?;
         ensure!(!line.is_empty(), "it hung up without an answer");
+        ensure!(
+            line.ends_with('\n'),
+            "it hung up, or went on, in the middle of its answer"
+        );
         Ok(serde_json::from_str(&line)?)
     };
     let reply = talk().with_context(|| format!("ask the server at {}", path.display()))?;
@@ -405,3 +415,6 @@ pub fn runtime_folder() -> anyhow::Result<PathBuf> {
     );
     Ok(folder)
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,10 @@ pub struct Group {
     steering: Result<Steering, String>,
     ordered: Ordered,
     healing: Vec<Healing>,
+    /// Until when half-open connections are taken for those of a flood, ns.
+    flooded_until_ns: u64,
+    /// SYN cookies that had come back at the last look.
+    acks: u64,
     hangs: Vec<HangWatch>,
     /// Limit of each accept queue, as the kernel cut it.
     backlog: u32,
@@ -101,6 +105,8 @@ impl Group {
             steering,
             ordered: Ordered::default(),
             healing: Vec::new(),
+            flooded_until_ns: 0,
+            acks: 0,
             hangs: Vec::new(),
         };
         group.apply(settings);
@@ -309,8 +315,8 @@ impl Group {
     pub fn spot_hangs(&mut self) -> Vec<Hang> {
         self.restore_config();
         self.list_best();
-        self.sample_surplus();
         let now_ns = status::monotonic_ns();
+        self.sample_surplus(now_ns);
         let hang_after_ns = self.ordered.hang_after_ns;
         let mut hangs = Vec::new();
         for slot in 0..self.hangs.len() as u32 {
@@ -395,19 +401,35 @@ impl Group {
             let correction = correction(healing.surplus_min.min(surplus), surplus);
             let at = &self.memory.slots[slot];
             at.steering.healed.bump(correction as u64);
-            healing.surplus_min = surplus.saturating_add(correction);
+            healing.surplus_min = surplus.wrapping_add(correction);
         }
     }
 
-    /// Between two looks: how low the surplus goes, where there is one.
-    fn sample_surplus(&mut self) {
+    /// Between two looks: how low the surplus goes, where there is one. In a flood
+    /// it is written off at each: a handful more at one listener than at another,
+    /// left over from a flood, would keep everything away from that one until the
+    /// next second but one.
+    fn sample_surplus(&mut self, now_ns: u64) {
         let sockets = self.listeners.sockets.iter();
         let slots = self.memory.slots.iter().zip(sockets);
+        let acks_before = std::mem::replace(&mut self.acks, acks(self.memory));
+        // A SYN that got a cookie stays counted where it came to: its ACK is
+        // accepted wherever that goes.
+        if self.acks != acks_before || slots.clone().any(|(at, socket)| is_flooded(at, socket)) {
+            self.flooded_until_ns = now_ns.saturating_add(FLOOD_LASTS_NS);
+        }
+        let is_flood = now_ns < self.flooded_until_ns;
         for (healing, (at, socket)) in self.healing.iter_mut().zip(slots) {
-            if healing.surplus_min > 0
-                && let Some(surplus) = surplus(at, socket)
-            {
-                healing.surplus_min = healing.surplus_min.min(surplus);
+            if !is_flood && healing.surplus_min <= 0 {
+                continue;
+            }
+            let Some(surplus) = surplus(at, socket) else {
+                continue;
+            };
+            healing.surplus_min = healing.surplus_min.min(surplus);
+            if is_flood {
+                at.steering.healed.bump(surplus.wrapping_neg() as u64);
+                healing.surplus_min = 0;
             }
         }
     }
@@ -435,11 +457,15 @@ impl Group {
     }
 
     fn program_status(&self) -> ProgramStatus {
-        let slots = self.slots().iter();
-        let steered = slots.map(|slot| slot.steering.steered.get());
-        let steered = balance::sum(&steered.collect::<Vec<_>>());
-        let fallbacks = self.memory.program.fallbacks.iter();
-        let counts: Vec<u64> = fallbacks.map(|count| count.get()).collect();
+        let steered = self.slots().iter();
+        let steered = balance::sum(steered.map(|slot| slot.steering.steered.get()));
+        let acks = acks(self.memory);
+        let counts = self
+            .memory
+            .program
+            .fallbacks
+            .iter()
+            .map(|count| count.get());
         let attached = self.steering.as_ref().is_ok_and(Steering::is_attached);
         let why_not = match &self.steering {
             Err(why) => Some(why.clone()),
@@ -449,8 +475,9 @@ impl Group {
         ProgramStatus {
             attached,
             why_not,
-            runs: steered.saturating_add(balance::sum(&counts)),
+            runs: balance::sum(counts.clone().chain([steered, acks])),
             steered,
+            acks,
             fallbacks: Reason::NAMES
                 .map(str::to_string)
                 .into_iter()
@@ -492,6 +519,21 @@ fn load(settings: &Settings) -> Result<Steering, String> {
     load().map_err(|error: anyhow::Error| format!("{error:#}"))
 }
 
+/// Half-open connections at one listener that can only be a flood's: so many
+/// handshakes under way would be thousands of connections a second.
+const FLOOD: u64 = 256;
+/// How long after that many were seen they are taken for a flood's.
+const FLOOD_LASTS_NS: u64 = 2_000_000_000;
+
+fn acks(memory: &srv_common::Group) -> u64 {
+    balance::sum(memory.slots.iter().map(|slot| slot.steering.acks.get()))
+}
+
+/// The kernel is asked only where it may be so.
+fn is_flooded(slot: &Slot, socket: &Socket) -> bool {
+    slot.waiting() > FLOOD && surplus(slot, socket).is_some_and(|surplus| surplus > FLOOD as i64)
+}
+
 /// How much more the slot's counts say is waiting than its accept queue holds.
 fn surplus(slot: &Slot, socket: &Socket) -> Option<i64> {
     // In this order what happens meanwhile makes it too large: it is the least that counts.
@@ -499,8 +541,7 @@ fn surplus(slot: &Slot, socket: &Socket) -> Option<i64> {
     let (queued, _) = accept_queue(socket).ok()?;
     let steering = &slot.steering;
     let assigned = steering.steered.get().wrapping_add(steering.healed.get());
-    // A worker may have written anything there.
-    Some((assigned.wrapping_sub(taken) as i64).saturating_sub(i64::from(queued)))
+    Some((assigned.wrapping_sub(taken) as i64).wrapping_sub(queued.into()))
 }
 
 /// What to add to a slot's assigned connections so that `assigned - taken` is
@@ -512,7 +553,7 @@ fn surplus(slot: &Slot, socket: &Socket) -> Option<i64> {
 /// alike.
 fn correction(surplus_min: i64, surplus: i64) -> i64 {
     match surplus {
-        ..0 => surplus.saturating_neg(),
+        ..0 => surplus.wrapping_neg(),
         _ => -surplus_min.clamp(0, surplus),
     }
 }
@@ -550,7 +591,13 @@ fn worker_status(slot: u32, at: &Slot, now_ns: u64) -> WorkerStatus {
 
 #[cfg(test)]
 mod tests {
-    use super::correction;
+    use proptest::prelude::*;
+    use srv_common::Shared;
+
+    use super::*;
+    use crate::cli::ServeArgs;
+    use crate::mutation;
+    use crate::view;
 
     #[test]
     fn half_open_connections_stop_weighing_after_one_interval() {
@@ -571,5 +618,70 @@ mod tests {
     fn a_healed_connection_that_completes_late_does_not_count_below_zero() {
         assert_eq!(correction(-3, -3), 3);
         assert_eq!(correction(0, -3), 3);
+    }
+
+    fn unsteered_group() -> Group {
+        let flags = ServeArgs {
+            no_bpf: Some(true),
+            workers: Some(config::value::Count(4)),
+            ..ServeArgs::default()
+        };
+        let settings = config::settings(&flags).unwrap();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let listeners = ListenerGroup::bind(address, &settings).unwrap();
+        Group::open(listeners, &settings).unwrap()
+    }
+
+    /// Anything: mostly what is next to a bound.
+    fn word() -> impl Strategy<Value = u64> {
+        let bounds = vec![
+            0,
+            1,
+            2,
+            5,
+            u64::MAX,
+            1 << 63,
+            (1 << 63) - 1,
+            u32::MAX.into(),
+        ];
+        prop_oneof![prop::sample::select(bounds), any::<u64>()]
+    }
+
+    /// A worker can write all of the memory that it shares.
+    #[test]
+    fn the_master_survives_whatever_the_shared_memory_says() {
+        let group = std::cell::RefCell::new(unsteered_group());
+        let words = prop::collection::vec(word(), 24..200);
+        proptest!(mutation::config(), |(words in words)| {
+            let group = &mut *group.borrow_mut();
+            let start = std::ptr::from_ref(group.memory).cast::<Shared<u64>>();
+            let length = size_of::<srv_common::Group>() / size_of::<u64>();
+            // SAFETY: the mapping is that long, aligned, and made of integers that others
+            // may change.
+            let memory = unsafe { std::slice::from_raw_parts(start, length) };
+            memory.iter().zip(words.iter().cycle()).for_each(|(place, word)| place.set(*word));
+            group.spot_hangs();
+            group.heal();
+            group.spot_hangs();
+            let text = view::status(&crate::control::Status {
+                version: String::new(),
+                pid: 0,
+                policy: String::new(),
+                accept: String::new(),
+                listen_overflows: 0,
+                listen_drops: 0,
+                groups: vec![group.status()],
+            });
+            prop_assert!(text.contains(" all "), "{}", text);
+            let published = status::Published::new(vec![group.memory], 3);
+            for listener in 0..4 {
+                let (owner, this) = published.owner_and_self(0, listener);
+                srv_common::policy::steal_patience_ns(this, owner, words[0]);
+                published.age_of_first(0, listener);
+            }
+            published.turns();
+            published.started();
+            published.finished();
+        });
     }
 }

@@ -25,6 +25,8 @@ pub mod listen;
 pub mod load;
 pub mod log;
 pub mod master;
+#[cfg(test)]
+mod mutation;
 pub mod overflow;
 pub mod peer;
 pub mod reactor;

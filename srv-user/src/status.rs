@@ -216,10 +216,8 @@ fn steers_by_hermes(group: &Group) -> bool {
 /// Where a starting worker joins the turns: with its siblings, or it would get
 /// every connection until it had caught up with their past.
 fn latest_turn(group: &Group) -> u32 {
-    let workers = group.config.workers.get() as usize;
-    let turns = group.slots[..workers]
-        .iter()
-        .map(|slot| slot.load.turn.get());
+    let workers = group.slots.iter().take(group.config.workers.get() as usize);
+    let turns = workers.map(|slot| slot.load.turn.get());
     // Wrapping order, as the policies compare.
     turns
         .reduce(|a, b| if (a.wrapping_sub(b) as i32) < 0 { b } else { a })

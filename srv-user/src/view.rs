@@ -62,7 +62,7 @@ fn group(group: &GroupStatus) -> String {
     let mut rows: Vec<Vec<String>> = group.workers.iter().map(worker).collect();
     rows.push(sums(&group.workers, &group.totals));
     text += &table(&header, rows);
-    text += &balance(&group.totals);
+    text += &shares(&group.totals);
     text += &refusals(&group.workers);
     text += &hang_kills(&group.workers);
     text
@@ -76,6 +76,9 @@ pub(crate) fn program(program: &ProgramStatus) -> String {
     };
     if program.runs > 0 {
         let _ = write!(text, "; {} runs, {} steered", program.runs, program.steered);
+    }
+    if program.acks > 0 {
+        let _ = write!(text, ", {} ACKs to SYN cookies or to nothing", program.acks);
     }
     let fallbacks = counts(program.fallbacks.iter());
     if !fallbacks.is_empty() {
@@ -102,10 +105,8 @@ fn worker(worker: &WorkerStatus) -> Vec<String> {
 }
 
 fn sums(workers: &[WorkerStatus], totals: &Totals) -> Vec<String> {
-    let sum = |count: fn(&WorkerStatus) -> u64| {
-        let counts: Vec<u64> = workers.iter().map(count).collect();
-        balance::sum(&counts).to_string()
-    };
+    let sum =
+        |count| balance::sum(workers.iter().map::<u64, fn(&WorkerStatus) -> _>(count)).to_string();
     vec![
         "all".into(),
         String::new(),
@@ -122,7 +123,7 @@ fn sums(workers: &[WorkerStatus], totals: &Totals) -> Vec<String> {
     ]
 }
 
-fn balance(totals: &Totals) -> String {
+fn shares(totals: &Totals) -> String {
     format!(
         "accepts {}: CV {:.4}, max/mean {:.3}; live connections {}: CV {:.4}, max/mean {:.3}\n",
         totals.accepted,
@@ -147,7 +148,8 @@ fn refusals(workers: &[WorkerStatus]) -> String {
 }
 
 fn hang_kills(workers: &[WorkerStatus]) -> String {
-    match workers.iter().map(|worker| worker.hang_kills).sum::<u32>() {
+    let kills = workers.iter().map(|worker| worker.hang_kills.into());
+    match balance::sum(kills) {
         0 => String::new(),
         kills => format!("killed because they hung: {kills}\n"),
     }
@@ -224,6 +226,7 @@ mod tests {
                 why_not: None,
                 runs: 1204,
                 steered: 1200,
+                acks: 0,
                 fallbacks: [
                     ("not_syn".into(), 3),
                     ("none_ready".into(), 1),
@@ -302,6 +305,7 @@ refused: 3 malformed, 4 timeout
             why_not: Some("policy hash".into()),
             runs: 0,
             steered: 0,
+            acks: 0,
             fallbacks: BTreeMap::new(),
         };
         let text = status(&server(vec![group]));

@@ -17,6 +17,7 @@ struct Bench {
     source: u32,
     flow: u32,
     cursor: u32,
+    brings_cookie: bool,
 }
 
 impl Host for Bench {
@@ -44,6 +45,10 @@ impl Host for Bench {
         let before = self.cursor;
         self.cursor = before.wrapping_add(1);
         before
+    }
+
+    fn waiting_mask(&mut self) -> u64 {
+        if self.brings_cookie { 0 } else { u64::MAX }
     }
 }
 
@@ -101,6 +106,7 @@ fn bench() -> impl Strategy<Value = Bench> {
         source,
         flow,
         cursor,
+        brings_cookie: false,
     })
 }
 
@@ -194,6 +200,27 @@ fn assert_even(counts: &[u32], what: &str) {
             "{what}: slot {slot} got {count} of {draws}: {counts:?}"
         );
     }
+}
+
+/// Whatever a flood left at their listeners.
+#[test]
+fn cookies_that_come_back_are_shared_evenly() {
+    let group = equals(Policy::Least, 4);
+    let mut host = Bench {
+        brings_cookie: true,
+        ..Bench::default()
+    };
+    let mut counts = [0; 4];
+    for nth in 0..400u64 {
+        group.slots[(nth * 7 % 4) as usize]
+            .steering
+            .steered
+            .bump(nth);
+        let slot = choose(&group, &mut host).unwrap() as usize;
+        counts[slot] += 1;
+        group.slots[slot].load.turn.bump(1);
+    }
+    assert_eq!(counts, [100; 4]);
 }
 
 proptest! {

@@ -71,7 +71,8 @@ pub fn empty(_ctx: SkReuseportContext) -> u32 {
 
 #[inline(always)]
 fn steer(ctx: &SkReuseportContext, group: &Foreign) -> Result<u32, Reason> {
-    if !packet::is_connection_request(ctx).map_err(|_| Reason::Truncated)? {
+    let flags = packet::flags(ctx).map_err(|_| Reason::Truncated)?;
+    if !packet::is_syn(flags) {
         return Err(Reason::NotSyn);
     }
     let mut view = view::Kernel::new(ctx, group)?;

@@ -287,8 +287,11 @@ fn readable_folder(path: &Path) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::config::value::{Bytes, Count, ListenAddr, Period, PolicyName};
+    use crate::mutation::{config, mutated};
 
     fn listen(text: &str) -> ListenAddr {
         text.parse().unwrap()
@@ -513,5 +516,40 @@ mod tests {
             ..ServeArgs::default()
         };
         assert_eq!(settings(&flags).unwrap().workers, 256);
+    }
+
+    #[test]
+    fn a_hostile_file_is_refused_at_a_line_of_its_own_or_settled() {
+        let folder = tempfile::tempdir().unwrap();
+        let seeds = [
+            "listen = [\"127.0.0.1:8080\", \"[::1]:80\"]\nworkers = 4\npolicy = \"hermes\"\n",
+            "accept = \"own\"\nroot = \".\"\nsynthetic = true\nworker-header = false\n",
+            "control = \"/run/srv.sock\"\nbacklog = 128\nfast-open = 16\nv6-only = false\n",
+            "no-bpf = true\ngrace = \"5s\"\nhang-after = \"100ms\"\nhang-kill = '5s' # \u{fc}\n",
+            "log = \"json\"\n[limits]\nheader-bytes = \"16KiB\"\nbody-bytes = 1048576\n",
+            "[limits]\nconnections = 1000\nidle-timeout = \"3s\"\nwrite-timeout = \"4s\"\n",
+        ];
+        let input = prop::collection::vec(mutated(seeds), 1..4);
+        proptest!(config(), |(texts in input)| {
+            let text = texts.concat();
+            let flags = with_file(&folder, "");
+            let path = flags.config.clone().unwrap();
+            std::fs::write(&path, &text).unwrap();
+            match settings(&flags) {
+                Ok(settings) => {
+                    prop_assert!((1..=MAX_WORKERS as u32).contains(&settings.workers));
+                    prop_assert!(!settings.listen.is_empty());
+                    prop_assert!(settings.serving.limits.header_bytes >= 8192);
+                }
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    prop_assert!(error.contains(path.to_str().unwrap()), "{}", error);
+                    let said = error.split_once("srv.toml:").map(|(_, rest)| rest);
+                    let line = said.and_then(|said| said.split(':').next()?.parse::<usize>().ok());
+                    let lines = 1 + text.iter().filter(|byte| **byte == b'\n').count();
+                    prop_assert!(line.is_none_or(|line| (1..=lines).contains(&line)), "{}", error);
+                }
+            }
+        });
     }
 }

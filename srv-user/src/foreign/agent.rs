@@ -225,6 +225,7 @@ impl Agent {
             why_not: Some("nobody listens there at present".to_owned()),
             runs: view.runs,
             steered: view.runs - view.fallbacks.values().sum::<u64>(),
+            acks: 0,
             fallbacks: view.fallbacks.clone(),
         }
     }

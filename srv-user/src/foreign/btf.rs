@@ -3,7 +3,7 @@
 //! parser keeps members to itself, and the crates that offer them are not under
 //! licences that srv takes, or know no kernel of the last years.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use anyhow::{Context as _, bail, ensure};
@@ -49,6 +49,16 @@ struct Record {
     has_bit_fields: bool,
     /// Size in bytes, or the type it refers to.
     size_or_type: u32,
+}
+
+/// A part of a structure.
+struct Member {
+    /// Where its name begins, among the strings.
+    name: u32,
+    /// Its type.
+    of: u32,
+    /// Where it lies, in bits; above them the width of a bit field was cut off.
+    bits: u32,
 }
 
 impl Btf {
@@ -99,13 +109,14 @@ impl Btf {
         let name = names.next().unwrap_or_default();
         let found = self.structs.get(name);
         let mut at = *found.with_context(|| format!("the kernel has no struct {name}"))?;
-        let mut offset = 0;
+        let mut offset = 0u32;
         for name in names {
             let member = self.member(at, name)?;
             let (bits, of) =
                 member.with_context(|| format!("the kernel has no field {name} in {path}"))?;
             ensure!(bits % 8 == 0, "{path} is a bit field");
-            offset += bits / 8;
+            let inner = offset.checked_add(bits / 8);
+            offset = inner.with_context(|| format!("{path} lies too far"))?;
             at = of;
         }
         Ok(offset)
@@ -156,33 +167,54 @@ impl Btf {
     }
 
     /// Offset in bits and type of a member of a structure, or of what lies in it
-    /// without a name.
+    /// without a name. Each such part is looked into once: type information that
+    /// goes in circles comes to an end.
     fn member(&self, id: u32, name: &str) -> anyhow::Result<Option<(u32, u32)>> {
-        let place = self.place_of(self.without_qualifiers(id)?)?;
-        let record = self.record(place)?;
-        if !matches!(record.kind, kind::STRUCT | kind::UNION) {
-            return Ok(None);
-        }
-        for nth in 0..record.count {
-            let at = place + RECORD_BYTES + nth * MEMBER_BYTES;
-            let (its_name, of) = (word(&self.bytes, at)?, word(&self.bytes, at + 4)?);
-            let mask = if record.has_bit_fields {
-                0xff_ffff
-            } else {
-                u32::MAX
-            };
-            let bits = word(&self.bytes, at + 8)? & mask;
-            let its_name = self.name(its_name)?;
-            if its_name == name {
-                return Ok(Some((bits, of)));
+        let mut seen = HashSet::new();
+        let mut parts = vec![(id, 0u32)];
+        while let Some((id, base)) = parts.pop() {
+            let id = self.without_qualifiers(id)?;
+            if !seen.insert(id) {
+                continue;
             }
-            if its_name.is_empty()
-                && let Some((inner, of)) = self.member(of, name)?
-            {
-                return Ok(Some((bits + inner, of)));
+            for member in self.members(id)? {
+                let Member { name: at, of, bits } = member?;
+                let bits = base.checked_add(bits).context("a field lies too far")?;
+                let its_name = self.name(at)?;
+                if its_name == name {
+                    return Ok(Some((bits, of)));
+                }
+                if its_name.is_empty() {
+                    parts.push((of, bits));
+                }
             }
         }
         Ok(None)
+    }
+
+    /// What a structure or union consists of; nothing in other types.
+    fn members(
+        &self,
+        id: u32,
+    ) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Member>> + use<'_>> {
+        let place = self.place_of(id)?;
+        let record = self.record(place)?;
+        let count = match record.kind {
+            kind::STRUCT | kind::UNION => record.count,
+            _ => 0,
+        };
+        let mask = match record.has_bit_fields {
+            true => 0xff_ffff,
+            false => u32::MAX,
+        };
+        Ok((0..count).map(move |nth| {
+            let at = place + RECORD_BYTES + nth * MEMBER_BYTES;
+            Ok(Member {
+                name: word(&self.bytes, at)?,
+                of: word(&self.bytes, at + 4)?,
+                bits: word(&self.bytes, at + 8)? & mask,
+            })
+        }))
     }
 
     /// The type behind typedefs and qualifiers.
@@ -223,7 +255,11 @@ fn word(bytes: &[u8], at: usize) -> anyhow::Result<u32> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::foreign::offsets;
+    use crate::mutation::{config, mutated};
 
     #[test]
     fn what_is_no_btf_is_refused() {
@@ -239,7 +275,7 @@ mod tests {
 
     /// `struct outer { int a; union { struct { int b; }; const typedef_t c; }; }`,
     /// where typedef_t is `struct inner { int d; int e; }`.
-    fn sample() -> Btf {
+    fn sample() -> Vec<u8> {
         let strings = b"\0outer\0a\0b\0c\0inner\0d\0e\0int\0inner_t\0";
         let name = |name: &str| {
             let at = strings
@@ -273,12 +309,12 @@ mod tests {
         bytes.extend(header.iter().flat_map(|word| word.to_ne_bytes()));
         bytes.extend(types);
         bytes.extend(strings);
-        Btf::parse(bytes).unwrap()
+        bytes
     }
 
     #[test]
     fn fields_are_found_through_what_has_no_name() {
-        let btf = sample();
+        let btf = Btf::parse(sample()).unwrap();
         for (path, offset) in [
             ("outer.a", 0),
             ("outer.b", 4),
@@ -291,7 +327,7 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_named() {
-        let btf = sample();
+        let btf = Btf::parse(sample()).unwrap();
         for (path, named) in [
             ("other.a", "struct other"),
             ("outer.c.x", "field x in outer.c.x"),
@@ -299,5 +335,51 @@ mod tests {
             let error = format!("{:#}", btf.offset(path).unwrap_err());
             assert!(error.contains(named), "{error}");
         }
+    }
+
+    /// The beginning of the running kernel's: all of it is too much for a test
+    /// that parses it hundreds of times.
+    fn excerpt() -> Option<Vec<u8>> {
+        const TYPES_BYTES: usize = 8 << 10;
+        const STRINGS_BYTES: usize = 8 << 10;
+        let whole = std::fs::read(KERNEL).ok()?;
+        let of_header = |at: usize| word(&whole, at).unwrap() as usize;
+        let (header, strings) = (of_header(4), of_header(4) + of_header(16));
+        let mut bytes = whole[..header].to_vec();
+        for (at, value) in [(12, TYPES_BYTES), (16, TYPES_BYTES), (20, STRINGS_BYTES)] {
+            bytes[at..at + 4].copy_from_slice(&(value as u32).to_ne_bytes());
+        }
+        bytes.extend(&whole[header..header + TYPES_BYTES]);
+        bytes.extend(&whole[strings..strings + STRINGS_BYTES]);
+        Some(bytes)
+    }
+
+    #[test]
+    fn hostile_type_information_is_refused_or_answers() {
+        let seeds = [Some(sample()), excerpt()].into_iter().flatten();
+        proptest!(config(), |(bytes in mutated(seeds))| {
+            let btf = Btf::parse(bytes.to_vec());
+            if let Ok(btf) = &btf {
+                for path in ["", ".", "outer.a", "outer.b.x", "outer.c.e", "inner.e", "list_head.next"] {
+                    let _ = btf.offset(path);
+                }
+            }
+            let readable = offsets::find(btf.as_ref().map_err(|error| anyhow::anyhow!("{error}")));
+            prop_assert!(readable.queues.is_err(), "it is not in there");
+        });
+    }
+
+    /// The search went round until the stack was full.
+    #[test]
+    fn a_structure_inside_itself_comes_to_an_end() {
+        const OUTER: u32 = 7;
+        let mut bytes = sample();
+        // The type of the last member of `outer`, which has no name.
+        let strings = bytes.len() - word(&bytes, 20).unwrap() as usize;
+        bytes[strings - 8..strings - 4].copy_from_slice(&OUTER.to_ne_bytes());
+        let btf = Btf::parse(bytes).unwrap();
+        assert_eq!(btf.offset("outer.a").unwrap(), 0);
+        let error = btf.offset("outer.b").unwrap_err().to_string();
+        assert!(error.contains("no field b"), "{error}");
     }
 }

@@ -19,7 +19,10 @@ pub fn watched(fdinfo: &str) -> BTreeSet<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::mutation::{config, mutated_text};
 
     #[test]
     fn inodes_are_hexadecimal() {
@@ -32,5 +35,19 @@ mod tests {
     #[test]
     fn a_kernel_without_inodes_tells_nothing() {
         assert!(watched("tfd:       11 events:       19 data:     7f2fd3e6e010\n").is_empty());
+    }
+
+    #[test]
+    fn hostile_lines_hide_no_other() {
+        let line = "tfd:       11 events:       19 data:     7f2fd3e6e010  pos:0 ino:1ab sdev:8\n";
+        let seeds = [
+            line,
+            "pos:\t0\nflags:\t02\nmnt_id:\t15\nino:\t1057\n",
+            "ino: tfd:\n",
+        ];
+        proptest!(config(), |(before in mutated_text(seeds), after in mutated_text(seeds))| {
+            let text = [&before, "\n", line, &after].concat();
+            prop_assert!(watched(&text).contains(&0x1ab));
+        });
     }
 }

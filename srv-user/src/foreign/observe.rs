@@ -57,6 +57,7 @@ fn unattached() -> ProgramStatus {
         why_not: Some("only observed".to_owned()),
         runs: 0,
         steered: 0,
+        acks: 0,
         fallbacks: BTreeMap::new(),
     }
 }

@@ -93,10 +93,13 @@ pub fn all_processes() -> Vec<Pid> {
 /// A process's command name; empty if it has ended.
 pub fn command(pid: Pid) -> String {
     let path = format!("/proc/{}/comm", pid.as_raw_nonzero());
-    fs::read_to_string(path)
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+    shown(&fs::read(path).unwrap_or_default())
+}
+
+/// A process calls itself what it likes, and a terminal obeys what it is shown.
+fn shown(comm: &[u8]) -> String {
+    let name = String::from_utf8_lossy(comm.trim_ascii());
+    name.replace(char::is_control, "?")
 }
 
 /// Inode numbers of all sockets that a process has, with their descriptors.
@@ -170,9 +173,11 @@ mod tests {
     use std::net::TcpListener;
     use std::os::fd::{AsFd as _, AsRawFd as _};
 
+    use proptest::prelude::*;
     use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
     use super::*;
+    use crate::mutation::{config, mutated_text};
 
     #[test]
     fn this_process_owns_its_listener_and_polls_it_once_it_does() {
@@ -223,5 +228,28 @@ mod tests {
         let both = [owner_of(1, 9, false), owner_of(2, 9, false)];
         assert_eq!(workers(&both), nobody);
         assert_eq!(workers(&[owner_of(1, 8, true)]), nobody);
+    }
+
+    #[test]
+    fn a_socket_is_what_is_named_as_one() {
+        let seeds = [
+            "socket:[31415]",
+            "anon_inode:[eventpoll]",
+            "/dev/null",
+            "socket:[]",
+        ];
+        proptest!(config(), |(target in mutated_text(seeds))| {
+            if let Some(inode) = socket_inode(Path::new(&target)) {
+                let digits = target.trim_matches(|other: char| !other.is_ascii_digit());
+                prop_assert_eq!(Ok(inode), digits.parse());
+                prop_assert!(target.starts_with("socket:[") && target.ends_with(']'));
+            }
+        });
+    }
+
+    #[test]
+    fn a_name_commands_no_terminal() {
+        assert_eq!(shown(b"nginx\n"), "nginx");
+        assert_eq!(shown(b"\x1b[2Jng\xffinx\n"), "?[2Jng\u{fffd}inx");
     }
 }

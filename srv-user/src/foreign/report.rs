@@ -174,6 +174,7 @@ fn left_alone(record: &Record) -> anyhow::Result<Option<ForeignStatus>> {
         why_not: None,
         runs: 0,
         steered: 0,
+        acks: 0,
         fallbacks: BTreeMap::new(),
     };
     let mut status = ForeignStatus::look(&target, &mut diag, program)?;

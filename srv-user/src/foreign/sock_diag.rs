@@ -157,25 +157,31 @@ impl SockDiag {
         let mut free = &mut self.buffer[..];
         let length = self.socket.recv(&mut free, 0);
         let length = length.context("receive the kernel's sockets (sock_diag)")?;
-        let mut rest = &self.buffer[..length];
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
-                .context("read the kernel's sockets (sock_diag)")?;
-            let message_bytes = (message.header.length as usize).next_multiple_of(4);
-            match message.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(socket)) => {
-                    found.push(socket.header);
-                }
-                NetlinkPayload::Done(_) => return Ok(false),
-                NetlinkPayload::Error(error) => {
-                    bail!("the kernel does not list sockets: {}", error.to_io())
-                }
-                _ => {}
-            }
-            rest = rest.get(message_bytes..).unwrap_or_default();
-        }
-        Ok(true)
+        read(&self.buffer[..length], found).context("read the kernel's sockets (sock_diag)")
     }
+}
+
+/// Reads a packet of a dump; whether there is more to come.
+fn read(packet: &[u8], found: &mut Vec<InetResponseHeader>) -> anyhow::Result<bool> {
+    let mut rest = packet;
+    while !rest.is_empty() {
+        let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)?;
+        let message_bytes = (message.header.length as usize).next_multiple_of(4);
+        match message.payload {
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(socket)) => {
+                found.push(socket.header);
+            }
+            NetlinkPayload::Done(_) => return Ok(false),
+            NetlinkPayload::Error(error) => {
+                // Not by its `to_io`, which panics at what has no opposite.
+                let error = io::Error::from_raw_os_error(error.raw_code().saturating_neg());
+                bail!("the kernel does not list sockets: {error}")
+            }
+            _ => {}
+        }
+        rest = rest.get(message_bytes..).unwrap_or_default();
+    }
+    Ok(true)
 }
 
 impl From<InetResponseHeader> for Listener {
@@ -235,7 +241,10 @@ fn connect_in(pid: Pid) -> anyhow::Result<Socket> {
 mod tests {
     use std::net::{TcpListener, TcpStream, UdpSocket};
 
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::mutation::{config, mutated};
 
     #[test]
     fn a_listener_and_its_connection_are_found() {
@@ -267,5 +276,58 @@ mod tests {
         let udp = udp.local_addr().unwrap();
         assert!(diag.has_udp(udp).unwrap());
         assert_eq!(diag.listeners_on(udp).unwrap(), []);
+    }
+
+    /// The kernel's answer to a question, packet by packet.
+    fn packets(family: u8, states: StateFlags) -> Vec<Vec<u8>> {
+        let mut diag = SockDiag::open(None).unwrap();
+        diag.ask(family, IPPROTO_TCP, states, 0).unwrap();
+        let mut packets = Vec::new();
+        loop {
+            let mut free = &mut diag.buffer[..];
+            let length = diag.socket.recv(&mut free, 0).unwrap();
+            packets.push(diag.buffer[..length].to_vec());
+            if !read(&diag.buffer[..length], &mut Vec::new()).unwrap() {
+                return packets;
+            }
+        }
+    }
+
+    /// `NLMSG_ERROR` with this code.
+    fn refusal(code: i32) -> Vec<u8> {
+        [36, 2, 0, 0, code as u32, 0, 0, 0, 0]
+            .map(u32::to_ne_bytes)
+            .concat()
+    }
+
+    /// Found by the test below: there is no `-i32::MIN`.
+    #[test]
+    fn a_refusal_is_told_whatever_its_code() {
+        for (code, told) in [(-1, "not permitted"), (i32::MIN, "2147483647")] {
+            let error = read(&refusal(code), &mut Vec::new())
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(told), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_hostile_dump_is_refused_or_read() {
+        let v4 = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _v6 = TcpListener::bind("[::1]:0").unwrap();
+        let _client = TcpStream::connect(v4.local_addr().unwrap()).unwrap();
+        let mut seeds = packets(AF_INET, StateFlags::all());
+        seeds.extend(packets(AF_INET6, StateFlags::LISTEN));
+        // Of a busy machine's packets the beginning, and the refusal that is the same anywhere.
+        seeds.iter_mut().for_each(|packet| packet.truncate(1024));
+        seeds.push(refusal(-1));
+        proptest!(config(), |(packet in mutated(seeds))| {
+            let mut found = Vec::new();
+            if read(&packet, &mut found).is_ok() {
+                // Each takes its room: nothing is read twice.
+                prop_assert!(found.len() <= packet.len() / 16);
+            }
+            found.into_iter().map(Listener::from).for_each(drop);
+        });
     }
 }

@@ -117,6 +117,7 @@ mod tests {
                 why_not: None,
                 runs: 801,
                 steered: 800,
+                acks: 0,
                 fallbacks: [("not_syn".into(), 1)].into(),
             },
             signals: BTreeMap::from([

@@ -9,23 +9,16 @@ use srv_tests::child::Child;
 
 use crate::agent::{Agent, nginx, options, said, srv};
 use crate::loaded::without_loss;
+use crate::probe::stress;
 
 const PER_SECOND: f64 = 300.0;
-
-/// How often: `few` by default, else `all`.
-fn times(few: u32, all: u32) -> u32 {
-    match std::env::var_os("SRV_STRESS").is_some_and(|value| value == "1") {
-        true => all,
-        false => few,
-    }
-}
 
 #[test]
 fn attach_and_detach() {
     let Some(nginx) = nginx(4) else { return };
     let address = nginx.address();
     let mut steered = 0;
-    let cycles = times(3, 100);
+    let cycles = stress(3, 100);
     let answered = without_loss(address, PER_SECOND, || {
         for _ in 0..cycles {
             let mut agent = Agent::attach(address, &["--policy", "least"]);
@@ -44,7 +37,7 @@ fn kills_of_the_agent() {
     let address = nginx.address();
     // Any instants will do; these are the same each time.
     let mut random = 0x2545_f491_4f6c_dd1d_u64;
-    let kills = times(4, 20);
+    let kills = stress(4, 20);
     let answered = without_loss(address, PER_SECOND, || {
         for _ in 0..kills {
             random ^= random << 13;
@@ -69,7 +62,7 @@ fn reloads() {
     let Some(mut nginx) = nginx(4) else { return };
     let address = nginx.address();
     let agent = Agent::attach(address, &[]);
-    let count = times(4, 50);
+    let count = stress(4, 50);
     let answered = without_loss(address, PER_SECOND, || {
         (0..count).for_each(|_| nginx.reload(&options(4)).unwrap());
     });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, prlimit};
 use srv::arrivals::{Draw, Service, poisson};
 use srv::control::GroupStatus;
 use srv_tests::server::Server;
@@ -30,7 +30,7 @@ fn until_replaced(server: &Server, slot: usize) {
 #[test]
 fn a_killed_worker_loses_only_what_it_was_serving() {
     if gate::can_steer() {
-        a_kill_under_load("ring");
+        a_death_under_load("ring", Signal::KILL);
     }
 }
 
@@ -38,11 +38,19 @@ fn a_killed_worker_loses_only_what_it_was_serving() {
 #[test]
 fn a_killed_workers_queue_survives() {
     if gate::can_steer() {
-        a_kill_under_load("own");
+        a_death_under_load("own", Signal::KILL);
     }
 }
 
-fn a_kill_under_load(accept: &str) {
+/// `panic = "abort"` ends a worker that panics by this signal.
+#[test]
+fn an_aborting_worker_is_a_respawn_and_no_outage() {
+    if gate::can_steer() {
+        a_death_under_load("ring", Signal::ABORT);
+    }
+}
+
+fn a_death_under_load(accept: &str, by: Signal) {
     let arguments = [
         "--policy",
         "round-robin",
@@ -55,7 +63,7 @@ fn a_kill_under_load(accept: &str) {
         "--hang-after",
         "0s",
     ];
-    let server = Server::start(arguments).unwrap();
+    let mut server = Server::start(arguments).unwrap();
     // The request that is to be lost.
     let mut victim = Client::connect(server.address());
     victim.get("/work?sleep_us=500000");
@@ -63,19 +71,29 @@ fn a_kill_under_load(accept: &str) {
         running(group).is_some()
     });
     let slot = running(&before).unwrap();
-    let stopped = Stopped::new(pid(&before.workers[slot]));
+    let process = pid(&before.workers[slot]);
+    // No core of it.
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    prlimit(Some(process), Resource::Core, none).unwrap();
+    let stopped = Stopped::new(process);
     let (load, draws) = (of_sleepers(server.address()), draws());
     std::thread::scope(|scope| {
         let running = scope.spawn(|| load.run(&draws).unwrap());
         until_group(&server, "connections were steered to it", |group| {
             group.workers[slot].steered >= before.workers[slot].steered + 20
         });
-        signal(pid(&before.workers[slot]), Signal::KILL);
+        signal(process, by);
+        // Only a kill reaches one that is stopped; any other is the first thing it meets.
+        drop(stopped);
         until_replaced(&server, slot);
         let run = running.join().unwrap();
         assert_eq!(run.lost(), 0, "{:?}", run.first_error);
     });
-    drop(stopped);
+    let died = server.child().await_line("worker died").unwrap();
+    assert!(died.contains(&format!("signal {};", by.as_raw())), "{died}");
     victim.ended_or_response().expect_err("its worker is dead");
     assert_ne!(worker(&server, slot as u32).pid, before.workers[slot].pid);
     assert_eq!(group(&server).totals.served, draws.len() as u64);

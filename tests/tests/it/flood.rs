@@ -95,7 +95,7 @@ fn flood(cookies: u32, shown_by: &str) {
         (half_open(process) == 0).then_some(())
     });
     let mut runs = vec![during, after];
-    // What the flood shifts is made up for later: ties go to whoever has had fewest.
+    // What is shifted is made up for later: ties go to whoever has had fewest.
     while runs.len() < 3 || (off(&all_shares(&runs)) > 0.05 && runs.len() < 8) {
         runs.push(in_namespace_of(process, || honest(target)));
     }
@@ -103,10 +103,10 @@ fn flood(cookies: u32, shown_by: &str) {
     let shares: Vec<Vec<f64>> = runs.iter().map(|run| run.shares(WORKERS)).collect();
     let all = all_shares(&runs);
     println!(
-        "cookies {cookies}: {} SYNs steered, {shown_by} {provoked}, {} cookies' ACKs and the like \
-         hashed; largest share off by {:.3} during, {:.3} after, {:.4} in all",
+        "cookies {cookies}: {} SYNs steered, {shown_by} {provoked}, {} cookies' ACKs steered; \
+         largest share off by {:.3} during, {:.3} after, {:.4} in all",
         now.program.steered,
-        now.program.fallbacks["not_syn"],
+        now.program.acks,
         off(&shares[0]),
         off(&shares[1]),
         off(&all),
@@ -121,6 +121,13 @@ fn flood(cookies: u32, shown_by: &str) {
         assert_eq!(run.lost(), 0, "{:?}", run.first_error);
     }
     assert!(off(&all) <= 0.05, "{shares:?}");
+    if cookies > 0 {
+        assert!(now.program.acks > 0, "cookies came back");
+        assert!(
+            off(&shares[0]) <= 0.05 && off(&shares[1]) <= 0.05,
+            "{shares:?}"
+        );
+    }
     let healed = until_group(&server, "the counters have healed", |group| {
         group.totals.waiting == 0
     });

@@ -124,3 +124,11 @@ pub fn endurance<T>(short: T, long: T) -> T {
         false => short,
     }
 }
+
+/// What is too much for every run: `all` where `SRV_STRESS=1` asks for it, else `some`.
+pub fn stress<T>(some: T, all: T) -> T {
+    match std::env::var_os("SRV_STRESS").is_some_and(|value| value == "1") {
+        true => all,
+        false => some,
+    }
+}

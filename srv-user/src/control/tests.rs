@@ -1,0 +1,166 @@
+//! Both ends of the control socket with a stranger at the other.
+
+use std::os::unix::net::UnixListener;
+
+use proptest::prelude::*;
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::mpsc::unbounded_channel;
+
+use super::*;
+use crate::balance;
+use crate::foreign::table;
+use crate::mutation::{config, mutated};
+use crate::view;
+
+fn packet(message: &impl Serialize) -> Vec<u8> {
+    let mut packet = serde_json::to_vec(message).unwrap();
+    packet.push(b'\n');
+    packet
+}
+
+/// What the master's end says to somebody who sends `bytes`.
+async fn said_to(bytes: &[u8]) -> Vec<u8> {
+    let (mut mine, theirs) = tokio::net::UnixStream::pair().unwrap();
+    let (events, mut questions) = unbounded_channel::<Question>();
+    let asking = async {
+        // It may have stopped reading: a request has a bound.
+        let _ = mine.write_all(bytes).await;
+        let _ = mine.shutdown().await;
+        let mut said = Vec::new();
+        match mine.read_to_end(&mut said).await {
+            // It left something unread.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+            read => drop(read.unwrap()),
+        }
+        said
+    };
+    let master = async {
+        while let Some(question) = questions.recv().await {
+            let done = Reply::Done(format!("{:?}", question.request));
+            question.reply.send(done).unwrap();
+        }
+    };
+    let (said, answered, ()) = tokio::join!(asking, answer(theirs, events), master);
+    answered.unwrap();
+    said
+}
+
+#[test]
+fn a_hostile_request_gets_one_reply() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().unwrap();
+    let long = Request::Policy("x".repeat(5000));
+    let seeds = [
+        packet(&Request::Status),
+        packet(&Request::Sockets),
+        packet(&Request::Policy("least".into())),
+        packet(&Request::Upgrade),
+        packet(&long),
+    ];
+    proptest!(config(), |(bytes in mutated(seeds))| {
+        let said = runtime.block_on(said_to(&bytes));
+        let reply: Reply = serde_json::from_slice(&said).unwrap();
+        let line = bytes.split(|byte| *byte == b'\n').next().unwrap();
+        let is_request = serde_json::from_slice::<Request>(line).is_ok() && line.len() <= 4096;
+        prop_assert_eq!(matches!(reply, Reply::Done(_)), is_request, "{:?}", reply);
+    });
+}
+
+fn a_status() -> Status {
+    let workers: Vec<_> = (0..2).map(worker_for_tests).collect();
+    Status {
+        version: "0.1.0".into(),
+        pid: 1,
+        policy: "least".into(),
+        accept: "ring".into(),
+        listen_overflows: 0,
+        listen_drops: 3,
+        groups: vec![GroupStatus {
+            listen: "[::1]:80".parse().unwrap(),
+            program: ProgramStatus {
+                attached: true,
+                why_not: None,
+                runs: 7,
+                steered: 6,
+                acks: 0,
+                fallbacks: [("not_syn".into(), 1)].into(),
+            },
+            totals: balance::totals(&workers),
+            workers,
+        }],
+    }
+}
+
+fn a_socket() -> SocketStatus {
+    SocketStatus {
+        listen: "127.0.0.1:80".parse().unwrap(),
+        slot: Some(0),
+        owner: Some("nginx".into()),
+        inode: 1,
+        cookie: 2,
+        pid: 3,
+        fd: 4,
+        recv_q: 5,
+        backlog: 6,
+    }
+}
+
+const FOREIGN: &str = r#"{"foreign":{"listen":"127.0.0.1:8080","namespace":1,"server":"nginx",
+"agent":99,"policy":"least","program":{"attached":true,"why_not":null,"runs":801,"steered":800,
+"fallbacks":{"not_syn":1}},"signals":{"live":"no BTF"},"half_open":2,"listeners":[{"slot":0,
+"workers":[4712],"owners":3,"steered":800,"sleep":"busy","live":12,"queued":4,"backlog":511,
+"connections":13,"inode":31415,"cookie":4097,"fd":5}],"balance":{"connections":{"sum":13,"cv":1.0,
+"max_over_mean":2.0},"queued":4,"empty_while_others_queue":1}}}
+"#;
+
+/// Asks a server that replies with `bytes`.
+fn ask_one_who_says(listener: &UnixListener, path: &Path, bytes: &[u8]) -> anyhow::Result<Reply> {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut question = String::new();
+            BufReader::new(&stream).read_line(&mut question).unwrap();
+            // Whoever asked may have heard enough.
+            let _ = stream.write_all(bytes);
+        });
+        ask(Some(path), &Request::Status)
+    })
+}
+
+#[test]
+fn a_hostile_reply_is_refused_or_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control");
+    let listener = UnixListener::bind(&path).unwrap();
+    let seeds = [
+        packet(&Reply::Status(a_status())),
+        packet(&Reply::Sockets(vec![a_socket()])),
+        packet(&Reply::Done("policy: least".into())),
+        packet(&Reply::Refused("no".into())),
+        packet(&serde_json::from_str::<Reply>(FOREIGN).unwrap()),
+    ];
+    // Digits to be spliced in.
+    let seeds = seeds.into_iter().chain([u64::MAX.to_string().into_bytes()]);
+    proptest!(config(), |(bytes in mutated(seeds))| {
+        let reply = ask_one_who_says(&listener, &path, &bytes);
+        if let Ok(reply) = reply {
+            prop_assert!(bytes.contains(&b'\n'), "half a reply is none");
+            match reply {
+                Reply::Status(status) => drop(view::status(&status)),
+                Reply::Foreign(status) => drop(table::group(&status)),
+                Reply::Sockets(sockets) => drop(view::sockets(&sockets)),
+                Reply::Done(_) | Reply::Refused(_) => {}
+            }
+        }
+    });
+}
+
+#[test]
+fn a_reply_without_end_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control");
+    let listener = UnixListener::bind(&path).unwrap();
+    let endless = vec![b' '; 17 << 20];
+    let error = ask_one_who_says(&listener, &path, &endless).unwrap_err();
+    assert!(format!("{error:#}").contains("in the middle"), "{error:#}");
+}
