@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 use socket2::{Protocol, SockAddr, Socket, Type};
+use srv::foreign::select::Reads;
 use srv::foreign::steering::{Signal, Steering, View};
 use srv_common::Policy;
 use srv_tests::nginx::{Content, Nginx, Options};
@@ -77,7 +78,15 @@ impl Server {
 
     /// Steered, with all that the kernel lets be known.
     fn steer(&self, policy: Policy) -> Steering {
-        let mut steering = Steering::load(policy).unwrap();
+        self.steer_by(Steering::load(policy).unwrap())
+    }
+
+    /// The same, but the kernel's memory is read at best so.
+    fn steer_reading(&self, at_best: Reads) -> Steering {
+        self.steer_by(Steering::load_reading(Policy::Least, at_best).unwrap())
+    }
+
+    fn steer_by(&self, mut steering: Steering) -> Steering {
         for (slot, worker) in self.workers.iter().enumerate() {
             let cookie = worker.listener.cookie().unwrap();
             steering
@@ -263,13 +272,40 @@ fn can_read_all(steering: &Steering) -> bool {
     gate::can("read the kernel's state", missing.map_or(Ok(()), Err))
 }
 
+/// However the kernel's memory is read, the choices are the same.
+fn in_each_way(test: impl Fn(Reads)) {
+    if gate::can_steer() {
+        [Reads::Directly, Reads::ByHelper].map(test);
+    }
+}
+
 #[test]
-fn who_sleeps_is_chosen_while_others_are_busy() {
+fn a_kernel_that_lets_programs_load_is_read_by_loads() {
     if !gate::can_steer() {
         return;
     }
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
+    let is_new = (version < (6, 17)).then_some(format!("this is Linux {release}"));
+    let can = gate::can("read by loads (Linux 6.17)", is_new.map_or(Ok(()), Err));
+    for at_best in [Reads::Directly, Reads::ByHelper, Reads::Nothing] {
+        let steering = Steering::load_reading(Policy::Least, at_best).unwrap();
+        assert!(steering.reads() == at_best || !can, "{release}");
+    }
+}
+
+#[test]
+fn who_sleeps_is_chosen_while_others_are_busy() {
+    in_each_way(who_sleeps_is_chosen);
+}
+
+fn who_sleeps_is_chosen(reads: Reads) {
     let server = Server::start(4, Waits::Epoll);
-    let steering = server.steer(Policy::Least);
+    let steering = server.steer_reading(reads);
     if !can_read_all(&steering) {
         return;
     }
@@ -293,11 +329,12 @@ fn who_sleeps_is_chosen_while_others_are_busy() {
 
 #[test]
 fn with_all_busy_the_shortest_queue_is_chosen() {
-    if !gate::can_steer() {
-        return;
-    }
+    in_each_way(the_shortest_queue_is_chosen);
+}
+
+fn the_shortest_queue_is_chosen(reads: Reads) {
     let server = Server::start(3, Waits::Epoll);
-    let steering = server.steer(Policy::Least);
+    let steering = server.steer_reading(reads);
     if !can_read_all(&steering) {
         return;
     }
@@ -314,11 +351,12 @@ fn with_all_busy_the_shortest_queue_is_chosen() {
 
 #[test]
 fn a_socket_that_joins_is_noticed_and_served() {
-    if !gate::can_steer() {
-        return;
-    }
+    in_each_way(who_joins_is_served);
+}
+
+fn who_joins_is_served(reads: Reads) {
     let mut server = Server::start(2, Waits::Epoll);
-    let steering = server.steer(Policy::Least);
+    let steering = server.steer_reading(reads);
     if !can_read_all(&steering) {
         return;
     }
@@ -348,11 +386,12 @@ fn a_socket_that_joins_is_noticed_and_served() {
 
 #[test]
 fn a_socket_in_anothers_place_is_noticed_and_served() {
-    if !gate::can_steer() {
-        return;
-    }
+    in_each_way(who_replaces_another_is_served);
+}
+
+fn who_replaces_another_is_served(reads: Reads) {
     let mut server = Server::start(2, Waits::Epoll);
-    let mut steering = server.steer(Policy::Least);
+    let mut steering = server.steer_reading(reads);
     if !can_read_all(&steering) {
         return;
     }
