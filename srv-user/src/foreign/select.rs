@@ -1,7 +1,7 @@
 //! Loading the select program for foreign servers in the cheapest form that the
 //! running kernel and this process's capabilities allow.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use aya::programs::SkReuseport;
 use aya::{Ebpf, EbpfLoader};
 use srv_common::foreign::Offsets;
@@ -14,8 +14,8 @@ use super::steering::{Signal, Signals};
 /// The select program's name.
 pub const SELECT: &str = "steer_foreign";
 
-const NEEDS: &str = "load the program for foreign servers (needs Linux 5.11 or newer and CAP_BPF; \
-                     `srv doctor` says what is missing)";
+const NEEDS: &str = "load the program for foreign servers (needs Linux 5.11 or newer, CAP_BPF and \
+                     CAP_PERFMON; `srv doctor` says what is missing)";
 
 /// How the select program reads the kernel's memory, the best last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,7 +68,6 @@ pub fn load(at_best: Reads) -> anyhow::Result<Loaded> {
     };
     if let Ok(kernel) = kernel
         && offsets != Offsets::default()
-        && at_best > Reads::Nothing
     {
         match reading(&kernel, offsets, at_best) {
             Ok((ebpf, reads)) => {
@@ -90,6 +89,7 @@ pub fn load(at_best: Reads) -> anyhow::Result<Loaded> {
 
 /// One that reads what `offsets` allow.
 fn reading(kernel: &Btf, offsets: Offsets, at_best: Reads) -> anyhow::Result<(Ebpf, Reads)> {
+    ensure!(at_best != Reads::Nothing, "nobody asked for it");
     if at_best == Reads::Directly
         && let Ok(ebpf) = reading_directly(kernel, offsets)
     {

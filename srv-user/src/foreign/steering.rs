@@ -318,7 +318,10 @@ impl Drop for Steering {
 impl Signals {
     /// The kernel refused the program that reads its memory.
     pub(super) fn nothing_is_read(&mut self, error: &anyhow::Error) {
-        let why = format!("{error:#} (reading kernel memory needs CAP_PERFMON)");
+        let why = format!(
+            "the kernel refuses to have its memory read: {}",
+            error.root_cause()
+        );
         self.queues = Signal::Missing(why.clone());
         self.sleep = Signal::Missing(why);
     }
