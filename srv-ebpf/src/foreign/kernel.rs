@@ -76,8 +76,8 @@ pub fn read<T: Copy>(address: u64) -> Option<T> {
 #[inline(always)]
 pub fn load<T: Copy>(address: u64) -> T {
     // SAFETY: a function of the kernel that takes any address, and 0 for "of no
-    // type"; it returns the address, from which any load is allowed: one that
-    // faults gives 0. The verifier puts nothing in the call's place.
+    // type", and returns the address; any load from there is allowed, and one that
+    // faults gives 0. The verifier makes a move of the call.
     unsafe {
         let cast: extern "C" fn(u64, u32) -> *const T = core::mem::transmute(RDONLY_CAST as usize);
         core::ptr::read_volatile(cast(address, 0))
