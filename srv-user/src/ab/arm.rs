@@ -151,6 +151,11 @@ impl Arm {
         matches!(self.kind, Kind::Srv(..))
     }
 
+    /// Whether its server keeps connections for further requests.
+    pub fn keeps_connections(&self) -> bool {
+        !matches!(self.kind, Kind::Python(python::Server::Gunicorn))
+    }
+
     /// What runs, with its version.
     pub fn about(&self) -> String {
         let about = self.about_server();
@@ -216,8 +221,8 @@ impl Arm {
             }
             Kind::Haproxy => haproxy::version().err().map(|error| format!("{error:#}")),
             Kind::Python(_) if scenario.spins => Some(SLEEPS_ONLY.into()),
-            Kind::Python(python::Server::Gunicorn)
-                if scenario.connections != Keeping::PerRequest =>
+            Kind::Python(_)
+                if scenario.connections != Keeping::PerRequest && !self.keeps_connections() =>
             {
                 Some("its workers keep no connections".into())
             }
