@@ -271,12 +271,20 @@ impl Reason {
     ];
 }
 
+/// The number under which the program calls `bpf_rdonly_cast`. The kernel has no
+/// such helper: user space puts a call of the kernel's function there
+/// ([`Offsets::reads_directly`]), or the verifier never comes to it.
+pub const RDONLY_CAST: u32 = 0x7cad_5700;
+
 /// Where the running kernel keeps what the program reads: bytes from the start
 /// of the structure. Constants of the program, given at load; all zero: nothing
 /// is read.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offsets {
+    /// 1 if kernel memory is read by plain loads, 0 if by a helper's copies: the
+    /// program's calls of `bpf_rdonly_cast` were made ready for this kernel.
+    pub reads_directly: u32,
     /// 1 if the fields down to `qlen` are known and may be read.
     pub reads_queues: u32,
     /// `sk_reuseport_kern.sk`.
@@ -321,17 +329,17 @@ pub struct Offsets {
 
 impl Offsets {
     /// Number of fields.
-    pub const COUNT: usize = 20;
+    pub const COUNT: usize = 21;
 
     /// All fields in order.
     #[rustfmt::skip]
     pub fn words(&self) -> [u32; Self::COUNT] {
         [
-            self.reads_queues, self.context_sk, self.sk_reuseport_cb, self.num_socks,
-            self.max_socks, self.socks, self.skc_cookie, self.sk_ack_backlog, self.qlen,
-            self.reads_sleep, self.sk_wq, self.wq_wait, self.wait_head, self.entry_base,
-            self.entry_link, self.entry_whead, self.item_ep, self.item_pwqlist,
-            self.ep_wq_head, self.ep_rbr,
+            self.reads_directly, self.reads_queues, self.context_sk, self.sk_reuseport_cb,
+            self.num_socks, self.max_socks, self.socks, self.skc_cookie, self.sk_ack_backlog,
+            self.qlen, self.reads_sleep, self.sk_wq, self.wq_wait, self.wait_head,
+            self.entry_base, self.entry_link, self.entry_whead, self.item_ep,
+            self.item_pwqlist, self.ep_wq_head, self.ep_rbr,
         ]
     }
 }

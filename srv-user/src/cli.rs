@@ -86,8 +86,8 @@ pub struct AbArgs {
     pub scenarios: Vec<String>,
 
     /// Policies (each also with +ring), ring, shared, shared-herd, blocking,
-    /// nginx, nginx-reuseport, haproxy, nginx+attach, haproxy+attach; the first that can
-    /// run does so twice, as the control
+    /// nginx, nginx-reuseport, haproxy, gunicorn, granian; nginx, haproxy, gunicorn
+    /// and granian also with +attach; the first that can run does so twice, as the control
     #[arg(long, value_name = "ARM,ARM", default_value = ab::arm::DEFAULT)]
     pub arms: String,
 

@@ -14,6 +14,7 @@ use serde::Serialize;
 use socket2::Socket;
 use srv::cli::ServeArgs;
 use srv::config::{self, value::Count};
+use srv::foreign::select::Reads;
 use srv::foreign::steering::Steering;
 use srv::listen::ListenerGroup;
 use srv::stats::Spread;
@@ -36,6 +37,7 @@ struct Sample {
     workers: u32,
     asleep: u32,
     policy: &'static str,
+    reads: &'static str,
     round: usize,
     select_ns: f64,
     empty_ns: f64,
@@ -53,32 +55,60 @@ fn main() -> Result<()> {
          for each; median (range)\n"
     );
     let mut rows = Vec::new();
-    for workers in [8, 64] {
+    for (workers, reads) in [
+        (8, Reads::Directly),
+        (8, Reads::ByHelper),
+        (64, Reads::Directly),
+    ] {
         for asleep in [workers, workers / 2, 1, 0] {
-            rows.push(row_of(workers, asleep, Policy::Least, rounds, &mut raw)?);
+            let posed = Posed {
+                workers,
+                asleep,
+                policy: Policy::Least,
+                reads,
+            };
+            rows.push(row_of(posed, rounds, &mut raw)?);
         }
     }
-    rows.push(row_of(8, 8, Policy::RoundRobin, rounds, &mut raw)?);
+    let posed = Posed {
+        workers: 8,
+        asleep: 8,
+        policy: Policy::RoundRobin,
+        reads: Reads::Directly,
+    };
+    rows.push(row_of(posed, rounds, &mut raw)?);
     let header = [
-        "policy", "workers", "asleep", "cost", "empty", "limit", "met",
+        "policy", "reads", "workers", "asleep", "cost", "empty", "limit", "met",
     ];
     print_table(&header, &rows);
     raw.finish()
 }
 
-fn row_of(
+/// What one row is about.
+#[derive(Clone, Copy)]
+struct Posed {
     workers: u32,
     asleep: u32,
     policy: Policy,
-    rounds: usize,
-    raw: &mut Raw,
-) -> Result<Vec<String>> {
-    let mut target = Target::open(workers, asleep, policy)?;
+    /// How the program reads at best; what the kernel refuses it does not.
+    reads: Reads,
+}
+
+fn row_of(posed: Posed, rounds: usize, raw: &mut Raw) -> Result<Vec<String>> {
+    let Posed {
+        workers,
+        asleep,
+        policy,
+        ..
+    } = posed;
+    let mut target = Target::open(posed)?;
+    let reads = target.steering.reads();
     if asleep == workers {
         let program = target.steering.program("steer_foreign")?.info()?;
         println!(
-            "{} {workers}: verifier went through {} instructions, {} bytes compiled",
+            "{} {workers}, reads {}: verifier went through {} instructions, {} bytes compiled",
             policy.name(),
+            reads.name(),
             program.verified_instruction_count().unwrap_or(0),
             program.size_jitted()
         );
@@ -91,6 +121,7 @@ fn row_of(
             workers,
             asleep,
             policy: policy.name(),
+            reads: reads.name(),
             round,
             select_ns,
             empty_ns,
@@ -103,6 +134,7 @@ fn row_of(
     let limit = limit_ns(workers, asleep, policy);
     Ok(vec![
         policy.name().to_owned(),
+        reads.name().to_owned(),
         workers.to_string(),
         asleep.to_string(),
         figure(&cost),
@@ -139,7 +171,13 @@ struct Target {
 }
 
 impl Target {
-    fn open(workers: u32, asleep: u32, policy: Policy) -> Result<Self> {
+    fn open(posed: Posed) -> Result<Self> {
+        let Posed {
+            workers,
+            asleep,
+            policy,
+            reads,
+        } = posed;
         let arguments = ServeArgs {
             listen: Some(vec!["127.0.0.1:0".parse()?]),
             workers: Some(Count(workers)),
@@ -147,7 +185,7 @@ impl Target {
         };
         let settings = config::settings(&arguments)?;
         let listeners = ListenerGroup::bind(settings.listen[0], &settings)?;
-        let mut steering = Steering::load(policy)?;
+        let mut steering = Steering::load_reading(policy, reads)?;
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let mut epolls = Vec::new();
         for (slot, socket) in listeners.sockets.iter().enumerate() {

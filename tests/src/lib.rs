@@ -7,4 +7,4 @@ pub mod runs;
 pub mod wrk;
 
 pub use srv::environment;
-pub use srv::peer::{child, haproxy, nginx, server, usage};
+pub use srv::peer::{child, haproxy, nginx, python, server, usage};

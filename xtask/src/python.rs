@@ -1,5 +1,5 @@
-//! What the tests need of PyPI: servers to steer, with the versions that
-//! docs/attach.md names, and Kubernetes' schemas. A virtual environment under
+//! What the tests and `srv ab` need of PyPI: servers to steer, with the versions
+//! that docs/attach.md names, and Kubernetes' schemas. A virtual environment under
 //! `target/python`, made once.
 
 use std::process::Command;
@@ -13,6 +13,12 @@ const PACKAGES: [(&str, &str); 3] = [
     ("granian", "2.8.7"),
     ("kubernetes-validate", "1.37.0"),
 ];
+
+/// Whether arguments of `srv ab` name an arm that is one of the servers.
+pub fn is_named_in(args: &[String]) -> bool {
+    let is_server = |arg: &String| arg.contains("gunicorn") || arg.contains("granian");
+    args.iter().any(is_server)
+}
 
 /// Installs them, if they are not there yet.
 ///
@@ -29,7 +35,7 @@ pub fn ensure() -> Result<()> {
     let packages = PACKAGES.map(|(name, version)| format!("{name}=={version}"));
     let mut install = Command::new(folder.join("bin/pip"));
     step::show(
-        "install what the tests need of PyPI in it",
+        "install what is needed of PyPI in it",
         install.args(["install", "--quiet"]).args(packages),
     )
 }

@@ -210,6 +210,12 @@ pub fn ab(args: &[String]) -> Result<()> {
         Ok(installed) => keep_off(&installed)?,
         Err(error) => eprintln!("going on without the peers that are missing: {error:#}"),
     }
+    if python::is_named_in(args)
+        && let Err(error) = apt::ensure(&[PYTHON_VENV], "servers from PyPI are compared")
+            .and_then(|_| python::ensure())
+    {
+        eprintln!("going on without the servers from PyPI: {error:#}");
+    }
     build(true)?;
     let prefix = rights::prefix();
     if prefix.is_none() {

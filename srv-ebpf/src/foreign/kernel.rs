@@ -4,10 +4,11 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use srv_common::foreign::Offsets;
+use srv_common::foreign::{Offsets, RDONLY_CAST};
 
 #[unsafe(no_mangle)]
 static OFFSETS: Offsets = Offsets {
+    reads_directly: 0,
     reads_queues: 0,
     context_sk: 0,
     sk_reuseport_cb: 0,
@@ -44,10 +45,19 @@ pub fn offsets() -> &'static Offsets {
     &OFFSETS
 }
 
-/// The integer at `address` in the kernel's memory; `None` if nothing is
-/// mapped there.
+/// Whether what is read costs a load, or else a helper's call.
+#[inline(always)]
+pub fn reads_directly() -> bool {
+    offset!(reads_directly) != 0
+}
+
+/// The integer at `address` in the kernel's memory; `None`, or 0 if it is read
+/// directly, if nothing is mapped there.
 #[inline(always)]
 pub fn read<T: Copy>(address: u64) -> Option<T> {
+    if reads_directly() {
+        return Some(load(address));
+    }
     let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: the helper writes as many bytes as `T` has, zeroes if it fails,
     // and takes any address. Callers ask for integers and arrays of them.
@@ -58,6 +68,19 @@ pub fn read<T: Copy>(address: u64) -> Option<T> {
             address as *const _,
         );
         (failed == 0).then(|| value.assume_init())
+    }
+}
+
+/// The integer at `address` by a plain load, 0 if nothing is mapped there. Only
+/// where the program [reads directly](reads_directly).
+#[inline(always)]
+pub fn load<T: Copy>(address: u64) -> T {
+    // SAFETY: a function of the kernel that takes any address, and 0 for "of no
+    // type", and returns the address; any load from there is allowed, and one that
+    // faults gives 0. The verifier makes a move of the call.
+    unsafe {
+        let cast: extern "C" fn(u64, u32) -> *const T = core::mem::transmute(RDONLY_CAST as usize);
+        core::ptr::read_volatile(cast(address, 0))
     }
 }
 

@@ -195,8 +195,11 @@ impl Listener<'_> {
         }
         if first == head {
             Sleep::Busy
-        } else {
+        } else if first != 0 {
             Sleep::Asleep
+        } else {
+            // No list: nothing was mapped there.
+            Sleep::Unknown
         }
     }
 

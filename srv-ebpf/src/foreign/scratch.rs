@@ -1,11 +1,13 @@
-//! Where the program puts what it reads of the kernel in one piece.
+//! What the program reads of the kernel in one piece, and where it puts it: where
+//! each read costs a helper's call, few large ones are cheaper than many. Where
+//! it costs a load, the room is not used.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use srv_common::foreign::Foreign;
 use srv_common::policy::foreign::LOOK_MAX;
 
-use crate::kernel::{offset, read_into};
+use crate::kernel::{load, offset, read_into, reads_directly};
 
 /// This CPU's room for what is read in one piece: too large for the program's
 /// stack, and kept from one function to the next.
@@ -25,7 +27,7 @@ pub struct Room {
 }
 
 /// Of [`Room::group`], the sockets.
-pub const WINDOW_BYTES: u32 = 8 * LOOK_MAX;
+const WINDOW_BYTES: u32 = 8 * LOOK_MAX;
 
 #[map]
 static SCRATCH: PerCpuArray<Room> = PerCpuArray::with_max_entries(1, 0);
@@ -38,19 +40,23 @@ impl Scratch {
         SCRATCH.get_ptr_mut(0).map(Self)
     }
 
-    /// Reads a `struct sock_reuseport` with its first window.
+    /// How many sockets the `struct sock_reuseport` at `address` has, and room
+    /// for how many; its first window is read along.
     #[inline(always)]
-    pub fn read_group(&mut self, bytes: u32, address: u64) -> Option<()> {
-        read_into(self.group(0), bytes, address)?;
+    pub fn sizes(&mut self, address: u64) -> Option<(u16, u16)> {
+        let (num, max) = (offset!(num_socks), offset!(max_socks));
+        if reads_directly() {
+            return Some((
+                load(address + u64::from(num)),
+                load(address + u64::from(max)),
+            ));
+        }
+        read_into(self.group(0), offset!(socks) + WINDOW_BYTES, address)?;
         // SAFETY: see above.
-        unsafe { (*self.0).window_at = 0 };
-        Some(())
-    }
-
-    #[inline(always)]
-    pub fn group_u16(&self, offset: u32) -> u16 {
-        // SAFETY: see above.
-        unsafe { *self.group(offset).cast() }
+        unsafe {
+            (*self.0).window_at = 0;
+            Some((*self.group(num).cast(), *self.group(max).cast()))
+        }
     }
 
     #[inline(always)]
@@ -62,6 +68,10 @@ impl Scratch {
     /// The socket at a place, of the window from `first` on.
     #[inline(always)]
     pub fn socket_at(&mut self, group: &Foreign, place: u32, first: u32) -> Option<u64> {
+        if reads_directly() {
+            let sockets = group.program.reuseport.get() + u64::from(offset!(socks));
+            return Some(load(sockets + 8 * u64::from(place)));
+        }
         // SAFETY: see above.
         if first != unsafe { (*self.0).window_at } {
             let sockets = group.program.reuseport.get() + u64::from(offset!(socks));
@@ -79,6 +89,9 @@ impl Scratch {
     /// Two integers: at `address`, and `apart` bytes on.
     #[inline(always)]
     pub fn two_u32(&mut self, address: u64, apart: u32) -> Option<(u32, u32)> {
+        if reads_directly() {
+            return Some((load(address), load(address + u64::from(apart))));
+        }
         // SAFETY: see above.
         unsafe {
             let to = (&raw mut (*self.0).listener).cast::<u8>();
@@ -90,6 +103,9 @@ impl Scratch {
     /// Two pointers: at `address`, and `apart` bytes on.
     #[inline(always)]
     pub fn two_u64(&mut self, address: u64, apart: u32) -> Option<(u64, u64)> {
+        if reads_directly() {
+            return Some((load(address), load(address + u64::from(apart))));
+        }
         // SAFETY: see above.
         unsafe {
             let to = (&raw mut (*self.0).entry).cast::<u8>();

@@ -7,10 +7,10 @@ use srv_common::foreign::{Foreign, MAX_LISTENERS, Reason};
 use srv_common::policy::foreign::{Listeners, Look, View, Window};
 
 use crate::counter::add_one;
-use crate::kernel::{offset, read};
+use crate::kernel::{offset, read, reads_directly};
 use crate::listener::FAILED;
 use crate::packet;
-use crate::scratch::{Scratch, WINDOW_BYTES};
+use crate::scratch::Scratch;
 use crate::search::{Group, NONE, search_idle, search_shortest};
 
 /// One run's view.
@@ -38,14 +38,22 @@ impl<'a> Kernel<'a> {
     /// should, and room for more (a full one is left for a larger one).
     #[inline(always)]
     fn read_group(&mut self, address: u64, members: u32) -> Option<Size> {
-        self.scratch
-            .read_group(offset!(socks) + WINDOW_BYTES, address)?;
-        let num = self.scratch.group_u16(offset!(num_socks));
-        let max = self.scratch.group_u16(offset!(max_socks));
+        let (num, max) = self.scratch.sizes(address)?;
         Some(Size {
             is_expected: u32::from(num) == members,
             is_full: num >= max,
         })
+    }
+
+    /// Whether the group remembered is the one, which saves two reads. Where a
+    /// read costs next to nothing, nothing is taken from memory.
+    #[inline(always)]
+    fn remembers_group(&mut self, members: u32) -> bool {
+        let known = self.group.program.reuseport.get();
+        !reads_directly()
+            && self
+                .read_group(known, members)
+                .is_some_and(|size| size.is_expected && !size.is_full)
     }
 }
 
@@ -73,11 +81,7 @@ impl View for Kernel<'_> {
         if offset!(reads_queues) == 0 {
             return Ok(members);
         }
-        let known = program.reuseport.get();
-        if let Some(size) = self.read_group(known, members)
-            && size.is_expected
-            && !size.is_full
-        {
+        if self.remembers_group(members) {
             return Ok(members);
         }
         let context = self.ctx.md as u64 + u64::from(offset!(context_sk));

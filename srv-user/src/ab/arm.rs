@@ -8,13 +8,14 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Pid;
 use srv_common::Policy;
 
-use super::scenario::Scenario;
+use super::scenario::{Keeping, Scenario};
 use crate::arrivals::Service;
 use crate::config::AcceptMode;
 use crate::foreign;
 use crate::peer::child::Child;
 use crate::peer::haproxy::{self, Haproxy};
 use crate::peer::nginx::{self, Content, Nginx, Options};
+use crate::peer::python::{self, Python};
 use crate::peer::server::{self, Server};
 use crate::{simulate, steer};
 
@@ -33,6 +34,7 @@ enum Kind {
     Srv(Policy, AcceptMode),
     Nginx { reuseport: bool },
     Haproxy,
+    Python(python::Server),
 }
 
 /// An arm's server while it runs; dropping it stops it.
@@ -51,10 +53,14 @@ enum Started {
     Nginx(Nginx),
     /// HAProxy.
     Haproxy(Haproxy),
+    /// gunicorn or granian.
+    Python(Python),
 }
 
 /// What runs if nobody says: the subject first, so that it is the control too.
 pub const DEFAULT: &str = "least+ring,hash,least,nginx,nginx-reuseport";
+
+const SLEEPS_ONLY: &str = "its handler sleeps; it has none that burns CPU";
 
 impl Arm {
     /// `POLICY`, `POLICY+own`, `POLICY+ring`, `ring` (hash behind the ring), an
@@ -72,6 +78,8 @@ impl Arm {
             "nginx" => Kind::Nginx { reuseport: false },
             "nginx-reuseport" => Kind::Nginx { reuseport: true },
             "haproxy" => Kind::Haproxy,
+            "gunicorn" => Kind::Python(python::Server::Gunicorn),
+            "granian" => Kind::Python(python::Server::Granian),
             "ring" => Kind::Srv(Policy::Hash, AcceptMode::Ring),
             "shared" => Kind::Srv(Policy::Hash, AcceptMode::Shared),
             "shared-herd" => Kind::Srv(Policy::Hash, AcceptMode::SharedHerd),
@@ -92,7 +100,8 @@ impl Arm {
                     bail!(
                         "no arm is called `{name}`; there are the policies {} (each also with \
                          +ring), ring, shared, shared-herd, blocking, nginx, nginx-reuseport, \
-                         haproxy, and nginx+attach and haproxy+attach, steered from outside",
+                         haproxy, gunicorn, granian, and these four with +attach, steered from \
+                         outside",
                         policies.join(", ")
                     );
                 };
@@ -130,7 +139,7 @@ impl Arm {
                 self.name
             ),
             Kind::Srv(policy, accept) => Ok(simulate::Arm { policy, accept }),
-            Kind::Nginx { .. } | Kind::Haproxy => bail!(
+            Kind::Nginx { .. } | Kind::Haproxy | Kind::Python(_) => bail!(
                 "arm {} cannot be simulated, only srv's own can: name others with --arms",
                 self.name
             ),
@@ -140,6 +149,11 @@ impl Arm {
     /// Whether it is srv.
     pub fn is_srv(&self) -> bool {
         matches!(self.kind, Kind::Srv(..))
+    }
+
+    /// Whether its server keeps connections for further requests.
+    pub fn keeps_connections(&self) -> bool {
+        !matches!(self.kind, Kind::Python(python::Server::Gunicorn))
     }
 
     /// What runs, with its version.
@@ -172,6 +186,10 @@ impl Arm {
                 let version = haproxy::version().unwrap_or_else(|_| "HAProxy".into());
                 format!("{version}, shards by-thread")
             }
+            Kind::Python(server) => {
+                let version = server.version().unwrap_or_else(|_| server.name().into());
+                format!("{version}, a socket per worker")
+            }
         }
     }
 
@@ -193,7 +211,7 @@ impl Arm {
             }
             Kind::Nginx { reuseport } => {
                 if scenario.spins {
-                    return Some("its handler sleeps; it has none that burns CPU".into());
+                    return Some(SLEEPS_ONLY.into());
                 }
                 let required = nginx::require(&self.nginx_options(scenario, *reuseport));
                 required.err().map(|error| format!("{error:#}"))
@@ -202,6 +220,13 @@ impl Arm {
                 Some("it has no handler that keeps a worker".into())
             }
             Kind::Haproxy => haproxy::version().err().map(|error| format!("{error:#}")),
+            Kind::Python(_) if scenario.spins => Some(SLEEPS_ONLY.into()),
+            Kind::Python(_)
+                if scenario.connections != Keeping::PerRequest && !self.keeps_connections() =>
+            {
+                Some("its workers keep no connections".into())
+            }
+            Kind::Python(server) => server.version().err().map(|error| format!("{error:#}")),
         }
     }
 
@@ -245,6 +270,9 @@ impl Arm {
                 Nginx::start(host, &self.nginx_options(scenario, *reuseport)).map(Started::Nginx)
             }
             Kind::Haproxy => Haproxy::start(host, scenario.workers).map(Started::Haproxy),
+            Kind::Python(server) => {
+                Python::start(*server, host, scenario.workers).map(Started::Python)
+            }
         }
     }
 
@@ -303,6 +331,7 @@ impl Running {
             Started::Srv(server) => server.pid(),
             Started::Nginx(nginx) => nginx.pid(),
             Started::Haproxy(haproxy) => haproxy.pid(),
+            Started::Python(python) => python.pid(),
         }
     }
 }
@@ -313,6 +342,7 @@ impl Started {
             Self::Srv(server) => server.address(),
             Self::Nginx(nginx) => nginx.address(),
             Self::Haproxy(haproxy) => haproxy.address(),
+            Self::Python(python) => python.address(),
         }
     }
 }
@@ -338,6 +368,8 @@ mod tests {
             "haproxy",
             "nginx+attach",
             "haproxy+attach",
+            "gunicorn+attach",
+            "granian",
             "round-robin+own",
         ] {
             assert_eq!(Arm::by_name(name).unwrap().name, name);

@@ -95,6 +95,10 @@ pub fn measure(
 }
 
 fn warm_up(arm: &Arm, running: &Running, path: Option<&DelayLine>) -> Result<()> {
+    if !arm.keeps_connections() {
+        // Its workers have started; there is nothing to hold.
+        return Ok(());
+    }
     let opening = match path {
         // One by one each would take a round trip.
         Some(_) => Opening::Burst,

@@ -106,19 +106,26 @@ fn load(policy: Policy) -> anyhow::Result<Steering> {
             true => error,
             false => Refusal::MayNotLoad {
                 lacks,
-                why: format!("{error:#}"),
+                // The rest is what the verifier said, on many lines.
+                why: error.to_string(),
             }
             .into(),
         }
     })
 }
 
-/// Capabilities without which no program is loaded.
+/// Capabilities without which no program is loaded: for a process without
+/// CAP_PERFMON the verifier forbids arithmetic with pointers that the program,
+/// even one that reads nothing of the kernel, cannot do without.
 fn lacking() -> Vec<&'static str> {
     let held = rustix::thread::capabilities(None);
     let held = held.map_or(CapabilitySet::empty(), |sets| sets.effective);
-    match held.intersects(CapabilitySet::BPF | CapabilitySet::SYS_ADMIN) {
-        true => Vec::new(),
-        false => vec!["CAP_BPF"],
-    }
+    [
+        (CapabilitySet::BPF, "CAP_BPF"),
+        (CapabilitySet::PERFMON, "CAP_PERFMON"),
+    ]
+    .into_iter()
+    .filter(|(one, _)| !held.intersects(*one | CapabilitySet::SYS_ADMIN))
+    .map(|(_, name)| name)
+    .collect()
 }

@@ -34,6 +34,7 @@ mod kind {
     pub const VOLATILE: u32 = 9;
     pub const CONST: u32 = 10;
     pub const RESTRICT: u32 = 11;
+    pub const FUNC: u32 = 12;
     pub const FUNC_PROTO: u32 = 13;
     pub const VAR: u32 = 14;
     pub const DATASEC: u32 = 15;
@@ -120,6 +121,19 @@ impl Btf {
             at = of;
         }
         Ok(offset)
+    }
+
+    /// The number of a function's type.
+    ///
+    /// # Errors
+    /// There is no such function; the message names it.
+    pub fn function(&self, name: &str) -> anyhow::Result<u32> {
+        for (nth, at) in self.records.iter().enumerate() {
+            if self.record(*at)?.kind == kind::FUNC && self.name(word(&self.bytes, *at)?)? == name {
+                return Ok(nth as u32 + 1);
+            }
+        }
+        bail!("the kernel has no function {name}")
     }
 
     /// Finds each record, and the structures by name.
@@ -276,7 +290,7 @@ mod tests {
     /// `struct outer { int a; union { struct { int b; }; const typedef_t c; }; }`,
     /// where typedef_t is `struct inner { int d; int e; }`.
     fn sample() -> Vec<u8> {
-        let strings = b"\0outer\0a\0b\0c\0inner\0d\0e\0int\0inner_t\0";
+        let strings = b"\0outer\0a\0b\0c\0inner\0d\0e\0int\0inner_t\0call\0";
         let name = |name: &str| {
             let at = strings
                 .windows(name.len() + 2)
@@ -294,6 +308,8 @@ mod tests {
             vec![0, info(kind::UNION, 2), 8, 0, 5, 0, name("c"), 4, 0],
             vec![name("outer"), info(kind::STRUCT, 2), 12],
             vec![name("a"), 1, 0, 0, 6, 32],
+            vec![0, info(kind::FUNC_PROTO, 0), 0],
+            vec![name("call"), info(kind::FUNC, 0), 8],
         ]
         .concat();
         let types: Vec<u8> = types.iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -323,6 +339,14 @@ mod tests {
         ] {
             assert_eq!(btf.offset(path).unwrap(), offset, "{path}");
         }
+    }
+
+    #[test]
+    fn functions_are_found_by_name_and_nothing_else_is() {
+        let btf = Btf::parse(sample()).unwrap();
+        assert_eq!(btf.function("call").unwrap(), 9);
+        let error = btf.function("outer").unwrap_err().to_string();
+        assert!(error.contains("no function outer"), "{error}");
     }
 
     #[test]

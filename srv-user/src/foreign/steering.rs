@@ -15,25 +15,19 @@ use std::os::fd::{AsFd, AsRawFd as _};
 use anyhow::{Context as _, bail, ensure};
 use aya::maps::{Map, MapData, ReusePortSockArray, SkStorage};
 use aya::programs::{BtfTracePoint, SkReuseport};
-use aya::{Btf, Ebpf, EbpfLoader, Pod};
+use aya::{Btf, Ebpf, Pod};
 use srv_common::Policy;
-use srv_common::foreign::{Foreign, MAX_LISTENERS, Offsets, Reason, Sleep, Tag};
+use srv_common::foreign::{Foreign, MAX_LISTENERS, Reason, Sleep, Tag};
 
-use super::btf;
-use super::offsets::{self, Readable};
+use super::select::{self, Loaded, Reads, SELECT, program};
 use crate::status;
-
-/// The BPF object that the build embedded; empty if there was none.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/srv-foreign.o"));
-
-const NEEDS: &str = "load the program for foreign servers (needs Linux 5.11 or newer and CAP_BPF; \
-                     `srv doctor` says what is missing)";
 
 /// The programs with their memory, for one listener group. Dropping it detaches
 /// nothing: the select program stays as long as the group has it.
 pub struct Steering {
     ebpf: Ebpf,
     memory: &'static Foreign,
+    reads: Reads,
     signals: Signals,
     /// Slots that have a listener.
     slots: [bool; MAX_LISTENERS],
@@ -113,34 +107,19 @@ impl Steering {
     /// This build carries no program, the kernel refuses the select program
     /// even without signals, or `policy` needs what only srv's own workers tell.
     pub fn load(policy: Policy) -> anyhow::Result<Self> {
-        ensure!(
-            !OBJECT.is_empty(),
-            "this binary carries no BPF program (built without the BPF toolchain): build it with `cargo xtask build`"
-        );
-        let kernel = btf::Btf::of_kernel();
-        let Readable {
-            offsets,
-            queues,
-            sleep,
-        } = offsets::find(
-            kernel
-                .as_ref()
-                .map_err(|error| anyhow::anyhow!("{error:#}")),
-        );
-        let mut signals = Signals {
-            queues: queues.into(),
-            sleep: sleep.into(),
-            live: Signal::Missing("not asked for yet".into()),
-        };
-        let mut ebpf = load_select(&offsets).or_else(|error| {
-            if offsets == Offsets::default() {
-                return Err(error);
-            }
-            let why = format!("{error:#} (reading kernel memory needs CAP_PERFMON)");
-            signals.queues = Signal::Missing(why.clone());
-            signals.sleep = Signal::Missing(why);
-            load_select(&Offsets::default())
-        })?;
+        Self::load_reading(policy, Reads::Directly)
+    }
+
+    /// The same, but kernel memory is read at best so.
+    ///
+    /// # Errors
+    /// As [`Steering::load`].
+    pub fn load_reading(policy: Policy, at_best: Reads) -> anyhow::Result<Self> {
+        let Loaded {
+            mut ebpf,
+            reads,
+            mut signals,
+        } = select::load(at_best)?;
         let memory = map(&ebpf)?;
         signals.live = count_live(&mut ebpf).into();
         let is_counted = signals.live == Signal::Known;
@@ -148,11 +127,17 @@ impl Steering {
         let mut steering = Self {
             ebpf,
             memory,
+            reads,
             signals,
             slots: [false; MAX_LISTENERS],
         };
         steering.policy(policy)?;
         Ok(steering)
+    }
+
+    /// How the program reads kernel memory.
+    pub fn reads(&self) -> Reads {
+        self.reads
     }
 
     /// What the program goes by.
@@ -330,6 +315,18 @@ impl Drop for Steering {
     }
 }
 
+impl Signals {
+    /// The kernel refused the program that reads its memory.
+    pub(super) fn nothing_is_read(&mut self, error: &anyhow::Error) {
+        let why = format!(
+            "the kernel refuses to have its memory read: {}",
+            error.root_cause()
+        );
+        self.queues = Signal::Missing(why.clone());
+        self.sleep = Signal::Missing(why);
+    }
+}
+
 impl From<anyhow::Result<()>> for Signal {
     fn from(result: anyhow::Result<()>) -> Self {
         match result {
@@ -337,28 +334,6 @@ impl From<anyhow::Result<()>> for Signal {
             Err(error) => Self::Missing(format!("{error:#}")),
         }
     }
-}
-
-const SELECT: &str = "steer_foreign";
-
-/// The object with the select program, which reads what `offsets` allow.
-fn load_select(offsets: &Offsets) -> anyhow::Result<Ebpf> {
-    let words = offsets.words();
-    let mut loader = EbpfLoader::new();
-    let loader = loader.override_global("OFFSETS", &words[..], true);
-    let mut ebpf = loader.load(OBJECT).context(NEEDS)?;
-    program(&mut ebpf, SELECT).context(NEEDS)?;
-    Ok(ebpf)
-}
-
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SkReuseport> {
-    let program = ebpf.program_mut(name);
-    let program = program.with_context(|| format!("find program {name} in the BPF object"))?;
-    let program: &mut SkReuseport = program.try_into()?;
-    if program.fd().is_err() {
-        program.load()?;
-    }
-    Ok(program)
 }
 
 /// Has the kernel run the program that counts live connections.

@@ -211,7 +211,8 @@ fn missing_capabilities_are_named() {
     let address = nginx.address().to_string();
     for (capabilities, missing) in [
         (",+bpf,+perfmon", "needs CAP_SYS_PTRACE"),
-        (",+sys_ptrace,+perfmon", "missing: CAP_BPF"),
+        (",+sys_ptrace,+perfmon", "missing: CAP_BPF ("),
+        (",+sys_ptrace,+bpf,+net_admin", "missing: CAP_PERFMON ("),
     ] {
         let mut command = with_only(capabilities);
         let output = command
@@ -221,6 +222,7 @@ fn missing_capabilities_are_named() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{capabilities}: {said}");
         assert_says(&said, &[missing]);
+        assert_eq!(said.lines().count(), 1, "{capabilities}: {said}");
     }
 }
 

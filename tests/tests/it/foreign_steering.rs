@@ -3,12 +3,15 @@
 //! read from its own counters.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::ptr::null_mut;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
+use io_uring::{IoUring, opcode, types};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 use socket2::{Protocol, SockAddr, Socket, Type};
+use srv::foreign::select::Reads;
 use srv::foreign::steering::{Signal, Steering, View};
 use srv_common::Policy;
 use srv_tests::nginx::{Content, Nginx, Options};
@@ -22,6 +25,7 @@ enum Waits {
     Epoll,
     Poll,
     Accept,
+    IoUring,
 }
 
 /// A server of this process: a thread for each listener.
@@ -77,7 +81,15 @@ impl Server {
 
     /// Steered, with all that the kernel lets be known.
     fn steer(&self, policy: Policy) -> Steering {
-        let mut steering = Steering::load(policy).unwrap();
+        self.steer_by(Steering::load(policy).unwrap())
+    }
+
+    /// The same, but the kernel's memory is read at best so.
+    fn steer_reading(&self, at_best: Reads) -> Steering {
+        self.steer_by(Steering::load_reading(Policy::Least, at_best).unwrap())
+    }
+
+    fn steer_by(&self, mut steering: Steering) -> Steering {
         for (slot, worker) in self.workers.iter().enumerate() {
             let cookie = worker.listener.cookie().unwrap();
             steering
@@ -113,7 +125,8 @@ impl Server {
 impl Worker {
     fn start(address: SocketAddr, waits: Waits) -> Self {
         let listener = Arc::new(listening(address));
-        listener.set_nonblocking(waits != Waits::Accept).unwrap();
+        let is_told = matches!(waits, Waits::Epoll | Waits::Poll);
+        listener.set_nonblocking(is_told).unwrap();
         let held = Arc::new(Mutex::new(Vec::new()));
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
         let (orders, ordered) = channel();
@@ -123,7 +136,10 @@ impl Worker {
             tell.send(rustix::thread::gettid().as_raw_nonzero().get())
                 .unwrap();
             let (listener, wake, held) = shared;
-            work(&listener, &wake, &held, &ordered, waits);
+            match waits {
+                Waits::IoUring => work_by_io_uring(&listener, &held),
+                _ => work(&listener, &wake, &held, &ordered, waits),
+            }
         });
         let worker = Self {
             listener,
@@ -155,6 +171,7 @@ impl Worker {
             Waits::Epoll => ["do_epoll_wait", "ep_poll"],
             Waits::Poll => ["do_sys_poll", "poll_schedule_timeout"],
             Waits::Accept => ["inet_csk_accept", "inet_csk_wait_for_connect"],
+            Waits::IoUring => ["io_cqring_wait", "io_cqring_schedule"],
         };
         until("a worker sleeps", || {
             let sleeps_in = self.sleeps_in();
@@ -204,7 +221,7 @@ fn work(
     }
     loop {
         let is_woken = match waits {
-            Waits::Accept => false,
+            Waits::Accept | Waits::IoUring => false,
             Waits::Poll => {
                 let mut fds = [listener as &dyn rustix::fd::AsFd, wake]
                     .map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN));
@@ -232,6 +249,25 @@ fn work(
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(_) => return,
         }
+    }
+}
+
+/// The same, but the kernel accepts for it; it takes no orders.
+fn work_by_io_uring(listener: &Socket, held: &Mutex<Vec<Socket>>) {
+    let mut ring = IoUring::new(2).unwrap();
+    let listener = types::Fd(listener.as_raw_fd());
+    let accept = opcode::Accept::new(listener, null_mut(), null_mut()).build();
+    loop {
+        // SAFETY: it names no memory, and a file that outlives this thread's ring.
+        unsafe { ring.submission().push(&accept) }.unwrap();
+        ring.submit_and_wait(1).unwrap();
+        let accepted = ring.completion().next().expect("one has ended").result();
+        if accepted < 0 {
+            return;
+        }
+        // SAFETY: just made, and nobody else's.
+        let connection = unsafe { OwnedFd::from_raw_fd(accepted) };
+        held.lock().unwrap().push(connection.into());
     }
 }
 
@@ -263,13 +299,42 @@ fn can_read_all(steering: &Steering) -> bool {
     gate::can("read the kernel's state", missing.map_or(Ok(()), Err))
 }
 
+/// However the kernel's memory is read, the choices are the same.
+fn in_each_way(test: impl Fn(Reads)) {
+    if gate::can_steer() {
+        [Reads::Directly, Reads::ByHelper]
+            .into_iter()
+            .for_each(test);
+    }
+}
+
 #[test]
-fn who_sleeps_is_chosen_while_others_are_busy() {
+fn a_kernel_that_lets_programs_load_is_read_by_loads() {
     if !gate::can_steer() {
         return;
     }
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
+    let is_new = (version < (6, 17)).then_some(format!("this is Linux {release}"));
+    let can = gate::can("read by loads (Linux 6.17)", is_new.map_or(Ok(()), Err));
+    for at_best in [Reads::Directly, Reads::ByHelper, Reads::Nothing] {
+        let steering = Steering::load_reading(Policy::Least, at_best).unwrap();
+        assert!(steering.reads() == at_best || !can, "{release}");
+    }
+}
+
+#[test]
+fn who_sleeps_is_chosen_while_others_are_busy() {
+    in_each_way(who_sleeps_is_chosen);
+}
+
+fn who_sleeps_is_chosen(reads: Reads) {
     let server = Server::start(4, Waits::Epoll);
-    let steering = server.steer(Policy::Least);
+    let steering = server.steer_reading(reads);
     if !can_read_all(&steering) {
         return;
     }
@@ -293,11 +358,12 @@ fn who_sleeps_is_chosen_while_others_are_busy() {
 
 #[test]
 fn with_all_busy_the_shortest_queue_is_chosen() {
-    if !gate::can_steer() {
-        return;
-    }
+    in_each_way(the_shortest_queue_is_chosen);
+}
+
+fn the_shortest_queue_is_chosen(reads: Reads) {
     let server = Server::start(3, Waits::Epoll);
-    let steering = server.steer(Policy::Least);
+    let steering = server.steer_reading(reads);
     if !can_read_all(&steering) {
         return;
     }
@@ -314,11 +380,12 @@ fn with_all_busy_the_shortest_queue_is_chosen() {
 
 #[test]
 fn a_socket_that_joins_is_noticed_and_served() {
-    if !gate::can_steer() {
-        return;
-    }
+    in_each_way(who_joins_is_served);
+}
+
+fn who_joins_is_served(reads: Reads) {
     let mut server = Server::start(2, Waits::Epoll);
-    let steering = server.steer(Policy::Least);
+    let steering = server.steer_reading(reads);
     if !can_read_all(&steering) {
         return;
     }
@@ -348,11 +415,12 @@ fn a_socket_that_joins_is_noticed_and_served() {
 
 #[test]
 fn a_socket_in_anothers_place_is_noticed_and_served() {
-    if !gate::can_steer() {
-        return;
-    }
+    in_each_way(who_replaces_another_is_served);
+}
+
+fn who_replaces_another_is_served(reads: Reads) {
     let mut server = Server::start(2, Waits::Epoll);
-    let mut steering = server.steer(Policy::Least);
+    let mut steering = server.steer_reading(reads);
     if !can_read_all(&steering) {
         return;
     }
@@ -430,7 +498,9 @@ fn who_waits_in_another_way_is_not_believed_to_sleep() {
     if !gate::can_steer() {
         return;
     }
-    for waits in [Waits::Poll, Waits::Accept] {
+    let has_rings = IoUring::new(2).map(drop).map_err(|error| error.to_string());
+    let rings = gate::can("use io_uring", has_rings).then_some(Waits::IoUring);
+    for waits in [Waits::Poll, Waits::Accept].into_iter().chain(rings) {
         let server = Server::start(3, waits);
         let steering = server.steer(Policy::Least);
         if !can_read_all(&steering) {
@@ -443,6 +513,30 @@ fn who_waits_in_another_way_is_not_believed_to_sleep() {
         assert_eq!(steered(&view), [10; 3], "{waits:?}: {view:?}");
         drop(clients);
     }
+}
+
+/// As on a kernel without type information.
+#[test]
+fn a_program_that_reads_nothing_goes_by_connections() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = Server::start(3, Waits::Epoll);
+    let steering = server.steer_reading(Reads::Nothing);
+    if steering.signals().live != Signal::Known {
+        return;
+    }
+    let clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
+    let view = steering.view();
+    assert_eq!(steered(&view), [10; 3], "{view:?}");
+    assert_eq!(sleeps(&view), ["unknown"; 3], "{view:?}");
+    server.workers[1].held.lock().unwrap().clear();
+    until("closed connections do not count", || {
+        (steering.view().slots[1].live == 0).then_some(())
+    });
+    let more: Vec<_> = (0..10).map(|_| server.connect()).collect();
+    assert_eq!(steered(&steering.view()), [10, 20, 10]);
+    drop((clients, more));
 }
 
 #[test]

@@ -1,0 +1,82 @@
+//! The BPF object that the build embedded, made ready for the running kernel:
+//! aya knows no calls of the kernel's own functions, and the program has one.
+
+use anyhow::ensure;
+use srv_common::foreign::RDONLY_CAST;
+
+use super::btf::Btf;
+
+/// Empty if the build had no BPF toolchain.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/srv-foreign.o"));
+
+/// `BPF_JMP | BPF_CALL`, and what its source register says of the number: a
+/// helper's, or that of a function's type in the kernel's BTF.
+const CALL: u8 = 0x85;
+const OF_HELPER: u8 = 0 << 4;
+const OF_KERNEL: u8 = 2 << 4;
+
+/// The object as it was built: it reads the kernel's memory by a helper.
+///
+/// # Errors
+/// This build carries none.
+pub fn built() -> anyhow::Result<&'static [u8]> {
+    ensure!(
+        !OBJECT.is_empty(),
+        "this binary carries no BPF program (built without the BPF toolchain): build it with `cargo xtask build`"
+    );
+    Ok(OBJECT)
+}
+
+/// The object for a kernel that lets the program read its memory by plain loads.
+///
+/// # Errors
+/// The kernel has no `bpf_rdonly_cast` (Linux 6.2; that it takes memory of no type,
+/// 6.17, the verifier says).
+pub fn reading_directly(kernel: &Btf) -> anyhow::Result<Vec<u8>> {
+    let function = kernel.function("bpf_rdonly_cast")?;
+    Ok(with_calls(built()?, function))
+}
+
+/// `object` with each call of [`RDONLY_CAST`] made a call of the kernel's `function`.
+fn with_calls(object: &[u8], function: u32) -> Vec<u8> {
+    let from = call(OF_HELPER, RDONLY_CAST);
+    let to = call(OF_KERNEL, function);
+    let mut object = object.to_vec();
+    // Sections of instructions begin at multiples of eight bytes.
+    for instruction in object.chunks_exact_mut(from.len()) {
+        if instruction == from {
+            instruction.copy_from_slice(&to);
+        }
+    }
+    object
+}
+
+fn call(of: u8, number: u32) -> [u8; 8] {
+    let [a, b, c, d] = number.to_ne_bytes();
+    [CALL, of, 0, 0, a, b, c, d]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_that_call_becomes_the_kernels() {
+        let other = call(OF_HELPER, 113);
+        let object = [other, call(OF_HELPER, RDONLY_CAST), other].concat();
+        let expected = [other, [0x85, 0x20, 0, 0, 0x39, 0x30, 0, 0], other].concat();
+        assert_eq!(with_calls(&object, 12345), expected);
+    }
+
+    #[test]
+    fn the_built_object_has_such_calls() {
+        let Ok(object) = built() else {
+            eprintln!("skipped: this build carries no BPF program");
+            return;
+        };
+        let changed = with_calls(object, 12345);
+        assert_eq!(changed.len(), object.len());
+        let calls = changed.chunks_exact(8).zip(object.chunks_exact(8));
+        assert!(calls.filter(|(after, before)| after != before).count() > 10);
+    }
+}
