@@ -26,7 +26,7 @@ use crate::status;
 /// The BPF object that the build embedded; empty if there was none.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/srv-foreign.o"));
 
-const NEEDS: &str = "load the program for foreign servers (needs Linux 5.11 or newer and CAP_BPF; \
+const NEEDS: &str = "load the program for foreign servers (needs Linux 5.12 or newer and CAP_BPF; \
                      `srv doctor` says what is missing)";
 
 /// The programs with their memory, for one listener group. Dropping it detaches
