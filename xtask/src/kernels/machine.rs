@@ -69,7 +69,7 @@ pub fn run(kernel: &Path, initramfs: &Path) -> Result<Vec<String>> {
         .spawn()
         .context("start qemu-system-x86_64")?;
     let lines = lines(qemu.stdout.take().context("qemu has no output")?);
-    let read = read_all(&lines);
+    let read = read_all(&lines, SILENCE_MAX);
     if read.is_err() {
         // It may have ended by itself.
         let _ = qemu.kill();
@@ -102,16 +102,16 @@ fn lines(console: impl Read + Send + 'static) -> Receiver<String> {
     lines
 }
 
-fn read_all(lines: &Receiver<String>) -> Result<Vec<String>> {
+fn read_all(lines: &Receiver<String>, silence_max: Duration) -> Result<Vec<String>> {
     let deadline = Instant::now() + WITHIN;
     let mut console = Vec::new();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        match lines.recv_timeout(left.min(SILENCE_MAX)) {
+        match lines.recv_timeout(left.min(silence_max)) {
             Ok(line) => console.push(line),
             Err(RecvTimeoutError::Disconnected) => return Ok(console),
             Err(RecvTimeoutError::Timeout) => bail!(
-                "the machine hangs: silent for {SILENCE_MAX:?}, or at work for {WITHIN:?}; \
+                "the machine hangs: silent for {silence_max:?}, or at work for {WITHIN:?}; \
                  its last lines:{}",
                 last(&console)
             ),
@@ -194,6 +194,25 @@ mod tests {
         ];
         let lines = lines.iter().chain(more);
         lines.map(|line| (*line).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_machine_that_hangs_is_given_up_with_its_last_lines() {
+        let (sender, lines) = channel();
+        for line in 0..=LAST_LINES {
+            sender
+                .send(format!("line {line};"))
+                .expect("it is listened to");
+        }
+        let error = read_all(&lines, Duration::from_millis(1))
+            .expect_err("nothing more comes")
+            .to_string();
+        assert!(
+            error.contains("hangs") && error.contains("line 30;"),
+            "{error}"
+        );
+        assert!(!error.contains("line 0;"), "{error}");
+        drop(sender);
     }
 
     const OK: &str = "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 9 filtered out";
