@@ -21,7 +21,7 @@ pub fn carries_program() -> bool {
     !OBJECT.is_empty()
 }
 
-const NEEDS: &str = "load the select program (needs Linux 5.11 or newer, CAP_BPF \
+const NEEDS: &str = "load the select program (needs Linux 5.12 or newer, CAP_BPF \
                      and CAP_PERFMON; `srv doctor` says what is missing)";
 
 /// A loaded select program with its maps, for one listener group. Taken off

@@ -26,6 +26,13 @@ if [ ! -e "$p" ]; then
 fi
 "$@""#;
 
+/// Of the package that its first argument names, the files that the others match.
+const DOWNLOAD_AND_UNPACK: &str = r#"
+apt-get download "$1"
+shift
+dpkg-deb --fsys-tarfile ./*.deb | tar --extract --wildcards --transform 's|.*/||' "$@"
+rm ./*.deb"#;
+
 /// A package, and what shows that it (or another way to the same) is there.
 pub struct Package {
     /// Debian's name.
@@ -102,17 +109,7 @@ pub fn install(names: &[&str], why: &str) -> Result<()> {
             "{what}: needs root, and sudo is not to be had without a password\n  to mend it: {mend}"
         );
     };
-    if !lists_are_fresh() {
-        let update = Step {
-            what: "update the package lists".into(),
-            why: "they are missing or older than a day".into(),
-            mend: "sudo apt-get update".into(),
-        };
-        // Old lists may still do; if not, the next step says so.
-        if let Err(error) = update.run(as_root(prefix).args(["apt-get", "update"])) {
-            eprintln!("going on with the lists that are there: {error:#}");
-        }
-    }
+    update_lists(prefix);
     Step {
         what,
         why: why.into(),
@@ -133,6 +130,44 @@ pub fn install(names: &[&str], why: &str) -> Result<()> {
             .args(["-o", "DPkg::Lock::Timeout=300"])
             .args(names),
     )
+}
+
+/// Brings a package that is not to be installed into `folder`, unpacked: of its
+/// files those that `patterns` of tar name, without the folders that they were in.
+///
+/// # Errors
+/// As apt-get, or if the package has none of them.
+pub fn unpack(name: &str, why: &str, patterns: &[&str], folder: &Path) -> Result<()> {
+    if let Some(prefix) = rights::prefix() {
+        update_lists(prefix);
+    }
+    Step {
+        what: format!("download {name}"),
+        why: why.into(),
+        mend: format!("sudo apt-get update && apt-get download {name}"),
+    }
+    .run(
+        Command::new("sh")
+            .args(["-ec", DOWNLOAD_AND_UNPACK, "sh", name])
+            .args(patterns)
+            .current_dir(folder),
+    )
+}
+
+/// If these are older than a day and there are the rights to do so.
+fn update_lists(prefix: &[&str]) {
+    if lists_are_fresh() {
+        return;
+    }
+    let update = Step {
+        what: "update the package lists".into(),
+        why: "they are missing or older than a day".into(),
+        mend: "sudo apt-get update".into(),
+    };
+    // Old lists may still do; if not, the next step says so.
+    if let Err(error) = update.run(as_root(prefix).args(["apt-get", "update"])) {
+        eprintln!("going on with the lists that are there: {error:#}");
+    }
 }
 
 /// A command that root runs and that does not ask.

@@ -27,20 +27,28 @@ pub fn srv_path(release: bool) -> Result<PathBuf> {
 /// # Errors
 /// If the build fails.
 pub fn static_srv(release: bool) -> Result<PathBuf> {
-    let target = workspace::host()?;
-    let mut command = workspace::cargo();
-    command
-        .args(["build", "--package", "srv-user", "--bin", "srv"])
-        // Named although it is the host, so that build scripts and macros,
-        // which are loaded by the compiler, are built as ever.
-        .args(["--target", &target, "--target-dir"])
-        .arg(workspace::static_build())
-        .env("RUSTFLAGS", STATIC);
+    let mut command = static_cargo("build")?;
+    command.args(["--package", "srv-user", "--bin", "srv"]);
     if release {
         command.arg("--release");
     }
     step::show("build a static srv", &mut command)?;
     srv_path(release)
+}
+
+/// A cargo `task` whose programs need no shared library.
+///
+/// # Errors
+/// If rustc cannot be asked for this machine's target.
+pub fn static_cargo(task: &str) -> Result<Command> {
+    let mut command = workspace::cargo();
+    command
+        // Named although it is the host, so that build scripts and macros,
+        // which are loaded by the compiler, are built as ever.
+        .args([task, "--target", &workspace::host()?, "--target-dir"])
+        .arg(workspace::static_build())
+        .env("RUSTFLAGS", STATIC);
+    Ok(command)
 }
 
 /// Builds the image in the Docker engine that `docker` talks to.

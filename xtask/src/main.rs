@@ -4,12 +4,13 @@
 //! Reading order: [`tasks`] is what a person asks for, [`setup`] finds or
 //! makes the BPF toolchain ([`compiler`] + [`linker`], remembered by
 //! [`proven`]), [`object`] builds the BPF object with it, [`image`] the
-//! container image, [`apt`] and [`rights`] deal with the distribution, [`step`]
+//! container image, [`kernels`] tests on other kernels, [`apt`] and [`rights`] deal with the distribution, [`step`]
 //! runs every tool.
 
 mod apt;
 mod compiler;
 mod image;
+mod kernels;
 mod linker;
 mod lint;
 mod object;
@@ -73,6 +74,16 @@ enum Task {
     },
     /// Build the container image srv:latest: a static srv and nothing else
     Image,
+    /// Boot Debian's kernels under qemu (emulated: no rights are needed, minutes
+    /// are) and run there the tests of all that srv has of the kernel
+    TestKernels {
+        /// Packages of kernels (default: linux-image-amd64 and linux-image-6.12-amd64,
+        /// as far as apt knows them)
+        packages: Vec<String>,
+        /// For the test binary, instead of the usual choice: `attach:: --nocapture`
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// Format, lint (host and BPF), test, document and check the dependencies
     Ci,
 }
@@ -86,6 +97,7 @@ fn main() -> ExitCode {
         Task::Bench { names } => tasks::bench(&names),
         Task::Ab { args } => tasks::ab(&args),
         Task::Image => tasks::image(),
+        Task::TestKernels { packages, args } => tasks::test_kernels(&packages, args),
         Task::Ci => tasks::ci(),
     };
     match outcome {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     apt::{self, Package},
-    image, lint, object, python, rights,
+    image, kernels, lint, object, python, rights,
     setup::{self as toolchains, Toolchain},
     step, workspace,
 };
@@ -26,10 +26,7 @@ const TEST_TOOLS: [Package; 11] = [
     PYTHON_VENV,
     NGINX,
     NGINX_LUA,
-    Package {
-        name: "binutils",
-        shown_by: "strip",
-    },
+    BINUTILS,
     Package {
         name: "chromium",
         shown_by: "chromium",
@@ -74,6 +71,22 @@ const NGINX: Package = Package {
 const NGINX_LUA: Package = Package {
     name: "libnginx-mod-http-lua",
     shown_by: "/usr/lib/nginx/modules/ngx_http_lua_module.so",
+};
+
+/// What the tests on other kernels use; more is downloaded, but not installed.
+const KERNEL_TEST_TOOLS: [Package; 4] = [
+    NGINX,
+    NGINX_LUA,
+    BINUTILS,
+    Package {
+        name: "qemu-system-x86",
+        shown_by: "qemu-system-x86_64",
+    },
+];
+
+const BINUTILS: Package = Package {
+    name: "binutils",
+    shown_by: "strip",
 };
 
 /// What the benches measure srv against, and with.
@@ -177,6 +190,17 @@ pub fn test(args: &[String]) -> Result<()> {
 pub fn image() -> Result<()> {
     object::build(&toolchains::toolchain()?)?;
     image::build()
+}
+
+/// What uses the kernel's BPF, tested on other kernels, each of which is booted.
+///
+/// # Errors
+/// If something cannot be installed or built, or a test fails.
+pub fn test_kernels(packages: &[String], args: Vec<String>) -> Result<()> {
+    let installed = apt::ensure(&KERNEL_TEST_TOOLS, "other kernels are booted in qemu")?;
+    keep_off(&installed)?;
+    object::build(&toolchains::toolchain()?)?;
+    kernels::test(packages, args)
 }
 
 /// The named benches, or all, with a release srv.

@@ -34,6 +34,11 @@ pub fn static_build() -> PathBuf {
     root().join("target/static")
 }
 
+/// Kernels to test on, and what they boot into.
+pub fn kernels() -> PathBuf {
+    root().join("target/kernels")
+}
+
 /// What the image is built from.
 pub fn image_context() -> PathBuf {
     root().join("target/image")

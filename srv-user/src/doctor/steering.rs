@@ -86,8 +86,8 @@ const FEATURES: [Feature; 6] = [
         is_proven_by_load: false,
     },
     Feature {
-        since: (5, 11),
-        name: "the coarse clock in BPF",
+        since: (5, 12),
+        name: "BPF's atomic additions that fetch",
         verdict: Verdict::Missing,
         costs: UNSTEERED,
         is_proven_by_load: true,
@@ -324,7 +324,8 @@ mod tests {
             ((4, 18), 5, true),
             ((5, 4), 4, true),
             ((5, 7), 3, true),
-            ((5, 10), 2, true),
+            ((5, 11), 2, true),
+            ((5, 12), 1, true),
             ((5, 13), 1, true),
             ((5, 14), 0, true),
         ] {

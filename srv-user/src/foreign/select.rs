@@ -14,7 +14,7 @@ use super::steering::{Signal, Signals};
 /// The select program's name.
 pub const SELECT: &str = "steer_foreign";
 
-const NEEDS: &str = "load the program for foreign servers (needs Linux 5.11 or newer, CAP_BPF and \
+const NEEDS: &str = "load the program for foreign servers (needs Linux 5.12 or newer, CAP_BPF and \
                      CAP_PERFMON; `srv doctor` says what is missing)";
 
 /// How the select program reads the kernel's memory, the best last.

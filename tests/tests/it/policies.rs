@@ -14,8 +14,12 @@ use crate::probe::{Stopped, group, pid, status, switch, until_group, worker};
 
 /// Each worker takes only what it was given, and says so.
 fn start(policy: &str, workers: u32) -> Server {
+    start_with(policy, workers, &[])
+}
+
+fn start_with(policy: &str, workers: u32, more: &[&str]) -> Server {
     let workers = workers.to_string();
-    let server = Server::start([
+    let usual = [
         "--policy",
         policy,
         "--accept",
@@ -24,8 +28,8 @@ fn start(policy: &str, workers: u32) -> Server {
         &workers,
         "--worker-header",
         "--synthetic",
-    ]);
-    server.unwrap()
+    ];
+    Server::start(usual.iter().chain(more)).unwrap()
 }
 
 fn steered(group: &GroupStatus) -> Vec<u64> {
@@ -101,7 +105,8 @@ fn a_cpu_keeps_its_worker() {
     if !gate::can_steer() {
         return;
     }
-    let server = start("cpu", 2);
+    // A slow machine's workers must not be taken for hung: it would be another's turn.
+    let server = start_with("cpu", 2, &["--hang-after", "0s"]);
     let allowed = sched_getaffinity(None).unwrap();
     let mut expected = [0; 2];
     for cpu in (0..CpuSet::MAX_CPU)
