@@ -230,6 +230,7 @@ mod tests {
             slot: 0,
             listeners: 2,
             groups: 1,
+            user: Some(User { uid: 7, gid: 8 }),
             log_json: false,
             serving,
         };

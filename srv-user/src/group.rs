@@ -1,23 +1,24 @@
 //! The master's side of one listener group: its sockets, its memory, its
 //! steering, and the slots' states. Knows no processes.
 
+mod healing;
+mod report;
+
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use socket2::Socket;
 use srv_common::layout::{ELIGIBLE, LAST_RESORT, NOT_ELIGIBLE};
 use srv_common::policy::hermes;
-use srv_common::{Policy, Reason, Refusal, Slot, State};
+use srv_common::{Policy, Slot, State};
 
-use crate::balance;
 use crate::config::{self, Settings};
-use crate::control::{GroupStatus, ProgramStatus, WorkerStatus};
 use crate::hang::HangWatch;
 use crate::listen::{ListenerGroup, accept_queue};
 use crate::status;
 use crate::steer::Steering;
+use healing::Healing;
 
 /// A listener group with all that belongs to it.
 pub struct Group {
@@ -27,11 +28,7 @@ pub struct Group {
     memory_fd: OwnedFd,
     steering: Result<Steering, String>,
     ordered: Ordered,
-    healing: Vec<Healing>,
-    /// Until when half-open connections are taken for those of a flood, ns.
-    flooded_until_ns: u64,
-    /// SYN cookies that had come back at the last look.
-    acks: u64,
+    healing: Healing,
     hangs: Vec<HangWatch>,
     /// Limit of each accept queue, as the kernel cut it.
     backlog: u32,
@@ -69,13 +66,6 @@ pub enum Stage {
     GoesOn,
 }
 
-/// A listener since the last [`Group::heal`].
-#[derive(Clone, Copy, Default)]
-struct Healing {
-    /// The least [`surplus`] since then.
-    surplus_min: i64,
-}
-
 impl Group {
     /// Prepares steering for `listeners`, which begins with
     /// [`Self::insert_listeners`] and [`Self::steer`]. Without a loadable program
@@ -104,9 +94,7 @@ impl Group {
             memory_fd,
             steering,
             ordered: Ordered::default(),
-            healing: Vec::new(),
-            flooded_until_ns: 0,
-            acks: 0,
+            healing: Healing::default(),
             hangs: Vec::new(),
         };
         group.apply(settings);
@@ -164,9 +152,13 @@ impl Group {
         self.ordered.hang_after_ns = hang_after_ns;
         self.ordered.workers = settings.workers;
         self.restore_config();
-        let slots = self.healing.len().max(settings.workers as usize);
+        let slots = self
+            .healing
+            .surpluses_min
+            .len()
+            .max(settings.workers as usize);
         self.ordered.states.resize(slots, Cell::new(State::Absent));
-        self.healing.resize(slots, Healing::default());
+        self.healing.surpluses_min.resize(slots, 0);
         self.hangs.resize(slots, HangWatch::default());
     }
 
@@ -385,110 +377,9 @@ impl Group {
         self.hangs[slot as usize].stuck_ns(at, now_ns, queued)
     }
 
-    /// Brings the slots' waiting counts back to the kernel's truth. To be
-    /// called at an interval longer than a handshake takes.
-    pub fn heal(&mut self) {
-        if let Ok(steering) = &mut self.steering {
-            steering.flush_log();
-        }
-        for (slot, healing) in self.healing.iter_mut().enumerate() {
-            let Some(socket) = self.listeners.sockets.get(slot) else {
-                return;
-            };
-            let Some(surplus) = surplus(&self.memory.slots[slot], socket) else {
-                continue;
-            };
-            let correction = correction(healing.surplus_min.min(surplus), surplus);
-            let at = &self.memory.slots[slot];
-            at.steering.healed.bump(correction as u64);
-            healing.surplus_min = surplus.wrapping_add(correction);
-        }
-    }
-
-    /// Between two looks: how low the surplus goes, where there is one. In a flood
-    /// it is written off at each: a handful more at one listener than at another,
-    /// left over from a flood, would keep everything away from that one until the
-    /// next second but one.
-    fn sample_surplus(&mut self, now_ns: u64) {
-        let sockets = self.listeners.sockets.iter();
-        let slots = self.memory.slots.iter().zip(sockets);
-        let acks_before = std::mem::replace(&mut self.acks, acks(self.memory));
-        // A SYN that got a cookie stays counted where it came to: its ACK is
-        // accepted wherever that goes.
-        if self.acks != acks_before || slots.clone().any(|(at, socket)| is_flooded(at, socket)) {
-            self.flooded_until_ns = now_ns.saturating_add(FLOOD_LASTS_NS);
-        }
-        let is_flood = now_ns < self.flooded_until_ns;
-        for (healing, (at, socket)) in self.healing.iter_mut().zip(slots) {
-            if !is_flood && healing.surplus_min <= 0 {
-                continue;
-            }
-            let Some(surplus) = surplus(at, socket) else {
-                continue;
-            };
-            healing.surplus_min = healing.surplus_min.min(surplus);
-            if is_flood {
-                at.steering.healed.bump(surplus.wrapping_neg() as u64);
-                healing.surplus_min = 0;
-            }
-        }
-    }
-
-    /// The group's state, for people.
-    pub fn status(&self) -> GroupStatus {
-        let now_ns = status::monotonic_ns();
-        let slots = self.slots().iter().enumerate();
-        let worker = |(slot, at): (usize, &Slot)| {
-            let mut status = worker_status(slot as u32, at, now_ns);
-            // Unsteered, only the kernel knows what waits.
-            let queue = self.listeners.sockets.get(slot).map(accept_queue);
-            if let Some(Ok((queued, _))) = queue {
-                status.waiting = status.waiting.max(u64::from(queued));
-            }
-            status
-        };
-        let workers: Vec<_> = slots.map(worker).collect();
-        GroupStatus {
-            listen: self.listeners.address,
-            program: self.program_status(),
-            totals: balance::totals(&workers),
-            workers,
-        }
-    }
-
-    fn program_status(&self) -> ProgramStatus {
-        let steered = self.slots().iter();
-        let steered = balance::sum(steered.map(|slot| slot.steering.steered.get()));
-        let acks = acks(self.memory);
-        let counts = self
-            .memory
-            .program
-            .fallbacks
-            .iter()
-            .map(|count| count.get());
-        let attached = self.steering.as_ref().is_ok_and(Steering::is_attached);
-        let why_not = match &self.steering {
-            Err(why) => Some(why.clone()),
-            Ok(_) if !attached => Some("the policy is hash".to_string()),
-            Ok(_) => None,
-        };
-        ProgramStatus {
-            attached,
-            why_not,
-            runs: balance::sum(counts.clone().chain([steered, acks])),
-            steered,
-            acks,
-            fallbacks: Reason::NAMES
-                .map(str::to_string)
-                .into_iter()
-                .zip(counts)
-                .collect(),
-        }
-    }
-
     /// Those that have, or had, a worker.
     fn slots(&self) -> &[Slot] {
-        &self.memory.slots[..self.healing.len()]
+        &self.memory.slots[..self.healing.surpluses_min.len()]
     }
 
     fn slot(&self, slot: u32) -> &Slot {
@@ -519,76 +410,6 @@ fn load(settings: &Settings) -> Result<Steering, String> {
     load().map_err(|error: anyhow::Error| format!("{error:#}"))
 }
 
-/// Half-open connections at one listener that can only be a flood's: so many
-/// handshakes under way would be thousands of connections a second.
-const FLOOD: u64 = 256;
-/// How long after that many were seen they are taken for a flood's.
-const FLOOD_LASTS_NS: u64 = 2_000_000_000;
-
-fn acks(memory: &srv_common::Group) -> u64 {
-    balance::sum(memory.slots.iter().map(|slot| slot.steering.acks.get()))
-}
-
-/// The kernel is asked only where it may be so.
-fn is_flooded(slot: &Slot, socket: &Socket) -> bool {
-    slot.waiting() > FLOOD && surplus(slot, socket).is_some_and(|surplus| surplus > FLOOD as i64)
-}
-
-/// How much more the slot's counts say is waiting than its accept queue holds.
-fn surplus(slot: &Slot, socket: &Socket) -> Option<i64> {
-    // In this order what happens meanwhile makes it too large: it is the least that counts.
-    let taken = slot.taken.0.get();
-    let (queued, _) = accept_queue(socket).ok()?;
-    let steering = &slot.steering;
-    let assigned = steering.steered.get().wrapping_add(steering.healed.get());
-    Some((assigned.wrapping_sub(taken) as i64).wrapping_sub(queued.into()))
-}
-
-/// What to add to a slot's assigned connections so that `assigned - taken` is
-/// what waits. Too little is less than the accept queue holds: connections that
-/// the kernel hashed there. Too much is a surplus over the accept queue that was
-/// never smaller than `surplus_min` since the last look, which handshakes that
-/// complete would have brought down: half-open connections that never do.
-/// Handshakes that are always under way are written off with them, in each slot
-/// alike.
-fn correction(surplus_min: i64, surplus: i64) -> i64 {
-    match surplus {
-        ..0 => surplus.wrapping_neg(),
-        _ => -surplus_min.clamp(0, surplus),
-    }
-}
-
-fn worker_status(slot: u32, at: &Slot, now_ns: u64) -> WorkerStatus {
-    let busy_since_ns = at.load.busy_since_ns.get();
-    let busy_ns = if busy_since_ns == 0 {
-        0
-    } else {
-        now_ns.saturating_sub(busy_since_ns)
-    };
-    let refused = Refusal::NAMES
-        .into_iter()
-        .zip(at.refused.0.iter().map(|count| count.get()));
-    WorkerStatus {
-        slot,
-        pid: at.steering.pid.get(),
-        state: State::name(at.steering.state.get()).to_string(),
-        starts: at.steering.starts.get(),
-        steered: at.steering.steered.get(),
-        taken_own: at.load.own.get(),
-        taken_stolen: at.load.stolen.get(),
-        waiting: at.waiting(),
-        active: at.load.active.get(),
-        running: at.load.running.get(),
-        busy_us: busy_ns / 1000,
-        hang_kills: 0,
-        served: at.load.served.get(),
-        refused: refused
-            .filter(|(_, n)| *n > 0)
-            .map(|(name, n)| (name.to_string(), n))
-            .collect(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -598,27 +419,6 @@ mod tests {
     use crate::cli::ServeArgs;
     use crate::mutation;
     use crate::view;
-
-    #[test]
-    fn half_open_connections_stop_weighing_after_one_interval() {
-        // 5 never came, whatever else came and went.
-        assert_eq!(correction(5, 7), -5);
-        // Just assigned: they may still complete.
-        assert_eq!(correction(0, 8), 0);
-        assert_eq!(correction(-2, 8), 0);
-    }
-
-    #[test]
-    fn connections_hashed_by_the_kernel_are_added() {
-        assert_eq!(correction(-8, -8), 8);
-        assert_eq!(correction(0, 0), 0);
-    }
-
-    #[test]
-    fn a_healed_connection_that_completes_late_does_not_count_below_zero() {
-        assert_eq!(correction(-3, -3), 3);
-        assert_eq!(correction(0, -3), 3);
-    }
 
     fn unsteered_group() -> Group {
         let flags = ServeArgs {
@@ -668,6 +468,7 @@ mod tests {
                 pid: 0,
                 policy: String::new(),
                 accept: String::new(),
+                workers_run_as: None,
                 listen_overflows: 0,
                 listen_drops: 0,
                 groups: vec![group.status()],

@@ -233,7 +233,11 @@ fn verdict(comparison: &Comparison) -> Vec<String> {
     {
         let (name, of) = (&subject.name, &rival.name);
         verdict.push(if !ratio.matters() {
-            format!("No difference in {} between {name} and {of}: {ratio}.", key.title())
+            let why = match key {
+                Key::ShortP50 => " Hardly any request waits here, so that there is little to gain.",
+                Key::ShortP99 | Key::Deviation => "",
+            };
+            format!("No difference in {} between {name} and {of}: {ratio}.{why}", key.title())
         } else {
             let (verb, times) = if ratio.rounds.median > 1.0 {
                 ("cuts", ratio.rounds.median)

@@ -73,6 +73,7 @@ fn a_status() -> Status {
         pid: 1,
         policy: "least".into(),
         accept: "ring".into(),
+        workers_run_as: None,
         listen_overflows: 0,
         listen_drops: 3,
         groups: vec![GroupStatus {

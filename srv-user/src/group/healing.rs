@@ -1,0 +1,137 @@
+//! What waits at listeners, brought back to the kernel's truth: connections that
+//! the kernel hashed, half-open ones that never complete, floods of these.
+
+use socket2::Socket;
+use srv_common::Slot;
+
+use super::Group;
+use crate::balance;
+use crate::listen::accept_queue;
+
+/// What the looks at the listeners have to remember.
+#[derive(Default)]
+pub(super) struct Healing {
+    /// By slot: the least [`surplus`] since the last [`Group::heal`].
+    pub(super) surpluses_min: Vec<i64>,
+    /// Until when half-open connections are taken for those of a flood, ns.
+    flooded_until_ns: u64,
+    /// SYN cookies that had come back at the last look.
+    acks: u64,
+}
+
+/// Half-open connections at one listener that can only be a flood's: so many
+/// handshakes under way would be thousands of connections a second.
+const FLOOD: u64 = 256;
+/// How long after that many were seen they are taken for a flood's.
+const FLOOD_LASTS_NS: u64 = 2_000_000_000;
+
+impl Group {
+    /// Brings the slots' waiting counts back to the kernel's truth. To be
+    /// called at an interval longer than a handshake takes.
+    pub fn heal(&mut self) {
+        if let Ok(steering) = &mut self.steering {
+            steering.flush_log();
+        }
+        for (slot, surplus_min) in self.healing.surpluses_min.iter_mut().enumerate() {
+            let Some(socket) = self.listeners.sockets.get(slot) else {
+                return;
+            };
+            let Some(surplus) = surplus(&self.memory.slots[slot], socket) else {
+                continue;
+            };
+            let correction = correction(surplus.min(*surplus_min), surplus);
+            let at = &self.memory.slots[slot];
+            at.steering.healed.bump(correction as u64);
+            *surplus_min = surplus.wrapping_add(correction);
+        }
+    }
+
+    /// Between two looks: how low the surplus goes, where there is one. In a flood
+    /// it is written off at each: a handful more at one listener than at another,
+    /// left over from a flood, would keep everything away from that one until the
+    /// next second but one.
+    pub(super) fn sample_surplus(&mut self, now_ns: u64) {
+        let healing = &mut self.healing;
+        let sockets = self.listeners.sockets.iter();
+        let slots = self.memory.slots.iter().zip(sockets);
+        let acks_before = std::mem::replace(&mut healing.acks, acks(self.memory));
+        // A SYN that got a cookie stays counted where it came to: its ACK is
+        // accepted wherever that goes.
+        if healing.acks != acks_before || slots.clone().any(|(at, socket)| is_flooded(at, socket)) {
+            healing.flooded_until_ns = now_ns.saturating_add(FLOOD_LASTS_NS);
+        }
+        let is_flood = now_ns < healing.flooded_until_ns;
+        for (surplus_min, (at, socket)) in healing.surpluses_min.iter_mut().zip(slots) {
+            if !is_flood && *surplus_min <= 0 {
+                continue;
+            }
+            let Some(surplus) = surplus(at, socket) else {
+                continue;
+            };
+            *surplus_min = surplus.min(*surplus_min);
+            if is_flood {
+                at.steering.healed.bump(surplus.wrapping_neg() as u64);
+                *surplus_min = 0;
+            }
+        }
+    }
+}
+
+pub(super) fn acks(memory: &srv_common::Group) -> u64 {
+    balance::sum(memory.slots.iter().map(|slot| slot.steering.acks.get()))
+}
+
+/// The kernel is asked only where it may be so.
+fn is_flooded(slot: &Slot, socket: &Socket) -> bool {
+    slot.waiting() > FLOOD && surplus(slot, socket).is_some_and(|surplus| surplus > FLOOD as i64)
+}
+
+/// How much more the slot's counts say is waiting than its accept queue holds.
+fn surplus(slot: &Slot, socket: &Socket) -> Option<i64> {
+    // In this order what happens meanwhile makes it too large: it is the least that counts.
+    let taken = slot.taken.0.get();
+    let (queued, _) = accept_queue(socket).ok()?;
+    let steering = &slot.steering;
+    let assigned = steering.steered.get().wrapping_add(steering.healed.get());
+    Some((assigned.wrapping_sub(taken) as i64).wrapping_sub(queued.into()))
+}
+
+/// What to add to a slot's assigned connections so that `assigned - taken` is
+/// what waits. Too little is less than the accept queue holds: connections that
+/// the kernel hashed there. Too much is a surplus over the accept queue that was
+/// never smaller than `surplus_min` since the last look, which handshakes that
+/// complete would have brought down: half-open connections that never do.
+/// Handshakes that are always under way are written off with them, in each slot
+/// alike.
+fn correction(surplus_min: i64, surplus: i64) -> i64 {
+    match surplus {
+        ..0 => surplus.wrapping_neg(),
+        _ => -surplus_min.clamp(0, surplus),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::correction;
+
+    #[test]
+    fn half_open_connections_stop_weighing_after_one_interval() {
+        // 5 never came, whatever else came and went.
+        assert_eq!(correction(5, 7), -5);
+        // Just assigned: they may still complete.
+        assert_eq!(correction(0, 8), 0);
+        assert_eq!(correction(-2, 8), 0);
+    }
+
+    #[test]
+    fn connections_hashed_by_the_kernel_are_added() {
+        assert_eq!(correction(-8, -8), 8);
+        assert_eq!(correction(0, 0), 0);
+    }
+
+    #[test]
+    fn a_healed_connection_that_completes_late_does_not_count_below_zero() {
+        assert_eq!(correction(-3, -3), 3);
+        assert_eq!(correction(0, -3), 3);
+    }
+}
