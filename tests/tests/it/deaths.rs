@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, Signal, prlimit};
+use rustix::process::Signal;
 use srv::arrivals::{Draw, Service, poisson};
 use srv::control::GroupStatus;
 use srv_tests::server::Server;
@@ -72,12 +72,6 @@ fn a_death_under_load(accept: &str, by: Signal) {
     });
     let slot = running(&before).unwrap();
     let process = pid(&before.workers[slot]);
-    // No core of it.
-    let none = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
-    prlimit(Some(process), Resource::Core, none).unwrap();
     let stopped = Stopped::new(process);
     let (load, draws) = (of_sleepers(server.address()), draws());
     std::thread::scope(|scope| {
