@@ -32,10 +32,11 @@ const TIMER: u64 = u64::MAX;
 const IDLE: u64 = u64::MAX - 1;
 /// The epoll token of [`Watch::stop`].
 const STOP: u64 = u64::MAX - 2;
-/// Answered connections that are kept a little before they are closed, so that
-/// the server closes first, as it said it would: the side that does has the
+/// Answered connections that are kept until the server has closed them, as it said
+/// it would, or there are more: the side that closes first has the
 /// TIME_WAIT, and on the client's side it would block a port for its next
-/// connects, which search for a free one at a growing price.
+/// connects, which search for a free one at a growing price. Servers that wait for the
+/// client's end after their own (gunicorn, for up to 2 s) are not kept waiting.
 const CLOSING_MAX: usize = 64;
 /// From the end of the preparations to instant 0: the server has accepted the pool by then.
 const LEAD: Duration = Duration::from_millis(10);
@@ -67,8 +68,8 @@ pub(crate) struct Generator<'a> {
     waiting: VecDeque<usize>,
     /// The pool's free places, those with an open connection and those without.
     idle: VecDeque<Option<OwnedFd>>,
-    /// Answered on a connection that the server closes.
-    closing: VecDeque<OwnedFd>,
+    /// Numbers of requests that were answered on a connection that the server closes.
+    closing: VecDeque<(usize, OwnedFd)>,
     /// There are no more files until a connection ends.
     out_of_files: bool,
     was_out_of_files: bool,
@@ -272,8 +273,10 @@ impl<'a> Generator<'a> {
     }
 
     fn advance(&mut self, number: usize) -> Result<()> {
-        // None: an event that was on its way when the request ended, or of an idle connection.
         let Some(Some(flight)) = self.flights.get_mut(number) else {
+            // The server has closed, or this event was on its way when the request
+            // ended, or it is an idle connection's.
+            self.closing.retain(|(answered, _)| *answered != number);
             return Ok(());
         };
         let progress = flight.exchange.advance(&mut self.scratch);
@@ -326,15 +329,17 @@ impl<'a> Generator<'a> {
             clients.finish(finished_ns, outcome);
         }
         let socket = flight.map(|flight| flight.exchange.into_socket());
-        self.let_go(socket, head.map(|head| head.keep_alive));
+        self.let_go(number, socket, head.map(|head| head.keep_alive));
     }
 
     /// What becomes of a request's connection; `keep_alive` as answered.
-    fn let_go(&mut self, socket: Option<OwnedFd>, keep_alive: Option<bool>) {
+    fn let_go(&mut self, number: usize, socket: Option<OwnedFd>, keep_alive: Option<bool>) {
         self.out_of_files = false;
         match (self.load.connections, keep_alive) {
             (Connections::PerRequest, Some(_)) => {
-                self.closing.extend(socket);
+                // What has ended by now brings no other event.
+                let socket = socket.filter(is_open);
+                self.closing.extend(socket.map(|socket| (number, socket)));
                 if self.closing.len() > CLOSING_MAX {
                     self.closing.pop_front();
                 }
@@ -424,7 +429,8 @@ impl<'a> Generator<'a> {
 fn interest(progress: &Progress) -> Option<EventFlags> {
     match progress {
         Progress::Writing => Some(EventFlags::OUT | EventFlags::ONESHOT),
-        Progress::Reading => Some(EventFlags::IN | EventFlags::ONESHOT),
+        // Once for what comes, and once more for the end.
+        Progress::Reading => Some(EventFlags::IN | EventFlags::ET),
         Progress::Answered(_) | Progress::Failed(..) => None,
     }
 }

@@ -104,6 +104,9 @@ fn a_replacement_is_first_in_line_at_its_own_listener() {
         "--workers",
         "4",
         "--worker-header",
+        // On a busy machine one of them may stand still for longer.
+        "--hang-after",
+        "0s",
     ];
     let server = Server::start(arguments).unwrap();
     let first = worker(&server, 2);
