@@ -398,9 +398,11 @@ mod tests {
     fn a_structure_inside_itself_comes_to_an_end() {
         const OUTER: u32 = 7;
         let mut bytes = sample();
-        // The type of the last member of `outer`, which has no name.
+        // The type of the last member of `outer`, which has no name; behind it come the
+        // function and its prototype, of three words each.
         let strings = bytes.len() - word(&bytes, 20).unwrap() as usize;
-        bytes[strings - 8..strings - 4].copy_from_slice(&OUTER.to_ne_bytes());
+        let end = strings - 2 * 12;
+        bytes[end - 8..end - 4].copy_from_slice(&OUTER.to_ne_bytes());
         let btf = Btf::parse(bytes).unwrap();
         assert_eq!(btf.offset("outer.a").unwrap(), 0);
         let error = btf.offset("outer.b").unwrap_err().to_string();
