@@ -21,7 +21,7 @@ use crate::{
 pub const BENCHES: [&str; 5] = ["select", "foreign", "http", "memory", "tail"];
 
 /// What the tests use beside cargo.
-const TEST_TOOLS: [Package; 11] = [
+const TEST_TOOLS: [Package; 12] = [
     HAPROXY,
     PYTHON_VENV,
     NGINX,
@@ -30,6 +30,10 @@ const TEST_TOOLS: [Package; 11] = [
     Package {
         name: "chromium",
         shown_by: "chromium",
+    },
+    Package {
+        name: "curl",
+        shown_by: "curl",
     },
     Package {
         name: "docker.io",
