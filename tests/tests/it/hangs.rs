@@ -107,7 +107,8 @@ fn a_worker_stopped_at_work_keeps_only_its_own_requests_waiting() {
             let others = group.workers.iter().filter(|worker| worker.slot != 1);
             group.totals.waiting == 0 && others.map(|worker| worker.active).sum::<u32>() == 0
         });
-        assert!(u64::from(rest.workers[1].active) <= kept);
+        // It may have been stopped as it returned from a close that it had yet to publish.
+        assert!(u64::from(rest.workers[1].active) <= kept + 1);
         drop(stopped);
         let run = running.join().unwrap();
         assert_eq!(run.lost(), 0, "{:?}", run.first_error);
