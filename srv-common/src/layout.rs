@@ -3,12 +3,13 @@
 //! in a memfd of the same shape).
 //!
 //! Rules of growth: every field says who writes it, and has one writer (but for
-//! [`Slot::taken`] and [`Group::hermes`]); each
+//! [`Summary::taken`] and [`Group::hermes`]); each
 //! field means something on its own, so there are no locks and no seqlocks.
 //! No `bool`, no `enum`: a value read from shared memory may be anything.
 //! What the program writes never shares a cache line with what workers write.
 //! Zeroed memory is valid and means "let the kernel hash".
 
+use crate::branchless::sign;
 use crate::shared::Shared;
 use crate::tickets::{REMEMBERED, Tickets};
 
@@ -82,9 +83,8 @@ pub struct Program {
 pub struct Slot {
     /// Program and master: the program reads what the master writes rarely.
     pub steering: Steering,
-    /// Connections accepted from this slot's *listener*, by whichever worker
-    /// (atomic add: siblings accept here too).
-    pub taken: Line<Shared<u64>>,
+    /// What the program reads of what workers write.
+    pub summary: Summary,
     /// Written by the slot's worker.
     pub load: Load,
     /// Written by the slot's worker: refused requests by [`Refusal`].
@@ -107,21 +107,37 @@ pub struct Steering {
     pub pid: Shared<u32>,
     /// How often a worker was started in this slot. Written by the master.
     pub starts: Shared<u32>,
+    /// Explicit padding.
+    pub _pad: Shared<u32>,
     /// How the program may choose the slot: [`NOT_ELIGIBLE`], [`LAST_RESORT`]
     /// or [`ELIGIBLE`]. Written by the master.
-    pub eligible: Shared<u32>,
+    pub eligible: Shared<u64>,
     /// ACKs of no connection that the program gave to this listener: SYN cookies
     /// that come back, and strays. Not among `steered`: the SYN was. Written by
     /// the program.
     pub acks: Shared<u64>,
 }
 
+/// All that the program reads of a slot's worker, on one line: another CPU has
+/// written to it since.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub struct Summary {
+    /// What the policies compare of [`Load`]: `busy_since_ns`, `running`, `active`
+    /// and `turn` in one word ([`Group::sum_up`]). Written by whoever writes those.
+    pub load: Shared<u64>,
+    /// Connections accepted from this slot's *listener*, by whichever worker
+    /// (atomic add: siblings accept here too).
+    pub taken: Shared<u64>,
+}
+
 /// Not at all: no worker is ready there.
-pub const NOT_ELIGIBLE: u32 = 0;
-/// Only if all others are worse: its worker hangs.
-pub const LAST_RESORT: u32 = 1;
+pub const NOT_ELIGIBLE: u64 = 0;
+/// Only if all others are worse: its worker hangs. As much as a
+/// [`crate::policy::Score`] takes off for it.
+pub const LAST_RESORT: u64 = 1 << 61;
 /// Like any other.
-pub const ELIGIBLE: u32 = 2;
+pub const ELIGIBLE: u64 = 2 << 61;
 
 /// The worker's own line of a slot. The master resets `active`, `running`,
 /// `pending` and `busy_since_ns` after it has reaped the worker, when nobody else writes.
@@ -260,16 +276,10 @@ impl Slot {
             .steered
             .get()
             .wrapping_add(self.steering.healed.get());
-        let waiting = assigned.wrapping_sub(self.taken.0.get());
+        let waiting = assigned.wrapping_sub(self.summary.taken.get());
         // Zero if it is negative, which it is where the kernel hashed.
-        waiting & (is_negative(waiting as i64).wrapping_sub(1))
+        waiting & !sign(waiting)
     }
-}
-
-/// 1 or 0, without a branch: the compiler must not see that it could be one.
-#[inline(always)]
-pub(crate) fn is_negative(x: i64) -> u64 {
-    core::hint::black_box(x as u64 >> 63)
 }
 
 impl<const N: usize> Group<N> {
@@ -299,7 +309,8 @@ const _: () = {
     assert!(size_of::<Steering>() == CACHE_LINE_BYTES);
     assert!(size_of::<Load>() == CACHE_LINE_BYTES);
     assert!(size_of::<Slot>() == 4 * CACHE_LINE_BYTES);
-    assert!(offset_of!(Slot, taken) == 64);
+    assert!(size_of::<Summary>() == CACHE_LINE_BYTES);
+    assert!(offset_of!(Slot, summary) == 64);
     assert!(offset_of!(Slot, load) == 128);
     assert!(offset_of!(Slot, refused) == 192);
     assert!(offset_of!(Group, ready) == 64);

@@ -7,10 +7,12 @@
 //! [`Group::boxed`], which the BPF target does not have, allocates.
 
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(not(target_arch = "bpf"))]
 extern crate alloc;
 
+pub mod branchless;
 pub mod foreign;
 pub mod layout;
 pub mod policy;

@@ -9,7 +9,8 @@
 pub mod foreign;
 pub mod hermes;
 
-use crate::layout::{ELIGIBLE, Group, MAX_WORKERS, NOT_ELIGIBLE, Reason, Slot, State, is_negative};
+use crate::branchless::{bounded, lower};
+use crate::layout::{ELIGIBLE, Group, MAX_WORKERS, NOT_ELIGIBLE, Reason, Slot, State};
 
 /// How the program chooses a worker.
 #[repr(u32)]
@@ -130,41 +131,79 @@ pub fn choose<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<
 
 /// How much work a slot has outstanding, as one integer; the lowest wins.
 ///
-/// From the top: not ready (bit 62), hung (bit 61), waiting + running + busy
-/// (16 bits), open connections (17), accepts so far relative to a reference
-/// (28 less the slot's bits), slot. A count beyond its bits wraps: one
+/// Below what [`crate::layout::Steering::eligible`] takes off, from the top: waiting +
+/// running + busy (16 bits), open connections (17), accepts so far relative to a
+/// reference (28 less the slot's bits), slot. A count beyond its bits wraps: one
 /// imperfect choice.
 ///
 /// One integer, and no branch on the way to it: the verifier follows every
 /// path through a scan, and a function call costs more than a score (with
-/// return thunks about 20 ns).
+/// return thunks about 20 ns). What a worker adds to it the worker itself has put
+/// together ([`Group::sum_up`]).
 pub type Score = u64;
 
-const PENALTY_SHIFT: u32 = 61;
-const NOT_READY: Score = (ELIGIBLE as u64) << PENALTY_SHIFT;
+/// Whatever is eligible is below this, in the order of [`lower`].
+const NOT_READY: Score = 0;
+const OUTSTANDING_MAX: u64 = (1 << 15) - 1;
 const OUTSTANDING_SHIFT: u32 = 45;
-const OUTSTANDING_MASK: u64 = (1 << 16) - 1;
 const ACTIVE_SHIFT: u32 = 28;
-const ACTIVE_MASK: u64 = (1 << 17) - 1;
+const ACTIVE_MAX: u64 = (1 << (OUTSTANDING_SHIFT - ACTIVE_SHIFT)) - 1;
+/// Where the turn and, in a score, the slot are.
+const TURN_FIELD: u64 = (1 << ACTIVE_SHIFT) - 1;
+/// Where what is running and open is. Not one bit more: a worker could write there.
+const LOAD_FIELD: u64 = OUTSTANDING_MAX << OUTSTANDING_SHIFT | ACTIVE_MAX << ACTIVE_SHIFT;
 
-/// Scores a slot; `reference` is any slot's turn, the same for all scores that
-/// are compared, as is `waiting_mask` ([`Host::waiting_mask`]).
-#[inline(always)]
-fn score<const N: usize>(at: &Slot, slot: u32, reference: u32, waiting_mask: u64) -> Score {
-    let slot_bits = N.trailing_zeros();
-    let turn_mask = (1u64 << (ACTIVE_SHIFT - slot_bits)) - 1;
-    let busy = is_negative((at.load.busy_since_ns.get() as i64).wrapping_neg());
-    let waiting = at.waiting() & waiting_mask;
-    let outstanding = waiting + u64::from(at.load.running.get()) + busy;
-    // Equals are dealt out in turn. Half of the range lies on either side of
-    // the reference, so that the counts may wrap.
-    let turn = u64::from(at.load.turn.get().wrapping_sub(reference)) + turn_mask / 2;
-    let penalty = ELIGIBLE.wrapping_sub(at.steering.eligible.get()) & 3;
-    u64::from(penalty) << PENALTY_SHIFT
-        | (outstanding & OUTSTANDING_MASK) << OUTSTANDING_SHIFT
-        | (u64::from(at.load.active.get()) & ACTIVE_MASK) << ACTIVE_SHIFT
-        | (turn & turn_mask) << slot_bits
-        | u64::from(slot) & (N as u64 - 1)
+impl<const N: usize> Group<N> {
+    /// Puts together what scores are made of. For whoever has written to the slot's
+    /// `busy_since_ns`, `running`, `active` or `turn`, after that.
+    pub fn sum_up(&self, slot: u32) {
+        let load = &self.slots[slot as usize].load;
+        let is_busy = u64::from(load.busy_since_ns.get() != 0);
+        let outstanding = (u64::from(load.running.get()) + is_busy).min(OUTSTANDING_MAX);
+        let active = u64::from(load.active.get()).min(ACTIVE_MAX);
+        let turn = u64::from(load.turn.get()) << N.trailing_zeros() & TURN_FIELD;
+        let sum = outstanding << OUTSTANDING_SHIFT | active << ACTIVE_SHIFT | turn;
+        self.slots[slot as usize].summary.load.set(sum);
+    }
+}
+
+/// The same for all scores that are compared.
+#[derive(Clone, Copy)]
+struct Scoring {
+    /// Half a range of turns before any slot's: counts of turns may wrap.
+    turns_from: u64,
+    /// [`Host::waiting_mask`].
+    waiting_mask: u64,
+}
+
+impl Scoring {
+    #[inline(always)]
+    fn new(reference: &Slot, host: &mut impl Host) -> Self {
+        Self {
+            turns_from: reference
+                .summary
+                .load
+                .get()
+                .wrapping_sub(TURN_FIELD / 2 + 1),
+            waiting_mask: host.waiting_mask() & OUTSTANDING_MAX,
+        }
+    }
+
+    #[inline(always)]
+    fn score<const N: usize>(self, at: &Slot, slot: u32) -> Score {
+        let sum = at.summary.load.get();
+        // Equals are dealt out in turn.
+        let turn = sum.wrapping_sub(self.turns_from) & TURN_FIELD & !(N as u64 - 1);
+        let waiting = (at.waiting() & self.waiting_mask) << OUTSTANDING_SHIFT;
+        let load = (sum & LOAD_FIELD) + waiting | turn | u64::from(slot);
+        load.wrapping_sub(at.steering.eligible.get())
+    }
+
+    #[inline(always)]
+    fn score_at<const N: usize>(self, group: &Group<N>, slot: u32) -> Score {
+        let slot = bounded(slot, N);
+        self.score::<N>(&group.slots[slot], slot as u32)
+    }
 }
 
 #[inline(always)]
@@ -176,16 +215,15 @@ fn least<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<u32, 
     if workers > SCAN_ALL_MAX {
         return least_of_many(group, workers, host);
     }
-    let reference = slot_at(group, 0).load.turn.get();
-    let mask = host.waiting_mask();
+    let scoring = Scoring::new(&group.slots[0], host);
     let mut best = NOT_READY;
     for slot in 0..SCAN_ALL_MAX {
         if slot >= workers {
             break;
         }
-        // The index is constant when the loop is unrolled, and needs no bound.
+        // The bound is the loop's; the mask is for the compiler, and costs nothing.
         let at = &group.slots[slot as usize & (N - 1)];
-        best = lower(best, score::<N>(at, slot, reference, mask));
+        best = lower(best, scoring.score::<N>(at, slot));
     }
     found::<N>(best)
 }
@@ -199,8 +237,7 @@ fn least_of_many<const N: usize>(
     host: &mut impl Host,
 ) -> Result<u32, Reason> {
     let start = remainder(host.advance_cursor(), workers);
-    let reference = slot_at(group, start).load.turn.get();
-    let mask = host.waiting_mask();
+    let scoring = Scoring::new(slot_at(group, start), host);
     let mut best = NOT_READY;
     let mut from = start;
     for _ in 0..IDLE_SAMPLE {
@@ -208,19 +245,25 @@ fn least_of_many<const N: usize>(
         if slot == NO_SLOT {
             break;
         }
-        best = lower(best, score_at(group, slot, reference, mask));
+        best = lower(best, scoring.score_at(group, slot));
         from = slot + 1;
     }
-    if best < 1 << OUTSTANDING_SHIFT {
+    if is_idle(best) {
         return found::<N>(best);
     }
     // The eight slots around the start: as each slot is the start equally
     // often, so is each among those compared, in a smaller last block too.
     let block = start / LANES * LANES;
-    for lane in 0..LANES {
-        best = lower(best, score_at(group, block + lane, reference, mask));
+    // A number of lanes that the compiler does not know: unrolled, with all slots'
+    // words at once in ten registers, the loop takes longer.
+    let lanes = bounded(LANES, MAX_WORKERS) as u32;
+    for lane in 0..SCAN_ALL_MAX {
+        if lane >= lanes {
+            break;
+        }
+        best = lower(best, scoring.score_at(group, block + lane));
     }
-    if best < NOT_READY {
+    if is_eligible(best) {
         return found::<N>(best);
     }
     // A whole block is down: the ready list knows who is not.
@@ -231,21 +274,21 @@ fn least_of_many<const N: usize>(
     checked_ready(group, nth_ready(group, remainder(start, ready)))
 }
 
+/// Whether the score is of a slot that may be chosen.
 #[inline(always)]
-fn score_at<const N: usize>(group: &Group<N>, slot: u32, reference: u32, mask: u64) -> Score {
-    score::<N>(slot_at(group, slot), slot, reference, mask)
+fn is_eligible(score: Score) -> bool {
+    (score as i64) < NOT_READY as i64
 }
 
-/// The lower of two scores, without a branch.
+/// Whether the score is of a slot without reserve that has nothing to do.
 #[inline(always)]
-fn lower(a: Score, b: Score) -> Score {
-    let difference = b.wrapping_sub(a);
-    a.wrapping_add(difference & is_negative(difference as i64).wrapping_neg())
+fn is_idle(score: Score) -> bool {
+    score.wrapping_add(ELIGIBLE) < 1 << OUTSTANDING_SHIFT
 }
 
 #[inline(always)]
 fn found<const N: usize>(best: Score) -> Result<u32, Reason> {
-    if best < NOT_READY {
+    if is_eligible(best) {
         Ok(best as u32 & (N as u32 - 1))
     } else {
         Err(Reason::NoneReady)
@@ -257,6 +300,8 @@ pub const NO_SLOT: u32 = u32::MAX;
 
 /// Idle bytes in a word.
 const LANES: u32 = 8;
+/// Words in a cache line.
+const LINE_WORDS: u32 = 8;
 
 /// The first slot from `from` on, around the end, whose worker sleeps, or
 /// [`NO_SLOT`]. Slots without a worker are never idle.
@@ -266,6 +311,9 @@ fn next_idle<const N: usize>(group: &Group<N>, from: u32) -> u32 {
     let first = from / LANES;
     let skipped = (1u64 << (8 * (from % LANES))) - 1;
     let mut word = idle_word(group, first) & !skipped;
+    if word == 0 && !is_any_idle(group) {
+        return NO_SLOT;
+    }
     let mut at = first;
     for _ in 0..N as u32 / LANES {
         if word != 0 {
@@ -279,6 +327,21 @@ fn next_idle<const N: usize>(group: &Group<N>, from: u32) -> u32 {
     } else {
         at * LANES % N as u32 + lowest_lane(word)
     }
+}
+
+/// Whether any worker sleeps. Where none does, the way around takes much longer.
+#[inline(always)]
+fn is_any_idle<const N: usize>(group: &Group<N>) -> bool {
+    let mut idle = 0;
+    for line in 0..N as u32 / LANES / LINE_WORDS {
+        if line * LANES * LINE_WORDS >= group.config.workers.get() {
+            break;
+        }
+        for nth in 0..LINE_WORDS {
+            idle |= idle_word(group, line * LINE_WORDS + nth);
+        }
+    }
+    idle != 0
 }
 
 /// Eight workers' idle bytes.
@@ -314,10 +377,9 @@ fn better_of_two<const N: usize>(
     }
     let first = nth_ready(group, first);
     let second = nth_ready(group, second);
-    let reference = slot_at(group, first).load.turn.get();
-    let mask = host.waiting_mask();
-    let one = score_at(group, first, reference, mask);
-    found::<N>(lower(one, score_at(group, second, reference, mask)))
+    let scoring = Scoring::new(slot_at(group, first), host);
+    let one = scoring.score_at(group, first);
+    found::<N>(lower(one, scoring.score_at(group, second)))
 }
 
 /// By slot number, not by place in the ready list: a worker's death moves only
@@ -353,13 +415,6 @@ fn checked_ready<const N: usize>(group: &Group<N>, slot: u32) -> Result<u32, Rea
 #[inline(always)]
 fn slot_at<const N: usize>(group: &Group<N>, slot: u32) -> &Slot {
     &group.slots[bounded(slot, N)]
-}
-
-/// `index`, masked, so that the verifier sees a bound; through a black box,
-/// because the compiler often knows better and would drop the mask.
-#[inline(always)]
-fn bounded(index: u32, power_of_two: usize) -> usize {
-    core::hint::black_box(index) as usize & (power_of_two - 1)
 }
 
 /// Maps a 32-bit random number evenly to `0..n` (multiply and shift; no division).

@@ -54,7 +54,7 @@ mod tests {
     }
 
     fn take(group: &Group, slot: u32) {
-        group.slots[slot as usize].taken.0.bump(1);
+        group.slots[slot as usize].summary.taken.bump(1);
     }
 
     #[test]

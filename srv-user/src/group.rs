@@ -224,6 +224,7 @@ impl Group {
         at.load.active.set(0);
         at.load.running.set(0);
         at.load.pending.set(0);
+        self.memory.sum_up(slot);
     }
 
     /// The worker in `slot` has died and been reaped: what it published about
@@ -237,6 +238,7 @@ impl Group {
         at.load.pending.set(0);
         at.load.busy_since_ns.set(0);
         at.load.woke_ns.set(0);
+        self.memory.sum_up(slot);
         self.memory.idle.0[slot as usize].set(0);
     }
 
@@ -388,7 +390,7 @@ impl Group {
 }
 
 /// Whether the program may choose a slot in that state.
-fn eligibility(state: State) -> u32 {
+fn eligibility(state: State) -> u64 {
     match state {
         State::Ready => ELIGIBLE,
         State::Hung | State::Full => LAST_RESORT,

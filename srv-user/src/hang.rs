@@ -21,7 +21,7 @@ impl HangWatch {
     pub fn stuck_ns(&mut self, slot: &Slot, now_ns: u64, queued: impl FnOnce() -> bool) -> u64 {
         let busy_since_ns = slot.load.busy_since_ns.get();
         let woke_ns = slot.load.woke_ns.get();
-        let taken = slot.taken.0.get();
+        let taken = slot.summary.taken.get();
         if busy_since_ns != 0 || woke_ns != self.woke_ns {
             *self = Self {
                 woke_ns,
@@ -75,7 +75,7 @@ mod tests {
         let (slot, mut watch) = (Slot::default(), HangWatch::default());
         slot.load.woke_ns.set(1_000);
         assert_eq!(stuck(&mut watch, &slot, 2_000), 0);
-        slot.taken.0.set(1);
+        slot.summary.taken.set(1);
         assert_eq!(stuck(&mut watch, &slot, 3_000), 0, "it may just wake");
         assert!(watch.is_new_suspect(3_000));
         assert_eq!(stuck(&mut watch, &slot, 8_000), 5_000);

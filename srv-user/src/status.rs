@@ -88,6 +88,7 @@ impl Published {
         };
         for group in &published.groups {
             group.slots[slot as usize].load.turn.set(latest_turn(group));
+            group.sum_up(slot);
         }
         published
     }
@@ -101,6 +102,7 @@ impl Published {
     pub fn sleeps(&self) {
         for group in self.groups() {
             group.slots[self.slot].load.busy_since_ns.set(0);
+            group.sum_up(self.slot as u32);
             group.idle.0[self.slot].set(1);
         }
     }
@@ -112,6 +114,7 @@ impl Published {
             let load = &group.slots[self.slot].load;
             load.busy_since_ns.set(now_ns);
             load.woke_ns.set(now_ns);
+            group.sum_up(self.slot as u32);
         }
     }
 
@@ -139,8 +142,8 @@ impl Published {
         let load = &group.slots[self.slot].load;
         // Siblings accept from this listener too: the one atomic addition.
         group.slots[listener as usize]
+            .summary
             .taken
-            .0
             .atomic()
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         if listener as usize == self.slot {
@@ -150,6 +153,7 @@ impl Published {
         }
         .bump(1);
         load.turn.bump(1);
+        group.sum_up(self.slot as u32);
     }
 
     /// What the owner of `listener` in `group` publishes, and this worker.

@@ -243,6 +243,7 @@ impl Target {
                 .set(if busy { monotonic_ns() } else { 0 });
             load.running.set(busy.into());
             load.active.set(busy.into());
+            self.group.sum_up(slot as u32);
             self.group.idle.0[slot].set((!busy).into());
         }
     }
@@ -261,11 +262,12 @@ impl Target {
 
 /// Each connection was accepted at once.
 fn play_workers(group: &Group, workers: usize) {
-    for slot in &group.slots[..workers] {
+    for (nth, slot) in group.slots[..workers].iter().enumerate() {
         let steered = slot.steering.steered.get();
-        if slot.taken.0.get() != steered {
-            slot.taken.0.set(steered);
+        if slot.summary.taken.get() != steered {
+            slot.summary.taken.set(steered);
             slot.load.turn.bump(1);
+            group.sum_up(nth as u32);
         }
     }
 }
@@ -273,8 +275,9 @@ fn play_workers(group: &Group, workers: usize) {
 /// Writes what workers write, over and over.
 fn write_slots(group: &Group, workers: usize, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
-        for slot in &group.slots[..workers] {
+        for (nth, slot) in group.slots[..workers].iter().enumerate() {
             slot.load.served.bump(1);
+            group.sum_up(nth as u32);
         }
     }
 }

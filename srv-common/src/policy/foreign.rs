@@ -8,8 +8,8 @@
 //! many. What is left decides.
 
 use super::{Host, Policy, mix, remainder, scale, wrap};
+use crate::branchless::{is_negative, sign};
 use crate::foreign::{Foreign, MAX_LISTENERS, Reason, Sleep};
-use crate::layout::is_negative;
 
 /// What a policy may ask about the group's listeners. A *place* is a number below
 /// [`View::members`]; which listener is there the kernel decides. Places are
@@ -298,7 +298,7 @@ fn next(place: u32, window: Window) -> u32 {
 #[inline(always)]
 fn lower_mask(a: u64, b: u64) -> u64 {
     let b = b & (u64::MAX >> 1);
-    is_negative(a.wrapping_sub(b) as i64).wrapping_neg()
+    sign(a.wrapping_sub(b))
 }
 
 /// The fewest live connections of as many listeners as are looked at: of all of

@@ -10,7 +10,8 @@
 //! that hangs, however long ago its last loop began.
 
 use super::{Host, checked_ready, scale};
-use crate::layout::{Group, NOT_ELIGIBLE, Reason, Slot, is_negative};
+use crate::branchless::sign;
+use crate::layout::{Group, NOT_ELIGIBLE, Reason, Slot};
 
 /// Most workers that the policy can tell apart: the bits of its bitmap.
 pub const WORKERS_MAX: u32 = u64::BITS;
@@ -95,7 +96,7 @@ fn nth_set_bit(word: u64, nth: u32) -> u32 {
     while width > 0 {
         let in_lower = count_ones(word & ((1 << width) - 1));
         // All ones where the bit is in the upper half.
-        let is_upper = is_negative(nth.wrapping_sub(in_lower) as i64).wrapping_sub(1);
+        let is_upper = !sign(nth.wrapping_sub(in_lower));
         nth -= in_lower & is_upper;
         at += width & is_upper as u32;
         word >>= u64::from(width) & is_upper;

@@ -118,7 +118,7 @@ fn group(policy: Policy, slots: &[Posed]) -> Box<Group> {
         let slot = &group.slots[nth];
         group.idle.0[nth].set(posed.idle);
         slot.steering.steered.set(posed.steered);
-        slot.taken.0.set(posed.taken);
+        slot.summary.taken.set(posed.taken);
         slot.load.busy_since_ns.set(posed.busy_since_ns);
         slot.load.running.set(posed.running);
         slot.load.active.set(posed.active);
@@ -127,6 +127,7 @@ fn group(policy: Policy, slots: &[Posed]) -> Box<Group> {
         if posed.hangs && posed.state == State::Ready as u32 {
             slot.steering.eligible.set(LAST_RESORT);
         }
+        group.sum_up(nth as u32);
     }
     list_ready(&group);
     group
@@ -180,11 +181,14 @@ fn steering() -> impl Strategy<Value = Policy> {
 /// How often each worker was chosen; each choice is followed by `accept`.
 fn spread(group: &Group, draws: u32, accept: impl Fn(&Slot)) -> Vec<u32> {
     let mut host = Bench::default();
-    let mut counts = vec![0; group.config.workers.get() as usize];
+    let workers = group.config.workers.get();
+    (0..workers).for_each(|slot| group.sum_up(slot));
+    let mut counts = vec![0; workers as usize];
     for _ in 0..draws {
-        let slot = choose(group, &mut host).unwrap() as usize;
-        counts[slot] += 1;
-        accept(&group.slots[slot]);
+        let slot = choose(group, &mut host).unwrap();
+        counts[slot as usize] += 1;
+        accept(&group.slots[slot as usize]);
+        group.sum_up(slot);
     }
     counts
 }
@@ -219,6 +223,7 @@ fn cookies_that_come_back_are_shared_evenly() {
         let slot = choose(&group, &mut host).unwrap() as usize;
         counts[slot] += 1;
         group.slots[slot].load.turn.bump(1);
+        group.sum_up(slot as u32);
     }
     assert_eq!(counts, [100; 4]);
 }
@@ -252,6 +257,20 @@ proptest! {
         match choose(&group, &mut host) {
             Ok(slot) => prop_assert!(is_ready(&group, slot), "slot {slot} is not ready"),
             Err(reason) => prop_assert_eq!(reason, Reason::NoneReady),
+        }
+    }
+
+    #[test]
+    fn whatever_workers_write_who_is_not_ready_is_not_chosen(
+        policy in steering(), slots in slots(), written in any::<[u64; 4]>(), mut host in bench(),
+    ) {
+        let group = group(policy, &slots);
+        for (nth, slot) in group.slots.iter().enumerate() {
+            slot.summary.load.set(written[nth % 4]);
+            slot.summary.taken.set(written[nth % 3]);
+        }
+        if let Ok(slot) = choose(&group, &mut host) {
+            prop_assert!(is_ready(&group, slot), "slot {slot} is not ready");
         }
     }
 
@@ -297,6 +316,8 @@ proptest! {
         let group = equals(Policy::Least, 2);
         group.slots[0].load.turn.set(start.wrapping_add(a));
         group.slots[1].load.turn.set(start.wrapping_add(b));
+        group.sum_up(0);
+        group.sum_up(1);
         let least = u32::from(b < a);
         prop_assert_eq!(choose(&group, &mut Bench::default()), Ok(least));
     }
@@ -313,6 +334,7 @@ proptest! {
         from in 0..=MAX_WORKERS as u32,
     ) {
         let group: Box<Group> = Group::boxed();
+        group.config.workers.set(MAX_WORKERS as u32);
         for (byte, idle) in group.idle.0.iter().zip(&idle) {
             byte.set(*idle);
         }
@@ -481,6 +503,7 @@ fn least_of_many_prefers_an_idle_worker_wherever_it_is() {
             for slot in (0..workers).filter(|slot| *slot != idle) {
                 group.idle.0[slot as usize].set(0);
                 group.slots[slot as usize].load.busy_since_ns.set(1);
+                group.sum_up(slot);
             }
             let mut host = Bench {
                 cursor: idle * 31,

@@ -2,6 +2,7 @@
 //! verifier goes through once: inside the policy's loop it went beyond a million
 //! instructions.
 
+use srv_common::branchless::bounded;
 use srv_common::foreign::{Foreign, MAX_LISTENERS, Place, Reason, Seen, Sleep};
 use srv_common::policy::foreign::Look;
 
@@ -71,7 +72,7 @@ impl Listener<'_> {
         let group = FOREIGN.get(0)?;
         let mut scratch = Scratch::of_this_cpu()?;
         let socket = scratch.socket_at(group, place, first)?;
-        let at = &group.places[core::hint::black_box(place) as usize & (MAX_LISTENERS - 1)];
+        let at = &group.places[bounded(place, MAX_LISTENERS)];
         let mut listener = Self {
             group,
             scratch,
@@ -205,6 +206,6 @@ impl Listener<'_> {
 
     #[inline(always)]
     fn seen(&self) -> &Seen {
-        &self.group.slots[core::hint::black_box(self.slot) as usize & (MAX_LISTENERS - 1)].seen
+        &self.group.slots[bounded(self.slot, MAX_LISTENERS)].seen
     }
 }

@@ -4,6 +4,7 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
+use srv_common::branchless::bounded;
 use srv_common::foreign::Foreign;
 use srv_common::policy::foreign::LOOK_MAX;
 
@@ -80,7 +81,7 @@ impl Scratch {
             // SAFETY: see above.
             unsafe { (*self.0).window_at = first };
         }
-        let nth = core::hint::black_box(place.wrapping_sub(first)) & (LOOK_MAX - 1);
+        let nth = bounded(place.wrapping_sub(first), LOOK_MAX as usize) as u32;
         let socket = self.group(offset!(socks) + 8 * nth).cast::<u64>();
         // SAFETY: see above.
         Some(unsafe { *socket })

@@ -1,6 +1,7 @@
 //! The policy's loops over the group's listeners, each in a function of its own
 //! that the verifier goes through once.
 
+use srv_common::branchless::bounded;
 use srv_common::foreign::{Foreign, MAX_LISTENERS, Reason, Sleep};
 use srv_common::policy::foreign::{Listeners, Look, Window, find_idle, find_shortest};
 
@@ -75,7 +76,7 @@ impl Listeners for Group<'_> {
 
     #[inline(always)]
     fn live(&mut self, slot: u32) -> u32 {
-        let slot = core::hint::black_box(slot) as usize & (MAX_LISTENERS - 1);
+        let slot = bounded(slot, MAX_LISTENERS);
         let live = self.group.live.0[slot].get();
         // Below zero for a moment at most.
         (live & !((live as i64 >> 63) as u64) & self.live_mask) as u32
@@ -83,7 +84,7 @@ impl Listeners for Group<'_> {
 
     #[inline(always)]
     fn nth_slot(&mut self, nth: u32) -> u32 {
-        let nth = core::hint::black_box(nth) as usize & (MAX_LISTENERS - 1);
+        let nth = bounded(nth, MAX_LISTENERS);
         self.group.list[nth].get() as u32
     }
 }

@@ -3,6 +3,7 @@
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_get_smp_processor_id};
 use aya_ebpf::programs::SkReuseportContext;
 use srv_common::Host;
+use srv_common::branchless::bounded;
 use srv_common::foreign::{Foreign, MAX_LISTENERS, Reason};
 use srv_common::policy::foreign::{Listeners, Look, View, Window};
 
@@ -114,7 +115,7 @@ impl View for Kernel<'_> {
 
     #[inline(always)]
     fn is_member(&mut self, slot: u32) -> bool {
-        self.group.cookies[core::hint::black_box(slot) as usize & (MAX_LISTENERS - 1)].get() != 0
+        self.group.cookies[bounded(slot, MAX_LISTENERS)].get() != 0
     }
 }
 

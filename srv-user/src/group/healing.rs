@@ -89,7 +89,7 @@ fn is_flooded(slot: &Slot, socket: &Socket) -> bool {
 /// How much more the slot's counts say is waiting than its accept queue holds.
 fn surplus(slot: &Slot, socket: &Socket) -> Option<i64> {
     // In this order what happens meanwhile makes it too large: it is the least that counts.
-    let taken = slot.taken.0.get();
+    let taken = slot.summary.taken.get();
     let (queued, _) = accept_queue(socket).ok()?;
     let steering = &slot.steering;
     let assigned = steering.steered.get().wrapping_add(steering.healed.get());

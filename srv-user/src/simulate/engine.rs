@@ -220,6 +220,7 @@ impl<const N: usize> Engine<N> {
         load.running.set(0);
         load.served.bump(1);
         load.active.set(0);
+        self.group.sum_up(worker);
         let Some(request) = self.workers[worker as usize].request.take() else {
             return;
         };
@@ -293,7 +294,7 @@ impl<const N: usize> Engine<N> {
         let Some(request) = self.accept_queues[listener as usize].pop_front() else {
             return self.sleep(worker, None);
         };
-        self.group.slots[listener as usize].taken.0.bump(1);
+        self.group.slots[listener as usize].summary.taken.bump(1);
         self.group.idle.0[worker as usize].set(0);
         let load = &self.group.slots[worker as usize].load;
         // Zero would mean that it sleeps.
@@ -301,6 +302,7 @@ impl<const N: usize> Engine<N> {
         load.active.set(1);
         load.running.set(1);
         load.turn.bump(1);
+        self.group.sum_up(worker);
         let is_own = listener == worker || self.mode == AcceptMode::Shared;
         if is_own { &load.own } else { &load.stolen }.bump(1);
         self.workers[worker as usize].request = Some(request);
@@ -312,6 +314,7 @@ impl<const N: usize> Engine<N> {
     fn sleep(&mut self, worker: u32, due_ns: Option<u64>) {
         let load = &self.group.slots[worker as usize].load;
         load.busy_since_ns.set(0);
+        self.group.sum_up(worker);
         self.group.idle.0[worker as usize].set(1);
         if self.mode == AcceptMode::Shared {
             self.sleepers.push(Reverse(worker));
