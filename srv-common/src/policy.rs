@@ -195,7 +195,7 @@ impl Scoring {
         // Equals are dealt out in turn.
         let turn = sum.wrapping_sub(self.turns_from) & TURN_FIELD & !(N as u64 - 1);
         let waiting = (at.waiting() & self.waiting_mask) << OUTSTANDING_SHIFT;
-        let load = (sum & LOAD_FIELD) + waiting | turn | u64::from(slot);
+        let load = ((sum & LOAD_FIELD) + waiting) | turn | u64::from(slot);
         load.wrapping_sub(at.steering.eligible.get())
     }
 

@@ -10,7 +10,7 @@ use srv::stats::{Ratio, Spread, Summary};
 use srv_tests::report::{print_table, verdict};
 
 use crate::measure::{Homes, Sample};
-use crate::{CONTROL, Extent, HASH, HELD, NGINX_REUSEPORT, NGINX_SHARED, Overheads, SUBJECT};
+use crate::{CONTROL, HASH, HELD, NGINX_REUSEPORT, NGINX_SHARED, Overheads, SUBJECT};
 
 /// Short-request p99, the subject's to the limit's.
 const LIMIT_TARGET: f64 = 1.05;
@@ -21,13 +21,13 @@ const GAP_TARGET: f64 = 1.0;
 /// A generator later than this in 1 % of the requests measured itself, ns.
 const LATENESS_MAX_NS: u64 = 1_000_000;
 
-pub fn print_setup(scenario: &Scenario, extent: &Extent) {
+pub fn print_setup(scenario: &Scenario, seeds: [u64; 2]) {
     println!(
         "{} workers each, one connection per request, Poisson arrivals, latency from the \
-         scheduled instant; seeds {:?}, the same draws for every arm, interleaved, fresh processes \
-         each; accepts are deferred until the request is there, in srv and nginx alike; nginx's \
+         scheduled instant; {} seeds ({} for the cheap handler), the same draws for every arm, \
+         interleaved, fresh processes each; accepts are deferred until the request is there, in srv and nginx alike; nginx's \
          handler blocks in Lua\n",
-        scenario.workers, extent.seeds
+        scenario.workers, seeds[0], seeds[1]
     );
 }
 
@@ -132,7 +132,7 @@ pub fn print_cheap(scenario: &Scenario, arms: &[Arm], samples: &[Sample]) {
     }
     let subject = series(samples, SUBJECT, mean_us);
     for base in [HASH, NGINX_SHARED, NGINX_REUSEPORT] {
-        print_target(base, &subject, &series(samples, base, mean_us), 1.0);
+        print_no_worse(base, &subject, &series(samples, base, mean_us));
     }
     print_soundness(samples, mean_us);
 }
@@ -286,6 +286,18 @@ fn print_target(base: &str, subject: &[f64], figures: &[f64], bound: f64) {
     if let Some(ratio) = ratio(subject, figures) {
         let met = verdict(ratio.rounds.median <= bound);
         println!("  {SUBJECT} / {base}: {ratio}  ≤ {bound}: {met}");
+    }
+}
+
+/// What is alike cannot be told by a median of rounds, half of which it is above 1: the
+/// subject is worse where the rounds tell the arms apart, by more than matters.
+fn print_no_worse(base: &str, subject: &[f64], figures: &[f64]) {
+    if let Some(ratio) = ratio(subject, figures) {
+        let is_worse = ratio.matters() && ratio.low > 1.0;
+        println!(
+            "  {SUBJECT} / {base}: {ratio}  no worse: {}",
+            verdict(!is_worse)
+        );
     }
 }
 
