@@ -12,6 +12,7 @@ use anyhow::Context;
 use rustix::fs::MemfdFlags;
 use rustix::mm::{MapFlags, ProtFlags};
 use srv_common::foreign::Foreign;
+use srv_common::layout::Load;
 use srv_common::policy::{Policy, hermes};
 use srv_common::{Group, Refusal, Slot};
 
@@ -100,22 +101,17 @@ impl Published {
 
     /// The worker is about to enter `epoll_wait`.
     pub fn sleeps(&self) {
-        for group in self.groups() {
-            group.slots[self.slot].load.busy_since_ns.set(0);
-            group.sum_up(self.slot as u32);
-            group.idle.0[self.slot].set(1);
-        }
+        self.each_load(|load| load.busy_since_ns.set(0));
+        self.each_idle(1);
     }
 
     /// The worker has left `epoll_wait` at `now_ns` of `CLOCK_MONOTONIC`.
     pub fn wakes(&self, now_ns: u64) {
-        for group in self.groups() {
-            group.idle.0[self.slot].set(0);
-            let load = &group.slots[self.slot].load;
+        self.each_idle(0);
+        self.each_load(|load| {
             load.busy_since_ns.set(now_ns);
             load.woke_ns.set(now_ns);
-            group.sum_up(self.slot as u32);
-        }
+        });
     }
 
     /// Of the events of the last `epoll_wait`, this many are not done with.
@@ -171,21 +167,21 @@ impl Published {
 
     /// This many connections are open.
     pub fn active(&self, connections: u32) {
-        self.each(|slot| slot.load.active.set(connections));
+        self.each_load(|load| load.active.set(connections));
     }
 
     /// A request has been read and is being served.
     pub fn started(&self) {
         self.running.set(self.running.get() + 1);
-        self.each(|slot| slot.load.running.set(self.running.get()));
+        self.each_load(|load| load.running.set(self.running.get()));
     }
 
     /// A request is done with, be it answered or abandoned.
     pub fn finished(&self) {
         self.running.set(self.running.get().saturating_sub(1));
-        self.each(|slot| {
-            slot.load.running.set(self.running.get());
-            slot.load.served.bump(1);
+        self.each_load(|load| {
+            load.running.set(self.running.get());
+            load.served.bump(1);
         });
     }
 
@@ -197,6 +193,20 @@ impl Published {
     fn each(&self, write: impl Fn(&Slot)) {
         for group in self.groups() {
             write(&group.slots[self.slot]);
+        }
+    }
+
+    fn each_idle(&self, idle: u8) {
+        for group in self.groups() {
+            group.idle.0[self.slot].set(idle);
+        }
+    }
+
+    /// What scores are made of.
+    fn each_load(&self, write: impl Fn(&Load)) {
+        for group in self.groups() {
+            write(&group.slots[self.slot].load);
+            group.sum_up(self.slot as u32);
         }
     }
 
@@ -233,4 +243,33 @@ fn latest_turn(group: &Group) -> u32 {
 pub fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_published_is_summed_up() {
+        let group: &'static Group = Box::leak(Group::boxed());
+        let published = Published::new(vec![group], 3);
+        let steps: [fn(&Published); 7] = [
+            |worker| worker.wakes(5),
+            |worker| worker.accepted(0, 3),
+            |worker| worker.active(2),
+            Published::started,
+            Published::finished,
+            |worker| worker.active(0),
+            Published::sleeps,
+        ];
+        let sum = &group.slots[3].summary.load;
+        for (nth, step) in steps.iter().enumerate() {
+            let before = sum.get();
+            step(&published);
+            let after = sum.get();
+            assert_ne!(after, before, "step {nth} changes what scores are made of");
+            group.sum_up(3);
+            assert_eq!(after, sum.get(), "step {nth} has summed up");
+        }
+    }
 }

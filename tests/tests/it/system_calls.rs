@@ -84,6 +84,15 @@ fn take_close(counts: &mut Counts) -> usize {
     closed
 }
 
+/// The first of them may have begun before the trace, or been interrupted by it;
+/// deadlines are looked at four times a second.
+fn assert_a_wait_each(counts: &mut Counts) {
+    let waits = take(counts, &WAIT);
+    counts.remove("restart_syscall");
+    let expected = REQUESTS - 1..REQUESTS * 2;
+    assert!(expected.contains(&waits), "{waits} waits");
+}
+
 /// One worker, so that nobody is woken in vain.
 fn start() -> Server {
     Server::start(["--workers", "1", "--policy", "least"]).unwrap()
@@ -106,10 +115,7 @@ fn a_request_on_a_kept_connection_is_a_wait_a_read_and_a_write() {
     };
     (0..REQUESTS).for_each(|_| ask());
     let mut counts = trace.counts();
-    // Deadlines are looked at four times a second, and attaching interrupts a wait.
-    let waits = take(&mut counts, &WAIT);
-    counts.remove("restart_syscall");
-    assert!((REQUESTS..REQUESTS * 2).contains(&waits), "{waits} waits");
+    assert_a_wait_each(&mut counts);
     assert_eq!(take(&mut counts, &READ), REQUESTS);
     assert_eq!(take(&mut counts, &WRITE), REQUESTS);
     assert!(counts.is_empty(), "beside these: {counts:?}");
@@ -130,13 +136,7 @@ fn a_connection_for_one_request_is_these_five() {
         assert_eq!(get(server.address(), "/").status(), 200);
     }
     let mut counts = trace.counts();
-    let waits = take(&mut counts, &WAIT);
-    counts.remove("restart_syscall");
-    // The first of them had begun before the trace.
-    assert!(
-        (REQUESTS - 1..REQUESTS * 2).contains(&waits),
-        "{waits} waits"
-    );
+    assert_a_wait_each(&mut counts);
     assert_eq!(take(&mut counts, &ACCEPT), REQUESTS);
     assert_eq!(take(&mut counts, &READ), REQUESTS);
     assert_eq!(take(&mut counts, &WRITE), REQUESTS);
