@@ -94,7 +94,7 @@ impl Group {
             memory_fd,
             steering,
             ordered: Ordered::default(),
-            healing: Healing::default(),
+            healing: Healing::new(),
             hangs: Vec::new(),
         };
         group.apply(settings);
