@@ -93,9 +93,11 @@ fn flood_beside_known_clients(cookies: u32, shown_by: &str) {
         one_by_one(target, 1);
         std::thread::scope(|scope| {
             let flooding = scope.spawn(|| send_syns(target));
-            let is_on = |_: &[Run]| !flooding.is_finished() || half_open(process) > 0;
-            let during = one_by_one_while(target, Vec::new(), is_on);
-            (during, one_by_one(target, 1500))
+            let mut during = Vec::new();
+            while !flooding.is_finished() || half_open(process) > 0 {
+                during.push(one_by_one(target, 100));
+            }
+            (evened_out(target, during), afterwards(target))
         })
     });
     let program = check_flooded(&server, cookies, &during, &after);
@@ -105,8 +107,6 @@ fn flood_beside_known_clients(cookies: u32, shown_by: &str) {
         program.acks
     );
     assert!(provoked > 0, "{shown_by}");
-    let shares = all_shares(&during);
-    assert!(off(&shares) <= 0.05, "{shares:?}");
 }
 
 /// Others' SYNs are dropped until half-open connections are given up, and sent again:
@@ -124,34 +124,29 @@ fn shares_after_a_flood_that_kept_new_clients_out() {
             until("the SYN queues are full", || {
                 (half_open(process) > SYN_QUEUES_FULL).then_some(())
             });
-            let kept_out = at_random(target);
-            // What the bursts shifted is made up for at once: ties go to whoever has had fewest.
-            let is_shifted = |runs: &[Run]| off(&all_shares(runs)) > 0.01 && runs.len() <= 10;
-            let during = one_by_one_while(target, vec![kept_out], is_shifted);
-            (during, one_by_one(target, 1500))
+            let during = vec![at_random(target)];
+            (evened_out(target, during), afterwards(target))
         })
     });
     let program = check_flooded(&server, 0, &during, &after);
-    let sent_once = u64::from(SYNS) + (requests(&during) + after.records.len()) as u64;
+    let sent_once = u64::from(SYNS) + (requests(&during) + requests(&after)) as u64;
     println!(
         "new clients sent {} SYNs again",
         program.steered - sent_once
     );
     assert!(program.steered > sent_once, "new clients were kept out");
-    let shares = all_shares(&during);
-    assert!(off(&shares) <= 0.01, "{shares:?}");
 }
 
 /// What holds in every flood.
-fn check_flooded(server: &Server, cookies: u32, during: &[Run], after: &Run) -> ProgramStatus {
+fn check_flooded(server: &Server, cookies: u32, during: &[Run], after: &[Run]) -> ProgramStatus {
     let program = group(server).program;
     println!(
         "{} SYNs steered; largest share of {} requests off by {:.3} during, of {} by {:.3} after",
         program.steered,
         requests(during),
         off(&all_shares(during)),
-        after.records.len(),
-        off(&after.shares(WORKERS)),
+        requests(after),
+        off(&all_shares(after)),
     );
     assert!(
         program.steered >= u64::from(SYNS),
@@ -159,11 +154,12 @@ fn check_flooded(server: &Server, cookies: u32, during: &[Run], after: &Run) -> 
     );
     assert_eq!(program.acks > 0, cookies > 0, "cookies that came back");
     // Nobody starves.
-    for run in during.iter().chain([after]) {
+    for run in during.iter().chain(after) {
         assert_eq!(run.lost(), 0, "{:?}", run.first_error);
     }
-    let shares = after.shares(WORKERS);
-    assert!(off(&shares) <= 0.05, "{shares:?}");
+    for shares in [all_shares(during), all_shares(after)] {
+        assert!(off(&shares) <= 0.05, "{shares:?}");
+    }
     until("the last half-open connection is given up", || {
         (half_open(server.pid()) == 0).then_some(())
     });
@@ -203,13 +199,18 @@ fn one_by_one(target: SocketAddr, requests: usize) -> Run {
     work(target).run_closed(&closed).unwrap()
 }
 
-fn one_by_one_while(
-    target: SocketAddr,
-    mut runs: Vec<Run>,
-    goes_on: impl Fn(&[Run]) -> bool,
-) -> Vec<Run> {
-    while goes_on(&runs) {
-        runs.push(one_by_one(target, 100));
+fn afterwards(target: SocketAddr) -> Vec<Run> {
+    evened_out(target, vec![one_by_one(target, 1500)])
+}
+
+/// With as many requests more, up to 1000, as it takes whoever is behind to draw level:
+/// a worker that the machine kept from running is passed over, and ties go to it then.
+/// A weight that stays at its listener would keep it behind.
+fn evened_out(target: SocketAddr, mut runs: Vec<Run>) -> Vec<Run> {
+    for _ in 0..10 {
+        if off(&all_shares(&runs)) > 0.01 {
+            runs.push(one_by_one(target, 100));
+        }
     }
     runs
 }

@@ -29,6 +29,7 @@ mod limits;
 mod load;
 mod malformed;
 mod modes;
+mod old_kernels;
 mod patience;
 mod policies;
 mod privilege;
