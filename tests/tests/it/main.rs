@@ -3,6 +3,7 @@
 
 mod agent;
 mod client;
+mod foreign_server;
 mod gate;
 mod loaded;
 mod probe;
@@ -21,6 +22,7 @@ mod deaths;
 mod delay_line;
 mod fallbacks;
 mod flood;
+mod foreign_degraded;
 mod foreign_steering;
 mod framing;
 mod hangs;
