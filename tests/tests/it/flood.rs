@@ -2,6 +2,7 @@
 //! namespace of the test's own, whose only ways out lead nowhere.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::process::Command;
 use std::time::Duration;
 
@@ -92,12 +93,12 @@ fn flood_beside_known_clients(cookies: u32, shown_by: &str) {
     let (during, after) = in_namespace_of(process, || {
         one_by_one(target, 1);
         std::thread::scope(|scope| {
-            let flooding = scope.spawn(|| send_syns(target));
+            let flooding = scope.spawn(|| send_syns(target, 0..SYNS));
             let mut during = Vec::new();
             while !flooding.is_finished() || half_open(process) > 0 {
                 during.push(one_by_one(target, 100));
             }
-            (evened_out(target, during), afterwards(target))
+            (evened_out(target, during, 10), afterwards(target))
         })
     });
     let program = check_flooded(&server, cookies, &during, &after);
@@ -120,12 +121,10 @@ fn shares_after_a_flood_that_kept_new_clients_out() {
     let (process, target) = (server.pid(), server.address());
     let (during, after) = in_namespace_of(process, || {
         std::thread::scope(|scope| {
-            scope.spawn(|| send_syns(target));
-            until("the SYN queues are full", || {
-                (half_open(process) > SYN_QUEUES_FULL).then_some(())
-            });
+            scope.spawn(|| send_syns(target, 0..SYNS));
+            until_full(process);
             let during = vec![at_random(target)];
-            (evened_out(target, during), afterwards(target))
+            (evened_out(target, during, 10), afterwards(target))
         })
     });
     let program = check_flooded(&server, 0, &during, &after);
@@ -135,6 +134,37 @@ fn shares_after_a_flood_that_kept_new_clients_out() {
         program.steered - sent_once
     );
     assert!(program.steered > sent_once, "new clients were kept out");
+}
+
+/// SYN queues stay full for longer than a flood lasts: each SYN that comes then is
+/// steered, dropped, and never accepted.
+#[test]
+fn what_the_kernel_drops_does_not_weigh() {
+    if !gate::can_steer() || !gate::is_root() {
+        return;
+    }
+    let server = start(0);
+    let (process, target) = (server.pid(), server.address());
+    let runs = in_namespace_of(process, || {
+        let mut sent = 2 * SYN_QUEUES_FULL as u32;
+        send_syns(target, 0..sent);
+        until_full(process);
+        while half_open(process) > SYN_QUEUES_FULL / 2 {
+            send_syns(target, sent..sent + 1);
+            sent += 1;
+        }
+        println!("{sent} SYNs");
+        // Less than a second's: half-open connections were forgotten after two anyway.
+        evened_out(target, vec![one_by_one(target, 300)], 3)
+    });
+    let shares = all_shares(&runs);
+    assert!(off(&shares) <= 0.05, "{shares:?}");
+}
+
+fn until_full(process: Pid) {
+    until("the SYN queues are full", || {
+        (half_open(process) > SYN_QUEUES_FULL).then_some(())
+    });
 }
 
 /// What holds in every flood.
@@ -200,14 +230,14 @@ fn one_by_one(target: SocketAddr, requests: usize) -> Run {
 }
 
 fn afterwards(target: SocketAddr) -> Vec<Run> {
-    evened_out(target, vec![one_by_one(target, 1500)])
+    evened_out(target, vec![one_by_one(target, 1500)], 10)
 }
 
-/// With as many requests more, up to 1000, as it takes whoever is behind to draw level:
-/// a worker that the machine kept from running is passed over, and ties go to it then.
-/// A weight that stays at its listener would keep it behind.
-fn evened_out(target: SocketAddr, mut runs: Vec<Run>) -> Vec<Run> {
-    for _ in 0..10 {
+/// With as many runs of 100 requests more, up to `runs_max`, as it takes whoever is behind
+/// to draw level: a worker that the machine kept from running is passed over, and ties go
+/// to it then. A weight that stays at its listener would keep it behind.
+fn evened_out(target: SocketAddr, mut runs: Vec<Run>, runs_max: u32) -> Vec<Run> {
+    for _ in 0..runs_max {
         if off(&all_shares(&runs)) > 0.01 {
             runs.push(one_by_one(target, 100));
         }
@@ -235,11 +265,11 @@ fn work(target: SocketAddr) -> Load {
     }
 }
 
-/// One SYN from each of many addresses and ports.
-fn send_syns(target: SocketAddr) {
+/// One SYN from each of many addresses and ports, by their numbers.
+fn send_syns(target: SocketAddr, numbers: Range<u32>) {
     let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(IPPROTO_RAW))).unwrap();
     let to = SockAddr::from(SocketAddr::new(target.ip(), 0));
-    for nth in 0..SYNS {
+    for nth in numbers {
         // 10.9.1.0 and up; the ports differ, too.
         let host = 256 + nth % 60_000;
         let source = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 9, 0, 0)) + host);
