@@ -7,6 +7,8 @@ use std::fmt;
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::steer;
+
 pub use facts::{Facts, Steering};
 
 mod facts;
@@ -25,7 +27,7 @@ pub fn run(carries_program: bool, try_load: impl FnOnce() -> Result<()>) -> Repo
     let steering = match carries_program.then(try_load) {
         None => Steering::NoProgram,
         Some(Ok(())) => Steering::Loads,
-        Some(Err(error)) => Steering::Refused(format!("{error:#}")),
+        Some(Err(error)) => Steering::Refused(steer::on_one_line(&error)),
     };
     Report::of(&Facts::gather(steering))
 }

@@ -17,7 +17,7 @@ use crate::config::{self, Settings};
 use crate::hang::HangWatch;
 use crate::listen::{ListenerGroup, accept_queue};
 use crate::status;
-use crate::steer::Steering;
+use crate::steer::{self, Steering};
 use healing::Healing;
 
 /// A listener group with all that belongs to it.
@@ -94,7 +94,7 @@ impl Group {
             memory_fd,
             steering,
             ordered: Ordered::default(),
-            healing: Healing::default(),
+            healing: Healing::new(),
             hangs: Vec::new(),
         };
         group.apply(settings);
@@ -409,7 +409,10 @@ fn load(settings: &Settings) -> Result<Steering, String> {
         ensure!(settings.bpf, "--no-bpf was given");
         Steering::load()
     };
-    load().map_err(|error: anyhow::Error| format!("{error:#}"))
+    load().map_err(|error: anyhow::Error| {
+        tracing::debug!("{error:#}");
+        steer::on_one_line(&error)
+    })
 }
 
 #[cfg(test)]

@@ -207,3 +207,35 @@ fn group_memory(ebpf: &mut Ebpf) -> anyhow::Result<OwnedFd> {
     let fd = map.fd().as_fd().try_clone_to_owned();
     fd.context("duplicate the fd of array GROUP")
 }
+
+/// What refused a program, on one line: without what the verifier said of each
+/// instruction, and without what a cause says again.
+pub fn on_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        let cause = cause.lines().next().unwrap_or_default();
+        let cause = cause.split(". Verifier output:").next().unwrap_or_default();
+        if !line.ends_with(cause) {
+            line += if line.is_empty() { "" } else { ": " };
+            line += cause;
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn what_the_loader_says_fits_on_a_line() {
+        let said = std::io::Error::from(Errno::INVAL);
+        let log = "The BPF_PROG_LOAD syscall returned Invalid argument (os error 22). \
+                   Verifier output: 0: (b7) r0 = 0\n1: (95) exit";
+        let error = anyhow::Error::new(said).context(log).context("load it");
+        let once = "load it: The BPF_PROG_LOAD syscall returned Invalid argument (os error 22)";
+        assert_eq!(on_one_line(&error), once);
+    }
+}

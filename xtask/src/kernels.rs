@@ -20,12 +20,13 @@ use crate::{apt, image, step, workspace};
 const PACKAGES: [&str; 2] = ["linux-image-amd64", "linux-image-6.12-amd64"];
 
 /// The modules of tests/tests/it that run: all in which the kernel's part matters.
-const MODULES: [&str; 13] = [
+const MODULES: [&str; 14] = [
     "attach::",
     "attach_follow::",
     "attach_refusals::",
     "deaths::",
     "fallbacks::",
+    "foreign_degraded::",
     "foreign_steering::",
     "hangs::",
     "introspection::",

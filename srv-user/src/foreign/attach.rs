@@ -15,6 +15,7 @@ use super::owners::Owners;
 use super::refusal::Refusal;
 use super::sock_diag::SockDiag;
 use super::steering::Steering;
+use crate::steer;
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -101,17 +102,30 @@ fn lock(wish: &Wish) -> anyhow::Result<Lock> {
 
 fn load(policy: Policy) -> anyhow::Result<Steering> {
     Steering::load(policy).map_err(|error| {
+        // What the verifier said has many lines.
+        tracing::debug!("{error:#}");
         let lacks = lacking();
         match lacks.is_empty() {
-            true => error,
+            true => does_not_load(error),
             false => Refusal::MayNotLoad {
                 lacks,
-                // The rest is what the verifier said, on many lines.
                 why: error.to_string(),
             }
             .into(),
         }
     })
+}
+
+fn does_not_load(error: anyhow::Error) -> anyhow::Error {
+    if !steer::carries_program() {
+        return error;
+    }
+    let release = rustix::system::uname();
+    Refusal::DoesNotLoad {
+        why: steer::on_one_line(&error),
+        release: release.release().to_string_lossy().into_owned(),
+    }
+    .into()
 }
 
 /// Capabilities without which no program is loaded: for a process without

@@ -9,11 +9,10 @@ use aya::programs::SkReuseport;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::follow::errno;
 use super::group::Target;
 use super::lock::{Lock, Record};
 use super::owners::Owners;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, errno, of_option};
 use super::sock_diag::SockDiag;
 use super::take::take;
 
@@ -41,7 +40,7 @@ pub fn detach(target: &Target, diag: &mut SockDiag) -> anyhow::Result<Detached> 
         return match detached {
             Ok(()) => Ok(Detached::Program),
             Err(error) if errno(&error) == Some(Errno::NOENT) => Ok(Detached::Nothing),
-            Err(error) => Err(error).context("detach the program"),
+            Err(error) => Err(of_option(error.context("detach the program"), "5.3")),
         };
     }
     Err(Refusal::OwnersHidden(target.address).into())

@@ -15,7 +15,7 @@ use srv_common::foreign::MAX_LISTENERS;
 use super::detach::{self, Detached};
 use super::group::Target;
 use super::owners::Owners;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, errno, of_option};
 use super::sock_diag::{Listener, SockDiag};
 use super::steering::{Signal, Steering, View};
 use super::take::take;
@@ -219,7 +219,8 @@ impl Following {
             if self.slots.contains_key(&listener.cookie)
                 && let Some(socket) = take(listener, owners)?
             {
-                return self.steering.attach(&socket);
+                let attached = self.steering.attach(&socket);
+                return attached.map_err(|error| of_option(error, "4.19"));
             }
         }
         Err(Refusal::NobodyListens {
@@ -237,12 +238,4 @@ impl Following {
 
 fn owners_of(listeners: &[Listener]) -> Owners {
     Owners::of(&listeners.iter().map(|listener| listener.inode).collect())
-}
-
-/// What the kernel said, beneath what it was asked for.
-pub fn errno(error: &anyhow::Error) -> Option<Errno> {
-    let io = error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<std::io::Error>())?;
-    Errno::from_io_error(io)
 }

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use rustix::io::Errno;
 use srv_common::foreign::MAX_LISTENERS;
 
 /// Why not.
@@ -66,10 +67,19 @@ pub enum Refusal {
         /// What the loader said.
         why: String,
     },
-    /// The kernel cannot do it.
+    /// The kernel does not load the program for anybody.
+    DoesNotLoad {
+        /// What the loader said.
+        why: String,
+        /// The kernel's release.
+        release: String,
+    },
+    /// The kernel knows no such call, or no such option.
     KernelTooOld {
-        /// What it lacks.
-        lacks: &'static str,
+        /// What was tried.
+        tried: String,
+        /// What the kernel said.
+        said: Errno,
         /// Since when kernels have it.
         since: &'static str,
     },
@@ -132,17 +142,15 @@ impl fmt::Display for Refusal {
                 f,
                 "take a socket from process {pid} ({command}): not permitted; needs CAP_SYS_PTRACE (sudo, or AmbientCapabilities=CAP_SYS_PTRACE in the unit), or to be its user with kernel.yama.ptrace_scope=0"
             ),
-            Self::MayNotLoad { lacks, why } if lacks.is_empty() => {
-                write!(f, "{why}; `srv doctor` says what is missing")
-            }
             Self::MayNotLoad { lacks, why } => write!(
                 f,
                 "{why}; missing: {} (sudo, or AmbientCapabilities={} in the unit)",
                 lacks.join(", "),
                 lacks.join(" ")
             ),
-            Self::KernelTooOld { lacks, since } => {
-                write!(f, "this kernel lacks {lacks}: needs Linux {since} or newer")
+            Self::DoesNotLoad { why, release } => write!(f, "{why}; this is Linux {release}"),
+            Self::KernelTooOld { tried, said, since } => {
+                write!(f, "{tried}: {said}: needs Linux {since} or newer")
             }
             Self::OtherProgram { address, command } => other_program(f, *address, command),
             Self::AgentRuns { address, pid } => write!(
@@ -152,6 +160,28 @@ impl fmt::Display for Refusal {
             Self::Kernel(said) => f.write_str(said),
         }
     }
+}
+
+/// `error`, which came of setting a socket's option, with its mend if the kernel has no
+/// such option.
+pub fn of_option(error: anyhow::Error, since: &'static str) -> anyhow::Error {
+    match errno(&error) {
+        Some(said @ Errno::NOPROTOOPT) => Refusal::KernelTooOld {
+            tried: error.to_string(),
+            said,
+            since,
+        }
+        .into(),
+        _ => error,
+    }
+}
+
+/// What the kernel said, beneath what it was asked for.
+pub fn errno(error: &anyhow::Error) -> Option<Errno> {
+    let io = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<std::io::Error>())?;
+    Errno::from_io_error(io)
 }
 
 fn nobody_listens(

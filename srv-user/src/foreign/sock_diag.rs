@@ -175,7 +175,10 @@ fn read(packet: &[u8], found: &mut Vec<InetResponseHeader>) -> anyhow::Result<bo
             NetlinkPayload::Error(error) => {
                 // Not by its `to_io`, which panics at what has no opposite.
                 let error = io::Error::from_raw_os_error(error.raw_code().saturating_neg());
-                bail!("the kernel does not list sockets: {error}")
+                bail!(
+                    "the kernel does not list sockets: {error} (needs Linux 3.3 or newer, and \
+                     its modules inet_diag, tcp_diag and udp_diag)"
+                )
             }
             _ => {}
         }
@@ -216,7 +219,8 @@ fn connect() -> anyhow::Result<Socket> {
         socket.connect(&NetlinkAddress::new(0, 0))?;
         io::Result::Ok(socket)
     };
-    open().context("open a sock_diag socket")
+    open()
+        .context("open a sock_diag socket (needs Linux 3.3 or newer, built with CONFIG_INET_DIAG)")
 }
 
 /// A socket belongs for ever to the namespace in which it was made: only the

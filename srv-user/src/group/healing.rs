@@ -7,9 +7,9 @@ use srv_common::Slot;
 use super::Group;
 use crate::balance;
 use crate::listen::accept_queue;
+use crate::overflow::Overflow;
 
 /// What the looks at the listeners have to remember.
-#[derive(Default)]
 pub(super) struct Healing {
     /// By slot: the least [`surplus`] since the last [`Group::heal`].
     pub(super) surpluses_min: Vec<i64>,
@@ -17,6 +17,30 @@ pub(super) struct Healing {
     flooded_until_ns: u64,
     /// SYN cookies that had come back at the last look.
     acks: u64,
+    /// What the kernel had dropped at listeners at the last look that asked.
+    drops: u64,
+}
+
+impl Healing {
+    /// Nothing was seen yet; what was dropped before is nobody's concern.
+    pub(super) fn new() -> Self {
+        Self {
+            surpluses_min: Vec::new(),
+            flooded_until_ns: 0,
+            acks: 0,
+            drops: drops().unwrap_or(0),
+        }
+    }
+
+    /// Whether listeners have dropped something since the last call. A SYN that finds
+    /// the SYN queue full has been counted as assigned, and nothing comes of it: so it
+    /// is for as long as a flood's half-open connections last, which is longer than the
+    /// flood, and for whoever has not connected before (`tcp_peer_is_proven`).
+    fn sees_drops(&mut self) -> bool {
+        let before = self.drops;
+        self.drops = drops().unwrap_or(before);
+        self.drops != before
+    }
 }
 
 /// Half-open connections at one listener that can only be a flood's: so many
@@ -55,9 +79,14 @@ impl Group {
         let sockets = self.listeners.sockets.iter();
         let slots = self.memory.slots.iter().zip(sockets);
         let acks_before = std::mem::replace(&mut healing.acks, acks(self.memory));
+        // Who was dropped waits for ever, so the kernel is asked only where somebody waits.
+        let is_dropping = slots.clone().any(|(at, _)| at.waiting() > 0) && healing.sees_drops();
         // A SYN that got a cookie stays counted where it came to: its ACK is
         // accepted wherever that goes.
-        if healing.acks != acks_before || slots.clone().any(|(at, socket)| is_flooded(at, socket)) {
+        if is_dropping
+            || healing.acks != acks_before
+            || slots.clone().any(|(at, socket)| is_flooded(at, socket))
+        {
             healing.flooded_until_ns = now_ns.saturating_add(FLOOD_LASTS_NS);
         }
         let is_flood = now_ns < healing.flooded_until_ns;
@@ -79,6 +108,12 @@ impl Group {
 
 pub(super) fn acks(memory: &srv_common::Group) -> u64 {
     balance::sum(memory.slots.iter().map(|slot| slot.steering.acks.get()))
+}
+
+/// Of the whole network namespace: others' only mean that handshakes which take longer
+/// than the time between two looks do not weigh.
+fn drops() -> Option<u64> {
+    Overflow::read().ok().map(|counts| counts.drops)
 }
 
 /// The kernel is asked only where it may be so.

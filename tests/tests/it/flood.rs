@@ -2,6 +2,7 @@
 //! namespace of the test's own, whose only ways out lead nowhere.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use rustix::process::Pid;
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use srv::arrivals::{Service, poisson};
+use srv::closed::Closed;
+use srv::control::ProgramStatus;
 use srv::load::{Connections, Load, Run};
 use srv_tests::server::{self, Server};
 
@@ -17,6 +20,9 @@ use crate::probe::{Stopped, group, pid, status, until, until_group, worker};
 
 /// Half-open connections that are begun, all of them from addresses that nobody has.
 const SYNS: u32 = 100_000;
+/// Of four listeners, each of which takes three quarters of 2048 or more
+/// (`tcp_max_syn_backlog`, which depends on the machine's memory; set here).
+const SYN_QUEUES_FULL: usize = 4 * 1536;
 /// The packet comes with its IP header.
 const IPPROTO_RAW: i32 = 255;
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
@@ -29,7 +35,7 @@ fn start(cookies: u32) -> Server {
         "ip link set lo up && ip tuntap add dev nowhere mode tun && \
          ip address add {SERVER}/16 dev nowhere && ip link set nowhere up && \
          cd /proc/sys/net/ipv4 && echo 0 >conf/all/rp_filter && echo 0 >conf/lo/rp_filter && \
-         echo 0 >conf/nowhere/rp_filter && echo {cookies} >tcp_syncookies && \
+         echo 0 >conf/nowhere/rp_filter && echo {cookies} >tcp_syncookies && echo 2048 >tcp_max_syn_backlog && \
          echo 1 >tcp_synack_retries && cd / && exec \"$@\""
     );
     let mut command = Command::new("unshare");
@@ -65,73 +71,137 @@ fn in_namespace_of<R: Send>(process: Pid, f: impl FnOnce() -> R + Send) -> R {
 }
 
 #[test]
-fn a_flood_without_cookies_is_survived() {
+fn shares_in_a_flood_without_cookies() {
     if gate::can_steer() && gate::is_root() {
-        flood(0, "ListenDrops");
+        flood_beside_known_clients(0, "ListenDrops");
     }
 }
 
 #[test]
-fn a_flood_with_cookies_is_survived() {
+fn shares_in_a_flood_with_cookies() {
     if gate::can_steer() && gate::is_root() {
-        flood(1, "SyncookiesSent");
+        flood_beside_known_clients(1, "SyncookiesSent");
     }
 }
 
-fn flood(cookies: u32, shown_by: &str) {
+/// Without cookies the kernel lets those in while SYN queues are nearly full whose
+/// address has connected before (`tcp_peer_is_proven`).
+fn flood_beside_known_clients(cookies: u32, shown_by: &str) {
     let server = start(cookies);
     let (process, target) = (server.pid(), server.address());
     let before = tcp_counter(process, shown_by);
     let (during, after) = in_namespace_of(process, || {
+        one_by_one(target, 1);
         std::thread::scope(|scope| {
-            let flooding = scope.spawn(|| send_syns(target));
-            let during = honest(target);
-            flooding.join().unwrap();
-            (during, honest(target))
+            let flooding = scope.spawn(|| send_syns(target, 0..SYNS));
+            let mut during = Vec::new();
+            while !flooding.is_finished() || half_open(process) > 0 {
+                during.push(one_by_one(target, 100));
+            }
+            (evened_out(target, during, 10), afterwards(target))
         })
     });
+    let program = check_flooded(&server, cookies, &during, &after);
     let provoked = tcp_counter(process, shown_by) - before;
-    until("the last half-open connection is given up", || {
-        (half_open(process) == 0).then_some(())
-    });
-    let mut runs = vec![during, after];
-    // What is shifted is made up for later: ties go to whoever has had fewest.
-    while runs.len() < 3 || (off(&all_shares(&runs)) > 0.05 && runs.len() < 8) {
-        runs.push(in_namespace_of(process, || honest(target)));
-    }
-    let now = group(&server);
-    let shares: Vec<Vec<f64>> = runs.iter().map(|run| run.shares(WORKERS)).collect();
-    let all = all_shares(&runs);
     println!(
-        "cookies {cookies}: {} SYNs steered, {shown_by} {provoked}, {} cookies' ACKs steered; \
-         largest share off by {:.3} during, {:.3} after, {:.4} in all",
-        now.program.steered,
-        now.program.acks,
-        off(&shares[0]),
-        off(&shares[1]),
-        off(&all),
-    );
-    assert!(
-        now.program.steered >= u64::from(SYNS),
-        "the flood passed the program"
+        "cookies {cookies}: {shown_by} {provoked}, {} cookies' ACKs steered",
+        program.acks
     );
     assert!(provoked > 0, "{shown_by}");
+}
+
+/// Others' SYNs are dropped until half-open connections are given up, and sent again:
+/// they come in bursts then, and whoever is awake takes them.
+#[test]
+fn shares_after_a_flood_that_kept_new_clients_out() {
+    if !gate::can_steer() || !gate::is_root() {
+        return;
+    }
+    let server = start(0);
+    let (process, target) = (server.pid(), server.address());
+    let (during, after) = in_namespace_of(process, || {
+        std::thread::scope(|scope| {
+            scope.spawn(|| send_syns(target, 0..SYNS));
+            until_full(process);
+            let during = vec![at_random(target)];
+            (evened_out(target, during, 10), afterwards(target))
+        })
+    });
+    let program = check_flooded(&server, 0, &during, &after);
+    let sent_once = u64::from(SYNS) + (requests(&during) + requests(&after)) as u64;
+    println!(
+        "new clients sent {} SYNs again",
+        program.steered - sent_once
+    );
+    assert!(program.steered > sent_once, "new clients were kept out");
+}
+
+/// SYN queues stay full for longer than a flood lasts: each SYN that comes then is
+/// steered, dropped, and never accepted.
+#[test]
+fn what_the_kernel_drops_does_not_weigh() {
+    if !gate::can_steer() || !gate::is_root() {
+        return;
+    }
+    let server = start(0);
+    let (process, target) = (server.pid(), server.address());
+    let runs = in_namespace_of(process, || {
+        let mut sent = 2 * SYN_QUEUES_FULL as u32;
+        send_syns(target, 0..sent);
+        until_full(process);
+        while half_open(process) > SYN_QUEUES_FULL / 2 {
+            send_syns(target, sent..sent + 1);
+            sent += 1;
+        }
+        println!("{sent} SYNs");
+        // Less than a second's: half-open connections were forgotten after two anyway.
+        evened_out(target, vec![one_by_one(target, 300)], 3)
+    });
+    let shares = all_shares(&runs);
+    assert!(off(&shares) <= 0.05, "{shares:?}");
+}
+
+fn until_full(process: Pid) {
+    until("the SYN queues are full", || {
+        (half_open(process) > SYN_QUEUES_FULL).then_some(())
+    });
+}
+
+/// What holds in every flood.
+fn check_flooded(server: &Server, cookies: u32, during: &[Run], after: &[Run]) -> ProgramStatus {
+    let program = group(server).program;
+    println!(
+        "{} SYNs steered; largest share of {} requests off by {:.3} during, of {} by {:.3} after",
+        program.steered,
+        requests(during),
+        off(&all_shares(during)),
+        requests(after),
+        off(&all_shares(after)),
+    );
+    assert!(
+        program.steered >= u64::from(SYNS),
+        "the flood passed the program"
+    );
+    assert_eq!(program.acks > 0, cookies > 0, "cookies that came back");
     // Nobody starves.
-    for run in &runs {
+    for run in during.iter().chain(after) {
         assert_eq!(run.lost(), 0, "{:?}", run.first_error);
     }
-    assert!(off(&all) <= 0.05, "{shares:?}");
-    if cookies > 0 {
-        assert!(now.program.acks > 0, "cookies came back");
-        assert!(
-            off(&shares[0]) <= 0.05 && off(&shares[1]) <= 0.05,
-            "{shares:?}"
-        );
+    for shares in [all_shares(during), all_shares(after)] {
+        assert!(off(&shares) <= 0.05, "{shares:?}");
     }
-    let healed = until_group(&server, "the counters have healed", |group| {
+    until("the last half-open connection is given up", || {
+        (half_open(server.pid()) == 0).then_some(())
+    });
+    let healed = until_group(server, "the counters have healed", |group| {
         group.totals.waiting == 0
     });
     assert!(healed.workers.iter().all(|worker| worker.state == "ready"));
+    program
+}
+
+fn requests(runs: &[Run]) -> usize {
+    runs.iter().map(|run| run.records.len()).sum()
 }
 
 fn all_shares(runs: &[Run]) -> Vec<f64> {
@@ -146,27 +216,60 @@ fn off(shares: &[f64]) -> f64 {
     off.fold(0.0, f64::max)
 }
 
-/// Cheap requests, for longer than the flood.
-fn honest(target: SocketAddr) -> Run {
-    let load = Load {
+/// A client that connects anew when it has its answer. Whoever is slow to wake is waited
+/// for, so that the shares show what the program chose, and not which worker ran.
+fn one_by_one(target: SocketAddr, requests: usize) -> Run {
+    let closed = Closed {
+        clients: 1,
+        service: Service::Fixed(1000),
+        seed: 8,
+        duration: None,
+        requests: Some(requests),
+    };
+    work(target).run_closed(&closed).unwrap()
+}
+
+fn afterwards(target: SocketAddr) -> Vec<Run> {
+    evened_out(target, vec![one_by_one(target, 1500)], 10)
+}
+
+/// With as many runs of 100 requests more, up to `runs_max`, as it takes whoever is behind
+/// to draw level: a worker that the machine kept from running is passed over, and ties go
+/// to it then. A weight that stays at its listener would keep it behind.
+fn evened_out(target: SocketAddr, mut runs: Vec<Run>, runs_max: u32) -> Vec<Run> {
+    for _ in 0..runs_max {
+        if off(&all_shares(&runs)) > 0.01 {
+            runs.push(one_by_one(target, 100));
+        }
+    }
+    runs
+}
+
+/// 500 clients a second for three seconds, whoever has been answered.
+fn at_random(target: SocketAddr) -> Run {
+    let draws = poisson(8, 500.0, Duration::from_secs(3), Service::Fixed(100));
+    let run = work(target).run(&draws).unwrap();
+    assert_eq!(run.records.len(), draws.len());
+    run
+}
+
+/// Cheap requests.
+fn work(target: SocketAddr) -> Load {
+    Load {
         target,
         host: None,
         path: "/work?sleep_us={us}".into(),
         connections: Connections::PerRequest,
         // A SYN that is dropped is sent again after 1, 3, 7 and 15 s.
         timeout: Duration::from_secs(60),
-    };
-    let draws = poisson(8, 500.0, Duration::from_secs(3), Service::Fixed(100));
-    let run = load.run(&draws).unwrap();
-    assert_eq!(run.records.len(), draws.len());
-    run
+    }
 }
 
-/// One SYN from each of many addresses and ports.
-fn send_syns(target: SocketAddr) {
+/// One SYN from each of many addresses and ports, by their numbers.
+fn send_syns(target: SocketAddr, numbers: Range<u32>) {
     let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(IPPROTO_RAW))).unwrap();
     let to = SockAddr::from(SocketAddr::new(target.ip(), 0));
-    for nth in 0..SYNS {
+    for nth in numbers {
         // 10.9.1.0 and up; the ports differ, too.
         let host = 256 + nth % 60_000;
         let source = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 9, 0, 0)) + host);
@@ -256,7 +359,7 @@ fn an_accept_queue_that_overflows_is_counted_and_steered_around() {
     let server = Server::start(arguments).unwrap();
     let stopped = Stopped::new(pid(&worker(&server, 1)));
     let target = server.address();
-    let running = std::thread::spawn(move || honest(target));
+    let running = std::thread::spawn(move || at_random(target));
     let full = until_group(&server, "its queue overflows, which is seen", |group| {
         group.workers[1].state == "full"
     });

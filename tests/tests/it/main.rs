@@ -3,6 +3,7 @@
 
 mod agent;
 mod client;
+mod foreign_server;
 mod gate;
 mod loaded;
 mod probe;
@@ -21,6 +22,7 @@ mod deaths;
 mod delay_line;
 mod fallbacks;
 mod flood;
+mod foreign_degraded;
 mod foreign_steering;
 mod framing;
 mod hangs;
@@ -29,6 +31,7 @@ mod limits;
 mod load;
 mod malformed;
 mod modes;
+mod old_kernels;
 mod patience;
 mod policies;
 mod privilege;

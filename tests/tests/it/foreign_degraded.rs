@@ -1,0 +1,184 @@
+//! What the foreign program goes by where it cannot know all, and when it leaves the
+//! choice to the kernel's hash: a signal that is missing, a group that has changed.
+
+use io_uring::IoUring;
+use srv::foreign::select::Reads;
+use srv::foreign::steering::{Signal, Steering, View};
+use srv_common::Policy;
+
+use crate::foreign_server::{Server, Waits, Worker, can_read_all, in_each_way, sleeps, steered};
+use crate::gate;
+use crate::probe::until;
+
+#[test]
+fn a_kernel_that_lets_programs_load_is_read_by_loads() {
+    if !gate::can_steer() {
+        return;
+    }
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
+    let is_new = (version < (6, 17)).then_some(format!("this is Linux {release}"));
+    let can = gate::can("read by loads (Linux 6.17)", is_new.map_or(Ok(()), Err));
+    for at_best in [Reads::Directly, Reads::ByHelper, Reads::Nothing] {
+        let steering = Steering::load_reading(Policy::Least, at_best).unwrap();
+        assert!(steering.reads() == at_best || !can, "{release}");
+    }
+}
+
+#[test]
+fn a_socket_that_joins_is_noticed_and_served() {
+    in_each_way(who_joins_is_served);
+}
+
+fn who_joins_is_served(reads: Reads) {
+    let mut server = Server::start(2, Waits::Epoll);
+    let steering = server.steer_reading(reads);
+    if !can_read_all(&steering) {
+        return;
+    }
+    drop(server.connect());
+    server
+        .workers
+        .push(Worker::start(server.address, Waits::Epoll));
+    let newcomer = &server.workers[2];
+    let mut clients = Vec::new();
+    until("the hash serves the new socket", || {
+        clients.push(server.connect());
+        (!newcomer.held.lock().unwrap().is_empty()).then_some(())
+    });
+    let view = steering.view();
+    assert_eq!(
+        view.fallbacks["group_size"],
+        clients.len() as u64,
+        "{view:?}"
+    );
+    // As it was again: the program steers again, without anybody's help.
+    server.workers.pop();
+    until("the socket has left the group", || {
+        clients.push(server.connect());
+        (steering.view().idle > 1).then_some(())
+    });
+}
+
+#[test]
+fn a_socket_in_anothers_place_is_noticed_and_served() {
+    in_each_way(who_replaces_another_is_served);
+}
+
+fn who_replaces_another_is_served(reads: Reads) {
+    let mut server = Server::start(2, Waits::Epoll);
+    let mut steering = server.steer_reading(reads);
+    if !can_read_all(&steering) {
+        return;
+    }
+    let clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    server.workers.pop();
+    until("the socket has left the group", || {
+        let before = steering.view().fallbacks["group_size"];
+        drop(server.connect());
+        (steering.view().fallbacks["group_size"] > before).then_some(())
+    });
+    server
+        .workers
+        .push(Worker::start(server.address, Waits::Epoll));
+    let before = steering.view();
+    let newcomer = &server.workers[1];
+    let mut more = Vec::new();
+    until("the hash serves the new socket", || {
+        more.push(server.connect());
+        (newcomer.held.lock().unwrap().len() > 2).then_some(())
+    });
+    let view = steering.view();
+    let noticed = |view: &View| view.fallbacks["unknown_member"] + view.fallbacks["empty_slot"];
+    assert!(noticed(&view) > noticed(&before), "{view:?}");
+    // User space says what the group is now.
+    steering.remove(1);
+    let cookie = newcomer.listener.cookie().unwrap();
+    steering.insert(1, &*newcomer.listener, cookie).unwrap();
+    steering.set_members(2);
+    let before = steering.view();
+    more.extend((0..10).map(|_| server.connect()));
+    let view = steering.view();
+    assert_eq!(view.idle - before.idle, 10, "{view:?}");
+    drop((clients, more));
+}
+
+#[test]
+fn who_waits_in_another_way_is_not_believed_to_sleep() {
+    if !gate::can_steer() {
+        return;
+    }
+    let has_rings = IoUring::new(2).map(drop).map_err(|error| error.to_string());
+    let rings = gate::can("use io_uring", has_rings).then_some(Waits::IoUring);
+    for waits in [Waits::Poll, Waits::Accept].into_iter().chain(rings) {
+        let server = Server::start(3, waits);
+        let steering = server.steer(Policy::Least);
+        if !can_read_all(&steering) {
+            return;
+        }
+        let clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
+        let view = steering.view();
+        assert_eq!(sleeps(&view), ["unknown"; 3], "{waits:?}: {view:?}");
+        // Queues and live connections are left to go by.
+        assert_eq!(steered(&view), [10; 3], "{waits:?}: {view:?}");
+        drop(clients);
+    }
+}
+
+/// As on a kernel without type information.
+#[test]
+fn a_program_that_reads_nothing_goes_by_connections() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = Server::start(3, Waits::Epoll);
+    let steering = server.steer_reading(Reads::Nothing);
+    if steering.signals().live != Signal::Known {
+        return;
+    }
+    let clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
+    let view = steering.view();
+    assert_eq!(steered(&view), [10; 3], "{view:?}");
+    assert_eq!(sleeps(&view), ["unknown"; 3], "{view:?}");
+    server.workers[1].held.lock().unwrap().clear();
+    until("closed connections do not count", || {
+        (steering.view().slots[1].live == 0).then_some(())
+    });
+    let more: Vec<_> = (0..10).map(|_| server.connect()).collect();
+    assert_eq!(steered(&steering.view()), [10, 20, 10]);
+    drop((clients, more));
+}
+
+/// The agent's end, however it comes: what its tracepoint program has counted no
+/// longer misleads.
+#[test]
+fn without_its_agent_the_program_goes_by_the_rest() {
+    if !gate::can_steer() {
+        return;
+    }
+    let server = Server::start(2, Waits::Epoll);
+    let steering = server.steer(Policy::Least);
+    if !can_read_all(&steering) {
+        return;
+    }
+    let clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
+    server.workers[1].held.lock().unwrap().clear();
+    until("closed connections do not count", || {
+        (steering.view().slots[1].live == 0).then_some(())
+    });
+    drop(steering);
+    let before = server
+        .workers
+        .iter()
+        .map(|worker| worker.held.lock().unwrap().len());
+    let before: Vec<_> = before.collect();
+    let more: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    for (worker, before) in server.workers.iter().zip(before) {
+        assert_eq!(worker.held.lock().unwrap().len() - before, 10);
+    }
+    drop((clients, more));
+}
