@@ -16,7 +16,7 @@ pub(super) struct Healing {
     /// Until when half-open connections are taken for those of a flood, ns.
     flooded_until_ns: u64,
     /// SYN cookies that had come back at the last look.
-    acks: u64,
+    pub(super) acks: u64,
 }
 
 /// Half-open connections at one listener that can only be a flood's: so many
@@ -29,6 +29,9 @@ impl Group {
     /// Brings the slots' waiting counts back to the kernel's truth. To be
     /// called at an interval longer than a handshake takes.
     pub fn heal(&mut self) {
+        if self.is_anothers {
+            return;
+        }
         if let Ok(steering) = &mut self.steering {
             steering.flush_log();
         }
