@@ -44,6 +44,8 @@ pub enum ToWorker {
     Retire,
     /// As `Retire`, and be silent: the slot has another worker already.
     Yield,
+    /// Whether another server serves here, too: [`Start::beside`].
+    Beside(bool),
 }
 
 /// A worker's orders.
@@ -58,6 +60,8 @@ pub struct Start {
     pub groups: u32,
     /// Whom to run as; `None`: as started.
     pub user: Option<User>,
+    /// Another server serves here, too: should the master die, leave to that.
+    pub beside: bool,
     /// Log lines as JSON.
     pub log_json: bool,
     /// What to serve, and how.
@@ -178,23 +182,34 @@ impl Channel {
     /// # Errors
     /// See [`decode`].
     pub fn receive(&self) -> io::Result<Option<(ToWorker, Vec<OwnedFd>)>> {
-        let mut packet = vec![0u8; MESSAGE_BYTES_MAX];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let buffers = &mut [IoSliceMut::new(&mut packet)];
-        match rustix::net::recvmsg(&self.0, buffers, &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Ok(received) => {
-                let message = decode(&packet[..received.bytes])?;
-                let rights = control.drain().filter_map(|ancillary| match ancillary {
-                    RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-                    _ => None,
-                });
-                Ok(Some((message, rights.flatten().collect())))
-            }
-            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
-            Err(Errno::CONNRESET) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(error) => Err(error.into()),
+        receive_with_fds(&self.0)
+    }
+}
+
+/// The next message on `channel`, if one has arrived, with the file descriptors
+/// that it brought.
+///
+/// # Errors
+/// See [`decode`].
+pub fn receive_with_fds<T: DeserializeOwned>(
+    channel: impl AsFd,
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut packet = vec![0u8; MESSAGE_BYTES_MAX];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let buffers = &mut [IoSliceMut::new(&mut packet)];
+    match rustix::net::recvmsg(channel, buffers, &mut control, RecvFlags::CMSG_CLOEXEC) {
+        Ok(received) => {
+            let message = decode(&packet[..received.bytes])?;
+            let rights = control.drain().filter_map(|ancillary| match ancillary {
+                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+                _ => None,
+            });
+            Ok(Some((message, rights.flatten().collect())))
         }
+        Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+        Err(Errno::CONNRESET) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -231,6 +246,7 @@ mod tests {
             listeners: 2,
             groups: 1,
             user: Some(User { uid: 7, gid: 8 }),
+            beside: false,
             log_json: false,
             serving,
         };

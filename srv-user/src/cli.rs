@@ -222,6 +222,13 @@ pub struct ServeArgs {
     #[serde(deserialize_with = "scalar")]
     pub accept: Option<AcceptMode>,
 
+    /// Join the server that this user already runs on these addresses (the one that
+    /// --control names, else found): its program steers between both servers' workers,
+    /// and they share one ring. Listeners and policy are that server's
+    #[arg(long)]
+    #[serde(skip)]
+    pub join: bool,
+
     /// Folder to serve, which --user must be able to read [default: a built-in welcome page]
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
@@ -249,7 +256,8 @@ pub struct ServeArgs {
           default_missing_value = "true", hide_possible_values = true)]
     pub worker_header: Option<bool>,
 
-    /// Control socket to create [default: where the other commands look]
+    /// Control socket to create, or, with --join, of the server to join [default: where
+    /// the other commands look]
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
 

@@ -36,7 +36,10 @@ pub struct Settings {
     pub v6_only: bool,
     /// Steer in the kernel; false: hash and ring only.
     pub bpf: bool,
-    /// Where the control socket goes; `None`: beside those of other servers.
+    /// Join the server that runs there.
+    pub join: bool,
+    /// Where the control socket goes (and the server to join answers); `None`: beside
+    /// those of other servers.
     pub control: Option<PathBuf>,
     /// How long a stop may take.
     pub grace: Duration,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,16 +13,19 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail, ensure};
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::channel::send_with_fds;
 use crate::confine::Confinement;
 use crate::foreign::report::ForeignStatus;
+use crate::join::{Joined, Joining};
 
-/// A question to a running server: one line of JSON, answered by one [`Reply`].
+/// A question to a running server: one line of JSON, answered by one [`Reply`]
+/// (which brings a file descriptor to [`Request::Join`]).
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
@@ -35,6 +39,8 @@ pub enum Request {
     Reload,
     /// Replace yourself by the binary that is now where yours was.
     Upgrade,
+    /// Take my workers into your groups.
+    Join(Joining),
 }
 
 /// The answer.
@@ -49,6 +55,8 @@ pub enum Reply {
     Sockets(Vec<SocketStatus>),
     /// The change was made; what to tell the user.
     Done(String),
+    /// To [`Request::Join`].
+    Joined(Joined),
     /// The request was refused, and why.
     Refused(String),
 }
@@ -71,8 +79,22 @@ pub struct Status {
     pub listen_overflows: u64,
     /// Likewise: SYNs and handshakes dropped at a listener.
     pub listen_drops: u64,
+    /// The server that has joined this one, if one has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined: Option<JoinedStatus>,
     /// One entry per listen address.
     pub groups: Vec<GroupStatus>,
+}
+
+/// A server that has joined (`--join`): its workers are among the first's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinedStatus {
+    /// Its master's process id.
+    pub pid: u32,
+    /// The first of its slots.
+    pub first_slot: u32,
+    /// How many it has.
+    pub workers: u32,
 }
 
 /// A listener group's state.
@@ -136,6 +158,9 @@ pub struct ProgramStatus {
 pub struct WorkerStatus {
     /// The worker's number.
     pub slot: u32,
+    /// It belongs to the server that has joined.
+    #[serde(default)]
+    pub joined: bool,
     /// Its process, 0 if there is none.
     pub pid: u32,
     /// absent, starting, ready, draining, dead, hung or full.
@@ -193,6 +218,7 @@ pub struct SocketStatus {
 pub(crate) fn worker_for_tests(slot: u32) -> WorkerStatus {
     WorkerStatus {
         slot,
+        joined: false,
         pid: 0,
         state: "ready".into(),
         starts: 1,
@@ -280,17 +306,19 @@ async fn answer_all<E: From<Question> + Send + 'static>(
 
 /// One request, one reply; nobody is owed an answer who does not ask properly.
 async fn answer<E: From<Question>>(
-    stream: tokio::net::UnixStream,
+    mut stream: tokio::net::UnixStream,
     events: UnboundedSender<E>,
 ) -> io::Result<()> {
-    const REQUEST_BYTES_MAX: u64 = 4096;
-    let (reading, mut writing) = stream.into_split();
+    const REQUEST_BYTES_MAX: u64 = 16 << 10;
     let mut line = Vec::new();
-    let reading = tokio::io::AsyncReadExt::take(reading, REQUEST_BYTES_MAX);
+    let reading = tokio::io::AsyncReadExt::take(&mut stream, REQUEST_BYTES_MAX);
     tokio::io::BufReader::new(reading)
         .read_until(b'\n', &mut line)
         .await?;
     let reply = match serde_json::from_slice(&line) {
+        Ok(Request::Join(_)) if !is_own_or_root(&stream) => {
+            Reply::Refused("only the same user, or root, may join this server".into())
+        }
         Ok(request) => {
             let (reply, answered) = oneshot::channel();
             let _ = events.send(Question { request, reply }.into());
@@ -302,7 +330,20 @@ async fn answer<E: From<Question>>(
     };
     let mut packet = serde_json::to_vec(&reply)?;
     packet.push(b'\n');
-    writing.write_all(&packet).await
+    let Reply::Joined(Joined { channel: Some(fd) }) = &reply else {
+        return stream.write_all(&packet).await;
+    };
+    stream.writable().await?;
+    stream.try_io(Interest::WRITABLE, || {
+        send_with_fds(&stream, &packet, &[fd.as_fd()])
+    })
+}
+
+/// The file's mode says so of all who ask; it can be changed.
+fn is_own_or_root(stream: &tokio::net::UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    let uid = stream.peer_cred().map(|peer| peer.uid());
+    uid.is_ok_and(|uid| uid == 0 || uid == own)
 }
 
 /// Asks a running server: the one on `path`, else the only one there is.

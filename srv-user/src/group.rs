@@ -5,6 +5,7 @@ mod healing;
 mod report;
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub struct Group {
     hangs: Vec<HangWatch>,
     /// Limit of each accept queue, as the kernel cut it.
     backlog: u32,
+    /// Another server's master writes what masters write, and steers.
+    is_anothers: bool,
 }
 
 /// What the master has written to the memory, as it remembers it: workers can write
@@ -82,12 +85,40 @@ impl Group {
                 .context("duplicate a map's fd")?,
             Err(_) => status::memfd()?,
         };
+        let mut group = Self::new(listeners, memory_fd, steering)?;
+        group.apply(settings, settings.workers);
+        Ok(group)
+    }
+
+    /// Another server's group, which that one's master steers until
+    /// [`Self::take_over`].
+    ///
+    /// # Errors
+    /// If the memory cannot be mapped.
+    pub fn join(
+        listeners: ListenerGroup,
+        memory_fd: OwnedFd,
+        steering: Result<Steering, String>,
+        settings: &Settings,
+    ) -> anyhow::Result<Self> {
+        let slots = listeners.sockets.len() as u32;
+        let mut group = Self::new(listeners, memory_fd, steering)?;
+        group.is_anothers = true;
+        group.apply(settings, slots);
+        Ok(group)
+    }
+
+    fn new(
+        listeners: ListenerGroup,
+        memory_fd: OwnedFd,
+        steering: Result<Steering, String>,
+    ) -> anyhow::Result<Self> {
         let memory = status::map(&memory_fd).context("map the shared status memory")?;
         let backlog = listeners.sockets.first().map(accept_queue);
         let backlog = backlog
             .and_then(Result::ok)
             .map_or(u32::MAX, |(_, limit)| limit);
-        let mut group = Self {
+        Ok(Self {
             backlog,
             listeners,
             memory,
@@ -96,9 +127,45 @@ impl Group {
             ordered: Ordered::default(),
             healing: Healing::new(),
             hangs: Vec::new(),
-        };
-        group.apply(settings);
-        Ok(group)
+            is_anothers: false,
+        })
+    }
+
+    /// The other server has gone: this one steers by `policy` from now on, and has
+    /// the workers in the slots of `own`. Why the kernel hashes, if it does.
+    pub fn take_over(&mut self, own: Range<u32>, policy: Policy) -> Option<String> {
+        self.is_anothers = false;
+        self.healing.acks = healing::acks(self.memory);
+        self.ordered.workers = own.end;
+        for slot in 0..self.ordered.states.len() as u32 {
+            match own.contains(&slot) {
+                true => self.set_state(slot, self.ordered.states[slot as usize].get()),
+                false => self.worker_died(slot, State::Absent),
+            }
+        }
+        if self.steering.is_err() {
+            steer::detach_any(&self.listeners.sockets[0]);
+        }
+        self.restore_config();
+        let why = self.steer(policy).err()?;
+        let _ = self.steer(Policy::Hash);
+        Some(format!("{why:#}"))
+    }
+
+    /// Leaves memory and program, as they are, to another server's master.
+    pub fn hand_over(&mut self) {
+        self.is_anothers = true;
+        if let Ok(steering) = &mut self.steering {
+            steering.let_go();
+        }
+    }
+
+    /// What another server needs to join, beside the listeners: the memory, then
+    /// what [`Steering::handles`] has, if there is a program.
+    pub fn handles(&self) -> Vec<BorrowedFd<'_>> {
+        let steering = self.steering.as_ref().ok().map(Steering::handles);
+        let memory = std::iter::once(self.memory_fd.as_fd());
+        memory.chain(steering.into_iter().flatten()).collect()
     }
 
     /// Makes the listeners known to the program; they must be in no other array.
@@ -121,22 +188,22 @@ impl Group {
     /// What the kernel says.
     pub fn release(&mut self) -> anyhow::Result<()> {
         self.steer(Policy::Hash)?;
-        match &mut self.steering {
-            Ok(steering) => steering.clear_listeners(),
-            Err(_) => Ok(()),
+        if let Ok(steering) = &mut self.steering {
+            steering.clear_listeners();
         }
+        Ok(())
     }
 
-    /// Opens a listener for each worker that has none.
+    /// Opens a listener for each of the first `slots` slots that has none.
     ///
     /// # Errors
     /// If the kernel refuses one; nothing has changed then.
-    pub fn open_listeners(&mut self, settings: &Settings) -> anyhow::Result<()> {
+    pub fn open_listeners(&mut self, slots: u32, settings: &Settings) -> anyhow::Result<()> {
         if !settings.serving.accept.has_own_listeners() {
             return Ok(());
         }
         let before = self.listeners.sockets.len();
-        self.listeners.grow(settings.workers, settings)?;
+        self.listeners.grow(slots, settings)?;
         if let Ok(steering) = &mut self.steering {
             for (slot, socket) in self.listeners.sockets.iter().enumerate().skip(before) {
                 steering.set_listener(slot as u32, socket)?;
@@ -145,18 +212,14 @@ impl Group {
         Ok(())
     }
 
-    /// Takes over the settings that workers need not know. Slots beyond the
-    /// workers keep their counts and their listeners.
-    pub fn apply(&mut self, settings: &Settings) {
+    /// Takes over the settings that workers need not know; workers are in the first
+    /// `slots` slots. Those beyond keep their counts and their listeners.
+    pub fn apply(&mut self, settings: &Settings, slots: u32) {
         let hang_after_ns = u64::try_from(settings.hang_after.as_nanos()).unwrap_or(u64::MAX);
         self.ordered.hang_after_ns = hang_after_ns;
-        self.ordered.workers = settings.workers;
+        self.ordered.workers = slots;
         self.restore_config();
-        let slots = self
-            .healing
-            .surpluses_min
-            .len()
-            .max(settings.workers as usize);
+        let slots = self.healing.surpluses_min.len().max(slots as usize);
         self.ordered.states.resize(slots, Cell::new(State::Absent));
         self.healing.surpluses_min.resize(slots, 0);
         self.hangs.resize(slots, HangWatch::default());
@@ -177,6 +240,9 @@ impl Group {
     /// # Errors
     /// If there is no program to do it, or the kernel refuses to attach it.
     pub fn steer(&mut self, policy: Policy) -> anyhow::Result<()> {
+        if self.is_anothers {
+            return Ok(());
+        }
         self.pose_hermes();
         let steering = match &mut self.steering {
             Ok(steering) => steering,
@@ -210,20 +276,25 @@ impl Group {
 
     /// The worker process `pid` starts in `slot`; nobody else writes there.
     pub fn worker_starts(&self, slot: u32, pid: u32) {
-        let at = self.slot(slot);
-        at.steering.pid.set(pid);
-        at.steering.starts.bump(1);
+        self.number(slot, pid);
         self.set_state(slot, State::Starting);
+    }
+
+    fn number(&self, slot: u32, pid: u32) {
+        if !self.is_anothers {
+            let steering = &self.slot(slot).steering;
+            steering.pid.set(pid);
+            steering.starts.bump(1);
+        }
     }
 
     /// The worker process `pid` has taken over `slot` from one that publishes no more.
     pub fn worker_replaced(&self, slot: u32, pid: u32) {
-        let at = self.slot(slot);
-        at.steering.pid.set(pid);
-        at.steering.starts.bump(1);
-        at.load.active.set(0);
-        at.load.running.set(0);
-        at.load.pending.set(0);
+        self.number(slot, pid);
+        let load = &self.slot(slot).load;
+        load.active.set(0);
+        load.running.set(0);
+        load.pending.set(0);
         self.memory.sum_up(slot);
     }
 
@@ -232,7 +303,9 @@ impl Group {
     pub fn worker_died(&self, slot: u32, then: State) {
         self.set_state(slot, then);
         let at = self.slot(slot);
-        at.steering.pid.set(0);
+        if !self.is_anothers {
+            at.steering.pid.set(0);
+        }
         at.load.active.set(0);
         at.load.running.set(0);
         at.load.pending.set(0);
@@ -255,6 +328,9 @@ impl Group {
     /// Sets a slot's state and with it the list of those that can be chosen.
     pub fn set_state(&self, slot: u32, state: State) {
         self.ordered.states[slot as usize].set(state);
+        if self.is_anothers {
+            return;
+        }
         let steering = &self.slot(slot).steering;
         steering.state.set(state as u32);
         steering.eligible.set(eligibility(state));
@@ -284,6 +360,9 @@ impl Group {
 
     /// Writes the configuration where it is not what was ordered.
     fn restore_config(&self) {
+        if self.is_anothers {
+            return;
+        }
         let (config, ordered) = (&self.memory.config, &self.ordered);
         if config.policy.get() != ordered.policy {
             config.policy.set(ordered.policy);
@@ -307,6 +386,9 @@ impl Group {
     /// program does not look for itself: reading a clock costs it 36 ns a run.
     /// Those that hang now, or are newly suspected to.
     pub fn spot_hangs(&mut self) -> Vec<Hang> {
+        if self.is_anothers {
+            return Vec::new();
+        }
         self.restore_config();
         self.list_best();
         let now_ns = status::monotonic_ns();
@@ -476,6 +558,7 @@ mod tests {
                 workers_run_as: None,
                 listen_overflows: 0,
                 listen_drops: 0,
+                joined: None,
                 groups: vec![group.status()],
             });
             prop_assert!(text.contains(" all "), "{}", text);

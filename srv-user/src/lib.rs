@@ -20,6 +20,7 @@ pub mod group;
 pub mod hang;
 pub mod hold;
 pub mod http;
+pub mod join;
 pub mod limit;
 pub mod listen;
 pub mod load;

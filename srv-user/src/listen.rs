@@ -200,7 +200,8 @@ fn refuse_if_taken(address: SocketAddr, settings: &Settings) -> anyhow::Result<(
         true => anyhow!(
             "{error:#}; the kernel would have let this server in, since whoever listens there \
              has the same user and set SO_REUSEPORT as this one would: it would get a share of \
-             the other's connections, and the other's program would not know of it"
+             the other's connections, and the other's program would not know of it; with --join \
+             it adds its workers to the other's"
         ),
         false => error,
     })

@@ -4,16 +4,19 @@
 
 mod answers;
 mod back_off;
+mod first;
+mod joined;
 mod privilege;
 mod reload;
 mod second;
 mod upgrade;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use srv_common::{Policy, State};
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,12 +29,15 @@ use crate::config::{AcceptMode, Settings};
 use crate::confine::{Confinement, User};
 use crate::control::{self, Question, Request};
 use crate::group::{Group, Hang, Stage};
+use crate::join::{ToFirst, ToJoined};
 use crate::listen::ListenerGroup;
 use crate::overflow::Overflow;
 use crate::spawn::{self, Worker};
 use crate::systemd;
 use crate::takeover::{Peer, Takeover, ToPredecessor, ToSuccessor};
 use back_off::BackOff;
+use first::Second;
+use joined::First;
 use upgrade::Upgrade;
 
 /// Something for the master to deal with.
@@ -46,6 +52,12 @@ pub enum Event {
     FromSuccessor(Option<Pid>, Option<ToPredecessor>),
     /// The old master says something, or (`None`) is gone.
     FromPredecessor(Option<ToSuccessor>),
+    /// The server that has joined says something, or (`None`) is gone.
+    FromSecond(Option<ToFirst>),
+    /// The server that this one has joined says something, or (`None`) is gone.
+    FromFirst(Option<ToJoined>),
+    /// Open the control socket there; when to give up.
+    AnswerAt(PathBuf, Instant),
 }
 
 impl From<Question> for Event {
@@ -106,6 +118,14 @@ struct Master {
     upgrade: Option<Upgrade>,
     /// Until everything is taken over from it.
     predecessor: Option<Peer>,
+    /// The server that has joined this one.
+    second: Option<Second>,
+    /// The server that this one has joined, while that serves.
+    first: Option<First>,
+    /// Workers are in the slots from this one on.
+    first_slot: u32,
+    /// Everything has been offered to the second server, which has not taken it yet.
+    is_offering: bool,
     /// All slots have had a ready worker or a failed start: the ring is whole.
     started: bool,
     ever_ready: bool,
@@ -122,14 +142,20 @@ impl Master {
     fn open(settings: Settings, flags: ServeArgs, mut takeover: Takeover) -> anyhow::Result<Self> {
         let user = privilege::workers_user(&settings)?;
         privilege::ensure_root_is_served(&settings, &flags, user)?;
-        let mut groups = Vec::new();
-        for address in &settings.listen {
-            let listeners = match takeover.listeners(*address) {
-                Some(listeners) => listeners.inherit(&settings)?,
-                None => ListenerGroup::bind(*address, &settings)?,
-            };
-            groups.push(Group::open(listeners, &settings)?);
-        }
+        // A successor inherits, whatever its predecessor did.
+        let (mut groups, first) = if settings.join && takeover.predecessor.is_none() {
+            ensure!(
+                takeover.is_empty(),
+                "--join: systemd passed listeners, and a server that joins has the other's: \
+                 leave out one of the two"
+            );
+            let (groups, first) = joined::join(&settings)?;
+            (groups, Some(first))
+        } else {
+            (open_groups(&settings, &mut takeover)?, None)
+        };
+        let first_slot = first.as_ref().map_or(0, |first| first.first_slot);
+        let slots_end = (first_slot + settings.workers) as usize;
         let (events, incoming) = unbounded_channel();
         takeover.ensure_all_taken()?;
         let predecessor = takeover.predecessor;
@@ -137,16 +163,19 @@ impl Master {
             predecessor
                 .listen(events.clone(), Event::FromPredecessor)
                 .context("watch the channel to the old master")?;
-        } else {
+        } else if first.is_none() {
             groups.iter_mut().for_each(Group::insert_listeners);
         }
-        let policy = first_policy(&settings, &groups)?;
+        let policy = match &first {
+            Some(first) => first.policy(),
+            None => first_policy(&settings, &groups)?,
+        };
         let mut master = Self {
             binary: std::env::current_exe().context("find this process's binary")?,
             upgrade: None,
             predecessor,
-            back_offs: vec![BackOff::default(); settings.workers as usize],
-            hang_kills: vec![0; settings.workers as usize],
+            back_offs: vec![BackOff::default(); slots_end],
+            hang_kills: vec![0; groups[0].listeners.sockets.len().max(slots_end)],
             overflow_before: Overflow::read().unwrap_or_default(),
             policy,
             groups,
@@ -154,6 +183,10 @@ impl Master {
             events,
             incoming,
             control: None,
+            second: None,
+            first,
+            first_slot,
+            is_offering: false,
             started: false,
             ever_ready: false,
             stopping: None,
@@ -163,7 +196,8 @@ impl Master {
             flags,
             user,
         };
-        if master.predecessor.is_none() {
+        master.watch_first()?;
+        if master.predecessor.is_none() && master.first.is_none() {
             for group in &mut master.groups {
                 group.steer(policy)?;
             }
@@ -182,7 +216,7 @@ impl Master {
         let mut upgrade = signal(SignalKind::user_defined2())?;
         let mut heal = tokio::time::interval(HEAL_EVERY);
         let mut watchdog = systemd::alive_every().map(tokio::time::interval);
-        for slot in 0..self.settings.workers {
+        for slot in self.slots() {
             self.spawn(slot)?;
         }
         // As PID 1: orphans that ended before the handler was there.
@@ -234,12 +268,30 @@ impl Master {
         Ok(false)
     }
 
+    /// Those of this server's workers.
+    fn slots(&self) -> Range<u32> {
+        self.first_slot..self.first_slot + self.settings.workers
+    }
+
+    /// Behind the last slot that has a worker of this server or of the second.
+    fn slots_end(&self) -> u32 {
+        let second = self.second.as_ref().map_or(0, |second| second.slots.end);
+        self.slots().end.max(second)
+    }
+
+    fn apply_settings(&mut self) {
+        let slots_end = self.slots_end();
+        let groups = self.groups.iter_mut();
+        groups.for_each(|group| group.apply(&self.settings, slots_end));
+    }
+
     fn start_worker(&self, slot: u32) -> anyhow::Result<Worker> {
         let start = Start {
             slot,
             listeners: spawn::inherited(&self.groups).listeners,
             groups: self.groups.len() as u32,
             user: self.user,
+            beside: self.first.is_some() || self.second.is_some(),
             log_json: self.settings.log_json,
             serving: self.settings.serving.clone(),
         };
@@ -252,9 +304,11 @@ impl Master {
     fn spawn(&mut self, slot: u32) -> anyhow::Result<()> {
         let worker = self.start_worker(slot)?;
         let pid = worker.pid;
+        let number = pid.as_raw_nonzero().get() as u32;
         for group in &self.groups {
-            group.worker_starts(slot, pid.as_raw_nonzero().get() as u32);
+            group.worker_starts(slot, number);
         }
+        self.tell_first(&ToFirst::Starts { slot, pid: number });
         self.workers.insert(pid, worker);
         Ok(())
     }
@@ -276,6 +330,9 @@ impl Master {
             Event::FromSuccessor(..) => {}
             // Without it there is nobody to wait for.
             Event::FromPredecessor(Some(ToSuccessor::Take) | None) => self.take()?,
+            Event::FromSecond(said) => self.second_says(said),
+            Event::FromFirst(said) => self.first_says(said),
+            Event::AnswerAt(path, deadline) => self.answer_at(path, deadline),
             Event::Asked(question) if matches!(question.request, Request::Upgrade) => {
                 self.upgrade(Some(question.reply));
             }
@@ -291,7 +348,7 @@ impl Master {
     /// Spawns a worker into a slot that is to have one and has none.
     fn fill(&mut self, slot: u32) {
         let taken = self.workers.values().any(|worker| worker.slot == slot);
-        if self.stopping.is_some() || slot >= self.settings.workers || taken {
+        if self.stopping.is_some() || !self.slots().contains(&slot) || taken {
             return;
         }
         if let Err(error) = self.spawn(slot) {
@@ -312,6 +369,8 @@ impl Master {
         worker.confinement = Some(confinement);
         let slot = worker.slot;
         self.take_charge(pid);
+        self.tell_first(&ToFirst::Registered(slot));
+        self.tell_second(&ToJoined::Registered(slot));
         if self.settings.serving.accept != AcceptMode::Ring {
             return self.share_orphans(pid, slot);
         }
@@ -365,6 +424,7 @@ impl Master {
         for group in &self.groups {
             let workers = self.settings.workers;
             match group.why_unsteered() {
+                _ if self.first.is_some() => self.announce_joined(workers),
                 None => tracing::info!(
                     workers,
                     policy = self.policy.name(),
@@ -396,6 +456,8 @@ impl Master {
             self.groups
                 .iter()
                 .for_each(|group| group.worker_died(slot, then));
+            let has_left = worker.leaves;
+            self.tell_first(&ToFirst::Died { slot, has_left });
         }
         if self.stopping.is_some() {
             return;
@@ -427,8 +489,9 @@ impl Master {
     fn have_somebody_look_around(&self) {
         let workers = self.workers.values();
         let ready = workers.filter(|worker| self.groups[0].is_ready(worker.slot));
-        if let Some(worker) = ready.min_by_key(|worker| self.groups[0].is_busy(worker.slot)) {
-            worker.tell(&ToWorker::LookAround);
+        match ready.min_by_key(|worker| self.groups[0].is_busy(worker.slot)) {
+            Some(worker) => worker.tell(&ToWorker::LookAround),
+            None => self.tell_second(&ToJoined::LookAround),
         }
     }
 
@@ -438,16 +501,23 @@ impl Master {
             self.have_somebody_look_around();
         }
         let suspects = found.iter().filter(|hang| hang.stage == Stage::Suspected);
-        for suspect in suspects {
-            if let Some(worker) = self.in_charge(suspect.slot) {
-                worker.tell(&ToWorker::Nudge);
-            }
-        }
-        let kill_after = self.settings.hang_kill;
+        suspects.for_each(|suspect| self.nudge(suspect.slot));
         for hang in found {
-            if !kill_after.is_zero() && hang.lasted > kill_after {
-                self.kill_hung(&hang);
-            }
+            self.tell_of_hang(&hang);
+            self.kill_if_hung_too_long(&hang);
+        }
+    }
+
+    fn nudge(&self, slot: u32) {
+        if let Some(worker) = self.in_charge(slot) {
+            worker.tell(&ToWorker::Nudge);
+        }
+    }
+
+    fn kill_if_hung_too_long(&mut self, hang: &Hang) {
+        let kill_after = self.settings.hang_kill;
+        if !kill_after.is_zero() && hang.lasted > kill_after {
+            self.kill_hung(hang);
         }
     }
 
@@ -486,10 +556,21 @@ impl Master {
         }
         tracing::info!("stopping: draining {} workers", self.workers.len());
         systemd::stopping();
-        self.stopping = Some(Stopping {
+        let stopping = Stopping {
             deadline: grace.map(|grace| Instant::now() + grace),
             killed: false,
-        });
+        };
+        if self.first.is_some() {
+            return self.leave_first(stopping);
+        }
+        self.stopping = Some(stopping);
+        if !self.offer_everything() {
+            self.close();
+        }
+    }
+
+    /// Lets no new connection in, and has all workers finish what there is.
+    fn close(&mut self) {
         for group in &mut self.groups {
             if let Err(error) = group.close() {
                 tracing::warn!("stop listening on {}: {error:#}", group.listeners.address);
@@ -509,10 +590,23 @@ impl Master {
 
     fn set_state(&self, pid: Pid, state: State) {
         if let Some(worker) = self.workers.get(&pid) {
-            self.groups
-                .iter()
-                .for_each(|group| group.set_state(worker.slot, state));
+            self.set_slot_state(worker.slot, state);
         }
+    }
+
+    fn set_slot_state(&self, slot: u32, state: State) {
+        let groups = self.groups.iter();
+        groups.for_each(|group| group.set_state(slot, state));
+        match state {
+            State::Ready => self.tell_first(&ToFirst::Ready(slot)),
+            State::Draining => self.tell_first(&ToFirst::Draining(slot)),
+            _ => {}
+        }
+    }
+
+    fn tell_all(&self, message: &ToWorker) {
+        let workers = self.workers.values();
+        workers.for_each(|worker| worker.tell(message));
     }
 
     fn run_out_of_grace(&mut self) {
@@ -534,6 +628,18 @@ impl Master {
             let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
         }
     }
+}
+
+fn open_groups(settings: &Settings, takeover: &mut Takeover) -> anyhow::Result<Vec<Group>> {
+    let mut groups = Vec::new();
+    for address in &settings.listen {
+        let listeners = match takeover.listeners(*address) {
+            Some(listeners) => listeners.inherit(settings)?,
+            None => ListenerGroup::bind(*address, settings)?,
+        };
+        groups.push(Group::open(listeners, settings)?);
+    }
+    Ok(groups)
 }
 
 /// The policy asked for, or the hash where a default cannot be had.

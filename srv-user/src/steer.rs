@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use aya::maps::{Map, MapError, ReusePortSockArray};
+use aya::maps::{Map, MapData, MapError, ReusePortSockArray};
 use aya::programs::SkReuseport;
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -27,7 +27,11 @@ const NEEDS: &str = "load the select program (needs Linux 5.12 or newer, CAP_BPF
 /// A loaded select program with its maps, for one listener group. Taken off
 /// the group when dropped: aya itself would leave it attached.
 pub struct Steering {
-    ebpf: Ebpf,
+    /// `None` if another process loaded it.
+    ebpf: Option<Ebpf>,
+    select: OwnedFd,
+    listeners: ReusePortSockArray<MapData>,
+    listeners_fd: OwnedFd,
     memory: OwnedFd,
     /// What the program logs, if it was loaded to log.
     log: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -51,14 +55,46 @@ impl Steering {
         let memory = group_memory(&mut ebpf)?;
         let log = is_logging.then(|| EbpfLogger::init(&mut ebpf));
         let log = log.transpose().context("read the program's log")?;
-        let mut steering = Self {
-            ebpf,
+        let select = program(&mut ebpf, "select").context(NEEDS)?.fd()?;
+        let select = select.as_fd().try_clone_to_owned();
+        let select = select.context("duplicate a program's fd")?;
+        let Some(Map::ReusePortSockArray(listeners)) = ebpf.take_map("LISTENERS") else {
+            bail!("find socket array LISTENERS in the BPF object");
+        };
+        let listeners_fd = listeners.fd().as_fd().try_clone_to_owned();
+        Ok(Self {
+            ebpf: Some(ebpf),
+            select,
+            listeners: Map::ReusePortSockArray(listeners).try_into()?,
+            listeners_fd: listeners_fd.context("duplicate a map's fd")?,
             memory,
             log,
             attached: None,
-        };
-        steering.program("select").context(NEEDS)?;
-        Ok(steering)
+        })
+    }
+
+    /// Takes over what another process loaded, by its [`Self::handles`] and its
+    /// memory. Without `CAP_BPF` too (from Linux 5.18 on).
+    ///
+    /// # Errors
+    /// If the kernel does not let this process use the socket array.
+    pub fn adopt(select: OwnedFd, listeners: OwnedFd, memory: OwnedFd) -> anyhow::Result<Self> {
+        let listeners_fd = listeners.try_clone().context("duplicate a map's fd")?;
+        let listeners = MapData::from_fd(listeners).context("adopt a socket array")?;
+        Ok(Self {
+            ebpf: None,
+            select,
+            listeners_fd,
+            listeners: Map::ReusePortSockArray(listeners).try_into()?,
+            memory,
+            log: None,
+            attached: None,
+        })
+    }
+
+    /// The program and its socket array.
+    pub fn handles(&self) -> [BorrowedFd<'_>; 2] {
+        [self.select.as_fd(), self.listeners_fd.as_fd()]
     }
 
     /// The array that holds the [`Group`], to be mapped.
@@ -73,13 +109,8 @@ impl Steering {
     /// `SO_REUSEPORT`, `EBUSY` if another array has it already (one that was
     /// given up is freed a moment later: that is waited for).
     pub fn set_listener(&mut self, slot: u32, socket: &impl AsRawFd) -> anyhow::Result<()> {
-        let map = self
-            .ebpf
-            .map_mut("LISTENERS")
-            .context("find map LISTENERS")?;
-        let mut listeners = ReusePortSockArray::try_from(map)?;
         let deadline = Instant::now() + FREED_WITHIN;
-        while let Err(error) = listeners.set(slot, socket, 0) {
+        while let Err(error) = self.listeners.set(slot, socket, 0) {
             if !is_busy(&error) || Instant::now() > deadline {
                 let what = format!("insert the listener of slot {slot} into the socket array");
                 return Err(error).context(what);
@@ -90,20 +121,11 @@ impl Steering {
     }
 
     /// Makes the socket array forget all sockets, so that another one may have them.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn clear_listeners(&mut self) -> anyhow::Result<()> {
-        let map = self
-            .ebpf
-            .map_mut("LISTENERS")
-            .context("find map LISTENERS")?;
-        let mut listeners = ReusePortSockArray::try_from(map)?;
+    pub fn clear_listeners(&mut self) {
         for slot in 0..MAX_WORKERS as u32 {
             // Most are empty, which is an error to the kernel.
-            let _ = listeners.clear_index(&slot);
+            let _ = self.listeners.clear_index(&slot);
         }
-        Ok(())
     }
 
     /// From now on the program decides for the group of `socket`. Only after
@@ -117,11 +139,14 @@ impl Steering {
             .as_fd()
             .try_clone_to_owned()
             .context("duplicate a listener")?;
-        self.program("select")?
-            .attach(socket)
-            .context("attach the select program")?;
+        attach(&self.select, socket).context("attach the select program")?;
         self.attached = Some(member);
         Ok(())
+    }
+
+    /// Another process sees to the program from now on: it stays attached.
+    pub fn let_go(&mut self) {
+        self.attached = None;
     }
 
     /// Leaves the choice to the kernel's hash again; no-op if not attached.
@@ -153,13 +178,37 @@ impl Steering {
     /// # Errors
     /// If there is none, or the kernel refuses it.
     pub fn program(&mut self, name: &str) -> anyhow::Result<&mut SkReuseport> {
-        let program = self.ebpf.program_mut(name);
-        let program = program.with_context(|| format!("find program {name} in the BPF object"))?;
-        let program: &mut SkReuseport = program.try_into()?;
-        if program.fd().is_err() {
-            program.load()?;
-        }
-        Ok(program)
+        let ebpf = self.ebpf.as_mut().context("another process loaded it")?;
+        program(ebpf, name)
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SkReuseport> {
+    let program = ebpf.program_mut(name);
+    let program = program.with_context(|| format!("find program {name} in the BPF object"))?;
+    let program: &mut SkReuseport = program.try_into()?;
+    if program.fd().is_err() {
+        program.load()?;
+    }
+    Ok(program)
+}
+
+/// Leaves the group of `socket` to the kernel's hash, whoever attached a program.
+pub fn detach_any(socket: &Socket) {
+    // Mostly there is none.
+    let _ = SkReuseport::detach(socket);
+}
+
+/// As aya does, which has it for programs of this process only.
+fn attach(program: &OwnedFd, socket: &Socket) -> io::Result<()> {
+    let program = program.as_raw_fd();
+    let length = size_of_val(&program) as libc::socklen_t;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_EBPF);
+    let value = std::ptr::from_ref(&program).cast();
+    // SAFETY: `value` points to an int of `length` bytes.
+    match unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value, length) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -59,12 +59,18 @@ struct Inheritance {
 
 /// The other master.
 pub struct Peer {
-    /// Its process, if it is the successor.
+    /// Its process, where it is not this one's parent.
     pub pid: Option<Pid>,
     channel: UnixDatagram,
 }
 
 impl Peer {
+    /// The master at the other end of `channel` ([`channel::pair`]).
+    pub fn new(pid: Option<Pid>, channel: OwnedFd) -> Self {
+        let channel = UnixDatagram::from(channel);
+        Self { pid, channel }
+    }
+
     /// Tells the other side; if that is gone, its end is told elsewhere.
     pub fn tell(&self, message: &impl Serialize) {
         let packet = serde_json::to_vec(message).unwrap_or_default();
@@ -128,10 +134,7 @@ pub fn start_successor<'a>(
         .context("number the successor's file descriptors")?;
     let child = command.spawn();
     let child = child.with_context(|| format!("start {}", binary.display()))?;
-    Ok(Peer {
-        pid: Some(Pid::from_child(&child)),
-        channel: UnixDatagram::from(mine),
-    })
+    Ok(Peer::new(Some(Pid::from_child(&child)), mine))
 }
 
 fn inheritance_of(group: &ListenerGroup) -> Inheritance {
@@ -172,7 +175,7 @@ impl Takeover {
             let fd = unsafe { OwnedFd::from_raw_fd(fd) };
             rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map(|()| fd)
         };
-        let channel = UnixDatagram::from(adopt().context("adopt the channel")?);
+        let channel = adopt().context("adopt the channel")?;
         let mut groups = Vec::new();
         for group in inheritance {
             let sockets = (0..group.listeners).map(|_| adopt().map(Socket::from));
@@ -185,9 +188,14 @@ impl Takeover {
             });
         }
         Ok(Self {
-            predecessor: Some(Peer { pid: None, channel }),
+            predecessor: Some(Peer::new(None, channel)),
             groups,
         })
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.predecessor.is_none() && self.groups.is_empty()
     }
 
     /// The listeners of the address that was asked for as `asked` (port 0: the

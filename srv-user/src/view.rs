@@ -24,6 +24,17 @@ pub fn status(status: &Status) -> String {
             status.listen_drops, status.listen_overflows
         );
     }
+    if let Some(joined) = &status.joined {
+        let last = joined
+            .first_slot
+            .saturating_add(joined.workers)
+            .saturating_sub(1);
+        let _ = writeln!(
+            text,
+            "joined: server {}, whose workers are in slots {} to {last}",
+            joined.pid, joined.first_slot
+        );
+    }
     for group in &status.groups {
         text += "\n";
         text += &self::group(group);
@@ -248,6 +259,7 @@ mod tests {
             workers_run_as: None,
             listen_overflows: 0,
             listen_drops: 0,
+            joined: None,
             groups,
         }
     }

@@ -302,7 +302,10 @@ impl Worker {
                     tracing::warn!(slot = self.start.slot, "the master is gone: draining");
                     self.channel = None;
                     self.exit_by_ns = now_ns + ORPHAN_GRACE_NS;
-                    self.drain(now_ns);
+                    match self.start.beside {
+                        true => self.yield_slot(now_ns),
+                        false => self.drain(now_ns),
+                    }
                 }
                 Err(error) => return Err(anyhow!(error).context("read from the channel")),
             }
@@ -322,11 +325,9 @@ impl Worker {
             ToWorker::Start(_) => bail!("the master sent a second start"),
             ToWorker::Drain => self.drain(now_ns),
             ToWorker::Retire => self.resign(now_ns),
-            ToWorker::Yield => {
-                self.resign(now_ns);
-                self.published().fall_silent();
-            }
+            ToWorker::Yield => self.yield_slot(now_ns),
             ToWorker::Serve(serving) => self.serve_anew(serving),
+            ToWorker::Beside(beside) => self.start.beside = beside,
             ToWorker::Nudge => {}
             _ if self.ring.is_empty() => {}
             ToWorker::JoinRing => {
@@ -390,6 +391,12 @@ impl Worker {
         for connection in last {
             self.open(connection, now_ns);
         }
+    }
+
+    /// As [`Self::resign`]; the slot may be another's at once.
+    fn yield_slot(&mut self, now_ns: u64) {
+        self.resign(now_ns);
+        self.published().fall_silent();
     }
 
     fn drain(&mut self, now_ns: u64) {

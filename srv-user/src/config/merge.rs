@@ -58,6 +58,7 @@ pub fn settings(flags: &ServeArgs) -> Result<Settings> {
         fast_open: asked.get(|args| args.fast_open).map_or(0, |count| count.0),
         v6_only: asked.get(|args| args.v6_only).unwrap_or(true),
         bpf,
+        join: flags.join,
         control: asked.control()?,
         grace: asked
             .get(|args| args.grace)
@@ -167,6 +168,12 @@ impl Asked<'_> {
         };
         let place = self.place("policy", self.flags.policy.is_some());
         let name = policy.name();
+        if self.flags.join {
+            bail!(
+                "{place} {name}: with --join the running server steers, as it was told; leave \
+                 one of the two out (`srv policy {name}` switches that server)"
+            );
+        }
         if steers || policy == Policy::Hash {
             ensure_workers_fit(policy, workers).with_context(|| format!("{place} {name}"))?;
             return Ok(policy);
@@ -424,6 +431,20 @@ mod tests {
             Policy::Hash
         );
         assert_refused(&without(Some(Policy::Least)), &["--policy least", "no-bpf"]);
+    }
+
+    #[test]
+    fn a_server_that_joins_has_no_policy_of_its_own() {
+        let joining = |policy: Option<Policy>| ServeArgs {
+            join: true,
+            policy: policy.map(PolicyName),
+            ..ServeArgs::default()
+        };
+        assert!(settings(&joining(None)).unwrap().join);
+        assert_refused(
+            &joining(Some(Policy::P2c)),
+            &["--policy p2c", "--join", "`srv policy p2c`"],
+        );
     }
 
     #[test]

@@ -49,19 +49,22 @@ async fn said_to(bytes: &[u8]) -> Vec<u8> {
 fn a_hostile_request_gets_one_reply() {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().build().unwrap();
-    let long = Request::Policy("x".repeat(5000));
+    let long = Request::Policy("x".repeat(20_000));
     let seeds = [
         packet(&Request::Status),
         packet(&Request::Sockets),
         packet(&Request::Policy("least".into())),
         packet(&Request::Upgrade),
+        packet(&Request::Join(Joining::new(
+            &crate::config::settings(&crate::cli::ServeArgs::default()).unwrap(),
+        ))),
         packet(&long),
     ];
     proptest!(config(), |(bytes in mutated(seeds))| {
         let said = runtime.block_on(said_to(&bytes));
         let reply: Reply = serde_json::from_slice(&said).unwrap();
         let line = bytes.split(|byte| *byte == b'\n').next().unwrap();
-        let is_request = serde_json::from_slice::<Request>(line).is_ok() && line.len() <= 4096;
+        let is_request = serde_json::from_slice::<Request>(line).is_ok() && line.len() <= 16 << 10;
         prop_assert_eq!(matches!(reply, Reply::Done(_)), is_request, "{:?}", reply);
     });
 }
@@ -76,6 +79,7 @@ fn a_status() -> Status {
         workers_run_as: None,
         listen_overflows: 0,
         listen_drops: 3,
+        joined: None,
         groups: vec![GroupStatus {
             listen: "[::1]:80".parse().unwrap(),
             program: ProgramStatus {
@@ -150,7 +154,7 @@ fn a_hostile_reply_is_refused_or_shown() {
                 Reply::Status(status) => drop(view::status(&status)),
                 Reply::Foreign(status) => drop(table::group(&status)),
                 Reply::Sockets(sockets) => drop(view::sockets(&sockets)),
-                Reply::Done(_) | Reply::Refused(_) => {}
+                Reply::Done(_) | Reply::Refused(_) | Reply::Joined(_) => {}
             }
         }
     });

@@ -182,7 +182,7 @@ impl Agent {
         let answer = match request {
             Request::Status => self.status().map(Reply::Foreign),
             Request::Sockets => self.status().map(|status| Reply::Sockets(status.sockets())),
-            Request::Reload | Request::Upgrade => Err(anyhow::anyhow!(
+            Request::Reload | Request::Upgrade | Request::Join(_) => Err(anyhow::anyhow!(
                 "that is for srv's own servers, not for agents"
             )),
             Request::Policy(name) => self

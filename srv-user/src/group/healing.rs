@@ -16,7 +16,7 @@ pub(super) struct Healing {
     /// Until when half-open connections are taken for those of a flood, ns.
     flooded_until_ns: u64,
     /// SYN cookies that had come back at the last look.
-    acks: u64,
+    pub(super) acks: u64,
     /// What the kernel had dropped at listeners at the last look that asked.
     drops: u64,
 }
@@ -53,6 +53,9 @@ impl Group {
     /// Brings the slots' waiting counts back to the kernel's truth. To be
     /// called at an interval longer than a handshake takes.
     pub fn heal(&mut self) {
+        if self.is_anothers {
+            return;
+        }
         if let Ok(steering) = &mut self.steering {
             steering.flush_log();
         }

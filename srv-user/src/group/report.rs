@@ -75,6 +75,7 @@ fn worker_status(slot: u32, at: &Slot, now_ns: u64) -> WorkerStatus {
         .zip(at.refused.0.iter().map(|count| count.get()));
     WorkerStatus {
         slot,
+        joined: false,
         pid: at.steering.pid.get(),
         state: State::name(at.steering.state.get()).to_string(),
         starts: at.steering.starts.get(),

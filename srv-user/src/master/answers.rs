@@ -3,7 +3,7 @@
 
 use srv_common::Policy;
 
-use super::Master;
+use super::{Master, Second};
 use crate::config::value::PolicyName;
 use crate::confine::Confinement;
 use crate::control::{GroupStatus, Reply, Request, SocketStatus, Status};
@@ -25,6 +25,10 @@ impl Master {
                 Ok(what) => Reply::Done(what),
                 Err(error) => Reply::Refused(format!("{error:#}")),
             },
+            Request::Join(joining) => match self.let_join(joining) {
+                Ok(joined) => Reply::Joined(joined),
+                Err(error) => Reply::Refused(format!("{error:#}")),
+            },
             Request::Policy(name) => match self.switch_policy(name) {
                 Ok(before) => Reply::Done(format!("policy: {name} (was {})", before.name())),
                 Err(error) => Reply::Refused(format!("{error:#}")),
@@ -34,11 +38,10 @@ impl Master {
 
     fn switch_policy(&mut self, name: &str) -> anyhow::Result<Policy> {
         let policy = name.parse::<PolicyName>().map_err(anyhow::Error::msg)?.0;
-        for group in &mut self.groups {
-            group.steer(policy)?;
-        }
+        let before = self.policy;
+        self.change_policy(policy)?;
         tracing::info!("policy: {name}");
-        Ok(std::mem::replace(&mut self.policy, policy))
+        Ok(before)
     }
 
     fn status(&self) -> Status {
@@ -52,6 +55,7 @@ impl Master {
             workers_run_as: self.confinement(),
             listen_overflows: overflow.overflows,
             listen_drops: overflow.drops,
+            joined: self.second.as_ref().map(Second::status),
             groups: self
                 .groups
                 .iter()
@@ -70,8 +74,17 @@ impl Master {
         let mut status = group.status();
         for worker in &mut status.workers {
             worker.hang_kills = self.hang_kills[worker.slot as usize];
+            let second = self.second.as_ref();
+            worker.joined = second.is_some_and(|second| second.slots.contains(&worker.slot));
         }
         status
+    }
+
+    /// The process of the worker in charge of a slot, the second server's too.
+    fn pid_in(&self, slot: u32) -> Option<u32> {
+        let own = self.in_charge(slot).map(|worker| worker.pid);
+        let own = own.map(|pid| pid.as_raw_nonzero().get() as u32);
+        own.or_else(|| self.second.as_ref()?.pids.get(&slot).copied())
     }
 
     fn sockets(&self) -> anyhow::Result<Vec<SocketStatus>> {
@@ -80,7 +93,7 @@ impl Master {
             for (nth, socket) in group.listeners.sockets.iter().enumerate() {
                 let info = ListenerInfo::of(socket)?;
                 let own = self.settings.serving.accept.has_own_listeners();
-                let owner = self.in_charge(nth as u32).filter(|_| own);
+                let pid = self.pid_in(nth as u32).filter(|_| own);
                 let inherited = spawn::inherited(&self.groups);
                 sockets.push(SocketStatus {
                     listen: group.listeners.address,
@@ -88,7 +101,7 @@ impl Master {
                     owner: None,
                     inode: info.inode,
                     cookie: info.cookie,
-                    pid: owner.map_or(0, |worker| worker.pid.as_raw_nonzero().get() as u32),
+                    pid: pid.unwrap_or(0),
                     fd: inherited.listener(nth_group as u32, nth as u32),
                     recv_q: info.queued,
                     backlog: info.backlog,

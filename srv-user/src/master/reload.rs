@@ -15,6 +15,7 @@ use srv_common::{Policy, State};
 use super::{Master, back_off::BackOff, hang_check, privilege};
 use crate::channel::{FDS_MAX, ToWorker};
 use crate::config::{self, AcceptMode, Settings};
+use crate::join::ToJoined;
 
 impl Master {
     /// Reads the configuration again and changes to it. What has changed, for
@@ -48,17 +49,20 @@ impl Master {
                 config::place(&self.flags, key)?
             );
         }
+        if self.settings.workers != next.workers {
+            self.ensure_alone(&format!("{} workers", next.workers))?;
+        }
         let policy = self.next_policy(&next)?;
         let before = self.groups[0].listeners.sockets.len() as u32;
         for group in &mut self.groups {
             group
-                .open_listeners(&next)
+                .open_listeners(self.first_slot + next.workers, &next)
                 .context("open listeners for more workers")?;
         }
         let what = self.differences(&next, policy);
-        self.groups.iter_mut().for_each(|group| group.apply(&next));
-        self.change_policy(policy)?;
         let old = std::mem::replace(&mut self.settings, next);
+        self.apply_settings();
+        self.change_policy(policy)?;
         self.hang_check = hang_check(&self.settings);
         self.hand_out_listeners(before);
         self.tell_serving(&old);
@@ -73,16 +77,19 @@ impl Master {
             true => self.policy,
             false => super::first_policy(next, &self.groups)?,
         };
-        config::ensure_workers_fit(policy, next.workers)
+        let second = self.second.as_ref().map_or(0, |second| second.slots.end);
+        let slots_end = second.max(self.first_slot + next.workers);
+        config::ensure_workers_fit(policy, slots_end)
             .with_context(|| format!("steer {} workers by {}", next.workers, policy.name()))?;
         Ok(policy)
     }
 
-    fn change_policy(&mut self, policy: Policy) -> anyhow::Result<()> {
+    pub(super) fn change_policy(&mut self, policy: Policy) -> anyhow::Result<()> {
         for group in &mut self.groups {
             group.steer(policy)?;
         }
         self.policy = policy;
+        self.tell_second(&ToJoined::Policy(policy.name().into()));
         Ok(())
     }
 
@@ -114,7 +121,7 @@ impl Master {
     }
 
     /// Those who live have not inherited the listeners from `before` on.
-    fn hand_out_listeners(&self, before: u32) {
+    pub(super) fn hand_out_listeners(&self, before: u32) {
         let count = self.groups[0].listeners.sockets.len();
         for nth in before as usize..count {
             let sockets = self
@@ -143,8 +150,9 @@ impl Master {
 
     /// Fills the slots that are new and has those that are too many leave.
     fn set_workers(&mut self, before: u32) {
-        let count = self.settings.workers;
-        let slots = self.back_offs.len().max(count as usize);
+        let before = self.first_slot + before;
+        let count = self.slots().end;
+        let slots = self.hang_kills.len().max(count as usize);
         self.back_offs.resize(slots, BackOff::default());
         self.hang_kills.resize(slots, 0);
         for slot in before..count {
@@ -170,7 +178,7 @@ impl Master {
         }
     }
 
-    fn tell_staying(&self, message: &ToWorker) {
+    pub(super) fn tell_staying(&self, message: &ToWorker) {
         let staying = self.workers.values().filter(|worker| !worker.leaves);
         staying.for_each(|worker| worker.tell(message));
     }
@@ -183,10 +191,24 @@ impl Master {
         }
         let others = self.workers.iter().filter(|(pid, _)| **pid != newcomer);
         others.for_each(|(_, worker)| worker.tell(&ToWorker::Release(slot)));
-        let listeners = self.groups[0].listeners.sockets.len() as u32;
         if let Some(worker) = self.workers.get(&newcomer) {
-            (self.settings.workers..listeners)
+            self.orphans()
                 .for_each(|orphan| worker.tell(&ToWorker::Adopt(orphan)));
         }
+    }
+
+    /// The slots whose listeners are nobody's, as far as this server knows.
+    fn orphans(&self) -> impl Iterator<Item = u32> {
+        let listeners = match self.first {
+            // They are that server's to share out.
+            Some(_) => 0,
+            None => self.groups[0].listeners.sockets.len() as u32,
+        };
+        let second = self.second.as_ref();
+        let (own, seconds) = (self.slots(), second.map(|second| second.slots.clone()));
+        (0..listeners).filter(move |slot| {
+            let is_seconds = seconds.as_ref().is_some_and(|slots| slots.contains(slot));
+            !own.contains(slot) && !is_seconds
+        })
     }
 }

@@ -6,6 +6,7 @@ use rustix::process::Pid;
 
 use super::Master;
 use crate::channel::ToWorker;
+use crate::join::ToFirst;
 use crate::spawn::Worker;
 
 impl Master {
@@ -57,6 +58,7 @@ impl Master {
             self.groups
                 .iter()
                 .for_each(|group| group.worker_replaced(slot, pid));
+            self.tell_first(&ToFirst::Replaced { slot, pid });
         }
     }
 

@@ -49,6 +49,7 @@ impl Master {
             self.predecessor.is_none(),
             "this server is just taking over"
         );
+        self.ensure_alone("upgrade")?;
         ensure!(
             std::process::id() != 1,
             "process 1 cannot leave its place to a successor: restart the container instead"

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
+use std::sync::Arc;
 
 use crate::control::Status;
 use anyhow::{Context as _, Result, ensure};
@@ -18,7 +19,8 @@ use super::child::Child;
 pub struct Server {
     child: Child,
     addresses: Vec<SocketAddr>,
-    folder: TempDir,
+    /// Of its control socket, which may become another's that has joined.
+    folder: Arc<TempDir>,
 }
 
 impl Server {
@@ -48,10 +50,29 @@ impl Server {
             .arg("--control")
             .arg(control_in(&folder));
         command.args(arguments);
-        Self::spawn(command, folder)
+        Self::spawn(command, Arc::new(folder))
     }
 
-    fn spawn(mut command: Command, folder: TempDir) -> Result<Self> {
+    /// Starts another server with these further arguments that joins this one, on
+    /// the same addresses and with the same control socket.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_joined<S: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Result<Self> {
+        let mut command = Command::new(binary()?);
+        command.args(["serve", "--join", "--control"]);
+        command.arg(self.control());
+        for address in &self.addresses {
+            command.arg("--listen").arg(address.to_string());
+        }
+        command.args(arguments);
+        Self::spawn(command, self.folder.clone())
+    }
+
+    fn spawn(mut command: Command, folder: Arc<TempDir>) -> Result<Self> {
         let is_listen = |argument: &&OsStr| *argument == "--listen";
         let mut listens = command.get_args().filter(is_listen).count();
         if listens == 0 {

@@ -27,6 +27,8 @@ mod foreign_steering;
 mod framing;
 mod hangs;
 mod introspection;
+mod join;
+mod join_refusals;
 mod limits;
 mod load;
 mod malformed;
