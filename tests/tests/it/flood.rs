@@ -124,7 +124,7 @@ fn shares_after_a_flood_that_kept_new_clients_out() {
             scope.spawn(|| send_syns(target, 0..SYNS));
             until_full(process);
             let during = vec![at_random(target)];
-            (evened_out(target, during, 10), afterwards(target))
+            (evened_out(target, during, 50), afterwards(target))
         })
     });
     let program = check_flooded(&server, 0, &during, &after);
