@@ -63,7 +63,8 @@ impl Group {
             let Some(socket) = self.listeners.sockets.get(slot) else {
                 return;
             };
-            let Some(surplus) = surplus(&self.memory.slots[slot], socket) else {
+            let Some(Surplus { most: surplus, .. }) = surplus(&self.memory.slots[slot], socket)
+            else {
                 continue;
             };
             let correction = correction(surplus.min(*surplus_min), surplus);
@@ -100,9 +101,9 @@ impl Group {
             let Some(surplus) = surplus(at, socket) else {
                 continue;
             };
-            *surplus_min = surplus.min(*surplus_min);
+            *surplus_min = surplus.most.min(*surplus_min);
             if is_flood {
-                at.steering.healed.bump(surplus.wrapping_neg() as u64);
+                at.steering.healed.bump(surplus.correction() as u64);
                 *surplus_min = 0;
             }
         }
@@ -121,17 +122,43 @@ fn drops() -> Option<u64> {
 
 /// The kernel is asked only where it may be so.
 fn is_flooded(slot: &Slot, socket: &Socket) -> bool {
-    slot.waiting() > FLOOD && surplus(slot, socket).is_some_and(|surplus| surplus > FLOOD as i64)
+    slot.waiting() > FLOOD
+        && surplus(slot, socket).is_some_and(|surplus| surplus.least > FLOOD as i64)
 }
 
-/// How much more the slot's counts say is waiting than its accept queue holds.
-fn surplus(slot: &Slot, socket: &Socket) -> Option<i64> {
-    // In this order what happens meanwhile makes it too large: it is the least that counts.
-    let taken = slot.summary.taken.get();
-    let (queued, _) = accept_queue(socket).ok()?;
+/// How much more a slot's counts say is waiting than its accept queue holds. Between
+/// reading the one and the other connections come and are accepted, many if the master
+/// is kept from running just then: so much at least, and at most.
+struct Surplus {
+    least: i64,
+    most: i64,
+}
+
+impl Surplus {
+    /// What to add so that nothing but the accept queue counts, as far as that is certain:
+    /// what waits there is never written off, or a full queue would not look full.
+    fn correction(&self) -> i64 {
+        match self.least {
+            1.. => self.least.wrapping_neg(),
+            _ => self.most.min(0).wrapping_neg(),
+        }
+    }
+}
+
+fn surplus(slot: &Slot, socket: &Socket) -> Option<Surplus> {
     let steering = &slot.steering;
-    let assigned = steering.steered.get().wrapping_add(steering.healed.get());
-    Some((assigned.wrapping_sub(taken) as i64).wrapping_sub(queued.into()))
+    let assigned = || steering.steered.get().wrapping_add(steering.healed.get());
+    let (assigned_before, taken_before) = (assigned(), slot.summary.taken.get());
+    let (queued, _) = accept_queue(socket).ok()?;
+    let (assigned_after, taken_after) = (assigned(), slot.summary.taken.get());
+    let surplus = |assigned: u64, taken: u64| {
+        let waiting = assigned.wrapping_sub(taken) as i64;
+        waiting.wrapping_sub(queued.into())
+    };
+    Some(Surplus {
+        least: surplus(assigned_before, taken_after),
+        most: surplus(assigned_after, taken_before),
+    })
 }
 
 /// What to add to a slot's assigned connections so that `assigned - taken` is
@@ -150,7 +177,16 @@ fn correction(surplus_min: i64, surplus: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::correction;
+    use super::{Surplus, correction};
+
+    #[test]
+    fn in_a_flood_only_what_is_certain_is_written_off() {
+        let correction = |least, most| Surplus { least, most }.correction();
+        assert_eq!(correction(7, 7), -7);
+        assert_eq!(correction(5, 9), -5);
+        assert_eq!(correction(-2, 9), 0);
+        assert_eq!(correction(-9, -4), 4);
+    }
 
     #[test]
     fn half_open_connections_stop_weighing_after_one_interval() {

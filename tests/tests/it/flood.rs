@@ -123,8 +123,8 @@ fn shares_after_a_flood_that_kept_new_clients_out() {
         std::thread::scope(|scope| {
             scope.spawn(|| send_syns(target, 0..SYNS));
             until_full(process);
-            let during = vec![at_random(target)];
-            (evened_out(target, during, 10), afterwards(target))
+            let during = vec![at_random(target, 500.0)];
+            (evened_out(target, during, 50), afterwards(target))
         })
     });
     let program = check_flooded(&server, 0, &during, &after);
@@ -245,9 +245,9 @@ fn evened_out(target: SocketAddr, mut runs: Vec<Run>, runs_max: u32) -> Vec<Run>
     runs
 }
 
-/// 500 clients a second for three seconds, whoever has been answered.
-fn at_random(target: SocketAddr) -> Run {
-    let draws = poisson(8, 500.0, Duration::from_secs(3), Service::Fixed(100));
+/// So many clients a second for three seconds, whoever has been answered.
+fn at_random(target: SocketAddr, per_second: f64) -> Run {
+    let draws = poisson(8, per_second, Duration::from_secs(3), Service::Fixed(100));
     let run = work(target).run(&draws).unwrap();
     assert_eq!(run.records.len(), draws.len());
     run
@@ -351,15 +351,16 @@ fn an_accept_queue_that_overflows_is_counted_and_steered_around() {
         "own",
         "--policy",
         "round-robin",
+        // So long that the other's is full only if that worker does not run for 0.2 s.
         "--backlog",
-        "8",
+        "64",
         "--hang-after",
         "0s",
     ];
     let server = Server::start(arguments).unwrap();
     let stopped = Stopped::new(pid(&worker(&server, 1)));
     let target = server.address();
-    let running = std::thread::spawn(move || at_random(target));
+    let running = std::thread::spawn(move || at_random(target, 200.0));
     let full = until_group(&server, "its queue overflows, which is seen", |group| {
         group.workers[1].state == "full"
     });
