@@ -55,6 +55,7 @@ impl Master {
                 .open_listeners(&next)
                 .context("open listeners for more workers")?;
         }
+        self.keep_listeners();
         let what = self.differences(&next, policy);
         self.groups.iter_mut().for_each(|group| group.apply(&next));
         self.change_policy(policy)?;

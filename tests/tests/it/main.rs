@@ -5,6 +5,7 @@ mod agent;
 mod client;
 mod gate;
 mod loaded;
+mod manager;
 mod probe;
 
 mod ab;
@@ -20,6 +21,7 @@ mod container;
 mod deaths;
 mod delay_line;
 mod fallbacks;
+mod fd_store;
 mod flood;
 mod foreign_steering;
 mod framing;
