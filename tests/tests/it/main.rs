@@ -37,6 +37,7 @@ mod privilege;
 mod reload;
 mod report;
 mod ring;
+mod shrink;
 mod simulation;
 mod slowloris;
 mod start;
