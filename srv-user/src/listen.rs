@@ -22,6 +22,11 @@ pub struct ListenerGroup {
     pub sockets: Vec<Socket>,
     /// New SYNs are dropped.
     pub is_closed: bool,
+    /// The first so many are a socket unit's: systemd keeps them by itself.
+    pub activated: usize,
+    /// The first so many outlive this process: the socket unit's, and those in
+    /// systemd's store.
+    pub kept: usize,
 }
 
 /// Somebody else may have the sockets, too: a successor, systemd.
@@ -41,6 +46,22 @@ const BLOCKING_ACCEPT_PATIENCE: Duration = Duration::from_millis(100);
 const DEFER_ACCEPT_SECONDS: i32 = 1;
 
 impl ListenerGroup {
+    /// No listener yet.
+    pub fn empty(address: SocketAddr) -> Self {
+        Self {
+            address,
+            sockets: Vec::new(),
+            is_closed: false,
+            activated: 0,
+            kept: 0,
+        }
+    }
+
+    /// Whether all of it outlives this process.
+    pub fn is_kept(&self) -> bool {
+        self.kept == self.sockets.len()
+    }
+
     /// Binds `address` and listens.
     ///
     /// # Errors
@@ -51,11 +72,7 @@ impl ListenerGroup {
         let own = settings.serving.accept.has_own_listeners();
         let count = if own { settings.workers } else { 1 };
         refuse_if_taken(address, settings)?;
-        let mut group = Self {
-            address,
-            sockets: Vec::with_capacity(count as usize),
-            is_closed: false,
-        };
+        let mut group = Self::empty(address);
         group.grow(count, settings)?;
         Ok(group)
     }

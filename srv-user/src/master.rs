@@ -6,6 +6,7 @@ mod answers;
 mod back_off;
 mod first;
 mod joined;
+mod leftover;
 mod privilege;
 mod reload;
 mod second;
@@ -33,11 +34,12 @@ use crate::join::{ToFirst, ToJoined};
 use crate::listen::ListenerGroup;
 use crate::overflow::Overflow;
 use crate::spawn::{self, Worker};
-use crate::systemd;
 use crate::takeover::{Peer, Takeover, ToPredecessor, ToSuccessor};
+use crate::{steer, systemd};
 use back_off::BackOff;
 use first::Second;
 use joined::First;
+use leftover::Leftover;
 use upgrade::Upgrade;
 
 /// Something for the master to deal with.
@@ -130,12 +132,18 @@ struct Master {
     started: bool,
     ever_ready: bool,
     stopping: Option<Stopping>,
+    /// Of addresses that nobody asks for, until this server serves.
+    left_over: Vec<ListenerGroup>,
+    /// Of these, who is being emptied.
+    sweeping: Vec<Leftover>,
     last_failure: Option<String>,
 }
 
 struct Stopping {
     deadline: Option<Instant>,
     killed: bool,
+    /// Another server has the listeners, or will: they are left as they are.
+    leaves_listeners: bool,
 }
 
 impl Master {
@@ -154,10 +162,10 @@ impl Master {
         } else {
             (open_groups(&settings, &mut takeover)?, None)
         };
+        let left_over = takeover.leftovers()?;
         let first_slot = first.as_ref().map_or(0, |first| first.first_slot);
         let slots_end = (first_slot + settings.workers) as usize;
         let (events, incoming) = unbounded_channel();
-        takeover.ensure_all_taken()?;
         let predecessor = takeover.predecessor;
         if let Some(predecessor) = &predecessor {
             predecessor
@@ -190,6 +198,8 @@ impl Master {
             started: false,
             ever_ready: false,
             stopping: None,
+            left_over,
+            sweeping: Vec::new(),
             last_failure: None,
             hang_check: hang_check(&settings),
             settings,
@@ -213,6 +223,7 @@ impl Master {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut quit = signal(SignalKind::quit())?;
         let mut hangup = signal(SignalKind::hangup())?;
+        let mut restart = signal(SignalKind::user_defined1())?;
         let mut upgrade = signal(SignalKind::user_defined2())?;
         let mut heal = tokio::time::interval(HEAL_EVERY);
         let mut watchdog = systemd::alive_every().map(tokio::time::interval);
@@ -232,6 +243,7 @@ impl Master {
                 _ = terminate.recv() => self.stop(Some(self.settings.grace)),
                 _ = interrupt.recv() => self.stop(Some(self.settings.grace)),
                 _ = quit.recv() => self.stop(None),
+                _ = restart.recv() => self.stop_for_the_next(),
                 _ = hangup.recv() => {
                     // What comes of it is logged.
                     let _ = self.reload();
@@ -255,7 +267,7 @@ impl Master {
             if stopping.killed {
                 bail!("stopped, but requests were lost: workers had to be killed");
             }
-            return Ok(self.workers.is_empty());
+            return Ok(self.workers.is_empty() && self.sweeping.is_empty());
         }
         let failed: u32 = self.back_offs.iter().map(|at| at.early_deaths).sum();
         if !self.ever_ready && self.workers.is_empty() && failed >= FAILED_STARTS_MAX {
@@ -314,6 +326,9 @@ impl Master {
     }
 
     fn handle(&mut self, event: Event) -> anyhow::Result<()> {
+        let Some(event) = self.sweeper_says(event) else {
+            return Ok(());
+        };
         match event {
             Event::FromWorker(pid, ToMaster::Registered(confinement)) => {
                 self.registered(pid, confinement);
@@ -407,7 +422,7 @@ impl Master {
         }
         self.set_state(pid, State::Ready);
         if self.stopping.is_some() {
-            return self.drain(pid);
+            return self.dismiss(pid);
         }
         let first_time = !self.ever_ready && self.workers.values().all(|worker| worker.ready);
         if first_time {
@@ -419,8 +434,10 @@ impl Master {
         }
     }
 
-    fn announce(&self) {
+    fn announce(&mut self) {
+        self.keep_listeners();
         systemd::ready();
+        self.sweep();
         for group in &self.groups {
             let workers = self.settings.workers;
             match group.why_unsteered() {
@@ -442,6 +459,7 @@ impl Master {
             if let Some(worker) = self.workers.remove(&pid) {
                 self.bury(&worker, status);
             }
+            self.swept(pid);
         }
     }
 
@@ -551,15 +569,11 @@ impl Master {
     /// (`None`: as long as they need). Asked a second time, it hurries.
     fn stop(&mut self, grace: Option<Duration>) {
         self.roll_back("the server is stopping");
+        self.forget_listeners();
         if self.stopping.is_some() && grace.is_some() {
             return self.run_out_of_grace();
         }
-        tracing::info!("stopping: draining {} workers", self.workers.len());
-        systemd::stopping();
-        let stopping = Stopping {
-            deadline: grace.map(|grace| Instant::now() + grace),
-            killed: false,
-        };
+        let stopping = self.begin_to_stop(grace, false);
         if self.first.is_some() {
             return self.leave_first(stopping);
         }
@@ -576,16 +590,77 @@ impl Master {
                 tracing::warn!("stop listening on {}: {error:#}", group.listeners.address);
             }
         }
-        for pid in self.workers.keys().copied().collect::<Vec<_>>() {
-            self.drain(pid);
+        self.dismiss_all();
+    }
+
+    /// Stops as for a restart by systemd: the listeners stay open there, and who comes
+    /// waits for the next server.
+    fn stop_for_the_next(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let mut groups = self.groups.iter();
+        if self.is_joined() || !groups.all(|group| group.listeners.is_kept()) {
+            tracing::warn!("nobody keeps the listeners for the next server (FDSTORE)");
+            return self.stop(Some(self.settings.grace));
+        }
+        self.roll_back("the server is stopping");
+        self.stopping = Some(self.begin_to_stop(Some(self.settings.grace), true));
+        for group in &mut self.groups {
+            if let Err(error) = group.release() {
+                tracing::warn!("stop steering: {error:#}");
+            }
+        }
+        self.dismiss_all();
+    }
+
+    fn begin_to_stop(&self, grace: Option<Duration>, leaves_listeners: bool) -> Stopping {
+        tracing::info!("stopping: draining {} workers", self.workers.len());
+        systemd::stopping();
+        Stopping {
+            deadline: grace.map(|grace| Instant::now() + grace),
+            killed: false,
+            leaves_listeners,
         }
     }
 
-    fn drain(&self, pid: Pid) {
+    /// Whether two servers have the listeners, this one and another.
+    fn is_joined(&self) -> bool {
+        self.first.is_some() || self.second.is_some()
+    }
+
+    fn dismiss_all(&self) {
+        self.workers.keys().for_each(|pid| self.dismiss(*pid));
+    }
+
+    /// Has a worker finish, and what waits with it, unless that is the next server's.
+    fn dismiss(&self, pid: Pid) {
         self.set_state(pid, State::Draining);
+        let stopping = self.stopping.as_ref();
+        let leaves = stopping.is_some_and(|stopping| stopping.leaves_listeners);
         if let Some(worker) = self.workers.get(&pid) {
-            worker.tell(&ToWorker::Drain);
+            worker.tell(match leaves {
+                true => &ToWorker::Retire,
+                false => &ToWorker::Drain,
+            });
         }
+    }
+
+    /// Has systemd keep what would be lost with this process. With two servers nothing
+    /// is, and who started in place of this one must not take it from under the other.
+    fn keep_listeners(&mut self) {
+        if self.is_joined() {
+            return;
+        }
+        let listeners = self.groups.iter_mut().map(|group| &mut group.listeners);
+        systemd::store::keep(listeners.chain(&mut self.left_over));
+    }
+
+    fn forget_listeners(&mut self) {
+        let listeners = self.groups.iter_mut().map(|group| &mut group.listeners);
+        listeners
+            .chain(&mut self.left_over)
+            .for_each(systemd::store::forget);
     }
 
     fn set_state(&self, pid: Pid, state: State) {
@@ -610,19 +685,21 @@ impl Master {
     }
 
     fn run_out_of_grace(&mut self) {
-        if self.workers.is_empty() {
+        let left = self.workers.len() + self.sweeping.len();
+        if left == 0 {
             return;
         }
-        tracing::warn!("killing {} workers that are not done", self.workers.len());
+        tracing::warn!("killing {left} workers that are not done");
         self.kill_workers();
-        self.stopping = Some(Stopping {
-            deadline: None,
-            killed: true,
-        });
+        if let Some(stopping) = &mut self.stopping {
+            stopping.deadline = None;
+            stopping.killed = true;
+        }
     }
 
     fn kill_workers(&mut self) {
-        for (pid, _) in self.workers.drain() {
+        let sweepers = self.sweeping.iter().map(|leftover| leftover.worker.pid);
+        for pid in self.workers.drain().map(|(pid, _)| pid).chain(sweepers) {
             // Not reaped yet, so the id is still the worker's.
             let _ = rustix::process::kill_process(pid, Signal::KILL);
             let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
@@ -631,15 +708,44 @@ impl Master {
 }
 
 fn open_groups(settings: &Settings, takeover: &mut Takeover) -> anyhow::Result<Vec<Group>> {
+    let listeners = open_listeners(settings, takeover)?.into_iter();
+    listeners
+        .map(|listeners| Group::open(listeners, settings))
+        .collect()
+}
+
+/// The listeners of all addresses that are asked for, as many at each: those that
+/// `takeover` has, and new ones.
+fn open_listeners(
+    settings: &Settings,
+    takeover: &mut Takeover,
+) -> anyhow::Result<Vec<ListenerGroup>> {
     let mut groups = Vec::new();
     for address in &settings.listen {
-        let listeners = match takeover.listeners(*address) {
-            Some(listeners) => listeners.inherit(settings)?,
+        groups.push(match takeover.listeners(*address) {
+            Some(listeners) if takeover.predecessor.is_some() => listeners.inherit(settings)?,
+            Some(listeners) => take_back(listeners, settings)?,
             None => ListenerGroup::bind(*address, settings)?,
-        };
-        groups.push(Group::open(listeners, settings)?);
+        });
+    }
+    if settings.serving.accept.has_own_listeners() {
+        let most = groups.iter().map(|group| group.sockets.len()).max();
+        for group in &mut groups {
+            group.grow(most.unwrap_or(0) as u32, settings)?;
+        }
     }
     Ok(groups)
+}
+
+/// Takes what systemd kept, as a server that may not have lived to leave it well did.
+fn take_back(listeners: ListenerGroup, settings: &Settings) -> anyhow::Result<ListenerGroup> {
+    // A new socket could not join a group with a program, nor a new program get these.
+    listeners.sockets.iter().for_each(steer::take_off);
+    let stored = systemd::store::names(&listeners);
+    listeners.inherit(settings).inspect_err(|_| {
+        // With these no start can succeed; the next makes new ones.
+        stored.iter().for_each(|name| systemd::store::remove(name));
+    })
 }
 
 /// The policy asked for, or the hash where a default cannot be had.

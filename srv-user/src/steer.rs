@@ -212,6 +212,13 @@ fn attach(program: &OwnedFd, socket: &Socket) -> io::Result<()> {
     }
 }
 
+/// Takes a program off the group of `socket` that another process has attached and
+/// not lived to take off.
+pub fn take_off(socket: &Socket) {
+    // Mostly there is none.
+    let _ = SkReuseport::detach(socket);
+}
+
 impl Drop for Steering {
     fn drop(&mut self) {
         if let Err(error) = self.detach() {

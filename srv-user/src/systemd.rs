@@ -1,14 +1,19 @@
 //! What srv says to systemd, and the listeners that it takes from it. Nothing
 //! of it does anything where systemd did not ask.
 
-use std::os::fd::{FromRawFd, OwnedFd};
+pub mod store;
+
+use std::net::SocketAddr;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use sd_notify::NotifyState;
 use socket2::Socket;
 
 use crate::listen::ListenerGroup;
+
+const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
 /// The server serves. It is the service's main process, also after an upgrade.
 pub fn ready() {
@@ -37,35 +42,49 @@ fn say(states: &[NotifyState]) {
     }
 }
 
-/// The listeners that a socket unit passed, by address. To be called once,
-/// before anything else opens a file or starts a thread.
+/// The listeners that a socket unit or the store ([`store`]) passed, by address: there
+/// first a socket unit's, then the store's by slot. To be called once, before anything
+/// else opens a file or starts a thread.
 ///
 /// # Errors
 /// If one of them is no listening TCP socket.
 pub fn listeners() -> anyhow::Result<Vec<ListenerGroup>> {
-    let passed = sd_notify::listen_fds().context("read LISTEN_FDS")?;
+    let passed = sd_notify::listen_fds_with_names().context("read LISTEN_FDS")?;
+    let mut passed: Vec<_> = passed
+        .map(|(fd, name)| {
+            // SAFETY: systemd passed it to this process, and it is adopted once.
+            let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(fd) });
+            adopt(fd, &socket).map(|address| (store::slot_of(&name), name, address, socket))
+        })
+        .collect::<Result<_, _>>()?;
+    passed.sort_by_key(|(slot, ..)| *slot);
     let mut groups: Vec<ListenerGroup> = Vec::new();
-    for fd in passed {
-        // SAFETY: systemd passed it to this process, and it is adopted once.
-        let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(fd) });
-        rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)
-            .context("adopt a listener")?;
-        let is_listening = socket.is_listener().unwrap_or(false);
-        ensure!(
-            is_listening,
-            "file descriptor {fd}, which systemd passed, does not listen: Accept=no is needed"
-        );
-        let Some(address) = socket.local_addr().ok().and_then(|local| local.as_socket()) else {
-            bail!("file descriptor {fd}, which systemd passed, has no IP address");
-        };
-        match groups.iter_mut().find(|group| group.address == address) {
-            Some(group) => group.sockets.push(socket),
-            None => groups.push(ListenerGroup {
-                address,
-                sockets: vec![socket],
-                is_closed: false,
-            }),
+    for (slot, name, address, socket) in passed {
+        let nth = groups.iter().position(|group| group.address == address);
+        let nth = nth.unwrap_or_else(|| {
+            groups.push(ListenerGroup::empty(address));
+            groups.len() - 1
+        });
+        let group = &mut groups[nth];
+        match slot {
+            None => group.activated += 1,
+            Some(_) => store::rename(&name, group.kept, &socket).context("rename a listener")?,
         }
+        group.kept += 1;
+        group.sockets.push(socket);
     }
     Ok(groups)
+}
+
+/// The address of a listener that came as `fd`.
+fn adopt(fd: RawFd, socket: &Socket) -> anyhow::Result<SocketAddr> {
+    rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::CLOEXEC).context("adopt a listener")?;
+    let is_listening = socket.is_listener().unwrap_or(false);
+    ensure!(
+        is_listening,
+        "file descriptor {fd}, which systemd passed, does not listen: Accept=no is needed"
+    );
+    let address = socket.local_addr().ok().and_then(|local| local.as_socket());
+    address
+        .with_context(|| format!("file descriptor {fd}, which systemd passed, has no IP address"))
 }

@@ -55,6 +55,12 @@ pub enum ToSuccessor {
 struct Inheritance {
     address: SocketAddr,
     listeners: u32,
+    /// As in [`ListenerGroup`]; an older binary did not know of it.
+    #[serde(default)]
+    activated: usize,
+    /// Likewise.
+    #[serde(default)]
+    kept: usize,
 }
 
 /// The other master.
@@ -141,6 +147,8 @@ fn inheritance_of(group: &ListenerGroup) -> Inheritance {
     Inheritance {
         address: group.address,
         listeners: group.sockets.len() as u32,
+        activated: group.activated,
+        kept: group.kept,
     }
 }
 
@@ -180,11 +188,12 @@ impl Takeover {
         for group in inheritance {
             let sockets = (0..group.listeners).map(|_| adopt().map(Socket::from));
             groups.push(ListenerGroup {
-                address: group.address,
-                is_closed: false,
                 sockets: sockets
                     .collect::<Result<_, _>>()
                     .context("adopt a listener")?,
+                activated: group.activated,
+                kept: group.kept,
+                ..ListenerGroup::empty(group.address)
             });
         }
         Ok(Self {
@@ -209,15 +218,15 @@ impl Takeover {
         Some(self.groups.remove(nth))
     }
 
+    /// What a server before this one listened on and nobody asks for any more.
+    ///
     /// # Errors
-    /// If systemd passed a listener that nobody asked for: what waits there would
-    /// wait for ever. (An old master's goes with the old master.)
-    pub fn ensure_all_taken(&self) -> anyhow::Result<()> {
-        let left = self.groups.iter().map(|group| group.address);
-        let mut left = left.filter(|_| self.predecessor.is_none());
-        match left.next() {
-            None => Ok(()),
-            Some(address) => bail!(
+    /// If a socket unit passed one of these: what comes there would wait for ever.
+    pub fn leftovers(&mut self) -> anyhow::Result<Vec<ListenerGroup>> {
+        let mut activated = self.groups.iter().filter(|group| group.activated > 0);
+        match activated.next().filter(|_| self.predecessor.is_none()) {
+            None => Ok(std::mem::take(&mut self.groups)),
+            Some(ListenerGroup { address, .. }) => bail!(
                 "systemd passed a listener on {address} that --listen does not name: \
                  add --listen {address}, or drop it from the socket unit"
             ),

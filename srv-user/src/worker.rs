@@ -379,7 +379,8 @@ impl Worker {
     /// Asked by SIGTERM to go.
     fn retire(&mut self, now_ns: u64) -> anyhow::Result<()> {
         self.reactor.forget(&self.terminate)?;
-        self.tell(&ToMaster::Retiring)?;
+        // If the master is gone, its channel says so, perhaps in this same turn.
+        let _ = self.tell(&ToMaster::Retiring);
         self.resign(now_ns);
         Ok(())
     }
@@ -436,11 +437,11 @@ impl Worker {
 }
 
 fn catch_signals() -> io::Result<UnixStream> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
     let (ours, handlers) = UnixStream::pair()?;
     signal_hook::low_level::pipe::register(SIGTERM, handlers)?;
-    for signal in [SIGINT, SIGQUIT, SIGHUP] {
-        // A terminal sends these to all; what they mean is the master's business.
+    for signal in [SIGINT, SIGQUIT, SIGHUP, SIGUSR1] {
+        // A terminal or systemd sends these to all; what they mean is the master's business.
         signal_hook::flag::register(signal, Arc::default())?;
     }
     Ok(ours)

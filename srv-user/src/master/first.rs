@@ -53,6 +53,7 @@ impl Master {
                 .open_listeners(slots.end, &self.settings)
                 .context("open listeners for the workers of the joining server")?;
         }
+        self.forget_listeners();
         let (mine, theirs) = channel::pair().context("create a channel to the joining server")?;
         self.welcome(&mine, slots.start)?;
         let peer = Peer::new(None, mine);
@@ -259,7 +260,10 @@ impl Master {
         self.tell_all(&ToWorker::Beside(false));
         match self.stopping.is_some() {
             true => self.stop_alone(),
-            false => self.have_somebody_look_around(),
+            false => {
+                self.keep_listeners();
+                self.have_somebody_look_around();
+            }
         }
     }
 

@@ -63,9 +63,8 @@ pub(super) fn join(settings: &Settings) -> anyhow::Result<(Vec<Group>, First)> {
         let steering = adopt(settings, &memory, handles);
         let sockets = fds.by_ref().take(welcome.listeners as usize);
         let listeners = ListenerGroup {
-            address: *address,
             sockets: sockets.map(Socket::from).collect(),
-            is_closed: false,
+            ..ListenerGroup::empty(*address)
         };
         groups.push(Group::join(listeners, memory, steering, settings)?);
     }
@@ -167,6 +166,7 @@ impl Master {
         self.tell_all(&ToWorker::Beside(false));
         self.have_somebody_look_around();
         self.answer_at(first.control.clone(), Instant::now() + CLOSED_WITHIN);
+        self.keep_listeners();
         Some(first)
     }
 

@@ -59,6 +59,7 @@ impl Master {
                 .open_listeners(self.first_slot + next.workers, &next)
                 .context("open listeners for more workers")?;
         }
+        self.keep_listeners();
         let what = self.differences(&next, policy);
         let old = std::mem::replace(&mut self.settings, next);
         self.apply_settings();

@@ -113,7 +113,12 @@ impl Master {
         self.stopping = Some(Stopping {
             deadline: Some(Instant::now() + self.settings.grace),
             killed: false,
+            leaves_listeners: true,
         });
+        for group in &mut self.groups {
+            // They are kept for the successor now.
+            (group.listeners.activated, group.listeners.kept) = (0, 0);
+        }
         for worker in self.workers.values() {
             worker.tell(&ToWorker::Retire);
         }

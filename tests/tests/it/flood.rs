@@ -7,7 +7,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Pid;
-use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use srv::arrivals::{Service, poisson};
 use srv::closed::Closed;
@@ -16,7 +15,7 @@ use srv::load::{Connections, Load, Run};
 use srv_tests::server::{self, Server};
 
 use crate::gate;
-use crate::probe::{Stopped, group, pid, status, until, until_group, worker};
+use crate::probe::{Stopped, group, in_namespace_of, pid, status, until, until_group, worker};
 
 /// Half-open connections that are begun, all of them from addresses that nobody has.
 const SYNS: u32 = 100_000;
@@ -53,21 +52,6 @@ fn start(cookies: u32) -> Server {
         &listen,
     ];
     Server::start_as(command, folder, arguments).unwrap()
-}
-
-/// Runs `f` in the network namespace of a process.
-fn in_namespace_of<R: Send>(process: Pid, f: impl FnOnce() -> R + Send) -> R {
-    let enter = || {
-        let path = format!("/proc/{}/ns/net", process.as_raw_nonzero());
-        let namespace = std::fs::File::open(path).unwrap();
-        move_into_thread_name_spaces(
-            std::os::fd::AsFd::as_fd(&namespace),
-            ThreadNameSpaceType::NETWORK,
-        )
-        .unwrap();
-        f()
-    };
-    std::thread::scope(|scope| scope.spawn(enter).join().unwrap())
 }
 
 #[test]

@@ -19,17 +19,32 @@ pub fn of_sleepers(target: SocketAddr) -> Load {
     }
 }
 
-/// Runs `meanwhile` under `per_second` requests of 300 µs each, which go on until
-/// it is done, and are then all awaited. How many were answered.
+/// What became of the requests that were sent.
+#[derive(Debug, Default)]
+pub struct Counted {
+    pub requests: usize,
+    pub lost: usize,
+    pub first_error: Option<String>,
+}
+
+/// As [`under_load`]; how many were answered.
 ///
 /// # Panics
 /// If one was not.
 #[track_caller]
 pub fn without_loss(target: SocketAddr, per_second: f64, meanwhile: impl FnOnce()) -> usize {
+    let counted = under_load(target, per_second, meanwhile);
+    assert_eq!(counted.lost, 0, "{counted:?}");
+    counted.requests
+}
+
+/// Runs `meanwhile` under `per_second` requests of 300 µs each, which go on until
+/// it is done, and are then all awaited.
+pub fn under_load(target: SocketAddr, per_second: f64, meanwhile: impl FnOnce()) -> Counted {
     let load = of_sleepers(target);
     let is_over = AtomicBool::new(false);
     let run = || {
-        let mut answered = 0;
+        let mut counted = Counted::default();
         for seed in 0.. {
             let draws = poisson(
                 seed,
@@ -39,20 +54,21 @@ pub fn without_loss(target: SocketAddr, per_second: f64, meanwhile: impl FnOnce(
             );
             let run = load.run(&draws).unwrap();
             assert_eq!(run.records.len(), draws.len());
-            assert_eq!(run.lost(), 0, "of {}: {:?}", draws.len(), run.first_error);
-            answered += draws.len();
+            counted.requests += draws.len();
+            counted.lost += run.lost();
+            counted.first_error = counted.first_error.or(run.first_error);
             if is_over.load(Ordering::Relaxed) {
                 break;
             }
         }
-        answered
+        counted
     };
     std::thread::scope(|scope| {
         let running = scope.spawn(run);
         let done = catch_unwind(AssertUnwindSafe(meanwhile));
         is_over.store(true, Ordering::Relaxed);
-        let answered = running.join().unwrap();
+        let counted = running.join().unwrap();
         done.unwrap_or_else(|panic| resume_unwind(panic));
-        answered
+        counted
     })
 }

@@ -1,10 +1,12 @@
 //! Looking at a running server from outside: its own account through the
 //! control socket, and the kernel's through /proc.
 
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use srv::control::{GroupStatus, Reply, Request, Status, WorkerStatus, ask};
 use srv_tests::server::Server;
 
@@ -102,6 +104,17 @@ impl Drop for Stopped {
         // It may have been killed meanwhile.
         let _ = rustix::process::kill_process(self.0, Signal::CONT);
     }
+}
+
+/// Runs `f` in the network namespace of a process.
+pub fn in_namespace_of<R: Send>(process: Pid, f: impl FnOnce() -> R + Send) -> R {
+    let enter = || {
+        let path = format!("/proc/{}/ns/net", process.as_raw_nonzero());
+        let namespace = std::fs::File::open(path).unwrap();
+        move_into_thread_name_spaces(namespace.as_fd(), ThreadNameSpaceType::NETWORK).unwrap();
+        f()
+    };
+    std::thread::scope(|scope| scope.spawn(enter).join().unwrap())
 }
 
 /// A process's state as in `ps`; `None` once it is gone.

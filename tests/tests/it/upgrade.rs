@@ -2,6 +2,8 @@
 //! not come up changes nothing.
 
 use std::fs::Permissions;
+use std::io::ErrorKind;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,10 +12,10 @@ use rustix::process::{Pid, Signal};
 use srv_tests::server::{self, Server};
 use tempfile::TempDir;
 
-use crate::client::{Client, get_many};
+use crate::client::{Client, get, get_many};
 use crate::gate;
 use crate::loaded::without_loss;
-use crate::probe::{endurance, group, signal, state, status, until, until_group};
+use crate::probe::{Stopped, endurance, group, pid, signal, state, status, until, until_group};
 
 /// A server whose binary is its own and can be replaced.
 struct Upgradable {
@@ -170,6 +172,45 @@ fn a_request_in_service_is_finished_by_the_old_one() {
     );
     assert_eq!(client.response().status(), 200);
     client.assert_closed();
+}
+
+/// And one that is new has as many listeners as the one that stays, which had more workers.
+#[test]
+fn an_address_that_the_new_one_is_not_asked_for_is_emptied_and_closed() {
+    let listen = ["--listen", "127.0.0.1:0", "--listen", "127.0.0.2:0"];
+    let upgradable = Upgradable::start(&[&["--workers", "3"], &listen[..]].concat());
+    let server = &upgradable.server;
+    let [stays, goes] = server.addresses().try_into().unwrap();
+    let workers = group(server).workers;
+    let stopped: Vec<_> = workers.iter().map(|at| Stopped::new(pid(at))).collect();
+    let waiting = |_| {
+        let mut client = Client::connect(goes);
+        client.get("/");
+        client
+    };
+    let waiting: Vec<_> = (0..10).map(waiting).collect();
+    upgradable.replace(&format!(
+        "#!/bin/sh\nexec {} serve --control {} --workers 2 --listen {stays} --listen 127.0.0.3:0\n",
+        server::binary().unwrap().display(),
+        server.control().display()
+    ));
+    let (said, succeeded) = upgradable.upgrade();
+    assert!(succeeded, "{said}");
+    for mut client in waiting {
+        assert_eq!(client.response().status(), 200);
+    }
+    drop(stopped);
+    until("the address is closed", || {
+        let refused = TcpStream::connect(goes).err()?;
+        (refused.kind() == ErrorKind::ConnectionRefused).then_some(())
+    });
+    let groups = status(server).groups;
+    assert_eq!(groups[0].listen, stays);
+    for group in groups {
+        for _ in 0..10 {
+            assert_eq!(get(group.listen, "/").status(), 200);
+        }
+    }
 }
 
 /// The same master, its workers and its steering go on.
