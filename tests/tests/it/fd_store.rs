@@ -347,3 +347,22 @@ fn the_unit_lets_systemd_keep_listeners() {
         value("Environment=FDSTORE=")
     );
 }
+
+/// Whoever started in the place of one would take the listeners from under the other.
+#[test]
+fn while_two_servers_are_joined_nothing_is_kept() {
+    let manager = Manager::new();
+    let mut first = manager.start(&["--workers", "2", "--listen", "127.0.0.1:0"]);
+    assert_eq!(manager.names("srv-listener-"), 2);
+    let mut second = first.start_joined(["--workers", "2"]).unwrap();
+    until("nothing is kept", || (manager.names("") == 0).then_some(()));
+    assert!(second.stop().unwrap().success());
+    until(
+        "everything is kept again, the listeners of the other too",
+        || (manager.names("srv-listener-") == 4).then_some(()),
+    );
+    assert!(first.stop().unwrap().success());
+    until("a clean stop leaves nothing", || {
+        (manager.names("") == 0).then_some(())
+    });
+}
