@@ -81,18 +81,13 @@ impl Master {
         None
     }
 
-    /// A process has ended; if it was one of these, its address is given up, unless the
-    /// next server is to have it.
+    /// A process has ended; if it was one of these, its address is given up.
     pub(super) fn swept(&mut self, pid: Pid) {
         let mut sweeping = self.sweeping.iter();
         let Some(nth) = sweeping.position(|leftover| leftover.worker.pid == pid) else {
             return;
         };
         let mut listeners = self.sweeping.swap_remove(nth).group.listeners;
-        let stopping = self.stopping.as_ref();
-        if stopping.is_some_and(|stopping| stopping.leaves_listeners) {
-            return;
-        }
         systemd::store::forget(&mut listeners);
         // systemd may close its copy a moment later: until then nobody is to be let in.
         listeners.is_closed = false;

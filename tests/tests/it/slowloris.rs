@@ -18,6 +18,8 @@ use crate::probe::{group, open_files, pid, refused, stress, until_group};
 const CONNECTIONS: usize = 5_000;
 /// Each connection's next byte comes after so long.
 const PACE: Duration = Duration::from_secs(1);
+/// So many have theirs at once.
+const AT_ONCE: usize = 25;
 
 fn start(header_timeout: &str) -> Server {
     let arguments = [
@@ -61,8 +63,13 @@ impl Slowloris {
     fn trickle(&mut self, over: &AtomicBool) {
         while !self.streams.is_empty() && !over.load(Ordering::Relaxed) {
             let begun = Instant::now();
-            let told = &mut self.told;
+            let (told, count) = (&mut self.told, self.streams.len() as u32);
+            let mut nth = 0;
             self.streams.retain_mut(|stream| {
+                if nth % AT_ONCE as u32 == 0 && !over.load(Ordering::Relaxed) {
+                    std::thread::sleep((PACE * nth / count).saturating_sub(begun.elapsed()));
+                }
+                nth += 1;
                 let answer = next_byte(stream);
                 *told += usize::from(answer.as_deref() == Some(b"HTTP/1.1 408"));
                 answer.is_none()
@@ -88,9 +95,9 @@ fn next_byte(stream: &mut TcpStream) -> Option<Vec<u8>> {
     }
 }
 
-fn honest(server: &Server, lasts: Duration) -> Run {
+fn honest(target: SocketAddr, lasts: Duration) -> Run {
     let load = Load {
-        target: server.address(),
+        target,
         host: None,
         path: "/work?sleep_us={us}".into(),
         connections: Connections::PerRequest,
@@ -139,7 +146,7 @@ fn five_thousand_trickling_headers_stop_nobody_and_are_stopped() {
         until_group(&server, "all of them are open", |group| {
             group.totals.active >= CONNECTIONS as u64
         });
-        honest(&server, Duration::from_secs(1));
+        honest(server.address(), Duration::from_secs(1));
         assert_eq!(refused(&server, "timeout"), 0, "they were there meanwhile");
         assert_eq!(trickling.join().unwrap(), CONNECTIONS, "told 408");
     });
@@ -148,33 +155,76 @@ fn five_thousand_trickling_headers_stop_nobody_and_are_stopped() {
     assert_eq!(files().collect::<Vec<_>>(), before);
 }
 
-/// The figure of docs/reliability.md: `SRV_STRESS=1`, with nothing beside it.
+/// What runs beside the honest requests of one arm.
+#[derive(Clone, Copy, Debug)]
+enum Beside {
+    Nothing,
+    /// The same slowloris at another server: it takes its share of the CPUs, too.
+    AtAnother,
+    AtThis,
+}
+
+const ROUNDS: usize = 9;
+const ROUND: Duration = Duration::from_secs(3);
+
+/// The figures of docs/reliability.md: `SRV_STRESS=1`, in release, with nothing beside it.
 #[test]
 fn what_others_feel_of_it() {
     if !stress(false, true) || !can_hold_them() {
         return;
     }
-    let server = start("10min");
-    let (mut without, mut with) = (Vec::new(), Vec::new());
-    for _ in 0..5 {
-        without.push(p99_us(&honest(&server, Duration::from_secs(4))));
-        let mut slowloris = Slowloris::open(server.address());
-        let over = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| slowloris.trickle(&over));
-            with.push(p99_us(&honest(&server, Duration::from_secs(4))));
-            over.store(true, Ordering::Relaxed);
-        });
-        assert_eq!(slowloris.streams.len(), CONNECTIONS);
-        drop(slowloris);
-        until_group(&server, "all are closed", |group| group.totals.active == 0);
+    let arms = [Beside::Nothing, Beside::AtAnother, Beside::AtThis];
+    let (server, another) = (start("10min"), start("10min"));
+    let mut p99s_us = [const { Vec::new() }; 3];
+    for round in 0..ROUNDS {
+        for nth in 0..arms.len() {
+            // Each arm comes after each other one.
+            let arm = (nth + round) % arms.len();
+            p99s_us[arm].push(match arms[arm] {
+                Beside::Nothing => p99_us(&honest(server.address(), ROUND)),
+                Beside::AtAnother => p99_beside_us(server.address(), &another),
+                Beside::AtThis => p99_beside_us(server.address(), &server),
+            });
+        }
     }
-    let (with, without) = (Spread::of(&with), Spread::of(&without));
+    let told = |name: &str, figures: &[f64], digits: usize| {
+        let spread = Spread::of(figures);
+        println!(
+            "{name}: {:.digits$} ({:.digits$} to {:.digits$})",
+            spread.median, spread.min, spread.max
+        );
+    };
     println!(
-        "p99 of 500 honest requests a second, us, 5 rounds in turn: {:.0} ({:.0} to {:.0}) beside \
-         {CONNECTIONS} trickling headers, {:.0} ({:.0} to {:.0}) without them",
-        with.median, with.min, with.max, without.median, without.min, without.max
+        "p99 of 500 honest requests a second, us, {ROUNDS} rounds of {ROUND:?}, {CONNECTIONS} trickling headers"
     );
+    for (arm, figures) in arms.iter().zip(&p99s_us) {
+        told(&format!("  {arm:?}"), figures, 0);
+    }
+    let ratio = |to: usize| -> Vec<f64> {
+        let rounds = p99s_us[2].iter().zip(&p99s_us[to]);
+        rounds.map(|(with, other)| with / other).collect()
+    };
+    told("  AtThis / Nothing, round by round", &ratio(0), 2);
+    told("  AtThis / AtAnother, round by round", &ratio(1), 2);
+}
+
+/// While `attacked` has its slowloris.
+fn p99_beside_us(target: SocketAddr, attacked: &Server) -> f64 {
+    let mut slowloris = Slowloris::open(attacked.address());
+    until_group(attacked, "all of them are open", |group| {
+        group.totals.active >= CONNECTIONS as u64
+    });
+    let over = AtomicBool::new(false);
+    let p99_us = std::thread::scope(|scope| {
+        scope.spawn(|| slowloris.trickle(&over));
+        let run = scope.spawn(|| honest(target, ROUND)).join();
+        over.store(true, Ordering::Relaxed);
+        p99_us(&run.unwrap())
+    });
+    assert_eq!(slowloris.streams.len(), CONNECTIONS);
+    drop(slowloris);
+    until_group(attacked, "all are closed", |group| group.totals.active == 0);
+    p99_us
 }
 
 fn p99_us(run: &Run) -> f64 {
