@@ -197,6 +197,12 @@ fn is_beyond(ratio: Option<Ratio>, factor: f64) -> bool {
     ratio.is_some_and(|ratio| ratio.low > factor || ratio.high < 1.0 / factor)
 }
 
+/// Whether the ratio is no further from 1 than the control's interval is wide.
+fn is_within(ratio: &Ratio, control: &Ratio) -> bool {
+    let spread = control.high / control.low.max(f64::MIN_POSITIVE);
+    (1.0 / spread..=spread).contains(&ratio.rounds.median)
+}
+
 /// The kernel's hash, or else the first that is neither the subject nor its control.
 fn rival<'a>(arms: &'a [Arm], subject: &'a Arm) -> Option<&'a Arm> {
     let mut rivals =
@@ -227,17 +233,29 @@ fn verdict(comparison: &Comparison) -> Vec<String> {
     let rival = rival(&comparison.arms, subject);
     let key = comparison.scenario.key;
     let written = |arm: &Arm| ns(typical(arm, |round| key.of(round)));
+    let controls = comparison.ratios.iter();
+    let control = controls
+        .filter(|ratio| ratio.control)
+        .find(|ratio| ratio.figure == key.name());
     if let Some(rival) = rival
         && let Some(Compared { ratio, .. }) =
             find(&comparison.ratios, key.name(), &rival.name, &subject.name)
     {
         let (name, of) = (&subject.name, &rival.name);
-        verdict.push(if !ratio.matters() {
+        let is_noise = control.is_some_and(|control| is_within(ratio, &control.ratio));
+        verdict.push(if !ratio.matters() || is_noise {
             let why = match key {
                 Key::ShortP50 => " Hardly any request waits here, so that there is little to gain.",
                 Key::ShortP99 | Key::Deviation => "",
             };
-            format!("No difference in {} between {name} and {of}: {ratio}.{why}", key.title())
+            let beyond = match ratio.matters() {
+                true => " beyond the control's own",
+                false => "",
+            };
+            format!(
+                "No difference{beyond} in {} between {name} and {of}: {ratio}.{why}",
+                key.title()
+            )
         } else {
             let (verb, times) = if ratio.rounds.median > 1.0 {
                 ("cuts", ratio.rounds.median)
@@ -290,10 +308,6 @@ fn verdict(comparison: &Comparison) -> Vec<String> {
             gaps.join(", ")
         ));
     }
-    let control = comparison
-        .ratios
-        .iter()
-        .find(|ratio| ratio.control && ratio.figure == key.name());
     if let Some(control) = control {
         verdict.push(format!("A/A: {} ({}).", control.judgement, control.ratio));
     }
@@ -472,5 +486,24 @@ mod tests {
             comparison.verdict
         );
         assert_eq!(judged(vec![]).verdict, ["Nothing was measured."]);
+    }
+
+    #[test]
+    fn what_is_less_than_the_control_spreads_is_no_difference() {
+        let verdict = |control| {
+            let comparison = judged(vec![
+                arm("least+ring", [40, 41, 39, 40, 42]),
+                arm("least+ring again", control),
+                arm("shared", [42, 43, 41, 42, 44]),
+            ]);
+            comparison.verdict[0].clone()
+        };
+        let spread = verdict([38, 44, 40, 39, 44]);
+        assert!(
+            spread.starts_with("No difference beyond the control's own"),
+            "{spread}"
+        );
+        let close = verdict([40, 41, 39, 40, 42]);
+        assert!(close.contains("cuts"), "{close}");
     }
 }
