@@ -352,9 +352,9 @@ fn the_unit_lets_systemd_keep_listeners() {
 #[test]
 fn while_two_servers_are_joined_nothing_is_kept() {
     let manager = Manager::new();
-    let mut first = manager.start(&["--workers", "2", "--listen", "127.0.0.1:0"]);
+    let first = manager.start(&["--workers", "2", "--listen", "127.0.0.1:0"]);
     assert_eq!(manager.names("srv-listener-"), 2);
-    let mut second = first.start_joined(["--workers", "2"]).unwrap();
+    let second = first.start_joined(["--workers", "2"]).unwrap();
     until("nothing is kept", || (manager.names("") == 0).then_some(()));
     assert!(second.stop().unwrap().success());
     until(
