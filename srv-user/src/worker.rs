@@ -344,7 +344,12 @@ impl Worker {
                 }
             }
             ToWorker::Adopt(slot) => self.ring.adopt(reactor, slot)?,
-            ToWorker::Release(slot) => self.ring.release(reactor, slot),
+            ToWorker::Release(slot) => {
+                let published = self.driver.published();
+                for connection in self.ring.give_up(reactor, published, slot) {
+                    self.open(connection, now_ns);
+                }
+            }
             ToWorker::LookAround => self.ring.look_around(reactor)?,
         }
         Ok(())

@@ -27,8 +27,19 @@ impl Ring {
         self.watch_all(reactor, slot)
     }
 
-    /// Leaves the listeners of `slot` to others.
-    pub fn release(&self, reactor: &Reactor, slot: u32) {
+    /// Leaves the listeners of `slot` to others, and accepts what this worker may have
+    /// been woken for and nobody else was told of.
+    pub fn give_up(&self, reactor: &Reactor, published: &Published, slot: u32) -> Vec<OwnedFd> {
+        self.release(reactor, slot);
+        let groups = 0..self.listeners.len();
+        let places = groups.map(|group| Place { group, nth: slot });
+        // One each: in its sleep it was woken once.
+        places
+            .filter_map(|place| self.accept_from(published, place))
+            .collect()
+    }
+
+    fn release(&self, reactor: &Reactor, slot: u32) {
         for listeners in &self.listeners {
             // Not every one was registered.
             let _ = reactor.forget(&listeners[slot as usize].socket);
