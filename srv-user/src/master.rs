@@ -383,14 +383,15 @@ impl Master {
         worker.registered = true;
         worker.confinement = Some(confinement);
         let slot = worker.slot;
-        if worker.leaves {
-            // Its listeners are others' by now: who stepped back would leave them to nobody.
+        self.take_charge(pid);
+        if self.workers.get(&pid).is_none_or(|worker| worker.leaves) {
+            // Its listeners are others' by now, perhaps a later newcomer's: who stepped
+            // back would leave them to nobody.
             if self.settings.serving.accept == AcceptMode::Ring {
                 self.join_ring_if_whole();
             }
             return;
         }
-        self.take_charge(pid);
         self.tell_first(&ToFirst::Registered(slot));
         self.tell_second(&ToJoined::Registered(slot));
         if self.settings.serving.accept != AcceptMode::Ring {
