@@ -159,6 +159,12 @@ impl Master {
         for slot in before..count {
             self.fill(slot);
         }
+        for slot in count..before {
+            // One that has died is not to come back.
+            if !self.workers.values().any(|worker| worker.slot == slot) {
+                self.set_slot_state(slot, State::Absent);
+            }
+        }
         let leaving = |worker: &&mut super::Worker| worker.slot >= count && !worker.leaves;
         let mut orphans = Vec::new();
         for worker in self.workers.values_mut().filter(leaving) {
@@ -190,8 +196,10 @@ impl Master {
         if self.settings.serving.accept != AcceptMode::Own {
             return;
         }
-        let others = self.workers.iter().filter(|(pid, _)| **pid != newcomer);
-        others.for_each(|(_, worker)| worker.tell(&ToWorker::Release(slot)));
+        // Not the slot's other workers: one yields, and one that is still starting would
+        // leave its own listener as soon as it waits there.
+        let others = self.workers.values().filter(|worker| worker.slot != slot);
+        others.for_each(|worker| worker.tell(&ToWorker::Release(slot)));
         if let Some(worker) = self.workers.get(&newcomer) {
             self.orphans()
                 .for_each(|orphan| worker.tell(&ToWorker::Adopt(orphan)));

@@ -57,7 +57,18 @@ pub fn until_group(
     what: &str,
     is_so: impl Fn(&GroupStatus) -> bool,
 ) -> GroupStatus {
-    until(what, || Some(group(server)).filter(|group| is_so(group)))
+    let mut last = String::new();
+    let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        until(what, || {
+            let group = group(server);
+            last = format!("{:?}", group.workers);
+            Some(group).filter(|group| is_so(group))
+        })
+    }));
+    looked.unwrap_or_else(|panic| {
+        eprintln!("last seen: {last}");
+        std::panic::resume_unwind(panic)
+    })
 }
 
 /// Switches the policy.
