@@ -153,7 +153,8 @@ fn avoids_the_busy_one(policy: &str, workers: u32) {
     let busy = running(&before).unwrap();
     let stopped = Stopped::new(pid(&before.workers[busy]));
     let mut connections = 1;
-    let mut steered_there = 1;
+    // Its request may have come to the other's listener.
+    let mut steered_there = steered(&before)[busy];
     if policy == "hermes" {
         // Its filter is the other workers' doing, and they sleep for a while.
         until("the others have noticed", || {
