@@ -144,7 +144,7 @@ impl Group {
             }
         }
         if self.steering.is_err() {
-            steer::detach_any(&self.listeners.sockets[0]);
+            steer::take_off(&self.listeners.sockets[0]);
         }
         self.restore_config();
         let why = self.steer(policy).err()?;

@@ -303,7 +303,7 @@ impl Master {
             listeners: spawn::inherited(&self.groups).listeners,
             groups: self.groups.len() as u32,
             user: self.user,
-            beside: self.first.is_some() || self.second.is_some(),
+            beside: self.is_joined(),
             log_json: self.settings.log_json,
             serving: self.settings.serving.clone(),
         };

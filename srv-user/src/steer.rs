@@ -183,7 +183,11 @@ impl Steering {
     }
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SkReuseport> {
+/// The program of that name, loaded.
+///
+/// # Errors
+/// The object has none, or the kernel refuses it.
+pub fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SkReuseport> {
     let program = ebpf.program_mut(name);
     let program = program.with_context(|| format!("find program {name} in the BPF object"))?;
     let program: &mut SkReuseport = program.try_into()?;
@@ -191,12 +195,6 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SkReuse
         program.load()?;
     }
     Ok(program)
-}
-
-/// Leaves the group of `socket` to the kernel's hash, whoever attached a program.
-pub fn detach_any(socket: &Socket) {
-    // Mostly there is none.
-    let _ = SkReuseport::detach(socket);
 }
 
 /// As aya does, which has it for programs of this process only.
@@ -212,8 +210,8 @@ fn attach(program: &OwnedFd, socket: &Socket) -> io::Result<()> {
     }
 }
 
-/// Takes a program off the group of `socket` that another process has attached and
-/// not lived to take off.
+/// Leaves the group of `socket` to the kernel's hash, whoever attached a program and did
+/// not live to take it off.
 pub fn take_off(socket: &Socket) {
     // Mostly there is none.
     let _ = SkReuseport::detach(socket);

@@ -2,7 +2,6 @@
 //! running kernel and this process's capabilities allow.
 
 use anyhow::{Context as _, ensure};
-use aya::programs::SkReuseport;
 use aya::{Ebpf, EbpfLoader};
 use srv_common::foreign::Offsets;
 
@@ -10,6 +9,7 @@ use super::btf::Btf;
 use super::object;
 use super::offsets::{self, Readable};
 use super::steering::{Signal, Signals};
+use crate::steer::program;
 
 /// The select program's name.
 pub const SELECT: &str = "steer_foreign";
@@ -113,18 +113,4 @@ fn with(object: &[u8], offsets: &Offsets) -> anyhow::Result<Ebpf> {
     let mut ebpf = loader.load(object).context(NEEDS)?;
     program(&mut ebpf, SELECT).context(NEEDS)?;
     Ok(ebpf)
-}
-
-/// The program of that name, loaded.
-///
-/// # Errors
-/// The object has none, or the kernel refuses it.
-pub fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SkReuseport> {
-    let program = ebpf.program_mut(name);
-    let program = program.with_context(|| format!("find program {name} in the BPF object"))?;
-    let program: &mut SkReuseport = program.try_into()?;
-    if program.fd().is_err() {
-        program.load()?;
-    }
-    Ok(program)
 }

@@ -19,8 +19,9 @@ use aya::{Btf, Ebpf, Pod};
 use srv_common::Policy;
 use srv_common::foreign::{Foreign, MAX_LISTENERS, Reason, Sleep, Tag};
 
-use super::select::{self, Loaded, Reads, SELECT, program};
+use super::select::{self, Loaded, Reads, SELECT};
 use crate::status;
+use crate::steer::program;
 
 /// The programs with their memory, for one listener group. Dropping it detaches
 /// nothing: the select program stays as long as the group has it.
