@@ -5,11 +5,13 @@
 mod answers;
 mod back_off;
 mod first;
+mod hangs;
 mod joined;
 mod leftover;
 mod privilege;
 mod reload;
 mod second;
+mod stop;
 mod upgrade;
 
 use std::collections::HashMap;
@@ -18,7 +20,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use rustix::process::{Pid, WaitOptions, WaitStatus};
 use srv_common::{Policy, State};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -29,7 +31,7 @@ use crate::cli::ServeArgs;
 use crate::config::{AcceptMode, Settings};
 use crate::confine::{Confinement, User};
 use crate::control::{self, Question, Request};
-use crate::group::{Group, Hang, Stage};
+use crate::group::Group;
 use crate::join::{ToFirst, ToJoined};
 use crate::listen::ListenerGroup;
 use crate::overflow::Overflow;
@@ -40,6 +42,7 @@ use back_off::BackOff;
 use first::Second;
 use joined::First;
 use leftover::Leftover;
+use stop::Stopping;
 use upgrade::Upgrade;
 
 /// Something for the master to deal with.
@@ -137,13 +140,6 @@ struct Master {
     /// Of these, who is being emptied.
     sweeping: Vec<Leftover>,
     last_failure: Option<String>,
-}
-
-struct Stopping {
-    deadline: Option<Instant>,
-    killed: bool,
-    /// Another server has the listeners, or will: they are left as they are.
-    leaves_listeners: bool,
 }
 
 impl Master {
@@ -521,49 +517,6 @@ impl Master {
         }
     }
 
-    fn spot_hangs(&mut self) {
-        let found: Vec<Hang> = self.groups.iter_mut().flat_map(Group::spot_hangs).collect();
-        if found.iter().any(|hang| hang.stage == Stage::FoundOut) {
-            self.have_somebody_look_around();
-        }
-        let suspects = found.iter().filter(|hang| hang.stage == Stage::Suspected);
-        suspects.for_each(|suspect| self.nudge(suspect.slot));
-        for hang in found {
-            self.tell_of_hang(&hang);
-            self.kill_if_hung_too_long(&hang);
-        }
-    }
-
-    fn nudge(&self, slot: u32) {
-        if let Some(worker) = self.in_charge(slot) {
-            worker.tell(&ToWorker::Nudge);
-        }
-    }
-
-    fn kill_if_hung_too_long(&mut self, hang: &Hang) {
-        let kill_after = self.settings.hang_kill;
-        if !kill_after.is_zero() && hang.lasted > kill_after {
-            self.kill_hung(hang);
-        }
-    }
-
-    fn kill_hung(&mut self, hang: &Hang) {
-        let mut workers = self.workers.values_mut();
-        let found = workers.find(|worker| {
-            worker.slot == hang.slot && worker.is_in_charge() && !worker.hang_killed
-        });
-        let Some(worker) = found else { return };
-        worker.hang_killed = true;
-        self.hang_kills[hang.slot as usize] += 1;
-        tracing::warn!(
-            slot = hang.slot,
-            "killing a worker that hangs for {:?}",
-            hang.lasted
-        );
-        // Not reaped yet, so the id is still the worker's.
-        let _ = rustix::process::kill_process(worker.pid, Signal::KILL);
-    }
-
     fn respawn_in(&self, slot: u32, wait: Duration) {
         let events = self.events.clone();
         tokio::spawn(async move {
@@ -573,85 +526,9 @@ impl Master {
         });
     }
 
-    /// Stops steering and lets the workers finish, for `grace` at most
-    /// (`None`: as long as they need). Asked a second time, it hurries.
-    fn stop(&mut self, grace: Option<Duration>) {
-        self.roll_back("the server is stopping");
-        self.forget_listeners();
-        if self.stopping.is_some() && grace.is_some() {
-            return self.run_out_of_grace();
-        }
-        let stopping = self.begin_to_stop(grace, false);
-        if self.first.is_some() {
-            return self.leave_first(stopping);
-        }
-        self.stopping = Some(stopping);
-        if !self.offer_everything() {
-            self.close();
-        }
-    }
-
-    /// Lets no new connection in, and has all workers finish what there is.
-    fn close(&mut self) {
-        for group in &mut self.groups {
-            if let Err(error) = group.close() {
-                tracing::warn!("stop listening on {}: {error:#}", group.listeners.address);
-            }
-        }
-        self.dismiss_all();
-    }
-
-    /// Stops as for a restart by systemd: the listeners stay open there, and who comes
-    /// waits for the next server.
-    fn stop_for_the_next(&mut self) {
-        if self.stopping.is_some() {
-            return;
-        }
-        let mut groups = self.groups.iter();
-        if self.is_joined() || !groups.all(|group| group.listeners.is_kept()) {
-            tracing::warn!("nobody keeps the listeners for the next server (FDSTORE)");
-            return self.stop(Some(self.settings.grace));
-        }
-        self.roll_back("the server is stopping");
-        self.stopping = Some(self.begin_to_stop(Some(self.settings.grace), true));
-        for group in &mut self.groups {
-            if let Err(error) = group.release() {
-                tracing::warn!("stop steering: {error:#}");
-            }
-        }
-        self.dismiss_all();
-    }
-
-    fn begin_to_stop(&self, grace: Option<Duration>, leaves_listeners: bool) -> Stopping {
-        tracing::info!("stopping: draining {} workers", self.workers.len());
-        systemd::stopping();
-        Stopping {
-            deadline: grace.map(|grace| Instant::now() + grace),
-            killed: false,
-            leaves_listeners,
-        }
-    }
-
     /// Whether two servers have the listeners, this one and another.
     fn is_joined(&self) -> bool {
         self.first.is_some() || self.second.is_some()
-    }
-
-    fn dismiss_all(&self) {
-        self.workers.keys().for_each(|pid| self.dismiss(*pid));
-    }
-
-    /// Has a worker finish, and what waits with it, unless that is the next server's.
-    fn dismiss(&self, pid: Pid) {
-        self.set_state(pid, State::Draining);
-        let stopping = self.stopping.as_ref();
-        let leaves = stopping.is_some_and(|stopping| stopping.leaves_listeners);
-        if let Some(worker) = self.workers.get(&pid) {
-            worker.tell(match leaves {
-                true => &ToWorker::Retire,
-                false => &ToWorker::Drain,
-            });
-        }
     }
 
     /// Has systemd keep what would be lost with this process. With two servers nothing
@@ -690,28 +567,6 @@ impl Master {
     fn tell_all(&self, message: &ToWorker) {
         let workers = self.workers.values();
         workers.for_each(|worker| worker.tell(message));
-    }
-
-    fn run_out_of_grace(&mut self) {
-        let left = self.workers.len() + self.sweeping.len();
-        if left == 0 {
-            return;
-        }
-        tracing::warn!("killing {left} workers that are not done");
-        self.kill_workers();
-        if let Some(stopping) = &mut self.stopping {
-            stopping.deadline = None;
-            stopping.killed = true;
-        }
-    }
-
-    fn kill_workers(&mut self) {
-        let sweepers = self.sweeping.iter().map(|leftover| leftover.worker.pid);
-        for pid in self.workers.drain().map(|(pid, _)| pid).chain(sweepers) {
-            // Not reaped yet, so the id is still the worker's.
-            let _ = rustix::process::kill_process(pid, Signal::KILL);
-            let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
-        }
     }
 }
 

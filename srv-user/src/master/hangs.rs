@@ -1,0 +1,53 @@
+//! Workers that are stuck: somebody looks around for what they left, suspects are
+//! told something, and who hangs for too long is killed if that was asked for.
+
+use rustix::process::Signal;
+
+use super::Master;
+use crate::channel::ToWorker;
+use crate::group::{Group, Hang, Stage};
+
+impl Master {
+    pub(super) fn spot_hangs(&mut self) {
+        let found: Vec<Hang> = self.groups.iter_mut().flat_map(Group::spot_hangs).collect();
+        if found.iter().any(|hang| hang.stage == Stage::FoundOut) {
+            self.have_somebody_look_around();
+        }
+        let suspects = found.iter().filter(|hang| hang.stage == Stage::Suspected);
+        suspects.for_each(|suspect| self.nudge(suspect.slot));
+        for hang in found {
+            self.tell_of_hang(&hang);
+            self.kill_if_hung_too_long(&hang);
+        }
+    }
+
+    pub(super) fn nudge(&self, slot: u32) {
+        if let Some(worker) = self.in_charge(slot) {
+            worker.tell(&ToWorker::Nudge);
+        }
+    }
+
+    pub(super) fn kill_if_hung_too_long(&mut self, hang: &Hang) {
+        let kill_after = self.settings.hang_kill;
+        if !kill_after.is_zero() && hang.lasted > kill_after {
+            self.kill_hung(hang);
+        }
+    }
+
+    pub(super) fn kill_hung(&mut self, hang: &Hang) {
+        let mut workers = self.workers.values_mut();
+        let found = workers.find(|worker| {
+            worker.slot == hang.slot && worker.is_in_charge() && !worker.hang_killed
+        });
+        let Some(worker) = found else { return };
+        worker.hang_killed = true;
+        self.hang_kills[hang.slot as usize] += 1;
+        tracing::warn!(
+            slot = hang.slot,
+            "killing a worker that hangs for {:?}",
+            hang.lasted
+        );
+        // Not reaped yet, so the id is still the worker's.
+        let _ = rustix::process::kill_process(worker.pid, Signal::KILL);
+    }
+}
