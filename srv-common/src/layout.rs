@@ -97,10 +97,10 @@ pub struct Slot {
 pub struct Steering {
     /// SYNs that the program assigned to this listener. Written by the program.
     pub steered: Shared<u64>,
-    /// Correction to `steered - taken` (two's complement): half-open
-    /// connections that never completed, connections that the kernel hashed
+    /// What of [`Summary::taken`] nobody accepted (two's complement): half-open
+    /// connections that never completed, less connections that the kernel hashed
     /// here. Written by the master.
-    pub healed: Shared<u64>,
+    pub written_off: Shared<u64>,
     /// A [`State`] as number. Written by the master.
     pub state: Shared<u32>,
     /// Process id of the worker, 0 if none. Written by the master.
@@ -109,8 +109,7 @@ pub struct Steering {
     pub starts: Shared<u32>,
     /// Explicit padding.
     pub _pad: Shared<u32>,
-    /// How the program may choose the slot: [`NOT_ELIGIBLE`], [`LAST_RESORT`]
-    /// or [`ELIGIBLE`]. Written by the master.
+    /// How the program may choose the slot: an [`eligibility`]. Written by the master.
     pub eligible: Shared<u64>,
     /// ACKs of no connection that the program gave to this listener: SYN cookies
     /// that come back, and strays. Not among `steered`: the SYN was. Written by
@@ -126,8 +125,8 @@ pub struct Summary {
     /// What the policies compare of [`Load`]: `busy_since_ns`, `running`, `active`
     /// and `turn` in one word ([`Group::sum_up`]). Written by whoever writes those.
     pub load: Shared<u64>,
-    /// Connections accepted from this slot's *listener*, by whichever worker
-    /// (atomic add: siblings accept here too).
+    /// Connections accepted from this slot's *listener*, by whichever worker, and
+    /// what the master writes off (atomic add: all of them write here).
     pub taken: Shared<u64>,
 }
 
@@ -138,6 +137,13 @@ pub const NOT_ELIGIBLE: u64 = 0;
 pub const LAST_RESORT: u64 = 1 << 61;
 /// Like any other.
 pub const ELIGIBLE: u64 = 2 << 61;
+
+/// What [`Steering::eligible`] holds of a slot that may be chosen `how` ([`NOT_ELIGIBLE`],
+/// [`LAST_RESORT`] or [`ELIGIBLE`]). Less the slot's number, which so gets into the
+/// score without an instruction of its own, from one whom workers cannot overwrite.
+pub const fn eligibility(how: u64, slot: u32) -> u64 {
+    how.saturating_sub(slot as u64)
+}
 
 /// The worker's own line of a slot. The master resets `active`, `running`,
 /// `pending` and `busy_since_ns` after it has reaped the worker, when nobody else writes.
@@ -271,14 +277,26 @@ impl Slot {
     /// Connections that wait at the listener, half-open ones included.
     #[inline(always)]
     pub fn waiting(&self) -> u64 {
-        let assigned = self
-            .steering
-            .steered
-            .get()
-            .wrapping_add(self.steering.healed.get());
-        let waiting = assigned.wrapping_sub(self.summary.taken.get());
+        let steered = self.steering.steered.get();
+        let waiting = steered.wrapping_sub(self.summary.taken.get());
         // Zero if it is negative, which it is where the kernel hashed.
         waiting & !sign(waiting)
+    }
+
+    /// So many connections, assigned here and never accepted, are not waited for any
+    /// longer; with a negative number, so many that were accepted were never assigned.
+    /// For the master.
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn write_off(&self, connections: i64) {
+        self.steering.written_off.bump(connections as u64);
+        let taken = self.summary.taken.atomic();
+        taken.fetch_add(connections as u64, core::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Connections accepted from the slot's listener.
+    pub fn accepted(&self) -> u64 {
+        let written_off = self.steering.written_off.get();
+        self.summary.taken.get().wrapping_sub(written_off)
     }
 }
 

@@ -132,8 +132,8 @@ pub fn choose<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<
 /// How much work a slot has outstanding, as one integer; the lowest wins.
 ///
 /// Below what [`crate::layout::Steering::eligible`] takes off, from the top: waiting +
-/// running + busy (16 bits), open connections (17), accepts so far relative to a
-/// reference (28 less the slot's bits), slot. A count beyond its bits wraps: one
+/// running + busy (16 bits), open connections (16), a guard, accepts so far relative
+/// to a reference (28 less the slot's bits), slot. A count beyond its bits wraps: one
 /// imperfect choice.
 ///
 /// One integer, and no branch on the way to it: the verifier follows every
@@ -146,11 +146,13 @@ pub type Score = u64;
 const NOT_READY: Score = 0;
 const OUTSTANDING_MAX: u64 = (1 << 15) - 1;
 const OUTSTANDING_SHIFT: u32 = 45;
-const ACTIVE_SHIFT: u32 = 28;
+const ACTIVE_SHIFT: u32 = 29;
 const ACTIVE_MAX: u64 = (1 << (OUTSTANDING_SHIFT - ACTIVE_SHIFT)) - 1;
+/// What a smaller turn borrows from when a larger one is subtracted.
+const TURN_GUARD: u64 = 1 << 28;
 /// Where the turn and, in a score, the slot are.
-const TURN_FIELD: u64 = (1 << ACTIVE_SHIFT) - 1;
-/// Where what is running and open is. Not one bit more: a worker could write there.
+const TURN_FIELD: u64 = TURN_GUARD - 1;
+/// Where what is running and open is.
 const LOAD_FIELD: u64 = OUTSTANDING_MAX << OUTSTANDING_SHIFT | ACTIVE_MAX << ACTIVE_SHIFT;
 
 impl<const N: usize> Group<N> {
@@ -170,7 +172,8 @@ impl<const N: usize> Group<N> {
 /// The same for all scores that are compared.
 #[derive(Clone, Copy)]
 struct Scoring {
-    /// Half a range of turns before any slot's: counts of turns may wrap.
+    /// Half a range of turns before any slot's, since counts of turns may wrap, less
+    /// the guard: to subtract it is to set the guard.
     turns_from: u64,
     /// [`Host::waiting_mask`].
     waiting_mask: u64,
@@ -180,29 +183,25 @@ impl Scoring {
     #[inline(always)]
     fn new(reference: &Slot, host: &mut impl Host) -> Self {
         Self {
-            turns_from: reference
-                .summary
-                .load
-                .get()
-                .wrapping_sub(TURN_FIELD / 2 + 1),
+            turns_from: (reference.summary.load.get().wrapping_sub(TURN_GUARD / 2) & TURN_FIELD)
+                .wrapping_sub(TURN_GUARD),
             waiting_mask: host.waiting_mask() & OUTSTANDING_MAX,
         }
     }
 
     #[inline(always)]
-    fn score<const N: usize>(self, at: &Slot, slot: u32) -> Score {
-        let sum = at.summary.load.get();
-        // Equals are dealt out in turn.
-        let turn = sum.wrapping_sub(self.turns_from) & TURN_FIELD & !(N as u64 - 1);
+    fn score<const N: usize>(self, at: &Slot) -> Score {
+        // Equals are dealt out in turn. Not one bit more than is the worker's: it may
+        // have written anything.
+        let sum = at.summary.load.get().wrapping_sub(self.turns_from);
+        let load = sum & (LOAD_FIELD | TURN_FIELD & !(N as u64 - 1));
         let waiting = (at.waiting() & self.waiting_mask) << OUTSTANDING_SHIFT;
-        let load = ((sum & LOAD_FIELD) + waiting) | turn | u64::from(slot);
-        load.wrapping_sub(at.steering.eligible.get())
+        (load + waiting).wrapping_sub(at.steering.eligible.get())
     }
 
     #[inline(always)]
     fn score_at<const N: usize>(self, group: &Group<N>, slot: u32) -> Score {
-        let slot = bounded(slot, N);
-        self.score::<N>(&group.slots[slot], slot as u32)
+        self.score::<N>(slot_at(group, slot))
     }
 }
 
@@ -223,7 +222,7 @@ fn least<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<u32, 
         }
         // The bound is the loop's; the mask is for the compiler, and costs nothing.
         let at = &group.slots[slot as usize & (N - 1)];
-        best = lower(best, scoring.score::<N>(at, slot));
+        best = lower(best, scoring.score::<N>(at));
     }
     found::<N>(best)
 }

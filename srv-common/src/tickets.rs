@@ -78,7 +78,7 @@ mod tests {
             steer(&group, slot);
         }
         // The master found one fewer at slot 0 than were steered there.
-        group.slots[0].steering.healed.set(1u64.wrapping_neg());
+        group.slots[0].write_off(1);
         assert_eq!((group.age_of_first(0), group.age_of_first(1)), (1, 2));
     }
 

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use srv_common::layout::{ELIGIBLE, LAST_RESORT, NOT_ELIGIBLE};
+use srv_common::layout::{ELIGIBLE, LAST_RESORT, NOT_ELIGIBLE, eligibility};
 use srv_common::policy::hermes;
 use srv_common::{Policy, Slot, State};
 
@@ -333,7 +333,7 @@ impl Group {
         }
         let steering = &self.slot(slot).steering;
         steering.state.set(state as u32);
-        steering.eligible.set(eligibility(state));
+        steering.eligible.set(eligible(state, slot));
         self.list_best();
         self.pose_hermes();
     }
@@ -398,8 +398,8 @@ impl Group {
         for slot in 0..self.hangs.len() as u32 {
             let was = self.ordered.states[slot as usize].get();
             let steering = &self.slot(slot).steering;
-            let is_overwritten =
-                steering.state.get() != was as u32 || steering.eligible.get() != eligibility(was);
+            let is_overwritten = steering.state.get() != was as u32
+                || steering.eligible.get() != eligible(was, slot);
             if !matches!(was, State::Ready | State::Hung | State::Full) {
                 if is_overwritten {
                     self.set_state(slot, was);
@@ -471,13 +471,14 @@ impl Group {
     }
 }
 
-/// Whether the program may choose a slot in that state.
-fn eligibility(state: State) -> u64 {
-    match state {
+/// How the program may choose a slot in that state.
+fn eligible(state: State, slot: u32) -> u64 {
+    let how = match state {
         State::Ready => ELIGIBLE,
         State::Hung | State::Full => LAST_RESORT,
         _ => NOT_ELIGIBLE,
-    }
+    };
+    eligibility(how, slot)
 }
 
 /// Everything of steering that is likely to be refused, before a worker exists.

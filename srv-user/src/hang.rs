@@ -7,7 +7,7 @@ use srv_common::Slot;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HangWatch {
     woke_ns: u64,
-    taken: u64,
+    accepted: u64,
     /// Since when something came for it that it did not wake for, ns; 0: nothing did.
     passed_over_since_ns: u64,
 }
@@ -21,11 +21,11 @@ impl HangWatch {
     pub fn stuck_ns(&mut self, slot: &Slot, now_ns: u64, queued: impl FnOnce() -> bool) -> u64 {
         let busy_since_ns = slot.load.busy_since_ns.get();
         let woke_ns = slot.load.woke_ns.get();
-        let taken = slot.summary.taken.get();
+        let accepted = slot.accepted();
         if busy_since_ns != 0 || woke_ns != self.woke_ns {
             *self = Self {
                 woke_ns,
-                taken,
+                accepted,
                 passed_over_since_ns: 0,
             };
             let since_ns = if busy_since_ns == 0 {
@@ -35,7 +35,7 @@ impl HangWatch {
             };
             return now_ns.saturating_sub(since_ns);
         }
-        if self.passed_over_since_ns == 0 && (taken != self.taken || queued()) {
+        if self.passed_over_since_ns == 0 && (accepted != self.accepted || queued()) {
             self.passed_over_since_ns = now_ns;
         }
         match self.passed_over_since_ns {

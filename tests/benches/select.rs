@@ -19,7 +19,7 @@ use srv::listen::ListenerGroup;
 use srv::stats::Spread;
 use srv::status::{self, monotonic_ns};
 use srv::steer::Steering;
-use srv_common::layout::ELIGIBLE;
+use srv_common::layout::{ELIGIBLE, eligibility};
 use srv_common::policy::hermes;
 use srv_common::{Group, Policy};
 use srv_tests::report::{Raw, print_table, verdict};
@@ -178,7 +178,8 @@ impl Target {
         let listeners = ListenerGroup::bind(settings.listen[0], &settings)?;
         for (slot, socket) in listeners.sockets.iter().enumerate() {
             steering.set_listener(slot as u32, socket)?;
-            group.slots[slot].steering.eligible.set(ELIGIBLE);
+            let eligible = eligibility(ELIGIBLE, slot as u32);
+            group.slots[slot].steering.eligible.set(eligible);
             group.ready[slot].set(slot as u16);
         }
         group.config.workers.set(workers);

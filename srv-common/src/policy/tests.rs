@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod hermes;
-use crate::layout::{LAST_RESORT, MAX_WORKERS};
+use crate::layout::{LAST_RESORT, MAX_WORKERS, eligibility};
 
 /// A place to run in whose answers the test decides.
 #[derive(Clone, Debug, Default)]
@@ -123,9 +123,10 @@ fn group(policy: Policy, slots: &[Posed]) -> Box<Group> {
         slot.load.running.set(posed.running);
         slot.load.active.set(posed.active);
         slot.load.turn.set(posed.turn);
-        set_state(slot, posed.state);
+        set_state(&group, nth as u32, posed.state);
         if posed.hangs && posed.state == State::Ready as u32 {
-            slot.steering.eligible.set(LAST_RESORT);
+            let eligible = &slot.steering.eligible;
+            eligible.set(eligibility(LAST_RESORT, nth as u32));
         }
         group.sum_up(nth as u32);
     }
@@ -134,12 +135,12 @@ fn group(policy: Policy, slots: &[Posed]) -> Box<Group> {
 }
 
 /// As the master does.
-fn set_state(slot: &Slot, state: u32) {
-    slot.steering.state.set(state);
+fn set_state(group: &Group, slot: u32, state: u32) {
+    let steering = &group.slots[slot as usize].steering;
+    steering.state.set(state);
     let is_ready = state == State::Ready as u32;
-    slot.steering
-        .eligible
-        .set(if is_ready { ELIGIBLE } else { NOT_ELIGIBLE });
+    let how = if is_ready { ELIGIBLE } else { NOT_ELIGIBLE };
+    steering.eligible.set(eligibility(how, slot));
 }
 
 /// As the master does after each change of a state.
@@ -158,16 +159,16 @@ fn is_ready(group: &Group, slot: u32) -> bool {
 }
 
 fn is_hung(group: &Group, slot: u32) -> bool {
-    group.slots[slot as usize].steering.eligible.get() == LAST_RESORT
+    group.slots[slot as usize].steering.eligible.get() == eligibility(LAST_RESORT, slot)
 }
 
 /// Ready workers with nothing to do.
 fn equals(policy: Policy, workers: u32) -> Box<Group> {
     let group = group(policy, &[]);
     group.config.workers.set(workers);
-    for slot in 0..workers as usize {
-        set_state(&group.slots[slot], State::Ready as u32);
-        group.idle.0[slot].set(1);
+    for slot in 0..workers {
+        set_state(&group, slot, State::Ready as u32);
+        group.idle.0[slot as usize].set(1);
     }
     list_ready(&group);
     group
@@ -351,11 +352,11 @@ proptest! {
         let mut host = Bench { source, ..Bench::default() };
         let home = choose(&group, &mut host).unwrap();
         let dead = dead % workers;
-        set_state(&group.slots[dead as usize], State::Dead as u32);
+        set_state(&group, dead, State::Dead as u32);
         list_ready(&group);
         let meanwhile = choose(&group, &mut host).unwrap();
         prop_assert_eq!(meanwhile == home, dead != home);
-        set_state(&group.slots[dead as usize], State::Ready as u32);
+        set_state(&group, dead, State::Ready as u32);
         list_ready(&group);
         prop_assert_eq!(choose(&group, &mut host), Ok(home));
     }
@@ -456,7 +457,7 @@ fn clients_spread_evenly_also_when_a_worker_is_missing() {
         counts
     };
     assert_even(&spread(&group), "source");
-    set_state(&group.slots[3], State::Dead as u32);
+    set_state(&group, 3, State::Dead as u32);
     list_ready(&group);
     let mut counts = spread(&group);
     assert_eq!(counts.remove(3), 0);

@@ -67,10 +67,9 @@ impl Group {
             else {
                 continue;
             };
-            let correction = correction(surplus.min(*surplus_min), surplus);
-            let at = &self.memory.slots[slot];
-            at.steering.healed.bump(correction as u64);
-            *surplus_min = surplus.wrapping_add(correction);
+            let to_write_off = to_write_off(surplus.min(*surplus_min), surplus);
+            self.memory.slots[slot].write_off(to_write_off);
+            *surplus_min = surplus.wrapping_sub(to_write_off);
         }
     }
 
@@ -103,7 +102,7 @@ impl Group {
             };
             *surplus_min = surplus.most.min(*surplus_min);
             if is_flood {
-                at.steering.healed.bump(surplus.correction() as u64);
+                at.write_off(surplus.certain());
                 *surplus_min = 0;
             }
         }
@@ -135,22 +134,21 @@ struct Surplus {
 }
 
 impl Surplus {
-    /// What to add so that nothing but the accept queue counts, as far as that is certain:
-    /// what waits there is never written off, or a full queue would not look full.
-    fn correction(&self) -> i64 {
+    /// What to write off so that nothing but the accept queue counts, as far as that is
+    /// certain: what waits there is never written off, or a full queue would not look full.
+    fn certain(&self) -> i64 {
         match self.least {
-            1.. => self.least.wrapping_neg(),
-            _ => self.most.min(0).wrapping_neg(),
+            1.. => self.least,
+            _ => self.most.min(0),
         }
     }
 }
 
 fn surplus(slot: &Slot, socket: &Socket) -> Option<Surplus> {
-    let steering = &slot.steering;
-    let assigned = || steering.steered.get().wrapping_add(steering.healed.get());
-    let (assigned_before, taken_before) = (assigned(), slot.summary.taken.get());
+    let counts = || (slot.steering.steered.get(), slot.summary.taken.get());
+    let (assigned_before, taken_before) = counts();
     let (queued, _) = accept_queue(socket).ok()?;
-    let (assigned_after, taken_after) = (assigned(), slot.summary.taken.get());
+    let (assigned_after, taken_after) = counts();
     let surplus = |assigned: u64, taken: u64| {
         let waiting = assigned.wrapping_sub(taken) as i64;
         waiting.wrapping_sub(queued.into())
@@ -161,51 +159,51 @@ fn surplus(slot: &Slot, socket: &Socket) -> Option<Surplus> {
     })
 }
 
-/// What to add to a slot's assigned connections so that `assigned - taken` is
+/// What to write off of a slot's assigned connections so that `steered - taken` is
 /// what waits. Too little is less than the accept queue holds: connections that
 /// the kernel hashed there. Too much is a surplus over the accept queue that was
 /// never smaller than `surplus_min` since the last look, which handshakes that
 /// complete would have brought down: half-open connections that never do.
 /// Handshakes that are always under way are written off with them, in each slot
 /// alike.
-fn correction(surplus_min: i64, surplus: i64) -> i64 {
+fn to_write_off(surplus_min: i64, surplus: i64) -> i64 {
     match surplus {
-        ..0 => surplus.wrapping_neg(),
-        _ => -surplus_min.clamp(0, surplus),
+        ..0 => surplus,
+        _ => surplus_min.clamp(0, surplus),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Surplus, correction};
+    use super::{Surplus, to_write_off};
 
     #[test]
     fn in_a_flood_only_what_is_certain_is_written_off() {
-        let correction = |least, most| Surplus { least, most }.correction();
-        assert_eq!(correction(7, 7), -7);
-        assert_eq!(correction(5, 9), -5);
-        assert_eq!(correction(-2, 9), 0);
-        assert_eq!(correction(-9, -4), 4);
+        let certain = |least, most| Surplus { least, most }.certain();
+        assert_eq!(certain(7, 7), 7);
+        assert_eq!(certain(5, 9), 5);
+        assert_eq!(certain(-2, 9), 0);
+        assert_eq!(certain(-9, -4), -4);
     }
 
     #[test]
     fn half_open_connections_stop_weighing_after_one_interval() {
         // 5 never came, whatever else came and went.
-        assert_eq!(correction(5, 7), -5);
+        assert_eq!(to_write_off(5, 7), 5);
         // Just assigned: they may still complete.
-        assert_eq!(correction(0, 8), 0);
-        assert_eq!(correction(-2, 8), 0);
+        assert_eq!(to_write_off(0, 8), 0);
+        assert_eq!(to_write_off(-2, 8), 0);
     }
 
     #[test]
-    fn connections_hashed_by_the_kernel_are_added() {
-        assert_eq!(correction(-8, -8), 8);
-        assert_eq!(correction(0, 0), 0);
+    fn connections_hashed_by_the_kernel_are_written_back() {
+        assert_eq!(to_write_off(-8, -8), -8);
+        assert_eq!(to_write_off(0, 0), 0);
     }
 
     #[test]
     fn a_healed_connection_that_completes_late_does_not_count_below_zero() {
-        assert_eq!(correction(-3, -3), 3);
-        assert_eq!(correction(0, -3), 3);
+        assert_eq!(to_write_off(-3, -3), -3);
+        assert_eq!(to_write_off(0, -3), -3);
     }
 }

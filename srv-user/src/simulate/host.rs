@@ -1,7 +1,7 @@
 //! What the policy meets when it is asked: the group as the master has set it
 //! up, and the kernel's answers.
 
-use srv_common::layout::ELIGIBLE;
+use srv_common::layout::{ELIGIBLE, eligibility};
 use srv_common::{Group, Host, Policy, Shared, State};
 
 use crate::arrivals::Uniform;
@@ -49,7 +49,7 @@ pub fn ready_group<const N: usize>(workers: usize, policy: Policy) -> Box<Group<
         group.idle.0[slot].set(1);
         let steering = &group.slots[slot].steering;
         steering.state.set(State::Ready as u32);
-        steering.eligible.set(ELIGIBLE);
+        steering.eligible.set(eligibility(ELIGIBLE, slot as u32));
     }
     group
 }

@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use srv::status;
 use srv::steer::Steering;
-use srv_common::layout::ELIGIBLE;
+use srv_common::layout::{ELIGIBLE, eligibility};
 use srv_common::{Group, Policy, Reason};
 use srv_tests::server::Server;
 
@@ -50,7 +50,7 @@ impl Steered {
         self.memory.slots[slot as usize]
             .steering
             .eligible
-            .set(ELIGIBLE);
+            .set(eligibility(ELIGIBLE, slot));
         self.memory.ready[0].set(slot as u16);
         self.memory.config.ready_count.set(1);
     }
