@@ -9,6 +9,8 @@
 //! What the program writes never shares a cache line with what workers write.
 //! Zeroed memory is valid and means "let the kernel hash".
 
+use core::mem::offset_of;
+
 use crate::branchless::sign;
 use crate::shared::Shared;
 use crate::tickets::{REMEMBERED, Tickets};
@@ -25,9 +27,20 @@ const CACHE_LINE_BYTES: usize = 64;
 #[derive(Debug, Default)]
 pub struct Line<T>(pub T);
 
+/// The smallest page that the machines have which srv runs on.
+const PAGE_BYTES: usize = 4096;
+
+/// Where a page begins.
+#[repr(C, align(4096))]
+#[derive(Debug, Default)]
+pub struct PageStart;
+
 /// Everything about one listener group. `N` is a power of two; the BPF
 /// program uses the default, the simulator larger ones.
-#[repr(C, align(64))]
+///
+/// In three parts, each of whole pages, so that a worker can be kept from
+/// writing what is not its own ([`Group::writable_by`]).
+#[repr(C, align(4096))]
 #[derive(Debug)]
 pub struct Group<const N: usize = MAX_WORKERS> {
     /// What the master asks for.
@@ -39,16 +52,24 @@ pub struct Group<const N: usize = MAX_WORKERS> {
     pub ready: [Shared<u16>; N],
     /// What the program counts.
     pub program: Program,
+    /// In which order connections came.
+    pub tickets: Tickets<N>,
+    /// By slot, what program and master know of it.
+    pub steering: [Steering; N],
+
+    /// From here on every worker may write.
+    pub all_workers: PageStart,
     /// 1 where a worker sleeps in `epoll_wait`. Each worker writes its byte.
     pub idle: Line<[Shared<u8>; N]>,
-    /// One slot per worker.
-    pub slots: [Slot; N],
     /// Of [`crate::policy::hermes::filter`]. Written by any worker at its loop's
     /// end and by the master, whole and not read before: the last writer
     /// wins, as published. Workers write it only while that is the policy.
     pub hermes: Line<Shared<u64>>,
-    /// In which order connections came.
-    pub tickets: Tickets<N>,
+    /// What the program reads of each slot's worker.
+    pub summaries: [Summary; N],
+
+    /// What each worker says of itself. It may write one of these.
+    pub slots: [Slot; N],
 }
 
 /// Written by the master only.
@@ -77,17 +98,13 @@ pub struct Program {
     pub fallbacks: [Shared<u64>; Reason::COUNT],
 }
 
-/// One worker and its listener.
-#[repr(C, align(64))]
+/// A worker in its own words. The page is for nothing else.
+#[repr(C, align(4096))]
 #[derive(Debug, Default)]
 pub struct Slot {
-    /// Program and master: the program reads what the master writes rarely.
-    pub steering: Steering,
-    /// What the program reads of what workers write.
-    pub summary: Summary,
-    /// Written by the slot's worker.
+    /// What it is doing.
     pub load: Load,
-    /// Written by the slot's worker: refused requests by [`Refusal`].
+    /// Refused requests by [`Refusal`].
     pub refused: Line<[Shared<u64>; Refusal::COUNT]>,
 }
 
@@ -273,34 +290,43 @@ impl Refusal {
     ];
 }
 
-impl Slot {
-    /// Connections that wait at the listener, half-open ones included.
+impl<const N: usize> Group<N> {
+    /// Connections that wait at the slot's listener, half-open ones included.
     #[inline(always)]
-    pub fn waiting(&self) -> u64 {
-        let steered = self.steering.steered.get();
-        let waiting = steered.wrapping_sub(self.summary.taken.get());
+    pub fn waiting(&self, slot: usize) -> u64 {
+        let steered = self.steering[slot].steered.get();
+        let waiting = steered.wrapping_sub(self.summaries[slot].taken.get());
         // Zero if it is negative, which it is where the kernel hashed.
         waiting & !sign(waiting)
     }
 
-    /// So many connections, assigned here and never accepted, are not waited for any
-    /// longer; with a negative number, so many that were accepted were never assigned.
-    /// For the master.
+    /// So many connections, assigned to the slot and never accepted, are not waited for
+    /// any longer; with a negative number, so many that were accepted were never
+    /// assigned. For the master.
     #[cfg(not(target_arch = "bpf"))]
-    pub fn write_off(&self, connections: i64) {
-        self.steering.written_off.bump(connections as u64);
-        let taken = self.summary.taken.atomic();
+    pub fn write_off(&self, slot: usize, connections: i64) {
+        self.steering[slot].written_off.bump(connections as u64);
+        let taken = self.summaries[slot].taken.atomic();
         taken.fetch_add(connections as u64, core::sync::atomic::Ordering::Relaxed);
     }
 
     /// Connections accepted from the slot's listener.
-    pub fn accepted(&self) -> u64 {
-        let written_off = self.steering.written_off.get();
-        self.summary.taken.get().wrapping_sub(written_off)
+    pub fn accepted(&self, slot: usize) -> u64 {
+        let written_off = self.steering[slot].written_off.get();
+        self.summaries[slot].taken.get().wrapping_sub(written_off)
     }
-}
 
-impl<const N: usize> Group<N> {
+    /// The bytes of a group that the worker in `slot` writes, page by page: what all
+    /// of them write, and its own.
+    pub const fn writable_by(slot: u32) -> [core::ops::Range<usize>; 2] {
+        let slots = offset_of!(Self, slots);
+        let own = slots + slot as usize * size_of::<Slot>();
+        [
+            offset_of!(Self, all_workers)..slots,
+            own..own + size_of::<Slot>(),
+        ]
+    }
+
     /// A zeroed group on the heap, for tests and the simulator: with thousands
     /// of slots it is too large for a stack.
     #[cfg(not(target_arch = "bpf"))]
@@ -321,23 +347,18 @@ impl<const N: usize> Group<N> {
 }
 
 const _: () = {
-    use core::mem::{offset_of, size_of};
     assert!(size_of::<Config>() == CACHE_LINE_BYTES);
     assert!(size_of::<Program>() == CACHE_LINE_BYTES);
     assert!(size_of::<Steering>() == CACHE_LINE_BYTES);
     assert!(size_of::<Load>() == CACHE_LINE_BYTES);
-    assert!(size_of::<Slot>() == 4 * CACHE_LINE_BYTES);
-    assert!(size_of::<Summary>() == CACHE_LINE_BYTES);
-    assert!(offset_of!(Slot, summary) == 64);
-    assert!(offset_of!(Slot, load) == 128);
-    assert!(offset_of!(Slot, refused) == 192);
     assert!(offset_of!(Group, ready) == 64);
     assert!(offset_of!(Group, program) == 64 + 2 * MAX_WORKERS);
-    assert!(offset_of!(Group, idle) == 128 + 2 * MAX_WORKERS);
-    assert!(offset_of!(Group, slots) == 128 + 3 * MAX_WORKERS);
-    assert!(offset_of!(Group, hermes) == 128 + 3 * MAX_WORKERS + 256 * MAX_WORKERS);
-    assert!(offset_of!(Group, tickets) == 192 + 3 * MAX_WORKERS + 256 * MAX_WORKERS);
+    assert!(offset_of!(Group, tickets) == 128 + 2 * MAX_WORKERS);
     assert!(size_of::<Tickets>() == 64 + 4 * REMEMBERED * MAX_WORKERS);
-    assert!(size_of::<Group>() == offset_of!(Group, tickets) + size_of::<Tickets>());
+    assert!(offset_of!(Group, steering) == offset_of!(Group, tickets) + size_of::<Tickets>());
+    assert!(offset_of!(Group, idle) == offset_of!(Group, all_workers));
+    assert!(size_of::<Summary>() == CACHE_LINE_BYTES);
+    assert!(size_of::<Slot>() == PAGE_BYTES);
+    assert!(offset_of!(Group, slots).is_multiple_of(PAGE_BYTES));
     assert!(MAX_WORKERS.is_power_of_two());
 };

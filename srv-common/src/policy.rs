@@ -10,7 +10,7 @@ pub mod foreign;
 pub mod hermes;
 
 use crate::branchless::{bounded, lower};
-use crate::layout::{ELIGIBLE, Group, MAX_WORKERS, NOT_ELIGIBLE, Reason, Slot, State};
+use crate::layout::{ELIGIBLE, Group, MAX_WORKERS, NOT_ELIGIBLE, Reason, State};
 
 /// How the program chooses a worker.
 #[repr(u32)]
@@ -165,7 +165,7 @@ impl<const N: usize> Group<N> {
         let active = u64::from(load.active.get()).min(ACTIVE_MAX);
         let turn = u64::from(load.turn.get()) << N.trailing_zeros() & TURN_FIELD;
         let sum = outstanding << OUTSTANDING_SHIFT | active << ACTIVE_SHIFT | turn;
-        self.slots[slot as usize].summary.load.set(sum);
+        self.summaries[slot as usize].load.set(sum);
     }
 }
 
@@ -181,27 +181,31 @@ struct Scoring {
 
 impl Scoring {
     #[inline(always)]
-    fn new(reference: &Slot, host: &mut impl Host) -> Self {
+    fn new<const N: usize>(group: &Group<N>, reference: u32, host: &mut impl Host) -> Self {
+        let reference = &group.summaries[bounded(reference, N)];
         Self {
-            turns_from: (reference.summary.load.get().wrapping_sub(TURN_GUARD / 2) & TURN_FIELD)
+            turns_from: (reference.load.get().wrapping_sub(TURN_GUARD / 2) & TURN_FIELD)
                 .wrapping_sub(TURN_GUARD),
             waiting_mask: host.waiting_mask() & OUTSTANDING_MAX,
         }
     }
 
     #[inline(always)]
-    fn score<const N: usize>(self, at: &Slot) -> Score {
+    fn score<const N: usize>(self, group: &Group<N>, slot: usize) -> Score {
         // Equals are dealt out in turn. Not one bit more than is the worker's: it may
         // have written anything.
-        let sum = at.summary.load.get().wrapping_sub(self.turns_from);
+        let sum = group.summaries[slot]
+            .load
+            .get()
+            .wrapping_sub(self.turns_from);
         let load = sum & (LOAD_FIELD | TURN_FIELD & !(N as u64 - 1));
-        let waiting = (at.waiting() & self.waiting_mask) << OUTSTANDING_SHIFT;
-        (load + waiting).wrapping_sub(at.steering.eligible.get())
+        let waiting = (group.waiting(slot) & self.waiting_mask) << OUTSTANDING_SHIFT;
+        (load + waiting).wrapping_sub(group.steering[slot].eligible.get())
     }
 
     #[inline(always)]
     fn score_at<const N: usize>(self, group: &Group<N>, slot: u32) -> Score {
-        self.score::<N>(slot_at(group, slot))
+        self.score(group, bounded(slot, N))
     }
 }
 
@@ -214,15 +218,14 @@ fn least<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<u32, 
     if workers > SCAN_ALL_MAX {
         return least_of_many(group, workers, host);
     }
-    let scoring = Scoring::new(&group.slots[0], host);
+    let scoring = Scoring::new(group, 0, host);
     let mut best = NOT_READY;
     for slot in 0..SCAN_ALL_MAX {
         if slot >= workers {
             break;
         }
         // The bound is the loop's; the mask is for the compiler, and costs nothing.
-        let at = &group.slots[slot as usize & (N - 1)];
-        best = lower(best, scoring.score::<N>(at));
+        best = lower(best, scoring.score(group, slot as usize & (N - 1)));
     }
     found::<N>(best)
 }
@@ -236,7 +239,7 @@ fn least_of_many<const N: usize>(
     host: &mut impl Host,
 ) -> Result<u32, Reason> {
     let start = remainder(host.advance_cursor(), workers);
-    let scoring = Scoring::new(slot_at(group, start), host);
+    let scoring = Scoring::new(group, start, host);
     let mut best = NOT_READY;
     let mut from = start;
     for _ in 0..IDLE_SAMPLE {
@@ -376,7 +379,7 @@ fn better_of_two<const N: usize>(
     }
     let first = nth_ready(group, first);
     let second = nth_ready(group, second);
-    let scoring = Scoring::new(slot_at(group, first), host);
+    let scoring = Scoring::new(group, first, host);
     let one = scoring.score_at(group, first);
     found::<N>(lower(one, scoring.score_at(group, second)))
 }
@@ -404,16 +407,11 @@ fn nth_ready<const N: usize>(group: &Group<N>, nth: u32) -> u32 {
 /// The list of ready slots may be a moment old.
 #[inline(always)]
 fn checked_ready<const N: usize>(group: &Group<N>, slot: u32) -> Result<u32, Reason> {
-    if slot_at(group, slot).steering.eligible.get() != NOT_ELIGIBLE {
+    if group.steering[bounded(slot, N)].eligible.get() != NOT_ELIGIBLE {
         Ok(slot)
     } else {
         Err(Reason::NoneReady)
     }
-}
-
-#[inline(always)]
-fn slot_at<const N: usize>(group: &Group<N>, slot: u32) -> &Slot {
-    &group.slots[bounded(slot, N)]
 }
 
 /// Maps a 32-bit random number evenly to `0..n` (multiply and shift; no division).
@@ -430,23 +428,30 @@ fn mix(random: u32) -> u32 {
 }
 
 /// For how long, ns, the worker in slot `thief` should leave a connection that
-/// waits at `owner`'s listener to the owner; `now_ns` is of the clock of
+/// waits at the listener of slot `owner` to the owner; `now_ns` is of the clock of
 /// [`crate::layout::Load::busy_since_ns`]. Zero unless the thief would end up
 /// with more connections than the owner has, those that wait for each included:
 /// in a burst of long-lived connections whoever runs first would take most of
 /// them, while the others were merely about to run. Zero also if the owner is
 /// not ready, or stuck in what it does.
-pub fn steal_patience_ns(thief: &Slot, owner: &Slot, now_ns: u64) -> u64 {
+pub fn steal_patience_ns<const N: usize>(
+    group: &Group<N>,
+    thief: u32,
+    owner: u32,
+    now_ns: u64,
+) -> u64 {
+    let (thief, owner) = (thief as usize, owner as usize);
     const PER_CONNECTION_NS: u64 = 10_000_000;
     const MAX_CONNECTIONS: u64 = 2;
     /// Longer than a worker with more workers than cores waits for its next turn.
     const STUCK_NS: u64 = 2_000_000;
-    let busy_since_ns = owner.load.busy_since_ns.get();
+    let busy_since_ns = group.slots[owner].load.busy_since_ns.get();
     let is_stuck = busy_since_ns != 0 && now_ns.saturating_sub(busy_since_ns) > STUCK_NS;
-    if is_stuck || owner.steering.state.get() != State::Ready as u32 {
+    if is_stuck || group.steering[owner].state.get() != State::Ready as u32 {
         return 0;
     }
-    let connections = |slot: &Slot| u64::from(slot.load.active.get()) + slot.waiting();
+    let connections =
+        |slot: usize| u64::from(group.slots[slot].load.active.get()) + group.waiting(slot);
     let excess = (connections(thief) + 1).saturating_sub(connections(owner));
     excess.min(MAX_CONNECTIONS) * PER_CONNECTION_NS
 }

@@ -35,8 +35,8 @@ impl<const N: usize> Group<N> {
     /// How many connections have come to the group since the one that waits
     /// first at the listener of `slot`. Meaningless while the kernel hashes.
     pub fn age_of_first(&self, slot: u32) -> u32 {
-        let waiting = self.slots[slot as usize].waiting();
-        let steered = self.slots[slot as usize].steering.steered.get();
+        let waiting = self.waiting(slot as usize);
+        let steered = self.steering[slot as usize].steered.get();
         let first = steered.wrapping_sub(waiting.clamp(1, REMEMBERED as u64));
         let ticket = self.tickets.of[slot as usize][first as usize % REMEMBERED].get();
         self.tickets.last.0.get().wrapping_sub(ticket)
@@ -48,13 +48,13 @@ mod tests {
     use super::*;
 
     fn steer(group: &Group, slot: u32) {
-        let steered = &group.slots[slot as usize].steering.steered;
+        let steered = &group.steering[slot as usize].steered;
         group.deal_ticket(slot, steered.get());
         steered.bump(1);
     }
 
     fn take(group: &Group, slot: u32) {
-        group.slots[slot as usize].summary.taken.bump(1);
+        group.summaries[slot as usize].taken.bump(1);
     }
 
     #[test]
@@ -78,7 +78,7 @@ mod tests {
             steer(&group, slot);
         }
         // The master found one fewer at slot 0 than were steered there.
-        group.slots[0].write_off(1);
+        group.write_off(0, 1);
         assert_eq!((group.age_of_first(0), group.age_of_first(1)), (1, 2));
     }
 

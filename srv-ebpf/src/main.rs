@@ -44,12 +44,12 @@ pub fn select(ctx: SkReuseportContext) -> u32 {
     };
     match steer(&ctx, group) {
         Ok((slot, Kind::Request)) => {
-            let steering = &group.slots[slot as usize & (MAX_WORKERS - 1)].steering;
+            let steering = &group.steering[slot as usize & (MAX_WORKERS - 1)];
             group.deal_ticket(slot, add_one(&steering.steered));
             debug!(&ctx, "steered to slot {}", slot);
         }
         Ok((slot, Kind::Ack)) => {
-            let steering = &group.slots[slot as usize & (MAX_WORKERS - 1)].steering;
+            let steering = &group.steering[slot as usize & (MAX_WORKERS - 1)];
             add_one(&steering.acks);
         }
         Err(reason) => {

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use srv_common::layout::{ELIGIBLE, LAST_RESORT, NOT_ELIGIBLE, eligibility};
+use srv_common::layout::{self, ELIGIBLE, LAST_RESORT, NOT_ELIGIBLE, eligibility};
 use srv_common::policy::hermes;
 use srv_common::{Policy, Slot, State};
 
@@ -37,8 +37,7 @@ pub struct Group {
     is_anothers: bool,
 }
 
-/// What the master has written to the memory, as it remembers it: workers can write
-/// there, too.
+/// What the master has written to the memory, or would have if it were not another's.
 #[derive(Default)]
 struct Ordered {
     policy: u32,
@@ -146,7 +145,7 @@ impl Group {
         if self.steering.is_err() {
             steer::take_off(&self.listeners.sockets[0]);
         }
-        self.restore_config();
+        self.write_config();
         let why = self.steer(policy).err()?;
         let _ = self.steer(Policy::Hash);
         Some(format!("{why:#}"))
@@ -218,7 +217,7 @@ impl Group {
         let hang_after_ns = u64::try_from(settings.hang_after.as_nanos()).unwrap_or(u64::MAX);
         self.ordered.hang_after_ns = hang_after_ns;
         self.ordered.workers = slots;
-        self.restore_config();
+        self.write_config();
         let slots = self.healing.surpluses_min.len().max(slots as usize);
         self.ordered.states.resize(slots, Cell::new(State::Absent));
         self.healing.surpluses_min.resize(slots, 0);
@@ -282,7 +281,7 @@ impl Group {
 
     fn number(&self, slot: u32, pid: u32) {
         if !self.is_anothers {
-            let steering = &self.slot(slot).steering;
+            let steering = self.steering_of(slot);
             steering.pid.set(pid);
             steering.starts.bump(1);
         }
@@ -302,15 +301,15 @@ impl Group {
     /// itself is void. `then` is what the slot is from now on.
     pub fn worker_died(&self, slot: u32, then: State) {
         self.set_state(slot, then);
-        let at = self.slot(slot);
         if !self.is_anothers {
-            at.steering.pid.set(0);
+            self.steering_of(slot).pid.set(0);
         }
-        at.load.active.set(0);
-        at.load.running.set(0);
-        at.load.pending.set(0);
-        at.load.busy_since_ns.set(0);
-        at.load.woke_ns.set(0);
+        let load = &self.slot(slot).load;
+        load.active.set(0);
+        load.running.set(0);
+        load.pending.set(0);
+        load.busy_since_ns.set(0);
+        load.woke_ns.set(0);
         self.memory.sum_up(slot);
         self.memory.idle.0[slot as usize].set(0);
     }
@@ -331,7 +330,7 @@ impl Group {
         if self.is_anothers {
             return;
         }
-        let steering = &self.slot(slot).steering;
+        let steering = self.steering_of(slot);
         steering.state.set(state as u32);
         steering.eligible.set(eligible(state, slot));
         self.list_best();
@@ -358,21 +357,15 @@ impl Group {
         self.memory.config.ready_count.set(count);
     }
 
-    /// Writes the configuration where it is not what was ordered.
-    fn restore_config(&self) {
+    /// Writes what was ordered.
+    fn write_config(&self) {
         if self.is_anothers {
             return;
         }
         let (config, ordered) = (&self.memory.config, &self.ordered);
-        if config.policy.get() != ordered.policy {
-            config.policy.set(ordered.policy);
-        }
-        if config.workers.get() != ordered.workers {
-            config.workers.set(ordered.workers);
-        }
-        if config.hang_after_ns.get() != ordered.hang_after_ns {
-            config.hang_after_ns.set(ordered.hang_after_ns);
-        }
+        config.policy.set(ordered.policy);
+        config.workers.set(ordered.workers);
+        config.hang_after_ns.set(ordered.hang_after_ns);
     }
 
     /// What the policy `hermes` goes by until a worker's next turn.
@@ -389,21 +382,13 @@ impl Group {
         if self.is_anothers {
             return Vec::new();
         }
-        self.restore_config();
-        self.list_best();
         let now_ns = status::monotonic_ns();
         self.sample_surplus(now_ns);
         let hang_after_ns = self.ordered.hang_after_ns;
         let mut hangs = Vec::new();
         for slot in 0..self.hangs.len() as u32 {
             let was = self.ordered.states[slot as usize].get();
-            let steering = &self.slot(slot).steering;
-            let is_overwritten = steering.state.get() != was as u32
-                || steering.eligible.get() != eligible(was, slot);
             if !matches!(was, State::Ready | State::Hung | State::Full) {
-                if is_overwritten {
-                    self.set_state(slot, was);
-                }
                 continue;
             }
             let stuck_ns = self.stuck_ns(slot, now_ns);
@@ -429,7 +414,7 @@ impl Group {
                 (false, true) => State::Full,
                 (false, false) => State::Ready,
             };
-            if now != was || is_overwritten {
+            if now != was {
                 self.set_state(slot, now);
             }
         }
@@ -438,18 +423,18 @@ impl Group {
 
     /// The kernel is asked only where it may be so.
     fn is_full(&self, slot: u32) -> bool {
-        let at = self.slot(slot);
-        let may_be = |limit| at.waiting() >= u64::from(limit);
+        let waiting = self.memory.waiting(slot as usize);
+        let may_be = |limit| waiting >= u64::from(limit);
         let full = |socket| accept_queue(socket).is_ok_and(|(queued, limit)| queued >= limit);
         let socket = self.listeners.sockets.get(slot as usize);
         self.listeners.sockets.len() > 1 && may_be(self.backlog) && socket.is_some_and(full)
     }
 
     fn stuck_ns(&mut self, slot: u32, now_ns: u64) -> u64 {
-        let at = &self.memory.slots[slot as usize];
+        let load = &self.memory.slots[slot as usize].load;
         // Where all share one listener, none has an owner who would be woken first.
         if self.listeners.sockets.len() < 2 {
-            let busy_since_ns = at.load.busy_since_ns.get();
+            let busy_since_ns = load.busy_since_ns.get();
             return now_ns.saturating_sub(if busy_since_ns == 0 {
                 now_ns
             } else {
@@ -458,12 +443,17 @@ impl Group {
         }
         let socket = &self.listeners.sockets[slot as usize];
         let queued = || accept_queue(socket).is_ok_and(|(queued, _)| queued > 0);
-        self.hangs[slot as usize].stuck_ns(at, now_ns, queued)
+        let accepted = self.memory.accepted(slot as usize);
+        self.hangs[slot as usize].stuck_ns(load, accepted, now_ns, queued)
     }
 
     /// Those that have, or had, a worker.
-    fn slots(&self) -> &[Slot] {
-        &self.memory.slots[..self.healing.surpluses_min.len()]
+    fn slots(&self) -> Range<usize> {
+        0..self.healing.surpluses_min.len()
+    }
+
+    fn steering_of(&self, slot: u32) -> &layout::Steering {
+        &self.memory.steering[slot as usize]
     }
 
     fn slot(&self, slot: u32) -> &Slot {
@@ -535,7 +525,7 @@ mod tests {
         prop_oneof![prop::sample::select(bounds), any::<u64>()]
     }
 
-    /// A worker can write all of the memory that it shares.
+    /// Whoever wrote it.
     #[test]
     fn the_master_survives_whatever_the_shared_memory_says() {
         let group = std::cell::RefCell::new(unsteered_group());
@@ -565,8 +555,8 @@ mod tests {
             prop_assert!(text.contains(" all "), "{}", text);
             let published = status::Published::new(vec![group.memory], 3);
             for listener in 0..4 {
-                let (owner, this) = published.owner_and_self(0, listener);
-                srv_common::policy::steal_patience_ns(this, owner, words[0]);
+                published.turn_of_owner(0, listener);
+                published.patience_ns(0, listener, words[0]);
                 published.age_of_first(0, listener);
             }
             published.turns();

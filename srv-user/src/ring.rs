@@ -12,7 +12,7 @@
 //!   from the one that epoll reports first: the kernel woke this worker for it
 //!   and, the watch being exclusive, nobody else. While it finds several ready
 //!   without sleeping, from each in turn, which comes close.
-//! - From a sibling's only with patience ([`policy::steal_patience_ns`]).
+//! - From a sibling's only with patience ([`srv_common::policy::steal_patience_ns`]).
 
 mod members;
 
@@ -23,7 +23,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
-use srv_common::policy;
 
 use crate::config::AcceptMode;
 use crate::listen::accept_queue;
@@ -226,8 +225,8 @@ impl Ring {
             if deferral.watched || deferral.due_ns > now_ns {
                 continue;
             }
-            let (owner, this) = published.owner_and_self(deferral.from.group, deferral.from.nth);
-            let patience_ns = policy::steal_patience_ns(this, owner, now_ns);
+            let Place { group, nth: owner } = deferral.from;
+            let patience_ns = published.patience_ns(group, owner, now_ns);
             if patience_ns > 0 && deferral.is_excused(slept_from_ns, now_ns) {
                 self.deferrals[nth].due_ns = now_ns + patience_ns;
             } else {
@@ -312,15 +311,15 @@ impl Ring {
         if from.nth == self.own() {
             return 0;
         }
-        let (owner, this) = published.owner_and_self(from.group, from.nth);
+        let turn = published.turn_of_owner(from.group, from.nth);
         let had_its_chance = self
             .deferrals
             .iter()
-            .any(|deferral| deferral.from == from && deferral.owner_turn == owner.load.turn.get());
+            .any(|deferral| deferral.from == from && deferral.owner_turn == turn);
         if had_its_chance {
             return 0;
         }
-        policy::steal_patience_ns(this, owner, now_ns)
+        published.patience_ns(from.group, from.nth, now_ns)
     }
 
     /// Does not watch a listener for a while: it would be reported over and over.
@@ -333,10 +332,9 @@ impl Ring {
     ) -> anyhow::Result<()> {
         reactor.forget(self.socket(from))?;
         self.deferrals.retain(|deferral| deferral.from != from);
-        let (owner, _) = published.owner_and_self(from.group, from.nth);
         self.deferrals.push(Deferral {
             from,
-            owner_turn: owner.load.turn.get(),
+            owner_turn: published.turn_of_owner(from.group, from.nth),
             since_ns: now_ns,
             due_ns: now_ns + self.patience_ns(published, from, now_ns),
             watched: false,

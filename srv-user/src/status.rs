@@ -13,10 +13,10 @@ use rustix::fs::MemfdFlags;
 use rustix::mm::{MapFlags, ProtFlags};
 use srv_common::foreign::Foreign;
 use srv_common::layout::Load;
-use srv_common::policy::{Policy, hermes};
-use srv_common::{Group, Refusal, Slot};
+use srv_common::policy::{Policy, hermes, steal_patience_ns};
+use srv_common::{Group, MAX_WORKERS, Refusal, Slot};
 
-/// Maps a group for the rest of the process's life. `fd` is a
+/// Maps a group for the rest of a master's life. `fd` is a
 /// `BPF_F_MMAPABLE` array of one [`Group`], or [`memfd`].
 ///
 /// # Errors
@@ -24,6 +24,46 @@ use srv_common::{Group, Refusal, Slot};
 pub fn map(fd: impl AsFd) -> io::Result<&'static Group> {
     // SAFETY: both kinds of file are at least as long as a group.
     unsafe { map_as(fd) }
+}
+
+/// As [`map`], for the worker in `slot`: it can write only what
+/// [`Group::writable_by`] says, and since the kernel never lets a mapping of an array
+/// be written that was made to be read (kernel/bpf/syscall.c, `bpf_map_mmap`), not
+/// give itself more either once `fd` is closed. Where pages are larger than that
+/// takes for granted, all of it can be written.
+///
+/// # Errors
+/// What `mmap` says.
+pub fn map_for_worker(fd: impl AsFd, slot: u32) -> io::Result<&'static Group> {
+    let writable = Group::<MAX_WORKERS>::writable_by(slot);
+    let page_bytes = rustix::param::page_size();
+    if !writable
+        .iter()
+        .all(|bytes| bytes.start.is_multiple_of(page_bytes))
+    {
+        return map(fd);
+    }
+    let read_write = ProtFlags::READ | ProtFlags::WRITE;
+    let length = size_of::<Group>();
+    // SAFETY: as in `map_as`; what is put over parts of the mapping is the same.
+    unsafe {
+        let fd = fd.as_fd();
+        let flags = MapFlags::SHARED;
+        let address =
+            rustix::mm::mmap(std::ptr::null_mut(), length, ProtFlags::READ, flags, fd, 0)?;
+        for bytes in writable {
+            let (at, offset) = (address.byte_add(bytes.start), bytes.start as u64);
+            rustix::mm::mmap(
+                at,
+                bytes.len(),
+                read_write,
+                flags | MapFlags::FIXED,
+                fd,
+                offset,
+            )?;
+        }
+        Ok(&*address.cast())
+    }
 }
 
 /// As [`map`], for the array of a [`Foreign`] group.
@@ -137,8 +177,7 @@ impl Published {
         let group = self.groups[group];
         let load = &group.slots[self.slot].load;
         // Siblings accept from this listener too: the one atomic addition.
-        group.slots[listener as usize]
-            .summary
+        group.summaries[listener as usize]
             .taken
             .atomic()
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -152,10 +191,20 @@ impl Published {
         group.sum_up(self.slot as u32);
     }
 
-    /// What the owner of `listener` in `group` publishes, and this worker.
-    pub fn owner_and_self(&self, group: usize, listener: u32) -> (&Slot, &Slot) {
-        let slots = &self.groups[group].slots;
-        (&slots[listener as usize], &slots[self.slot])
+    /// How often the owner of `listener` in `group` has accepted ([`Load::turn`]).
+    pub fn turn_of_owner(&self, group: usize, listener: u32) -> u32 {
+        self.groups[group].slots[listener as usize].load.turn.get()
+    }
+
+    /// See [`steal_patience_ns`].
+    pub fn patience_ns(&self, group: usize, listener: u32, now_ns: u64) -> u64 {
+        steal_patience_ns(self.groups[group], self.slot as u32, listener, now_ns)
+    }
+
+    /// Requests in service.
+    #[cfg(test)]
+    pub fn running(&self) -> u32 {
+        self.running.get()
     }
 
     /// See [`Group::age_of_first`]; `None` while the kernel hashes.
@@ -262,7 +311,7 @@ mod tests {
             |worker| worker.active(0),
             Published::sleeps,
         ];
-        let sum = &group.slots[3].summary.load;
+        let sum = &group.summaries[3].load;
         for (nth, step) in steps.iter().enumerate() {
             let before = sum.get();
             step(&published);

@@ -511,7 +511,8 @@ fn take_inherited(start: &Start) -> anyhow::Result<(Vec<Vec<OwnedFd>>, Published
     let mut memories = Vec::new();
     for group in 0..start.groups {
         let memory = adopt(inherited.memory(group));
-        memories.push(status::map(&memory).context("map the shared status memory")?);
+        let mapped = status::map_for_worker(&memory, start.slot);
+        memories.push(mapped.context("map the shared status memory")?);
         listeners.push(
             (0..count)
                 .map(|nth| adopt(inherited.listener(group, nth)))

@@ -179,7 +179,7 @@ impl Target {
         for (slot, socket) in listeners.sockets.iter().enumerate() {
             steering.set_listener(slot as u32, socket)?;
             let eligible = eligibility(ELIGIBLE, slot as u32);
-            group.slots[slot].steering.eligible.set(eligible);
+            group.steering[slot].eligible.set(eligible);
             group.ready[slot].set(slot as u16);
         }
         group.config.workers.set(workers);
@@ -264,9 +264,9 @@ impl Target {
 /// Each connection was accepted at once.
 fn play_workers(group: &Group, workers: usize) {
     for (nth, slot) in group.slots[..workers].iter().enumerate() {
-        let steered = slot.steering.steered.get();
-        if slot.summary.taken.get() != steered {
-            slot.summary.taken.set(steered);
+        let steered = group.steering[nth].steered.get();
+        if group.summaries[nth].taken.get() != steered {
+            group.summaries[nth].taken.set(steered);
             slot.load.turn.bump(1);
             group.sum_up(nth as u32);
         }

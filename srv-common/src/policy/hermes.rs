@@ -30,7 +30,8 @@ pub fn filter<const N: usize>(group: &Group<N>, now_ns: u64) -> u64 {
     let hang_after_ns = group.config.hang_after_ns.get();
     let mut passed = 0;
     for (slot, at) in slots.iter().enumerate() {
-        passed |= u64::from(is_turning(at, hang_after_ns, now_ns)) << slot;
+        let is_eligible = group.steering[slot].eligible.get() != NOT_ELIGIBLE;
+        passed |= u64::from(is_eligible && is_turning(at, hang_after_ns, now_ns)) << slot;
     }
     for count in [
         |at: &Slot| at.load.pending.get(),
@@ -45,7 +46,7 @@ fn is_turning(at: &Slot, hang_after_ns: u64, now_ns: u64) -> bool {
     let since_ns = at.load.busy_since_ns.get();
     let hangs =
         since_ns != 0 && hang_after_ns != 0 && now_ns.saturating_sub(since_ns) > hang_after_ns;
-    at.steering.eligible.get() != NOT_ELIGIBLE && !hangs
+    !hangs
 }
 
 /// Those of `among` whose count is below 1.5 times the average of `among`, or

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod hermes;
-use crate::layout::{LAST_RESORT, MAX_WORKERS, eligibility};
+use crate::layout::{LAST_RESORT, MAX_WORKERS, Slot, eligibility};
 
 /// A place to run in whose answers the test decides.
 #[derive(Clone, Debug, Default)]
@@ -117,15 +117,15 @@ fn group(policy: Policy, slots: &[Posed]) -> Box<Group> {
     for (nth, posed) in slots.iter().enumerate() {
         let slot = &group.slots[nth];
         group.idle.0[nth].set(posed.idle);
-        slot.steering.steered.set(posed.steered);
-        slot.summary.taken.set(posed.taken);
+        group.steering[nth].steered.set(posed.steered);
+        group.summaries[nth].taken.set(posed.taken);
         slot.load.busy_since_ns.set(posed.busy_since_ns);
         slot.load.running.set(posed.running);
         slot.load.active.set(posed.active);
         slot.load.turn.set(posed.turn);
         set_state(&group, nth as u32, posed.state);
         if posed.hangs && posed.state == State::Ready as u32 {
-            let eligible = &slot.steering.eligible;
+            let eligible = &group.steering[nth].eligible;
             eligible.set(eligibility(LAST_RESORT, nth as u32));
         }
         group.sum_up(nth as u32);
@@ -136,7 +136,7 @@ fn group(policy: Policy, slots: &[Posed]) -> Box<Group> {
 
 /// As the master does.
 fn set_state(group: &Group, slot: u32, state: u32) {
-    let steering = &group.slots[slot as usize].steering;
+    let steering = &group.steering[slot as usize];
     steering.state.set(state);
     let is_ready = state == State::Ready as u32;
     let how = if is_ready { ELIGIBLE } else { NOT_ELIGIBLE };
@@ -155,11 +155,11 @@ fn list_ready(group: &Group) {
 }
 
 fn is_ready(group: &Group, slot: u32) -> bool {
-    group.slots[slot as usize].steering.state.get() == State::Ready as u32
+    group.steering[slot as usize].state.get() == State::Ready as u32
 }
 
 fn is_hung(group: &Group, slot: u32) -> bool {
-    group.slots[slot as usize].steering.eligible.get() == eligibility(LAST_RESORT, slot)
+    group.steering[slot as usize].eligible.get() == eligibility(LAST_RESORT, slot)
 }
 
 /// Ready workers with nothing to do.
@@ -217,10 +217,7 @@ fn cookies_that_come_back_are_shared_evenly() {
     };
     let mut counts = [0; 4];
     for nth in 0..400u64 {
-        group.slots[(nth * 7 % 4) as usize]
-            .steering
-            .steered
-            .bump(nth);
+        group.steering[(nth * 7 % 4) as usize].steered.bump(nth);
         let slot = choose(&group, &mut host).unwrap() as usize;
         counts[slot] += 1;
         group.slots[slot].load.turn.bump(1);
@@ -266,9 +263,9 @@ proptest! {
         policy in steering(), slots in slots(), written in any::<[u64; 4]>(), mut host in bench(),
     ) {
         let group = group(policy, &slots);
-        for (nth, slot) in group.slots.iter().enumerate() {
-            slot.summary.load.set(written[nth % 4]);
-            slot.summary.taken.set(written[nth % 3]);
+        for nth in 0..MAX_WORKERS {
+            group.summaries[nth].load.set(written[nth % 4]);
+            group.summaries[nth].taken.set(written[nth % 3]);
         }
         if let Ok(slot) = choose(&group, &mut host) {
             prop_assert!(is_ready(&group, slot), "slot {slot} is not ready");
@@ -291,7 +288,7 @@ proptest! {
         let key = |slot: &u32| {
             let load = &group.slots[*slot as usize].load;
             let busy = u64::from(load.busy_since_ns.get() != 0);
-            let waiting = group.slots[*slot as usize].waiting();
+            let waiting = group.waiting(*slot as usize);
             let outstanding = waiting + u64::from(load.running.get()) + busy;
             (is_hung(&group, *slot), outstanding, load.active.get(), load.turn.get(), *slot)
         };
@@ -368,19 +365,19 @@ proptest! {
         let group = equals(Policy::Least, 2);
         let [thief, owner, ..] = &group.slots[..] else { unreachable!() };
         thief.load.active.set(mine);
-        thief.steering.steered.set(at_mine.into());
+        group.steering[0].steered.set(at_mine.into());
         owner.load.active.set(owners);
-        owner.steering.steered.set(at_owners.into());
-        let patience_ns = steal_patience_ns(thief, owner, 0);
+        group.steering[1].steered.set(at_owners.into());
+        let patience_ns = steal_patience_ns(&group, 0, 1, 0);
         prop_assert!(patience_ns <= 20_000_000);
         let (mine, owners) = (u64::from(mine) + u64::from(at_mine), u64::from(owners) + u64::from(at_owners));
         prop_assert_eq!(patience_ns > 0, mine >= owners);
         owner.load.busy_since_ns.set(1);
-        prop_assert_eq!(steal_patience_ns(thief, owner, 2_000_001), patience_ns);
-        prop_assert_eq!(steal_patience_ns(thief, owner, 2_000_002), 0);
+        prop_assert_eq!(steal_patience_ns(&group, 0, 1, 2_000_001), patience_ns);
+        prop_assert_eq!(steal_patience_ns(&group, 0, 1, 2_000_002), 0);
         owner.load.busy_since_ns.set(0);
-        owner.steering.state.set(State::Dead as u32);
-        prop_assert_eq!(steal_patience_ns(thief, owner, 0), 0);
+        group.steering[1].state.set(State::Dead as u32);
+        prop_assert_eq!(steal_patience_ns(&group, 0, 1, 0), 0);
     }
 }
 

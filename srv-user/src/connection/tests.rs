@@ -214,7 +214,7 @@ fn whatever_comes_what_was_well_formed_before_is_answered_and_the_connection_end
         prop_assert!(client.connection.is_none(), "it goes on");
         let statuses: Vec<u16> = client.answers().iter().map(|(status, _)| *status).collect();
         prop_assert!(statuses.starts_with(&expected), "{:?} does not begin with {:?}", statuses, expected);
-        prop_assert_eq!(driver.published().owner_and_self(0, 0).1.load.running.get(), 0);
+        prop_assert_eq!(driver.published().running(), 0);
     });
 }
 

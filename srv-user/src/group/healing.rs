@@ -2,7 +2,7 @@
 //! the kernel hashed, half-open ones that never complete, floods of these.
 
 use socket2::Socket;
-use srv_common::Slot;
+use srv_common::Group as Memory;
 
 use super::Group;
 use crate::balance;
@@ -63,12 +63,11 @@ impl Group {
             let Some(socket) = self.listeners.sockets.get(slot) else {
                 return;
             };
-            let Some(Surplus { most: surplus, .. }) = surplus(&self.memory.slots[slot], socket)
-            else {
+            let Some(Surplus { most: surplus, .. }) = surplus(self.memory, slot, socket) else {
                 continue;
             };
             let to_write_off = to_write_off(surplus.min(*surplus_min), surplus);
-            self.memory.slots[slot].write_off(to_write_off);
+            self.memory.write_off(slot, to_write_off);
             *surplus_min = surplus.wrapping_sub(to_write_off);
         }
     }
@@ -78,39 +77,41 @@ impl Group {
     /// left over from a flood, would keep everything away from that one until the
     /// next second but one.
     pub(super) fn sample_surplus(&mut self, now_ns: u64) {
-        let healing = &mut self.healing;
-        let sockets = self.listeners.sockets.iter();
-        let slots = self.memory.slots.iter().zip(sockets);
-        let acks_before = std::mem::replace(&mut healing.acks, acks(self.memory));
+        let (healing, memory) = (&mut self.healing, self.memory);
+        let slots = self.listeners.sockets.iter().enumerate();
+        let acks_before = std::mem::replace(&mut healing.acks, acks(memory));
         // Who was dropped waits for ever, so the kernel is asked only where somebody waits.
-        let is_dropping = slots.clone().any(|(at, _)| at.waiting() > 0) && healing.sees_drops();
+        let is_waited = slots.clone().any(|(slot, _)| memory.waiting(slot) > 0);
+        let is_dropping = is_waited && healing.sees_drops();
         // A SYN that got a cookie stays counted where it came to: its ACK is
         // accepted wherever that goes.
         if is_dropping
             || healing.acks != acks_before
-            || slots.clone().any(|(at, socket)| is_flooded(at, socket))
+            || slots
+                .clone()
+                .any(|(slot, socket)| is_flooded(memory, slot, socket))
         {
             healing.flooded_until_ns = now_ns.saturating_add(FLOOD_LASTS_NS);
         }
         let is_flood = now_ns < healing.flooded_until_ns;
-        for (surplus_min, (at, socket)) in healing.surpluses_min.iter_mut().zip(slots) {
+        for (surplus_min, (slot, socket)) in healing.surpluses_min.iter_mut().zip(slots) {
             if !is_flood && *surplus_min <= 0 {
                 continue;
             }
-            let Some(surplus) = surplus(at, socket) else {
+            let Some(surplus) = surplus(memory, slot, socket) else {
                 continue;
             };
             *surplus_min = surplus.most.min(*surplus_min);
             if is_flood {
-                at.write_off(surplus.certain());
+                memory.write_off(slot, surplus.certain());
                 *surplus_min = 0;
             }
         }
     }
 }
 
-pub(super) fn acks(memory: &srv_common::Group) -> u64 {
-    balance::sum(memory.slots.iter().map(|slot| slot.steering.acks.get()))
+pub(super) fn acks(memory: &Memory) -> u64 {
+    balance::sum(memory.steering.iter().map(|steering| steering.acks.get()))
 }
 
 /// Of the whole network namespace: others' only mean that handshakes which take longer
@@ -120,9 +121,9 @@ fn drops() -> Option<u64> {
 }
 
 /// The kernel is asked only where it may be so.
-fn is_flooded(slot: &Slot, socket: &Socket) -> bool {
-    slot.waiting() > FLOOD
-        && surplus(slot, socket).is_some_and(|surplus| surplus.least > FLOOD as i64)
+fn is_flooded(memory: &Memory, slot: usize, socket: &Socket) -> bool {
+    memory.waiting(slot) > FLOOD
+        && surplus(memory, slot, socket).is_some_and(|surplus| surplus.least > FLOOD as i64)
 }
 
 /// How much more a slot's counts say is waiting than its accept queue holds. Between
@@ -144,8 +145,9 @@ impl Surplus {
     }
 }
 
-fn surplus(slot: &Slot, socket: &Socket) -> Option<Surplus> {
-    let counts = || (slot.steering.steered.get(), slot.summary.taken.get());
+fn surplus(memory: &Memory, slot: usize, socket: &Socket) -> Option<Surplus> {
+    let (steering, taken) = (&memory.steering[slot], &memory.summaries[slot].taken);
+    let counts = || (steering.steered.get(), taken.get());
     let (assigned_before, taken_before) = counts();
     let (queued, _) = accept_queue(socket).ok()?;
     let (assigned_after, taken_after) = counts();

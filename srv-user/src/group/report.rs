@@ -1,6 +1,6 @@
 //! A listener group's state, for people.
 
-use srv_common::{Reason, Refusal, Slot, State};
+use srv_common::{Group as Memory, Reason, Refusal, State};
 
 use super::{Group, healing};
 use crate::balance;
@@ -13,9 +13,8 @@ impl Group {
     /// As it is now.
     pub fn status(&self) -> GroupStatus {
         let now_ns = status::monotonic_ns();
-        let slots = self.slots().iter().enumerate();
-        let worker = |(slot, at): (usize, &Slot)| {
-            let mut status = worker_status(slot as u32, at, now_ns);
+        let worker = |slot: usize| {
+            let mut status = worker_status(self.memory, slot, now_ns);
             // Unsteered, only the kernel knows what waits.
             let queue = self.listeners.sockets.get(slot).map(accept_queue);
             if let Some(Ok((queued, _))) = queue {
@@ -23,7 +22,7 @@ impl Group {
             }
             status
         };
-        let workers: Vec<_> = slots.map(worker).collect();
+        let workers: Vec<_> = self.slots().map(worker).collect();
         GroupStatus {
             listen: self.listeners.address,
             program: self.program_status(),
@@ -33,8 +32,8 @@ impl Group {
     }
 
     fn program_status(&self) -> ProgramStatus {
-        let steered = self.slots().iter();
-        let steered = balance::sum(steered.map(|slot| slot.steering.steered.get()));
+        let steering = self.memory.steering[self.slots()].iter();
+        let steered = balance::sum(steering.map(|steering| steering.steered.get()));
         let acks = healing::acks(self.memory);
         let counts = self
             .memory
@@ -63,7 +62,8 @@ impl Group {
     }
 }
 
-fn worker_status(slot: u32, at: &Slot, now_ns: u64) -> WorkerStatus {
+fn worker_status(memory: &Memory, slot: usize, now_ns: u64) -> WorkerStatus {
+    let (at, steering) = (&memory.slots[slot], &memory.steering[slot]);
     let busy_since_ns = at.load.busy_since_ns.get();
     let busy_ns = if busy_since_ns == 0 {
         0
@@ -74,15 +74,15 @@ fn worker_status(slot: u32, at: &Slot, now_ns: u64) -> WorkerStatus {
         .into_iter()
         .zip(at.refused.0.iter().map(|count| count.get()));
     WorkerStatus {
-        slot,
+        slot: slot as u32,
         joined: false,
-        pid: at.steering.pid.get(),
-        state: State::name(at.steering.state.get()).to_string(),
-        starts: at.steering.starts.get(),
-        steered: at.steering.steered.get(),
+        pid: steering.pid.get(),
+        state: State::name(steering.state.get()).to_string(),
+        starts: steering.starts.get(),
+        steered: steering.steered.get(),
         taken_own: at.load.own.get(),
         taken_stolen: at.load.stolen.get(),
-        waiting: at.waiting(),
+        waiting: memory.waiting(slot),
         active: at.load.active.get(),
         running: at.load.running.get(),
         busy_us: busy_ns / 1000,

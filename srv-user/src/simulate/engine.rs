@@ -152,7 +152,7 @@ impl<const N: usize> Engine<N> {
         };
         match choose(&self.group, &mut kernel) {
             Ok(slot) => {
-                let steered = &self.group.slots[slot as usize].steering.steered;
+                let steered = &self.group.steering[slot as usize].steered;
                 self.group.deal_ticket(slot, steered.get());
                 steered.bump(1);
                 slot
@@ -276,7 +276,7 @@ impl<const N: usize> Engine<N> {
         if listener == worker || watch.was_patient(listener, owner.load.turn.get()) {
             return 0;
         }
-        policy::steal_patience_ns(&self.group.slots[worker as usize], owner, now_ns)
+        policy::steal_patience_ns(&self.group, worker, listener, now_ns)
     }
 
     fn leave_alone(&mut self, worker: u32, now_ns: u64) {
@@ -294,7 +294,7 @@ impl<const N: usize> Engine<N> {
         let Some(request) = self.accept_queues[listener as usize].pop_front() else {
             return self.sleep(worker, None);
         };
-        self.group.slots[listener as usize].summary.taken.bump(1);
+        self.group.summaries[listener as usize].taken.bump(1);
         self.group.idle.0[worker as usize].set(0);
         let load = &self.group.slots[worker as usize].load;
         // Zero would mean that it sleeps.

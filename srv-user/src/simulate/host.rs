@@ -47,7 +47,7 @@ pub fn ready_group<const N: usize>(workers: usize, policy: Policy) -> Box<Group<
     for slot in 0..workers {
         group.ready[slot].set(slot as u16);
         group.idle.0[slot].set(1);
-        let steering = &group.slots[slot].steering;
+        let steering = &group.steering[slot];
         steering.state.set(State::Ready as u32);
         steering.eligible.set(eligibility(ELIGIBLE, slot as u32));
     }

@@ -47,8 +47,7 @@ impl Steered {
     }
 
     fn ready(&self, slot: u32) {
-        self.memory.slots[slot as usize]
-            .steering
+        self.memory.steering[slot as usize]
             .eligible
             .set(eligibility(ELIGIBLE, slot));
         self.memory.ready[0].set(slot as u16);

@@ -3,21 +3,27 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::io::Errno;
+use rustix::mm::{MprotectFlags, mprotect};
 use rustix::process::{Pid, Signal};
 use rustix::thread::CapabilitySet;
 use socket2::{Domain, Socket, Type};
 use srv::confine::{capabilities, paths};
 use srv::listen::drop_syns;
+use srv::status;
+use srv::steer::Steering;
+use srv_common::{Group, MAX_WORKERS, Slot};
 use srv_tests::server::{self, Server};
 use tempfile::TempDir;
 
 use crate::client::{Client, get};
 use crate::gate;
-use crate::probe::{group, pid, signal, status, until, until_group, worker};
+use crate::probe::{group, pid, signal, until, until_group, worker};
 
 /// The lines of `/proc/PID/task/TID/status` by name, of each thread.
 fn threads(pid: Pid) -> Vec<BTreeMap<String, String>> {
@@ -335,16 +341,41 @@ fn a_root_that_workers_may_not_enter_is_refused_with_its_place() {
     );
 }
 
-/// All that a worker can do to others through what they share: it writes there what
-/// it likes, over every slot. (Whoever may trace it writes in its name.)
+/// What a worker can write of the memory that it shares, page by page as the kernel has
+/// it; and that it cannot get more, having no descriptor left to map it by.
 #[test]
-fn a_worker_that_scribbles_over_all_slots_costs_choices_and_no_request() {
+fn a_worker_writes_to_its_own_page_and_to_what_all_share() {
     if !gate::can_steer() || !gate::is_root() {
         return;
     }
-    // Looks at hangs, which restore what the master has written, are rare then.
-    let server = Server::start(["--workers", "3", "--hang-after", "0s"]).unwrap();
-    let memory = SharedMemory::of(pid(&worker(&server, 2)));
+    let server = Server::start(["--workers", "3"]).unwrap();
+    for slot in 0..3 {
+        let memory = SharedMemory::of(pid(&worker(&server, slot)));
+        assert_eq!(memory.writable(), Group::<MAX_WORKERS>::writable_by(slot));
+    }
+    let steering = Steering::load().unwrap();
+    let group = status::map_for_worker(steering.memory(), 1).unwrap();
+    let others = std::ptr::from_ref(&group.slots[2]);
+    // SAFETY: nobody has the page; that it cannot be had is the question.
+    let got = unsafe {
+        mprotect(
+            others.cast_mut().cast(),
+            size_of::<Slot>(),
+            MprotectFlags::WRITE,
+        )
+    };
+    assert_eq!(got, Err(Errno::ACCESS));
+}
+
+/// All that a worker can do to others through what they share.
+#[test]
+fn a_worker_that_scribbles_over_all_that_it_can_costs_nothing_but_good_choices() {
+    if !gate::can_steer() || !gate::is_root() {
+        return;
+    }
+    let server = Server::start(["--workers", "3", "--hang-after", "10ms"]).unwrap();
+    let before = group(&server);
+    let memory = SharedMemory::of(pid(&before.workers[2]));
     let fill: [fn(usize) -> u8; 4] = [
         |_| 0xff,
         |nth| (nth as u8).wrapping_mul(167),
@@ -354,50 +385,65 @@ fn a_worker_that_scribbles_over_all_slots_costs_choices_and_no_request() {
     for nth in 0..40 {
         memory.fill(fill[nth % fill.len()]);
         assert_eq!(get(server.address(), "/").status(), 200);
-        status(&server);
+        let siblings = &group(&server).workers[..2];
+        assert!(siblings.iter().all(|worker| worker.state == "ready"));
     }
-    let program = until("choices that were left to the hash are counted", || {
-        memory.fill(|_| 0);
-        get(server.address(), "/");
-        let program = group(&server).program;
-        (program.fallbacks["no_policy"] > 0).then_some(program)
-    });
-    assert!(program.attached);
-    until_group(&server, "the master has put it right", |group| {
-        get(server.address(), "/");
-        let ready = group.workers.iter().all(|worker| worker.state == "ready");
-        ready && group.program.steered > 10
-    });
-    assert!(threads(server.pid()).len() == 1, "the master is there");
+    let after = group(&server);
+    assert_eq!(after.program.fallbacks, before.program.fallbacks);
+    assert!(after.program.steered >= before.program.steered + 40);
+    until_group(
+        &server,
+        "it is what its worker says of itself again",
+        |group| {
+            get(server.address(), "/");
+            group.workers[2].state == "ready"
+        },
+    );
 }
 
 /// What a worker has mapped of a listener group.
 struct SharedMemory {
     process: fs::File,
-    start: u64,
-    bytes: usize,
+    /// Where, and whether it may write there.
+    mapped: Vec<(Range<u64>, bool)>,
 }
 
 impl SharedMemory {
     fn of(pid: Pid) -> Self {
         let folder = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
         let maps = fs::read_to_string(folder.join("maps")).unwrap();
-        let mut shared = maps.lines().filter(|line| line.contains("bpf-map"));
-        let range = shared.next().unwrap().split(' ').next().unwrap();
-        let (start, end) = range.split_once('-').unwrap();
-        let [start, end] = [start, end].map(|at| u64::from_str_radix(at, 16).unwrap());
+        let shared = maps.lines().filter(|line| line.contains("bpf-map"));
         let memory = fs::File::options().write(true).open(folder.join("mem"));
         Self {
             process: memory.unwrap(),
-            start,
-            bytes: (end - start) as usize,
+            mapped: shared.map(mapping).collect(),
         }
     }
 
-    fn fill(&self, byte: impl Fn(usize) -> u8) {
-        let bytes: Vec<u8> = (0..self.bytes).map(byte).collect();
-        self.process.write_all_at(&bytes, self.start).unwrap();
+    /// The bytes of the group that the worker may write.
+    fn writable(&self) -> Vec<Range<usize>> {
+        let start = self.mapped[0].0.start;
+        let writable = self.mapped.iter().filter(|(_, is_writable)| *is_writable);
+        writable
+            .map(|(bytes, _)| (bytes.start - start) as usize..(bytes.end - start) as usize)
+            .collect()
     }
+
+    fn fill(&self, byte: impl Fn(usize) -> u8) {
+        for (at, is_writable) in &self.mapped {
+            let bytes: Vec<u8> = (0..(at.end - at.start) as usize).map(&byte).collect();
+            let written = self.process.write_all_at(&bytes, at.start);
+            assert_eq!(written.is_ok(), *is_writable, "{at:x?}: {written:?}");
+        }
+    }
+}
+
+/// Where a line of `/proc/PID/maps` says that something is mapped, and whether it can be written.
+fn mapping(line: &str) -> (Range<u64>, bool) {
+    let mut fields = line.split(' ');
+    let (start, end) = fields.next().unwrap().split_once('-').unwrap();
+    let [start, end] = [start, end].map(|at| u64::from_str_radix(at, 16).unwrap());
+    (start..end, fields.next().unwrap().contains('w'))
 }
 
 /// As a panic ends a worker.
