@@ -55,6 +55,23 @@ pub fn bpf(toolchain: &Toolchain) -> Result<()> {
     )
 }
 
+/// srv for the other processor that its pages and system calls are listed for. No machine
+/// of it is needed: nothing is linked, and its standard library is made from the sources
+/// that the BPF objects take, too.
+///
+/// # Errors
+/// If it does not compile.
+pub fn arm64(toolchain: &Toolchain) -> Result<()> {
+    let compiler = &toolchain.compiler;
+    let mut command = compiler.command(&compiler.tool("cargo"));
+    command
+        .args(["check", "--package", "srv-user", "--all-targets"])
+        .args(["--target", "aarch64-unknown-linux-gnu"])
+        .args(["-Z", "build-std=std,panic_abort,test", "--target-dir"])
+        .arg(workspace::arm64_build());
+    step::show("check srv for arm64", &mut command)
+}
+
 /// The documentation, private items included since srv's readers are those
 /// who change it, builds without a warning.
 ///

@@ -84,7 +84,7 @@ enum Task {
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// Format, lint (host and BPF), test, document and check the dependencies
+    /// Format, lint (host and BPF), check for arm64, document, check the dependencies, test
     Ci,
 }
 

@@ -269,7 +269,9 @@ pub fn ab(args: &[String]) -> Result<()> {
 pub fn ci() -> Result<()> {
     lint::format()?;
     lint::host()?;
-    lint::bpf(&toolchains::toolchain()?)?;
+    let toolchain = toolchains::toolchain()?;
+    lint::bpf(&toolchain)?;
+    lint::arm64(&toolchain)?;
     lint::documentation()?;
     lint::dependencies()?;
     test(&[])

@@ -34,6 +34,11 @@ pub fn static_build() -> PathBuf {
     root().join("target/static")
 }
 
+/// What is checked for arm64.
+pub fn arm64_build() -> PathBuf {
+    root().join("target/arm64")
+}
+
 /// Kernels to test on, and what they boot into.
 pub fn kernels() -> PathBuf {
     root().join("target/kernels")

@@ -178,7 +178,8 @@ impl Worker {
             Waits::Epoll => ["do_epoll_wait", "ep_poll"],
             Waits::Poll => ["do_sys_poll", "poll_schedule_timeout"],
             Waits::Accept => ["inet_csk_accept", "inet_csk_wait_for_connect"],
-            Waits::IoUring => ["io_cqring_wait", "io_cqring_schedule"],
+            // Linux 6.1 has the wait inlined into the system call.
+            Waits::IoUring => ["io_cqring", "__do_sys_io_uring_enter"],
         };
         until("a worker sleeps", || {
             let sleeps_in = self.sleeps_in();
