@@ -25,7 +25,7 @@ use crate::control::{self, Reply, Request};
 
 /// To be raised with every change of the messages here, or of what the fields of the
 /// shared memory mean.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 /// Within which the other master answers, or is taken to be stuck.
 const PATIENCE: Duration = Duration::from_secs(5);
 
