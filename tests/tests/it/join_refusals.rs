@@ -8,7 +8,11 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 use rustix::process::Signal;
+use srv::cli::ServeArgs;
+use srv::config;
 use srv::control::{Request, ask};
+use srv::join::Joining;
+use srv_tests::child::Child;
 use srv_tests::server::{Server, binary};
 
 use crate::client::{Client, get, get_many};
@@ -98,6 +102,28 @@ fn a_policy_may_have_fewer_slots() {
         &many,
         &["not 64 slots", "policy hermes", "63 are free"],
     );
+}
+
+/// It answers before its first worker is ready; if that was faster, another is asked.
+#[test]
+fn one_that_is_starting() {
+    let settings = config::settings(&ServeArgs::default()).unwrap();
+    let question = Request::Join(Joining::new(&settings));
+    let folder = tempfile::tempdir().unwrap();
+    let control = folder.path().join("control");
+    let said = until("a server is asked that is starting", || {
+        let mut command = Command::new(binary().unwrap());
+        command.args(["serve", "--listen", "127.0.0.1:0", "--workers", "1"]);
+        let mut first = Child::spawn(command.arg("--control").arg(&control)).unwrap();
+        let said = until("it answers", || {
+            let why = ask(Some(&control), &question).unwrap_err().to_string();
+            (!why.starts_with("ask the server")).then_some(why)
+        });
+        first.await_line("listening on").unwrap();
+        assert_eq!(first.stop().unwrap().code(), Some(0));
+        said.contains("starting").then_some(said)
+    });
+    assert!(said.contains("try again when it is ready"), "{said}");
 }
 
 /// A server is to say so itself, not to be misunderstood.
