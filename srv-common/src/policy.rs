@@ -440,11 +440,11 @@ pub fn steal_patience_ns<const N: usize>(
     owner: u32,
     now_ns: u64,
 ) -> u64 {
-    let (thief, owner) = (thief as usize, owner as usize);
     const PER_CONNECTION_NS: u64 = 10_000_000;
     const MAX_CONNECTIONS: u64 = 2;
     /// Longer than a worker with more workers than cores waits for its next turn.
     const STUCK_NS: u64 = 2_000_000;
+    let (thief, owner) = (thief as usize, owner as usize);
     let busy_since_ns = group.slots[owner].load.busy_since_ns.get();
     let is_stuck = busy_since_ns != 0 && now_ns.saturating_sub(busy_since_ns) > STUCK_NS;
     if is_stuck || group.steering[owner].state.get() != State::Ready as u32 {

@@ -44,9 +44,7 @@ pub fn filter<const N: usize>(group: &Group<N>, now_ns: u64) -> u64 {
 
 fn is_turning(at: &Slot, hang_after_ns: u64, now_ns: u64) -> bool {
     let since_ns = at.load.busy_since_ns.get();
-    let hangs =
-        since_ns != 0 && hang_after_ns != 0 && now_ns.saturating_sub(since_ns) > hang_after_ns;
-    !hangs
+    since_ns == 0 || hang_after_ns == 0 || now_ns.saturating_sub(since_ns) <= hang_after_ns
 }
 
 /// Those of `among` whose count is below 1.5 times the average of `among`, or

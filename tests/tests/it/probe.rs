@@ -19,16 +19,20 @@ const INTERVAL: Duration = Duration::from_millis(2);
 ///
 /// # Panics
 /// If it does not come about.
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+#[track_caller]
+pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    let found = watch(look);
+    found.unwrap_or_else(|| panic!("waited {PATIENCE:?} in vain until {what}"))
+}
+
+/// What `look` finds, if it does in time.
+fn watch<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some(found) = look() {
+        let found = look();
+        if found.is_some() || Instant::now() >= deadline {
             return found;
         }
-        assert!(
-            Instant::now() < deadline,
-            "waited {PATIENCE:?} in vain until {what}"
-        );
         std::thread::sleep(INTERVAL);
     }
 }
@@ -58,17 +62,12 @@ pub fn until_group(
     is_so: impl Fn(&GroupStatus) -> bool,
 ) -> GroupStatus {
     let mut last = String::new();
-    let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        until(what, || {
-            let group = group(server);
-            last = format!("{:?}", group.workers);
-            Some(group).filter(|group| is_so(group))
-        })
-    }));
-    looked.unwrap_or_else(|panic| {
-        eprintln!("last seen: {last}");
-        std::panic::resume_unwind(panic)
-    })
+    let found = watch(|| {
+        let group = group(server);
+        last = format!("{:?}", group.workers);
+        Some(group).filter(|group| is_so(group))
+    });
+    found.unwrap_or_else(|| panic!("waited {PATIENCE:?} in vain until {what}; last seen: {last}"))
 }
 
 /// Switches the policy.
