@@ -17,6 +17,7 @@ use srv_common::{Policy, Slot, State};
 use crate::config::{self, Settings};
 use crate::hang::HangWatch;
 use crate::listen::{ListenerGroup, accept_queue};
+use crate::slots::SlotTable;
 use crate::status;
 use crate::steer::{self, Steering};
 use healing::Healing;
@@ -30,7 +31,7 @@ pub struct Group {
     steering: Result<Steering, String>,
     ordered: Ordered,
     healing: Healing,
-    hangs: Vec<HangWatch>,
+    slots: SlotTable<SlotRecord>,
     /// Limit of each accept queue, as the kernel cut it.
     backlog: u32,
     /// Another server's master writes what masters write, and steers.
@@ -43,8 +44,25 @@ struct Ordered {
     policy: u32,
     workers: u32,
     hang_after_ns: u64,
-    /// By slot.
-    states: Vec<Cell<State>>,
+}
+
+/// What the master knows of one slot in this group.
+struct SlotRecord {
+    /// As ordered: as it is in the memory, or would be if that were not another's.
+    state: Cell<State>,
+    /// The least [`healing::surplus`] since the last [`Group::heal`].
+    surplus_min: i64,
+    hang: HangWatch,
+}
+
+impl Default for SlotRecord {
+    fn default() -> Self {
+        Self {
+            state: Cell::new(State::Absent),
+            surplus_min: 0,
+            hang: HangWatch::default(),
+        }
+    }
 }
 
 /// A worker that is stuck, or may be.
@@ -125,7 +143,7 @@ impl Group {
             steering,
             ordered: Ordered::default(),
             healing: Healing::new(),
-            hangs: Vec::new(),
+            slots: SlotTable::default(),
             is_anothers: false,
         })
     }
@@ -136,9 +154,9 @@ impl Group {
         self.is_anothers = false;
         self.healing.acks = healing::acks(self.memory);
         self.ordered.workers = own.end;
-        for slot in 0..self.ordered.states.len() as u32 {
+        for slot in self.slots.used() {
             match own.contains(&slot) {
-                true => self.set_state(slot, self.ordered.states[slot as usize].get()),
+                true => self.set_state(slot, self.slots[slot].state.get()),
                 false => self.worker_died(slot, State::Absent),
             }
         }
@@ -218,10 +236,7 @@ impl Group {
         self.ordered.hang_after_ns = hang_after_ns;
         self.ordered.workers = slots;
         self.write_config();
-        let slots = self.healing.surpluses_min.len().max(slots as usize);
-        self.ordered.states.resize(slots, Cell::new(State::Absent));
-        self.healing.surpluses_min.resize(slots, 0);
-        self.hangs.resize(slots, HangWatch::default());
+        self.slots.use_until(slots);
     }
 
     /// The memory to be inherited by workers.
@@ -316,7 +331,7 @@ impl Group {
 
     /// Whether the worker in `slot` accepts and does not hang.
     pub fn is_ready(&self, slot: u32) -> bool {
-        self.ordered.states[slot as usize].get() == State::Ready
+        self.slots[slot].state.get() == State::Ready
     }
 
     /// Whether the worker in `slot` is away from `epoll_wait`.
@@ -326,7 +341,7 @@ impl Group {
 
     /// Sets a slot's state and with it the list of those that can be chosen.
     pub fn set_state(&self, slot: u32, state: State) {
-        self.ordered.states[slot as usize].set(state);
+        self.slots[slot].state.set(state);
         if self.is_anothers {
             return;
         }
@@ -339,7 +354,7 @@ impl Group {
 
     /// Whoever hangs gets something only where everybody does.
     fn list_best(&self) {
-        let is_anybodys = |state: &State| self.ordered.states.iter().any(|at| at.get() == *state);
+        let is_anybodys = |state: &State| self.slots.iter().any(|at| at.state.get() == *state);
         let best = [State::Ready, State::Full, State::Hung];
         let best = best.into_iter().find(is_anybodys);
         self.list(best.unwrap_or(State::Ready));
@@ -348,8 +363,8 @@ impl Group {
     /// Makes the slots in that state the ones to choose from.
     fn list(&self, state: State) {
         let mut count = 0;
-        for (slot, ordered) in self.ordered.states.iter().enumerate() {
-            if ordered.get() == state {
+        for (slot, record) in self.slots.iter().enumerate() {
+            if record.state.get() == state {
                 self.memory.ready[count as usize].set(slot as u16);
                 count += 1;
             }
@@ -386,8 +401,8 @@ impl Group {
         self.sample_surplus(now_ns);
         let hang_after_ns = self.ordered.hang_after_ns;
         let mut hangs = Vec::new();
-        for slot in 0..self.hangs.len() as u32 {
-            let was = self.ordered.states[slot as usize].get();
+        for slot in self.slots.used() {
+            let was = self.slots[slot].state.get();
             if !matches!(was, State::Ready | State::Hung | State::Full) {
                 continue;
             }
@@ -402,7 +417,7 @@ impl Group {
                         false => Stage::FoundOut,
                     },
                 });
-            } else if self.hangs[slot as usize].is_new_suspect(now_ns) {
+            } else if self.slots[slot].hang.is_new_suspect(now_ns) {
                 hangs.push(Hang {
                     slot,
                     lasted: Duration::ZERO,
@@ -441,15 +456,13 @@ impl Group {
                 busy_since_ns
             });
         }
-        let socket = &self.listeners.sockets[slot as usize];
-        let queued = || accept_queue(socket).is_ok_and(|(queued, _)| queued > 0);
+        let socket = self.listeners.sockets.get(slot as usize);
+        let has_queue = |socket| accept_queue(socket).is_ok_and(|(queued, _)| queued > 0);
+        let queued = || socket.is_some_and(has_queue);
         let accepted = self.memory.accepted(slot as usize);
-        self.hangs[slot as usize].stuck_ns(load, accepted, now_ns, queued)
-    }
-
-    /// Those that have, or had, a worker.
-    fn slots(&self) -> Range<usize> {
-        0..self.healing.surpluses_min.len()
+        self.slots[slot]
+            .hang
+            .stuck_ns(load, accepted, now_ns, queued)
     }
 
     fn steering_of(&self, slot: u32) -> &layout::Steering {

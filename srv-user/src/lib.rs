@@ -38,6 +38,7 @@ pub mod result;
 pub mod ring;
 pub mod simulate;
 pub mod site;
+pub mod slots;
 pub mod spawn;
 pub mod stats;
 pub mod status;

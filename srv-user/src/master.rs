@@ -35,6 +35,7 @@ use crate::group::Group;
 use crate::join::{ToFirst, ToJoined};
 use crate::listen::ListenerGroup;
 use crate::overflow::Overflow;
+use crate::slots::SlotTable;
 use crate::spawn::{self, Worker};
 use crate::takeover::{Peer, Takeover, ToPredecessor, ToSuccessor};
 use crate::{steer, systemd};
@@ -100,6 +101,14 @@ const HANG_CHECK_EVERY_MIN: Duration = Duration::from_millis(10);
 /// So many failed starts, with no worker ever ready, and the server gives up.
 const FAILED_STARTS_MAX: u32 = 3;
 
+/// What the master knows of one slot, whichever worker is there.
+#[derive(Default)]
+struct SlotRecord {
+    back_off: BackOff,
+    /// Workers killed because they hung.
+    hang_kills: u32,
+}
+
 struct Master {
     settings: Settings,
     flags: ServeArgs,
@@ -109,10 +118,7 @@ struct Master {
     policy: Policy,
     groups: Vec<Group>,
     workers: HashMap<Pid, Worker>,
-    /// By slot.
-    back_offs: Vec<BackOff>,
-    /// By slot: workers killed because they hung.
-    hang_kills: Vec<u32>,
+    slots: SlotTable<SlotRecord>,
     overflow_before: Overflow,
     events: UnboundedSender<Event>,
     incoming: UnboundedReceiver<Event>,
@@ -160,7 +166,6 @@ impl Master {
         };
         let left_over = takeover.leftovers()?;
         let first_slot = first.as_ref().map_or(0, |first| first.first_slot);
-        let slots_end = (first_slot + settings.workers) as usize;
         let (events, incoming) = unbounded_channel();
         let predecessor = takeover.predecessor;
         if let Some(predecessor) = &predecessor {
@@ -178,8 +183,7 @@ impl Master {
             binary: std::env::current_exe().context("find this process's binary")?,
             upgrade: None,
             predecessor,
-            back_offs: vec![BackOff::default(); slots_end],
-            hang_kills: vec![0; groups[0].listeners.sockets.len().max(slots_end)],
+            slots: SlotTable::default(),
             overflow_before: Overflow::read().unwrap_or_default(),
             policy,
             groups,
@@ -202,6 +206,7 @@ impl Master {
             flags,
             user,
         };
+        master.slots.use_until(master.own_slots().end);
         master.watch_first()?;
         if master.predecessor.is_none() && master.first.is_none() {
             for group in &mut master.groups {
@@ -223,7 +228,7 @@ impl Master {
         let mut upgrade = signal(SignalKind::user_defined2())?;
         let mut heal = tokio::time::interval(HEAL_EVERY);
         let mut watchdog = systemd::alive_every().map(tokio::time::interval);
-        for slot in self.slots() {
+        for slot in self.own_slots() {
             self.spawn(slot)?;
         }
         // As PID 1: orphans that ended before the handler was there.
@@ -265,7 +270,7 @@ impl Master {
             }
             return Ok(self.workers.is_empty() && self.sweeping.is_empty());
         }
-        let failed: u32 = self.back_offs.iter().map(|at| at.early_deaths).sum();
+        let failed: u32 = self.slots.iter().map(|at| at.back_off.early_deaths).sum();
         if !self.ever_ready && self.workers.is_empty() && failed >= FAILED_STARTS_MAX {
             let why = self
                 .last_failure
@@ -277,18 +282,19 @@ impl Master {
     }
 
     /// Those of this server's workers.
-    fn slots(&self) -> Range<u32> {
+    fn own_slots(&self) -> Range<u32> {
         self.first_slot..self.first_slot + self.settings.workers
     }
 
     /// Behind the last slot that has a worker of this server or of the second.
     fn slots_end(&self) -> u32 {
         let second = self.second.as_ref().map_or(0, |second| second.slots.end);
-        self.slots().end.max(second)
+        self.own_slots().end.max(second)
     }
 
     fn apply_settings(&mut self) {
         let slots_end = self.slots_end();
+        self.slots.use_until(slots_end);
         let groups = self.groups.iter_mut();
         groups.for_each(|group| group.apply(&self.settings, slots_end));
     }
@@ -359,12 +365,12 @@ impl Master {
     /// Spawns a worker into a slot that is to have one and has none.
     fn fill(&mut self, slot: u32) {
         let taken = self.workers.values().any(|worker| worker.slot == slot);
-        if self.stopping.is_some() || !self.slots().contains(&slot) || taken {
+        if self.stopping.is_some() || !self.own_slots().contains(&slot) || taken {
             return;
         }
         if let Err(error) = self.spawn(slot) {
             tracing::error!("spawn worker {slot}: {error:#}");
-            let wait = self.back_offs[slot as usize].after_death(Duration::ZERO, false);
+            let wait = self.slots[slot].back_off.after_death(Duration::ZERO, false);
             self.respawn_in(slot, wait);
         }
     }
@@ -493,7 +499,7 @@ impl Master {
             return self.fill(slot);
         }
         let lived = worker.started.elapsed();
-        let wait = self.back_offs[slot as usize].after_death(lived, worker.ready);
+        let wait = self.slots[slot].back_off.after_death(lived, worker.ready);
         tracing::warn!(
             slot,
             pid = worker.pid.as_raw_nonzero().get(),

@@ -11,8 +11,6 @@ use crate::overflow::Overflow;
 
 /// What the looks at the listeners have to remember.
 pub(super) struct Healing {
-    /// By slot: the least [`surplus`] since the last [`Group::heal`].
-    pub(super) surpluses_min: Vec<i64>,
     /// Until when half-open connections are taken for those of a flood, ns.
     flooded_until_ns: u64,
     /// SYN cookies that had come back at the last look.
@@ -25,7 +23,6 @@ impl Healing {
     /// Nothing was seen yet; what was dropped before is nobody's concern.
     pub(super) fn new() -> Self {
         Self {
-            surpluses_min: Vec::new(),
             flooded_until_ns: 0,
             acks: 0,
             drops: drops().unwrap_or(0),
@@ -59,16 +56,16 @@ impl Group {
         if let Ok(steering) = &mut self.steering {
             steering.flush_log();
         }
-        for (slot, surplus_min) in self.healing.surpluses_min.iter_mut().enumerate() {
+        for (slot, record) in self.slots.iter_mut().enumerate() {
             let Some(socket) = self.listeners.sockets.get(slot) else {
                 return;
             };
             let Some(Surplus { most: surplus, .. }) = surplus(self.memory, slot, socket) else {
                 continue;
             };
-            let to_write_off = to_write_off(surplus.min(*surplus_min), surplus);
+            let to_write_off = to_write_off(surplus.min(record.surplus_min), surplus);
             self.memory.write_off(slot, to_write_off);
-            *surplus_min = surplus.wrapping_sub(to_write_off);
+            record.surplus_min = surplus.wrapping_sub(to_write_off);
         }
     }
 
@@ -94,17 +91,17 @@ impl Group {
             healing.flooded_until_ns = now_ns.saturating_add(FLOOD_LASTS_NS);
         }
         let is_flood = now_ns < healing.flooded_until_ns;
-        for (surplus_min, (slot, socket)) in healing.surpluses_min.iter_mut().zip(slots) {
-            if !is_flood && *surplus_min <= 0 {
+        for (record, (slot, socket)) in self.slots.iter_mut().zip(slots) {
+            if !is_flood && record.surplus_min <= 0 {
                 continue;
             }
             let Some(surplus) = surplus(memory, slot, socket) else {
                 continue;
             };
-            *surplus_min = surplus.most.min(*surplus_min);
+            record.surplus_min = surplus.most.min(record.surplus_min);
             if is_flood {
                 memory.write_off(slot, surplus.certain());
-                *surplus_min = 0;
+                record.surplus_min = 0;
             }
         }
     }

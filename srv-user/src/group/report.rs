@@ -13,7 +13,8 @@ impl Group {
     /// As it is now.
     pub fn status(&self) -> GroupStatus {
         let now_ns = status::monotonic_ns();
-        let worker = |slot: usize| {
+        let worker = |slot: u32| {
+            let slot = slot as usize;
             let mut status = worker_status(self.memory, slot, now_ns);
             // Unsteered, only the kernel knows what waits.
             let queue = self.listeners.sockets.get(slot).map(accept_queue);
@@ -22,7 +23,7 @@ impl Group {
             }
             status
         };
-        let workers: Vec<_> = self.slots().map(worker).collect();
+        let workers: Vec<_> = self.slots.used().map(worker).collect();
         GroupStatus {
             listen: self.listeners.address,
             program: self.program_status(),
@@ -32,7 +33,7 @@ impl Group {
     }
 
     fn program_status(&self) -> ProgramStatus {
-        let steering = self.memory.steering[self.slots()].iter();
+        let steering = self.memory.steering.iter().take(self.slots.iter().len());
         let steered = balance::sum(steering.map(|steering| steering.steered.get()));
         let acks = healing::acks(self.memory);
         let counts = self

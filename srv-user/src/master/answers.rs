@@ -73,7 +73,7 @@ impl Master {
     fn group_status(&self, group: &Group) -> GroupStatus {
         let mut status = group.status();
         for worker in &mut status.workers {
-            worker.hang_kills = self.hang_kills[worker.slot as usize];
+            worker.hang_kills = self.slots[worker.slot].hang_kills;
             let second = self.second.as_ref();
             worker.joined = second.is_some_and(|second| second.slots.contains(&worker.slot));
         }

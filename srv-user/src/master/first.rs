@@ -66,7 +66,6 @@ impl Master {
             pids: HashMap::new(),
             is_leaving: false,
         });
-        self.hang_kills.resize(self.slots_end() as usize, 0);
         self.apply_settings();
         self.hand_out_listeners(before);
         // Until it has workers these are nobody's.
@@ -140,7 +139,7 @@ impl Master {
         let most = self.policy.workers_max();
         let is_taken = |slot| {
             let mut workers = self.workers.values();
-            self.slots().contains(&slot) || workers.any(|worker| worker.slot == slot)
+            self.own_slots().contains(&slot) || workers.any(|worker| worker.slot == slot)
         };
         let mut start = 0;
         for slot in 0..most {

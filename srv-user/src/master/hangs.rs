@@ -41,7 +41,7 @@ impl Master {
         });
         let Some(worker) = found else { return };
         worker.hang_killed = true;
-        self.hang_kills[hang.slot as usize] += 1;
+        self.slots[hang.slot].hang_kills += 1;
         tracing::warn!(
             slot = hang.slot,
             "killing a worker that hangs for {:?}",

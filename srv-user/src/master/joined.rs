@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use socket2::Socket;
-use srv_common::Policy;
+use srv_common::{MAX_WORKERS, Policy};
 
 use super::{Event, Master, Stopping};
 use crate::channel::ToWorker;
@@ -70,7 +70,9 @@ pub(super) fn join(settings: &Settings) -> anyhow::Result<(Vec<Group>, First)> {
     }
     let slots_end = welcome.first_slot.checked_add(settings.workers);
     ensure!(
-        !groups.is_empty() && slots_end.is_some_and(|end| end <= welcome.listeners),
+        !groups.is_empty()
+            && slots_end.is_some_and(|end| end <= welcome.listeners)
+            && welcome.listeners as usize <= MAX_WORKERS,
         "the running server has handed over less than it promised"
     );
     let first = First {
@@ -141,7 +143,7 @@ impl Master {
 
     fn take_everything(&mut self) -> Option<First> {
         let first = self.first.take()?;
-        let own = self.slots();
+        let own = self.own_slots();
         self.policy = first.policy;
         let taken = self.groups.iter_mut();
         let whys: Vec<_> = taken

@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail, ensure};
 use rustix::process::Pid;
 use srv_common::{Policy, State};
 
-use super::{Master, back_off::BackOff, hang_check, privilege};
+use super::{Master, hang_check, privilege};
 use crate::channel::{FDS_MAX, ToWorker};
 use crate::config::{self, AcceptMode, Settings};
 use crate::join::ToJoined;
@@ -152,10 +152,7 @@ impl Master {
     /// Fills the slots that are new and has those that are too many leave.
     fn set_workers(&mut self, before: u32) {
         let before = self.first_slot + before;
-        let count = self.slots().end;
-        let slots = self.hang_kills.len().max(count as usize);
-        self.back_offs.resize(slots, BackOff::default());
-        self.hang_kills.resize(slots, 0);
+        let count = self.own_slots().end;
         for slot in before..count {
             self.fill(slot);
         }
@@ -214,7 +211,7 @@ impl Master {
             None => self.groups[0].listeners.sockets.len() as u32,
         };
         let second = self.second.as_ref();
-        let (own, seconds) = (self.slots(), second.map(|second| second.slots.clone()));
+        let (own, seconds) = (self.own_slots(), second.map(|second| second.slots.clone()));
         (0..listeners).filter(move |slot| {
             let is_seconds = seconds.as_ref().is_some_and(|slots| slots.contains(slot));
             !own.contains(slot) && !is_seconds

@@ -10,7 +10,7 @@ use crate::client::{Client, get_many};
 use crate::gate;
 use crate::loaded::without_loss;
 use crate::probe::{
-    Stopped, endurance, group, pid, signal, state, status, until, until_group, worker,
+    Stopped, asked, endurance, group, pid, signal, state, status, until, until_group, worker,
 };
 
 /// Both servers have two workers: the first one's are in slots 0 and 1.
@@ -49,14 +49,6 @@ fn workers_of(status: &Status, joined: bool) -> Vec<WorkerStatus> {
 
 fn are_ready(workers: &[WorkerStatus]) -> bool {
     !workers.is_empty() && workers.iter().all(|worker| worker.state == "ready")
-}
-
-/// Who answers there now; whoever it was may just be leaving.
-fn asked(server: &Server) -> Option<Status> {
-    match ask(Some(&server.control()), &Request::Status) {
-        Ok(Reply::Status(status)) => Some(status),
-        _ => None,
-    }
 }
 
 /// Waits until `server` is the one that is asked.

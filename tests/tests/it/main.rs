@@ -3,6 +3,7 @@
 
 mod agent;
 mod client;
+mod configured;
 mod foreign_server;
 mod gate;
 mod loaded;
@@ -53,3 +54,4 @@ mod system_calls;
 mod systemd;
 mod unprivileged;
 mod upgrade;
+mod walk;

@@ -45,6 +45,14 @@ pub fn status(server: &Server) -> Status {
     }
 }
 
+/// The account of the server that answers there now, if one does: it may just be leaving.
+pub fn asked(server: &Server) -> Option<Status> {
+    match ask(Some(&server.control()), &Request::Status) {
+        Ok(Reply::Status(status)) => Some(status),
+        _ => None,
+    }
+}
+
 /// Its first listener group.
 pub fn group(server: &Server) -> GroupStatus {
     status(server).groups.remove(0)

@@ -1,53 +1,15 @@
 //! The configuration is read again while the server works: nothing is lost,
 //! what is new holds, and a bad file changes nothing.
 
-use std::path::PathBuf;
-
 use rustix::process::Signal;
 use srv::control::{GroupStatus, Request, ask};
 use srv_tests::server::Server;
-use tempfile::TempDir;
 
 use crate::client::{Client, get};
+use crate::configured::Configured;
 use crate::gate;
 use crate::loaded::without_loss;
 use crate::probe::{endurance, group, signal, state, status, until, until_group};
-
-/// A server with a configuration file that can be rewritten.
-struct Configured {
-    server: Server,
-    file: PathBuf,
-    _folder: TempDir,
-}
-
-impl Configured {
-    fn start(text: &str, flags: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("srv.toml");
-        std::fs::write(&file, text).unwrap();
-        let config = ["--config", file.to_str().unwrap()];
-        let server = Server::start(config.iter().chain(flags)).unwrap();
-        Self {
-            server,
-            file,
-            _folder: folder,
-        }
-    }
-
-    fn rewrite(&self, text: &str) {
-        std::fs::write(&self.file, text).unwrap();
-    }
-
-    /// What `srv reload` says, and whether it succeeded.
-    fn reload(&self) -> (String, bool) {
-        let output = self.server.srv(&["reload"]).unwrap();
-        let said = [output.stdout, output.stderr].concat();
-        (
-            String::from_utf8_lossy(&said).into_owned(),
-            output.status.success(),
-        )
-    }
-}
 
 /// Everything stands as it should with so many workers.
 fn is_settled(group: &GroupStatus, workers: usize) -> bool {
