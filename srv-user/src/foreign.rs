@@ -14,6 +14,7 @@ pub mod object;
 pub mod observe;
 pub mod offsets;
 pub mod owners;
+pub mod process;
 pub mod refusal;
 pub mod report;
 pub mod select;

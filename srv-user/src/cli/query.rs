@@ -2,6 +2,7 @@
 //! server that is meant comes first, then other people's servers that this
 //! user's agents steer.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
@@ -95,7 +96,11 @@ fn running(server: &Server) -> anyhow::Result<(Option<PathBuf>, Vec<ForeignStatu
     if let Some(path) = &server.control {
         return Ok((Some(Path::to_owned(path)), Vec::new()));
     }
-    let (server, foreign) = (only_server()?, report::all()?);
+    let (server, (foreign, unreadable)) = (only_server()?, report::all()?);
+    for error in unreadable {
+        // Standard error may be closed; the answer goes to standard output.
+        let _ = writeln!(std::io::stderr(), "srv: {error:#}");
+    }
     match server.is_none() && foreign.is_empty() {
         true => Err(no_server()),
         false => Ok((server, foreign)),

@@ -162,8 +162,9 @@ impl Agent {
                 change.left
             ),
         }
-        let record = record(&self.wish, cookies);
-        if let Some(Err(error)) = self.lock.as_mut().map(|lock| lock.write(&record)) {
+        let Some(lock) = &mut self.lock else { return };
+        let written = record(&self.wish, cookies).and_then(|record| lock.write(&record));
+        if let Err(error) = written {
             tracing::warn!("{error:#}");
         }
     }

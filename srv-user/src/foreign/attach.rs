@@ -12,6 +12,7 @@ use super::follow::Following;
 use super::group::{Target, ensure_steerable};
 use super::lock::{Lock, Record};
 use super::owners::Owners;
+use super::process::ProcessId;
 use super::refusal::Refusal;
 use super::sock_diag::SockDiag;
 use super::steering::Steering;
@@ -52,10 +53,8 @@ pub fn attach(wish: &Wish) -> anyhow::Result<(Following, Lock)> {
     let begin = || {
         let steering = load(wish.policy)?;
         // Before anything is attached: a killed agent's program is to be known.
-        lock.write(&record(
-            wish,
-            listeners.iter().map(|each| each.cookie).collect(),
-        ))?;
+        let cookies = listeners.iter().map(|each| each.cookie).collect();
+        lock.write(&record(wish, cookies)?)?;
         Following::begin(target, diag, steering, replaces)
     };
     match begin() {
@@ -72,15 +71,18 @@ pub fn attach(wish: &Wish) -> anyhow::Result<(Following, Lock)> {
 }
 
 /// What the lock file is to say.
-pub fn record(wish: &Wish, cookies: Vec<u64>) -> Record {
-    Record {
+///
+/// # Errors
+/// There is no `/proc`.
+pub fn record(wish: &Wish, cookies: Vec<u64>) -> anyhow::Result<Record> {
+    Ok(Record {
         address: wish.target.address,
         namespace: wish.target.namespace,
-        pid: std::process::id(),
+        process: ProcessId::own()?,
         control: wish.control.clone(),
         policy: wish.policy.name().to_owned(),
         cookies,
-    }
+    })
 }
 
 fn lock(wish: &Wish) -> anyhow::Result<Lock> {
@@ -90,11 +92,11 @@ fn lock(wish: &Wish) -> anyhow::Result<Lock> {
     match Lock::acquire(namespace, address)? {
         Ok(lock) => Ok(lock),
         Err(holder) if wish.takes_over => {
-            tracing::warn!("ending agent {} of {address}", holder.pid);
+            tracing::warn!("ending agent {} of {address}", holder.process.pid);
             end_agent(&holder)
         }
         Err(holder) => {
-            let pid = holder.pid;
+            let pid = holder.process.pid;
             Err(Refusal::AgentRuns { address, pid }.into())
         }
     }

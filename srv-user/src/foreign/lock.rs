@@ -1,30 +1,38 @@
-//! One agent a group: a lock file in the runtime directory, which also says
-//! what was attached. The file without its lock means that a program may be
-//! attached with nobody to look after it (`--once`, or a killed agent).
+//! One agent per group: a lock file in the runtime directory, which also records what
+//! was attached. A file that no process has locked means that a program may be attached
+//! without an agent (`--once`, or a killed agent).
+//!
+//! A record is never written into the file that others see: it is written to a new
+//! file, which is locked and then renamed over the old one. So a record is complete
+//! whenever it can be read, and a file that replaces another is locked already.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Seek as _, Write as _};
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
 
+use super::process::ProcessId;
 use crate::control;
 
-/// What was attached, and by whom.
+/// What was attached, and by which process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The group's address.
     pub address: SocketAddr,
     /// Inode number of its network namespace.
     pub namespace: u64,
-    /// The agent's process id; it may be gone.
-    pub pid: u32,
-    /// Where the agent answers; `None` if it was to leave (`--once`).
+    /// The process that wrote this; it may have ended.
+    #[serde(flatten)]
+    pub process: ProcessId,
+    /// Where the agent answers; `None` if the process does not stay (`--once`, `detach`).
     pub control: Option<PathBuf>,
     /// The policy, by name.
     pub policy: String,
@@ -38,48 +46,118 @@ pub struct Record {
 pub struct Lock {
     file: File,
     path: PathBuf,
+    before: Option<Record>,
 }
 
+/// What one attempt to lock a file found.
+enum Attempt {
+    Locked(Lock),
+    /// An agent that lives holds the lock.
+    Agent(Record),
+    /// The file at that path was replaced or removed meanwhile.
+    Changed,
+    /// Another process holds the lock, for a moment or not: what is known of it.
+    Busy(String),
+}
+
+/// How long a process that is no agent may hold the lock.
+const PATIENCE: Duration = Duration::from_secs(5);
+const CHECK_EVERY: Duration = Duration::from_millis(10);
+
 impl Lock {
-    /// The lock of a group, or what its holder has recorded.
+    /// The lock of a group, or what the agent that holds it has recorded.
     ///
     /// # Errors
-    /// The file cannot be had.
+    /// The file cannot be locked, or for 5 s a process has held it that is no agent.
     pub fn acquire(namespace: u64, address: SocketAddr) -> anyhow::Result<Result<Self, Record>> {
+        let first = Record {
+            address,
+            namespace,
+            process: ProcessId::own()?,
+            control: None,
+            policy: "hash".to_owned(),
+            cookies: Vec::new(),
+        };
         let path = path(namespace, address)?;
+        Self::acquire_at(path, &first, PATIENCE)
+    }
+
+    /// As [`Self::acquire`]; `first` is recorded if there is no record yet.
+    fn acquire_at(
+        path: PathBuf,
+        first: &Record,
+        patience: Duration,
+    ) -> anyhow::Result<Result<Self, Record>> {
+        let deadline = Instant::now() + patience;
         loop {
-            let file = open(&path).with_context(|| format!("open {}", path.display()))?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) if is_at(&file, &path) => return Ok(Ok(Self { file, path })),
-                // Its last holder removed it meanwhile.
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => match read(&path) {
-                    Some(record) => return Ok(Err(record)),
-                    // The holder has not got to writing yet.
-                    None => std::thread::sleep(std::time::Duration::from_millis(1)),
-                },
-                Err(errno) => {
-                    return Err(errno).with_context(|| format!("lock {}", path.display()));
-                }
+            let attempt = Self::attempt(&path, first);
+            let found = match attempt.with_context(|| format!("lock {}", path.display()))? {
+                Attempt::Locked(lock) => return Ok(Ok(lock)),
+                Attempt::Agent(record) => return Ok(Err(record)),
+                Attempt::Changed => "it is replaced again and again".to_owned(),
+                Attempt::Busy(why) => why,
+            };
+            if Instant::now() >= deadline {
+                bail!(
+                    "lock {path}: another process has held it for {patience:?}, and {found}: \
+                     `fuser -v {path}` shows that process; end it, then try again",
+                    path = path.display()
+                );
             }
+            std::thread::sleep(CHECK_EVERY);
         }
     }
 
-    /// What the last holder left.
-    pub fn record(&self) -> Option<Record> {
-        read(&self.path)
+    fn attempt(path: &Path, first: &Record) -> anyhow::Result<Attempt> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Self::create(path, first);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let record = read(&file);
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) if is_at(&file, path) => Ok(Attempt::Locked(Self {
+                before: record.ok(),
+                file,
+                path: path.to_owned(),
+            })),
+            Ok(()) => Ok(Attempt::Changed),
+            Err(Errno::WOULDBLOCK) => holder(record),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
-    /// Says what is attached now.
+    fn create(path: &Path, first: &Record) -> anyhow::Result<Attempt> {
+        match complete(path, first)?.persist_noclobber(path) {
+            Ok(file) => Ok(Attempt::Locked(Self {
+                file,
+                path: path.to_owned(),
+                before: None,
+            })),
+            Err(refused) if refused.error.kind() == io::ErrorKind::AlreadyExists => {
+                Ok(Attempt::Changed)
+            }
+            Err(refused) => Err(refused.error.into()),
+        }
+    }
+
+    /// What the last holder left; `None` if it left nothing, or no record that this
+    /// version can read.
+    pub fn record(&self) -> Option<Record> {
+        self.before.clone()
+    }
+
+    /// Records what is attached now.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// The file cannot be written, or was removed by another process.
     pub fn write(&mut self, record: &Record) -> anyhow::Result<()> {
         let mut write = || {
-            let text = serde_json::to_vec(record)?;
-            self.file.set_len(0)?;
-            self.file.rewind()?;
-            self.file.write_all(&text)
+            ensure!(is_at(&self.file, &self.path), "it was removed");
+            self.file = complete(&self.path, record)?.persist(&self.path)?;
+            Ok(())
         };
         write().with_context(|| format!("write {}", self.path.display()))
     }
@@ -89,25 +167,70 @@ impl Lock {
     /// # Errors
     /// The file cannot be removed.
     pub fn remove(self) -> anyhow::Result<()> {
+        // Another process's file of that name is its own.
+        if !is_at(&self.file, &self.path) {
+            return Ok(());
+        }
         fs::remove_file(&self.path).with_context(|| format!("remove {}", self.path.display()))
     }
 }
 
-/// What all agents of this user have recorded, the killed ones' too.
+/// A locked file with that record, beside `path` and not visible as it.
+fn complete(path: &Path, record: &Record) -> anyhow::Result<NamedTempFile> {
+    let folder = path.parent().context("it lies in no folder")?;
+    let mut file = NamedTempFile::new_in(folder)?;
+    file.write_all(&serde_json::to_vec(record)?)?;
+    flock(file.as_file(), FlockOperation::NonBlockingLockExclusive)?;
+    Ok(file)
+}
+
+/// Which process holds a lock whose file says `record`. One that has just locked the
+/// file of a former agent has not replaced the record yet.
+fn holder(record: anyhow::Result<Record>) -> anyhow::Result<Attempt> {
+    let record = match record {
+        Ok(record) => record,
+        Err(error) => {
+            return Ok(Attempt::Busy(format!(
+                "its record is unreadable: {error:#}"
+            )));
+        }
+    };
+    let ProcessId { pid, .. } = record.process;
+    Ok(match record.process.open()? {
+        None => Attempt::Busy(format!("process {pid}, which its record names, has ended")),
+        Some(_) if record.control.is_some() => Attempt::Agent(record),
+        Some(_) => Attempt::Busy(format!("its record names process {pid}, which is no agent")),
+    })
+}
+
+/// What all agents of this user have recorded, the killed ones' too, and why a file
+/// among them cannot be read.
 ///
 /// # Errors
 /// The runtime directory cannot be listed.
-pub fn records() -> anyhow::Result<Vec<Record>> {
+pub fn records() -> anyhow::Result<(Vec<Record>, Vec<anyhow::Error>)> {
     let folder = control::runtime_folder()?;
     let entries = fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;
     let paths = entries.flatten().map(|entry| entry.path());
     let locks = paths.filter(|path| path.extension().is_some_and(|end| end == "lock"));
-    let mut records: Vec<Record> = locks.filter_map(|path| read(&path)).collect();
-    records.sort_by_key(|record| (record.namespace, record.address));
-    Ok(records)
+    let (mut records, mut unreadable) = (Vec::new(), Vec::new());
+    for path in locks {
+        // What cannot be opened was removed meanwhile.
+        let Ok(file) = File::open(&path) else {
+            continue;
+        };
+        match read(&file) {
+            Ok(record) => records.push(record),
+            Err(error) => {
+                unreadable.push(error.context(format!("read the record {}", path.display())));
+            }
+        }
+    }
+    records.sort_by_key(|record: &Record| (record.namespace, record.address));
+    Ok((records, unreadable))
 }
 
-/// Where the agent of a group answers, if not told otherwise.
+/// Where the agent of a group answers by default.
 ///
 /// # Errors
 /// There is no runtime directory.
@@ -119,25 +242,102 @@ fn path(namespace: u64, address: SocketAddr) -> anyhow::Result<PathBuf> {
     Ok(control::runtime_folder()?.join(format!("attach-{namespace}-{address}.lock")))
 }
 
-fn open(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-}
-
 fn is_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(held), Ok(there)) => held.ino() == there.ino(),
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(held), Ok(there)) => (held.dev(), held.ino()) == (there.dev(), there.ino()),
         _ => false,
     }
 }
 
-fn read(path: &Path) -> Option<Record> {
-    let mut text = String::new();
-    File::open(path).ok()?.read_to_string(&mut text).ok()?;
-    serde_json::from_str(&text).ok()
+fn read(file: &File) -> anyhow::Result<Record> {
+    serde_json::from_reader(file).context("it is no record of this version of srv")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(cookies: usize) -> Record {
+        Record {
+            address: "127.0.0.1:80".parse().unwrap(),
+            namespace: 1,
+            process: ProcessId::own().unwrap(),
+            control: Some("/run/agent".into()),
+            policy: "least".into(),
+            cookies: vec![u64::MAX; cookies],
+        }
+    }
+
+    fn acquire(path: &Path) -> Result<Lock, Box<Record>> {
+        let acquired = Lock::acquire_at(path.to_owned(), &record(0), PATIENCE);
+        acquired.unwrap().map_err(Box::new)
+    }
+
+    fn refusal(path: &Path) -> String {
+        let refused = Lock::acquire_at(path.to_owned(), &record(0), Duration::ZERO);
+        format!("{:#}", refused.unwrap_err())
+    }
+
+    #[test]
+    fn the_holders_record_is_seen_until_the_next_holder_has_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let mut lock = acquire(&path).unwrap();
+        assert_eq!(*acquire(&path).unwrap_err(), record(0));
+        lock.write(&record(3)).unwrap();
+        assert_eq!(*acquire(&path).unwrap_err(), record(3));
+        drop(lock);
+        let next = acquire(&path).unwrap();
+        assert_eq!(next.record(), Some(record(3)));
+        next.remove().unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    /// On the build that wrote into the visible file a reader found it empty.
+    #[test]
+    fn a_record_is_complete_whenever_it_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let mut lock = acquire(&path).unwrap();
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| {
+                for cookies in 0..2000 {
+                    lock.write(&record(cookies % 256)).unwrap();
+                }
+            });
+            while !writing.is_finished() {
+                acquire(&path).unwrap_err();
+            }
+        });
+    }
+
+    #[test]
+    fn a_process_that_is_not_the_recorded_agent_is_waited_for_and_then_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let mut lock = acquire(&path).unwrap();
+        let mut former = record(0);
+        former.process.start_ticks -= 1;
+        lock.write(&former).unwrap();
+        assert!(refusal(&path).contains("has ended"), "{}", refusal(&path));
+        let passing = Record {
+            control: None,
+            ..record(0)
+        };
+        lock.write(&passing).unwrap();
+        assert!(refusal(&path).contains("is no agent"), "{}", refusal(&path));
+    }
+
+    #[test]
+    fn only_its_own_file_is_replaced_or_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let mut lock = acquire(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "another process's").unwrap();
+        let refused = format!("{:#}", lock.write(&record(1)).unwrap_err());
+        assert!(refused.contains("it was removed"), "{refused}");
+        lock.remove().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "another process's");
+    }
 }

@@ -141,13 +141,13 @@ impl ForeignStatus {
 }
 
 /// All groups of other servers that this user's agents steer, or steered when
-/// they were killed or left.
+/// they were killed or left; and why a record of one cannot be read.
 ///
 /// # Errors
 /// The runtime directory cannot be read.
-pub fn all() -> anyhow::Result<Vec<ForeignStatus>> {
-    let records = lock::records()?;
-    Ok(records.iter().filter_map(of_record).collect())
+pub fn all() -> anyhow::Result<(Vec<ForeignStatus>, Vec<anyhow::Error>)> {
+    let (records, unreadable) = lock::records()?;
+    Ok((records.iter().filter_map(of_record).collect(), unreadable))
 }
 
 fn of_record(record: &Record) -> Option<ForeignStatus> {

@@ -15,6 +15,7 @@ mod ab_spoiled;
 mod attach;
 mod attach_docs;
 mod attach_follow;
+mod attach_lock;
 mod attach_refusals;
 mod attach_servers;
 mod attach_stress;
