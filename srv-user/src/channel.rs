@@ -226,14 +226,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{AcceptMode, Limits};
+    use crate::config::{AcceptMode, Limits, Root};
     use crate::mutation::{config, mutated};
 
     #[test]
     fn a_hostile_packet_is_a_message_or_refused() {
         let serving = Serving {
             accept: AcceptMode::Ring,
-            root: Some("/srv".into()),
+            root: Some(Root::find("/".as_ref()).unwrap()),
             synthetic: false,
             worker_header: true,
             limits: Limits {

@@ -5,6 +5,7 @@ pub mod attach;
 pub mod load;
 pub mod query;
 
+use std::io;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -229,7 +230,8 @@ pub struct ServeArgs {
     #[serde(skip)]
     pub join: bool,
 
-    /// Folder to serve, which --user must be able to read [default: a built-in welcome page]
+    /// Folder to serve, which --user must be able to read. If the name comes to mean another
+    /// folder (made anew, a switched link), srv follows it [default: a built-in welcome page]
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
 
@@ -310,6 +312,20 @@ pub struct ServeArgs {
     /// Bounds on what a client may do.
     #[command(flatten)]
     pub limits: LimitArgs,
+}
+
+impl ServeArgs {
+    /// Makes the flags' paths absolute, so that they mean the same name after the current
+    /// directory was removed and made anew.
+    ///
+    /// # Errors
+    /// The current directory is not there any more.
+    pub fn anchor(&mut self) -> io::Result<()> {
+        for path in [&mut self.root, &mut self.config].into_iter().flatten() {
+            *path = std::path::absolute(&path)?;
+        }
+        Ok(())
+    }
 }
 
 /// The limits among [`ServeArgs`]: the file's `[limits]` table.

@@ -12,9 +12,11 @@ use srv_common::Policy;
 use crate::confine::User;
 
 pub use merge::{BACKLOG, LISTEN, available_cpus, ensure_workers_fit, place, settings};
+pub use root::Root;
 
 mod file;
 mod merge;
+mod root;
 pub mod value;
 
 /// Everything that `srv serve` was told, defaults filled in.
@@ -80,12 +82,12 @@ impl Settings {
 }
 
 /// What a worker is told over its channel.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Serving {
     /// How connections are accepted.
     pub accept: AcceptMode,
-    /// Folder to serve, canonical; `None`: the built-in welcome page.
-    pub root: Option<PathBuf>,
+    /// Folder to serve; `None`: the built-in welcome page.
+    pub root: Option<Root>,
     /// `GET /work` exists.
     pub synthetic: bool,
     /// Every response names its worker.
@@ -131,10 +133,11 @@ impl Default for Limits {
 }
 
 /// How workers come by connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AcceptMode {
     /// A listener each; every worker waits on all, its own first.
+    #[default]
     Ring,
     /// A listener each, and only that.
     Own,

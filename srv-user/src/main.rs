@@ -22,7 +22,8 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Serve(args) => {
+        Command::Serve(mut args) => {
+            args.anchor()?;
             let takeover = Takeover::inherited()?;
             let settings = config::settings(&args)?;
             log::start(settings.log_json);

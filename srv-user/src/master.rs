@@ -10,6 +10,7 @@ mod joined;
 mod leftover;
 mod privilege;
 mod reload;
+mod root;
 mod second;
 mod stop;
 mod upgrade;
@@ -28,7 +29,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::channel::{Start, ToMaster, ToWorker};
 use crate::cli::ServeArgs;
-use crate::config::{AcceptMode, Settings};
+use crate::config::{AcceptMode, Root, Settings};
 use crate::confine::{Confinement, User};
 use crate::control::{self, Question, Request};
 use crate::group::Group;
@@ -43,6 +44,7 @@ use back_off::BackOff;
 use first::Second;
 use joined::First;
 use leftover::Leftover;
+use root::RootWatch;
 use stop::Stopping;
 use upgrade::Upgrade;
 
@@ -62,6 +64,8 @@ pub enum Event {
     FromSecond(Option<ToFirst>),
     /// The server that this one has joined says something, or (`None`) is gone.
     FromFirst(Option<ToJoined>),
+    /// The root's name means another folder than workers serve.
+    RootIs(Root),
     /// Open the control socket there; when to give up.
     AnswerAt(PathBuf, Instant),
 }
@@ -146,6 +150,7 @@ struct Master {
     /// Of these, who is being emptied.
     sweeping: Vec<Leftover>,
     last_failure: Option<String>,
+    root_watch: Option<RootWatch>,
 }
 
 impl Master {
@@ -201,6 +206,7 @@ impl Master {
             left_over,
             sweeping: Vec::new(),
             last_failure: None,
+            root_watch: None,
             hang_check: hang_check(&settings),
             settings,
             flags,
@@ -228,6 +234,7 @@ impl Master {
         let mut upgrade = signal(SignalKind::user_defined2())?;
         let mut heal = tokio::time::interval(HEAL_EVERY);
         let mut watchdog = systemd::alive_every().map(tokio::time::interval);
+        self.watch_root();
         for slot in self.own_slots() {
             self.spawn(slot)?;
         }
@@ -349,6 +356,7 @@ impl Master {
             Event::FromPredecessor(Some(ToSuccessor::Take) | None) => self.take()?,
             Event::FromSecond(said) => self.second_says(said),
             Event::FromFirst(said) => self.first_says(said),
+            Event::RootIs(root) => self.root_is(root),
             Event::AnswerAt(path, deadline) => self.answer_at(path, deadline),
             Event::Asked(question) if matches!(question.request, Request::Upgrade) => {
                 self.upgrade(Some(question.reply));
@@ -509,6 +517,7 @@ impl Master {
         // The ring must not wait for one that cannot start.
         self.join_ring_if_whole();
         self.have_somebody_look_around();
+        self.look_at_root();
         self.respawn_in(slot, wait);
     }
 

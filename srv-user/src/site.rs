@@ -12,7 +12,6 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -30,6 +29,8 @@ use self::file_cache::{FileCache, LARGEST_FILE_BYTES};
 use self::notice::{method_not_allowed, moved, notice, options};
 use self::representation::{Content, Representation};
 use self::request_path::{BadPath, RequestPath};
+
+use crate::config::Serving;
 
 mod body;
 mod byte_range;
@@ -65,29 +66,30 @@ enum Pages {
 }
 
 impl Site {
-    /// Serves the folder `root`, opened now and for good, or the welcome page for `None`.
-    /// `synthetic` enables `/work`; `worker` is named in an `X-Worker` header of every response.
+    /// Serves what `serving` says; its root is opened now and for good. `worker` is named in an
+    /// `X-Worker` header of every response.
     ///
     /// # Errors
-    /// If the folder cannot be opened or the kernel cannot confine lookups to it.
-    pub fn new(root: Option<&Path>, synthetic: bool, worker: Option<u32>) -> anyhow::Result<Self> {
-        let pages = match root {
+    /// The root cannot be opened, is another folder by now, or the kernel cannot confine lookups
+    /// to it.
+    pub fn new(serving: &Serving, worker: Option<u32>) -> anyhow::Result<Self> {
+        let pages = match &serving.root {
             None => Pages::Welcome(welcome()),
             Some(root) => Pages::Folder(DocRoot::new(root)?, RefCell::new(FileCache::new())),
         };
         Ok(Self {
             pages,
-            synthetic,
+            synthetic: serving.synthetic,
             worker: worker.map(HeaderValue::from),
             clock: coarse_clock,
         })
     }
 
-    /// Serves the same folder, opened no second time, as a site with these other settings.
+    /// Serves the same folder, opened no second time, as `serving` says otherwise.
     ///
     /// # Errors
     /// If the process is out of file descriptors.
-    pub fn again(&self, synthetic: bool, worker: Option<u32>) -> anyhow::Result<Self> {
+    pub fn again(&self, serving: &Serving, worker: Option<u32>) -> anyhow::Result<Self> {
         let pages = match &self.pages {
             Pages::Welcome(_) => Pages::Welcome(welcome()),
             Pages::Folder(root, _) => {
@@ -99,7 +101,7 @@ impl Site {
         };
         Ok(Self {
             pages,
-            synthetic,
+            synthetic: serving.synthetic,
             worker: worker.map(HeaderValue::from),
             clock: self.clock,
         })

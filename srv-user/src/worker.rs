@@ -90,8 +90,7 @@ impl Worker {
         let (listeners, published) = take_inherited(&start)?;
         let reactor = Reactor::new().context("create an epoll instance")?;
         confine::become_user(start.user)?;
-        let serving = &start.serving;
-        let site = Site::new(serving.root.as_deref(), serving.synthetic, named(&start))?;
+        let site = Site::new(&start.serving, named(&start))?;
         // Read for the first time, the clock is looked for with calls that are not
         // allowed later; not found, it is a system call.
         monotonic_ns();
@@ -368,7 +367,7 @@ impl Worker {
             ..self.start.clone()
         };
         let site = &self.driver.http().site;
-        match site.again(start.serving.synthetic, named(&start)) {
+        match site.again(&start.serving, named(&start)) {
             Ok(site) => {
                 self.driver = driver(site, &start, self.published().clone());
                 self.connections_max = connections_max(&start).unwrap_or(self.connections_max);

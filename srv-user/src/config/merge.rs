@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,7 +12,7 @@ use srv_common::{MAX_WORKERS, Policy};
 
 use super::file::File;
 use super::value::LogFormat;
-use super::{AcceptMode, Limits, Serving, Settings};
+use super::{AcceptMode, Limits, Root, Serving, Settings};
 use crate::cli::{LimitArgs, ServeArgs};
 use crate::confine::User;
 
@@ -201,12 +201,12 @@ impl Asked<'_> {
         user.map(Some).with_context(place)
     }
 
-    fn root(&self) -> Result<Option<PathBuf>> {
+    fn root(&self) -> Result<Option<Root>> {
         let Some(root) = self.get(|args| args.root.clone()) else {
             return Ok(None);
         };
         let place = self.place("root", self.flags.root.is_some());
-        let root = readable_folder(&root).with_context(|| format!("{place} {}", root.display()))?;
+        let root = Root::find(&root).with_context(|| format!("{place} {}", root.display()))?;
         Ok(Some(root))
     }
 
@@ -283,13 +283,6 @@ impl Asked<'_> {
         );
         limits
     }
-}
-
-/// The folder's canonical path.
-fn readable_folder(path: &Path) -> Result<PathBuf> {
-    let canonical = path.canonicalize().context("cannot be opened")?;
-    std::fs::read_dir(&canonical).context("cannot be read as a folder")?;
-    Ok(canonical)
 }
 
 #[cfg(test)]
@@ -479,7 +472,7 @@ mod tests {
         std::fs::create_dir(folder.path().join("site")).unwrap();
         let settings = settings(&root(folder.path().join("site/../site"))).unwrap();
         assert_eq!(
-            settings.serving.root,
+            settings.serving.root.map(|root| root.path),
             folder.path().join("site").canonicalize().ok()
         );
 
@@ -499,7 +492,7 @@ mod tests {
         std::fs::create_dir(folder.path().join("site")).unwrap();
         let settings = settings(&with_file(&folder, "root = \"site\"")).unwrap();
         assert_eq!(
-            settings.serving.root,
+            settings.serving.root.map(|root| root.path),
             folder.path().join("site").canonicalize().ok()
         );
         assert_refused(

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::*;
-use crate::config::Limits;
+use crate::config::{Limits, Serving};
 use crate::mutation::{config, mutated};
 use crate::response;
 use crate::site::Site;
@@ -83,7 +83,7 @@ fn cuts() -> impl Strategy<Value = Vec<Index>> {
 fn driver() -> Driver {
     let group = status::map(status::memfd().unwrap()).unwrap();
     Driver::new(Rc::new(Http {
-        site: Site::new(None, false, None).unwrap(),
+        site: Site::new(&Serving::default(), None).unwrap(),
         limits: Limits::default(),
         published: Published::new(vec![group], 0),
     }))

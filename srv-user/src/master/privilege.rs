@@ -44,10 +44,10 @@ pub(super) fn ensure_root_is_served(
     flags: &ServeArgs,
     user: Option<User>,
 ) -> anyhow::Result<()> {
-    let (Some(root), Some(user)) = (&settings.serving.root, user) else {
+    let Some(user) = user else {
         return Ok(());
     };
-    let opened = user.on_a_thread(|| Site::new(Some(root), false, None).map(drop));
+    let opened = user.on_a_thread(|| Site::new(&settings.serving, None).map(drop));
     opened.with_context(|| {
         let place = config::place(flags, "root").unwrap_or_else(|_| "root".into());
         format!(
@@ -95,7 +95,9 @@ pub(super) fn drop_the_rest(
         listen::drop_syns(&socket)
     });
     let config = flags.config.as_deref();
+    let root = settings.serving.root.as_ref();
     deeds.reads_private_files = !with_only(kept, || {
+        root.map_or(Ok(()), |root| std::fs::read_dir(&root.asked).map(drop))?;
         config.map_or(Ok(()), |config| File::open(config).map(drop))?;
         File::open(binary).map(drop)
     });

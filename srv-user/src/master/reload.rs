@@ -14,7 +14,7 @@ use srv_common::{Policy, State};
 
 use super::{Master, hang_check, privilege};
 use crate::channel::{FDS_MAX, ToWorker};
-use crate::config::{self, AcceptMode, Settings};
+use crate::config::{self, AcceptMode, Serving, Settings};
 use crate::join::ToJoined;
 
 impl Master {
@@ -38,8 +38,9 @@ impl Master {
     fn try_reload(&mut self) -> anyhow::Result<String> {
         ensure!(self.stopping.is_none(), "the server is stopping");
         ensure!(
-            self.flags.config.is_some(),
-            "the server was started without --config: there is no file to read again"
+            self.flags.config.is_some() || self.flags.root.is_some(),
+            "the server was started with neither --config nor --root: there is nothing to read \
+             again"
         );
         let next = config::settings(&self.flags)?;
         privilege::ensure_root_is_served(&next, &self.flags, self.user)?;
@@ -107,7 +108,14 @@ impl Master {
                 policy.name()
             ));
         }
-        if old.serving != next.serving {
+        if old.serving.root != next.serving.root {
+            what.push("the root".into());
+        }
+        let unmoved = Serving {
+            root: next.serving.root.clone(),
+            ..old.serving.clone()
+        };
+        if unmoved != next.serving {
             what.push("what is served, or its limits".into());
         }
         if (old.grace, old.hang_after, old.hang_kill)
@@ -142,6 +150,7 @@ impl Master {
             return;
         }
         if self.settings.serving.root != old.serving.root {
+            self.watch_root();
             return self.replace_workers();
         }
         for worker in self.workers.values() {

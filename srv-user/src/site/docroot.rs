@@ -6,16 +6,16 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use bytes::Bytes;
 use http::HeaderValue;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use crate::config::Root;
 use crate::site::conditional::Validators;
 
 /// Timestamps advance by the kernel's tick, at most 10 ms, on kernels before 6.13; a change within
@@ -54,20 +54,23 @@ pub enum Refusal {
 
 impl DocRoot {
     /// Opens the folder and makes sure that the kernel can confine lookups to it.
-    pub fn new(root: &Path) -> anyhow::Result<Self> {
+    pub fn new(root: &Root) -> anyhow::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = rustix::fs::openat(CWD, root, flags, Mode::empty()).with_context(|| {
-            format!(
-                "open root {}: it must be a folder that this user may enter",
-                root.display()
-            )
+        let name = root.path.display();
+        let folder = rustix::fs::openat(CWD, &root.path, flags, Mode::empty());
+        let folder = folder.with_context(|| {
+            format!("open root {name}: it must be a folder that this user may enter")
         })?;
+        let metadata = File::from(folder.try_clone()?).metadata()?;
+        ensure!(
+            root.is(&metadata),
+            "root {name} is another folder by now than the one to serve"
+        );
         let docroot = Self { folder };
         docroot.open_beneath(b".").with_context(|| {
             format!(
-                "look up files in root {} with openat2: it takes Linux 5.6 or newer, a container \
-                 runtime that lets openat2 through, and a folder that this user may read and enter",
-                root.display()
+                "look up files in root {name} with openat2: it takes Linux 5.6 or newer, a container \
+                 runtime that lets openat2 through, and a folder that this user may read and enter"
             )
         })?;
         Ok(docroot)
@@ -217,7 +220,30 @@ mod tests {
     use super::*;
     use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::Path;
     use tempfile::TempDir;
+
+    fn opened(path: &Path) -> DocRoot {
+        DocRoot::new(&Root::find(path).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_folder_that_took_the_name_meanwhile_is_refused() {
+        let outer = TempDir::new().unwrap();
+        let [name, aside] = ["dist", "aside"].map(|name| outer.path().join(name));
+        std::fs::create_dir(&name).unwrap();
+        let root = Root::find(&name).unwrap();
+        std::fs::rename(&name, &aside).unwrap();
+        let gone = DocRoot::new(&root).unwrap_err().to_string();
+        std::fs::create_dir(&name).unwrap();
+        let other = DocRoot::new(&root).unwrap_err().to_string();
+        let name = name.to_str().unwrap();
+        assert!(gone.contains("open root") && gone.contains(name), "{gone}");
+        assert!(
+            other.contains("another folder") && other.contains(name),
+            "{other}"
+        );
+    }
 
     fn stamp_at(modified_ns: i128) -> Stamp {
         Stamp {
@@ -262,8 +288,7 @@ mod tests {
         let root = TempDir::new().unwrap();
         let path = root.path().join("f");
         std::fs::write(&path, "long content").unwrap();
-        let Found::File(file, stamp) = DocRoot::new(root.path()).unwrap().open(b"f").unwrap()
-        else {
+        let Found::File(file, stamp) = opened(root.path()).open(b"f").unwrap() else {
             panic!("a regular file was written");
         };
         let whole = read_whole(&file, &stamp).unwrap();
@@ -280,8 +305,7 @@ mod tests {
         let file = root.path().join("f");
         std::fs::write(&file, "").unwrap();
         for path in [file, root.path().join("absent")] {
-            let error = format!("{:#}", DocRoot::new(&path).unwrap_err());
-            assert!(error.contains(path.to_str().unwrap()), "{error}");
+            Root::find(&path).unwrap_err();
         }
     }
 
@@ -291,7 +315,7 @@ mod tests {
         let [one, two] = ["one", "two"].map(|name| outer.path().join(name));
         std::fs::create_dir(&one).unwrap();
         std::fs::write(one.join("f"), "").unwrap();
-        let root = DocRoot::new(&one).unwrap();
+        let root = opened(&one);
         std::fs::rename(&one, &two).unwrap();
         std::fs::create_dir(&one).unwrap();
         assert!(matches!(root.open(b"f"), Ok(Found::File(..))));
@@ -312,7 +336,7 @@ mod tests {
         std::fs::create_dir(root.path().join("folder")).unwrap();
         lock("file");
         lock("folder");
-        let docroot = DocRoot::new(root.path()).unwrap();
+        let docroot = opened(root.path());
         for name in ["file", "folder", "folder/file"] {
             let opened = docroot.open(name.as_bytes());
             assert!(matches!(opened, Err(Refusal::Forbidden)), "{name}");
@@ -334,7 +358,7 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
         symlink("loop", at("loop")).unwrap();
         symlink("absent", at("dangling")).unwrap();
-        let docroot = DocRoot::new(root.path()).unwrap();
+        let docroot = opened(root.path());
         let long = "x".repeat(300);
         let deep = "x/".repeat(5000);
         for name in ["fifo", "socket", "loop", "dangling", "absent", &long, &deep] {
@@ -348,7 +372,7 @@ mod tests {
 
     #[test]
     fn devices_are_not_found() {
-        let docroot = DocRoot::new(Path::new("/dev")).unwrap();
+        let docroot = opened(Path::new("/dev"));
         let opened = docroot.open(b"null");
         assert!(matches!(opened, Err(Refusal::Missing)), "{opened:?}");
     }

@@ -108,6 +108,7 @@ mod tests {
 
     use bytes::Bytes;
 
+    use crate::config::Root;
     use crate::site::content_type;
     use crate::site::docroot::{DocRoot, Found};
     use crate::site::representation::Content;
@@ -117,7 +118,8 @@ mod tests {
         let root = tempfile::TempDir::new().unwrap();
         let file = std::fs::File::create(root.path().join("f")).unwrap();
         file.set_len(size_bytes).unwrap();
-        match DocRoot::new(root.path()).unwrap().open(b"f").unwrap() {
+        let root = Root::find(root.path()).unwrap();
+        match DocRoot::new(&root).unwrap().open(b"f").unwrap() {
             Found::File(_, stamp) => stamp,
             Found::Folder => panic!("a regular file was created"),
         }

@@ -4,7 +4,7 @@ use super::*;
 
 use std::cell::Cell;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -17,6 +17,7 @@ use http_body::Body as _;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use crate::config::Root;
 use crate::site::file_cache::FRESH_FOR;
 
 const SECRET: &str = "the secret outside";
@@ -87,7 +88,12 @@ impl Answer {
 }
 
 fn site(root: Option<&Path>, synthetic: bool, worker: Option<u32>) -> Site {
-    let site = Site::new(root, synthetic, worker).unwrap();
+    let serving = Serving {
+        root: root.map(|root| Root::find(root).unwrap()),
+        synthetic,
+        ..Serving::default()
+    };
+    let site = Site::new(&serving, worker).unwrap();
     let clock = || NOW.get();
     Site { clock, ..site }
 }

@@ -44,6 +44,7 @@ mod privilege;
 mod reload;
 mod report;
 mod ring;
+mod root_moves;
 mod shrink;
 mod simulation;
 mod slowloris;

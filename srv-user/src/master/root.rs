@@ -1,0 +1,115 @@
+//! Following the root's name to the folder that it means now. Workers serve the folder that they
+//! opened, whatever becomes of its name, so another folder is served by other workers
+//! ([`super::second`]).
+
+use std::io;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{Event, Master, privilege};
+use crate::config::Root;
+
+/// How often the name is looked up.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A thread that looks up the root's name, since a file system may hang and the master must not.
+/// The thread ends when this is dropped.
+pub(super) struct RootWatch {
+    look: Sender<()>,
+    /// Why the newest folder is not served, as it was logged.
+    refused: Option<String>,
+}
+
+impl RootWatch {
+    fn start(root: Root, events: UnboundedSender<Event>) -> io::Result<Self> {
+        let (look, asked) = channel();
+        let watch = move || {
+            while asked.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Disconnected) {
+                // A name that means nothing for the moment changes nothing: a deploy is under way.
+                if matches!(root.is_still_there(), Ok(false))
+                    && let Ok(now) = Root::find(&root.asked)
+                    && events.send(Event::RootIs(now)).is_err()
+                {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("srv-root".into())
+            .spawn(watch)?;
+        Ok(Self {
+            look,
+            refused: None,
+        })
+    }
+}
+
+impl Master {
+    /// Watches the root that is served now, and no other any more.
+    pub(super) fn watch_root(&mut self) {
+        self.root_watch = None;
+        let Some(root) = self.settings.serving.root.clone() else {
+            return;
+        };
+        match RootWatch::start(root, self.events.clone()) {
+            Ok(watch) => self.root_watch = Some(watch),
+            Err(error) => tracing::error!(
+                "watch the root: start a thread: {error}; a folder that takes the root's name is \
+                 served after a reload"
+            ),
+        }
+    }
+
+    /// Has the root's name looked up without waiting for the next tick. A worker that finds
+    /// another folder than it was told of ends.
+    pub(super) fn look_at_root(&self) {
+        if let Some(watch) = &self.root_watch {
+            // A thread that has ended has said why.
+            let _ = watch.look.send(());
+        }
+    }
+
+    /// The root's name means this folder now: has new workers serve it. The watch repeats what it
+    /// says until then.
+    pub(super) fn root_is(&mut self, now: Root) {
+        let is_elsewhere = |root: &Root| root.asked == now.asked && *root != now;
+        let is_news = self
+            .settings
+            .serving
+            .root
+            .as_ref()
+            .is_some_and(is_elsewhere);
+        let is_changing_hands = self.upgrade.is_some() || self.predecessor.is_some();
+        if !is_news || is_changing_hands || self.stopping.is_some() {
+            return;
+        }
+        let mut next = self.settings.clone();
+        next.serving.root = Some(now.clone());
+        if let Err(error) = privilege::ensure_root_is_served(&next, &self.flags, self.user) {
+            return self.refuse_root(&now, format!("{error:#}"));
+        }
+        tracing::info!(
+            "root {} is another folder now ({}): new workers serve it",
+            now.asked.display(),
+            now.path.display()
+        );
+        self.settings = next;
+        self.watch_root();
+        self.replace_workers();
+    }
+
+    fn refuse_root(&mut self, now: &Root, why: String) {
+        let Some(watch) = &mut self.root_watch else {
+            return;
+        };
+        if watch.refused.as_ref() != Some(&why) {
+            tracing::error!(
+                "root {} is another folder now: {why}; the old folder is still served",
+                now.asked.display()
+            );
+            watch.refused = Some(why);
+        }
+    }
+}
