@@ -389,7 +389,12 @@ pub fn ask(path: Option<&Path>, request: &Request) -> anyhow::Result<Reply> {
 pub fn only_server() -> anyhow::Result<Option<PathBuf>> {
     let folder = runtime_folder()?;
     let entries = fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;
-    let paths = entries.flatten().map(|entry| entry.path());
+    // There is no such folder where the unit is not installed.
+    let of_service = fs::read_dir(SERVICE_FOLDER).into_iter().flatten();
+    let paths = entries
+        .chain(of_service)
+        .flatten()
+        .map(|entry| entry.path());
     // Agents of other people's servers are beside them, under another ending.
     let mut living: Vec<_> = paths
         .filter(|path| path.extension().is_some_and(|end| end == "sock"))
@@ -415,7 +420,7 @@ pub fn only_server() -> anyhow::Result<Option<PathBuf>> {
 pub fn no_server() -> anyhow::Error {
     match runtime_folder() {
         Ok(folder) => anyhow!(
-            "no server of yours runs here (none answers in {})",
+            "no server of yours runs here (none answers in {} or {SERVICE_FOLDER})",
             folder.display()
         ),
         Err(error) => error,
@@ -430,6 +435,14 @@ pub fn server_path(port: u16) -> anyhow::Result<PathBuf> {
     Ok(runtime_folder()?.join(format!("{port}.sock")))
 }
 
+/// Where `dist/srv.service` keeps its control socket: systemd gives the folder to the
+/// unit's user. All commands look here, too.
+pub const SERVICE_FOLDER: &str = "/run/srv";
+
+/// Where servers and agents of root leave their sockets and locks. No unit that runs as
+/// another user may have this folder: what is in it is believed.
+pub const ROOT_FOLDER: &str = "/run/srv-root";
+
 /// Where servers and agents of this user leave their sockets and locks.
 ///
 /// # Errors
@@ -437,7 +450,7 @@ pub fn server_path(port: u16) -> anyhow::Result<PathBuf> {
 pub fn runtime_folder() -> anyhow::Result<PathBuf> {
     let uid = rustix::process::getuid();
     let folder = match std::env::var_os("XDG_RUNTIME_DIR") {
-        _ if uid.is_root() => PathBuf::from("/run/srv"),
+        _ if uid.is_root() => PathBuf::from(ROOT_FOLDER),
         Some(folder) => PathBuf::from(folder).join("srv"),
         None => PathBuf::from(format!("/tmp/srv-{}", uid.as_raw())),
     };

@@ -22,7 +22,7 @@ fn assert_says(said: &str, parts: &[&str]) {
 }
 
 /// Listeners of this process with a socket each, which no program has.
-fn listening(count: usize) -> (Vec<Socket>, SocketAddr) {
+pub fn listening(count: usize) -> (Vec<Socket>, SocketAddr) {
     let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut sockets = Vec::new();
     for _ in 0..count {

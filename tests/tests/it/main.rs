@@ -54,6 +54,7 @@ mod storm;
 mod switch;
 mod system_calls;
 mod systemd;
+mod units;
 mod unprivileged;
 mod upgrade;
 mod walk;
