@@ -30,6 +30,7 @@ pub mod master;
 mod mutation;
 pub mod overflow;
 pub mod peer;
+pub mod process;
 pub mod reactor;
 pub mod report;
 mod requests;

@@ -57,7 +57,7 @@ pub enum Event {
     /// Somebody asks through the control socket.
     Asked(Question),
     /// The successor of that id says something, or (`None`) is gone.
-    FromSuccessor(Option<Pid>, Option<ToPredecessor>),
+    FromSuccessor(Pid, Option<ToPredecessor>),
     /// The old master says something, or (`None`) is gone.
     FromPredecessor(Option<ToSuccessor>),
     /// The server that has joined says something, or (`None`) is gone.
@@ -245,7 +245,7 @@ impl Master {
                 .stopping
                 .as_ref()
                 .and_then(|stopping| stopping.deadline);
-            let give_up = self.upgrade.as_ref().map(|upgrade| upgrade.deadline);
+            let give_up = self.upgrade.as_ref().and_then(Upgrade::deadline);
             tokio::select! {
                 _ = child.recv() => self.reap(),
                 _ = terminate.recv() => self.stop(Some(self.settings.grace)),
@@ -261,7 +261,7 @@ impl Master {
                 _ = self.hang_check.tick() => self.spot_hangs(),
                 () = tick(&mut watchdog) => systemd::alive(),
                 _ = upgrade.recv() => self.upgrade(None),
-                () = until(give_up) => self.roll_back("it was not ready in time"),
+                () = until(give_up) => self.give_up_successor(),
                 () = until(deadline) => self.run_out_of_grace(),
             }
             if self.is_finished()? {
@@ -317,14 +317,14 @@ impl Master {
             serving: self.settings.serving.clone(),
         };
         let worker = spawn::spawn(start, &self.groups, &self.events)?;
-        let pid = worker.pid.as_raw_nonzero().get();
+        let pid = worker.pid().as_raw_nonzero().get();
         tracing::debug!(slot, pid, "worker started");
         Ok(worker)
     }
 
     fn spawn(&mut self, slot: u32) -> anyhow::Result<()> {
         let worker = self.start_worker(slot)?;
-        let pid = worker.pid;
+        let pid = worker.pid();
         let number = pid.as_raw_nonzero().get() as u32;
         for group in &self.groups {
             group.worker_starts(slot, number);
@@ -479,6 +479,7 @@ impl Master {
             }
             self.swept(pid);
         }
+        self.look_after_successor();
     }
 
     fn bury(&mut self, worker: &Worker, status: WaitStatus) {
@@ -510,7 +511,7 @@ impl Master {
         let wait = self.slots[slot].back_off.after_death(lived, worker.ready);
         tracing::warn!(
             slot,
-            pid = worker.pid.as_raw_nonzero().get(),
+            pid = worker.pid().as_raw_nonzero().get(),
             "worker died: {}; the next starts in {wait:?}",
             fate(status)
         );

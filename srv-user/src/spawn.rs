@@ -16,11 +16,12 @@ use crate::channel::{self, Inherited, MESSAGE_BYTES_MAX, Start, ToWorker};
 use crate::confine::Confinement;
 use crate::group::Group;
 use crate::master::Event;
+use crate::process::Process;
 
 /// A worker process as the master knows it.
 pub struct Worker {
     /// Its process.
-    pub pid: Pid,
+    pub process: Process,
     /// Its slot.
     pub slot: u32,
     /// When it was spawned.
@@ -43,6 +44,11 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+
     /// Whether its slot is its own.
     pub fn is_in_charge(&self) -> bool {
         !self.leaves && !self.is_second
@@ -79,24 +85,21 @@ pub fn spawn(
     command
         .fd_mappings(inheritance(groups, theirs)?)
         .context("number a worker's file descriptors")?;
-    let child = command
-        .spawn()
-        .with_context(|| format!("spawn worker {slot}"))?;
-    let pid = Pid::from_child(&child);
     // Sequenced packets are received and sent just as datagrams are.
     let channel = UnixDatagram::from(mine);
     let incoming = channel
         .try_clone()
         .context("duplicate a worker's channel")?;
     let incoming = tokio::net::UnixDatagram::from_std(incoming);
-    tokio::spawn(listen(
-        pid,
-        incoming.context("watch a worker's channel")?,
-        events.clone(),
-    ));
+    let incoming = incoming.context("watch a worker's channel")?;
+    let child = command
+        .spawn()
+        .with_context(|| format!("spawn worker {slot}"))?;
+    let process = Process::new(&child);
+    tokio::spawn(listen(process.pid(), incoming, events.clone()));
     let started = Instant::now();
     let worker = Worker {
-        pid,
+        process,
         slot,
         started,
         registered: false,

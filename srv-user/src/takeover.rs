@@ -17,7 +17,6 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
 use command_fds::{CommandFdExt, FdMapping};
-use rustix::process::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use socket2::Socket;
@@ -26,6 +25,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::channel::{self, MESSAGE_BYTES_MAX};
 use crate::listen::ListenerGroup;
 use crate::master::Event;
+use crate::process::Process;
 use crate::systemd;
 
 /// Says to a new process what it inherits.
@@ -65,16 +65,14 @@ struct Inheritance {
 
 /// The other master.
 pub struct Peer {
-    /// Its process, where it is not this one's parent.
-    pub pid: Option<Pid>,
     channel: UnixDatagram,
 }
 
 impl Peer {
     /// The master at the other end of `channel` ([`channel::pair`]).
-    pub fn new(pid: Option<Pid>, channel: OwnedFd) -> Self {
+    pub fn new(channel: OwnedFd) -> Self {
         let channel = UnixDatagram::from(channel);
-        Self { pid, channel }
+        Self { channel }
     }
 
     /// Tells the other side; if that is gone, its end is told elsewhere.
@@ -116,7 +114,7 @@ impl Peer {
 pub fn start_successor<'a>(
     binary: &Path,
     groups: impl Iterator<Item = &'a ListenerGroup> + Clone,
-) -> anyhow::Result<Peer> {
+) -> anyhow::Result<(Process, Peer)> {
     let (mine, theirs) = channel::pair().context("create a channel to the successor")?;
     let inheritance: Vec<_> = groups.clone().map(inheritance_of).collect();
     let mut fds = vec![theirs];
@@ -140,7 +138,7 @@ pub fn start_successor<'a>(
         .context("number the successor's file descriptors")?;
     let child = command.spawn();
     let child = child.with_context(|| format!("start {}", binary.display()))?;
-    Ok(Peer::new(Some(Pid::from_child(&child)), mine))
+    Ok((Process::new(&child), Peer::new(mine)))
 }
 
 fn inheritance_of(group: &ListenerGroup) -> Inheritance {
@@ -197,7 +195,7 @@ impl Takeover {
             });
         }
         Ok(Self {
-            predecessor: Some(Peer::new(None, channel)),
+            predecessor: Some(Peer::new(channel)),
             groups,
         })
     }

@@ -10,7 +10,7 @@ use crate::control::{GroupStatus, Reply, Request, SocketStatus, Status};
 use crate::group::Group;
 use crate::listen::ListenerInfo;
 use crate::overflow::Overflow;
-use crate::spawn;
+use crate::spawn::{self, Worker};
 
 impl Master {
     pub(super) fn answer(&mut self, request: &Request) -> Reply {
@@ -82,7 +82,7 @@ impl Master {
 
     /// The process of the worker in charge of a slot, the second server's too.
     fn pid_in(&self, slot: u32) -> Option<u32> {
-        let own = self.in_charge(slot).map(|worker| worker.pid);
+        let own = self.in_charge(slot).map(Worker::pid);
         let own = own.map(|pid| pid.as_raw_nonzero().get() as u32);
         own.or_else(|| self.second.as_ref()?.pids.get(&slot).copied())
     }

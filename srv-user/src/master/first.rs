@@ -56,7 +56,7 @@ impl Master {
         self.forget_listeners();
         let (mine, theirs) = channel::pair().context("create a channel to the joining server")?;
         self.welcome(&mine, slots.start)?;
-        let peer = Peer::new(None, mine);
+        let peer = Peer::new(mine);
         peer.listen(self.events.clone(), Event::FromSecond)
             .context("watch the channel to the joining server")?;
         self.second = Some(Second {

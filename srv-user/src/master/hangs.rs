@@ -47,7 +47,7 @@ impl Master {
             "killing a worker that hangs for {:?}",
             hang.lasted
         );
-        // Not reaped yet, so the id is still the worker's.
-        let _ = rustix::process::kill_process(worker.pid, Signal::KILL);
+        // It may have ended by itself.
+        let _ = worker.process.signal(Signal::KILL);
     }
 }

@@ -76,7 +76,7 @@ pub(super) fn join(settings: &Settings) -> anyhow::Result<(Vec<Group>, First)> {
         "the running server has handed over less than it promised"
     );
     let first = First {
-        peer: Peer::new(None, channel),
+        peer: Peer::new(channel),
         pid: welcome.pid,
         control,
         first_slot: welcome.first_slot,

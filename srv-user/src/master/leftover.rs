@@ -69,7 +69,7 @@ impl Master {
             return Some(event);
         };
         let mut sweeping = self.sweeping.iter();
-        let Some(leftover) = sweeping.find(|leftover| leftover.worker.pid == *pid) else {
+        let Some(leftover) = sweeping.find(|leftover| leftover.worker.pid() == *pid) else {
             return Some(event);
         };
         match said {
@@ -84,7 +84,7 @@ impl Master {
     /// A process has ended; if it was one of these, its address is given up.
     pub(super) fn swept(&mut self, pid: Pid) {
         let mut sweeping = self.sweeping.iter();
-        let Some(nth) = sweeping.position(|leftover| leftover.worker.pid == pid) else {
+        let Some(nth) = sweeping.position(|leftover| leftover.worker.pid() == pid) else {
             return;
         };
         let mut listeners = self.sweeping.swap_remove(nth).group.listeners;

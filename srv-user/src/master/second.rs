@@ -18,7 +18,7 @@ impl Master {
             match self.start_worker(slot) {
                 Ok(mut worker) => {
                     worker.is_second = true;
-                    self.workers.insert(worker.pid, worker);
+                    self.workers.insert(worker.pid(), worker);
                 }
                 Err(error) => {
                     tracing::error!(slot, "replace a worker: {error:#}; the old one goes on");
@@ -38,7 +38,7 @@ impl Master {
         }
         let (slot, started) = (newcomer.slot, newcomer.started);
         let mut others = self.workers.values_mut().filter(|worker| {
-            let is_other = worker.slot == slot && worker.pid != pid;
+            let is_other = worker.slot == slot && worker.pid() != pid;
             is_other && worker.is_in_charge()
         });
         if let Some(other) = others.next() {
@@ -46,7 +46,7 @@ impl Master {
             let loser = if other.started > started {
                 pid
             } else {
-                other.pid
+                other.pid()
             };
             self.yield_slot(loser);
         }

@@ -21,7 +21,7 @@ impl Master {
     /// Stops steering and lets the workers finish, for `grace` at most
     /// (`None`: as long as they need). Asked a second time, it hurries.
     pub(super) fn stop(&mut self, grace: Option<Duration>) {
-        self.roll_back("the server is stopping");
+        self.abandon_upgrade();
         self.forget_listeners();
         if self.stopping.is_some() && grace.is_some() {
             return self.run_out_of_grace();
@@ -57,7 +57,7 @@ impl Master {
             tracing::warn!("nobody keeps the listeners for the next server (FDSTORE)");
             return self.stop(Some(self.settings.grace));
         }
-        self.roll_back("the server is stopping");
+        self.abandon_upgrade();
         self.stopping = Some(self.begin_to_stop(Some(self.settings.grace), true));
         for group in &mut self.groups {
             if let Err(error) = group.release() {
@@ -112,11 +112,12 @@ impl Master {
     }
 
     pub(super) fn kill_workers(&mut self) {
-        let sweepers = self.sweeping.iter().map(|leftover| leftover.worker.pid);
-        for pid in self.workers.drain().map(|(pid, _)| pid).chain(sweepers) {
-            // Not reaped yet, so the id is still the worker's.
-            let _ = rustix::process::kill_process(pid, Signal::KILL);
-            let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+        let workers: Vec<_> = self.workers.drain().map(|(_, worker)| worker).collect();
+        let sweepers = self.sweeping.iter().map(|leftover| &leftover.worker);
+        for worker in workers.iter().chain(sweepers) {
+            // It may have ended by itself.
+            let _ = worker.process.signal(Signal::KILL);
+            let _ = rustix::process::waitpid(Some(worker.pid()), WaitOptions::empty());
         }
     }
 }

@@ -6,25 +6,47 @@
 //! serve). New: puts its own there, and says so. Old: its workers leave. Until
 //! then anything that goes wrong leaves the old one as it was.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Signal};
 use tokio::sync::oneshot;
 
 use super::{Event, Master, Stopping};
 use crate::channel::ToWorker;
 use crate::control::{self, Reply};
+use crate::process::Process;
 use crate::takeover::{Peer, ToPredecessor, ToSuccessor, start_successor};
 
 /// What the old master waits for.
 pub(super) struct Upgrade {
-    successor: Peer,
-    pub(super) deadline: Instant,
+    successor: Process,
+    peer: Peer,
+    deadline: Instant,
     /// It has been told to take.
     released: bool,
+    /// It has failed for this reason, and its successor has been killed.
+    failed: Option<String>,
     /// Whom to tell how it ended.
     asked_by: Option<oneshot::Sender<Reply>>,
+}
+
+/// For how long, after the successor's end was noticed, what it said last may still be
+/// on its way through the channel.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+impl Upgrade {
+    fn say_failed(self) {
+        let why = self.failed.unwrap_or_default();
+        let why = format!("the new binary did not come up: {why}; the old one goes on");
+        tracing::error!("upgrade: {why}");
+        answer(self.asked_by, Reply::Refused(why));
+    }
+
+    /// When to give the successor up, unless that has been done.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.failed.is_none().then_some(self.deadline)
+    }
 }
 
 impl Master {
@@ -55,29 +77,39 @@ impl Master {
             "process 1 cannot leave its place to a successor: restart the container instead"
         );
         let groups = self.groups.iter().map(|group| &group.listeners);
-        let successor = start_successor(&self.binary, groups)?;
-        let pid = successor.pid;
-        successor
-            .listen(self.events.clone(), move |said| {
-                Event::FromSuccessor(pid, said)
-            })
-            .context("watch the channel to the successor")?;
+        let (successor, peer) = start_successor(&self.binary, groups)?;
+        let pid = successor.pid();
+        let watched = peer.listen(self.events.clone(), move |said| {
+            Event::FromSuccessor(pid, said)
+        });
+        if let Err(error) = watched {
+            // It would take the end of its channel for this process's end.
+            let _ = successor.signal(Signal::KILL);
+            return Err(error).context("watch the channel to the successor");
+        }
         tracing::info!("upgrade: started {}", self.binary.display());
         Ok(Upgrade {
             successor,
+            peer,
             deadline: Instant::now() + self.settings.upgrade_within,
             released: false,
+            failed: None,
             asked_by: None,
         })
     }
 
-    pub(super) fn is_successor(&self, pid: Option<Pid>) -> bool {
-        let successor = self.upgrade.as_ref().map(|upgrade| upgrade.successor.pid);
-        successor == Some(pid)
+    pub(super) fn is_successor(&self, pid: Pid) -> bool {
+        let successor = self.upgrade.as_ref();
+        successor.is_some_and(|upgrade| upgrade.successor.pid() == pid)
     }
 
     pub(super) fn successor_says(&mut self, said: Option<ToPredecessor>) {
         match said {
+            // It has been killed meanwhile.
+            _ if self
+                .upgrade
+                .as_ref()
+                .is_none_or(|upgrade| upgrade.failed.is_some()) => {}
             Some(ToPredecessor::Ready) => self.release(),
             Some(ToPredecessor::Serving) => self.hand_over(),
             Some(ToPredecessor::Failed(why)) => self.roll_back(&why),
@@ -96,17 +128,14 @@ impl Master {
                 tracing::warn!("upgrade: {error:#}");
             }
         }
-        upgrade.successor.tell(&ToSuccessor::Take);
+        upgrade.peer.tell(&ToSuccessor::Take);
     }
 
     fn hand_over(&mut self) {
         let Some(upgrade) = self.upgrade.take() else {
             return;
         };
-        let pid = upgrade
-            .successor
-            .pid
-            .map_or(0, |pid| pid.as_raw_nonzero().get());
+        let pid = upgrade.successor.pid().as_raw_nonzero();
         let what = format!("upgraded: process {pid} serves now");
         tracing::info!("{what}; draining {} workers", self.workers.len());
         answer(upgrade.asked_by, Reply::Done(what));
@@ -124,37 +153,75 @@ impl Master {
         }
     }
 
-    /// The successor did not come up: everything is as before.
-    pub(super) fn roll_back(&mut self, why: &str) {
-        let Some(upgrade) = self.upgrade.take() else {
-            return;
-        };
-        if let Some(pid) = upgrade.successor.pid {
-            // Not reaped before its end is known here; it may be a zombie.
-            let _ = kill_process(pid, Signal::KILL);
-            // Its control socket's file may go until it is dead.
-            let _ = waitpid(Some(pid), WaitOptions::empty());
+    /// The successor is not ready in time.
+    pub(super) fn give_up_successor(&mut self) {
+        let is_alive = |upgrade: &Upgrade| upgrade.successor.is_alive();
+        match self.upgrade.as_ref().is_some_and(is_alive) {
+            true => self.roll_back("it was not ready in time"),
+            false => self.roll_back("it ended"),
         }
-        let why = format!("the new binary did not come up: {why}; the old one goes on");
-        tracing::error!("upgrade: {why}");
-        if upgrade.released {
-            self.take_back();
-        }
-        answer(upgrade.asked_by, Reply::Refused(why));
     }
 
-    fn take_back(&mut self) {
+    /// A child has ended; it may have been the successor.
+    pub(super) fn look_after_successor(&mut self) {
+        if let Some(upgrade) = &mut self.upgrade
+            && !upgrade.successor.is_alive()
+        {
+            // If it left a process that holds the channel, its end shows here alone.
+            upgrade.deadline = upgrade.deadline.min(Instant::now() + LAST_WORDS);
+            self.finish_roll_back();
+        }
+    }
+
+    /// The successor did not come up: everything is to be as before.
+    fn roll_back(&mut self, why: &str) {
+        if let Some(upgrade) = &mut self.upgrade {
+            // It may have ended by itself.
+            let _ = upgrade.successor.signal(Signal::KILL);
+            upgrade.failed = Some(why.into());
+            self.finish_roll_back();
+        }
+    }
+
+    /// Once the successor is dead, it neither attaches its program nor answers at the
+    /// control socket any more. Its end is not waited for here: it comes as a signal.
+    fn finish_roll_back(&mut self) {
+        let is_over =
+            |upgrade: &mut Upgrade| upgrade.failed.is_some() && !upgrade.successor.is_alive();
+        let Some(upgrade) = self.upgrade.take_if(is_over) else {
+            return;
+        };
+        if upgrade.released
+            && let Err(error) = self.take_back().and_then(|()| self.open_control())
+        {
+            tracing::error!("take back what the new binary had: {error:#}");
+        }
+        upgrade.say_failed();
+    }
+
+    /// The server is stopping: without a successor.
+    pub(super) fn abandon_upgrade(&mut self) {
+        let Some(mut upgrade) = self.upgrade.take() else {
+            return;
+        };
+        let _ = upgrade.successor.signal(Signal::KILL);
+        upgrade.failed = Some("the server is stopping".into());
+        if upgrade.released
+            && let Err(error) = self.take_back()
+        {
+            tracing::error!("take back what the new binary had: {error:#}");
+        }
+        upgrade.say_failed();
+    }
+
+    fn take_back(&mut self) -> anyhow::Result<()> {
         let policy = self.policy;
-        let steered = self.groups.iter_mut().try_for_each(|group| {
+        self.groups.iter_mut().try_for_each(|group| {
             // In this order: the successor's program, replaced, lets go of the sockets.
             group.steer(policy)?;
             group.insert_listeners();
             Ok(())
-        });
-        let open = |()| self.open_control();
-        if let Err(error) = steered.and_then(open) {
-            tracing::error!("take back what the new binary had: {error:#}");
-        }
+        })
     }
 
     /// Takes what the predecessor has let go of (or left behind, dead).

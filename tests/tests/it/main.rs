@@ -9,6 +9,7 @@ mod gate;
 mod loaded;
 mod manager;
 mod probe;
+mod upgradable;
 
 mod ab;
 mod ab_spoiled;
@@ -57,4 +58,5 @@ mod systemd;
 mod units;
 mod unprivileged;
 mod upgrade;
+mod upgrade_failures;
 mod walk;

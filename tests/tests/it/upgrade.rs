@@ -1,91 +1,17 @@
 //! The binary is replaced while it serves: nothing is lost, and one that does
 //! not come up changes nothing.
 
-use std::fs::Permissions;
 use std::io::ErrorKind;
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use rustix::process::{Pid, Signal};
-use srv_tests::server::{self, Server};
-use tempfile::TempDir;
+use srv_tests::server;
 
-use crate::client::{Client, get, get_many};
+use crate::client::{Client, get};
 use crate::gate;
 use crate::loaded::without_loss;
 use crate::probe::{Stopped, endurance, group, pid, signal, state, status, until, until_group};
-
-/// A server whose binary is its own and can be replaced.
-struct Upgradable {
-    server: Server,
-    binary: PathBuf,
-    _folder: TempDir,
-}
-
-impl Upgradable {
-    fn start(arguments: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let binary = folder.path().join("srv");
-        install(&binary);
-        let control = tempfile::tempdir().unwrap();
-        let server = Server::start_as(Command::new(&binary), control, arguments).unwrap();
-        Self {
-            server,
-            binary,
-            _folder: folder,
-        }
-    }
-
-    /// What `srv upgrade` says, and whether it succeeded.
-    fn upgrade(&self) -> (String, bool) {
-        let output = self.server.srv(&["upgrade"]).unwrap();
-        let said = [output.stdout, output.stderr].concat();
-        (
-            String::from_utf8_lossy(&said).into_owned(),
-            output.status.success(),
-        )
-    }
-
-    fn master(&self) -> Pid {
-        Pid::from_raw(status(&self.server).pid as i32).unwrap()
-    }
-
-    /// Puts a script where the binary is.
-    fn replace(&self, script: &str) {
-        put(&self.binary, |path| std::fs::write(path, script).unwrap());
-    }
-}
-
-impl Drop for Upgradable {
-    fn drop(&mut self) {
-        // The one that serves now is nobody's child here.
-        if std::thread::panicking() {
-            return;
-        }
-        let master = self.master();
-        if master != self.server.pid() {
-            signal(master, Signal::TERM);
-            self.server.child().await_exit().unwrap();
-        }
-    }
-}
-
-fn install(binary: &Path) {
-    let built = server::binary().unwrap();
-    put(binary, |path| {
-        std::fs::copy(&built, path).unwrap();
-    });
-}
-
-/// As an installer does: aside, then renamed, so that nobody sees half of it.
-fn put(binary: &Path, write: impl FnOnce(&Path)) {
-    let aside = binary.with_extension("new");
-    write(&aside);
-    std::fs::set_permissions(&aside, Permissions::from_mode(0o755)).unwrap();
-    std::fs::rename(&aside, binary).unwrap();
-}
+use crate::upgradable::{Upgradable, install};
 
 fn is_gone(pid: Pid) -> bool {
     state(pid).is_none_or(|state| state == 'Z')
@@ -213,24 +139,6 @@ fn an_address_that_the_new_one_is_not_asked_for_is_emptied_and_closed() {
     }
 }
 
-/// The same master, its workers and its steering go on.
-fn assert_rolled_back(upgradable: &Upgradable, before: &[u32]) {
-    let server = &upgradable.server;
-    assert_eq!(upgradable.master(), server.pid());
-    let now = group(server);
-    assert_eq!(
-        now.workers
-            .iter()
-            .map(|worker| worker.pid)
-            .collect::<Vec<_>>(),
-        before
-    );
-    get_many(server.address(), 20);
-    if now.program.attached {
-        assert_eq!(group(server).program.steered, now.program.steered + 20);
-    }
-}
-
 #[test]
 fn a_binary_that_does_not_come_up_changes_nothing() {
     let mut upgradable = Upgradable::start(&[
@@ -251,7 +159,7 @@ fn a_binary_that_does_not_come_up_changes_nothing() {
         !succeeded && said.contains("did not come up: it ended"),
         "{said}"
     );
-    assert_rolled_back(&upgradable, &before);
+    upgradable.assert_unchanged(&before);
     // One that is silent, until it is given up.
     upgradable.replace("#!/bin/sh\nexec sleep 1000\n");
     signal(upgradable.server.pid(), Signal::USR2);
@@ -260,12 +168,12 @@ fn a_binary_that_does_not_come_up_changes_nothing() {
         .child()
         .await_line("it was not ready in time")
         .unwrap();
-    assert_rolled_back(&upgradable, &before);
+    upgradable.assert_unchanged(&before);
     // One that is not a program at all.
     upgradable.replace("");
     let (said, succeeded) = upgradable.upgrade();
     assert!(!succeeded, "{said}");
-    assert_rolled_back(&upgradable, &before);
+    upgradable.assert_unchanged(&before);
     // And one that refuses what it is to take over.
     upgradable.replace(&format!(
         "#!/bin/sh\nexec {} \"$@\" --accept shared\n",
@@ -273,7 +181,7 @@ fn a_binary_that_does_not_come_up_changes_nothing() {
     ));
     let (said, succeeded) = upgradable.upgrade();
     assert!(!succeeded && said.contains("did not come up"), "{said}");
-    assert_rolled_back(&upgradable, &before);
+    upgradable.assert_unchanged(&before);
 }
 
 /// The successor is ready and has been told to take, and dies then.
@@ -292,5 +200,5 @@ fn what_was_let_go_of_is_taken_back() {
     until("it answers again", || {
         upgradable.server.control().exists().then_some(())
     });
-    assert_rolled_back(&upgradable, &before);
+    upgradable.assert_unchanged(&before);
 }
