@@ -1,11 +1,13 @@
 //! Hands the BPF objects to the crate as `OUT_DIR/srv-ebpf.o` and
 //! `OUT_DIR/srv-foreign.o`: those that `SRV_BPF_OBJECT` and `SRV_BPF_FOREIGN_OBJECT`
 //! name, else those that `cargo xtask build` left in the workspace, else empty
-//! files (srv then carries no program and says so).
+//! files (srv then carries no program and says so). And tells the crate its version,
+//! in `SRV_VERSION`: a measurement has to name the source of the binary that was measured.
 
 use std::{
     env, fs,
     path::{Path, PathBuf},
+    process::Command,
     time::SystemTime,
 };
 
@@ -39,6 +41,31 @@ fn main() {
         };
         fs::write(out.join(name), bytes).expect("write the object to OUT_DIR");
     }
+    println!("cargo::rustc-env=SRV_VERSION={}", version());
+}
+
+/// The package's version, and what it was built from: the commit, and whether files had
+/// been changed since. Of a debug build, which no figure is taken of, only that it is one:
+/// else each commit would have developers compile the crate anew.
+fn version() -> String {
+    let package = env::var("CARGO_PKG_VERSION").expect("cargo sets the version");
+    if env::var("PROFILE").is_ok_and(|profile| profile != "release") {
+        return format!("{package} (debug build)");
+    }
+    let Some(head) = git(&["rev-parse", "--git-path", "logs/HEAD"]) else {
+        return format!("{package} (not built from a git checkout)");
+    };
+    println!("cargo::rerun-if-changed={head}");
+    println!("cargo::rerun-if-changed=src");
+    let commit = git(&["describe", "--always", "--dirty", "--abbrev=12"]);
+    format!("{package} ({})", commit.as_deref().unwrap_or("no commit"))
+}
+
+/// What git says of this crate's checkout, if it is one.
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let said = output.status.success().then_some(output.stdout)?;
+    Some(String::from_utf8_lossy(&said).trim().to_owned())
 }
 
 /// The object that the environment names: it has to be there.

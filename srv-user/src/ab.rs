@@ -8,6 +8,8 @@
 pub mod arm;
 mod capacity;
 pub mod compare;
+mod distribution;
+pub mod doubts;
 pub mod files;
 pub mod judge;
 pub mod measure;
@@ -15,6 +17,7 @@ pub mod overhead;
 pub mod scenario;
 pub mod simulated;
 pub mod table;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -30,19 +33,21 @@ use crate::delay_line::DelayLine;
 use crate::environment::Environment;
 use crate::limit;
 use crate::load::Record;
-use crate::result::{self, Comparison, Limit, SCHEMA};
+use crate::peer::others;
+use crate::result::{self, Comparison, Limit, Round, SCHEMA};
 use crate::stats::{Summary, deviation};
 
 use arm::Arm;
+use distribution::{Sorted, over_rounds};
 use files::Folder;
-use measure::{Measured, Plan, cdf, live, measure};
+use measure::{Measured, Plan, live, measure};
 use overhead::Overhead;
 use scenario::{Arrivals, Keeping, Scenario};
 
 /// What was asked for; `None`: as the scenario says.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// Names of scenarios.
+    /// Names of scenarios; none: [`scenario::DEFAULT`], or what of it can be simulated.
     pub scenarios: Vec<String>,
     /// Names of arms, separated by commas.
     pub arms: String,
@@ -64,6 +69,8 @@ pub struct Asked {
     pub kept: Option<usize>,
     /// Whether the handler burns CPU instead of sleeping.
     pub spin: bool,
+    /// Whether arms may be left out because this process cannot steer.
+    pub unsteered: bool,
     /// Whether more may be asked for than can be done.
     pub overload: bool,
     /// Where it goes.
@@ -78,10 +85,13 @@ pub struct Asked {
 /// What was asked for makes no sense or cannot be run here: before anything
 /// starts. An arm fails: after what was measured has been written.
 pub fn run(asked: &Asked) -> Result<ExitCode> {
-    let scenarios = asked.scenarios()?;
+    let scenarios = asked.scenarios(&scenario::DEFAULT)?;
     let arms = arm::list(&asked.arms)?;
     for scenario in &scenarios {
         capacity::check(scenario)?;
+    }
+    if !asked.unsteered {
+        arm::ensure_can_steer(&arms)?;
     }
     let interrupted = catch_interrupt()?;
     let mut overheads = BTreeMap::new();
@@ -113,17 +123,23 @@ impl Asked {
                 eprintln!("srv: scenario {} is incomplete: {why}", scenario.name);
                 return Ok(ExitCode::FAILURE);
             }
-            if judge::is_unusable(&comparison) {
+            if doubts::is_unusable(&comparison) {
                 code = ExitCode::from(2);
             }
         }
         Ok(code)
     }
 
-    /// The scenarios that were asked for, with what is to be different.
-    fn scenarios(&self) -> Result<Vec<Scenario>> {
+    /// The scenarios that were asked for, else those `by_default`, with what is to be
+    /// different.
+    fn scenarios(&self, by_default: &[&str]) -> Result<Vec<Scenario>> {
         let mut scenarios = Vec::new();
-        for name in &self.scenarios {
+        let names = self.scenarios.iter().map(String::as_str);
+        let names: Vec<&str> = match self.scenarios.is_empty() {
+            true => by_default.to_vec(),
+            false => names.collect(),
+        };
+        for name in names {
             let scenario = self.applied_to(scenario::by_name(name)?)?;
             scenario.check(self.overload)?;
             scenarios.push(scenario);
@@ -197,6 +213,7 @@ fn blank(
         },
         arms,
         limit: None,
+        others: None,
         ratios: Vec::new(),
         verdict: Vec::new(),
         doubts: Vec::new(),
@@ -271,9 +288,11 @@ impl<'a> Run<'a> {
             "scenario {}: no arm can run here",
             self.scenario.name
         );
+        let watch = others::Watch::begin()?;
         if let Err(error) = self.rounds(folder) {
             self.comparison.incomplete = Some(format!("{error:#}"));
         }
+        self.comparison.others = Some(watch.end()?);
         self.sum_up();
         Ok(self.comparison)
     }
@@ -354,14 +373,14 @@ impl<'a> Run<'a> {
             run,
         } = measured?;
         println!(
-            "  round {} of {}, {}: {} {:.2} ms, {} requests, {:.1} % stolen{}",
+            "  round {} of {}, {}: {} {:.2} ms, {} requests, {:.1} % of the CPUs taken by the hypervisor{}",
             round + 1,
             self.asked.rounds,
             arm.name,
             self.scenario.key.name(),
             self.scenario.key.of(&figures) / 1e6,
             figures.requests,
-            figures.stolen * 100.0,
+            figures.hypervisor_share * 100.0,
             run.first_error
                 .as_ref()
                 .map_or_else(String::new, |error| format!(", first error: {error}")),
@@ -391,7 +410,13 @@ impl<'a> Run<'a> {
 
     fn sum_up(&mut self) {
         for (arm, short_ns) in self.comparison.arms.iter_mut().zip(&mut self.short_ns) {
-            arm.cdf = cdf(std::mem::take(short_ns).concat());
+            let short = std::mem::take(short_ns).into_iter().map(Sorted::new);
+            let short: Vec<Sorted> = short.collect();
+            let all_disturbed = arm.rounds.iter().all(Round::is_disturbed);
+            let judged = arm.rounds.iter().zip(&short);
+            arm.cdf = over_rounds(judged.filter_map(|(round, short)| {
+                (all_disturbed || !round.is_disturbed()).then_some(short)
+            }));
             for round in &arm.rounds {
                 for (sum, accepts) in arm.accepts.iter_mut().zip(&round.accepts) {
                     *sum += accepts;
@@ -442,7 +467,7 @@ impl<'a> Run<'a> {
             deviation_ns: Vec::new(),
             cdf: Vec::new(),
         };
-        let mut short_ns = Vec::new();
+        let mut short_by_round = Vec::new();
         for plan in &self.plans {
             let latencies = replay(plan);
             let short = latencies.iter().filter(|(draw, _)| is_short(draw));
@@ -453,9 +478,9 @@ impl<'a> Run<'a> {
             limit
                 .deviation_ns
                 .push(deviation(all().map(|ns| ns as f64)));
-            short_ns.extend(short);
+            short_by_round.push(Sorted::new(short));
         }
-        limit.cdf = cdf(short_ns);
+        limit.cdf = over_rounds(&short_by_round);
         limit
     }
 }

@@ -23,7 +23,7 @@ use load::LoadArgs;
 /// Steers every new TCP connection, inside the kernel, to the worker that can
 /// serve it soonest.
 #[derive(Debug, Parser)]
-#[command(name = "srv", version)]
+#[command(name = "srv", version = env!("SRV_VERSION"))]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -83,7 +83,8 @@ pub struct AbArgs {
 
     /// Which: bimodal, half, cheap, cloudflare, hermes-1 to hermes-4,
     /// longlived, burst, hung, rtt
-    #[arg(value_name = "SCENARIO", default_value = "bimodal")]
+    /// [default: longlived bimodal cheap; with --simulate bimodal]
+    #[arg(value_name = "SCENARIO")]
     pub scenarios: Vec<String>,
 
     /// Policies (each also with +ring), ring, shared, shared-herd, blocking,
@@ -131,6 +132,11 @@ pub struct AbArgs {
     /// The handler burns CPU instead of sleeping
     #[arg(long)]
     pub spin: bool,
+
+    /// Leave out the arms that steer if this process cannot steer, instead of
+    /// stopping before anything starts
+    #[arg(long)]
+    pub unsteered: bool,
 
     /// Ask for more than the workers can do
     #[arg(long)]

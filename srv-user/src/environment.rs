@@ -17,9 +17,7 @@ pub struct Environment {
     pub cores: usize,
     /// Load average over the last minute, before the bench began.
     pub load: String,
-    /// The commit of the source tree, and whether files were changed since.
-    pub commit: String,
-    /// Version of the binary under test.
+    /// Version of the binary under test, with the commit that it was built from.
     pub srv: String,
     /// Version of nginx.
     pub nginx: String,
@@ -40,7 +38,6 @@ impl Environment {
             cpu: cpu_model(),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             load: first_word("/proc/loadavg"),
-            commit: said("git", &["describe", "--always", "--dirty", "--abbrev=12"]),
             srv: crate::peer::server::binary().map_or_else(
                 |error| format!("{error:#}"),
                 |path| said(&path.to_string_lossy(), &["--version"]),
@@ -55,7 +52,7 @@ impl Environment {
 impl Environment {
     /// What a figure depends on that no machine had a part in; as [`Self::labelled`].
     pub fn of_the_program(&self) -> Vec<(String, String)> {
-        let pairs = [("commit", &self.commit), ("srv", &self.srv)];
+        let pairs = [("srv", &self.srv)];
         pairs
             .map(|(label, value)| (label.to_owned(), value.clone()))
             .into()
@@ -69,7 +66,6 @@ impl Environment {
             ("CPU", &self.cpu),
             ("cores", &cores),
             ("load average before", &self.load),
-            ("commit", &self.commit),
             ("srv", &self.srv),
             ("nginx", &self.nginx),
             ("net.core.somaxconn", &self.somaxconn),
@@ -87,11 +83,7 @@ impl fmt::Display for Environment {
             "kernel {} · {} · {} cores · load {}",
             self.kernel, self.cpu, self.cores, self.load
         )?;
-        writeln!(
-            f,
-            "commit {} · {} · {} · {}",
-            self.commit, self.srv, self.nginx, self.wrk
-        )
+        writeln!(f, "{} · {} · {}", self.srv, self.nginx, self.wrk)
     }
 }
 

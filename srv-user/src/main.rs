@@ -82,6 +82,7 @@ fn compare(args: AbArgs) -> anyhow::Result<ExitCode> {
         rtt: args.rtt.map(Into::into),
         kept: args.kept,
         spin: args.spin,
+        unsteered: args.unsteered,
         overload: args.overload,
         out: args.out.unwrap_or_else(unnamed),
         command: typed(),

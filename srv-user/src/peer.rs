@@ -4,6 +4,7 @@
 pub mod child;
 pub mod haproxy;
 pub mod nginx;
+pub mod others;
 pub mod python;
 pub mod server;
 pub mod usage;

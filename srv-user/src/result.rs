@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::stats::{Ratio, Summary};
+use crate::stats::{Ratio, Summary, median};
 
 /// Version of this schema.
 pub const SCHEMA: u32 = 1;
@@ -60,6 +60,9 @@ pub struct Comparison {
     /// The FCFS single queue, replaying the very same draws; `None` if not one
     /// round was.
     pub limit: Option<Limit>,
+    /// What other processes used meanwhile; `None` if it was simulated, or in older files.
+    #[serde(default)]
+    pub others: Option<Others>,
     /// Arms against each other, the control included.
     pub ratios: Vec<Compared>,
     /// What it comes to, the most important first: sentences for people.
@@ -138,6 +141,15 @@ impl Key {
     }
 }
 
+/// What processes that had no part in a comparison used of this machine's CPUs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Others {
+    /// All of them together, as a part of the CPUs' time, 0 to 1.
+    pub share: f64,
+    /// The busiest of those that were there from begin to end: name and part.
+    pub busiest: Vec<(String, f64)>,
+}
+
 /// One way of distributing connections.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Arm {
@@ -149,7 +161,8 @@ pub struct Arm {
     pub left_out: Option<String>,
     /// In order.
     pub rounds: Vec<Round>,
-    /// Of the short requests' latency, all rounds together.
+    /// Of the short requests' latency: at each part the median over
+    /// [`Arm::judged`], so that it agrees with the medians in every table.
     pub cdf: Vec<CdfPoint>,
     /// Connections accepted per worker, all rounds together.
     pub accepts: Vec<u64>,
@@ -191,10 +204,11 @@ pub struct Round {
     /// How late the generator was.
     pub lateness: Summary,
     /// The part of this machine's CPU time that its hypervisor gave to others
-    /// meanwhile, 0 to 1.
-    #[serde(default)]
-    pub stolen: f64,
-    /// How often it was measured before, when more than that was stolen.
+    /// meanwhile, 0 to 1; `stolen` in older files.
+    #[serde(default, alias = "stolen")]
+    pub hypervisor_share: f64,
+    /// How often it was measured before, when the hypervisor took more than
+    /// [`HYPERVISOR_SHARE_MAX`].
     #[serde(default)]
     pub repeats: u32,
 }
@@ -210,13 +224,34 @@ pub struct Served {
     pub max_over_mean: f64,
 }
 
-/// A hypervisor that took more than this part of the CPUs' time was measured too.
-pub const STOLEN_MAX: f64 = 0.02;
+/// If the hypervisor took more than this part of the CPUs' time, the round measured
+/// the hypervisor, too.
+pub const HYPERVISOR_SHARE_MAX: f64 = 0.02;
+
+impl Arm {
+    /// The rounds that figures are taken from: those that the hypervisor did not
+    /// disturb, or all rounds if it disturbed each of them.
+    pub fn judged(&self) -> Vec<&Round> {
+        let rounds = self.rounds.iter();
+        let quiet: Vec<&Round> = rounds.filter(|round| !round.is_disturbed()).collect();
+        match quiet.is_empty() {
+            true => self.rounds.iter().collect(),
+            false => quiet,
+        }
+    }
+
+    /// The one statistic of a figure that is shown of an arm, wherever it is
+    /// shown: the median over [`Self::judged`]. 0 if there are no rounds.
+    pub fn median(&self, figure: impl Fn(&Round) -> f64) -> f64 {
+        let rounds = self.judged().into_iter();
+        median(&rounds.map(figure).collect::<Vec<_>>())
+    }
+}
 
 impl Round {
     /// Whether the hypervisor took so much that it is not to be judged.
     pub fn is_disturbed(&self) -> bool {
-        self.stolen > STOLEN_MAX
+        self.hypervisor_share > HYPERVISOR_SHARE_MAX
     }
 }
 
@@ -238,7 +273,10 @@ pub struct Live {
     pub per_worker: Vec<Vec<u32>>,
 }
 
-/// The limit: no arm can do better in general.
+/// The limit: one first-come-first-served queue before the same workers, with the
+/// overhead per request that was measured of the first arm beforehand. An arm that is
+/// below it either had less overhead in its rounds than in that measurement, or does
+/// not serve first come, first served.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limit {
     /// How the overhead was put in, for people.
@@ -254,7 +292,7 @@ pub struct Limit {
     /// Standard deviation of the latency of all requests, round by round, ns.
     #[serde(default)]
     pub deviation_ns: Vec<f64>,
-    /// Of the short requests' latency, all rounds together.
+    /// Of the short requests' latency: at each part the median over the rounds.
     pub cdf: Vec<CdfPoint>,
 }
 

@@ -35,10 +35,7 @@ impl Summary {
         let Some(&max_ns) = sorted.last() else {
             return Self::default();
         };
-        let rank = |fraction: f64| {
-            let rank = (fraction * sorted.len() as f64).ceil() as usize;
-            sorted[rank.clamp(1, sorted.len()) - 1]
-        };
+        let rank = |fraction: f64| nearest_rank(&sorted, fraction);
         Self {
             count: sorted.len(),
             mean_ns: sorted.iter().map(|&ns| ns as f64).sum::<f64>() / sorted.len() as f64,
@@ -49,6 +46,13 @@ impl Summary {
             max_ns,
         }
     }
+}
+
+/// The value that a part `fraction`, 0 to 1, of the ascending values `sorted` does not
+/// exceed. There is at least one value.
+pub fn nearest_rank(sorted: &[u64], fraction: f64) -> u64 {
+    let rank = (fraction * sorted.len() as f64).ceil() as usize;
+    sorted[rank.clamp(1, sorted.len()) - 1]
 }
 
 /// Standard deviation (of the population) over mean: 0 is perfectly even. 0 if
@@ -150,6 +154,7 @@ impl Spread {
 
 /// Fewer rounds than this say nothing about chance.
 pub const ROUNDS_MIN: usize = 3;
+const TOO_FEW_ROUNDS: &str = "too few rounds to tell";
 
 /// How far an A/A control may be off, as a part of 1: what cannot be told apart anyway.
 const CONTROL_TOLERANCE: f64 = 0.02;
@@ -162,9 +167,9 @@ pub struct Ratio {
     pub count: usize,
     /// Over the rounds.
     pub rounds: Spread,
-    /// Lower end of the confidence interval.
+    /// Lower end of the confidence interval; to be shown only as [`Ratio::interval`].
     pub low: f64,
-    /// Upper end of the confidence interval.
+    /// Upper end of the confidence interval; to be shown only as [`Ratio::interval`].
     pub high: f64,
 }
 
@@ -182,9 +187,25 @@ impl Ratio {
         }
     }
 
+    /// The confidence interval; `None` if there are fewer than [`ROUNDS_MIN`] rounds,
+    /// which cannot tell a difference from chance.
+    pub fn interval(&self) -> Option<(f64, f64)> {
+        (self.count >= ROUNDS_MIN).then_some((self.low, self.high))
+    }
+
     /// Whether the rounds tell the arms apart: 1 is outside the confidence interval.
     pub fn differs(&self) -> bool {
-        self.low > 1.0 || self.high < 1.0
+        let interval = self.interval();
+        interval.is_some_and(|(low, high)| low > 1.0 || high < 1.0)
+    }
+
+    /// What the rounds say of two different arms.
+    pub fn judgement(&self) -> &'static str {
+        match (self.interval(), self.differs()) {
+            (None, _) => TOO_FEW_ROUNDS,
+            (Some(_), true) => "differs",
+            (Some(_), false) => "no difference",
+        }
     }
 
     /// Whether it does so by more than [`CONTROL_TOLERANCE`].
@@ -196,8 +217,8 @@ impl Ratio {
     /// rounds one in a dozen sound runs has them all on one side of 1, so the
     /// control also has to be off by more than [`CONTROL_TOLERANCE`] to condemn the run.
     pub fn as_control(&self) -> &'static str {
-        if self.count < ROUNDS_MIN {
-            return "too few rounds to tell";
+        if self.interval().is_none() {
+            return TOO_FEW_ROUNDS;
         }
         match (self.differs(), self.matters()) {
             (true, true) => "THE CONTROL DIFFERS: this run is not usable",
@@ -209,16 +230,21 @@ impl Ratio {
 
 impl fmt::Display for Ratio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            rounds, low, high, ..
-        } = self;
         let Spread {
             median, min, max, ..
-        } = rounds;
-        write!(
-            f,
-            "{median:.3} (95 % {low:.3} to {high:.3}; rounds {min:.3} to {max:.3})"
-        )
+        } = self.rounds;
+        match self.interval() {
+            Some((low, high)) => write!(
+                f,
+                "{median:.3} (95 % {low:.3} to {high:.3}; rounds {min:.3} to {max:.3})"
+            ),
+            None if self.count == 1 => write!(f, "{median:.3} (one round: no interval)"),
+            None => write!(
+                f,
+                "{median:.3} (no interval; {} rounds, {min:.3} to {max:.3})",
+                self.count
+            ),
+        }
     }
 }
 
@@ -292,6 +318,22 @@ mod tests {
         assert!(half.differs());
         let noise = Ratio::paired(&[10.1, 10.9, 9.1, 10.4, 9.6], &base);
         assert!(!noise.differs(), "{noise}");
+    }
+
+    #[test]
+    fn few_rounds_have_no_interval_and_no_difference() {
+        let one = Ratio::paired(&[2.0], &[1.0]);
+        assert_eq!((one.interval(), one.differs()), (None, false));
+        assert_eq!(one.to_string(), "2.000 (one round: no interval)");
+        let two = Ratio::paired(&[2.0, 3.0], &[1.0, 1.0]);
+        assert_eq!((two.interval(), two.matters()), (None, false));
+        assert_eq!(two.judgement(), TOO_FEW_ROUNDS);
+        assert!(two.to_string().contains("no interval"), "{two}");
+        let three = Ratio::paired(&[2.0, 2.0, 2.0], &[1.0, 1.0, 1.0]);
+        assert_eq!(
+            (three.interval(), three.differs()),
+            (Some((2.0, 2.0)), true)
+        );
     }
 
     #[test]

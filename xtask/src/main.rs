@@ -66,7 +66,7 @@ enum Task {
         names: Vec<String>,
     },
     /// Set up, peers included, then `srv ab ARGS`: steering against hashing, so
-    /// that a sceptic can judge (default: bimodal, half its load, cheap)
+    /// that a sceptic can judge (default: longlived, bimodal, cheap)
     Ab {
         /// For `srv ab`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -106,9 +106,6 @@ const BENCH_PEERS: [Package; 3] = [
 /// What `srv ab` compares srv with.
 const AB_PEERS: [Package; 3] = [NGINX, NGINX_LUA, HAPROXY];
 
-/// What a bare `cargo xtask ab` runs.
-const AB_DEFAULT: [&str; 5] = ["bimodal", "half", "cheap", "--out", "target/ab"];
-
 /// Finds or makes the BPF toolchain and says which it is.
 ///
 /// # Errors
@@ -247,14 +244,13 @@ pub fn ab(args: &[String]) -> Result<()> {
     build(true)?;
     let prefix = rights::prefix();
     if prefix.is_none() {
-        eprintln!("neither root nor sudo without a password: arms that steer are left out");
+        eprintln!("neither root nor sudo: arms that steer cannot run");
     }
     let mut command = prefixed(prefix.unwrap_or_default(), &workspace::srv(true)?);
     command.arg("ab");
     if args.is_empty() {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-        let [scenarios @ .., out] = AB_DEFAULT;
-        command.args(scenarios).arg(format!("{out}-{seconds}"));
+        command.arg(format!("--out=target/ab-{seconds}"));
     } else {
         command.args(args);
     }

@@ -57,8 +57,28 @@ enum Started {
     Python(Python),
 }
 
-/// What runs if nobody says: the subject first, so that it is the control too.
-pub const DEFAULT: &str = "least+ring,hash,least,nginx,nginx-reuseport";
+/// What runs if no arm is named: the subject first, so that it is the control too.
+pub const DEFAULT: &str = "least+ring,hash,shared,least,nginx,nginx-reuseport";
+
+/// Whether this process may steer, if one of `arms` needs that: a comparison without
+/// the arms that it is about is not what was asked for.
+///
+/// # Errors
+/// It may not; the message says why, and how to go on.
+pub fn ensure_can_steer(arms: &[Arm]) -> Result<()> {
+    let steering = arms.iter().filter(|arm| arm.steers());
+    let names: Vec<&str> = steering.map(|arm| arm.name.as_str()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    steer::Steering::load().map(drop).with_context(|| {
+        format!(
+            "the arms {} steer, and this process cannot: run srv ab as root, or leave such arms \
+             out with --unsteered",
+            names.join(", ")
+        )
+    })
+}
 
 const SLEEPS_ONLY: &str = "its handler sleeps; it has none that burns CPU";
 
@@ -169,7 +189,7 @@ impl Arm {
         match &self.kind {
             Kind::Srv(policy, accept) => format!(
                 "srv {}, --policy {} --accept {}",
-                env!("CARGO_PKG_VERSION"),
+                env!("SRV_VERSION"),
                 policy.name(),
                 accept.name()
             ),
@@ -191,6 +211,11 @@ impl Arm {
                 format!("{version}, a socket per worker")
             }
         }
+    }
+
+    /// Whether it needs a program in the kernel.
+    fn steers(&self) -> bool {
+        self.is_attached || matches!(self.kind, Kind::Srv(policy, _) if policy != Policy::Hash)
     }
 
     /// Why it cannot take part in `scenario` here, if so.

@@ -49,16 +49,11 @@ pub fn compare(before: &Comparison, after: &Comparison) -> Result<()> {
             let Some(ratio) = paired(&series(new), &series(old)) else {
                 continue;
             };
-            let judgement = if ratio.differs() {
-                "differs"
-            } else {
-                "no difference"
-            };
             rows.push(vec![
                 old.name.clone(),
                 name.into(),
                 ratio.to_string(),
-                judgement.into(),
+                ratio.judgement().into(),
             ]);
         }
     }

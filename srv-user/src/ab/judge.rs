@@ -1,15 +1,9 @@
-//! What a comparison comes to: ratios with their confidence, whether they can
-//! be believed, and sentences for people. Only reads figures.
+//! What a comparison comes to: ratios with their confidence, whether they can be
+//! believed ([`doubts`]), and sentences for people ([`verdict`]). Only reads figures.
 
-use crate::report::quantity::ns;
-use crate::result::{Arm, Compared, Comparison, Key, Limit, Round, STOLEN_MAX};
-use crate::stats::{ROUNDS_MIN, Ratio, median};
-
-/// A control that spreads over more than this factor tells nothing apart but
-/// what differs by more than it spreads.
-const CONTROL_SPREAD_MAX: f64 = 3.0;
-/// A generator later than this in 1 % of the requests measured itself, ns.
-const LATENESS_MAX_NS: u64 = 1_000_000;
+use super::{doubts, verdict};
+use crate::result::{Arm, Compared, Comparison, Key, Limit, Round};
+use crate::stats::Ratio;
 
 /// A figure of a round: its name, and how to get it.
 type Figure = (&'static str, fn(&Round) -> f64);
@@ -25,12 +19,12 @@ const FIGURES: [Figure; 7] = [
     ("CPU per request", |round| round.cpu_ns_per_request),
 ];
 
-/// Fills in `ratios`, `verdict` and `doubts` from the rest.
+/// Fills in `ratios`, `doubts` and `verdict` from the rest.
 pub fn judge(comparison: &mut Comparison) {
     let key = comparison.scenario.key;
     comparison.ratios = ratios(&comparison.arms, comparison.limit.as_ref(), key);
-    comparison.doubts = doubts(comparison);
-    comparison.verdict = verdict(comparison);
+    comparison.doubts = doubts::doubts(comparison);
+    comparison.verdict = verdict::verdict(comparison);
 }
 
 /// The arm that the others are compared with.
@@ -46,6 +40,18 @@ fn is_control(subject: &Arm, arm: &Arm) -> bool {
     arm.name == format!("{} again", subject.name)
 }
 
+/// The arms that ran beside the subject, without its control.
+pub fn rivals<'a>(arms: &'a [Arm], subject: &'a Arm) -> impl Iterator<Item = &'a Arm> + Clone {
+    others(arms, subject).filter(|arm| !is_control(subject, arm) && !arm.rounds.is_empty())
+}
+
+/// The kernel's hash, or else the first that is neither the subject nor its control.
+pub fn rival<'a>(arms: &'a [Arm], subject: &'a Arm) -> Option<&'a Arm> {
+    let mut rivals = rivals(arms, subject);
+    let first = rivals.clone().next();
+    rivals.find(|arm| arm.name == "hash").or(first)
+}
+
 fn ratios(arms: &[Arm], limit: Option<&Limit>, key: Key) -> Vec<Compared> {
     let Some(subject) = subject(arms) else {
         return Vec::new();
@@ -57,10 +63,9 @@ fn ratios(arms: &[Arm], limit: Option<&Limit>, key: Key) -> Vec<Compared> {
             let Some(ratio) = paired(&series(arm, of), &series(subject, of)) else {
                 continue;
             };
-            let judgement = match (control, ratio.differs()) {
-                (true, _) => ratio.as_control(),
-                (false, true) => "differs",
-                (false, false) => "no difference",
+            let judgement = match control {
+                true => ratio.as_control(),
+                false => ratio.judgement(),
             };
             ratios.push(Compared {
                 figure: figure.into(),
@@ -72,41 +77,28 @@ fn ratios(arms: &[Arm], limit: Option<&Limit>, key: Key) -> Vec<Compared> {
             });
         }
     }
-    // Where nobody queues, the limit is nothing but the overhead that it is given.
+    // Where no request queues, the limit is nothing but the overhead that it is given.
     let limit = limit.filter(|_| key != Key::ShortP50);
     let limits = limit.map(|limit| key.of_limit(limit).into_iter().map(Some).collect());
     let to_limit =
         limits.and_then(|limits: Vec<_>| paired(&series(subject, |round| key.of(round)), &limits));
-    ratios.extend(to_limit.map(|ratio| {
-        Compared {
-            figure: key.name().into(),
-            arm: subject.name.clone(),
-            base: "limit".into(),
-            ratio,
-            judgement: if ratio.differs() {
-                "differs"
-            } else {
-                "no difference"
-            }
-            .into(),
-            control: false,
-        }
+    ratios.extend(to_limit.map(|ratio| Compared {
+        figure: key.name().into(),
+        arm: subject.name.clone(),
+        base: "limit".into(),
+        ratio,
+        judgement: ratio.judgement().into(),
+        control: false,
     }));
     ratios
 }
 
 /// Round by round; `None` where the hypervisor disturbed it.
-fn series(arm: &Arm, figure: impl Fn(&Round) -> f64) -> Vec<Option<f64>> {
+pub fn series(arm: &Arm, figure: impl Fn(&Round) -> f64) -> Vec<Option<f64>> {
     let rounds = arm.rounds.iter();
     rounds
         .map(|round| (!round.is_disturbed()).then(|| figure(round)))
         .collect()
-}
-
-/// Over the rounds that nobody disturbed.
-fn typical(arm: &Arm, figure: impl Fn(&Round) -> f64) -> f64 {
-    let rounds: Vec<f64> = series(arm, figure).into_iter().flatten().collect();
-    median(&rounds)
 }
 
 /// Round by round, as far as both have them; `None` where that makes no sense.
@@ -117,225 +109,22 @@ pub fn paired(arm: &[Option<f64>], base: &[Option<f64>]) -> Option<Ratio> {
     sensible.then(|| Ratio::paired(&arm, &base))
 }
 
-fn find<'a>(ratios: &'a [Compared], figure: &str, arm: &str, base: &str) -> Option<&'a Compared> {
+/// One of the comparison's ratios.
+pub fn find<'a>(
+    ratios: &'a [Compared],
+    figure: &str,
+    arm: &str,
+    base: &str,
+) -> Option<&'a Compared> {
     let mut ratios = ratios.iter();
     ratios.find(|ratio| ratio.figure == figure && ratio.arm == arm && ratio.base == base)
 }
 
-fn doubts(comparison: &Comparison) -> Vec<String> {
-    let mut doubts = Vec::new();
-    if let Some(why) = &comparison.incomplete {
-        doubts.push(format!("The run is incomplete: {why}."));
-    }
-    // One figure: of several, one would differ by chance too often.
-    let controls = comparison.ratios.iter().filter(|ratio| ratio.control);
-    let key = comparison.scenario.key;
-    for control in controls.filter(|ratio| ratio.figure == key.name()) {
-        let Ratio { low, high, .. } = control.ratio;
-        let mut left_out = comparison.arms.iter().flat_map(|arm| &arm.rounds);
-        if control.ratio.count < ROUNDS_MIN && left_out.any(Round::is_disturbed) {
-            doubts.push(format!(
-                "Unusable: the hypervisor left {} rounds of the A/A control undisturbed, too few to tell.",
-                control.ratio.count
-            ));
-            continue;
-        }
-        if control.ratio.matters() {
-            doubts.push(format!(
-                "Unusable: the A/A control differs from itself in {} ({}).",
-                control.figure, control.ratio
-            ));
-        } else if high / low.max(f64::MIN_POSITIVE) > CONTROL_SPREAD_MAX
-            && !is_beyond(effect(comparison), high / low)
-        {
-            doubts.push(format!(
-                "Unusable: the A/A control spreads over a factor of {:.1} in {} ({}): this machine was too noisy.",
-                high / low,
-                control.figure,
-                control.ratio
-            ));
-        }
-    }
-    let rounds = || comparison.arms.iter().flat_map(|arm| &arm.rounds);
-    let late = rounds()
-        .filter(|round| round.lateness.p99_ns > LATENESS_MAX_NS)
-        .count();
-    if late > 0 {
-        doubts.push(format!(
-            "The generator was late (p99 above 1 ms) in {late} of {} runs; it shows as latency.",
-            rounds().count()
-        ));
-    }
-    let disturbed = rounds().filter(|round| round.is_disturbed()).count();
-    if disturbed > 0 {
-        doubts.push(format!(
-            "The hypervisor took more than {:.0} % of the CPUs in {disturbed} of {} runs, which are not judged.",
-            STOLEN_MAX * 100.0,
-            rounds().count()
-        ));
-    }
-    for arm in &comparison.arms {
-        let lost: usize = arm.rounds.iter().map(|round| round.lost).sum();
-        if lost > 0 {
-            doubts.push(format!("{} lost {lost} requests.", arm.name));
-        }
-    }
-    doubts
-}
-
-/// The figure that the verdict begins with: of the arm that the subject is
-/// measured against, over the subject's.
-fn effect(comparison: &Comparison) -> Option<Ratio> {
-    let subject = subject(&comparison.arms)?;
-    let key = comparison.scenario.key.name();
-    let rival = rival(&comparison.arms, subject)?;
-    find(&comparison.ratios, key, &rival.name, &subject.name).map(|found| found.ratio)
-}
-
-/// Whether all of the confidence interval is further from 1 than `factor`.
-fn is_beyond(ratio: Option<Ratio>, factor: f64) -> bool {
-    ratio.is_some_and(|ratio| ratio.low > factor || ratio.high < 1.0 / factor)
-}
-
-/// Whether the ratio is no further from 1 than the control's interval is wide.
-fn is_within(ratio: &Ratio, control: &Ratio) -> bool {
-    let spread = control.high / control.low.max(f64::MIN_POSITIVE);
-    (1.0 / spread..=spread).contains(&ratio.rounds.median)
-}
-
-/// The kernel's hash, or else the first that is neither the subject nor its control.
-fn rival<'a>(arms: &'a [Arm], subject: &'a Arm) -> Option<&'a Arm> {
-    let mut rivals =
-        others(arms, subject).filter(|arm| !is_control(subject, arm) && !arm.rounds.is_empty());
-    let first = rivals.clone().next();
-    rivals.find(|arm| arm.name == "hash").or(first)
-}
-
-/// Whether the control says that nothing can be concluded.
-pub fn is_unusable(comparison: &Comparison) -> bool {
-    comparison
-        .doubts
-        .iter()
-        .any(|doubt| doubt.starts_with("Unusable"))
-}
-
-fn verdict(comparison: &Comparison) -> Vec<String> {
-    let Some(subject) = subject(&comparison.arms) else {
-        return vec!["Nothing was measured.".into()];
-    };
-    if is_unusable(comparison) {
-        return vec!["This run is not usable: its A/A control says that the machine was too noisy to tell arms apart.".into()];
-    }
-    let mut verdict = Vec::new();
-    let other = others(&comparison.arms, subject)
-        .filter(|arm| !is_control(subject, arm) && !arm.rounds.is_empty())
-        .collect::<Vec<_>>();
-    let rival = rival(&comparison.arms, subject);
-    let key = comparison.scenario.key;
-    let written = |arm: &Arm| ns(typical(arm, |round| key.of(round)));
-    let controls = comparison.ratios.iter();
-    let control = controls
-        .filter(|ratio| ratio.control)
-        .find(|ratio| ratio.figure == key.name());
-    if let Some(rival) = rival
-        && let Some(Compared { ratio, .. }) =
-            find(&comparison.ratios, key.name(), &rival.name, &subject.name)
-    {
-        let (name, of) = (&subject.name, &rival.name);
-        let is_noise = control.is_some_and(|control| is_within(ratio, &control.ratio));
-        verdict.push(if !ratio.matters() || is_noise {
-            let why = match key {
-                Key::ShortP50 => " Hardly any request waits here, so that there is little to gain.",
-                Key::ShortP99 | Key::Deviation => "",
-            };
-            let beyond = match ratio.matters() {
-                true => " beyond the control's own",
-                false => "",
-            };
-            format!(
-                "No difference{beyond} in {} between {name} and {of}: {ratio}.{why}",
-                key.title()
-            )
-        } else {
-            let (verb, times) = if ratio.rounds.median > 1.0 {
-                ("cuts", ratio.rounds.median)
-            } else {
-                ("raises", 1.0 / ratio.rounds.median)
-            };
-            let (low, high) = if ratio.rounds.median > 1.0 {
-                (ratio.low, ratio.high)
-            } else {
-                (1.0 / ratio.high, 1.0 / ratio.low)
-            };
-            format!(
-                "{name} {verb} {} from {} ({of}) to {}, {times:.1} × (95 % CI {low:.1} to {high:.1}).",
-                key.title(),
-                written(rival),
-                written(subject)
-            )
-        });
-    }
-    if let Some(Compared { ratio, .. }) =
-        find(&comparison.ratios, key.name(), &subject.name, "limit")
-    {
-        verdict.push(format!(
-            "It is {} the limit of one queue (95 % CI of the ratio {:.2} to {:.2}).",
-            beside(ratio.rounds.median),
-            ratio.low,
-            ratio.high
-        ));
-    }
-    let cv = |arm: &Arm| typical(arm, |round| round.accepts_cv);
-    let mut shares = format!(
-        "Shares: coefficient of variation {:.4} with {}",
-        cv(subject),
-        subject.name
-    );
-    for arm in &other {
-        shares += &format!(", {:.4} with {}", cv(arm), arm.name);
-    }
-    verdict.push(shares + ".");
-    let gaps = std::iter::once(subject).chain(other.iter().copied());
-    let gaps: Vec<String> = gaps
-        .filter_map(|arm| {
-            let gap = arm.rounds.iter().filter_map(|round| round.live_gap).max()?;
-            Some(format!("{gap} with {}", arm.name))
-        })
-        .collect();
-    if !gaps.is_empty() {
-        verdict.push(format!(
-            "Kept connections, fullest less emptiest worker: {}.",
-            gaps.join(", ")
-        ));
-    }
-    if let Some(control) = control {
-        verdict.push(format!("A/A: {} ({}).", control.judgement, control.ratio));
-    }
-    let rounds = comparison.arms.iter().flat_map(|arm| &arm.rounds);
-    let repeats: u32 = rounds.map(|round| round.repeats).sum();
-    if repeats > 0 {
-        verdict.push(format!(
-            "Runs repeated because the hypervisor took more than {:.0} % of the CPUs: {repeats}.",
-            STOLEN_MAX * 100.0
-        ));
-    }
-    verdict
-}
-
-/// How a ratio is said of a limit.
-fn beside(ratio: f64) -> String {
-    let percent = (ratio - 1.0) * 100.0;
-    match percent {
-        100.0.. => format!("{ratio:.1} times"),
-        0.0.. => format!("{percent:.0} % above"),
-        _ => format!("{:.0} % below", -percent),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::doubts::is_unusable;
     use super::*;
-    use crate::result::{SCHEMA, Scenario};
+    use crate::result::{Others, SCHEMA, Scenario};
     use crate::stats::Summary;
 
     fn arm(name: &str, p99_ms: [u64; 5]) -> Arm {
@@ -360,7 +149,7 @@ mod tests {
             served: None,
             cpu_ns_per_request: 1.0,
             lateness: Summary::default(),
-            stolen: 0.0,
+            hypervisor_share: 0.0,
             repeats: 0,
         };
         Arm {
@@ -391,6 +180,7 @@ mod tests {
             },
             arms,
             limit: None,
+            others: None,
             ratios: vec![],
             verdict: vec![],
             doubts: vec![],
@@ -430,8 +220,11 @@ mod tests {
                 arm("hash", [280, 300, 290, 270, 310]),
             ]);
             assert!(is_unusable(&comparison), "{:?}", comparison.doubts);
-            assert_eq!(comparison.verdict.len(), 1);
-            assert!(comparison.verdict[0].contains("not usable"));
+            let [verdict, advice] = &comparison.verdict[..] else {
+                panic!("{:?}", comparison.verdict)
+            };
+            assert!(verdict.contains("not usable"), "{verdict}");
+            assert!(advice.contains("--rounds 10"), "{advice}");
         }
     }
 
@@ -457,7 +250,7 @@ mod tests {
             arm("least+ring again", [41, 900, 40, 39, 42]),
             arm("hash", [280, 300, 290, 270, 310]),
         ];
-        arms[1].rounds[1].stolen = 0.3;
+        arms[1].rounds[1].hypervisor_share = 0.3;
         let comparison = judged(arms.clone());
         assert!(!is_unusable(&comparison), "{:?}", comparison.doubts);
         let control = find(
@@ -468,7 +261,7 @@ mod tests {
         );
         assert_eq!(control.map(|control| control.ratio.count), Some(4));
         for round in &mut arms[1].rounds[..3] {
-            round.stolen = 0.3;
+            round.hypervisor_share = 0.3;
         }
         assert!(is_unusable(&judged(arms)));
     }
@@ -505,5 +298,109 @@ mod tests {
         );
         let close = verdict([40, 41, 39, 40, 42]);
         assert!(close.contains("cuts"), "{close}");
+    }
+
+    #[test]
+    fn an_unusable_run_names_what_else_ran() {
+        let mut comparison = judged(vec![
+            arm("least+ring", [40, 41, 39, 40, 42]),
+            arm("least+ring again", [80, 82, 79, 85, 90]),
+        ]);
+        comparison.others = Some(Others {
+            share: 0.34,
+            busiest: vec![("rustc".into(), 0.2)],
+        });
+        judge(&mut comparison);
+        assert!(
+            comparison.verdict[1].contains("rustc 20 %"),
+            "{:?}",
+            comparison.verdict
+        );
+        let doubts = comparison.doubts.join("\n");
+        assert!(doubts.contains("34 % of this machine's CPUs"), "{doubts}");
+    }
+
+    #[test]
+    fn one_round_has_no_interval_and_condemns_nothing() {
+        let mut arms = vec![
+            arm("least+ring", [40; 5]),
+            arm("least+ring again", [50; 5]),
+            arm("hash", [290; 5]),
+        ];
+        arms.iter_mut().for_each(|arm| arm.rounds.truncate(1));
+        let comparison = judged(arms);
+        assert!(!is_unusable(&comparison), "{:?}", comparison.doubts);
+        let said = [&comparison.verdict[..], &comparison.doubts[..]].concat();
+        assert!(said.iter().all(|line| !line.contains("95 %")), "{said:?}");
+        let first = comparison.verdict[0].replace('\u{a0}', " ");
+        assert!(
+            first.contains("290 ms") && first.contains("too few rounds"),
+            "{first}"
+        );
+    }
+
+    #[test]
+    fn what_is_below_the_limit_is_explained() {
+        let mut comparison = judged(vec![
+            arm("least+ring", [40, 41, 39, 40, 42]),
+            arm("least+ring again", [41, 40, 40, 39, 42]),
+        ]);
+        let limit = |p99_ms: u64| {
+            let summary = Summary {
+                p99_ns: p99_ms * 1_000_000,
+                ..Summary::default()
+            };
+            Some(Limit {
+                about: String::new(),
+                overhead_ns: 50_000,
+                delay_ns: 300_000,
+                short: vec![summary; 5],
+                all: vec![],
+                deviation_ns: vec![],
+                cdf: vec![],
+            })
+        };
+        comparison.limit = limit(39);
+        judge(&mut comparison);
+        assert_eq!(comparison.doubts, [""; 0]);
+        comparison.limit = limit(74);
+        judge(&mut comparison);
+        let doubt = &comparison.doubts[0];
+        assert!(
+            doubt.contains("is below the limit") && doubt.contains("not with the limit"),
+            "{doubt}"
+        );
+    }
+
+    #[test]
+    fn where_hardly_anything_waits_the_imbalance_is_said_first() {
+        let mut arms = vec![
+            arm("least+ring", [40, 41, 39, 40, 42]),
+            arm("least+ring again", [41, 40, 40, 39, 42]),
+            arm("hash", [40, 41, 40, 39, 42]),
+            arm("shared", [41, 40, 39, 41, 41]),
+        ];
+        let held = |arm: &mut Arm, accepts: [u64; 2]| {
+            for round in &mut arm.rounds {
+                round.accepts = accepts.to_vec();
+                round.live_gap = Some(accepts[0] - accepts[1]);
+                round.accepts_max_over_mean = accepts[0] as f64 / 16.0;
+            }
+        };
+        held(&mut arms[0], [16, 16]);
+        held(&mut arms[2], [19, 13]);
+        held(&mut arms[3], [31, 1]);
+        let rounds = arms.iter_mut().flat_map(|arm| &mut arm.rounds);
+        rounds.for_each(|round| round.short.p50_ns = 90_000);
+        let mut comparison = judged(arms);
+        comparison.scenario.key = Key::ShortP50;
+        judge(&mut comparison);
+        assert!(
+            comparison.verdict[0]
+                .ends_with("31 and 1 with shared; 19 and 13 with hash; 16 and 16 with least+ring."),
+            "{:?}",
+            comparison.verdict
+        );
+        assert!(comparison.verdict[1].starts_with("No difference"));
     }
 }

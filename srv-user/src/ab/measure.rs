@@ -14,7 +14,7 @@ use crate::delay_line::DelayLine;
 use crate::hold::{Held, Opening};
 use crate::load::{Connections, Load, Record, Run};
 use crate::peer::usage::{MachineTime, Tree};
-use crate::result::{CdfPoint, Live, Round, Served};
+use crate::result::{Live, Round, Served};
 use crate::stats::{Summary, coefficient_of_variation, deviation, jain, max_over_mean};
 
 /// Longer than any request waits in a queue that is stable.
@@ -90,7 +90,7 @@ pub fn measure(
         run.first_error.as_deref().unwrap_or("nothing said")
     );
     let mut measured = sum_up(scenario, plan.seed, run, cpu_ns, homes);
-    measured.round.stolen = machine.stolen_since()?;
+    measured.round.hypervisor_share = machine.hypervisor_share_since()?;
     Ok(measured)
 }
 
@@ -224,7 +224,7 @@ fn sum_up(
         served,
         cpu_ns_per_request: cpu_ns as f64 / requests as f64,
         lateness: run.lateness,
-        stolen: 0.0,
+        hypervisor_share: 0.0,
         repeats: 0,
     };
     Measured { round, run }
@@ -250,32 +250,6 @@ pub fn judged<'a>(scenario: &Scenario, records: &'a [Record]) -> &'a [Record] {
 
 fn whole(shares: &[f64]) -> Vec<u64> {
     shares.iter().map(|&share| share as u64).collect()
-}
-
-/// The distribution of `latencies_ns`, closer points towards its tail.
-pub fn cdf(mut latencies_ns: Vec<u64>) -> Vec<CdfPoint> {
-    const POINTS_PER_DECADE: u32 = 40;
-    latencies_ns.sort_unstable();
-    let count = latencies_ns.len();
-    let mut points: Vec<CdfPoint> = Vec::new();
-    for nth in 0.. {
-        let above = 10f64.powf(-f64::from(nth) / f64::from(POINTS_PER_DECADE));
-        let rank = ((1.0 - above) * count as f64).ceil() as usize;
-        let Some(&latency_ns) = latencies_ns.get(rank) else {
-            break;
-        };
-        let at_most = (rank + 1) as f64 / count as f64;
-        if points.last().is_none_or(|last| last.at_most < at_most) {
-            points.push(CdfPoint {
-                latency_ns,
-                at_most,
-            });
-        }
-        if rank + 1 == count {
-            break;
-        }
-    }
-    points
 }
 
 /// Connections that were open over time, from the requests that had one each.
@@ -307,22 +281,6 @@ pub fn live(records: &[Record], workers: usize) -> Option<Live> {
 mod tests {
     use super::*;
     use crate::load::Outcome;
-
-    #[test]
-    fn a_distribution_rises_to_one() {
-        let points = cdf((1..=10_000).rev().collect());
-        assert!(
-            points
-                .windows(2)
-                .all(|pair| pair[0].at_most < pair[1].at_most
-                    && pair[0].latency_ns <= pair[1].latency_ns)
-        );
-        assert_eq!(points.last().map(|last| last.at_most), Some(1.0));
-        let median = points.iter().find(|point| point.at_most >= 0.5).unwrap();
-        assert!((4_900..=5_500).contains(&median.latency_ns), "{median:?}");
-        assert_eq!(cdf(vec![]), []);
-        assert_eq!(cdf(vec![7]).len(), 1);
-    }
 
     #[test]
     fn live_connections_are_counted_between_send_and_finish() {

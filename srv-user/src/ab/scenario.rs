@@ -9,6 +9,12 @@ use crate::arrivals::Service;
 use crate::closed::Closed;
 use crate::result::Key;
 
+/// What runs if no scenario is named: how uneven workers' shares are, what that does to
+/// the tail, and cheap traffic, which must not suffer from the cure.
+pub const DEFAULT: [&str; 3] = ["longlived", "bimodal", "cheap"];
+/// The same for a simulation, which keeps no connections.
+pub const DEFAULT_SIMULATED: &str = "bimodal";
+
 /// What is asked of each arm.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -255,7 +261,9 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             name: "longlived",
-            about: "kept connections: how evenly they live, and what that does to later requests",
+            about: "kept connections: how many of them each worker holds, and what that does to \
+                    later requests; why a worker may hold nearly all is explained at \
+                    https://blog.cloudflare.com/the-sad-state-of-linux-socket-balancing/",
             service: Service::Fixed(1000),
             arrivals: Arrivals::Poisson(2000.0),
             connections: Keeping::Kept(32),

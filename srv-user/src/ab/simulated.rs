@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Result, bail, ensure};
 
 use super::arm::{self, Arm};
+use super::distribution::over_rounds;
 use super::files::Folder;
 use super::judge;
-use super::scenario::{Arrivals, Keeping, Scenario};
+use super::scenario::{self, Arrivals, Keeping, Scenario};
 use super::{Asked, blank, blank_arm, catch_interrupt};
 use crate::arrivals::{Draw, burst, endless};
 use crate::environment::Environment;
-use crate::result::{CdfPoint, Comparison, Limit, Round};
+use crate::result::{Comparison, Limit, Round};
 use crate::simulate::{self, Latencies, Model, Outcome};
 use crate::stats::{Summary, coefficient_of_variation, jain, max_over_mean};
 
@@ -34,7 +35,7 @@ pub fn run(asked: &Asked) -> Result<ExitCode> {
         .into_iter()
         .map(|arm| arm.simulated().map(|simulated| (arm, simulated)))
         .collect::<Result<_>>()?;
-    let scenarios = asked.scenarios()?;
+    let scenarios = asked.scenarios(&[scenario::DEFAULT_SIMULATED])?;
     scenarios.iter().try_for_each(check)?;
     let interrupted = catch_interrupt()?;
     asked.each(&scenarios, |scenario, _: &Folder| {
@@ -71,8 +72,8 @@ struct Simulation<'a> {
     arms: &'a [(Arm, simulate::Arm)],
     interrupted: &'a AtomicBool,
     comparison: Comparison,
-    /// By arm, then the limit: all rounds together.
-    short: Vec<Latencies>,
+    /// The short requests' latencies by arm, then the limit's; of each by round.
+    short: Vec<Vec<Latencies>>,
     limit: Limit,
 }
 
@@ -106,7 +107,7 @@ impl<'a> Simulation<'a> {
             arms,
             interrupted,
             comparison,
-            short: vec![Latencies::new(); arms.len() + 1],
+            short: vec![Vec::new(); arms.len() + 1],
             limit,
         }
     }
@@ -127,10 +128,10 @@ impl<'a> Simulation<'a> {
             ..
         } = self;
         for (arm, short) in comparison.arms.iter_mut().zip(&short) {
-            arm.cdf = cdf(short);
+            arm.cdf = over_rounds(short);
         }
         if let (false, Some(short)) = (limit.short.is_empty(), short.last()) {
-            limit.cdf = cdf(short);
+            limit.cdf = over_rounds(short);
             comparison.limit = Some(limit);
         }
         judge::judge(&mut comparison);
@@ -167,7 +168,7 @@ impl<'a> Simulation<'a> {
     }
 
     fn keep(&mut self, nth: usize, seed: u64, outcome: &Outcome) {
-        self.short[nth].add(&outcome.short_latencies);
+        self.short[nth].push(outcome.short_latencies.clone());
         let Some(arm) = self.comparison.arms.get_mut(nth) else {
             self.limit.short.push(outcome.short);
             self.limit.all.push(outcome.all);
@@ -220,28 +221,9 @@ fn round(seed: u64, outcome: &Outcome) -> Round {
         served: None,
         cpu_ns_per_request: 0.0,
         lateness: Summary::default(),
-        stolen: 0.0,
+        hypervisor_share: 0.0,
         repeats: 0,
     }
-}
-
-/// Closer points towards the tail.
-fn cdf(latencies: &Latencies) -> Vec<CdfPoint> {
-    const POINTS_PER_DECADE: f64 = 40.0;
-    let count = latencies.count() as f64;
-    let mut points: Vec<CdfPoint> = Vec::new();
-    let steps = (count.log10() * POINTS_PER_DECADE).max(0.0) as u32;
-    let rare = (0..=steps).map(|step| 1.0 - 10f64.powf(-f64::from(step) / POINTS_PER_DECADE));
-    for at_most in rare.chain([1.0]).map(|at_most| at_most.max(1.0 / count)) {
-        if points.last().is_none_or(|last| last.at_most < at_most) && count > 0.0 {
-            let latency_ns = latencies.quantile_ns(at_most);
-            points.push(CdfPoint {
-                latency_ns,
-                at_most,
-            });
-        }
-    }
-    points
 }
 
 /// In the sentence that is read first, and instead of the control's.
@@ -256,25 +238,4 @@ fn say_simulated(comparison: &mut Comparison) {
          wait for a core.",
         rounds.unwrap_or(0)
     ));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_distribution_rises_to_one() {
-        let mut latencies = Latencies::new();
-        assert_eq!(cdf(&latencies), []);
-        (1..=10_000).for_each(|ns| latencies.record(ns));
-        let points = cdf(&latencies);
-        let rises = |pair: &[CdfPoint]| {
-            pair[0].at_most < pair[1].at_most && pair[0].latency_ns <= pair[1].latency_ns
-        };
-        assert!(points.windows(2).all(rises));
-        let last = points.last().unwrap();
-        assert_eq!((last.at_most, last.latency_ns), (1.0, 10_000));
-        let median = points.iter().find(|point| point.at_most >= 0.5).unwrap();
-        assert!((4_900..=5_500).contains(&median.latency_ns), "{median:?}");
-    }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::result::{Arm, Comparison, Round, Served};
-use crate::stats::{Spread, Summary, mean};
+use crate::stats::{Spread, Summary, median};
 
 /// Says what is about to be measured.
 pub fn announce(comparison: &Comparison) {
@@ -22,7 +22,7 @@ pub fn announce(comparison: &Comparison) {
 
 /// The figures, then what they come to.
 pub fn conclude(comparison: &Comparison) {
-    println!("\nmeans over the undisturbed rounds, latency from the scheduled instant, ms");
+    println!("\nmedians over the undisturbed rounds, latency from the scheduled instant, ms");
     let mut rows: Vec<Vec<String>> = comparison
         .arms
         .iter()
@@ -71,9 +71,10 @@ pub fn conclude(comparison: &Comparison) {
 /// Where the requests over kept connections went, if any were kept.
 fn print_served(arms: &[Arm]) {
     let row = |arm: &Arm| {
-        let served = || arm.rounds.iter().filter_map(|round| round.served.as_ref());
+        let rounds = arm.judged();
+        let served = || rounds.iter().filter_map(|round| round.served.as_ref());
         served().next()?;
-        let over = |figure: fn(&Served) -> f64| mean(&served().map(figure).collect::<Vec<_>>());
+        let over = |figure: fn(&Served) -> f64| median(&served().map(figure).collect::<Vec<_>>());
         Some(vec![
             arm.name.clone(),
             format!("{:.4}", over(|served| served.cv)),
@@ -82,17 +83,14 @@ fn print_served(arms: &[Arm]) {
     };
     let rows: Vec<_> = arms.iter().filter_map(row).collect();
     if !rows.is_empty() {
-        println!("\nrequests per worker over the kept connections, means over the rounds");
+        println!("\nrequests per worker over the kept connections, medians over the rounds");
         print_table(&["arm", "CV", "max/mean"], &rows);
     }
 }
 
 fn row(arm: &Arm) -> Vec<String> {
-    let rounds = judged(arm);
-    let over = |figure: fn(&Round) -> f64| {
-        let rounds = rounds.iter().copied();
-        mean(&rounds.map(figure).collect::<Vec<_>>())
-    };
+    let rounds = arm.judged();
+    let over = |figure: fn(&Round) -> f64| arm.median(figure);
     let summaries = |of: fn(&Round) -> Summary| rounds.iter().copied().map(of).collect::<Vec<_>>();
     let mut row = vec![arm.name.clone()];
     row.extend(latencies(
@@ -119,19 +117,6 @@ fn row(arm: &Arm) -> Vec<String> {
     row
 }
 
-/// Those that the hypervisor did not disturb, or all if it disturbed each.
-fn judged(arm: &Arm) -> Vec<&Round> {
-    let quiet: Vec<&Round> = arm
-        .rounds
-        .iter()
-        .filter(|round| !round.is_disturbed())
-        .collect();
-    match quiet.is_empty() {
-        true => arm.rounds.iter().collect(),
-        false => quiet,
-    }
-}
-
 /// From short p99 to the maximum.
 fn latencies(short: &[Summary], all: &[Summary]) -> Vec<String> {
     let p99: Vec<f64> = short
@@ -141,10 +126,10 @@ fn latencies(short: &[Summary], all: &[Summary]) -> Vec<String> {
     let p99 = Spread::of(&p99);
     let over = |figure: fn(&Summary) -> f64| {
         let figures: Vec<f64> = all.iter().map(figure).collect();
-        format!("{:.1}", mean(&figures) / 1e6)
+        format!("{:.1}", median(&figures) / 1e6)
     };
     vec![
-        format!("{:.2}", p99.mean),
+        format!("{:.2}", p99.median),
         format!("{:.2} to {:.2}", p99.min, p99.max),
         over(|all| all.mean_ns),
         "-".into(),

@@ -114,7 +114,8 @@ impl Tree {
 #[derive(Clone, Copy, Debug)]
 pub struct MachineTime {
     all: u64,
-    stolen: u64,
+    /// Given to other guests (`steal` in proc_stat(5)).
+    by_hypervisor: u64,
 }
 
 impl MachineTime {
@@ -124,13 +125,13 @@ impl MachineTime {
     /// `/proc/stat` cannot be read.
     pub fn now() -> Result<Self> {
         let cpus = KernelStats::current().context("read /proc/stat")?.total;
-        let stolen = cpus.steal.unwrap_or(0);
+        let by_hypervisor = cpus.steal.unwrap_or(0);
         let waiting = cpus.idle + cpus.iowait.unwrap_or(0);
         let interrupts = cpus.irq.unwrap_or(0) + cpus.softirq.unwrap_or(0);
         let working = cpus.user + cpus.nice + cpus.system + interrupts;
         Ok(Self {
-            all: working + waiting + stolen,
-            stolen,
+            all: working + waiting + by_hypervisor,
+            by_hypervisor,
         })
     }
 
@@ -139,10 +140,10 @@ impl MachineTime {
     ///
     /// # Errors
     /// `/proc/stat` cannot be read.
-    pub fn stolen_since(self) -> Result<f64> {
+    pub fn hypervisor_share_since(self) -> Result<f64> {
         let now = Self::now()?;
-        let stolen = now.stolen.saturating_sub(self.stolen);
-        Ok(stolen as f64 / now.all.saturating_sub(self.all).max(1) as f64)
+        let taken = now.by_hypervisor.saturating_sub(self.by_hypervisor);
+        Ok(taken as f64 / now.all.saturating_sub(self.all).max(1) as f64)
     }
 }
 

@@ -54,21 +54,20 @@ pub fn draw(comparison: &Comparison, series: &[Series], width: Width) -> Result<
     Ok(Some(drawing))
 }
 
-/// One request in a power of ten: as far up as the samples of every arm reach.
+/// One request in a power of ten: as far up as the samples of every round reach.
 fn top_decades(comparison: &Comparison, series: &[Series]) -> f64 {
-    let count = |rounds: &mut dyn Iterator<Item = usize>| rounds.sum::<usize>();
-    let arms = series
-        .iter()
-        .map(|series| count(&mut series.arm.rounds.iter().map(|round| round.short.count)));
-    let limit = comparison.limit.iter();
-    let limit = limit.map(|limit| count(&mut limit.short.iter().map(|short| short.count)));
-    let fewest = arms.chain(limit).min().unwrap_or_default();
+    let arms = series.iter().flat_map(|series| series.arm.judged());
+    let limit = comparison.limit.iter().flat_map(|limit| &limit.short);
+    let counts = arms
+        .map(|round| round.short.count)
+        .chain(limit.map(|short| short.count));
+    let fewest = counts.min().unwrap_or_default();
     (fewest.max(1) as f64).log10().clamp(2.1, 4.3)
 }
 
 fn curves(comparison: &Comparison, series: &[Series], top: f64) -> Vec<Curve> {
     let arms = series.iter().map(|series| {
-        let p99 = series.median(|round| round.short.p99_ns as f64);
+        let p99 = series.arm.median(|round| round.short.p99_ns as f64);
         (&series.arm.name[..], series.role, p99, &series.arm.cdf)
     });
     let limit = comparison.limit.iter().map(|limit| {

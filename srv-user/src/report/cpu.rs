@@ -23,8 +23,8 @@ pub fn draw(series: &[Series], width: Width) -> Result<Option<Drawing>> {
         .map(|series| {
             let costs = series
                 .arm
-                .rounds
-                .iter()
+                .judged()
+                .into_iter()
                 .map(|round| round.cpu_ns_per_request);
             (series, Spread::of(&costs.collect::<Vec<_>>()))
         })

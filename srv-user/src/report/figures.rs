@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use serde_json::Value;
 
 use super::quantity::Quantity;
-use crate::result::Comparison;
+use crate::result::{Comparison, HYPERVISOR_SHARE_MAX};
 use crate::stats::Spread;
 
 /// What is shown of the values at a path with `*`.
@@ -74,11 +74,16 @@ impl Figures {
         Ok(html! { span data-path=(path) data-value=(text) { (text) } })
     }
 
-    /// All values at a path with one `*`; those that are null are left out.
-    pub fn all(&self, path: &str) -> Result<Vec<f64>> {
+    /// All values at a path with one `*`; those that are null are left out, and so
+    /// are, but for a sum, those of rounds that the hypervisor disturbed (unless it
+    /// disturbed each): as [`crate::result::Arm::judged`].
+    pub fn all(&self, path: &str, over: Over) -> Result<Vec<f64>> {
         let (list, rest) = path.split_once(".*").unwrap_or((path, ""));
-        let count = self.at(list)?.as_array().map_or(0, Vec::len);
-        (0..count)
+        let none = Vec::new();
+        let elements = self.at(list)?.as_array().unwrap_or(&none);
+        let takes_all = over == Over::Sum || elements.iter().all(is_disturbed);
+        (0..elements.len())
+            .filter(|&index| takes_all || !is_disturbed(&elements[index]))
             .map(|index| self.at(&format!("{list}.{index}{rest}")).map(Value::as_f64))
             .filter_map(Result::transpose)
             .collect()
@@ -86,7 +91,7 @@ impl Figures {
 
     /// What `over` makes of the values at `path`; a dash if there are none.
     pub fn over(&self, path: &str, over: Over, quantity: Quantity) -> Result<Markup> {
-        let values = self.all(path)?;
+        let values = self.all(path, over)?;
         if values.is_empty() {
             return Ok(absent());
         }
@@ -103,6 +108,12 @@ impl Figures {
             .pointer(&format!("/{}", path.replace('.', "/")))
             .with_context(|| format!("find {path} in the comparison"))
     }
+}
+
+/// [`crate::result::Round::is_disturbed`], of what may be no round.
+fn is_disturbed(element: &Value) -> bool {
+    let share = element["hypervisor_share"].as_f64();
+    share.is_some_and(|share| share > HYPERVISOR_SHARE_MAX)
 }
 
 fn absent() -> Markup {

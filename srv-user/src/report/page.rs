@@ -83,8 +83,9 @@ fn plots(comparison: &Comparison, series: &[Series]) -> Result<Markup> {
     Ok(html! {
         (figure(
             "Latency of short requests",
-            "Along: how long; up: how rare. The further left a line stays, the better. \
-             Behind each name its p99, the median of the rounds; marks stand at p50, p90, p99 and p99.9. \
+            "Horizontal: latency. Vertical: percentile. The further left a line stays, the better. \
+             At each percentile a line shows the median of the rounds, as the tables do; behind \
+             each name stands its p99, and marks stand at p50, p90, p99 and p99.9. \
              The dashed line without marks is the limit: one first-come-first-served queue \
              replaying the very same draws.",
             |width| cdf::draw(comparison, series, width),

@@ -2,7 +2,6 @@
 
 use super::palette::{Role, Style};
 use crate::result::{Arm, Comparison};
-use crate::stats::median;
 
 /// An arm that ran.
 pub struct Series<'a> {
@@ -43,10 +42,5 @@ impl<'a> Series<'a> {
             series.push((Self { index, arm, role }, style));
         }
         series.into_iter().map(|(series, _)| series).collect()
-    }
-
-    /// The median over the rounds of something of a round.
-    pub fn median(&self, figure: impl Fn(&crate::result::Round) -> f64) -> f64 {
-        median(&self.arm.rounds.iter().map(figure).collect::<Vec<_>>())
     }
 }

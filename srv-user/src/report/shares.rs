@@ -137,9 +137,9 @@ fn draw_head(area: &Area, series: &Series) -> Result<()> {
     area.draw_text(&series.arm.name, &name, (px(4.0), px(4.0)))
         .map_err(drawing_error)?;
     let figures = format!(
-        "CV {:.3} · max/mean {:.3}",
-        series.median(|round| round.accepts_cv),
-        series.median(|round| round.accepts_max_over_mean)
+        "CV {:.4} · max/mean {:.3}",
+        series.arm.median(|round| round.accepts_cv),
+        series.arm.median(|round| round.accepts_max_over_mean)
     );
     let style = text(Role::Muted, 11.0, HPos::Left, VPos::Top);
     area.draw_text(&figures, &style, (px(4.0), px(22.0)))

@@ -61,7 +61,7 @@ pub fn figures(comparison: &Comparison, figures: &Figures, series: &[Series]) ->
     Ok(html! {
         section {
             h2 { "Figures" }
-            p.note { "Large: the median of the rounds; small: from the smallest to the largest. Requests and lost are sums." }
+            p.note { "Large: the median of the rounds, without those that the hypervisor disturbed; small: from the smallest to the largest. Requests and lost are sums over all rounds." }
             h3 { "Latency of short requests" }
             (table(&SHORT, series, figures, has_limit)?)
             h3 { "Latency of all requests" }
@@ -122,7 +122,7 @@ fn table(
 }
 
 fn cell(figures: &Figures, path: &str, &Column(_, _, quantity, over): &Column) -> Result<Markup> {
-    let is_one_value = over == Over::Sum || figures.all(path)?.len() < 2;
+    let is_one_value = over == Over::Sum || figures.all(path, over)?.len() < 2;
     Ok(html! {
         td {
             (figures.over(path, over, quantity)?)
@@ -149,7 +149,7 @@ pub fn ratios(comparison: &Comparison, figures: &Figures) -> Result<Markup> {
         section {
             h2 { "Ratios" }
             p.note {
-                "Paired by round: median, 95 % bootstrap confidence interval, range of the rounds. \
+                "Paired by round: median, 95 % bootstrap confidence interval (of three rounds or more), range of the rounds. \
                  Below 1 the first arm has less. The control compares an arm with itself: \
                  what it shows is chance."
             }
@@ -185,7 +185,11 @@ fn ratio(figures: &Figures, scale: &Scale, index: usize, compared: &Compared) ->
             td.left { (compared.figure) }
             td { strong { (show("rounds.median")?) } }
             td {
-                (show("low")?) " – " (show("high")?)
+                @if compared.ratio.interval().is_some() {
+                    (show("low")?) " – " (show("high")?)
+                } @else {
+                    span.absent title="fewer than three rounds" { "–" }
+                }
                 small { "rounds " (show("rounds.min")?) " – " (show("rounds.max")?) }
             }
             td.left { (scale.interval(compared)) }
@@ -207,7 +211,8 @@ impl Scale {
     fn of(ratios: &[Compared]) -> Self {
         let ends = ratios
             .iter()
-            .flat_map(|compared| [compared.ratio.low, compared.ratio.high]);
+            .filter_map(|compared| compared.ratio.interval())
+            .flat_map(|(low, high)| [low, high]);
         let ends = ends.filter(|end| end.is_finite() && *end > 0.0);
         let (low, high) = ends.fold((0.9_f64, 1.1_f64), |(low, high), end| {
             (low.min(end), high.max(end))
@@ -238,11 +243,15 @@ impl Scale {
     fn interval(&self, compared: &Compared) -> Markup {
         let ratio = &compared.ratio;
         let class = if ratio.differs() { "ink" } else { "muted" };
-        let (low, high) = (self.at(ratio.low), self.at(ratio.high));
+        let interval = ratio
+            .interval()
+            .map(|(low, high)| (self.at(low), self.at(high)));
         html! {
             svg.interval viewBox={ "0 0 " (SCALE_WIDTH) " 200" } aria-hidden="true" {
                 line.s-muted x1=(whole(self.at(1.0))) x2=(whole(self.at(1.0))) y1="0" y2="200" stroke-width="10" {}
-                line class={ "s-" (class) } x1=(whole(low)) x2=(whole(high)) y1="100" y2="100" stroke-width="28" {}
+                @if let Some((low, high)) = interval {
+                    line class={ "s-" (class) } x1=(whole(low)) x2=(whole(high)) y1="100" y2="100" stroke-width="28" {}
+                }
                 circle class={ "f-" (class) } cx=(whole(self.at(ratio.rounds.median))) cy="100" r="46" {}
             }
         }

@@ -49,18 +49,6 @@ impl Latencies {
         self.max_ns = self.max_ns.max(latency_ns);
     }
 
-    /// Those of another run.
-    pub fn add(&mut self, other: &Self) {
-        let [own, more] = [self.count(), other.count()].map(|count| count as f64);
-        let apart = other.mean_ns - self.mean_ns;
-        let part = more / (own + more).max(1.0);
-        self.mean_ns += apart * part;
-        self.squares += other.squares + apart * apart * own * part;
-        let added = self.histogram.add(&other.histogram);
-        added.expect("the same bounds");
-        self.max_ns = self.max_ns.max(other.max_ns);
-    }
-
     /// How many.
     pub fn count(&self) -> u64 {
         self.histogram.len()

@@ -7,8 +7,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use srv::ab::doubts::is_unusable;
 use srv::ab::files::RESERVE_BYTES;
-use srv::ab::judge::is_unusable;
 use srv::control::{Reply, Request, ask};
 use srv::result::Comparison;
 use srv_tests::child::Child;
@@ -172,9 +172,11 @@ fn a_disturbed_control_condemns_the_run() {
     let (result, _, _) = ab.end(2);
     assert_eq!(result.incomplete, None);
     assert!(is_unusable(&result), "{:?}", result.doubts);
-    assert_eq!(result.verdict.len(), 1, "{:?}", result.verdict);
-    let verdict = &result.verdict[0];
+    let [verdict, advice] = &result.verdict[..] else {
+        panic!("{:?}", result.verdict)
+    };
     assert!(verdict.contains("not usable"), "{verdict}");
+    assert!(advice.contains("--rounds 6"), "{advice}");
 }
 
 /// Room for the samples of two or three runs, in a mount namespace that ends with the run.

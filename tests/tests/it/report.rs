@@ -194,12 +194,19 @@ fn figure(json: &Value, path: &str, over: Option<&str>) -> f64 {
     let Some(over) = over else {
         return at(path).unwrap().as_f64().unwrap();
     };
-    let values = (0..).map_while(|index| at(&path.replace('*', &index.to_string())));
-    let mut values: Vec<f64> = values.filter_map(Value::as_f64).collect();
+    let (list, _) = path.split_once(".*").unwrap();
+    // One round of the sample was disturbed by the hypervisor: only sums contain it.
+    let is_taken = |index: &usize| {
+        let share = at(&format!("{list}.{index}.hypervisor_share"));
+        over == "sum" || share.is_none_or(|share| share.as_f64().unwrap() <= 0.02)
+    };
+    let rounds = (0..at(list).unwrap().as_array().unwrap().len()).filter(is_taken);
+    let values = rounds.map(|index| at(&path.replace('*', &index.to_string())));
+    let mut values: Vec<f64> = values.flatten().filter_map(Value::as_f64).collect();
     values.sort_by(f64::total_cmp);
-    assert_eq!(values.len() % 2, 1, "the sample has three rounds");
+    let (lower, upper) = ((values.len() - 1) / 2, values.len() / 2);
     match over {
-        "median" => values[values.len() / 2],
+        "median" => f64::midpoint(values[lower], values[upper]),
         "min" => values[0],
         "max" => values[values.len() - 1],
         "sum" => values.iter().sum(),

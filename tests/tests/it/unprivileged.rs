@@ -234,3 +234,38 @@ fn a_file_that_only_others_may_read() {
     client.get("/missing");
     assert_eq!(client.response().status(), 404);
 }
+
+#[test]
+fn a_comparison_stops_before_it_starts_unless_arms_may_be_left_out() {
+    let nobody = Nobody::new();
+    if !is_unprivileged(&nobody) {
+        return;
+    }
+    let out = nobody.folder.path().join("ab");
+    let ab = |more: &[&str]| {
+        let mut command = nobody.srv();
+        command.args(["ab", "cheap", "--arms", "hash,least+ring", "--rounds", "1"]);
+        command.args(["--rate", "100", "--duration", "100ms", "--out"]);
+        command.arg(&out).args(more).output().unwrap()
+    };
+    let output = ab(&[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        said.contains("the arms least+ring steer") && said.contains("--unsteered"),
+        "{said}"
+    );
+    assert!(!out.exists());
+
+    let output = ab(&["--unsteered"]);
+    assert!(output.status.success(), "{output:?}");
+    let result = srv::result::Comparison::read(&out).unwrap();
+    let rounds = result
+        .arms
+        .iter()
+        .map(|arm| (arm.name.as_str(), arm.rounds.len()));
+    assert_eq!(
+        rounds.collect::<Vec<_>>(),
+        [("hash", 1), ("least+ring", 0), ("hash again", 1)]
+    );
+}
