@@ -17,6 +17,7 @@ use crate::config::value::{
     Bytes, Count, ListenAddr, LogFormat, Period, PolicyName, UserName, list, scalar,
 };
 use crate::config::{AcceptMode, HEADER_BYTES_MIN};
+use crate::rehearsal::RehearsalArgs;
 use attach::{AttachArgs, DetachArgs};
 use load::LoadArgs;
 
@@ -71,6 +72,9 @@ pub enum Command {
     /// What `serve` starts once per worker
     #[command(hide = true)]
     Worker,
+    /// What `serve` starts to try what its workers will be able to do
+    #[command(hide = true)]
+    Rehearse(RehearsalArgs),
 }
 
 /// What `srv ab` may be told.

@@ -1,11 +1,14 @@
-//! The local control socket: what can be asked of a running server, the
-//! master's end of it and the asking end. The answers are the master's.
+//! The local control socket: what can be asked of a running server, and the
+//! asking end. `server` is the master's end, `socket_file` the name that it has
+//! among the files. The answers are the master's.
+
+mod server;
+mod socket_file;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,16 +16,12 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail, ensure};
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, Interest};
-use tokio::net::UnixListener;
-use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
-use crate::channel::send_with_fds;
 use crate::confine::Confinement;
 use crate::foreign::report::ForeignStatus;
 use crate::join::{Joined, Joining};
+
+pub use server::{Question, Server};
 
 /// A question to a running server: one line of JSON, answered by one [`Reply`]
 /// (which brings a file descriptor to [`Request::Join`]).
@@ -233,117 +232,6 @@ pub(crate) fn worker_for_tests(slot: u32) -> WorkerStatus {
         served: 0,
         refused: BTreeMap::new(),
     }
-}
-
-/// A request on its way to the master.
-pub struct Question {
-    /// What is asked.
-    pub request: Request,
-    /// Where the answer goes.
-    pub reply: oneshot::Sender<Reply>,
-}
-
-/// The master's end; the socket file goes when this is dropped.
-pub struct Server {
-    path: PathBuf,
-    listening: JoinHandle<()>,
-}
-
-impl Server {
-    /// Listens on `path`. Only this user can connect (mode 0600). Questions arrive as `events`.
-    ///
-    /// # Errors
-    /// If a living server has that socket, or it cannot be created.
-    pub fn open<E: From<Question> + Send + 'static>(
-        path: PathBuf,
-        events: UnboundedSender<E>,
-    ) -> anyhow::Result<Self> {
-        let listener =
-            bind(&path).with_context(|| format!("open the control socket {}", path.display()))?;
-        let listening = tokio::spawn(answer_all(listener, events));
-        Ok(Self { path, listening })
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.listening.abort();
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!("remove the control socket {}: {error}", self.path.display());
-        }
-    }
-}
-
-fn bind(path: &Path) -> anyhow::Result<UnixListener> {
-    match UnixStream::connect(path) {
-        Ok(_) => bail!("another server answers there: stop it, or pass another --control"),
-        // What a killed server left behind.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
-        Err(_) => {}
-    }
-    let before = rustix::process::umask(Mode::from_raw_mode(0o177));
-    let listener = UnixListener::bind(path);
-    rustix::process::umask(before);
-    Ok(listener?)
-}
-
-async fn answer_all<E: From<Question> + Send + 'static>(
-    listener: UnixListener,
-    events: UnboundedSender<E>,
-) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                tokio::spawn(answer(stream, events.clone()));
-            }
-            Err(error) => {
-                tracing::warn!("accept on the control socket: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-/// One request, one reply; nobody is owed an answer who does not ask properly.
-async fn answer<E: From<Question>>(
-    mut stream: tokio::net::UnixStream,
-    events: UnboundedSender<E>,
-) -> io::Result<()> {
-    const REQUEST_BYTES_MAX: u64 = 16 << 10;
-    let mut line = Vec::new();
-    let reading = tokio::io::AsyncReadExt::take(&mut stream, REQUEST_BYTES_MAX);
-    tokio::io::BufReader::new(reading)
-        .read_until(b'\n', &mut line)
-        .await?;
-    let reply = match serde_json::from_slice(&line) {
-        Ok(Request::Join(_)) if !is_own_or_root(&stream) => {
-            Reply::Refused("only the same user, or root, may join this server".into())
-        }
-        Ok(request) => {
-            let (reply, answered) = oneshot::channel();
-            let _ = events.send(Question { request, reply }.into());
-            answered
-                .await
-                .unwrap_or_else(|_| Reply::Refused("the server is stopping".into()))
-        }
-        Err(error) => Reply::Refused(format!("not a request: {error}")),
-    };
-    let mut packet = serde_json::to_vec(&reply)?;
-    packet.push(b'\n');
-    let Reply::Joined(Joined { channel: Some(fd) }) = &reply else {
-        return stream.write_all(&packet).await;
-    };
-    stream.writable().await?;
-    stream.try_io(Interest::WRITABLE, || {
-        send_with_fds(&stream, &packet, &[fd.as_fd()])
-    })
-}
-
-/// The file's mode says so of all who ask; it can be changed.
-fn is_own_or_root(stream: &tokio::net::UnixStream) -> bool {
-    let own = rustix::process::geteuid().as_raw();
-    let uid = stream.peer_cred().map(|peer| peer.uid());
-    uid.is_ok_and(|uid| uid == 0 || uid == own)
 }
 
 /// Asks a running server: the one on `path`, else the only one there is.

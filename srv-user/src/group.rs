@@ -6,7 +6,7 @@ mod report;
 
 use std::cell::Cell;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -18,7 +18,7 @@ use crate::config::{self, Settings};
 use crate::hang::HangWatch;
 use crate::listen::{ListenerGroup, accept_queue};
 use crate::slots::SlotTable;
-use crate::status;
+use crate::status::{self, SharedMemory};
 use crate::steer::{self, Steering};
 use healing::Healing;
 
@@ -27,7 +27,7 @@ pub struct Group {
     /// Its sockets.
     pub listeners: ListenerGroup,
     memory: &'static srv_common::Group,
-    memory_fd: OwnedFd,
+    shared: SharedMemory<srv_common::Group>,
     steering: Result<Steering, String>,
     ordered: Ordered,
     healing: Healing,
@@ -95,14 +95,14 @@ impl Group {
     /// If memory cannot be shared.
     pub fn open(listeners: ListenerGroup, settings: &Settings) -> anyhow::Result<Self> {
         let steering = load(settings);
-        let memory_fd = match &steering {
+        let shared = match &steering {
             Ok(steering) => steering
                 .memory()
-                .try_clone_to_owned()
+                .try_clone()
                 .context("duplicate a map's fd")?,
-            Err(_) => status::memfd()?,
+            Err(_) => SharedMemory::new()?,
         };
-        let mut group = Self::new(listeners, memory_fd, steering)?;
+        let mut group = Self::new(listeners, shared, steering)?;
         group.apply(settings, settings.workers);
         Ok(group)
     }
@@ -114,12 +114,12 @@ impl Group {
     /// If the memory cannot be mapped.
     pub fn join(
         listeners: ListenerGroup,
-        memory_fd: OwnedFd,
+        shared: SharedMemory<srv_common::Group>,
         steering: Result<Steering, String>,
         settings: &Settings,
     ) -> anyhow::Result<Self> {
         let slots = listeners.sockets.len() as u32;
-        let mut group = Self::new(listeners, memory_fd, steering)?;
+        let mut group = Self::new(listeners, shared, steering)?;
         group.is_anothers = true;
         group.apply(settings, slots);
         Ok(group)
@@ -127,10 +127,10 @@ impl Group {
 
     fn new(
         listeners: ListenerGroup,
-        memory_fd: OwnedFd,
+        shared: SharedMemory<srv_common::Group>,
         steering: Result<Steering, String>,
     ) -> anyhow::Result<Self> {
-        let memory = status::map(&memory_fd).context("map the shared status memory")?;
+        let memory = shared.map().context("map the shared status memory")?;
         let backlog = listeners.sockets.first().map(accept_queue);
         let backlog = backlog
             .and_then(Result::ok)
@@ -139,7 +139,7 @@ impl Group {
             backlog,
             listeners,
             memory,
-            memory_fd,
+            shared,
             steering,
             ordered: Ordered::default(),
             healing: Healing::new(),
@@ -181,7 +181,7 @@ impl Group {
     /// what [`Steering::handles`] has, if there is a program.
     pub fn handles(&self) -> Vec<BorrowedFd<'_>> {
         let steering = self.steering.as_ref().ok().map(Steering::handles);
-        let memory = std::iter::once(self.memory_fd.as_fd());
+        let memory = std::iter::once(self.shared.as_fd());
         memory.chain(steering.into_iter().flatten()).collect()
     }
 
@@ -241,7 +241,7 @@ impl Group {
 
     /// The memory to be inherited by workers.
     pub fn memory(&self) -> BorrowedFd<'_> {
-        self.memory_fd.as_fd()
+        self.shared.as_fd()
     }
 
     /// Why there is no program to steer with, if there is none.

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::sockopt::socket_peercred;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use srv_common::Group;
@@ -25,7 +26,7 @@ use crate::control::{self, Reply, Request};
 
 /// To be raised with every change of the messages here, or of what the fields of the
 /// shared memory mean.
-const PROTOCOL: u32 = 2;
+const PROTOCOL: u32 = 3;
 /// Within which the other master answers, or is taken to be stuck.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -246,6 +247,7 @@ fn first_server(settings: &Settings) -> anyhow::Result<PathBuf> {
 
 fn ask_for_channel(path: &Path, settings: &Settings) -> anyhow::Result<OwnedFd> {
     let mut stream = UnixStream::connect(path).map_err(|error| explain(&error))?;
+    ensure_same_user(&stream)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut packet = serde_json::to_vec(&Request::Join(Joining::new(settings)))?;
     packet.push(b'\n');
@@ -260,13 +262,26 @@ fn ask_for_channel(path: &Path, settings: &Settings) -> anyhow::Result<OwnedFd> 
     }
 }
 
+/// The other server hands over listeners and memory, and this one's workers serve by them.
+fn ensure_same_user(stream: &UnixStream) -> anyhow::Result<()> {
+    let other = socket_peercred(stream)
+        .context("ask whose server it is")?
+        .uid;
+    ensure!(
+        other == rustix::process::geteuid(),
+        "it belongs to user {}: only a server of the same user can be joined",
+        other.as_raw()
+    );
+    Ok(())
+}
+
 fn explain(error: &io::Error) -> anyhow::Error {
     let mend = match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             ": there is nobody to join; leave --join out, or name another --control"
         }
         io::ErrorKind::PermissionDenied => {
-            ": it belongs to another user; only that one, or root, may join"
+            ": it belongs to another user; only a server of the same user can be joined"
         }
         _ => "",
     };

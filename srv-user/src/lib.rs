@@ -32,6 +32,7 @@ pub mod overflow;
 pub mod peer;
 pub mod process;
 pub mod reactor;
+pub mod rehearsal;
 pub mod report;
 mod requests;
 pub mod response;

@@ -8,7 +8,7 @@ use srv::cli::{AbArgs, AbCommand, Cli, Command, query};
 use srv::control::Request;
 use srv::result::Comparison;
 use srv::takeover::Takeover;
-use srv::{ab, config, doctor, load, log, master, report, steer, worker};
+use srv::{ab, config, doctor, load, log, master, rehearsal, report, steer, worker};
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -30,6 +30,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             master::run(settings, *args, takeover)?;
         }
         Command::Worker => worker::run()?,
+        Command::Rehearse(args) => rehearsal::perform(&args)?,
         Command::Load(args) => return load::command::run(&args),
         Command::Status(asked) => query::status(&asked)?,
         Command::Sockets(asked) => query::sockets(&asked)?,

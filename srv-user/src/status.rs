@@ -1,111 +1,17 @@
 //! The memory in which master, workers and the BPF program see each other's
-//! state: mapping it, and a worker's side of publishing to it. The meaning of
-//! every field is srv-common's; the only mmap is here.
+//! state: a worker's side of publishing to it, and in `memory` the mapping of it.
+//! The meaning of every field is srv-common's.
+
+mod memory;
 
 use std::cell::Cell;
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use anyhow::Context;
-use rustix::fs::MemfdFlags;
-use rustix::mm::{MapFlags, ProtFlags};
-use srv_common::foreign::Foreign;
 use srv_common::layout::Load;
 use srv_common::policy::{Policy, hermes, steal_patience_ns};
-use srv_common::{Group, MAX_WORKERS, Refusal, Slot};
+use srv_common::{Group, Refusal, Slot};
 
-/// Maps a group for the rest of a master's life. `fd` is a
-/// `BPF_F_MMAPABLE` array of one [`Group`], or [`memfd`].
-///
-/// # Errors
-/// What `mmap` says, for example `EPERM` for an array that cannot be mapped.
-pub fn map(fd: impl AsFd) -> io::Result<&'static Group> {
-    // SAFETY: both kinds of file are at least as long as a group.
-    unsafe { map_as(fd) }
-}
-
-/// As [`map`], for the worker in `slot`: it can write only what
-/// [`Group::writable_by`] says, and since the kernel never lets a mapping of an array
-/// be written that was made to be read (kernel/bpf/syscall.c, `bpf_map_mmap`), not
-/// give itself more either once `fd` is closed. Where pages are larger than that
-/// takes for granted, all of it can be written.
-///
-/// # Errors
-/// What `mmap` says.
-pub fn map_for_worker(fd: impl AsFd, slot: u32) -> io::Result<&'static Group> {
-    let writable = Group::<MAX_WORKERS>::writable_by(slot);
-    let page_bytes = rustix::param::page_size();
-    if !writable
-        .iter()
-        .all(|bytes| bytes.start.is_multiple_of(page_bytes))
-    {
-        return map(fd);
-    }
-    let read_write = ProtFlags::READ | ProtFlags::WRITE;
-    let length = size_of::<Group>();
-    // SAFETY: as in `map_as`; what is put over parts of the mapping is the same.
-    unsafe {
-        let fd = fd.as_fd();
-        let flags = MapFlags::SHARED;
-        let address =
-            rustix::mm::mmap(std::ptr::null_mut(), length, ProtFlags::READ, flags, fd, 0)?;
-        for bytes in writable {
-            let (at, offset) = (address.byte_add(bytes.start), bytes.start as u64);
-            rustix::mm::mmap(
-                at,
-                bytes.len(),
-                read_write,
-                flags | MapFlags::FIXED,
-                fd,
-                offset,
-            )?;
-        }
-        Ok(&*address.cast())
-    }
-}
-
-/// As [`map`], for the array of a [`Foreign`] group.
-///
-/// # Errors
-/// What `mmap` says.
-pub fn map_foreign(fd: impl AsFd) -> io::Result<&'static Foreign> {
-    // SAFETY: the array's value is a foreign group.
-    unsafe { map_as(fd) }
-}
-
-/// # Safety
-/// `fd` is at least as long as a `T`, all of whose fields accept any bits and
-/// are only accessed atomically.
-unsafe fn map_as<T>(fd: impl AsFd) -> io::Result<&'static T> {
-    // SAFETY: a fresh shared mapping, never unmapped, page-aligned and zeroed;
-    // the rest is the caller's promise.
-    unsafe {
-        let address = rustix::mm::mmap(
-            std::ptr::null_mut(),
-            size_of::<T>(),
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::SHARED,
-            fd,
-            0,
-        )?;
-        Ok(&*address.cast())
-    }
-}
-
-/// Memory for a group that no BPF program reads.
-///
-/// # Errors
-/// If the kernel refuses a memfd of the group's size.
-pub fn memfd() -> anyhow::Result<OwnedFd> {
-    let fd = rustix::fs::memfd_create("srv-group", MemfdFlags::CLOEXEC)
-        .context("create shared memory for the workers' status")?;
-    let file = File::from(fd);
-    file.set_len(size_of::<Group>() as u64)
-        .context("size shared memory for the workers' status")?;
-    Ok(file.into())
-}
+pub use memory::{Layout, SharedMemory};
 
 /// What a worker tells the world: plain stores to its slot in every group, no
 /// system call.

@@ -13,6 +13,8 @@ use aya_log::EbpfLogger;
 use socket2::Socket;
 use srv_common::{Group, MAX_WORKERS};
 
+use crate::status::SharedMemory;
+
 /// The BPF object that the build embedded; empty if there was none.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/srv-ebpf.o"));
 
@@ -32,7 +34,7 @@ pub struct Steering {
     select: OwnedFd,
     listeners: ReusePortSockArray<MapData>,
     listeners_fd: OwnedFd,
-    memory: OwnedFd,
+    memory: SharedMemory<Group>,
     /// What the program logs, if it was loaded to log.
     log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// A socket of the group, while the program is attached.
@@ -78,7 +80,11 @@ impl Steering {
     ///
     /// # Errors
     /// If the kernel does not let this process use the socket array.
-    pub fn adopt(select: OwnedFd, listeners: OwnedFd, memory: OwnedFd) -> anyhow::Result<Self> {
+    pub fn adopt(
+        select: OwnedFd,
+        listeners: OwnedFd,
+        memory: SharedMemory<Group>,
+    ) -> anyhow::Result<Self> {
         let listeners_fd = listeners.try_clone().context("duplicate a map's fd")?;
         let listeners = MapData::from_fd(listeners).context("adopt a socket array")?;
         Ok(Self {
@@ -98,8 +104,8 @@ impl Steering {
     }
 
     /// The array that holds the [`Group`], to be mapped.
-    pub fn memory(&self) -> BorrowedFd<'_> {
-        self.memory.as_fd()
+    pub fn memory(&self) -> &SharedMemory<Group> {
+        &self.memory
     }
 
     /// Makes `socket` the one that the program selects for `slot`.
@@ -247,7 +253,7 @@ fn load_object(is_logging: bool) -> anyhow::Result<Ebpf> {
     Ok(loader.load(OBJECT)?)
 }
 
-fn group_memory(ebpf: &mut Ebpf) -> anyhow::Result<OwnedFd> {
+fn group_memory(ebpf: &mut Ebpf) -> anyhow::Result<SharedMemory<Group>> {
     let Some(Map::Array(map)) = ebpf.map("GROUP") else {
         bail!("find array GROUP in the BPF object");
     };
@@ -259,7 +265,7 @@ fn group_memory(ebpf: &mut Ebpf) -> anyhow::Result<OwnedFd> {
         size_of::<Group>()
     );
     let fd = map.fd().as_fd().try_clone_to_owned();
-    fd.context("duplicate the fd of array GROUP")
+    SharedMemory::checked(fd.context("duplicate the fd of array GROUP")?)
 }
 
 /// What refused a program, on one line: without what the verifier said of each

@@ -24,7 +24,7 @@ use crate::log;
 use crate::reactor::{Reactor, Readiness};
 use crate::ring::{self, Ring};
 use crate::site::Site;
-use crate::status::{self, Published, monotonic_ns};
+use crate::status::{Published, SharedMemory, monotonic_ns};
 
 /// Runs the worker process to its end.
 ///
@@ -509,8 +509,8 @@ fn take_inherited(start: &Start) -> anyhow::Result<(Vec<Vec<OwnedFd>>, Published
     let mut listeners = Vec::new();
     let mut memories = Vec::new();
     for group in 0..start.groups {
-        let memory = adopt(inherited.memory(group));
-        let mapped = status::map_for_worker(&memory, start.slot);
+        let memory = SharedMemory::checked(adopt(inherited.memory(group)))?;
+        let mapped = memory.map_for_worker(start.slot);
         memories.push(mapped.context("map the shared status memory")?);
         listeners.push(
             (0..count)

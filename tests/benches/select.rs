@@ -17,7 +17,7 @@ use srv::cli::ServeArgs;
 use srv::config::{self, value::Count};
 use srv::listen::ListenerGroup;
 use srv::stats::Spread;
-use srv::status::{self, monotonic_ns};
+use srv::status::monotonic_ns;
 use srv::steer::Steering;
 use srv_common::layout::{ELIGIBLE, eligibility};
 use srv_common::policy::{SCAN_ALL_MAX, hermes};
@@ -166,7 +166,7 @@ struct Target {
 impl Target {
     fn open(workers: u32, policy: Policy) -> Result<Self> {
         let mut steering = Steering::load()?;
-        let group = status::map(steering.memory()).context("map the group")?;
+        let group = steering.memory().map().context("map the group")?;
         // With TCP_DEFER_ACCEPT, as srv has it, a reset takes away all of a
         // connection that has sent nothing: no queue ever fills up.
         let arguments = ServeArgs {

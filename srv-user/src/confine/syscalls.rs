@@ -30,8 +30,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_read,
     libc::SYS_recvfrom,
     libc::SYS_sendto,
-    libc::SYS_setsockopt,
-    libc::SYS_shutdown,
     libc::SYS_write,
     libc::SYS_writev,
     // The channel, over which new listeners come.
@@ -39,7 +37,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_sendmsg,
     // Files; Landlock says which.
     libc::SYS_close,
-    libc::SYS_fcntl,
     libc::SYS_fstat,
     libc::SYS_newfstatat,
     libc::SYS_openat2,
@@ -80,23 +77,48 @@ const ALLOWED_OLD: &[libc::c_long] = &[];
 
 const PROT_EXEC: u64 = libc::PROT_EXEC as u64;
 const SET_TIMER_SLACK: u64 = libc::PR_SET_TIMERSLACK as u64;
+const SHUT_WR: u64 = libc::SHUT_WR as u64;
+const SOL_SOCKET: u64 = libc::SOL_SOCKET as u64;
+const SO_LINGER: u64 = libc::SO_LINGER as u64;
+/// The same number as `TIOCOUTQ` (include/uapi/linux/sockios.h).
+const SIOCOUTQ: u64 = libc::TIOCOUTQ;
 
 /// A condition on one argument, by its number: these bits of it have this value.
 type Argument = (u8, SeccompCmpOp, u64);
 
-/// Allowed only if the argument is so.
-fn conditional(this_process: u64) -> [(libc::c_long, Argument); 6] {
-    let is = SeccompCmpOp::Eq;
-    let without = |bits| SeccompCmpOp::MaskedEq(bits);
-    [
-        (libc::SYS_mmap, (2, without(PROT_EXEC), 0)),
-        (libc::SYS_mprotect, (2, without(PROT_EXEC), 0)),
+/// Allowed only if all of these conditions hold. A call may be listed more than once.
+///
+/// A worker holds the listeners of all its siblings, and descriptors that it shares with
+/// the master (standard error), so what acts on the *description* behind a descriptor is
+/// not its own business: shutting a listener down for reading ends it for all,
+/// `SO_DETACH_REUSEPORT_BPF` and filters are the group's, flags (`F_SETFL`) and the
+/// receiver of signals (`F_SETOWN`, `F_SETSIG`) are everybody's that has the description.
+fn conditional(this_process: u64) -> Vec<(libc::c_long, Vec<Argument>)> {
+    let is = |argument, value| (argument, SeccompCmpOp::Eq, value);
+    let without = |argument, bits| (argument, SeccompCmpOp::MaskedEq(bits), 0);
+    vec![
+        (libc::SYS_mmap, vec![without(2, PROT_EXEC)]),
+        (libc::SYS_mprotect, vec![without(2, PROT_EXEC)]),
         // Its own limits, not another process's.
-        (libc::SYS_prlimit64, (0, is.clone(), 0)),
-        (libc::SYS_prctl, (0, is.clone(), SET_TIMER_SLACK)),
+        (libc::SYS_prlimit64, vec![is(0, 0)]),
+        (libc::SYS_prctl, vec![is(0, SET_TIMER_SLACK)]),
         // `abort`.
-        (libc::SYS_tgkill, (0, is.clone(), this_process)),
-        (libc::SYS_tkill, (0, is, this_process)),
+        (libc::SYS_tgkill, vec![is(0, this_process)]),
+        (libc::SYS_tkill, vec![is(0, this_process)]),
+        // The end of a connection: of a listener this half does nothing.
+        (libc::SYS_shutdown, vec![is(1, SHUT_WR)]),
+        // A connection that is to be reset. Accepted sockets inherit it from a listener,
+        // so the master looks whether listeners have it.
+        (
+            libc::SYS_setsockopt,
+            vec![is(1, SOL_SOCKET), is(2, SO_LINGER)],
+        ),
+        // std's check, in debug builds, that what it closes is open; and duplicates.
+        (libc::SYS_fcntl, vec![is(1, libc::F_GETFD as u64)]),
+        (libc::SYS_fcntl, vec![is(1, libc::F_GETFL as u64)]),
+        (libc::SYS_fcntl, vec![is(1, libc::F_DUPFD_CLOEXEC as u64)]),
+        // What the peer has not acknowledged yet.
+        (libc::SYS_ioctl, vec![is(1, SIOCOUTQ)]),
     ]
 }
 
@@ -146,9 +168,15 @@ fn filter() -> anyhow::Result<BpfProgram> {
     let always = ALLOWED.iter().chain(ALLOWED_OLD);
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         always.map(|call| (*call, Vec::new())).collect();
-    for (call, (argument, operator, value)) in conditional(std::process::id().into()) {
-        let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?;
-        rules.insert(call, vec![SeccompRule::new(vec![condition])?]);
+    for (call, arguments) in conditional(std::process::id().into()) {
+        let conditions = arguments.into_iter().map(|(argument, operator, value)| {
+            SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
+        });
+        let conditions = conditions.collect::<Result<_, _>>()?;
+        rules
+            .entry(call)
+            .or_default()
+            .push(SeccompRule::new(conditions)?);
     }
     let otherwise = SeccompAction::Errno(libc::ENOSYS as u32);
     let architecture = std::env::consts::ARCH.try_into();

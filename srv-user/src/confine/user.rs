@@ -10,6 +10,7 @@ use rustix::thread::{CapabilitySet, set_thread_groups, set_thread_res_gid, set_t
 use serde::{Deserialize, Serialize};
 
 use super::capabilities;
+use crate::rehearsal::rehearse;
 
 /// Who owns nothing; also where no file names it, as in an image that holds one binary.
 const NOBODY: User = User {
@@ -59,33 +60,12 @@ impl User {
     /// # Errors
     /// Why it cannot.
     pub fn ensure_possible(self) -> anyhow::Result<()> {
-        self.on_a_thread(|| Ok(()))?;
+        rehearse(self, None)?;
         ensure!(
             self.is_current() || capabilities::held().contains(CapabilitySet::KILL),
             "a worker of another user can be stopped only with CAP_KILL"
         );
         Ok(())
-    }
-
-    /// What `act` comes to when this user does it.
-    ///
-    /// # Errors
-    /// Those of `act`, or that this process cannot become that user.
-    pub fn on_a_thread<T: Send>(
-        self,
-        act: impl FnOnce() -> anyhow::Result<T> + Send,
-    ) -> anyhow::Result<T> {
-        // To the kernel, users are a thread's; this one ends.
-        let act = || {
-            self.become_it()?;
-            act()
-        };
-        std::thread::scope(|scope| {
-            let acting = scope.spawn(act);
-            acting
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
     }
 
     /// Becomes this user, for good and without any other group. This thread only:
@@ -174,16 +154,5 @@ mod tests {
     fn an_unknown_name_is_told_what_does_without_one() {
         let refusal = User::named("srv-no-such-user").unwrap_err().to_string();
         assert!(refusal.contains("UID:GID"), "{refusal}");
-    }
-
-    #[test]
-    fn only_the_thread_becomes_another() {
-        let before = getuid();
-        let nobody = User::nobody();
-        match nobody.on_a_thread(|| Ok(getuid())) {
-            Ok(uid) => assert_eq!(uid.as_raw(), nobody.uid),
-            Err(refusal) => assert!(format!("{refusal:#}").contains("CAP_SETUID"), "{refusal:#}"),
-        }
-        assert_eq!(getuid(), before);
     }
 }

@@ -14,7 +14,7 @@ use crate::config::{Limits, Serving};
 use crate::mutation::{config, mutated};
 use crate::response;
 use crate::site::Site;
-use crate::status;
+use crate::status::SharedMemory;
 
 /// Well-formed requests, and how each is answered.
 const REQUESTS: [(&str, u16); 8] = [
@@ -81,7 +81,7 @@ fn cuts() -> impl Strategy<Value = Vec<Index>> {
 }
 
 fn driver() -> Driver {
-    let group = status::map(status::memfd().unwrap()).unwrap();
+    let group = SharedMemory::new().unwrap().map().unwrap();
     Driver::new(Rc::new(Http {
         site: Site::new(&Serving::default(), None).unwrap(),
         limits: Limits::default(),

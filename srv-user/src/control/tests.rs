@@ -1,11 +1,14 @@
 //! Both ends of the control socket with a stranger at the other.
 
+use std::io;
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 
 use proptest::prelude::*;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc::unbounded_channel;
 
+use super::server::answer;
 use super::*;
 use crate::balance;
 use crate::foreign::table;
@@ -40,7 +43,7 @@ async fn said_to(bytes: &[u8]) -> Vec<u8> {
             question.reply.send(done).unwrap();
         }
     };
-    let (said, answered, ()) = tokio::join!(asking, answer(theirs, events), master);
+    let (said, answered, ()) = tokio::join!(asking, answer(theirs, events, Arc::default()), master);
     answered.unwrap();
     said
 }

@@ -20,7 +20,7 @@ use srv_common::Policy;
 use srv_common::foreign::{Foreign, MAX_LISTENERS, Reason, Sleep, Tag};
 
 use super::select::{self, Loaded, Reads, SELECT};
-use crate::status;
+use crate::status::SharedMemory;
 use crate::steer::program;
 
 /// The programs with their memory, for one listener group. Dropping it detaches
@@ -362,7 +362,9 @@ fn map(ebpf: &Ebpf) -> anyhow::Result<&'static Foreign> {
         info.value_size(),
         size_of::<Foreign>()
     );
-    status::map_foreign(map.fd().as_fd()).context("map array FOREIGN")
+    let fd = map.fd().as_fd().try_clone_to_owned();
+    let memory = SharedMemory::checked(fd.context("duplicate the fd of array FOREIGN")?)?;
+    memory.map().context("map array FOREIGN")
 }
 
 fn listeners(ebpf: &mut Ebpf) -> anyhow::Result<ReusePortSockArray<&mut MapData>> {

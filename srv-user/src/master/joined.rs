@@ -18,6 +18,7 @@ use crate::control;
 use crate::group::{Group, Hang, Stage};
 use crate::join::{self, Given, ToFirst, ToJoined};
 use crate::listen::ListenerGroup;
+use crate::status::SharedMemory;
 use crate::steer::Steering;
 use crate::takeover::Peer;
 
@@ -59,6 +60,7 @@ pub(super) fn join(settings: &Settings) -> anyhow::Result<(Vec<Group>, First)> {
     let mut groups = Vec::new();
     for (address, is_steered) in &welcome.groups {
         let memory = fds.next().context("no memory was handed over")?;
+        let memory = SharedMemory::checked(memory).context("look at its memory")?;
         let handles = is_steered.then(|| fds.next().zip(fds.next())).flatten();
         let steering = adopt(settings, &memory, handles);
         let sockets = fds.by_ref().take(welcome.listeners as usize);
@@ -88,7 +90,7 @@ pub(super) fn join(settings: &Settings) -> anyhow::Result<(Vec<Group>, First)> {
 /// The program, for when the other server has gone.
 fn adopt(
     settings: &Settings,
-    memory: &OwnedFd,
+    memory: &SharedMemory<srv_common::Group>,
     handles: Option<(OwnedFd, OwnedFd)>,
 ) -> Result<Steering, String> {
     let adopt = || {

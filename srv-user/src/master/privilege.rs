@@ -13,7 +13,7 @@ use crate::config::{self, Settings};
 use crate::confine::capabilities::{self, Deeds};
 use crate::confine::user::User;
 use crate::listen;
-use crate::site::Site;
+use crate::rehearsal::rehearse;
 
 /// Whom workers run as: the user asked for, or, where only the default cannot be
 /// had, who runs this process (which is said).
@@ -47,8 +47,7 @@ pub(super) fn ensure_root_is_served(
     let Some(user) = user else {
         return Ok(());
     };
-    let opened = user.on_a_thread(|| Site::new(&settings.serving, None).map(drop));
-    opened.with_context(|| {
+    rehearse(user, Some(&settings.serving)).with_context(|| {
         let place = config::place(flags, "root").unwrap_or_else(|_| "root".into());
         format!(
             "{place}: workers run as user {} of group {}: let them in, or name another --user",

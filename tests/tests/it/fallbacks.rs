@@ -7,7 +7,6 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use srv::status;
 use srv::steer::Steering;
 use srv_common::layout::{ELIGIBLE, eligibility};
 use srv_common::{Group, Policy, Reason};
@@ -30,7 +29,7 @@ impl Steered {
     fn attach(listeners: usize) -> Self {
         let listeners = listening((Ipv4Addr::LOCALHOST, 0).into(), listeners);
         let mut steering = Steering::load().unwrap();
-        let memory = status::map(steering.memory()).unwrap();
+        let memory = steering.memory().map().unwrap();
         steering.attach(&listeners[0]).unwrap();
         let address = listeners[0].local_addr().unwrap().as_socket().unwrap();
         Self {

@@ -172,7 +172,7 @@ fn another_user() {
     for_all(control.parent().unwrap());
     for_all(&control);
     let said = join();
-    assert!(said.contains("only the same user, or root"), "{said}");
+    assert!(said.contains("only a server of the same user"), "{said}");
     assert!(status(&first).joined.is_none());
 }
 

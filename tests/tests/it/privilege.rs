@@ -15,7 +15,6 @@ use rustix::thread::CapabilitySet;
 use socket2::{Domain, Socket, Type};
 use srv::confine::{capabilities, paths};
 use srv::listen::drop_syns;
-use srv::status;
 use srv::steer::Steering;
 use srv_common::{Group, MAX_WORKERS, Slot};
 use srv_tests::server::{self, Server};
@@ -354,7 +353,7 @@ fn a_worker_writes_to_its_own_page_and_to_what_all_share() {
         assert_eq!(memory.writable(), Group::<MAX_WORKERS>::writable_by(slot));
     }
     let steering = Steering::load().unwrap();
-    let group = status::map_for_worker(steering.memory(), 1).unwrap();
+    let group = steering.memory().map_for_worker(1).unwrap();
     let others = std::ptr::from_ref(&group.slots[2]);
     // SAFETY: nobody has the page; that it cannot be had is the question.
     let got = unsafe {

@@ -1,0 +1,152 @@
+//! The name of a listening Unix socket among the files: how it comes into being,
+//! and how it goes. No file is removed here except a socket, and at the end only
+//! the one that was made here.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use rustix::fs::Mode;
+
+/// The file of a listening socket. When this is dropped the file is removed, if it is
+/// still the same file.
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    /// Listens on `path`, to which only this user can connect (mode 0600). A socket on
+    /// which no process listens any more, as a killed server leaves it, is replaced.
+    ///
+    /// # Errors
+    /// If a process listens on that socket, if the name belongs to anything but a
+    /// socket, or if the kernel refuses to create one.
+    pub fn bind(path: PathBuf) -> anyhow::Result<(Self, UnixListener)> {
+        make_way(&path)?;
+        let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+        let listener = UnixListener::bind(&path);
+        rustix::process::umask(before);
+        let listener = listener?;
+        let file = fs::symlink_metadata(&path).context("stat the new socket")?;
+        let identity = identity(&file);
+        Ok((Self { path, identity }, listener))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let path = self.path.display();
+        let removed = match fs::symlink_metadata(&self.path) {
+            Ok(file) if identity(&file) == self.identity => fs::remove_file(&self.path),
+            Ok(_) => {
+                tracing::warn!("leave {path} alone: it is not this server's control socket");
+                return;
+            }
+            Err(error) => Err(error),
+        };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("remove the control socket {path}: {error}");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn identity(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
+}
+
+/// Removes a socket that is not in use.
+fn make_way(path: &Path) -> anyhow::Result<()> {
+    let file = match fs::symlink_metadata(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).context("look what is there"),
+    };
+    if !file.file_type().is_socket() {
+        bail!(
+            "{} is there, which srv does not replace: pass another --control, or remove it",
+            kind(&file)
+        );
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => bail!("another server answers there: stop it, or pass another --control"),
+        // What a killed server left behind.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).context("remove the socket of a server that has ended")
+        }
+        Err(error) => Err(error).context(
+            "try whether a server answers there (if none does, remove it, or pass another \
+             --control)",
+        ),
+    }
+}
+
+fn kind(file: &Metadata) -> &'static str {
+    let kind = file.file_type();
+    if kind.is_file() {
+        "a regular file"
+    } else if kind.is_dir() {
+        "a folder"
+    } else if kind.is_symlink() {
+        "a symbolic link"
+    } else {
+        "a special file"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    fn refusal(path: &Path) -> String {
+        let bound = SocketFile::bind(path.to_owned());
+        format!("{:#}", bound.map(drop).expect_err("a refusal"))
+    }
+
+    #[test]
+    fn only_a_socket_that_is_not_in_use_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("notes"), "precious").unwrap();
+        assert!(refusal(&at("notes")).contains("a regular file is there"));
+        assert_eq!(fs::read(at("notes")).unwrap(), b"precious");
+        symlink(at("notes"), at("link")).unwrap();
+        assert!(refusal(&at("link")).contains("a symbolic link"));
+        assert!(at("link").is_symlink());
+        fs::create_dir(at("folder")).unwrap();
+        assert!(refusal(&at("folder")).contains("a folder"));
+        let datagram = UnixDatagram::bind(at("datagram")).unwrap();
+        assert!(refusal(&at("datagram")).contains("remove it"));
+        assert!(at("datagram").exists());
+        drop(datagram);
+        let (first, listener) = SocketFile::bind(at("control")).unwrap();
+        assert!(refusal(&at("control")).contains("another server"));
+        drop(listener);
+        // As a killed server leaves it.
+        std::mem::forget(first);
+        let (second, _listener) = SocketFile::bind(at("control")).unwrap();
+        drop(second);
+        assert!(!at("control").exists());
+    }
+
+    #[test]
+    fn at_the_end_only_its_own_file_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        let (file, _listener) = SocketFile::bind(path.clone()).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "another's").unwrap();
+        drop(file);
+        assert_eq!(fs::read(&path).unwrap(), b"another's");
+    }
+}
