@@ -50,6 +50,7 @@ mod reload;
 mod report;
 mod ring;
 mod root_moves;
+mod shares;
 mod shrink;
 mod simulation;
 mod slowloris;
