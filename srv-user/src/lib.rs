@@ -1,5 +1,9 @@
 //! srv's library: each module owns one responsibility.
 
+// Before all that prints: its macros take the place of std's.
+#[macro_use]
+pub mod output;
+
 pub mod ab;
 pub mod arrivals;
 pub mod balance;

@@ -1,5 +1,6 @@
 //! The binary: parses the command line and calls what it names.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -8,15 +9,21 @@ use srv::cli::{AbArgs, AbCommand, Cli, Command, query};
 use srv::control::Request;
 use srv::result::Comparison;
 use srv::takeover::Takeover;
-use srv::{ab, config, doctor, load, log, master, rehearsal, report, steer, worker};
+use srv::{ab, config, doctor, load, log, master, output, rehearsal, report, steer, worker};
+use srv::{eprintln, print, println};
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("srv: {error:#}");
+    let code = run(Cli::parse().command).unwrap_or_else(|error| {
+        eprintln!("srv: {error:#}");
+        ExitCode::FAILURE
+    });
+    match output::failure() {
+        // A reader that has gone, such as `head`, has what it wanted.
+        Some(error) if error.kind() != ErrorKind::BrokenPipe => {
+            eprintln!("srv: write to standard output: {error}");
             ExitCode::FAILURE
         }
+        _ => code,
     }
 }
 

@@ -14,6 +14,7 @@ use super::report::ForeignStatus;
 use super::sock_diag::SockDiag;
 use super::table;
 use crate::control::ProgramStatus;
+use crate::output;
 
 /// Between two reports.
 const EVERY: Timespec = Timespec {
@@ -40,7 +41,7 @@ pub fn run(target: &Target, once: bool, json: bool) -> anyhow::Result<()> {
             true => println!("{}", serde_json::to_string(&status)?),
             false => println!("{}", table::group(&status)),
         }
-        if once {
+        if once || output::failure().is_some() {
             return Ok(());
         }
         // A signal ends this sleep, where std's would go on.
