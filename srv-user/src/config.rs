@@ -11,7 +11,9 @@ use srv_common::Policy;
 
 use crate::confine::User;
 
-pub use merge::{BACKLOG, LISTEN, available_cpus, ensure_workers_fit, place, settings};
+pub use merge::{
+    BACKLOG, LISTEN, available_cpus, ensure_workers_fit, place, settings, settings_noting,
+};
 pub use root::Root;
 
 mod file;
@@ -62,6 +64,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether connections are to be steered, if the kernel lets this process.
+    pub fn steers(&self) -> bool {
+        self.bpf && self.serving.accept.has_own_listeners()
+    }
+
     /// The first setting, by its key, in which `self` and `next` differ and which
     /// a running server cannot change.
     pub fn first_fixed_change(&self, next: &Self) -> Option<&'static str> {

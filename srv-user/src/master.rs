@@ -9,6 +9,7 @@ mod hangs;
 mod joined;
 mod leftover;
 mod privilege;
+mod reading;
 mod reload;
 mod root;
 mod second;
@@ -18,6 +19,7 @@ mod upgrade;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -39,11 +41,12 @@ use crate::overflow::Overflow;
 use crate::slots::SlotTable;
 use crate::spawn::{self, Worker};
 use crate::takeover::{Peer, Takeover, ToPredecessor, ToSuccessor};
-use crate::{steer, systemd};
+use crate::{log, steer, systemd};
 use back_off::BackOff;
 use first::Second;
 use joined::First;
 use leftover::Leftover;
+use reading::Reading;
 use root::RootWatch;
 use stop::Stopping;
 use upgrade::Upgrade;
@@ -64,10 +67,13 @@ pub enum Event {
     FromSecond(Option<ToFirst>),
     /// The server that this one has joined says something, or (`None`) is gone.
     FromFirst(Option<ToJoined>),
-    /// The root's name means another folder than workers serve.
-    RootIs(Root),
+    /// The root's name means another folder than workers serve, and why workers cannot
+    /// serve that one.
+    RootIs(Root, Option<String>),
     /// Open the control socket there; when to give up.
     AnswerAt(PathBuf, Instant),
+    /// The configuration was read again, or cannot be used.
+    Reread(Box<anyhow::Result<Settings>>),
 }
 
 impl From<Question> for Event {
@@ -90,7 +96,8 @@ pub fn run(settings: Settings, flags: ServeArgs, takeover: Takeover) -> anyhow::
         .block_on(async {
             let mut master = Master::open(settings, flags, takeover)?;
             let result = master.serve().await;
-            master.kill_workers();
+            master.end_workers();
+            systemd::finish();
             if let (Err(error), Some(predecessor)) = (&result, &master.predecessor) {
                 predecessor.tell(&ToPredecessor::Failed(format!("{error:#}")));
             }
@@ -115,7 +122,7 @@ struct SlotRecord {
 
 struct Master {
     settings: Settings,
-    flags: ServeArgs,
+    flags: Arc<ServeArgs>,
     /// Whom workers run as; `None`: who runs this process.
     user: Option<User>,
     hang_check: Interval,
@@ -131,6 +138,8 @@ struct Master {
     /// Where this process's binary was when it started; what is there now is the next.
     binary: PathBuf,
     upgrade: Option<Upgrade>,
+    /// The configuration is being read again.
+    reading: Option<Reading>,
     /// Until everything is taken over from it.
     predecessor: Option<Peer>,
     /// The server that has joined this one.
@@ -187,6 +196,7 @@ impl Master {
         let mut master = Self {
             binary: std::env::current_exe().context("find this process's binary")?,
             upgrade: None,
+            reading: None,
             predecessor,
             slots: SlotTable::default(),
             overflow_before: Overflow::read().unwrap_or_default(),
@@ -209,7 +219,7 @@ impl Master {
             root_watch: None,
             hang_check: hang_check(&settings),
             settings,
-            flags,
+            flags: Arc::new(flags),
             user,
         };
         master.slots.use_until(master.own_slots().end);
@@ -245,24 +255,26 @@ impl Master {
                 .stopping
                 .as_ref()
                 .and_then(|stopping| stopping.deadline);
-            let give_up = self.upgrade.as_ref().and_then(Upgrade::deadline);
+            let give_up = self.upgrade.as_ref().map(|upgrade| upgrade.deadline);
+            let read_by = self.reading.as_ref().and_then(Reading::deadline);
             tokio::select! {
-                _ = child.recv() => self.reap(),
+                // A stop before what comes of it, such as the ends of workers that were
+                // told to stop in the same moment; events last, as there may always be one.
+                biased;
                 _ = terminate.recv() => self.stop(Some(self.settings.grace)),
                 _ = interrupt.recv() => self.stop(Some(self.settings.grace)),
                 _ = quit.recv() => self.stop(None),
                 _ = restart.recv() => self.stop_for_the_next(),
-                _ = hangup.recv() => {
-                    // What comes of it is logged.
-                    let _ = self.reload();
-                }
-                Some(event) = self.incoming.recv() => self.handle(event)?,
-                _ = heal.tick() => self.groups.iter_mut().for_each(Group::heal),
-                _ = self.hang_check.tick() => self.spot_hangs(),
-                () = tick(&mut watchdog) => systemd::alive(),
+                _ = hangup.recv() => self.reload(None),
                 _ = upgrade.recv() => self.upgrade(None),
-                () = until(give_up) => self.give_up_successor(),
+                _ = child.recv() => self.reap(),
                 () = until(deadline) => self.run_out_of_grace(),
+                () = until(give_up) => self.give_up_successor(),
+                () = until(read_by) => self.read_too_long(),
+                () = tick(&mut watchdog) => systemd::alive(),
+                _ = self.hang_check.tick() => self.spot_hangs(),
+                _ = heal.tick() => self.tick(),
+                Some(event) = self.incoming.recv() => self.handle(event)?,
             }
             if self.is_finished()? {
                 return Ok(());
@@ -270,12 +282,15 @@ impl Master {
         }
     }
 
+    fn tick(&mut self) {
+        self.groups.iter_mut().for_each(Group::heal);
+        systemd::catch_up();
+        log::catch_up();
+    }
+
     fn is_finished(&self) -> anyhow::Result<bool> {
         if let Some(stopping) = &self.stopping {
-            if stopping.killed {
-                bail!("stopped, but requests were lost: workers had to be killed");
-            }
-            return Ok(self.workers.is_empty() && self.sweeping.is_empty());
+            return self.has_stopped(stopping);
         }
         let failed: u32 = self.slots.iter().map(|at| at.back_off.early_deaths).sum();
         if !self.ever_ready && self.workers.is_empty() && failed >= FAILED_STARTS_MAX {
@@ -356,8 +371,12 @@ impl Master {
             Event::FromPredecessor(Some(ToSuccessor::Take) | None) => self.take()?,
             Event::FromSecond(said) => self.second_says(said),
             Event::FromFirst(said) => self.first_says(said),
-            Event::RootIs(root) => self.root_is(root),
+            Event::RootIs(root, why_not) => self.root_is(root, why_not),
             Event::AnswerAt(path, deadline) => self.answer_at(path, deadline),
+            Event::Reread(next) => self.reread(*next),
+            Event::Asked(question) if matches!(question.request, Request::Reload) => {
+                self.reload(Some(question.reply));
+            }
             Event::Asked(question) if matches!(question.request, Request::Upgrade) => {
                 self.upgrade(Some(question.reply));
             }
@@ -465,6 +484,9 @@ impl Master {
                     policy = self.policy.name(),
                     "steering in the kernel"
                 ),
+                Some(why) if self.settings.steers() => {
+                    tracing::warn!(workers, "not steering (the kernel hashes): {why}");
+                }
                 Some(why) => tracing::info!(workers, "not steering (the kernel hashes): {why}"),
             }
             tracing::info!("listening on {}", group.listeners.address);
@@ -509,12 +531,21 @@ impl Master {
         }
         let lived = worker.started.elapsed();
         let wait = self.slots[slot].back_off.after_death(lived, worker.ready);
-        tracing::warn!(
-            slot,
-            pid = worker.pid().as_raw_nonzero().get(),
-            "worker died: {}; the next starts in {wait:?}",
-            fate(status)
-        );
+        let pid = worker.pid().as_raw_nonzero().get();
+        match status.exit_status() {
+            // It drains and exits so at SIGTERM, which is not the master's alone to send.
+            Some(0) => tracing::info!(
+                slot,
+                pid,
+                "worker was told to end and has; the next starts in {wait:?}"
+            ),
+            _ => tracing::warn!(
+                slot,
+                pid,
+                "worker died: {}; the next starts in {wait:?}",
+                fate(status)
+            ),
+        }
         // The ring must not wait for one that cannot start.
         self.join_ring_if_whole();
         self.have_somebody_look_around();

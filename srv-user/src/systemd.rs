@@ -1,6 +1,7 @@
 //! What srv says to systemd, and the listeners that it takes from it. Nothing
 //! of it does anything where systemd did not ask.
 
+mod notify;
 pub mod store;
 
 use std::net::SocketAddr;
@@ -8,12 +9,18 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+pub use notify::{catch_up, finish, is_idle};
 use sd_notify::NotifyState;
 use socket2::Socket;
 
 use crate::listen::ListenerGroup;
 
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+
+/// Whether systemd started this process, and hears what it says.
+pub fn is_there() -> bool {
+    std::env::var_os(NOTIFY_SOCKET).is_some()
+}
 
 /// The server serves. It is the service's main process, also after an upgrade.
 pub fn ready() {
@@ -26,9 +33,12 @@ pub fn stopping() {
     say(&[NotifyState::Stopping]);
 }
 
-/// The master's loop goes round.
+/// The master's loop goes round. That is true now only: if systemd does not listen, it is
+/// not told later.
 pub fn alive() {
-    say(&[NotifyState::Watchdog]);
+    if notify::is_idle() {
+        say(&[NotifyState::Watchdog]);
+    }
 }
 
 /// How often [`alive`] is to be said, if systemd watches: twice as often as it demands.
@@ -36,8 +46,9 @@ pub fn alive_every() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|demanded| demanded / 2)
 }
 
-fn say(states: &[NotifyState]) {
-    if let Err(error) = sd_notify::notify(states) {
+fn say(states: &[NotifyState<'_>]) {
+    let packet: String = states.iter().map(|state| format!("{state}\n")).collect();
+    if let Err(error) = notify::send(&packet, None) {
         tracing::warn!("notify systemd: {error}");
     }
 }

@@ -41,6 +41,7 @@ pub fn run() -> anyhow::Result<()> {
         // If the master is gone there is nobody to tell.
         let _ = channel.send(&ToMaster::Failed(format!("{error:#}")));
     }
+    log::catch_up();
     result
 }
 
@@ -441,11 +442,12 @@ impl Worker {
 }
 
 fn catch_signals() -> io::Result<UnixStream> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
     let (ours, handlers) = UnixStream::pair()?;
     signal_hook::low_level::pipe::register(SIGTERM, handlers)?;
-    for signal in [SIGINT, SIGQUIT, SIGHUP, SIGUSR1] {
-        // A terminal or systemd sends these to all; what they mean is the master's business.
+    for signal in [SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2] {
+        // A terminal, systemd or an operator sends these to all processes; their meaning is
+        // the master's affair.
         signal_hook::flag::register(signal, Arc::default())?;
     }
     Ok(ours)

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -35,7 +35,17 @@ const SOCKET_PATH_MAX: usize = 107;
 /// is not what it must be; the message says which, where it was asked for and
 /// why it is refused.
 pub fn settings(flags: &ServeArgs) -> Result<Settings> {
-    let file = flags.config.as_deref().map(File::read).transpose()?;
+    settings_noting(flags, &|_| {})
+}
+
+/// As [`settings`]; `note` hears of each path before it is looked at, since its file
+/// system may not answer.
+///
+/// # Errors
+/// As [`settings`].
+pub fn settings_noting(flags: &ServeArgs, note: &dyn Fn(&Path)) -> Result<Settings> {
+    let config = flags.config.as_deref().inspect(|path| note(path));
+    let file = config.map(File::read).transpose()?;
     let unsaid = ServeArgs::default();
     let asked = Asked {
         flags,
@@ -75,7 +85,7 @@ pub fn settings(flags: &ServeArgs) -> Result<Settings> {
         log_json: asked.get(|args| args.log) == Some(LogFormat::Json),
         serving: Serving {
             accept,
-            root: asked.root()?,
+            root: asked.root(note)?,
             synthetic: asked.get(|args| args.synthetic).unwrap_or(false),
             worker_header: asked.get(|args| args.worker_header).unwrap_or(false),
             limits: asked.limits(),
@@ -201,10 +211,11 @@ impl Asked<'_> {
         user.map(Some).with_context(place)
     }
 
-    fn root(&self) -> Result<Option<Root>> {
+    fn root(&self, note: &dyn Fn(&Path)) -> Result<Option<Root>> {
         let Some(root) = self.get(|args| args.root.clone()) else {
             return Ok(None);
         };
+        note(&root);
         let place = self.place("root", self.flags.root.is_some());
         let root = Root::find(&root).with_context(|| format!("{place} {}", root.display()))?;
         Ok(Some(root))

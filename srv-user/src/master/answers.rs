@@ -20,11 +20,9 @@ impl Master {
                 Ok(sockets) => Reply::Sockets(sockets),
                 Err(error) => Reply::Refused(format!("{error:#}")),
             },
-            Request::Upgrade => Reply::Refused("an upgrade is not answered at once".into()),
-            Request::Reload => match self.reload() {
-                Ok(what) => Reply::Done(what),
-                Err(error) => Reply::Refused(format!("{error:#}")),
-            },
+            Request::Upgrade | Request::Reload => {
+                Reply::Refused("that is not answered at once".into())
+            }
             Request::Join(joining) => match self.let_join(joining) {
                 Ok(joined) => Reply::Joined(joined),
                 Err(error) => Reply::Refused(format!("{error:#}")),

@@ -1,4 +1,4 @@
-//! Reading the configuration again while the server runs.
+//! Another configuration while the server runs.
 //!
 //! Listeners only ever become more: closing one would reset what waits there
 //! (the kernel moves a closing listener's queue only where a system-wide switch
@@ -8,48 +8,24 @@
 
 use std::os::fd::AsFd as _;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use rustix::process::Pid;
 use srv_common::{Policy, State};
 
-use super::{Master, hang_check, privilege};
+use super::{Master, hang_check};
 use crate::channel::{FDS_MAX, ToWorker};
 use crate::config::{self, AcceptMode, Serving, Settings};
 use crate::join::ToJoined;
 
 impl Master {
-    /// Reads the configuration again and changes to it. What has changed, for
-    /// people.
+    /// Changes to the configuration that was read again. What has changed, for people.
     ///
     /// # Errors
-    /// If it cannot be read, contradicts itself, or asks for what a running
-    /// server cannot change; the old one then goes on.
-    pub(super) fn reload(&mut self) -> anyhow::Result<String> {
-        let outcome = self.try_reload();
-        match &outcome {
-            Ok(what) => tracing::info!("{what}"),
-            Err(error) => {
-                tracing::error!("reload: {error:#}; the old configuration goes on");
-            }
-        }
-        outcome
-    }
-
-    fn try_reload(&mut self) -> anyhow::Result<String> {
+    /// If it cannot be used, or asks for what this server cannot do now; the old one
+    /// then goes on.
+    pub(super) fn change_to(&mut self, next: anyhow::Result<Settings>) -> anyhow::Result<String> {
         ensure!(self.stopping.is_none(), "the server is stopping");
-        ensure!(
-            self.flags.config.is_some() || self.flags.root.is_some(),
-            "the server was started with neither --config nor --root: there is nothing to read \
-             again"
-        );
-        let next = config::settings(&self.flags)?;
-        privilege::ensure_root_is_served(&next, &self.flags, self.user)?;
-        if let Some(key) = self.settings.first_fixed_change(&next) {
-            bail!(
-                "{}: a running server cannot change it; stop it and start it anew",
-                config::place(&self.flags, key)?
-            );
-        }
+        let next = next?;
         if self.settings.workers != next.workers {
             self.ensure_alone(&format!("{} workers", next.workers))?;
         }

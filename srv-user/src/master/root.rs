@@ -23,16 +23,23 @@ pub(super) struct RootWatch {
 }
 
 impl RootWatch {
-    fn start(root: Root, events: UnboundedSender<Event>) -> io::Result<Self> {
+    fn start(
+        root: Root,
+        ensure_served: impl Fn(&Root) -> anyhow::Result<()> + Send + 'static,
+        events: UnboundedSender<Event>,
+    ) -> io::Result<Self> {
         let (look, asked) = channel();
         let watch = move || {
             while asked.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Disconnected) {
                 // A name that means nothing for the moment changes nothing: a deploy is under way.
                 if matches!(root.is_still_there(), Ok(false))
                     && let Ok(now) = Root::find(&root.asked)
-                    && events.send(Event::RootIs(now)).is_err()
                 {
-                    return;
+                    let why_not = ensure_served(&now).err();
+                    let why_not = why_not.map(|error| format!("{error:#}"));
+                    if events.send(Event::RootIs(now, why_not)).is_err() {
+                        return;
+                    }
                 }
             }
         };
@@ -53,7 +60,13 @@ impl Master {
         let Some(root) = self.settings.serving.root.clone() else {
             return;
         };
-        match RootWatch::start(root, self.events.clone()) {
+        let (settings, flags, user) = (self.settings.clone(), self.flags.clone(), self.user);
+        let ensure_served = move |root: &Root| {
+            let mut next = settings.clone();
+            next.serving.root = Some(root.clone());
+            privilege::ensure_root_is_served(&next, &flags, user)
+        };
+        match RootWatch::start(root, ensure_served, self.events.clone()) {
             Ok(watch) => self.root_watch = Some(watch),
             Err(error) => tracing::error!(
                 "watch the root: start a thread: {error}; a folder that takes the root's name is \
@@ -71,9 +84,9 @@ impl Master {
         }
     }
 
-    /// The root's name means this folder now: has new workers serve it. The watch repeats what it
-    /// says until then.
-    pub(super) fn root_is(&mut self, now: Root) {
+    /// The root's name means this folder now: has new workers serve it, unless the watch found out
+    /// why they cannot. The watch repeats what it says until then.
+    pub(super) fn root_is(&mut self, now: Root, why_not: Option<String>) {
         let is_elsewhere = |root: &Root| root.asked == now.asked && *root != now;
         let is_news = self
             .settings
@@ -85,17 +98,15 @@ impl Master {
         if !is_news || is_changing_hands || self.stopping.is_some() {
             return;
         }
-        let mut next = self.settings.clone();
-        next.serving.root = Some(now.clone());
-        if let Err(error) = privilege::ensure_root_is_served(&next, &self.flags, self.user) {
-            return self.refuse_root(&now, format!("{error:#}"));
+        if let Some(why) = why_not {
+            return self.refuse_root(&now, why);
         }
         tracing::info!(
             "root {} is another folder now ({}): new workers serve it",
             now.asked.display(),
             now.path.display()
         );
-        self.settings = next;
+        self.settings.serving.root = Some(now);
         self.watch_root();
         self.replace_workers();
     }

@@ -1,16 +1,28 @@
-//! How a server ends: lets no more in, or leaves its listeners to the next, has its
-//! workers finish what there is, and kills who does not in time.
+//! Shutdown: stop accepting or leave the listeners to the next server, drain the
+//! workers, and kill those that miss the deadline. Nothing here waits for a process:
+//! one that the kernel cannot end yet (its file system does not answer) would hold the
+//! event loop with it.
 
 use std::time::{Duration, Instant};
+
+use anyhow::bail;
 
 use rustix::process::{Pid, Signal, WaitOptions};
 use srv_common::State;
 
 use super::Master;
 use crate::channel::ToWorker;
+use crate::process::Process;
 use crate::systemd;
 
+/// How long the end of a process that was killed may take. The kernel needs
+/// milliseconds, unless the process waits for a disk or a server without an answer.
+pub(super) const ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// How often a master that ends looks whether its workers have.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
+
 pub(super) struct Stopping {
+    /// When workers that are not done are killed; once they were, when they are given up.
     pub(super) deadline: Option<Instant>,
     pub(super) killed: bool,
     /// Another server has the listeners, or will: they are left as they are.
@@ -39,22 +51,41 @@ impl Master {
     /// Lets no new connection in, and has all workers finish what there is.
     pub(super) fn close(&mut self) {
         for group in &mut self.groups {
-            if let Err(error) = group.close() {
-                tracing::warn!("stop listening on {}: {error:#}", group.listeners.address);
+            let address = group.listeners.address;
+            match group.close() {
+                Ok(()) => {}
+                // A choice of the kernel's builder, not a fault: see `drop_the_rest`.
+                Err(error) if is_not_permitted(&error) => tracing::info!(
+                    "{address}: without CAP_NET_ADMIN this kernel goes on answering SYNs; \
+                     clients that come while the queues are emptied are served, too"
+                ),
+                Err(error) => tracing::warn!("stop listening on {address}: {error:#}"),
             }
         }
         self.dismiss_all();
     }
 
-    /// Stops as for a restart by systemd: the listeners stay open there, and who comes
-    /// waits for the next server.
+    /// SIGUSR1: stops as for a restart by systemd. The listeners stay open there, and
+    /// clients that come meanwhile wait for the next server. To other operators the
+    /// signal means something else (nginx reopens its logs at it): without systemd
+    /// nothing happens.
     pub(super) fn stop_for_the_next(&mut self) {
         if self.stopping.is_some() {
             return;
         }
+        if !systemd::is_there() {
+            return tracing::info!(
+                "SIGUSR1 has no effect: it stops a server for a restart by systemd, and this \
+                 one was not started by systemd"
+            );
+        }
         let mut groups = self.groups.iter();
-        if self.is_joined() || !groups.all(|group| group.listeners.is_kept()) {
-            tracing::warn!("nobody keeps the listeners for the next server (FDSTORE)");
+        let are_kept = systemd::is_idle() && groups.all(|group| group.listeners.is_kept());
+        if self.is_joined() || !are_kept {
+            tracing::warn!(
+                "systemd does not keep all listeners for the next server (FDSTORE): stopping \
+                 closes them"
+            );
             return self.stop(Some(self.settings.grace));
         }
         self.abandon_upgrade();
@@ -100,24 +131,75 @@ impl Master {
 
     pub(super) fn run_out_of_grace(&mut self) {
         let left = self.workers.len() + self.sweeping.len();
-        if left == 0 {
+        let is_killed = self.stopping.as_ref().is_some_and(|at| at.killed);
+        if left == 0 || is_killed {
             return;
         }
         tracing::warn!("killing {left} workers that are not done");
         self.kill_workers();
         if let Some(stopping) = &mut self.stopping {
-            stopping.deadline = None;
+            stopping.deadline = Some(Instant::now() + ENDS_WITHIN);
             stopping.killed = true;
         }
     }
 
-    pub(super) fn kill_workers(&mut self) {
-        let workers: Vec<_> = self.workers.drain().map(|(_, worker)| worker).collect();
-        let sweepers = self.sweeping.iter().map(|leftover| &leftover.worker);
-        for worker in workers.iter().chain(sweepers) {
-            // It may have ended by itself.
-            let _ = worker.process.signal(Signal::KILL);
-            let _ = rustix::process::waitpid(Some(worker.pid()), WaitOptions::empty());
+    /// Whether a stop is complete.
+    ///
+    /// # Errors
+    /// Workers had to be killed.
+    pub(super) fn has_stopped(&self, stopping: &Stopping) -> anyhow::Result<bool> {
+        let numbers = self
+            .processes()
+            .map(|process| process.pid().as_raw_nonzero());
+        let left: Vec<_> = numbers.collect();
+        let is_over = || stopping.deadline.is_some_and(|at| at <= Instant::now());
+        match (stopping.killed, left.is_empty()) {
+            (false, is_done) => Ok(is_done),
+            (true, true) => bail!("stopped, but requests were lost: workers had to be killed"),
+            (true, false) if is_over() => bail!(
+                "stopped, but requests were lost: workers had to be killed, and processes \
+                 {left:?} have not ended {ENDS_WITHIN:?} later: they wait for a disk or a file \
+                 system that does not answer"
+            ),
+            (true, false) => Ok(false),
         }
     }
+
+    /// Of all workers.
+    fn processes(&self) -> impl Iterator<Item = &Process> {
+        let sweepers = self.sweeping.iter().map(|leftover| &leftover.worker);
+        let workers = self.workers.values().chain(sweepers);
+        workers.map(|worker| &worker.process)
+    }
+
+    /// Their ends are seen to when the kernel reports them.
+    fn kill_workers(&self) {
+        for process in self.processes() {
+            // It may have ended by itself.
+            let _ = process.signal(Signal::KILL);
+        }
+    }
+
+    /// The last thing that a master does, after its event loop: the next server may want
+    /// the addresses at once.
+    pub(super) fn end_workers(&mut self) {
+        self.kill_workers();
+        let deadline = Instant::now() + ENDS_WITHIN;
+        while self.processes().next().is_some() && Instant::now() < deadline {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, _))) => {
+                    self.workers.remove(&pid);
+                    self.sweeping
+                        .retain(|leftover| leftover.worker.pid() != pid);
+                }
+                Ok(None) => std::thread::sleep(BETWEEN_LOOKS),
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+fn is_not_permitted(error: &anyhow::Error) -> bool {
+    let error = error.root_cause().downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
 }

@@ -12,6 +12,7 @@ use anyhow::{Context as _, ensure};
 use rustix::process::{Pid, Signal};
 use tokio::sync::oneshot;
 
+use super::stop::ENDS_WITHIN;
 use super::{Event, Master, Stopping};
 use crate::channel::ToWorker;
 use crate::control::{self, Reply};
@@ -22,7 +23,8 @@ use crate::takeover::{Peer, ToPredecessor, ToSuccessor, start_successor};
 pub(super) struct Upgrade {
     successor: Process,
     peer: Peer,
-    deadline: Instant,
+    /// When the successor is killed; once it was, when its end is not awaited any more.
+    pub(super) deadline: Instant,
     /// It has been told to take.
     released: bool,
     /// It has failed for this reason, and its successor has been killed.
@@ -41,11 +43,6 @@ impl Upgrade {
         let why = format!("the new binary did not come up: {why}; the old one goes on");
         tracing::error!("upgrade: {why}");
         answer(self.asked_by, Reply::Refused(why));
-    }
-
-    /// When to give the successor up, unless that has been done.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.failed.is_none().then_some(self.deadline)
     }
 }
 
@@ -153,8 +150,11 @@ impl Master {
         }
     }
 
-    /// The successor is not ready in time.
+    /// The successor is not ready in time, or does not end in time.
     pub(super) fn give_up_successor(&mut self) {
+        if self.upgrade.as_ref().is_some_and(|at| at.failed.is_some()) {
+            return self.finish_roll_back();
+        }
         let is_alive = |upgrade: &Upgrade| upgrade.successor.is_alive();
         match self.upgrade.as_ref().is_some_and(is_alive) {
             true => self.roll_back("it was not ready in time"),
@@ -179,15 +179,19 @@ impl Master {
             // It may have ended by itself.
             let _ = upgrade.successor.signal(Signal::KILL);
             upgrade.failed = Some(why.into());
+            upgrade.deadline = Instant::now() + ENDS_WITHIN;
             self.finish_roll_back();
         }
     }
 
     /// Once the successor is dead, it neither attaches its program nor answers at the
-    /// control socket any more. Its end is not waited for here: it comes as a signal.
+    /// control socket any more. Its end is not waited for here: it comes as a signal, or
+    /// too late to be waited for.
     fn finish_roll_back(&mut self) {
-        let is_over =
-            |upgrade: &mut Upgrade| upgrade.failed.is_some() && !upgrade.successor.is_alive();
+        let is_over = |upgrade: &mut Upgrade| {
+            let has_ended = !upgrade.successor.is_alive() || upgrade.deadline <= Instant::now();
+            upgrade.failed.is_some() && has_ended
+        };
         let Some(upgrade) = self.upgrade.take_if(is_over) else {
             return;
         };

@@ -6,12 +6,11 @@
 //! socket once, whatever the name.
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
-use std::os::unix::net::UnixDatagram;
+use std::os::fd::AsFd as _;
 
 use socket2::Socket;
 
-use crate::channel;
+use super::notify;
 use crate::listen::ListenerGroup;
 
 const PREFIX: &str = "srv-listener-";
@@ -32,7 +31,7 @@ fn name_of(nth: usize, socket: &Socket) -> io::Result<String> {
 pub fn keep<'a>(groups: impl Iterator<Item = &'a mut ListenerGroup>) {
     let allowed = std::env::var("FDSTORE").ok();
     let allowed = allowed.and_then(|allowed| allowed.parse::<usize>().ok());
-    let Some(allowed) = allowed.filter(|_| std::env::var_os(super::NOTIFY_SOCKET).is_some()) else {
+    let Some(allowed) = allowed.filter(|_| super::is_there()) else {
         return;
     };
     let mut groups: Vec<_> = groups.collect();
@@ -56,7 +55,7 @@ fn store(nth: usize, socket: &Socket) -> io::Result<()> {
     let name = name_of(nth, socket)?;
     // What happens to it is no business of systemd's: no poll.
     let packet = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n");
-    send(&packet, &[socket.as_fd()])
+    notify::send(&packet, Some(socket.as_fd()))
 }
 
 /// Has systemd close what it keeps of these.
@@ -78,7 +77,7 @@ pub fn names(group: &ListenerGroup) -> Vec<String> {
 
 /// Has systemd close what it keeps by that name.
 pub fn remove(name: &str) {
-    if let Err(error) = send(&format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), &[]) {
+    if let Err(error) = notify::send(&format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), None) {
         tracing::warn!("have systemd close a listener: {error}");
     }
 }
@@ -94,15 +93,6 @@ pub fn rename(name: &str, nth: usize, socket: &Socket) -> io::Result<()> {
         store(nth, socket)?;
     }
     Ok(())
-}
-
-fn send(packet: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let Some(path) = std::env::var_os(super::NOTIFY_SOCKET) else {
-        return Ok(());
-    };
-    let socket = UnixDatagram::unbound()?;
-    socket.connect(path)?;
-    channel::send_with_fds(&socket, packet.as_bytes(), fds)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::client::{Client, get};
 use crate::gate;
 use crate::loaded::without_loss;
 use crate::manager::{Manager, kill_all, workers};
-use crate::probe::{Stopped, endurance, group, pid, signal, status, until, until_group};
+use crate::probe::{Stopped, endurance, group, signal, status, until, until_group};
 
 fn sockets(server: &Server) -> Vec<SocketStatus> {
     match ask(Some(&server.control()), &Request::Sockets).unwrap() {
@@ -310,27 +310,21 @@ fn listeners_of_another_accept_mode_are_given_up() {
 /// Without a store a restart is a stop: a socket that nobody keeps must not take more.
 #[test]
 fn where_nobody_keeps_listeners_a_restart_is_a_stop() {
-    let mut server = Server::start(["--workers", "2", "--synthetic"]).unwrap();
+    let manager = Manager::new();
+    let mut command = manager.command();
+    command.env_remove("FDSTORE");
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start_as(command, folder, ["--workers", "2", "--synthetic"]).unwrap();
     let mut client = Client::connect(server.address());
     client.get("/work?sleep_us=300000");
     until_group(&server, "a request is in service", |group| {
         group.totals.running == 1
     });
     signal(server.pid(), Signal::USR1);
-    let line = server.child().await_line("nobody keeps").unwrap();
+    let line = server.child().await_line("systemd does not keep").unwrap();
     assert!(line.contains("FDSTORE"), "{line}");
     assert_eq!(client.response().status(), 200);
     assert!(server.child().await_exit().unwrap().success());
-}
-
-/// systemd may signal all processes of the service, not only the main one.
-#[test]
-fn a_worker_leaves_the_restart_signal_to_its_master() {
-    let server = Server::start(["--workers", "1"]).unwrap();
-    let worker = group(&server).workers.remove(0);
-    signal(pid(&worker), Signal::USR1);
-    assert_eq!(get(server.address(), "/").status(), 200);
-    assert_eq!(group(&server).workers[0].pid, worker.pid);
 }
 
 #[test]

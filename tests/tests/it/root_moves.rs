@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use rustix::process::Pid;
 use srv::control::GroupStatus;
 use srv_tests::server::{Server, binary};
 use tempfile::TempDir;
@@ -13,7 +14,7 @@ use tempfile::TempDir;
 use crate::client::get;
 use crate::gate;
 use crate::loaded::without_loss;
-use crate::probe::{group, until, until_group};
+use crate::probe::{group, state, until, until_group};
 
 /// A folder whose index page is `page`, and that other users may read.
 fn folder(at: &Path, page: &str) {
@@ -42,6 +43,13 @@ fn assert_replaced_and_serves(server: &Server, before: &[u32], page: &str) {
         let new = pids(group);
         before.iter().zip(&new).all(|(old, new)| old != new)
     });
+    // One that was told to leave may still have been woken for a connection.
+    for old in before {
+        let old = Pid::from_raw(*old as i32).unwrap();
+        until("the old worker has left", || {
+            state(old).is_none_or(|state| state == 'Z').then_some(())
+        });
+    }
     for _ in 0..20 {
         assert_eq!(get(server.address(), "/").body, page.as_bytes());
     }

@@ -1,0 +1,178 @@
+//! Reading the configuration again, on a thread of its own: the file, the root and its
+//! parents may lie on a file system that does not answer, and the event loop waits for
+//! nothing else than events. One thread at most: if it does not come back in time, its
+//! reload is refused, and so is each further one until it has.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use tokio::sync::oneshot;
+
+use super::{Event, Master, privilege};
+use crate::cli::ServeArgs;
+use crate::config::{self, Settings};
+use crate::confine::User;
+use crate::control::Reply;
+
+/// How long reading may take. A healthy file system needs milliseconds.
+const READ_WITHIN: Duration = Duration::from_secs(5);
+
+/// Those that asked through the control socket and wait for the outcome.
+type Askers = Vec<oneshot::Sender<Reply>>;
+
+/// The configuration is being read.
+pub(super) struct Reading {
+    begun: Instant,
+    askers: Askers,
+    /// Its time is over: the reload was refused, and the thread still reads.
+    is_late: bool,
+    /// Asked for after this began, which may have read an older file.
+    again: Option<Askers>,
+    place: Place,
+}
+
+/// What the thread is reading.
+#[derive(Clone, Default)]
+struct Place(Arc<Mutex<PathBuf>>);
+
+impl Place {
+    fn set(&self, path: PathBuf) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = path;
+    }
+
+    fn get(&self) -> PathBuf {
+        let place = self.0.lock();
+        place.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Reading {
+    /// When to give up, if that has not happened.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        (!self.is_late).then(|| self.begun + READ_WITHIN)
+    }
+}
+
+impl Master {
+    /// Reads the configuration again and changes to it. The outcome is logged and told
+    /// to `asker`.
+    pub(super) fn reload(&mut self, asker: Option<oneshot::Sender<Reply>>) {
+        match &mut self.reading {
+            None => self.read(asker.into_iter().collect()),
+            Some(reading) if !reading.is_late => {
+                reading.again.get_or_insert_default().extend(asker);
+            }
+            Some(reading) => {
+                let (place, ago) = (reading.place.get(), reading.begun.elapsed().as_secs());
+                let refusal = anyhow!(
+                    "reading {} for a reload began {ago} s ago and has not ended: its file \
+                     system does not answer",
+                    place.display()
+                );
+                settle(asker.into_iter().collect(), Err(refusal));
+            }
+        }
+    }
+
+    fn read(&mut self, askers: Askers) {
+        let place = Place::default();
+        match self.start_to_read(place.clone()) {
+            Ok(()) => {
+                self.reading = Some(Reading {
+                    begun: Instant::now(),
+                    askers,
+                    is_late: false,
+                    again: None,
+                    place,
+                });
+            }
+            Err(error) => settle(askers, Err(error)),
+        }
+    }
+
+    fn start_to_read(&self, place: Place) -> anyhow::Result<()> {
+        ensure!(self.stopping.is_none(), "the server is stopping");
+        ensure!(
+            self.flags.config.is_some() || self.flags.root.is_some(),
+            "the server was started with neither --config nor --root: there is nothing to read \
+             again"
+        );
+        let (flags, user, events) = (self.flags.clone(), self.user, self.events.clone());
+        let now = self.settings.clone();
+        // It inherits what capabilities this thread has left.
+        let thread = std::thread::Builder::new().name("reload".into());
+        let spawned = thread.spawn(move || {
+            let next = read(&flags, user, &now, &place);
+            // The receiver lives as long as the master.
+            let _ = events.send(Event::Reread(Box::new(next)));
+        });
+        spawned
+            .map(drop)
+            .context("start a thread to read the configuration")
+    }
+
+    /// The thread is done, perhaps later than its reload could wait.
+    pub(super) fn reread(&mut self, next: anyhow::Result<Settings>) {
+        let Some(reading) = self.reading.take() else {
+            return;
+        };
+        match reading.is_late {
+            true => tracing::info!("reload: the file system answers again"),
+            false => settle(reading.askers, self.change_to(next)),
+        }
+        if let Some(askers) = reading.again {
+            self.read(askers);
+        }
+    }
+
+    pub(super) fn read_too_long(&mut self) {
+        let Some(reading) = &mut self.reading else {
+            return;
+        };
+        reading.is_late = true;
+        let mut askers = std::mem::take(&mut reading.askers);
+        askers.extend(reading.again.take().into_iter().flatten());
+        let place = reading.place.get();
+        let refusal = anyhow!(
+            "reading {} took longer than {} s: its file system does not answer",
+            place.display(),
+            READ_WITHIN.as_secs()
+        );
+        settle(askers, Err(refusal));
+    }
+}
+
+/// The configuration that the flags and their file ask for now.
+fn read(
+    flags: &ServeArgs,
+    user: Option<User>,
+    now: &Settings,
+    place: &Place,
+) -> anyhow::Result<Settings> {
+    let next = config::settings_noting(flags, &|path| place.set(path.to_owned()))?;
+    privilege::ensure_root_is_served(&next, flags, user)?;
+    if let Some(key) = now.first_fixed_change(&next) {
+        bail!(
+            "{}: a running server cannot change it; stop it and start it anew",
+            config::place(flags, key)?
+        );
+    }
+    Ok(next)
+}
+
+/// Says what a reload came to.
+fn settle(askers: Askers, outcome: anyhow::Result<String>) {
+    match &outcome {
+        Ok(what) => tracing::info!("{what}"),
+        Err(error) => tracing::error!("reload: {error:#}; the old configuration goes on"),
+    }
+    for asker in askers {
+        // The process that asked may have ended.
+        let _ = asker.send(match &outcome {
+            Ok(what) => Reply::Done(what.clone()),
+            Err(error) => Reply::Refused(format!("{error:#}")),
+        });
+    }
+}
