@@ -197,6 +197,16 @@ pub struct Server {
 /// TOML file. `None`: not said.
 #[derive(Debug, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(after_long_help = "\
+Signals to the process that was started:
+  SIGTERM, SIGINT  stop: answer what has arrived, within --grace; a second one kills
+                   the workers that are left
+  SIGQUIT          stop, for as long as the requests in service take
+  SIGHUP           read --config again, as `srv reload` does
+  SIGUSR1          started by systemd: stop, and leave the listeners to the next server
+                   (RestartKillSignal=SIGUSR1); otherwise no effect
+  SIGUSR2          replace the binary, as `srv upgrade` does
+A worker drains and is replaced at SIGTERM; it leaves the others to its master.")]
 pub struct ServeArgs {
     /// Address and port, repeatable; port 0: any free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]

@@ -15,6 +15,7 @@ pub mod observe;
 pub mod offsets;
 pub mod owners;
 pub mod process;
+mod processes;
 pub mod refusal;
 pub mod report;
 pub mod select;

@@ -20,8 +20,11 @@ What it needs: each worker of the server has a listening socket of its own \
 (SO_REUSEPORT), and this process CAP_SYS_PTRACE, CAP_BPF and CAP_PERFMON. \
 `srv doctor` says what is missing; docs/attach.md says more.
 
-Exit codes: 0 after a stop by SIGTERM, SIGINT or SIGHUP (it has detached then), \
-or if --once attached. 1 if it could not attach.")]
+Signals: SIGTERM, SIGINT and SIGQUIT detach and end it. SIGHUP (a terminal that is \
+closed, a reload), SIGUSR1 and SIGUSR2 have no effect.
+
+Exit codes: 0 after a stop by a signal (it has detached then), or if --once \
+attached. 1 if it could not attach.")]
 pub struct AttachArgs {
     /// Which group.
     #[command(flatten)]

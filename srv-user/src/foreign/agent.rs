@@ -21,11 +21,13 @@ use super::detach::{self, Detached};
 use super::follow::{Change, Following};
 use super::group::Target;
 use super::lock::{Lock, control_path};
+use super::processes::Processes;
 use super::report::ForeignStatus;
 use super::sock_diag::SockDiag;
 use super::steering::View;
 use crate::config::value::PolicyName;
 use crate::control::{self, ProgramStatus, Question, Reply, Request};
+use crate::log;
 
 /// How often it looks at the group.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -67,17 +69,28 @@ pub fn run(mut wish: Wish) -> anyhow::Result<()> {
         })
 }
 
-/// Completes with the name of the signal that ends the agent.
+/// Completes with the name of the signal that ends the agent. Those that mean other things
+/// to other servers, or come with the end of a terminal, do not: by their default they would
+/// end it without detaching.
 fn stop() -> anyhow::Result<impl Future<Output = &'static str>> {
     let catch = |kind| signal(kind).context("catch a signal");
     let mut terminate = catch(SignalKind::terminate())?;
     let mut interrupt = catch(SignalKind::interrupt())?;
+    let mut quit = catch(SignalKind::quit())?;
     let mut hang_up = catch(SignalKind::hangup())?;
+    let mut user1 = catch(SignalKind::user_defined1())?;
+    let mut user2 = catch(SignalKind::user_defined2())?;
     Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-            _ = hang_up.recv() => "SIGHUP",
+        loop {
+            let name = tokio::select! {
+                _ = terminate.recv() => return "SIGTERM",
+                _ = interrupt.recv() => return "SIGINT",
+                _ = quit.recv() => return "SIGQUIT",
+                _ = hang_up.recv() => "SIGHUP",
+                _ = user1.recv() => "SIGUSR1",
+                _ = user2.recv() => "SIGUSR2",
+            };
+            tracing::info!("{name} has no effect on an agent: SIGTERM detaches and ends it");
         }
     })
 }
@@ -85,6 +98,8 @@ fn stop() -> anyhow::Result<impl Future<Output = &'static str>> {
 struct Agent {
     wish: Wish,
     following: Following,
+    /// Of the server.
+    processes: Processes,
     /// Until it has detached.
     lock: Option<Lock>,
     /// What it last complained of.
@@ -95,11 +110,12 @@ struct Agent {
 
 impl Agent {
     fn start(wish: Wish) -> anyhow::Result<Self> {
-        let (following, lock) = attach(&wish)?;
+        let (mut following, lock) = attach(&wish)?;
         detach_on_panic(&wish.target)?;
         say_attached(&following, wish.policy);
         Ok(Self {
             wish,
+            processes: Processes::of(&following.owners()?),
             following,
             lock: Some(lock),
             complaint: String::new(),
@@ -126,8 +142,14 @@ impl Agent {
                     // Whoever asked may have gone again.
                     let _ = question.reply.send(reply);
                 }
-                _ = look.tick() => self.look(),
-                _ = report.tick() => self.report(),
+                _ = look.tick() => {
+                    self.look();
+                    self.look_at_processes();
+                }
+                _ = report.tick() => {
+                    self.report();
+                    log::catch_up();
+                }
             }
         }
     }
@@ -151,8 +173,31 @@ impl Agent {
         self.complaint = complaint;
     }
 
+    /// A server that reloads may keep its sockets, and replace the processes that have them.
+    fn look_at_processes(&mut self) {
+        if !self.processes.has_ended() {
+            return;
+        }
+        // If the kernel cannot be asked, the next look tries again.
+        let Ok(owners) = self.following.owners() else {
+            return;
+        };
+        let now = Processes::of(&owners);
+        let new = now.new_since(&self.processes);
+        if !new.is_empty() {
+            tracing::info!(
+                "{}: the server has new processes, {new:?}, and kept its sockets: steering goes on",
+                self.wish.target.address
+            );
+        }
+        self.processes = now;
+    }
+
     fn changed(&mut self, change: Change) {
         let address = self.wish.target.address;
+        if let Ok(owners) = self.following.owners() {
+            self.processes = Processes::of(&owners);
+        }
         let cookies = self.following.cookies();
         match cookies.len() {
             0 => tracing::warn!("nobody listens on {address} any more; waiting"),

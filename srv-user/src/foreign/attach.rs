@@ -92,7 +92,7 @@ fn lock(wish: &Wish) -> anyhow::Result<Lock> {
     match Lock::acquire(namespace, address)? {
         Ok(lock) => Ok(lock),
         Err(holder) if wish.takes_over => {
-            tracing::warn!("ending agent {} of {address}", holder.process.pid);
+            tracing::info!("ending agent {} of {address}", holder.process.pid);
             end_agent(&holder)
         }
         Err(holder) => {

@@ -136,6 +136,14 @@ impl Following {
         &mut self.diag
     }
 
+    /// The processes that have the group's sockets now.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked about sockets.
+    pub fn owners(&mut self) -> anyhow::Result<Owners> {
+        Ok(owners_of(&self.diag.listeners_on(self.target.address)?))
+    }
+
     /// The slot of the socket with this cookie.
     pub fn slot(&self, cookie: u64) -> Option<u32> {
         self.slots.get(&cookie).copied()

@@ -68,7 +68,7 @@ fn each_socket_is_found_with_the_worker_that_polls_it() {
 fn connections_are_shared_as_the_program_says_until_it_detaches() {
     let Some(nginx) = nginx(4) else { return };
     let address = nginx.address();
-    for end in [Signal::TERM, Signal::INT, Signal::HUP] {
+    for end in [Signal::TERM, Signal::INT, Signal::QUIT] {
         let mut agent = Agent::attach(address, &["--policy", "round-robin"]);
         let answered = answered_by(address, 40);
         assert!(is_in_turn(&answered, 4), "{answered:?}");

@@ -26,8 +26,11 @@ fn until_in_turn(agent: &Agent, address: SocketAddr, workers: usize) {
 fn a_reload_is_followed() {
     let Some(mut nginx) = nginx(4) else { return };
     let address = nginx.address();
-    let agent = Agent::attach(address, &["--policy", "round-robin"]);
+    let mut agent = Agent::attach(address, &["--policy", "round-robin"]);
     without_loss(address, PER_SECOND, || nginx.reload(&options(4)).unwrap());
+    let followed = agent.child().await_line("has new processes").unwrap();
+    let worker = nginx.workers()[0].as_raw_nonzero().to_string();
+    assert!(followed.contains(&worker), "{worker}: {followed}");
     until_in_turn(&agent, address, 4);
     let status = agent.status();
     for (listener, worker) in status.listeners.iter().zip(nginx.workers()) {
