@@ -2,10 +2,10 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use anyhow::Context;
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -130,6 +130,35 @@ pub fn send_with_fds(channel: impl AsFd, packet: &[u8], fds: &[BorrowedFd<'_>]) 
 
 /// Longest message; a socketpair's packet may be larger.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
+
+/// The end of a channel that this process inherited at a number.
+///
+/// # Errors
+/// There is no such channel: another program than a master has started this process.
+pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    let option = |option| {
+        let mut value: libc::c_int = 0;
+        let mut length = size_of_val(&value) as libc::socklen_t;
+        // SAFETY: the buffer is as long as `length` says; a number without a file is an error.
+        let result = unsafe {
+            let buffer = (&raw mut value).cast();
+            libc::getsockopt(fd, libc::SOL_SOCKET, option, buffer, &raw mut length)
+        };
+        match result {
+            0 => Ok(value),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    let found = (option(libc::SO_DOMAIN)?, option(libc::SO_TYPE)?);
+    if found != (libc::AF_UNIX, libc::SOCK_SEQPACKET) {
+        return Err(io::Error::other("it is another kind of socket"));
+    }
+    // SAFETY: it is open, and a process that inherits it adopts it once, before it opens
+    // anything.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
+    Ok(fd)
+}
 
 /// Both ends of a new channel, non-blocking and close-on-exec.
 ///

@@ -11,11 +11,13 @@ use srv_common::Policy;
 
 use crate::confine::User;
 
+pub use changes::Changes;
 pub use merge::{
     BACKLOG, LISTEN, available_cpus, ensure_workers_fit, place, settings, settings_noting,
 };
 pub use root::Root;
 
+mod changes;
 mod file;
 mod merge;
 mod root;
@@ -67,24 +69,6 @@ impl Settings {
     /// Whether connections are to be steered, if the kernel lets this process.
     pub fn steers(&self) -> bool {
         self.bpf && self.serving.accept.has_own_listeners()
-    }
-
-    /// The first setting, by its key, in which `self` and `next` differ and which
-    /// a running server cannot change.
-    pub fn first_fixed_change(&self, next: &Self) -> Option<&'static str> {
-        let differences = [
-            ("listen", self.listen != next.listen),
-            ("accept", self.serving.accept != next.serving.accept),
-            ("backlog", self.backlog != next.backlog),
-            ("fast-open", self.fast_open != next.fast_open),
-            ("v6-only", self.v6_only != next.v6_only),
-            ("no-bpf", self.bpf != next.bpf),
-            ("control", self.control != next.control),
-            ("user", self.user != next.user),
-            ("log", self.log_json != next.log_json),
-        ];
-        let mut changed = differences.into_iter().filter(|(_, differs)| *differs);
-        changed.next().map(|(key, _)| key)
     }
 }
 

@@ -160,6 +160,8 @@ struct Master {
     sweeping: Vec<Leftover>,
     last_failure: Option<String>,
     root_watch: Option<RootWatch>,
+    /// SIGHUP came while an upgrade was under way.
+    is_reload_due: bool,
 }
 
 impl Master {
@@ -217,6 +219,7 @@ impl Master {
             sweeping: Vec::new(),
             last_failure: None,
             root_watch: None,
+            is_reload_due: false,
             hang_check: hang_check(&settings),
             settings,
             flags: Arc::new(flags),

@@ -173,7 +173,10 @@ impl Takeover {
         // SAFETY: there is no other thread yet; nobody reads the environment now.
         unsafe { std::env::remove_var(VARIABLE) };
         let inheritance = parse(&text)?;
-        let mut next = CHANNEL;
+        let channel = channel::inherited(CHANNEL).with_context(|| {
+            format!("adopt the channel to the old master, which sets {VARIABLE} (unset it)")
+        })?;
+        let mut next = CHANNEL + 1;
         let mut adopt = || {
             let fd = next;
             next += 1;
@@ -181,7 +184,6 @@ impl Takeover {
             let fd = unsafe { OwnedFd::from_raw_fd(fd) };
             rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map(|()| fd)
         };
-        let channel = adopt().context("adopt the channel")?;
         let mut groups = Vec::new();
         for group in inheritance {
             let sockets = (0..group.listeners).map(|_| adopt().map(Socket::from));

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use slab::Slab;
 
-use crate::channel::{Channel, Inherited, Start, ToMaster, ToWorker};
+use crate::channel::{self, Channel, Inherited, Start, ToMaster, ToWorker};
 use crate::config::{AcceptMode, Serving};
 use crate::confine::{self, Confinement};
 use crate::connection::{Connection, Driver, Progress};
@@ -32,10 +32,11 @@ use crate::status::{Published, SharedMemory, monotonic_ns};
 /// If what it inherited is not what it was promised, or the kernel refuses
 /// something that it can't do without. The master is told, too.
 pub fn run() -> anyhow::Result<()> {
-    // SAFETY: the master passed the channel at this number; nobody else in
-    // this fresh process uses it.
-    let channel = Channel::from_fd(unsafe { OwnedFd::from_raw_fd(Inherited::CHANNEL) });
-    let channel = Rc::new(channel);
+    let channel = channel::inherited(Inherited::CHANNEL).context(
+        "`srv worker` is what `srv serve` starts for each worker, with a channel to the master as \
+         file descriptor 3, and there is none: run `srv serve`",
+    )?;
+    let channel = Rc::new(Channel::from_fd(channel));
     let result = Worker::start(channel.clone()).and_then(|mut worker| worker.serve());
     if let Err(error) = &result {
         // If the master is gone there is nobody to tell.

@@ -1,6 +1,7 @@
 //! What the master says through the control socket, and the changes of which
 //! one can be told at once.
 
+use anyhow::ensure;
 use srv_common::Policy;
 
 use super::{Master, Second};
@@ -36,6 +37,10 @@ impl Master {
 
     fn switch_policy(&mut self, name: &str) -> anyhow::Result<Policy> {
         let policy = name.parse::<PolicyName>().map_err(anyhow::Error::msg)?.0;
+        ensure!(
+            !self.is_changing_hands(),
+            "an upgrade is under way: switch the policy when it is done"
+        );
         let before = self.policy;
         self.change_policy(policy)?;
         tracing::info!("policy: {name}");

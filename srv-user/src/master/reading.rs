@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{Event, Master, privilege};
 use crate::cli::ServeArgs;
-use crate::config::{self, Settings};
+use crate::config::{self, Changes, Settings};
 use crate::confine::User;
 use crate::control::Reply;
 
@@ -59,6 +59,9 @@ impl Master {
     /// Reads the configuration again and changes to it. The outcome is logged and told
     /// to `asker`.
     pub(super) fn reload(&mut self, asker: Option<oneshot::Sender<Reply>>) {
+        if self.stopping.is_none() && self.is_changing_hands() {
+            return self.reload_later(asker.into_iter().collect());
+        }
         match &mut self.reading {
             None => self.read(asker.into_iter().collect()),
             Some(reading) if !reading.is_late => {
@@ -73,6 +76,26 @@ impl Master {
                 );
                 settle(asker.into_iter().collect(), Err(refusal));
             }
+        }
+    }
+
+    /// While an upgrade is under way: its successor has read its configuration, and has the
+    /// listeners that there were. A process that asks is refused; SIGHUP, which nothing
+    /// answers, is for the server that serves afterwards.
+    fn reload_later(&mut self, askers: Askers) {
+        if askers.is_empty() {
+            tracing::info!("reload: waits for the upgrade that is under way");
+            self.is_reload_due = true;
+        } else {
+            let refusal = anyhow!("an upgrade is under way: reload when it is done");
+            settle(askers, Err(refusal));
+        }
+    }
+
+    /// An upgrade is over, and this server goes on: it reloads if it was told to meanwhile.
+    pub(super) fn reload_if_due(&mut self) {
+        if std::mem::take(&mut self.is_reload_due) {
+            self.reload(None);
         }
     }
 
@@ -120,6 +143,7 @@ impl Master {
         };
         match reading.is_late {
             true => tracing::info!("reload: the file system answers again"),
+            false if self.is_changing_hands() => self.reload_later(reading.askers),
             false => settle(reading.askers, self.change_to(next)),
         }
         if let Some(askers) = reading.again {
@@ -153,7 +177,7 @@ fn read(
 ) -> anyhow::Result<Settings> {
     let next = config::settings_noting(flags, &|path| place.set(path.to_owned()))?;
     privilege::ensure_root_is_served(&next, flags, user)?;
-    if let Some(key) = now.first_fixed_change(&next) {
+    if let Some(key) = Changes::between(now, &next).fixed.first() {
         bail!(
             "{}: a running server cannot change it; stop it and start it anew",
             config::place(flags, key)?

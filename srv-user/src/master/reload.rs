@@ -14,7 +14,7 @@ use srv_common::{Policy, State};
 
 use super::{Master, hang_check};
 use crate::channel::{FDS_MAX, ToWorker};
-use crate::config::{self, AcceptMode, Serving, Settings};
+use crate::config::{self, AcceptMode, Changes, Settings};
 use crate::join::ToJoined;
 
 impl Master {
@@ -26,6 +26,7 @@ impl Master {
     pub(super) fn change_to(&mut self, next: anyhow::Result<Settings>) -> anyhow::Result<String> {
         ensure!(self.stopping.is_none(), "the server is stopping");
         let next = next?;
+        let changes = Changes::between(&self.settings, &next);
         if self.settings.workers != next.workers {
             self.ensure_alone(&format!("{} workers", next.workers))?;
         }
@@ -37,7 +38,7 @@ impl Master {
                 .context("open listeners for more workers")?;
         }
         self.keep_listeners();
-        let what = self.differences(&next, policy);
+        let what = self.describe(&changes, &next, policy);
         let old = std::mem::replace(&mut self.settings, next);
         self.apply_settings();
         self.change_policy(policy)?;
@@ -71,34 +72,19 @@ impl Master {
         Ok(())
     }
 
-    fn differences(&self, next: &Settings, policy: Policy) -> String {
-        let old = &self.settings;
+    /// What a reload changes, for people. A policy that was switched by hand may differ from
+    /// the file's.
+    fn describe(&self, changes: &Changes, next: &Settings, policy: Policy) -> String {
         let mut what = Vec::new();
-        if old.workers != next.workers {
-            what.push(format!("workers {} to {}", old.workers, next.workers));
-        }
         if self.policy != policy {
-            what.push(format!(
-                "policy {} to {}",
-                self.policy.name(),
-                policy.name()
-            ));
+            let (old, new) = (self.policy.name(), policy.name());
+            what.push(format!("policy {old} to {new}"));
         }
-        if old.serving.root != next.serving.root {
-            what.push("the root".into());
-        }
-        let unmoved = Serving {
-            root: next.serving.root.clone(),
-            ..old.serving.clone()
-        };
-        if unmoved != next.serving {
-            what.push("what is served, or its limits".into());
-        }
-        if (old.grace, old.hang_after, old.hang_kill)
-            != (next.grace, next.hang_after, next.hang_kill)
-        {
-            what.push("grace or hang bounds".into());
-        }
+        let others = changes.live.iter().filter(|key| **key != "policy");
+        what.extend(others.map(|key| match *key {
+            "workers" => format!("workers {} to {}", self.settings.workers, next.workers),
+            key => key.to_owned(),
+        }));
         match what.is_empty() {
             true => "reloaded: nothing has changed".into(),
             false => format!("reloaded: {}", what.join(", ")),

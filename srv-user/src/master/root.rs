@@ -94,8 +94,7 @@ impl Master {
             .root
             .as_ref()
             .is_some_and(is_elsewhere);
-        let is_changing_hands = self.upgrade.is_some() || self.predecessor.is_some();
-        if !is_news || is_changing_hands || self.stopping.is_some() {
+        if !is_news || self.is_changing_hands() || self.stopping.is_some() {
             return;
         }
         if let Some(why) = why_not {

@@ -95,6 +95,11 @@ impl Master {
         })
     }
 
+    /// Whether two servers of an upgrade have the listeners, this one and the other.
+    pub(super) fn is_changing_hands(&self) -> bool {
+        self.upgrade.is_some() || self.predecessor.is_some()
+    }
+
     pub(super) fn is_successor(&self, pid: Pid) -> bool {
         let successor = self.upgrade.as_ref();
         successor.is_some_and(|upgrade| upgrade.successor.pid() == pid)
@@ -136,6 +141,11 @@ impl Master {
         let what = format!("upgraded: process {pid} serves now");
         tracing::info!("{what}; draining {} workers", self.workers.len());
         answer(upgrade.asked_by, Reply::Done(what));
+        if std::mem::take(&mut self.is_reload_due)
+            && let Err(error) = upgrade.successor.signal(Signal::HUP)
+        {
+            tracing::error!("pass the reload on to process {pid}: {error}");
+        }
         self.stopping = Some(Stopping {
             deadline: Some(Instant::now() + self.settings.grace),
             killed: false,
@@ -201,6 +211,7 @@ impl Master {
             tracing::error!("take back what the new binary had: {error:#}");
         }
         upgrade.say_failed();
+        self.reload_if_due();
     }
 
     /// The server is stopping: without a successor.
@@ -245,6 +256,7 @@ impl Master {
         if let Some(predecessor) = self.predecessor.take() {
             predecessor.tell(&ToPredecessor::Serving);
         }
+        self.reload_if_due();
         Ok(())
     }
 

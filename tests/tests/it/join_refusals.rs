@@ -256,9 +256,6 @@ fn neither_is_upgraded_or_resized_meanwhile() {
     std::fs::write(&file, text).unwrap();
     ask(Some(&first.control()), &Request::Reload).unwrap();
     signal(second.pid(), Signal::HUP);
-    second
-        .child()
-        .await_line("reloaded: what is served")
-        .unwrap();
+    second.child().await_line("reloaded: limits").unwrap();
     get_many(first.address(), 20);
 }

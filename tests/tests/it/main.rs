@@ -66,5 +66,6 @@ mod units;
 mod unprivileged;
 mod upgrade;
 mod upgrade_failures;
+mod upgrade_reload;
 mod waiting;
 mod walk;

@@ -203,3 +203,13 @@ fn a_policy_switched_by_hand_stays_until_the_file_names_another() {
     );
     assert_eq!(status(&configured.server).policy, "random");
 }
+
+#[test]
+fn each_setting_that_has_changed_is_named() {
+    let configured = Configured::start("workers = 1\n", &[]);
+    configured.rewrite("workers = 1\nupgrade-within = \"7s\"\ngrace = \"3s\"\n");
+    assert_eq!(
+        configured.reload(),
+        ("reloaded: grace, upgrade-within\n".into(), true)
+    );
+}

@@ -212,3 +212,16 @@ fn flags_win_over_the_file() {
     );
     assert_eq!(get(server.address(), "/work").status(), 200);
 }
+
+/// Its file descriptor 3 may be anything, or nothing.
+#[test]
+fn a_worker_that_is_started_by_hand_says_what_it_is() {
+    let binary = binary().unwrap();
+    for redirection in ["3<&-", "3</dev/null"] {
+        let script = format!("exec {} worker {redirection}", binary.display());
+        let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("run `srv serve`"), "{said}");
+    }
+}
