@@ -319,7 +319,8 @@ pub struct ServeArgs {
     #[serde(deserialize_with = "scalar")]
     pub hang_after: Option<Period<0>>,
 
-    /// A worker stuck for longer than this is killed and replaced; 0s: never [default: 0s]
+    /// A worker of which nothing has moved for longer than this, while the master ran, is
+    /// killed and replaced; 0s: never [default: 0s]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
     pub hang_kill: Option<Period<0>>,

@@ -15,7 +15,7 @@ use srv_common::policy::hermes;
 use srv_common::{Policy, Slot, State};
 
 use crate::config::{self, Settings};
-use crate::hang::HangWatch;
+use crate::hang::{HangWatch, Stuck};
 use crate::listen::{ListenerGroup, accept_queue};
 use crate::slots::SlotTable;
 use crate::status::{self, SharedMemory};
@@ -69,7 +69,7 @@ impl Default for SlotRecord {
 pub struct Hang {
     /// Its slot.
     pub slot: u32,
-    /// For how long so far.
+    /// For how long nothing of it has moved so far.
     pub lasted: Duration,
     /// What is known of it.
     pub stage: Stage,
@@ -406,12 +406,12 @@ impl Group {
             if !matches!(was, State::Ready | State::Hung | State::Full) {
                 continue;
             }
-            let stuck_ns = self.stuck_ns(slot, now_ns);
-            let is_hung = hang_after_ns != 0 && stuck_ns > hang_after_ns;
+            let stuck = self.stuck(slot, now_ns);
+            let is_hung = hang_after_ns != 0 && stuck.away_ns > hang_after_ns;
             if is_hung {
                 hangs.push(Hang {
                     slot,
-                    lasted: Duration::from_nanos(stuck_ns),
+                    lasted: Duration::from_nanos(stuck.still_ns),
                     stage: match was == State::Hung {
                         true => Stage::GoesOn,
                         false => Stage::FoundOut,
@@ -445,24 +445,18 @@ impl Group {
         self.listeners.sockets.len() > 1 && may_be(self.backlog) && socket.is_some_and(full)
     }
 
-    fn stuck_ns(&mut self, slot: u32, now_ns: u64) -> u64 {
+    fn stuck(&mut self, slot: u32, now_ns: u64) -> Stuck {
         let load = &self.memory.slots[slot as usize].load;
+        let watch = &mut self.slots[slot].hang;
         // Where all share one listener, none has an owner who would be woken first.
         if self.listeners.sockets.len() < 2 {
-            let busy_since_ns = load.busy_since_ns.get();
-            return now_ns.saturating_sub(if busy_since_ns == 0 {
-                now_ns
-            } else {
-                busy_since_ns
-            });
+            return watch.look(load, 0, now_ns, || false);
         }
         let socket = self.listeners.sockets.get(slot as usize);
         let has_queue = |socket| accept_queue(socket).is_ok_and(|(queued, _)| queued > 0);
         let queued = || socket.is_some_and(has_queue);
         let accepted = self.memory.accepted(slot as usize);
-        self.slots[slot]
-            .hang
-            .stuck_ns(load, accepted, now_ns, queued)
+        watch.look(load, accepted, now_ns, queued)
     }
 
     fn steering_of(&self, slot: u32) -> &layout::Steering {

@@ -7,45 +7,84 @@ use srv_common::layout::Load;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HangWatch {
     woke_ns: u64,
+    pending: u32,
+    /// Since when neither of these has changed, ns.
+    still_since_ns: u64,
     accepted: u64,
     /// Since when something came for it that it did not wake for, ns; 0: nothing did.
     passed_over_since_ns: u64,
 }
 
+/// For how long a worker has been stuck.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stuck {
+    /// Since it was last ready for a new connection, ns; 0 if it is.
+    pub away_ns: u64,
+    /// Since anything of it moved, ns; 0 if it is not away. A worker that goes through
+    /// many events may be away for long, and is not stuck: each event that it is done
+    /// with counts. (One connection's turn is bounded, so a transfer cannot be one event.)
+    pub still_ns: u64,
+}
+
 impl HangWatch {
-    /// For how long, ns, a worker with that `load` has been stuck at `now_ns`: away
-    /// from `epoll_wait`, or asleep there although a connection came to its own
-    /// listener. The kernel wakes a listener's owner first, so one that sleeps
-    /// on is stopped. (`accepted`: so many were taken from there; `queued`: whether
-    /// connections wait there now.)
-    pub fn stuck_ns(
+    /// Looks at a worker with that `load` at `now_ns`. It is away if it is not in
+    /// `epoll_wait`, or asleep there although a connection came to its own listener: the
+    /// kernel wakes a listener's owner first, so a worker that sleeps on is stopped.
+    /// (`accepted`: so many were taken from there; `queued`: whether connections wait
+    /// there now. Where a listener is not one worker's: always 0, and none.)
+    pub fn look(
         &mut self,
         load: &Load,
         accepted: u64,
         now_ns: u64,
         queued: impl FnOnce() -> bool,
-    ) -> u64 {
+    ) -> Stuck {
         let busy_since_ns = load.busy_since_ns.get();
         let woke_ns = load.woke_ns.get();
         if busy_since_ns != 0 || woke_ns != self.woke_ns {
-            *self = Self {
-                woke_ns,
-                accepted,
-                passed_over_since_ns: 0,
-            };
-            let since_ns = if busy_since_ns == 0 {
-                now_ns
-            } else {
-                busy_since_ns
-            };
-            return now_ns.saturating_sub(since_ns);
+            return self.look_at_one_awake(busy_since_ns, woke_ns, load, accepted, now_ns);
         }
         if self.passed_over_since_ns == 0 && (accepted != self.accepted || queued()) {
             self.passed_over_since_ns = now_ns;
         }
-        match self.passed_over_since_ns {
+        let away_ns = match self.passed_over_since_ns {
             0 => 0,
             since_ns => now_ns.saturating_sub(since_ns),
+        };
+        Stuck {
+            away_ns,
+            still_ns: away_ns,
+        }
+    }
+
+    /// The worker is busy, or has been since the last look.
+    fn look_at_one_awake(
+        &mut self,
+        busy_since_ns: u64,
+        woke_ns: u64,
+        load: &Load,
+        accepted: u64,
+        now_ns: u64,
+    ) -> Stuck {
+        let pending = load.pending.get();
+        if woke_ns != self.woke_ns {
+            self.still_since_ns = busy_since_ns;
+        } else if pending != self.pending {
+            self.still_since_ns = now_ns;
+        }
+        *self = Self {
+            woke_ns,
+            pending,
+            still_since_ns: self.still_since_ns,
+            accepted,
+            passed_over_since_ns: 0,
+        };
+        if busy_since_ns == 0 {
+            return Stuck::default();
+        }
+        Stuck {
+            away_ns: now_ns.saturating_sub(busy_since_ns),
+            still_ns: now_ns.saturating_sub(self.still_since_ns.max(busy_since_ns)),
         }
     }
 
@@ -57,12 +96,36 @@ impl HangWatch {
     }
 }
 
+/// The looks of the process that watches the workers. If that process does not run either,
+/// because both were stopped, frozen or suspended, nobody was stuck: what was before a look
+/// that came late does not count.
+#[derive(Debug, Default)]
+pub struct Looks {
+    looked_ns: u64,
+    counts_from_ns: u64,
+}
+
+impl Looks {
+    /// A look at `now_ns`, which is late if the last was longer ago than `late_after_ns`.
+    pub fn look(&mut self, now_ns: u64, late_after_ns: u64) {
+        if now_ns.saturating_sub(self.looked_ns) > late_after_ns {
+            self.counts_from_ns = now_ns;
+        }
+        self.looked_ns = now_ns;
+    }
+
+    /// For how long, ns, the watching process has watched without a gap.
+    pub fn watched_ns(&self) -> u64 {
+        self.looked_ns - self.counts_from_ns
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn stuck(watch: &mut HangWatch, load: &Load, now_ns: u64) -> u64 {
-        watch.stuck_ns(load, 0, now_ns, || false)
+        watch.look(load, 0, now_ns, || false).away_ns
     }
 
     #[test]
@@ -78,7 +141,7 @@ mod tests {
     #[test]
     fn one_that_sleeps_while_others_take_what_came_for_it_is_stuck() {
         let (load, mut watch) = (Load::default(), HangWatch::default());
-        let mut stuck = |accepted, now_ns| watch.stuck_ns(&load, accepted, now_ns, || false);
+        let mut stuck = |accepted, now_ns| watch.look(&load, accepted, now_ns, || false).away_ns;
         load.woke_ns.set(1_000);
         assert_eq!(stuck(0, 2_000), 0);
         assert_eq!(stuck(1, 3_000), 0, "it may just wake");
@@ -90,17 +153,18 @@ mod tests {
     #[test]
     fn it_is_suspected_once() {
         let (load, mut watch) = (Load::default(), HangWatch::default());
-        watch.stuck_ns(&load, 1, 3_000, || false);
+        watch.look(&load, 1, 3_000, || false);
         assert!(watch.is_new_suspect(3_000));
-        watch.stuck_ns(&load, 1, 8_000, || false);
+        watch.look(&load, 1, 8_000, || false);
         assert!(!watch.is_new_suspect(8_000));
     }
 
     #[test]
     fn one_that_sleeps_beside_its_queue_is_stuck() {
         let (load, mut watch) = (Load::default(), HangWatch::default());
-        watch.stuck_ns(&load, 0, 1_000, || true);
-        assert_eq!(watch.stuck_ns(&load, 0, 4_000, || true), 3_000);
+        watch.look(&load, 0, 1_000, || true);
+        let stuck = watch.look(&load, 0, 4_000, || true);
+        assert_eq!((stuck.away_ns, stuck.still_ns), (3_000, 3_000));
     }
 
     #[test]
@@ -108,5 +172,40 @@ mod tests {
         let (load, mut watch) = (Load::default(), HangWatch::default());
         assert_eq!(stuck(&mut watch, &load, 1_000), 0);
         assert_eq!(stuck(&mut watch, &load, u64::MAX / 2), 0);
+    }
+
+    #[test]
+    fn one_that_goes_through_its_events_is_away_and_not_still() {
+        let (load, mut watch) = (Load::default(), HangWatch::default());
+        let mut look = |now_ns, busy_since_ns, pending| {
+            load.woke_ns.set(busy_since_ns);
+            load.busy_since_ns.set(busy_since_ns);
+            load.pending.set(pending);
+            let stuck = watch.look(&load, 0, now_ns, || false);
+            (stuck.away_ns, stuck.still_ns)
+        };
+        assert_eq!(look(3_000, 1_000, 9), (2_000, 2_000));
+        assert_eq!(look(5_000, 1_000, 8), (4_000, 0));
+        assert_eq!(look(6_000, 1_000, 8), (5_000, 1_000));
+        assert_eq!(look(7_000, 1_000, 2), (6_000, 0));
+        assert_eq!(
+            look(9_000, 8_500, 2),
+            (500, 500),
+            "another turn of its loop"
+        );
+    }
+
+    #[test]
+    fn what_was_before_a_late_look_does_not_count() {
+        let mut looks = Looks::default();
+        looks.look(50_000, 100);
+        assert_eq!(looks.watched_ns(), 0, "the first");
+        looks.look(50_100, 100);
+        looks.look(50_200, 100);
+        assert_eq!(looks.watched_ns(), 200);
+        looks.look(59_000, 100);
+        assert_eq!(looks.watched_ns(), 0, "both were frozen");
+        looks.look(59_050, 100);
+        assert_eq!(looks.watched_ns(), 50);
     }
 }

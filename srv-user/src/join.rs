@@ -26,7 +26,7 @@ use crate::control::{self, Reply, Request};
 
 /// To be raised with every change of the messages here, or of what the fields of the
 /// shared memory mean.
-const PROTOCOL: u32 = 3;
+const PROTOCOL: u32 = 4;
 /// Within which the other master answers, or is taken to be stuck.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -101,7 +101,7 @@ pub enum ToJoined {
     Hangs {
         /// Its slot.
         slot: u32,
-        /// For how long so far.
+        /// For how long nothing of it has moved so far.
         lasted: Duration,
     },
     /// A worker died or hangs: look where it may have been the one who was woken.

@@ -35,6 +35,7 @@ use crate::config::{AcceptMode, Root, Settings};
 use crate::confine::{Confinement, User};
 use crate::control::{self, Question, Request};
 use crate::group::Group;
+use crate::hang::Looks;
 use crate::join::{ToFirst, ToJoined};
 use crate::listen::ListenerGroup;
 use crate::overflow::Overflow;
@@ -126,6 +127,7 @@ struct Master {
     /// Whom workers run as; `None`: who runs this process.
     user: Option<User>,
     hang_check: Interval,
+    hang_looks: Looks,
     policy: Policy,
     groups: Vec<Group>,
     workers: HashMap<Pid, Worker>,
@@ -221,6 +223,7 @@ impl Master {
             root_watch: None,
             is_reload_due: false,
             hang_check: hang_check(&settings),
+            hang_looks: Looks::default(),
             settings,
             flags: Arc::new(flags),
             user,

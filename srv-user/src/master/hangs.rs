@@ -1,14 +1,18 @@
 //! Workers that are stuck: somebody looks around for what they left, suspects are
 //! told something, and who hangs for too long is killed if that was asked for.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
 
 use super::Master;
 use crate::channel::ToWorker;
 use crate::group::{Group, Hang, Stage};
+use crate::status;
 
 impl Master {
     pub(super) fn spot_hangs(&mut self) {
+        self.note_look();
         let found: Vec<Hang> = self.groups.iter_mut().flat_map(Group::spot_hangs).collect();
         if found.iter().any(|hang| hang.stage == Stage::FoundOut) {
             self.have_somebody_look_around();
@@ -27,11 +31,22 @@ impl Master {
         }
     }
 
+    /// A worker of this server's hangs, by this master's account or the other one's.
     pub(super) fn kill_if_hung_too_long(&mut self, hang: &Hang) {
+        self.note_look();
+        let watched = Duration::from_nanos(self.hang_looks.watched_ns());
         let kill_after = self.settings.hang_kill;
-        if !kill_after.is_zero() && hang.lasted > kill_after {
+        if !kill_after.is_zero() && hang.lasted.min(watched) > kill_after {
             self.kill_hung(hang);
         }
+    }
+
+    /// Late is what would be a good part of the time after which a worker is killed. Less
+    /// does not count as late, or on a busy machine none would ever be killed.
+    fn note_look(&mut self) {
+        let late_after = (self.settings.hang_kill / 4).max(self.hang_check.period() * 2);
+        let late_after_ns = u64::try_from(late_after.as_nanos()).unwrap_or(u64::MAX);
+        self.hang_looks.look(status::monotonic_ns(), late_after_ns);
     }
 
     pub(super) fn kill_hung(&mut self, hang: &Hang) {

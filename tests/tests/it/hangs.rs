@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use srv::arrivals::{Service, poisson};
 use srv::control::GroupStatus;
 use srv::load::Run;
@@ -12,7 +13,7 @@ use srv_tests::server::Server;
 use crate::client::{Client, get};
 use crate::gate;
 use crate::loaded::of_sleepers;
-use crate::probe::{Stopped, endurance, group, open_files, pid, until_group, worker};
+use crate::probe::{Stopped, endurance, group, open_files, pid, signal, until_group, worker};
 
 /// Half of what four workers can do, for a moment or for 5 s.
 fn half_load(target: SocketAddr) -> Run {
@@ -148,6 +149,69 @@ fn a_worker_that_hangs_for_too_long_is_replaced() {
     assert_eq!(get(server.address(), "/").status(), 200);
     let said = server.srv(&["status"]).unwrap().stdout;
     assert!(String::from_utf8_lossy(&said).contains("killed because they hung: 1"));
+}
+
+/// Master and workers stand still for longer than a worker may hang, as they do when their
+/// cgroup is frozen or a container is paused. The master goes on first: it finds a worker
+/// that has been in a request for all that time, and was not stuck.
+#[test]
+fn a_server_that_was_frozen_kills_no_worker() {
+    const HANG_KILL: Duration = Duration::from_secs(2);
+    let arguments = ["--workers", "2", "--synthetic", "--hang-kill", "2s"];
+    let server = Server::start(arguments).unwrap();
+    let mut client = Client::connect(server.address());
+    client.get("/work?sleep_us=500000");
+    let running = |group: &GroupStatus| group.workers.iter().position(|worker| worker.running == 1);
+    let before = until_group(&server, "a request is in service", |group| {
+        running(group).is_some()
+    });
+    let master = Stopped::new(server.pid());
+    let workers = [0, 1].map(|slot| Stopped::new(pid(&before.workers[slot])));
+    std::thread::sleep(2 * HANG_KILL);
+    drop(master);
+    let busy = running(&before).unwrap();
+    until_group(&server, "the master has looked at its workers", |group| {
+        group.workers[busy].state == "hung"
+    });
+    drop(workers);
+    assert_eq!(client.response().status(), 200);
+    let after = group(&server);
+    for worker in &after.workers {
+        assert_eq!((worker.starts, worker.hang_kills), (1, 0), "{worker:?}");
+    }
+}
+
+/// The same of a second server, whose first tells it which of its workers hang, and goes on
+/// to while the second stands still.
+#[test]
+fn a_joined_server_that_was_frozen_kills_no_worker() {
+    const HANG_KILL: Duration = Duration::from_secs(2);
+    let first = Server::start(["--workers", "1", "--synthetic"]).unwrap();
+    let arguments = ["--workers", "1", "--synthetic", "--hang-kill", "2s"];
+    let mut second = first.start_joined(arguments).unwrap();
+    let before = until_group(&first, "both workers are ready", |group| {
+        group.workers.len() == 2 && group.workers.iter().all(|worker| worker.state == "ready")
+    });
+    let theirs = &before.workers[1];
+    assert!(theirs.joined, "{theirs:?}");
+    let master = Stopped::new(second.pid());
+    let worker = Stopped::new(pid(theirs));
+    // Some come to the stopped worker, and its sibling takes them.
+    until_group(&first, "the first finds out", |group| {
+        assert_eq!(get(first.address(), "/").status(), 200);
+        group.workers[1].state == "hung"
+    });
+    std::thread::sleep(2 * HANG_KILL);
+    drop(master);
+    drop(worker);
+    until_group(&first, "it is itself again", |group| {
+        group.workers[1].state == "ready"
+    });
+    // By its end it has read all that the first had said.
+    signal(second.pid(), Signal::TERM);
+    second.child().await_exit().unwrap();
+    let said = second.child().stderr();
+    assert!(!said.contains("killing a worker"), "{said}");
 }
 
 #[test]
