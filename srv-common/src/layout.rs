@@ -52,7 +52,7 @@ pub struct Group<const N: usize = MAX_WORKERS> {
     pub ready: [Shared<u16>; N],
     /// What the program counts.
     pub program: Program,
-    /// In which order connections came.
+    /// In which order connections came, and whose turn it was.
     pub tickets: Tickets<N>,
     /// By slot, what program and master know of it.
     pub steering: [Steering; N],
@@ -174,8 +174,7 @@ pub struct Load {
     pub active: Shared<u32>,
     /// Requests in service.
     pub running: Shared<u32>,
-    /// Breaks ties: counts accepts like `own + stolen`, but a worker that
-    /// starts late begins at the level of its siblings. Wraps.
+    /// Breaks ties: the worker's turn in virtual time ([`crate::turns`]). Wraps.
     pub turn: Shared<u32>,
     /// Events that the last `epoll_wait` returned and that are not done with.
     pub pending: Shared<u32>,
@@ -188,6 +187,13 @@ pub struct Load {
     /// When the worker last left `epoll_wait`, ns of `CLOCK_MONOTONIC`: one
     /// that sleeps while siblings take what came for it does not only sleep.
     pub woke_ns: Shared<u64>,
+}
+
+impl Load {
+    /// Connections accepted, from whichever listener.
+    pub fn accepts(&self) -> u64 {
+        self.own.get().wrapping_add(self.stolen.get())
+    }
 }
 
 /// State of a slot; zero, the state of fresh memory, is `Absent`.

@@ -18,6 +18,7 @@ pub mod layout;
 pub mod policy;
 pub mod shared;
 pub mod tickets;
+pub mod turns;
 
 pub use layout::{Group, Line, MAX_WORKERS, Reason, Refusal, Slot, State};
 pub use policy::{Host, Policy, choose};

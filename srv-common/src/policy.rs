@@ -11,6 +11,7 @@ pub mod hermes;
 
 use crate::branchless::{bounded, lower};
 use crate::layout::{ELIGIBLE, Group, MAX_WORKERS, NOT_ELIGIBLE, Reason, State};
+use crate::turns;
 
 /// How the program chooses a worker.
 #[repr(u32)]
@@ -132,9 +133,9 @@ pub fn choose<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<
 /// How much work a slot has outstanding, as one integer; the lowest wins.
 ///
 /// Below what [`crate::layout::Steering::eligible`] takes off, from the top: waiting +
-/// running + busy (16 bits), open connections (16), a guard, accepts so far relative
-/// to a reference (28 less the slot's bits), slot. A count beyond its bits wraps: one
-/// imperfect choice.
+/// running + busy (16 bits), open connections (16), a guard, the worker's turn relative
+/// to the virtual time of [`crate::turns`] (28 less the slot's bits), slot. A count beyond its
+/// bits wraps, which costs one imperfect choice.
 ///
 /// One integer, and no branch on the way to it: the verifier follows every
 /// path through a scan, and a function call costs more than a score (with
@@ -148,10 +149,12 @@ const OUTSTANDING_MAX: u64 = (1 << 15) - 1;
 const OUTSTANDING_SHIFT: u32 = 45;
 const ACTIVE_SHIFT: u32 = 29;
 const ACTIVE_MAX: u64 = (1 << (OUTSTANDING_SHIFT - ACTIVE_SHIFT)) - 1;
+/// Bits of the turn and, in a score, the slot.
+pub(crate) const TURN_FIELD_BITS: u32 = 28;
 /// What a smaller turn borrows from when a larger one is subtracted.
-const TURN_GUARD: u64 = 1 << 28;
+const TURN_GUARD: u64 = 1 << TURN_FIELD_BITS;
 /// Where the turn and, in a score, the slot are.
-const TURN_FIELD: u64 = TURN_GUARD - 1;
+pub(crate) const TURN_FIELD: u64 = TURN_GUARD - 1;
 /// Where what is running and open is.
 const LOAD_FIELD: u64 = OUTSTANDING_MAX << OUTSTANDING_SHIFT | ACTIVE_MAX << ACTIVE_SHIFT;
 
@@ -172,8 +175,10 @@ impl<const N: usize> Group<N> {
 /// The same for all scores that are compared.
 #[derive(Clone, Copy)]
 struct Scoring {
-    /// Half a range of turns before any slot's, since counts of turns may wrap, less
-    /// the guard: to subtract it is to set the guard.
+    /// What no turn is ahead of, less the guard: to subtract it is to set the guard.
+    /// What is compared is how far each turn is behind that. A worker that was away for
+    /// longer than the field can tell therefore comes first all the same, or, once in
+    /// 100,000 times, after a few rounds.
     turns_from: u64,
     /// [`Host::waiting_mask`].
     waiting_mask: u64,
@@ -181,11 +186,11 @@ struct Scoring {
 
 impl Scoring {
     #[inline(always)]
-    fn new<const N: usize>(group: &Group<N>, reference: u32, host: &mut impl Host) -> Self {
-        let reference = &group.summaries[bounded(reference, N)];
+    fn new<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Self {
+        let ahead_max = u64::from(turns::AHEAD_MAX) << N.trailing_zeros();
+        let ahead_of_all = group.tickets.virtual_time.get().wrapping_add(ahead_max);
         Self {
-            turns_from: (reference.load.get().wrapping_sub(TURN_GUARD / 2) & TURN_FIELD)
-                .wrapping_sub(TURN_GUARD),
+            turns_from: (ahead_of_all & TURN_FIELD).wrapping_sub(TURN_GUARD),
             waiting_mask: host.waiting_mask() & OUTSTANDING_MAX,
         }
     }
@@ -218,7 +223,7 @@ fn least<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<u32, 
     if workers > SCAN_ALL_MAX {
         return least_of_many(group, workers, host);
     }
-    let scoring = Scoring::new(group, 0, host);
+    let scoring = Scoring::new(group, host);
     let mut best = NOT_READY;
     for slot in 0..SCAN_ALL_MAX {
         if slot >= workers {
@@ -239,7 +244,7 @@ fn least_of_many<const N: usize>(
     host: &mut impl Host,
 ) -> Result<u32, Reason> {
     let start = remainder(host.advance_cursor(), workers);
-    let scoring = Scoring::new(group, start, host);
+    let scoring = Scoring::new(group, host);
     let mut best = NOT_READY;
     let mut from = start;
     for _ in 0..IDLE_SAMPLE {
@@ -379,7 +384,7 @@ fn better_of_two<const N: usize>(
     }
     let first = nth_ready(group, first);
     let second = nth_ready(group, second);
-    let scoring = Scoring::new(group, first, host);
+    let scoring = Scoring::new(group, host);
     let one = scoring.score_at(group, first);
     found::<N>(lower(one, scoring.score_at(group, second)))
 }

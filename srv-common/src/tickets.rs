@@ -3,7 +3,7 @@
 //! several listeners ready can begin with the one whose first has waited
 //! longest. An accept queue by itself tells nobody how old its first is.
 
-use crate::layout::{Group, Line, MAX_WORKERS};
+use crate::layout::{Group, MAX_WORKERS};
 use crate::shared::Shared;
 
 /// Tickets remembered per listener; a power of two. Of a longer accept queue
@@ -15,7 +15,14 @@ pub const REMEMBERED: usize = 64;
 #[derive(Debug)]
 pub struct Tickets<const N: usize = MAX_WORKERS> {
     /// The last ticket. Two CPUs may write the same: an order among equals.
-    pub last: Line<Shared<u32>>,
+    pub last: Shared<u32>,
+    /// Explicit padding.
+    pub _pad: Shared<u32>,
+    /// The group's virtual time ([`crate::turns`]), where [`crate::layout::Summary::load`]
+    /// has a worker's turn.
+    pub virtual_time: Shared<u64>,
+    /// Explicit padding.
+    pub _pad_line: [Shared<u64>; 6],
     /// The ticket of the `n`th connection steered to a slot, at `n` modulo
     /// [`REMEMBERED`].
     pub of: [[Shared<u32>; REMEMBERED]; N],
@@ -23,11 +30,11 @@ pub struct Tickets<const N: usize = MAX_WORKERS> {
 
 impl<const N: usize> Group<N> {
     /// Gives the next ticket to the connection that is the `nth` steered to
-    /// `slot`, from 0.
+    /// `slot`, from 0. For the program.
     #[inline(always)]
     pub fn deal_ticket(&self, slot: u32, nth: u64) {
-        let ticket = self.tickets.last.0.get().wrapping_add(1);
-        self.tickets.last.0.set(ticket);
+        let ticket = self.tickets.last.get().wrapping_add(1);
+        self.tickets.last.set(ticket);
         let of = &self.tickets.of[slot as usize & (N - 1)];
         of[nth as usize & (REMEMBERED - 1)].set(ticket);
     }
@@ -39,7 +46,7 @@ impl<const N: usize> Group<N> {
         let steered = self.steering[slot as usize].steered.get();
         let first = steered.wrapping_sub(waiting.clamp(1, REMEMBERED as u64));
         let ticket = self.tickets.of[slot as usize][first as usize % REMEMBERED].get();
-        self.tickets.last.0.get().wrapping_sub(ticket)
+        self.tickets.last.get().wrapping_sub(ticket)
     }
 }
 

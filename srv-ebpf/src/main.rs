@@ -109,7 +109,10 @@ fn steer(ctx: &SkReuseportContext, group: &Group) -> Result<(u32, Kind), Reason>
     };
     let slot = choose(group, &mut kernel)?;
     match LISTENERS.select_reuseport(ctx, slot) {
-        Ok(()) => Ok((slot, kind)),
+        Ok(()) => {
+            group.advance_virtual_time(slot);
+            Ok((slot, kind))
+        }
         Err(ENOENT) => Err(Reason::EmptySlot),
         Err(EBADFD) => Err(Reason::OtherGroup),
         Err(_) => Err(Reason::SelectFailed),

@@ -21,6 +21,22 @@ pub fn max_over_mean(counts: &[u64]) -> f64 {
     mean(counts).map_or(1.0, |mean| largest as f64 / mean)
 }
 
+/// The most that one worker got of any `window` consecutive connections; `served_by` has
+/// the worker of each connection, in order. With fewer connections: of all.
+pub fn most_in_window(served_by: &[u16], window: usize) -> u64 {
+    let mut counts = vec![0u64; 1 + usize::from(u16::MAX)];
+    let mut most = 0;
+    for (nth, worker) in served_by.iter().enumerate() {
+        if let Some(gone) = nth.checked_sub(window) {
+            counts[usize::from(served_by[gone])] -= 1;
+        }
+        let count = &mut counts[usize::from(*worker)];
+        *count += 1;
+        most = most.max(*count);
+    }
+    most
+}
+
 /// `None` where there is nothing to share.
 fn mean(counts: &[u64]) -> Option<f64> {
     let sum = sum(counts.iter().copied());
@@ -77,6 +93,17 @@ mod tests {
         let counts = [2, 4, 4, 4, 5, 5, 7, 9];
         assert_eq!(coefficient_of_variation(&counts), 2.0 / 5.0);
         assert_eq!(max_over_mean(&counts), 9.0 / 5.0);
+    }
+
+    #[test]
+    fn a_window_has_its_own_shares() {
+        let in_turn = [0, 1, 2, 3].repeat(5);
+        assert_eq!(most_in_window(&in_turn, 8), 2);
+        let in_a_row = [[0; 5], [1; 5]].concat();
+        assert_eq!(most_in_window(&in_a_row, 4), 4);
+        assert_eq!(most_in_window(&in_a_row, 10), 5);
+        assert_eq!(most_in_window(&in_a_row, 99), 5);
+        assert_eq!(most_in_window(&[], 9), 0);
     }
 
     proptest! {

@@ -562,7 +562,7 @@ mod tests {
             prop_assert!(text.contains(" all "), "{}", text);
             let published = status::Published::new(vec![group.memory], 3);
             for listener in 0..4 {
-                published.turn_of_owner(0, listener);
+                published.accepts_of_owner(0, listener);
                 published.patience_ns(0, listener, words[0]);
                 published.age_of_first(0, listener);
             }

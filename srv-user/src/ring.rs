@@ -90,7 +90,7 @@ struct Listener {
 struct Deferral {
     from: Place,
     /// The sibling's accepts at the time.
-    owner_turn: u32,
+    owner_accepts: u64,
     since_ns: u64,
     due_ns: u64,
     watched: bool,
@@ -311,11 +311,11 @@ impl Ring {
         if from.nth == self.own() {
             return 0;
         }
-        let turn = published.turn_of_owner(from.group, from.nth);
+        let accepts = published.accepts_of_owner(from.group, from.nth);
         let had_its_chance = self
             .deferrals
             .iter()
-            .any(|deferral| deferral.from == from && deferral.owner_turn == turn);
+            .any(|deferral| deferral.from == from && deferral.owner_accepts == accepts);
         if had_its_chance {
             return 0;
         }
@@ -334,7 +334,7 @@ impl Ring {
         self.deferrals.retain(|deferral| deferral.from != from);
         self.deferrals.push(Deferral {
             from,
-            owner_turn: published.turn_of_owner(from.group, from.nth),
+            owner_accepts: published.accepts_of_owner(from.group, from.nth),
             since_ns: now_ns,
             due_ns: now_ns + self.patience_ns(published, from, now_ns),
             watched: false,
@@ -384,7 +384,7 @@ mod tests {
         const MS: u64 = 1_000_000;
         let deferral = Deferral {
             from: Place { group: 0, nth: 1 },
-            owner_turn: 0,
+            owner_accepts: 0,
             since_ns: 0,
             due_ns: 10 * MS,
             watched: false,

@@ -107,6 +107,8 @@ pub struct Outcome {
     pub accepts: Vec<u64>,
     /// Connections accepted from a sibling's queue.
     pub stolen: u64,
+    /// Which worker accepted each of the last 4096 connections, in order.
+    pub recent: Vec<u16>,
 }
 
 impl Outcome {

@@ -34,7 +34,7 @@ impl Published {
             is_silent: Rc::default(),
         };
         for group in &published.groups {
-            group.slots[slot as usize].load.turn.set(latest_turn(group));
+            group.join_turns(slot);
             group.sum_up(slot);
         }
         published
@@ -93,13 +93,14 @@ impl Published {
             &load.stolen
         }
         .bump(1);
-        load.turn.bump(1);
+        group.take_turn(self.slot as u32);
         group.sum_up(self.slot as u32);
     }
 
-    /// How often the owner of `listener` in `group` has accepted ([`Load::turn`]).
-    pub fn turn_of_owner(&self, group: usize, listener: u32) -> u32 {
-        self.groups[group].slots[listener as usize].load.turn.get()
+    /// How often the owner of `listener` in `group` has accepted.
+    pub fn accepts_of_owner(&self, group: usize, listener: u32) -> u64 {
+        let load = &self.groups[group].slots[listener as usize].load;
+        load.accepts()
     }
 
     /// See [`steal_patience_ns`].
@@ -180,17 +181,6 @@ const HERMES_TURN_NS: u64 = 5_000_000;
 
 fn steers_by_hermes(group: &Group) -> bool {
     group.config.policy.get() == Policy::Hermes as u32
-}
-
-/// Where a starting worker joins the turns: with its siblings, or it would get
-/// every connection until it had caught up with their past.
-fn latest_turn(group: &Group) -> u32 {
-    let workers = group.slots.iter().take(group.config.workers.get() as usize);
-    let turns = workers.map(|slot| slot.load.turn.get());
-    // Wrapping order, as the policies compare.
-    turns
-        .reduce(|a, b| if (a.wrapping_sub(b) as i32) < 0 { b } else { a })
-        .unwrap_or(0)
 }
 
 /// `CLOCK_MONOTONIC` in ns, the clock of `bpf_ktime_get_ns`; read through the

@@ -275,7 +275,7 @@ fn play_workers(group: &Group, workers: usize) {
         let steered = group.steering[nth].steered.get();
         if group.summaries[nth].taken.get() != steered {
             group.summaries[nth].taken.set(steered);
-            group.slots[nth].load.turn.bump(1);
+            group.take_turn(nth as u32);
             group.sum_up(nth as u32);
         }
     }

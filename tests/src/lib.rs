@@ -3,6 +3,7 @@
 
 pub mod arm;
 pub mod old_kernel;
+pub mod past;
 pub mod report;
 pub mod runs;
 pub mod wrk;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The benches, in the order in which they run.
-pub const BENCHES: [&str; 5] = ["select", "foreign", "http", "memory", "tail"];
+pub const BENCHES: [&str; 6] = ["select", "foreign", "http", "memory", "shares", "tail"];
 
 /// What the tests use beside cargo.
 const TEST_TOOLS: [Package; 12] = [

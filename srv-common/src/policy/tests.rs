@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod hermes;
-use crate::layout::{LAST_RESORT, MAX_WORKERS, Slot, eligibility};
+use crate::layout::{LAST_RESORT, MAX_WORKERS, eligibility};
 
 /// A place to run in whose answers the test decides.
 #[derive(Clone, Debug, Default)]
@@ -179,8 +179,9 @@ fn steering() -> impl Strategy<Value = Policy> {
     (1..Policy::Hermes as usize).prop_map(|nth| Policy::NAMED[nth].1)
 }
 
-/// How often each worker was chosen; each choice is followed by `accept`.
-fn spread(group: &Group, draws: u32, accept: impl Fn(&Slot)) -> Vec<u32> {
+/// How often each worker was chosen; each takes its turn then, or leaves things as
+/// they are.
+fn spread(group: &Group, draws: u32, takes_turns: bool) -> Vec<u32> {
     let mut host = Bench::default();
     let workers = group.config.workers.get();
     (0..workers).for_each(|slot| group.sum_up(slot));
@@ -188,8 +189,11 @@ fn spread(group: &Group, draws: u32, accept: impl Fn(&Slot)) -> Vec<u32> {
     for _ in 0..draws {
         let slot = choose(group, &mut host).unwrap();
         counts[slot as usize] += 1;
-        accept(&group.slots[slot as usize]);
-        group.sum_up(slot);
+        if takes_turns {
+            group.advance_virtual_time(slot);
+            group.take_turn(slot);
+            group.sum_up(slot);
+        }
     }
     counts
 }
@@ -220,7 +224,8 @@ fn cookies_that_come_back_are_shared_evenly() {
         group.steering[(nth * 7 % 4) as usize].steered.bump(nth);
         let slot = choose(&group, &mut host).unwrap() as usize;
         counts[slot] += 1;
-        group.slots[slot].load.turn.bump(1);
+        group.advance_virtual_time(slot as u32);
+        group.take_turn(slot as u32);
         group.sum_up(slot as u32);
     }
     assert_eq!(counts, [100; 4]);
@@ -285,6 +290,7 @@ proptest! {
             slot.turn %= 1 << 17;
         }
         let group = group(Policy::Least, &slots);
+        group.tickets.virtual_time.set((1 << 17) * MAX_WORKERS as u64);
         let key = |slot: &u32| {
             let load = &group.slots[*slot as usize].load;
             let busy = u64::from(load.busy_since_ns.get() != 0);
@@ -308,12 +314,14 @@ proptest! {
         }
     }
 
-    /// Accepts are compared in the order in which they were counted, wherever the counter stands.
+    /// Turns are compared by how long ago they were due, wherever virtual time stands.
     #[test]
-    fn turns_may_wrap(start in any::<u32>(), a in 0..1u32 << 17, b in 0..1u32 << 17) {
+    fn turns_may_wrap(clock in any::<u32>(), a in 0..1u32 << 17, b in 0..1u32 << 17) {
         let group = equals(Policy::Least, 2);
-        group.slots[0].load.turn.set(start.wrapping_add(a));
-        group.slots[1].load.turn.set(start.wrapping_add(b));
+        group.tickets.virtual_time.set(u64::from(clock) * MAX_WORKERS as u64);
+        let from = clock.wrapping_sub(1 << 17);
+        group.slots[0].load.turn.set(from.wrapping_add(a));
+        group.slots[1].load.turn.set(from.wrapping_add(b));
         group.sum_up(0);
         group.sum_up(1);
         let least = u32::from(b < a);
@@ -410,7 +418,7 @@ fn configuration_that_makes_no_sense_leaves_the_choice_to_the_kernel() {
 fn random_favours_nobody() {
     for workers in [1, 2, 3, 7, 16, 17, 100, 256] {
         let group = equals(Policy::Random, workers);
-        assert_even(&spread(&group, workers * 1_000, |_| ()), "random");
+        assert_even(&spread(&group, workers * 1_000, false), "random");
     }
 }
 
@@ -418,7 +426,7 @@ fn random_favours_nobody() {
 fn round_robin_is_exact() {
     for workers in [1, 2, 3, 7, 16, 17, 100, 256] {
         let group = equals(Policy::RoundRobin, workers);
-        let counts = spread(&group, workers * 5, |_| ());
+        let counts = spread(&group, workers * 5, false);
         assert!(
             counts.iter().all(|count| *count == 5),
             "{workers}: {counts:?}"
@@ -465,11 +473,12 @@ fn clients_spread_evenly_also_when_a_worker_is_missing() {
 fn least_deals_out_in_turn_when_nothing_else_changes() {
     for workers in 1..=SCAN_ALL_MAX {
         let group = equals(Policy::Least, workers);
-        for slot in &group.slots {
-            // Close to the end of the counter's range.
-            slot.load.turn.set(u32::MAX - 2);
+        // Close to the end of the range.
+        group.tickets.virtual_time.set(((1 << 20) - 2) << 8);
+        for slot in 0..workers {
+            group.join_turns(slot);
         }
-        let counts = spread(&group, workers * 7, |slot| slot.load.turn.bump(1));
+        let counts = spread(&group, workers * 7, true);
         assert!(
             counts.iter().all(|count| *count == 7),
             "{workers}: {counts:?}"
@@ -486,7 +495,7 @@ fn least_of_many_favours_nobody_idle_or_busy() {
                 group.idle.0[slot].set(idle);
                 group.slots[slot].load.running.set(1 - u32::from(idle));
             }
-            let counts = spread(&group, workers * 100, |slot| slot.load.turn.bump(1));
+            let counts = spread(&group, workers * 100, true);
             let (min, max) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
             assert!(max - min <= 2, "{workers} workers, idle {idle}: {counts:?}");
         }
@@ -516,15 +525,12 @@ fn least_of_many_prefers_an_idle_worker_wherever_it_is() {
 fn two_choices_favour_nobody_and_avoid_the_busy() {
     for workers in [1, 2, 3, 16, 17, 256] {
         let group = equals(Policy::P2c, workers);
-        assert_even(
-            &spread(&group, workers * 1_000, |slot| slot.load.turn.bump(1)),
-            "p2c",
-        );
+        assert_even(&spread(&group, workers * 1_000, true), "p2c");
     }
     let group = equals(Policy::P2c, 2);
     group.slots[0].load.running.set(1);
     assert_eq!(
-        spread(&group, 1_000, |_| ()),
+        spread(&group, 1_000, false),
         [0, 1_000],
         "two distinct ones are compared"
     );

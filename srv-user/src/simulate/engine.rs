@@ -154,6 +154,7 @@ impl<const N: usize> Engine<N> {
             Ok(slot) => {
                 let steered = &self.group.steering[slot as usize].steered;
                 self.group.deal_ticket(slot, steered.get());
+                self.group.advance_virtual_time(slot);
                 steered.bump(1);
                 slot
             }
@@ -273,7 +274,7 @@ impl<const N: usize> Engine<N> {
     fn patience_ns(&self, worker: u32, listener: u32, now_ns: u64) -> u64 {
         let owner = &self.group.slots[listener as usize];
         let watch = &self.workers[worker as usize].watch;
-        if listener == worker || watch.was_patient(listener, owner.load.turn.get()) {
+        if listener == worker || watch.was_patient(listener, owner.load.accepts()) {
             return 0;
         }
         policy::steal_patience_ns(&self.group, worker, listener, now_ns)
@@ -283,9 +284,9 @@ impl<const N: usize> Engine<N> {
         for nth in 0..self.batch.len() {
             let listener = self.batch[nth];
             let due_ns = now_ns + self.patience_ns(worker, listener, now_ns);
-            let owner_turn = self.group.slots[listener as usize].load.turn.get();
+            let owner_accepts = self.group.slots[listener as usize].load.accepts();
             let watch = &mut self.workers[worker as usize].watch;
-            watch.leave_alone(listener, owner_turn, due_ns);
+            watch.leave_alone(listener, owner_accepts, due_ns);
         }
     }
 
@@ -301,11 +302,12 @@ impl<const N: usize> Engine<N> {
         load.busy_since_ns.set(now_ns.max(1));
         load.active.set(1);
         load.running.set(1);
-        load.turn.bump(1);
+        self.group.take_turn(worker);
         self.group.sum_up(worker);
         let is_own = listener == worker || self.mode == AcceptMode::Shared;
         if is_own { &load.own } else { &load.stolen }.bump(1);
         self.workers[worker as usize].request = Some(request);
+        self.tally.accepted_by(worker);
         self.tally.wait.record(now_ns - request.arrives_ns);
         self.tally.busy_ns += request.service_ns as f64;
         self.set_timer(now_ns + request.service_ns, worker, Due::Finish);
@@ -340,16 +342,16 @@ impl<const N: usize> Engine<N> {
                 .iter()
                 .map(|slot| &slot.load)
         };
-        let accepts = |load: &srv_common::layout::Load| load.own.get() + load.stolen.get();
         Outcome {
             all: self.tally.all.summary(),
             deviation_ns: self.tally.all.deviation_ns(),
             short: self.tally.short.summary(),
             wait: self.tally.wait.summary(),
             utilisation: self.tally.busy_ns / span_ns / self.model.workers as f64,
-            accepts: loads().map(accepts).collect(),
+            accepts: loads().map(srv_common::layout::Load::accepts).collect(),
             stolen: loads().map(|load| load.stolen.get()).sum(),
             short_latencies: self.tally.short,
+            recent: self.tally.recent.into(),
         }
     }
 }

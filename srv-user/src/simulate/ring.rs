@@ -25,7 +25,7 @@ pub struct Watch {
 struct Deferral {
     listener: u32,
     /// The owner's accepts at the time.
-    owner_turn: u32,
+    owner_accepts: u64,
     due_ns: u64,
     watched: bool,
 }
@@ -106,19 +106,21 @@ impl Watch {
     }
 
     /// Whether `listener` was left alone before and its owner, whose accepts
-    /// are `owner_turn`, has made nothing of it.
-    pub fn was_patient(&self, listener: u32, owner_turn: u32) -> bool {
+    /// are `owner_accepts`, has made nothing of it.
+    pub fn was_patient(&self, listener: u32, owner_accepts: u64) -> bool {
         let mut deferrals = self.deferrals.iter();
-        deferrals.any(|deferral| deferral.listener == listener && deferral.owner_turn == owner_turn)
+        deferrals.any(|deferral| {
+            deferral.listener == listener && deferral.owner_accepts == owner_accepts
+        })
     }
 
     /// Does not watch `listener` until `due_ns`.
-    pub fn leave_alone(&mut self, listener: u32, owner_turn: u32, due_ns: u64) {
+    pub fn leave_alone(&mut self, listener: u32, owner_accepts: u64, due_ns: u64) {
         self.deferrals
             .retain(|deferral| deferral.listener != listener);
         self.deferrals.push(Deferral {
             listener,
-            owner_turn,
+            owner_accepts,
             due_ns,
             watched: false,
         });

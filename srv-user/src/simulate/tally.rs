@@ -1,5 +1,7 @@
 //! What is kept of a simulated run: counts that do not grow with it.
 
+use std::collections::VecDeque;
+
 use hdrhistogram::Histogram;
 
 use crate::stats::Summary;
@@ -78,6 +80,9 @@ impl Latencies {
     }
 }
 
+/// How many of the last accepts are remembered one by one.
+pub const RECENT: usize = 4096;
+
 /// All that is kept.
 pub struct Tally {
     /// Of all requests.
@@ -92,6 +97,8 @@ pub struct Tally {
     pub first_ns: Option<u64>,
     /// When the last request was finished.
     pub last_ns: u64,
+    /// Which worker accepted each of the last [`RECENT`] connections.
+    pub recent: VecDeque<u16>,
 }
 
 impl Tally {
@@ -104,6 +111,16 @@ impl Tally {
             busy_ns: 0.0,
             first_ns: None,
             last_ns: 0,
+            recent: VecDeque::with_capacity(RECENT),
         }
+    }
+
+    /// `worker` accepts a connection.
+    pub fn accepted_by(&mut self, worker: u32) {
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        // `simulate::WORKERS_MAX` is less.
+        self.recent.push_back(worker as u16);
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::arrivals::{endless, poisson};
+use crate::balance::most_in_window;
 use crate::limit;
 
 /// 98 % × 1 ms, 2 % × 25 ms.
@@ -277,6 +278,55 @@ fn every_worker_has_its_share_of_cheap_traffic() {
         let cv = simulate(model, arm, 0.3, 20_000).accepts_cv();
         assert!(cv < 0.005, "{arm}: {cv}");
     }
+}
+
+/// `past`, and from a second after its last request on cheap connections at 1,500/s.
+fn then_cheap(past: Vec<Draw>) -> impl Iterator<Item = Draw> {
+    let from_ns = past.last().map_or(0, |draw| draw.at_ns + 1_000_000_000);
+    let cheap = endless(3, 1_500.0, Service::Fixed(100)).take(3_000);
+    let later = move |draw: Draw| Draw {
+        at_ns: draw.at_ns + from_ns,
+        ..draw
+    };
+    past.into_iter().chain(cheap.map(later))
+}
+
+#[track_caller]
+fn assert_even_after(past: &str, draws: Vec<Draw>) {
+    let model = model(8, BIMODAL);
+    for arm in [own(Policy::Least), ring(Policy::Least)] {
+        let outcome = run(&model, arm, then_cheap(draws.clone())).unwrap();
+        let cheap = &outcome.recent[outcome.recent.len() - 3_000..];
+        let mut counts = [0; 8];
+        cheap.iter().for_each(|by| counts[usize::from(*by)] += 1);
+        let most = most_in_window(cheap, 400);
+        assert!(most <= 62, "{arm} after {past}: {most} of 400");
+        let cv = crate::balance::coefficient_of_variation(&counts);
+        assert!(cv <= 0.02, "{arm} after {past}: {cv} of {counts:?}");
+    }
+}
+
+/// Neither an absence nor a past is a debt: shares are even from now on.
+#[test]
+fn cheap_traffic_is_shared_evenly_whatever_was_before() {
+    let rate = |service| model(8, service).rate(0.7);
+    let poisson = |service, rate| poisson(9, rate, Duration::from_secs(3), service);
+    assert_even_after("nothing", Vec::new());
+    assert_even_after("bimodal", poisson(BIMODAL, rate(BIMODAL)));
+    // A closed loop offers as much as there is to be had.
+    let fixed = Service::Fixed(300);
+    assert_even_after(
+        "saturation",
+        poisson(fixed, 1.01 * model(8, fixed).rate(1.0)),
+    );
+    // Its worker is away for all of the rest.
+    let away = Draw {
+        at_ns: 0,
+        service_us: 3_000_000,
+    };
+    let others = poisson(Service::Fixed(100), 1_500.0);
+    let away = std::iter::once(away).chain(others).collect();
+    assert_even_after("an absence", away);
 }
 
 #[test]

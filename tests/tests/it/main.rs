@@ -51,6 +51,7 @@ mod reload;
 mod report;
 mod ring;
 mod root_moves;
+mod shares;
 mod shrink;
 mod signals;
 mod simulation;
