@@ -257,12 +257,15 @@ mod tests {
     use super::*;
     use crate::config::{AcceptMode, Limits, Root};
     use crate::mutation::{config, mutated};
+    use crate::site::content_type::Types;
 
     #[test]
     fn a_hostile_packet_is_a_message_or_refused() {
         let serving = Serving {
             accept: AcceptMode::Ring,
             root: Some(Root::find("/".as_ref()).unwrap()),
+            dotfiles: true,
+            types: Types::from([("a".into(), "b/c".into())]),
             synthetic: false,
             worker_header: true,
             limits: Limits {

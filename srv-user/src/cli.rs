@@ -14,7 +14,8 @@ use srv_common::MAX_WORKERS;
 
 use crate::ab;
 use crate::config::value::{
-    Bytes, Count, ListenAddr, LogFormat, Period, PolicyName, UserName, list, scalar,
+    Bytes, Count, FileType, ListenAddr, LogFormat, Period, PolicyName, UserName, list, scalar,
+    table,
 };
 use crate::config::{AcceptMode, HEADER_BYTES_MIN};
 use crate::rehearsal::RehearsalArgs;
@@ -30,6 +31,12 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
+
+const DOCTOR_EXIT_CODES: &str = "\
+Exit codes:
+  0  srv serve runs here
+  1  it does not
+  2  with --strict: it runs, but something is degraded or missing";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -59,10 +66,14 @@ pub enum Command {
     /// Leave a group to the kernel's hash again, whoever attached a program
     Detach(DetachArgs),
     /// Check what this machine lacks, what that costs and how to mend it
+    #[command(after_help = DOCTOR_EXIT_CODES)]
     Doctor {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Fail if anything is degraded or missing (exit code 2)
+        #[arg(long)]
+        strict: bool,
     },
     /// Compare ways of distributing connections: interleaved arms, the same
     /// draws, a control, and the limit that none can beat
@@ -255,6 +266,18 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
 
+    /// Serve files and folders whose names begin with a dot; /.well-known is served
+    /// either way [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", hide_possible_values = true)]
+    pub dotfiles: Option<bool>,
+
+    /// Content-Type of files with this extension, such as wasm=application/wasm,
+    /// repeatable; in the file: table [types]. The built-in table knows the usual ones
+    #[arg(long, value_name = "EXT=TYPE")]
+    #[serde(deserialize_with = "table")]
+    pub types: Option<Vec<FileType>>,
+
     /// Whom workers run as: a name, UID or UID:GID; they have no capability and no
     /// other group [default: nobody if started by root, else who starts it]
     #[arg(long, value_name = "USER")]
@@ -436,7 +459,7 @@ mod tests {
             "srv sockets --json",
             "srv reload --control /run/srv.sock",
             "srv upgrade --control /run/srv.sock",
-            "srv doctor --json",
+            "srv doctor --json --strict",
             "srv worker",
         ] {
             parse(line).unwrap();
@@ -500,7 +523,7 @@ mod tests {
                 tried += 1;
             }
         }
-        assert_eq!(tried, 21, "flags whose help names a value as default");
+        assert_eq!(tried, 22, "flags whose help names a value as default");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use srv_common::Policy;
 
 use crate::confine::User;
+use crate::site::content_type::Types;
 
 pub use changes::Changes;
 pub use merge::{
@@ -79,6 +80,10 @@ pub struct Serving {
     pub accept: AcceptMode,
     /// Folder to serve; `None`: the built-in welcome page.
     pub root: Option<Root>,
+    /// Files whose names begin with a dot are served.
+    pub dotfiles: bool,
+    /// Media types by extension, before the built-in ones.
+    pub types: Types,
     /// `GET /work` exists.
     pub synthetic: bool,
     /// Every response names its worker.

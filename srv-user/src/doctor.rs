@@ -11,6 +11,7 @@ use crate::steer;
 
 pub use facts::{Facts, Steering};
 
+mod cgroup;
 mod facts;
 mod network;
 #[cfg(test)]
@@ -118,9 +119,15 @@ impl Report {
         }
     }
 
-    /// 0 if `srv serve` can run here, else 1.
-    pub fn exit_code(&self) -> u8 {
-        u8::from(!self.serves)
+    /// 1 if `srv serve` cannot run here, else 0; if it can and `is_strict`, 2 where a line is not
+    /// ok.
+    pub fn exit_code(&self, is_strict: bool) -> u8 {
+        let is_well = || self.checks.iter().all(|check| check.verdict == Verdict::Ok);
+        match self.serves {
+            false => 1,
+            true if is_strict && !is_well() => 2,
+            true => 0,
+        }
     }
 }
 
@@ -218,7 +225,7 @@ missing   files               found
 srv serve does not run here.
 "
         );
-        assert_eq!(report.exit_code(), 1);
+        assert_eq!((report.exit_code(false), report.exit_code(true)), (1, 1));
     }
 
     #[test]
@@ -226,13 +233,29 @@ srv serve does not run here.
         let report = Report::of(&healthy());
         assert_eq!(ailments(&healthy()), []);
         assert!(report.serves && report.steers);
-        assert_eq!(report.exit_code(), 0);
+        assert_eq!((report.exit_code(false), report.exit_code(true)), (0, 0));
         assert!(
             report
                 .checks
                 .iter()
                 .all(|check| check.costs.is_none() && check.mend.is_none())
         );
+    }
+
+    #[test]
+    fn a_strict_examination_is_failed_by_any_line() {
+        let degraded = Facts {
+            somaxconn: Some(128),
+            ..healthy()
+        };
+        let unsteered = Facts {
+            steering: Steering::NoProgram,
+            ..healthy()
+        };
+        for facts in [degraded, unsteered] {
+            let report = Report::of(&facts);
+            assert_eq!((report.exit_code(false), report.exit_code(true)), (0, 2));
+        }
     }
 
     #[test]
@@ -246,6 +269,8 @@ srv serve does not run here.
             capabilities: CapabilitySet::empty(),
             memlock_bytes: Some(64 << 10),
             open_files: Some(20),
+            openat2_refusal: Some("EPERM".into()),
+            tcp_abort_on_overflow: Some(1),
             somaxconn: Some(128),
             tcp_syncookies: Some(0),
             ip_local_port_range: Some((1024, 65535)),

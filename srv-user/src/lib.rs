@@ -32,6 +32,7 @@ pub mod log;
 pub mod master;
 #[cfg(test)]
 mod mutation;
+pub mod open_files;
 pub mod overflow;
 pub mod peer;
 pub mod process;

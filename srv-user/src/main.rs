@@ -49,7 +49,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Attach(args) => args.run()?,
         Command::Detach(args) => args.run()?,
         Command::Ab(args) => return compare(*args),
-        Command::Doctor { json } => {
+        Command::Doctor { json, strict } => {
             let report = doctor::run(steer::carries_program(), || {
                 steer::Steering::load().map(drop)
             });
@@ -57,7 +57,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 true => println!("{}", serde_json::to_string_pretty(&report)?),
                 false => print!("{report}"),
             }
-            return Ok(report.exit_code().into());
+            return Ok(report.exit_code(strict).into());
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -42,7 +42,7 @@ use crate::overflow::Overflow;
 use crate::slots::SlotTable;
 use crate::spawn::{self, Worker};
 use crate::takeover::{Peer, Takeover, ToPredecessor, ToSuccessor};
-use crate::{log, steer, systemd};
+use crate::{log, open_files, steer, systemd};
 use back_off::BackOff;
 use first::Second;
 use joined::First;
@@ -168,6 +168,7 @@ struct Master {
 
 impl Master {
     fn open(settings: Settings, flags: ServeArgs, mut takeover: Takeover) -> anyhow::Result<Self> {
+        raise_open_files(&settings)?;
         let user = privilege::workers_user(&settings)?;
         privilege::ensure_root_is_served(&settings, &flags, user)?;
         // A successor inherits, whatever its predecessor did.
@@ -674,6 +675,15 @@ fn first_policy(settings: &Settings, groups: &[Group]) -> anyhow::Result<Policy>
         Some(_) => Ok(Policy::Hash),
         None => Ok(settings.policy),
     }
+}
+
+/// Makes room for as many open files as these settings need.
+fn raise_open_files(settings: &Settings) -> anyhow::Result<()> {
+    let listeners = match settings.serving.accept.has_own_listeners() {
+        true => settings.workers.into(),
+        false => 1,
+    };
+    open_files::raise_for_master(settings.workers, settings.listen.len() as u64, listeners)
 }
 
 /// Often enough that a hang is seen a quarter late at most.

@@ -5,12 +5,12 @@
 //! disk unless the page cache has it, and `/work` waits on purpose. Small files are kept in memory
 //! and looked at once a second, so a change is seen within that time.
 //!
-//! What is not done, on purpose: no listing of folders, no following of links out of the root
-//! (an absolute link counts as one, wherever it leads), no compression, no multipart ranges.
+//! What is not done, on purpose: no listing of folders, no following of links out of the root, no
+//! compression, no multipart ranges.
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -22,9 +22,11 @@ use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use percent_encoding::{CONTROLS, utf8_percent_encode};
 use rustix::time::{ClockId, clock_gettime};
 
+pub use self::beneath::openat2_refusal;
 pub use self::body::Body;
-use self::conditional::Validators;
-use self::docroot::{DocRoot, Found, Refusal, Stamp};
+use self::conditional::{Validators, tag_of};
+use self::content_type::{MediaType, Types};
+use self::docroot::{DocRoot, Found, Refusal, Stamp, Start};
 use self::file_cache::{FileCache, LARGEST_FILE_BYTES};
 use self::notice::{method_not_allowed, moved, notice, options};
 use self::representation::{Content, Representation};
@@ -32,10 +34,11 @@ use self::request_path::{BadPath, RequestPath};
 
 use crate::config::Serving;
 
+mod beneath;
 mod body;
 mod byte_range;
 mod conditional;
-mod content_type;
+pub mod content_type;
 mod docroot;
 mod file_cache;
 mod notice;
@@ -54,9 +57,27 @@ const X_WORKER: HeaderName = HeaderName::from_static("x-worker");
 pub struct Site {
     pages: Pages,
     synthetic: bool,
+    rules: Rules,
     worker: Option<HeaderValue>,
     /// Monotonic; a coarse one will do. Tests turn it by hand.
     clock: fn() -> Duration,
+}
+
+/// What is said of a folder's files.
+#[derive(Debug)]
+struct Rules {
+    /// Files whose names begin with a dot are served.
+    dotfiles: bool,
+    types: Types,
+}
+
+impl Rules {
+    fn of(serving: &Serving) -> Self {
+        Self {
+            dotfiles: serving.dotfiles,
+            types: serving.types.clone(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -80,6 +101,7 @@ impl Site {
         Ok(Self {
             pages,
             synthetic: serving.synthetic,
+            rules: Rules::of(serving),
             worker: worker.map(HeaderValue::from),
             clock: coarse_clock,
         })
@@ -102,6 +124,7 @@ impl Site {
         Ok(Self {
             pages,
             synthetic: serving.synthetic,
+            rules: Rules::of(serving),
             worker: worker.map(HeaderValue::from),
             clock: self.clock,
         })
@@ -163,7 +186,7 @@ impl Site {
                 let mut cache = cache.borrow_mut();
                 match cache.fresh(request.uri.path(), now) {
                     Some(kept) => kept.answer(request),
-                    None => look_up(root, &mut cache, now, request),
+                    None => look_up(root, &self.rules, &mut cache, now, request),
                 }
             }
         }
@@ -173,6 +196,7 @@ impl Site {
 /// Goes to the file system, and brings the cache up to date with what is there.
 fn look_up(
     root: &DocRoot,
+    rules: &Rules,
     cache: &mut FileCache,
     now: Duration,
     request: &Parts,
@@ -188,6 +212,9 @@ fn look_up(
             );
         }
     };
+    if path.is_hidden() && !rules.dotfiles {
+        return not_found();
+    }
     let name = path.file_name();
     match root.open(&name) {
         Ok(Found::File(file, stamp)) => {
@@ -196,10 +223,17 @@ fn look_up(
             }
             cache.remove(raw);
             let settled = stamp.is_settled(SystemTime::now());
-            let loaded = load(file, &stamp, content_type::of(&name));
+            let loaded = match load(file, &stamp, &MediaType::of(&name, &rules.types)) {
+                Ok(loaded) => loaded,
+                Err(error) => return refused(Refusal::Failed(error), raw),
+            };
             let response = loaded.answer(request);
             // One spelling of each path is kept, lest a client fill the cache with others.
-            if loaded.is_in_memory() && path.is_spelled(raw) {
+            if let Some(bytes) = loaded.memory_bytes()
+                && path.is_spelled(raw)
+            {
+                // A file whose size is no size changes without any sign.
+                let settled = settled && bytes as u64 == stamp.size_bytes();
                 cache.insert(raw, loaded, stamp, settled, now);
             }
             response
@@ -215,20 +249,47 @@ fn look_up(
     }
 }
 
-/// Reads small files into memory; a file that changes meanwhile or cannot be read is left to be
-/// sent from disk, which fails, if it has to, while the response is under way.
-fn load(file: File, stamp: &Stamp, content_type: HeaderValue) -> Representation {
-    let in_memory = if stamp.size_bytes() <= LARGEST_FILE_BYTES {
-        docroot::read_whole(&file, stamp).unwrap_or_default()
-    } else {
-        None
+/// Reads small files into memory; others, and a file that changes meanwhile, are left to be sent
+/// from disk, which fails, if it has to, while the response is under way.
+fn load(file: File, stamp: &Stamp, media: &MediaType) -> io::Result<Representation> {
+    let is_large = stamp.size_bytes() > LARGEST_FILE_BYTES;
+    let start = match is_large && stamp.is_size_sure() && !media.is_open_text() {
+        true => Start::More(Bytes::new()),
+        false => docroot::read_start(&file, stamp, LARGEST_FILE_BYTES)?,
     };
-    let content = match in_memory {
-        Some(bytes) => Content::Memory(bytes),
-        None => Content::File(Arc::new(file), stamp.size_bytes()),
+    let now = SystemTime::now();
+    let mut validators = Validators {
+        etag: Some(stamp.tag(now)),
+        modified_s: stamp.modified_s(now),
     };
-    let validators = stamp.validators(SystemTime::now());
-    Representation::new(content_type, validators, content)
+    let file = Arc::new(file);
+    let (content_type, content) = match start {
+        Start::Whole(bytes) => {
+            if bytes.len() as u64 != stamp.size_bytes() {
+                validators.modified_s = None;
+            }
+            validators.etag = Some(tag_of(&bytes));
+            (media.of_content(&bytes), Content::Memory(bytes))
+        }
+        Start::More(bytes) if is_large => {
+            let content = Content::File(file, stamp.size_bytes());
+            (media.of_start(&bytes), content)
+        }
+        // More than there is by the file's size, which is no size then.
+        Start::More(bytes) => {
+            validators = Validators {
+                etag: None,
+                modified_s: None,
+            };
+            (media.of_start(&bytes), Content::ToEnd(file))
+        }
+        Start::Changing => {
+            let content = Content::File(file, stamp.size_bytes());
+            (media.of_start(b""), content)
+        }
+    };
+    let loaded = Representation::new(content_type, validators, content);
+    Ok(loaded.encoded(media.encoding.clone()))
 }
 
 fn to_folder(path: &RequestPath, query: Option<&str>) -> Response<Body> {
@@ -266,11 +327,8 @@ fn not_found() -> Response<Body> {
 }
 
 fn welcome() -> Representation {
-    let mut hasher = DefaultHasher::new();
-    WELCOME.hash(&mut hasher);
-    let tag = format!("\"welcome-{:x}\"", hasher.finish());
     let validators = Validators {
-        etag: HeaderValue::try_from(tag).expect("hexadecimal digits"),
+        etag: Some(tag_of(WELCOME.as_bytes())),
         modified_s: None,
     };
     let content = Content::Memory(Bytes::from_static(WELCOME.as_bytes()));

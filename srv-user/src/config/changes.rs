@@ -40,6 +40,8 @@ impl Changes {
         let Serving {
             accept,
             root,
+            dotfiles,
+            types,
             synthetic,
             worker_header,
             limits,
@@ -60,6 +62,8 @@ impl Changes {
                 ("workers", *workers != new.workers),
                 ("policy", *policy != new.policy),
                 ("root", *root != new.serving.root),
+                ("dotfiles", *dotfiles != new.serving.dotfiles),
+                ("types", *types != new.serving.types),
                 ("synthetic", *synthetic != new.serving.synthetic),
                 ("worker-header", *worker_header != new.serving.worker_header),
                 ("limits", *limits != new.serving.limits),

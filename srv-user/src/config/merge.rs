@@ -11,10 +11,11 @@ use anyhow::{Context, Result, bail, ensure};
 use srv_common::{MAX_WORKERS, Policy};
 
 use super::file::File;
-use super::value::LogFormat;
+use super::value::{FileType, LogFormat};
 use super::{AcceptMode, Limits, Root, Serving, Settings};
 use crate::cli::{LimitArgs, ServeArgs};
 use crate::confine::User;
+use crate::site::content_type::Types;
 
 /// Where `srv serve` listens when nothing else is said.
 pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
@@ -24,6 +25,8 @@ pub const BACKLOG: u32 = 4096;
 const GRACE: Duration = Duration::from_secs(10);
 const UPGRADE_WITHIN: Duration = Duration::from_secs(30);
 const HANG_AFTER: Duration = Duration::from_millis(100);
+/// Media types go to workers in a message with everything else, which has 64 KiB.
+const TYPES_BYTES_MAX: usize = 16 << 10;
 /// Longest path of a Unix socket: `sun_path` less its terminating zero.
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -86,6 +89,8 @@ pub fn settings_noting(flags: &ServeArgs, note: &dyn Fn(&Path)) -> Result<Settin
         serving: Serving {
             accept,
             root: asked.root(note)?,
+            dotfiles: asked.get(|args| args.dotfiles).unwrap_or(false),
+            types: asked.types()?,
             synthetic: asked.get(|args| args.synthetic).unwrap_or(false),
             worker_header: asked.get(|args| args.worker_header).unwrap_or(false),
             limits: asked.limits(),
@@ -219,6 +224,25 @@ impl Asked<'_> {
         let place = self.place("root", self.flags.root.is_some());
         let root = Root::find(&root).with_context(|| format!("{place} {}", root.display()))?;
         Ok(Some(root))
+    }
+
+    /// The file's, and the flags' over them.
+    fn types(&self) -> Result<Types> {
+        let said = [&self.from_file.types, &self.flags.types];
+        let said = said.into_iter().flatten().flatten();
+        let types: Types = said
+            .map(|FileType { extension, name }| (extension.clone(), name.clone()))
+            .collect();
+        let bytes: usize = types.iter().map(|(key, name)| key.len() + name.len()).sum();
+        if bytes > TYPES_BYTES_MAX {
+            bail!(
+                "{}: {} extensions with their types have {bytes} bytes; a worker is told \
+                 {TYPES_BYTES_MAX} at most",
+                self.place("types", self.flags.types.is_some()),
+                types.len()
+            );
+        }
+        Ok(types)
     }
 
     fn control(&self) -> Result<Option<PathBuf>> {

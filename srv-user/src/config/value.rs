@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use srv_common::Policy;
 
 use super::AcceptMode;
@@ -151,6 +151,48 @@ impl FromStr for UserName {
     }
 }
 
+/// The media type of files with an extension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileType {
+    /// In lower case, without the dot.
+    pub extension: String,
+    /// The media type, as `Content-Type` has it.
+    pub name: String,
+}
+
+impl FileType {
+    fn new(extension: &str, name: &str) -> Result<Self, Expected> {
+        let extension = extension.strip_prefix('.').unwrap_or(extension);
+        if extension.is_empty() || extension.contains(['.', '/']) {
+            return expected("what follows the last dot of a file's name, such as wasm");
+        }
+        if name.parse::<mime_guess::Mime>().is_err() || !name.bytes().all(is_visible) {
+            return expected(
+                "a media type, such as application/wasm or \"text/plain; charset=utf-8\"",
+            );
+        }
+        Ok(Self {
+            extension: extension.to_ascii_lowercase(),
+            name: name.to_owned(),
+        })
+    }
+}
+
+fn is_visible(byte: u8) -> bool {
+    (b' '..=b'~').contains(&byte)
+}
+
+impl FromStr for FileType {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        match text.split_once('=') {
+            Some((extension, name)) => Self::new(extension, name),
+            None => expected("an extension and its media type, such as wasm=application/wasm"),
+        }
+    }
+}
+
 /// Format of the log on stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -196,6 +238,57 @@ where
     T: FromStr<Err = Expected>,
 {
     file.deserialize_any(ListVisitor(PhantomData)).map(Some)
+}
+
+/// For serde: a table of extensions and their media types.
+///
+/// # Errors
+/// What was found and what was expected.
+pub fn table<'de, D: Deserializer<'de>>(file: D) -> Result<Option<Vec<FileType>>, D::Error> {
+    file.deserialize_map(TableVisitor).map(Some)
+}
+
+struct TableVisitor;
+
+impl<'de> Visitor<'de> for TableVisitor {
+    type Value = Vec<FileType>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a table of extensions and their media types")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<Vec<FileType>, A::Error> {
+        let mut types = Vec::new();
+        while let Some(extension) = table.next_key::<String>()? {
+            types.push(table.next_value_seed(TypeOf(&extension))?);
+        }
+        Ok(types)
+    }
+}
+
+/// The media type of this extension. A visitor, so that an error is at the value's line.
+struct TypeOf<'a>(&'a str);
+
+impl<'de> DeserializeSeed<'de> for TypeOf<'_> {
+    type Value = FileType;
+
+    fn deserialize<D: Deserializer<'de>>(self, file: D) -> Result<FileType, D::Error> {
+        file.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for TypeOf<'_> {
+    type Value = FileType;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a media type, as a string")
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> Result<FileType, E> {
+        let Self(extension) = self;
+        FileType::new(extension, name)
+            .map_err(|expected| E::custom(format!("found `{extension} = {name}`, {expected}")))
+    }
 }
 
 struct Scalar<T>(T);

@@ -18,6 +18,8 @@ use seccompiler::{
     SeccompRule,
 };
 
+use crate::site;
+
 /// Allowed whatever the arguments are.
 const ALLOWED: &[libc::c_long] = &[
     // Connections.
@@ -41,6 +43,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_newfstatat,
     libc::SYS_openat2,
     libc::SYS_pread64,
+    libc::SYS_readlinkat,
     libc::SYS_statx,
     // Memory; see `CONDITIONAL` for what makes it executable.
     libc::SYS_brk,
@@ -177,6 +180,13 @@ fn filter() -> anyhow::Result<BpfProgram> {
             .entry(call)
             .or_default()
             .push(SeccompRule::new(conditions)?);
+    }
+    if site::openat2_refusal().is_some() {
+        // What stands in for it, for reading alone.
+        let changes = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC;
+        let reads = SeccompCmpOp::MaskedEq(changes as u64);
+        let reads = SeccompCondition::new(2, SeccompCmpArgLen::Dword, reads, 0)?;
+        rules.insert(libc::SYS_openat, vec![SeccompRule::new(vec![reads])?]);
     }
     let otherwise = SeccompAction::Errno(libc::ENOSYS as u32);
     let architecture = std::env::consts::ARCH.try_into();

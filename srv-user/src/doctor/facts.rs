@@ -8,7 +8,9 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, Resource, getrlimit, pidfd_getfd, pidfd_open};
 use rustix::thread::CapabilitySet;
 
+use super::cgroup;
 use crate::confine::{User, paths, syscalls};
+use crate::site;
 
 /// What was found. A field that is an `Option` is `None` where the machine
 /// does not say.
@@ -34,14 +36,20 @@ pub struct Facts {
     pub unprivileged_bpf_disabled: Option<u32>,
     /// Soft `RLIMIT_MEMLOCK`, bytes; `None` is unlimited.
     pub memlock_bytes: Option<u64>,
-    /// Hard `RLIMIT_NOFILE`, to which workers raise the soft one; `None` is unlimited.
+    /// Soft `RLIMIT_NOFILE`; `None` is unlimited.
+    pub open_files_soft: Option<u64>,
+    /// The hard one, to which srv raises the soft one; `None` is unlimited.
     pub open_files: Option<u64>,
+    /// Why `openat2` cannot be called; `None`: it can.
+    pub openat2_refusal: Option<String>,
     /// `net.core.somaxconn`.
     pub somaxconn: Option<u32>,
     /// `net.ipv4.tcp_max_syn_backlog`.
     pub tcp_max_syn_backlog: Option<u32>,
     /// `net.ipv4.tcp_syncookies`.
     pub tcp_syncookies: Option<u32>,
+    /// `net.ipv4.tcp_abort_on_overflow`.
+    pub tcp_abort_on_overflow: Option<u32>,
     /// `net.ipv4.tcp_migrate_req`.
     pub tcp_migrate_req: Option<u32>,
     /// `net.ipv4.tcp_fastopen`.
@@ -54,7 +62,8 @@ pub struct Facts {
     pub cpus_online: u32,
     /// CPUs that this process may run on (affinity, cpuset).
     pub cpus_allowed: u32,
-    /// CPU time per time, from the tightest `cpu.max` above this process.
+    /// CPU time per time, from the tightest quota above this process: `cpu.max`, or
+    /// `cpu.cfs_quota_us` of cgroup v1.
     pub cpu_quota: Option<f64>,
     /// Workers that `srv serve` would start.
     pub default_workers: u32,
@@ -95,7 +104,8 @@ impl Facts {
         let release = uname.release().to_string_lossy().into_owned();
         let status = read("/proc/self/status").unwrap_or_default();
         let status = process_status(&status);
-        let cgroup2 = cgroup2_mount(&read("/proc/self/mounts").unwrap_or_default());
+        let mounts = read("/proc/self/mounts").unwrap_or_default();
+        let cgroups = read("/proc/self/cgroup").unwrap_or_default();
         let cpus_online = read("/sys/devices/system/cpu/online").map_or(1, |list| cpu_count(&list));
         Self {
             steering,
@@ -110,10 +120,13 @@ impl Facts {
                 .is_none_or(|map| maps_every_user(&map)),
             unprivileged_bpf_disabled: sysctl("kernel/unprivileged_bpf_disabled"),
             memlock_bytes: getrlimit(Resource::Memlock).current,
+            open_files_soft: getrlimit(Resource::Nofile).current,
             open_files: getrlimit(Resource::Nofile).maximum,
+            openat2_refusal: site::openat2_refusal().map(|error| error.to_string()),
             somaxconn: sysctl("net/core/somaxconn"),
             tcp_max_syn_backlog: sysctl("net/ipv4/tcp_max_syn_backlog"),
             tcp_syncookies: sysctl("net/ipv4/tcp_syncookies"),
+            tcp_abort_on_overflow: sysctl("net/ipv4/tcp_abort_on_overflow"),
             tcp_migrate_req: sysctl("net/ipv4/tcp_migrate_req"),
             tcp_fastopen: sysctl("net/ipv4/tcp_fastopen"),
             ip_local_port_range: read("/proc/sys/net/ipv4/ip_local_port_range")
@@ -123,11 +136,9 @@ impl Facts {
             cpus_allowed: status
                 .get("Cpus_allowed_list")
                 .map_or(cpus_online, |list| cpu_count(list)),
-            cpu_quota: cgroup2
-                .as_deref()
-                .and_then(|mount| tightest_quota(mount, &read("/proc/self/cgroup")?)),
+            cpu_quota: cgroup::cpu_quota(&mounts, &cgroups),
             default_workers: crate::config::available_cpus(),
-            cgroup2,
+            cgroup2: cgroup::v2_mount(&mounts),
             container: container(),
             is_pid_1: std::process::id() == 1,
             is_network_of_pid_1: is_network_of_pid_1(),
@@ -200,33 +211,6 @@ fn maps_every_user(uid_map: &str) -> bool {
     uid_map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
-fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
-    let fields = mounts
-        .lines()
-        .map(|line| line.split(' ').collect::<Vec<_>>());
-    fields
-        .filter(|mount| mount.get(2) == Some(&"cgroup2"))
-        .find_map(|mount| Some(mount.get(1)?.into()))
-}
-
-/// The tightest quota between a process's cgroup, as its `/proc/PID/cgroup`
-/// names it, and the root.
-fn tightest_quota(mount: &Path, cgroups: &str) -> Option<f64> {
-    let own = mount.join(cgroups.lines().find_map(|line| line.strip_prefix("0::/"))?);
-    let upwards = own
-        .ancestors()
-        .take_while(|folder| folder.starts_with(mount));
-    upwards
-        .filter_map(|folder| cpu_quota(&read(folder.join("cpu.max"))?))
-        .reduce(f64::min)
-}
-
-/// Quota over period of a `cpu.max`; `None` for `max`.
-fn cpu_quota(cpu_max: &str) -> Option<f64> {
-    let (quota, period) = cpu_max.trim().split_once(' ')?;
-    Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
-}
-
 /// podman and systemd-nspawn set `container`; docker leaves a file.
 fn container() -> Option<String> {
     if let Some(kind) = std::env::var("container")
@@ -276,35 +260,11 @@ mod tests {
     }
 
     #[test]
-    fn quotas_are_cpus() {
-        assert_eq!(cpu_quota("150000 100000\n"), Some(1.5));
-        assert_eq!(cpu_quota("max 100000\n"), None);
-    }
-
-    #[test]
     fn the_kernels_files_are_understood() {
         assert_eq!(port_range("32768\t60999\n"), Some((32768, 60999)));
         assert!(maps_every_user("         0          0 4294967295\n"));
         assert!(!maps_every_user("0 1000 1\n1 100000 65536\n"));
-        let mounts = "proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n";
-        assert_eq!(cgroup2_mount(mounts), Some("/sys/fs/cgroup".into()));
         assert_eq!(process_status("Seccomp:\t2\nThreads:\t1\n")["Seccomp"], "2");
-    }
-
-    #[test]
-    fn the_tightest_quota_on_the_way_up_counts() {
-        let mount = tempfile::tempdir().unwrap();
-        let inner = mount.path().join("a/b");
-        fs::create_dir_all(&inner).unwrap();
-        fs::write(inner.join("cpu.max"), "max 100000\n").unwrap();
-        assert_eq!(tightest_quota(mount.path(), "3:cpu:/x\n0::/a/b\n"), None);
-        fs::write(mount.path().join("a/cpu.max"), "150000 100000\n").unwrap();
-        fs::write(inner.join("cpu.max"), "400000 100000\n").unwrap();
-        assert_eq!(
-            tightest_quota(mount.path(), "3:cpu:/x\n0::/a/b\n"),
-            Some(1.5)
-        );
-        assert_eq!(tightest_quota(mount.path(), "3:cpu:/x\n"), None);
     }
 
     #[test]

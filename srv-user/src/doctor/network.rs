@@ -11,6 +11,7 @@ pub fn checks(facts: &Facts) -> Vec<Check> {
         somaxconn(facts),
         syn_cookies(facts),
         syn_backlog(facts),
+        abort_on_overflow(facts),
         migration(facts),
         fast_open(facts),
         local_ports(facts),
@@ -65,6 +66,20 @@ fn syn_backlog(facts: &Facts) -> Check {
             set(name, BACKLOG),
         ),
         (limit, _) => Check::ok(name, shown(limit)),
+    }
+}
+
+fn abort_on_overflow(facts: &Facts) -> Check {
+    let name = "net.ipv4.tcp_abort_on_overflow";
+    match facts.tcp_abort_on_overflow {
+        Some(value @ 1..) => Check::lacks(
+            Verdict::Degraded,
+            name,
+            value.to_string(),
+            "a client whose handshake meets a full accept queue is reset, where it would try again",
+            set(name, 0),
+        ),
+        value => Check::ok(name, shown(value)),
     }
 }
 
@@ -157,6 +172,15 @@ mod tests {
             assert_eq!(check.name, "net.ipv4.tcp_syncookies");
             assert_eq!(check.verdict, Verdict::Degraded);
         }
+    }
+
+    #[test]
+    fn resets_at_full_queues_are_degraded() {
+        let check = only_ailment(|facts| facts.tcp_abort_on_overflow = Some(1));
+        assert_eq!(
+            check.mend.unwrap(),
+            "sysctl -w net.ipv4.tcp_abort_on_overflow=0"
+        );
     }
 
     #[test]

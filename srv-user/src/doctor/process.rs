@@ -2,11 +2,13 @@
 
 use super::{Check, Facts, Verdict};
 use crate::config::Limits;
+use crate::open_files;
 
 /// The lines about it.
 pub fn checks(facts: &Facts) -> Vec<Check> {
     vec![
         open_files(facts),
+        openat2(facts),
         cpus(facts),
         cgroup(facts),
         container(facts),
@@ -15,8 +17,6 @@ pub fn checks(facts: &Facts) -> Vec<Check> {
 
 /// Files that a worker holds beside its connections, and a spare.
 const OWN_FILES: u64 = 512;
-/// Below this, the master cannot hold listeners, channels and maps.
-const FEWEST_FILES: u64 = 64;
 
 fn open_files(facts: &Facts) -> Check {
     let name = "RLIMIT_NOFILE";
@@ -25,16 +25,37 @@ fn open_files(facts: &Facts) -> Check {
         return Check::ok(name, "unlimited");
     };
     let needed = connections + OWN_FILES;
+    let workers = facts.default_workers;
+    let fewest = open_files::of_master(workers, 1, workers.into());
+    let found = match facts.open_files_soft {
+        Some(soft) if soft != files => format!("{files}, to which srv raises the {soft} of now"),
+        _ => files.to_string(),
+    };
     let mend = format!("ulimit -n {needed}, or LimitNOFILE={needed} in the unit; or --connections");
-    if files < FEWEST_FILES {
-        let costs = "no room for listeners and workers' channels";
-        return Check::lacks(Verdict::Prevents, name, files.to_string(), costs, mend);
+    if files < fewest {
+        let costs =
+            format!("{workers} workers by default take {fewest} at least in the master alone");
+        return Check::lacks(Verdict::Prevents, name, found, costs, mend);
     }
     if files < needed {
         let costs = format!("a worker runs out before its limit of {connections} connections");
-        return Check::lacks(Verdict::Degraded, name, files.to_string(), costs, mend);
+        return Check::lacks(Verdict::Degraded, name, found, costs, mend);
     }
-    Check::ok(name, files.to_string())
+    Check::ok(name, found)
+}
+
+fn openat2(facts: &Facts) -> Check {
+    let name = "openat2";
+    let Some(why) = &facts.openat2_refusal else {
+        return Check::ok(name, "there");
+    };
+    Check::lacks(
+        Verdict::Degraded,
+        name,
+        format!("cannot be called: {why}"),
+        "a system call for each part of a file's name, where one would do; files stay as confined",
+        "Linux 5.6 or newer, and a sandbox (container, SystemCallFilter=) that lets openat2 through",
+    )
 }
 
 fn cpus(facts: &Facts) -> Check {
@@ -46,7 +67,7 @@ fn cpus(facts: &Facts) -> Check {
     found += &format!("; workers by default: {}", facts.default_workers);
     if facts.cpu_quota.is_some_and(|quota| quota < 1.0) {
         let costs = "the kernel stops all workers whenever the quota is used up: long tails";
-        let mend = "cpu.max of one CPU or more (docker --cpus, CPUQuota= in the unit)";
+        let mend = "a quota of one CPU or more (docker --cpus, CPUQuota= in the unit)";
         return Check::lacks(Verdict::Degraded, name, found, costs, mend);
     }
     Check::ok(name, found)
@@ -97,6 +118,25 @@ mod tests {
             .verdict,
             Verdict::Ok
         );
+    }
+
+    #[test]
+    fn what_will_be_used_is_looked_at() {
+        let check = open_files(&healthy());
+        assert_eq!(check.found, "1048576, to which srv raises the 1024 of now");
+        let many = Facts {
+            default_workers: 256,
+            open_files: Some(1024),
+            ..healthy()
+        };
+        assert_eq!(open_files(&many).verdict, Verdict::Prevents);
+    }
+
+    #[test]
+    fn a_sandbox_that_refuses_openat2_is_named() {
+        let check = only_ailment(|facts| facts.openat2_refusal = Some("EPERM".into()));
+        assert_eq!(check.name, "openat2");
+        assert!(check.found.contains("EPERM") && check.mend.unwrap().contains("SystemCallFilter"));
     }
 
     #[test]

@@ -305,6 +305,11 @@ fn say_attached(following: &Following, policy: Policy) {
         "attached to {address}: {sockets} sockets, by {}",
         policy.name()
     );
+    for (signal, why) in following.signals() {
+        if why != "known" {
+            tracing::warn!("{address}: goes without {signal}: {why}");
+        }
+    }
     if sockets == 1 {
         tracing::warn!("{address} has one worker: there is nothing to choose between yet");
     }

@@ -30,6 +30,7 @@ impl Master {
         if self.settings.workers != next.workers {
             self.ensure_alone(&format!("{} workers", next.workers))?;
         }
+        super::raise_open_files(&next)?;
         let policy = self.next_policy(&next)?;
         let before = self.groups[0].listeners.sockets.len() as u32;
         for group in &mut self.groups {

@@ -17,7 +17,8 @@ pub const CHUNK_BYTES: usize = 64 << 10;
 /// What synthetic bodies repeat: printable, a newline every 64 bytes.
 static PATTERN: [u8; CHUNK_BYTES] = pattern();
 
-/// The body of a response, its exact length known from the start.
+/// The body of a response, its exact length known from the start, except of a file whose size is
+/// no size.
 #[derive(Debug)]
 pub struct Body(Source);
 
@@ -31,6 +32,8 @@ enum Source {
         offset: u64,
         left: u64,
     },
+    /// All of the file from `offset`, however much that is.
+    ToEnd { file: Arc<File>, offset: u64 },
     /// `left` bytes of [`PATTERN`], over and over.
     Pattern { left: u64 },
 }
@@ -51,16 +54,22 @@ impl Body {
         })
     }
 
+    /// All of `file`, to wherever it ends.
+    pub fn to_end(file: Arc<File>) -> Self {
+        Self(Source::ToEnd { file, offset: 0 })
+    }
+
     /// `length` bytes of a fixed printable pattern.
     pub fn pattern(length: u64) -> Self {
         Self(Source::Pattern { left: length })
     }
 
-    /// Bytes still to come.
-    pub fn remaining(&self) -> u64 {
+    /// Bytes still to come, if that is known.
+    pub fn remaining(&self) -> Option<u64> {
         match &self.0 {
-            Source::Memory(bytes) => bytes.len() as u64,
-            Source::File { left, .. } | Source::Pattern { left } => *left,
+            Source::Memory(bytes) => Some(bytes.len() as u64),
+            Source::File { left, .. } | Source::Pattern { left } => Some(*left),
+            Source::ToEnd { .. } => None,
         }
     }
 }
@@ -93,6 +102,13 @@ impl HttpBody for Body {
                 *offset += chunk.len() as u64;
                 *left -= chunk.len() as u64;
             }),
+            Source::ToEnd { file, offset } => match read_chunk(file, *offset, CHUNK_BYTES) {
+                Ok(chunk) if chunk.is_empty() => {
+                    self.0 = Source::Memory(Bytes::new());
+                    return Poll::Ready(None);
+                }
+                read => read.inspect(|chunk| *offset += chunk.len() as u64),
+            },
         };
         if chunk.is_err() {
             self.0 = Source::Memory(Bytes::new());
@@ -101,18 +117,18 @@ impl HttpBody for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.remaining() == 0
+        self.remaining() == Some(0)
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.remaining())
+        self.remaining()
+            .map_or_else(SizeHint::new, SizeHint::with_exact)
     }
 }
 
 /// One read of at most a chunk; an empty one is an error, since `left` bytes were promised.
 fn read(file: &File, offset: u64, left: u64) -> io::Result<Bytes> {
-    let mut chunk = Vec::with_capacity(chunk_length(left));
-    rustix::io::retry_on_intr(|| rustix::io::pread(file, spare_capacity(&mut chunk), offset))?;
+    let chunk = read_chunk(file, offset, chunk_length(left))?;
     if chunk.is_empty() {
         return Err(io::Error::new(
             io::ErrorKind::UnexpectedEof,
@@ -121,6 +137,12 @@ fn read(file: &File, offset: u64, left: u64) -> io::Result<Bytes> {
             ),
         ));
     }
+    Ok(chunk)
+}
+
+fn read_chunk(file: &File, offset: u64, most_bytes: usize) -> io::Result<Bytes> {
+    let mut chunk = Vec::with_capacity(most_bytes);
+    rustix::io::retry_on_intr(|| rustix::io::pread(file, spare_capacity(&mut chunk), offset))?;
     Ok(chunk.into())
 }
 
@@ -147,16 +169,17 @@ impl Body {
         let mut all = Vec::new();
         loop {
             let announced = self.remaining();
-            assert_eq!(self.size_hint().exact(), Some(announced));
+            assert_eq!(self.size_hint().exact(), announced);
             match Pin::new(&mut self).poll_frame(&mut context) {
                 Poll::Ready(None) => {
-                    assert_eq!(announced, 0, "a body ends when it has nothing left");
+                    assert_eq!(announced.unwrap_or(0), 0, "it ends when nothing is left");
                     return Ok(all);
                 }
                 Poll::Ready(Some(frame)) => {
                     let data = frame?.into_data().expect("only data frames");
-                    assert!((1..=announced).contains(&(data.len() as u64)));
-                    assert_eq!(self.remaining(), announced - data.len() as u64);
+                    let length = data.len() as u64;
+                    assert!((1..=announced.unwrap_or(u64::MAX)).contains(&length));
+                    assert_eq!(self.remaining(), announced.map(|before| before - length));
                     all.extend_from_slice(&data);
                 }
                 Poll::Pending => panic!("a body blocks, it never waits"),
@@ -204,6 +227,15 @@ mod tests {
         };
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         assert!(matches!(next(), Poll::Ready(None)));
+    }
+
+    #[test]
+    fn a_file_without_a_size_comes_to_its_end() {
+        let content = vec![b'x'; 2 * CHUNK_BYTES + 7];
+        let body = Body::to_end(file(&content));
+        assert!(!body.is_end_stream());
+        assert_eq!(body.collect().unwrap(), content);
+        assert_eq!(Body::to_end(file(b"")).collect().unwrap(), b"");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Conditional requests (RFC 9110, 13): validators and the precedence of preconditions. Pure but
 //! for the wall clock that `If-Range` needs.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
@@ -12,8 +13,9 @@ use http::header::{
 /// What identifies a version of a representation.
 #[derive(Clone, Debug)]
 pub struct Validators {
-    /// A strong entity tag, quotes included.
-    pub etag: HeaderValue,
+    /// An entity tag, quotes included, weak (`W/`) or strong; `None` where nothing tells one
+    /// version from the next.
+    pub etag: Option<HeaderValue>,
     /// When it changed last, seconds since 1970; `None` where that is not known or not past.
     pub modified_s: Option<u64>,
 }
@@ -60,10 +62,19 @@ pub fn range_counts(headers: &HeaderMap, current: &Validators) -> bool {
         return false;
     };
     if line.starts_with('"') {
-        return line.as_bytes() == current.etag.as_bytes();
+        return current.etag.as_ref().is_some_and(|etag| line == etag);
     }
     let asked = parse_date_s(line);
     asked.is_some() && asked == current.modified_s && asked < unix_s(SystemTime::now())
+}
+
+/// A strong tag of what was read as a whole: a hash, so that every replica has the same tag and
+/// nothing depends on times. SipHash with fixed keys: the same in every process of one build.
+pub fn tag_of(content: &[u8]) -> HeaderValue {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(content);
+    let tag = format!("\"{:016x}\"", hasher.finish());
+    HeaderValue::try_from(tag).expect("hexadecimal digits")
 }
 
 /// Seconds since 1970, rounded down; `None` before that.
@@ -108,15 +119,21 @@ fn any_tag(
     current: &Validators,
     comparison: Comparison,
 ) -> bool {
+    let ours = current.etag.as_ref().map(HeaderValue::as_bytes);
     let mut lines = headers.get_all(name).iter();
-    lines.any(|line| has_tag(line.as_bytes(), current.etag.as_bytes(), comparison))
+    lines.any(|line| has_tag(line.as_bytes(), ours, comparison))
 }
 
 /// Whether a list of entity tags (or `*`) matches `ours`; reads up to what is not well formed.
-fn has_tag(list: &[u8], ours: &[u8], comparison: Comparison) -> bool {
+fn has_tag(list: &[u8], ours: Option<&[u8]>, comparison: Comparison) -> bool {
     if list.trim_ascii() == b"*" {
         return true;
     }
+    let Some(ours) = ours else {
+        return false;
+    };
+    let is_ours_weak = ours.starts_with(b"W/");
+    let ours = ours.strip_prefix(b"W/").unwrap_or(ours);
     let mut rest = list;
     loop {
         while let [b' ' | b'\t' | b',', after @ ..] = rest {
@@ -130,7 +147,8 @@ fn has_tag(list: &[u8], ours: &[u8], comparison: Comparison) -> bool {
             return false;
         };
         let (tag, after) = rest.split_at(length);
-        if tag == ours && !(weak && comparison == Comparison::Strong) {
+        let is_weak = weak || is_ours_weak;
+        if tag == ours && !(is_weak && comparison == Comparison::Strong) {
             return true;
         }
         rest = after;
@@ -154,7 +172,7 @@ mod tests {
 
     fn current() -> Validators {
         Validators {
-            etag: HeaderValue::from_static("\"v1\""),
+            etag: Some(HeaderValue::from_static("\"v1\"")),
             modified_s: Some(784_111_777),
         }
     }
@@ -309,6 +327,39 @@ mod tests {
             assert!(!counts(&[(IF_RANGE, value)]), "{value}");
         }
         assert!(!counts(&[(IF_RANGE, "\"v1\""), (IF_RANGE, "\"v1\"")]));
+    }
+
+    #[test]
+    fn a_weak_tag_is_enough_for_caches_only() {
+        let weak = Validators {
+            etag: Some(HeaderValue::from_static("W/\"v1\"")),
+            ..current()
+        };
+        for list in ["\"v1\"", "W/\"v1\"", "*"] {
+            let asked = headers(&[(IF_NONE_MATCH, list)]);
+            assert_eq!(evaluate(&asked, &weak), NotModified, "{list}");
+        }
+        for list in ["\"v1\"", "W/\"v1\""] {
+            let asked = headers(&[(IF_MATCH, list)]);
+            assert_eq!(evaluate(&asked, &weak), Failed, "{list}");
+            assert!(
+                !range_counts(&headers(&[(IF_RANGE, list)]), &weak),
+                "{list}"
+            );
+        }
+    }
+
+    #[test]
+    fn without_a_tag_no_tag_matches() {
+        let untagged = Validators {
+            etag: None,
+            ..current()
+        };
+        let verdict = |lines: &[_]| evaluate(&headers(lines), &untagged);
+        assert_eq!(verdict(&[(IF_NONE_MATCH, "\"v1\"")]), Proceed);
+        assert_eq!(verdict(&[(IF_NONE_MATCH, "*")]), NotModified);
+        assert_eq!(verdict(&[(IF_MATCH, "\"v1\"")]), Failed);
+        assert!(!range_counts(&headers(&[(IF_RANGE, "\"v1\"")]), &untagged));
     }
 
     #[test]

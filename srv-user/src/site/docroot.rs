@@ -1,10 +1,9 @@
-//! The served folder: opens files beneath it and nowhere else. Knows no HTTP. The kernel does the
-//! confining (`openat2` with `RESOLVE_BENEATH`), so a symbolic link may lead about inside the
-//! folder but not out of it, and no rename can slip in between a check and its use.
+//! The served folder: what its names lead to ([`super::beneath`] sees to it that they lead nowhere
+//! else), and what tells one version of a file from the next. Knows no HTTP.
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,24 +11,24 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 use http::HeaderValue;
 use rustix::buffer::spare_capacity;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::config::Root;
-use crate::site::conditional::Validators;
+use crate::site::beneath::{Beneath, Opener};
 
 /// Timestamps advance by the kernel's tick, at most 10 ms, on kernels before 6.13; a change within
 /// the tick of another does not show. Files older than this when read are safe from that.
 const SETTLING: Duration = Duration::from_millis(100);
 
-/// `openat2` gives up with `EAGAIN` where a rename somewhere on the machine races with a `..` in a
-/// symbolic link.
-const ATTEMPTS: u32 = 16;
+/// The same where a time is of whole seconds, as on file systems that have no finer ones; the
+/// coarsest, FAT, counts every second one.
+const COARSE: Duration = Duration::from_secs(2);
 
 /// A folder, held open: it stays the same one if it is renamed or another takes its name.
 #[derive(Debug)]
 pub struct DocRoot {
-    folder: OwnedFd,
+    beneath: Beneath,
 }
 
 /// What a name led to.
@@ -53,8 +52,13 @@ pub enum Refusal {
 }
 
 impl DocRoot {
-    /// Opens the folder and makes sure that the kernel can confine lookups to it.
+    /// Opens the folder and makes sure that lookups in it work.
     pub fn new(root: &Root) -> anyhow::Result<Self> {
+        Self::with(root, Opener::here())
+    }
+
+    /// As [`new`](Self::new), by this system call.
+    pub fn with(root: &Root, opener: Opener) -> anyhow::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let name = root.path.display();
         let folder = rustix::fs::openat(CWD, &root.path, flags, Mode::empty());
@@ -66,14 +70,12 @@ impl DocRoot {
             root.is(&metadata),
             "root {name} is another folder by now than the one to serve"
         );
-        let docroot = Self { folder };
-        docroot.open_beneath(b".").with_context(|| {
-            format!(
-                "look up files in root {name} with openat2: it takes Linux 5.6 or newer, a container \
-                 runtime that lets openat2 through, and a folder that this user may read and enter"
-            )
+        let names = vec![root.path.clone(), root.asked.clone()];
+        let beneath = Beneath::new(folder, names, opener);
+        beneath.open(b".").with_context(|| {
+            format!("look up files in root {name}: this user must be able to read and enter it")
         })?;
-        Ok(docroot)
+        Ok(Self { beneath })
     }
 
     /// The same folder once more.
@@ -81,13 +83,13 @@ impl DocRoot {
     /// # Errors
     /// If the process is out of file descriptors.
     pub fn try_clone(&self) -> io::Result<Self> {
-        let folder = self.folder.try_clone()?;
-        Ok(Self { folder })
+        let beneath = self.beneath.try_clone()?;
+        Ok(Self { beneath })
     }
 
     /// Opens `name`, relative to the root. Blocks on the disk, never on a FIFO or a device.
     pub fn open(&self, name: &[u8]) -> Result<Found, Refusal> {
-        let file = File::from(self.open_beneath(name).map_err(Refusal::from)?);
+        let file = File::from(self.beneath.open(name).map_err(Refusal::from)?);
         let metadata = file.metadata().map_err(Refusal::Failed)?;
         if metadata.is_dir() {
             Ok(Found::Folder)
@@ -97,25 +99,11 @@ impl DocRoot {
             Err(Refusal::Missing)
         }
     }
-
-    fn open_beneath(&self, name: &[u8]) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let mut attempts = ATTEMPTS;
-        loop {
-            let opened = rustix::fs::openat2(&self.folder, name, flags, Mode::empty(), resolve);
-            attempts -= 1;
-            match opened {
-                Err(Errno::AGAIN | Errno::INTR) if attempts > 0 => {}
-                done => return done,
-            }
-        }
-    }
 }
 
 impl AsFd for DocRoot {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.folder.as_fd()
+        self.beneath.as_fd()
     }
 }
 
@@ -144,6 +132,7 @@ pub struct Stamp {
     device: u64,
     inode: u64,
     size_bytes: u64,
+    has_blocks: bool,
     modified_ns: i128,
     /// Moves with the mode and the owner too, so that a file made unreadable is looked at again.
     changed_ns: i128,
@@ -155,53 +144,93 @@ impl Stamp {
             device: metadata.dev(),
             inode: metadata.ino(),
             size_bytes: metadata.len(),
+            has_blocks: metadata.blocks() > 0,
             modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
             changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
         }
     }
 
-    /// Size of the file.
+    /// What the file system says that the file's size is.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
 
-    /// Whether the file had been left alone for long enough at `now` that any later change shows.
-    pub fn is_settled(&self, now: SystemTime) -> bool {
-        let latest_ns = self.modified_ns.max(self.changed_ns);
-        wall_ns(now) - latest_ns > SETTLING.as_nanos() as i128
+    /// Whether the size can be believed without reading: a file of procfs or sysfs occupies
+    /// nothing, whatever its size is said to be (nor does one that is all hole).
+    pub fn is_size_sure(&self) -> bool {
+        self.has_blocks
     }
 
-    /// The validators at `now`. A date in the future would be a lie (RFC 9110, 8.8.2.1), one
-    /// before 1970 cannot be written: without either, the tag has to do.
-    pub fn validators(&self, now: SystemTime) -> Validators {
-        let tag = format!(
-            "\"{:x}-{:x}-{:x}\"",
-            self.modified_ns, self.size_bytes, self.inode
-        );
+    /// Whether the file had been left alone for long enough at `now` that any later change shows.
+    pub fn is_settled(&self, now: SystemTime) -> bool {
+        has_settled(self.modified_ns.max(self.changed_ns), now)
+    }
+
+    /// A tag for a file that is not read, at `now`. It names what is the same on every replica,
+    /// time of modification and size, and is weak where a change could leave both as they are.
+    pub fn tag(&self, now: SystemTime) -> HeaderValue {
+        let weak = match has_settled(self.modified_ns, now) {
+            true => "",
+            false => "W/",
+        };
+        let tag = format!("{weak}\"{:x}-{:x}\"", self.modified_ns, self.size_bytes);
+        HeaderValue::try_from(tag).expect("hexadecimal digits")
+    }
+
+    /// When it was modified, seconds since 1970, at `now`. A date in the future would be a lie
+    /// (RFC 9110, 8.8.2.1), one before 1970 cannot be written: `None`.
+    pub fn modified_s(&self, now: SystemTime) -> Option<u64> {
         let is_past = (0..=wall_ns(now)).contains(&self.modified_ns);
-        Validators {
-            etag: HeaderValue::try_from(tag).expect("hexadecimal digits"),
-            modified_s: is_past.then_some((self.modified_ns / 1_000_000_000) as u64),
-        }
+        is_past.then_some((self.modified_ns / 1_000_000_000) as u64)
     }
 }
 
-/// The whole content of a file whose stamp is `stamp`; `None` if it changes under the reader's
-/// hands, so that what was read may be no version of it at all.
-pub fn read_whole(file: &File, stamp: &Stamp) -> io::Result<Option<Bytes>> {
-    let size = stamp.size_bytes as usize;
-    let mut content = Vec::with_capacity(size);
-    while content.len() < size {
+/// Whether no change after `now` can leave this time as it is.
+fn has_settled(latest_ns: i128, now: SystemTime) -> bool {
+    let tick = match latest_ns % 1_000_000_000 {
+        0 => COARSE,
+        _ => SETTLING,
+    };
+    wall_ns(now) - latest_ns > tick.as_nanos() as i128
+}
+
+/// What a file's first bytes are.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The whole content, read while nothing changed.
+    Whole(Bytes),
+    /// There is more.
+    More(Bytes),
+    /// It changed under the reader's hands: what was read may be no version of it at all.
+    Changing,
+}
+
+/// Reads a file whose stamp is `stamp` to its end, or to more than `most_bytes`.
+pub fn read_start(file: &File, stamp: &Stamp, most_bytes: u64) -> io::Result<Start> {
+    let most = most_bytes as usize + 1;
+    let mut content = Vec::with_capacity(most.min(stamp.size_bytes as usize + 1));
+    let has_ended = loop {
+        if content.len() == most {
+            break false;
+        }
+        // The size may be none: then the room grows with the content.
+        content.reserve(1);
         let offset = content.len() as u64;
         let read = rustix::io::retry_on_intr(|| {
             rustix::io::pread(file, spare_capacity(&mut content), offset)
         })?;
         if read == 0 {
-            return Ok(None);
+            break true;
         }
+        content.truncate(most);
+    };
+    if Stamp::of(&file.metadata()?) != *stamp {
+        return Ok(Start::Changing);
     }
-    let unchanged = Stamp::of(&file.metadata()?) == *stamp;
-    Ok(unchanged.then(|| content.into()))
+    Ok(match has_ended {
+        true => Start::Whole(content.into()),
+        false => Start::More(content.into()),
+    })
 }
 
 fn nanoseconds(seconds: i64, nanoseconds: i64) -> i128 {
@@ -250,6 +279,7 @@ mod tests {
             device: 1,
             inode: 0xab,
             size_bytes: 16,
+            has_blocks: true,
             modified_ns,
             changed_ns: modified_ns,
         }
@@ -260,27 +290,54 @@ mod tests {
     }
 
     #[test]
-    fn validators_name_the_version() {
-        let validators = stamp_at(1_000_000_000).validators(wall(1_000_000_001));
-        assert_eq!(validators.etag, "\"3b9aca00-10-ab\"");
-        assert_eq!(validators.modified_s, Some(1));
+    fn tags_name_what_replicas_share() {
+        let now = wall(3_100_000_000);
+        assert_eq!(stamp_at(1_000_000_001).tag(now), "\"3b9aca01-10\"");
+        let replica = Stamp {
+            inode: 0xcd,
+            device: 2,
+            changed_ns: 2,
+            ..stamp_at(1_000_000_001)
+        };
+        assert_eq!(replica.tag(now), stamp_at(1_000_000_001).tag(now));
+    }
+
+    #[test]
+    fn tags_are_weak_where_a_change_might_not_show() {
+        let is_weak = |modified_ns: i128, now_ns: u64| {
+            let tag = stamp_at(modified_ns).tag(wall(now_ns));
+            tag.as_bytes().starts_with(b"W/")
+        };
+        assert!(is_weak(1_000_000_001, 1_100_000_001));
+        assert!(!is_weak(1_000_000_001, 1_100_000_002));
+        assert!(is_weak(1_000_000_000, 3_000_000_000), "whole seconds");
+        assert!(!is_weak(1_000_000_000, 3_000_000_001));
+        assert!(is_weak(1_000_000_001, 0), "from the future");
     }
 
     #[test]
     fn dates_that_cannot_be_said_are_left_out() {
         let now = wall(5_000_000_000);
-        assert_eq!(stamp_at(5_000_000_001).validators(now).modified_s, None);
-        assert_eq!(stamp_at(-1).validators(now).modified_s, None);
+        assert_eq!(stamp_at(1_000_000_000).modified_s(now), Some(1));
+        assert_eq!(stamp_at(5_000_000_001).modified_s(now), None);
+        assert_eq!(stamp_at(-1).modified_s(now), None);
         let far = 300_000_000_000 * 1_000_000_000;
-        assert_eq!(stamp_at(far).validators(now).modified_s, None);
+        assert_eq!(stamp_at(far).modified_s(now), None);
     }
 
     #[test]
     fn files_settle() {
-        let stamp = stamp_at(1_000_000_000);
-        assert!(!stamp.is_settled(wall(1_100_000_000)));
-        assert!(stamp.is_settled(wall(1_100_000_001)));
+        let stamp = stamp_at(1_000_000_001);
+        assert!(!stamp.is_settled(wall(1_100_000_001)));
+        assert!(stamp.is_settled(wall(1_100_000_002)));
         assert!(!stamp.is_settled(wall(0)), "the file is from the future");
+    }
+
+    fn file_in(root: &DocRoot, name: &[u8]) -> (File, Stamp) {
+        match root.open(name).unwrap() {
+            Found::File(file, stamp) => (file, stamp),
+            Found::Folder => panic!("a regular file was written"),
+        }
     }
 
     #[test]
@@ -288,15 +345,25 @@ mod tests {
         let root = TempDir::new().unwrap();
         let path = root.path().join("f");
         std::fs::write(&path, "long content").unwrap();
-        let Found::File(file, stamp) = opened(root.path()).open(b"f").unwrap() else {
-            panic!("a regular file was written");
-        };
-        let whole = read_whole(&file, &stamp).unwrap();
-        assert_eq!(whole.as_deref(), Some(&b"long content"[..]));
+        let (file, stamp) = file_in(&opened(root.path()), b"f");
+        let start = |most_bytes| read_start(&file, &stamp, most_bytes).unwrap();
+        let whole = || Start::Whole(Bytes::from_static(b"long content"));
+        assert_eq!(start(100), whole());
+        assert_eq!(start(12), whole());
+        assert_eq!(start(11), Start::More(Bytes::from_static(b"long content")));
+        assert_eq!(start(3), Start::More(Bytes::from_static(b"long")));
         std::fs::write(&path, "short").unwrap();
-        assert_eq!(read_whole(&file, &stamp).unwrap(), None);
+        assert_eq!(start(100), Start::Changing);
         std::fs::write(&path, "longer than before").unwrap();
-        assert_eq!(read_whole(&file, &stamp).unwrap(), None);
+        assert_eq!(start(100), Start::Changing);
+    }
+
+    #[test]
+    fn a_size_that_is_none_is_read_past() {
+        let (file, stamp) = file_in(&opened(Path::new("/proc/sys/kernel")), b"ostype");
+        assert_eq!((stamp.size_bytes(), stamp.is_size_sure()), (0, false));
+        let start = read_start(&file, &stamp, 100).unwrap();
+        assert_eq!(start, Start::Whole(Bytes::from_static(b"Linux\n")));
     }
 
     #[test]

@@ -97,18 +97,18 @@ impl FileCache {
 
 impl Entry {
     fn cost(&self, path: &str) -> usize {
-        ENTRY_BYTES + path.len() + self.stamp.size_bytes() as usize
+        let content_bytes = self.representation.memory_bytes().unwrap_or(0);
+        ENTRY_BYTES + path.len() + content_bytes
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::SystemTime;
-
     use bytes::Bytes;
 
     use crate::config::Root;
+    use crate::site::conditional::Validators;
     use crate::site::content_type;
     use crate::site::docroot::{DocRoot, Found};
     use crate::site::representation::Content;
@@ -126,8 +126,12 @@ mod tests {
     }
 
     fn insert(cache: &mut FileCache, path: &str, stamp: Stamp, settled: bool) {
-        let content = Content::Memory(Bytes::new());
-        let validators = stamp.validators(SystemTime::now());
+        let content = vec![b'x'; stamp.size_bytes() as usize];
+        let content = Content::Memory(Bytes::from(content));
+        let validators = Validators {
+            etag: None,
+            modified_s: None,
+        };
         let representation = Representation::new(content_type::PLAIN, validators, content);
         cache.insert(path, representation, stamp, settled, Duration::ZERO);
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, LAST_MODIFIED,
-    RANGE,
+    ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap,
+    LAST_MODIFIED, RANGE,
 };
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
@@ -32,24 +32,38 @@ pub enum Content {
     Memory(Bytes),
     /// In a file, so many bytes of it.
     File(Arc<File>, u64),
+    /// In a file whose end shows when it is reached.
+    ToEnd(Arc<File>),
 }
 
 impl Representation {
     /// Prepares the headers.
     pub fn new(content_type: HeaderValue, validators: Validators, content: Content) -> Self {
-        let mut headers = HeaderMap::with_capacity(6);
+        let mut headers = HeaderMap::with_capacity(7);
         headers.insert(CONTENT_TYPE, content_type);
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(content.length()));
-        headers.insert(ETAG, validators.etag.clone());
+        if let Some(etag) = &validators.etag {
+            headers.insert(ETAG, etag.clone());
+        }
         if let Some(modified_s) = validators.modified_s {
             headers.insert(LAST_MODIFIED, conditional::format_date(modified_s));
         }
-        headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        if let Some(length) = content.length() {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        }
         Self {
             headers,
             validators,
             content,
         }
+    }
+
+    /// Names the encoding that the content is in.
+    pub fn encoded(mut self, encoding: Option<HeaderValue>) -> Self {
+        if let Some(encoding) = encoding {
+            self.headers.insert(CONTENT_ENCODING, encoding);
+        }
+        self
     }
 
     /// Answers a GET; also a HEAD, whose caller drops the body.
@@ -65,44 +79,38 @@ impl Representation {
             }
         }
         // Range means nothing to any other method (RFC 9110, 14.2).
-        if request.method != Method::GET
-            || !request.headers.contains_key(RANGE)
-            || !conditional::range_counts(&request.headers, &self.validators)
-        {
+        let is_asked = request.method == Method::GET
+            && request.headers.contains_key(RANGE)
+            && conditional::range_counts(&request.headers, &self.validators);
+        let (true, Some(total)) = (is_asked, self.content.length()) else {
             return self.whole();
-        }
-        match ByteRange::requested(&request.headers, self.content.length()) {
+        };
+        match ByteRange::requested(&request.headers, total) {
             ByteRange::Whole => self.whole(),
-            ByteRange::Part { start, length } => self.part(start, length),
-            ByteRange::Unsatisfiable => self.unsatisfiable(),
+            ByteRange::Part { start, length } => self.part(start, length, total),
+            ByteRange::Unsatisfiable => unsatisfiable(total),
         }
     }
 
-    /// Whether sending it takes no file.
-    pub fn is_in_memory(&self) -> bool {
-        matches!(self.content, Content::Memory(_))
+    /// What it takes in memory, bytes, if sending it takes no file.
+    pub fn memory_bytes(&self) -> Option<usize> {
+        match &self.content {
+            Content::Memory(bytes) => Some(bytes.len()),
+            Content::File(..) | Content::ToEnd(_) => None,
+        }
     }
 
     fn whole(&self) -> Response<Body> {
-        self.respond(StatusCode::OK, 0, self.content.length())
+        self.respond(StatusCode::OK, self.content.whole())
     }
 
-    fn part(&self, start: u64, length: u64) -> Response<Body> {
-        let mut response = self.respond(StatusCode::PARTIAL_CONTENT, start, length);
-        let total = self.content.length();
+    fn part(&self, start: u64, length: u64, total: u64) -> Response<Body> {
+        let part = self.content.part(start, length);
+        let mut response = self.respond(StatusCode::PARTIAL_CONTENT, part);
         let range = format!("bytes {start}-{}/{total}", start + length - 1);
         let headers = response.headers_mut();
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         headers.insert(CONTENT_RANGE, ascii(range));
-        response
-    }
-
-    fn unsatisfiable(&self) -> Response<Body> {
-        let total = self.content.length();
-        let text = format!("416 Range Not Satisfiable: the file has {total} bytes.\n");
-        let mut response = notice(StatusCode::RANGE_NOT_SATISFIABLE, text);
-        let range = ascii(format!("bytes */{total}"));
-        response.headers_mut().insert(CONTENT_RANGE, range);
         response
     }
 
@@ -117,8 +125,8 @@ impl Representation {
         response
     }
 
-    fn respond(&self, status: StatusCode, start: u64, length: u64) -> Response<Body> {
-        let mut response = Response::new(self.content.part(start, length));
+    fn respond(&self, status: StatusCode, body: Body) -> Response<Body> {
+        let mut response = Response::new(body);
         *response.status_mut() = status;
         *response.headers_mut() = self.headers.clone();
         response
@@ -126,10 +134,19 @@ impl Representation {
 }
 
 impl Content {
-    fn length(&self) -> u64 {
+    fn length(&self) -> Option<u64> {
         match self {
-            Self::Memory(bytes) => bytes.len() as u64,
-            Self::File(_, length) => *length,
+            Self::Memory(bytes) => Some(bytes.len() as u64),
+            Self::File(_, length) => Some(*length),
+            Self::ToEnd(_) => None,
+        }
+    }
+
+    fn whole(&self) -> Body {
+        match self {
+            Self::Memory(bytes) => Body::from(bytes.clone()),
+            Self::File(file, length) => Body::file(file.clone(), 0, *length),
+            Self::ToEnd(file) => Body::to_end(file.clone()),
         }
     }
 
@@ -138,9 +155,17 @@ impl Content {
             Self::Memory(bytes) => {
                 Body::from(bytes.slice(start as usize..(start + length) as usize))
             }
-            Self::File(file, _) => Body::file(file.clone(), start, length),
+            Self::File(file, _) | Self::ToEnd(file) => Body::file(file.clone(), start, length),
         }
     }
+}
+
+fn unsatisfiable(total: u64) -> Response<Body> {
+    let text = format!("416 Range Not Satisfiable: the file has {total} bytes.\n");
+    let mut response = notice(StatusCode::RANGE_NOT_SATISFIABLE, text);
+    let range = ascii(format!("bytes */{total}"));
+    response.headers_mut().insert(CONTENT_RANGE, range);
+    response
 }
 
 fn ascii(text: String) -> HeaderValue {

@@ -32,28 +32,43 @@ pub struct RequestPath {
 pub enum BadPath {
     /// Not a path: no leading slash, an incomplete escape, or a NUL.
     Malformed,
-    /// Has a segment that no file below the root can have: `.`, `..` or one with a slash in it.
+    /// Leads above the root, or has a segment that no file can have: one with a slash in it.
     Nowhere,
 }
 
 impl RequestPath {
-    /// Decodes a raw request path once (`%252e` is the three characters `%2e`). Clients resolve
-    /// dot segments before they ask (RFC 3986, 5.2.4), so those left are refused, not resolved.
+    /// Decodes a raw request path once (`%252e` is the three characters `%2e`). Dot segments are
+    /// resolved (RFC 3986, 5.2.4), escaped or not; one that leads above the root is refused.
     pub fn decode(raw: &str) -> Result<Self, BadPath> {
         let inner = raw.strip_prefix('/').ok_or(BadPath::Malformed)?;
         if !raw.split('%').skip(1).all(starts_with_two_hex_digits) {
             return Err(BadPath::Malformed);
         }
         let mut relative = Vec::with_capacity(inner.len());
+        let mut ends_in_dots = false;
         for segment in inner.split('/').filter(|segment| !segment.is_empty()) {
-            if !relative.is_empty() {
+            let end = relative.len();
+            if end > 0 {
                 relative.push(b'/');
             }
             let start = relative.len();
             relative.extend(percent_decode_str(segment));
             check_name(&relative[start..])?;
+            ends_in_dots = match &relative[start..] {
+                b"." => {
+                    relative.truncate(end);
+                    true
+                }
+                b".." if end == 0 => return Err(BadPath::Nowhere),
+                b".." => {
+                    let slash = relative[..end].iter().rposition(|byte| *byte == b'/');
+                    relative.truncate(slash.unwrap_or(0));
+                    true
+                }
+                _ => false,
+            };
         }
-        let folder = inner.is_empty() || inner.ends_with('/');
+        let folder = relative.is_empty() || inner.ends_with('/') || ends_in_dots;
         Ok(Self { relative, folder })
     }
 
@@ -67,6 +82,15 @@ impl RequestPath {
             name.extend_from_slice(b"index.html");
         }
         name
+    }
+
+    /// Whether a segment begins with a dot, as the names of files do that are not for others. The
+    /// one name that is (RFC 8615) counts at the root alone.
+    pub fn is_hidden(&self) -> bool {
+        let mut segments = self.relative.split(|byte| *byte == b'/').enumerate();
+        segments.any(|(nth, segment)| {
+            segment.starts_with(b".") && !(nth == 0 && segment == b".well-known")
+        })
     }
 
     /// Whether a folder is meant.
@@ -108,7 +132,7 @@ fn starts_with_two_hex_digits(after_percent: &str) -> bool {
 fn check_name(name: &[u8]) -> Result<(), BadPath> {
     if name.contains(&0) {
         Err(BadPath::Malformed)
-    } else if name == b"." || name == b".." || name.contains(&b'/') {
+    } else if name.contains(&b'/') {
         Err(BadPath::Nowhere)
     } else {
         Ok(())
@@ -143,15 +167,62 @@ mod tests {
     }
 
     #[test]
+    fn dot_segments_are_resolved() {
+        for (raw, resolved) in [
+            ("/./a", "a"),
+            ("/a/.", "a/index.html"),
+            ("/a/./b", "a/b"),
+            ("/a/%2e/b", "a/b"),
+            ("/a/../b", "b"),
+            ("/a/%2E%2e/b", "b"),
+            ("/a/b/../c", "a/c"),
+            ("/a/b/..", "a/index.html"),
+            ("/a/b/../", "a/index.html"),
+            ("/a/..", "index.html"),
+            ("/.", "index.html"),
+            ("/a//../b", "b"),
+        ] {
+            assert_eq!(name(raw), resolved, "{raw}");
+            assert!(!RequestPath::decode(raw).unwrap().is_spelled(raw), "{raw}");
+        }
+    }
+
+    #[test]
+    fn dotfiles_are_hidden() {
+        let is_hidden = |raw: &str| RequestPath::decode(raw).unwrap().is_hidden();
+        for raw in [
+            "/.git/config",
+            "/a/.env",
+            "/a/.b/",
+            "/%2ehtaccess",
+            "/...",
+            "/.well-known/.secret",
+            "/a/.well-known/x",
+            "/.well-known-2",
+        ] {
+            assert!(is_hidden(raw), "{raw}");
+        }
+        for raw in [
+            "/",
+            "/a.b",
+            "/./a",
+            "/a/../b",
+            "/.well-known/acme-challenge/x",
+        ] {
+            assert!(!is_hidden(raw), "{raw}");
+        }
+    }
+
+    #[test]
     fn refuses_ways_out() {
         for raw in [
             "/..",
             "/../x",
             "/a/../../x",
+            "/a/b/../../../x/y",
+            "/./..",
             "/%2e%2e/x",
             "/.%2E/x",
-            "/a/%2e/b",
-            "/./x",
             "/a%2fb",
             "/..%2fx",
             "/%2Fetc/passwd",

@@ -52,6 +52,7 @@ mod report;
 mod ring;
 mod root_moves;
 mod shares;
+mod sandbox;
 mod shrink;
 mod signals;
 mod simulation;
