@@ -382,7 +382,8 @@ impl ServeArgs {
 )]
 #[command(next_help_heading = "Limits (in the file: table [limits])")]
 pub struct LimitArgs {
-    /// Largest request line and header together, at least 8KiB [default: 16KiB]
+    /// Largest request line and header together, at least 8KiB; more than 100 header
+    /// lines are refused, too [default: 16KiB]
     #[arg(long, value_name = "BYTES")]
     #[serde(deserialize_with = "scalar")]
     pub header_bytes: Option<Bytes<HEADER_BYTES_MIN>>,

@@ -21,6 +21,9 @@ use crate::http::{Exchange, Handler, Http};
 use crate::reactor::Readiness;
 use crate::status::Published;
 use crate::stream::{Socket, Stream};
+use unparsed::Unparsed;
+
+mod unparsed;
 
 /// How long, and for how many bytes, a refused client may go on sending: a
 /// close with unread data would reset the connection and could take the
@@ -30,8 +33,6 @@ const LINGER_READS: u32 = 256;
 
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-const BAD_REQUEST: &[u8] =
-    b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 const UNAVAILABLE: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
@@ -108,7 +109,7 @@ impl Driver {
     ) -> Box<Active> {
         let exchange = Rc::new(Exchange::default());
         let untouched = prefix.is_empty().then_some(socket.bytes_in.get());
-        let stream = Stream::new(socket.clone(), prefix);
+        let stream = Stream::new(socket.clone(), prefix, exchange.clone());
         let handler = Handler::new(self.http.clone(), exchange.clone());
         Box::new(Active {
             connection: builder.serve_connection(stream, handler),
@@ -283,26 +284,43 @@ impl Active {
     }
 
     fn drive(mut self: Box<Self>, driver: &Driver, now_ns: u64) -> State {
-        let bytes_out = self.socket.bytes_out.get();
         match self.poll(driver) {
             Poll::Pending => self.rest(driver, now_ns),
             Poll::Ready(Ok(())) if self.exchange.refused.get() => linger(&self.socket, now_ns),
             Poll::Ready(Ok(())) => State::Closed,
-            Poll::Ready(Err(error)) if error.is_parse() => {
-                let too_large = error.is_parse_too_large();
-                driver.http.published.refused(match too_large {
-                    true => Refusal::HeaderTooLarge,
-                    false => Refusal::Malformed,
-                });
-                // hyper has an answer to most errors, not to all.
-                if self.socket.bytes_out.get() == bytes_out {
-                    let _ = rustix::net::send(&self.socket.fd, BAD_REQUEST, SendFlags::NOSIGNAL);
-                }
-                linger(&self.socket, now_ns)
-            }
+            Poll::Ready(Err(error)) if error.is_parse() => self.judge(driver, &error, now_ns),
             // The client is gone.
             Poll::Ready(Err(_)) => State::Closed,
         }
+    }
+
+    /// hyper could not read a request.
+    fn judge(self: Box<Self>, driver: &Driver, error: &hyper::Error, now_ns: u64) -> State {
+        // Behind a response that the client was slow to take, hyper's own answer went out.
+        let is_answered = self.exchange.owes.get();
+        let socket = self.socket;
+        let parts = self.connection.into_parts();
+        let unread = match parts.io.into_prefix() {
+            rest if rest.is_empty() => parts.read_buf,
+            rest => [parts.read_buf, rest].concat().into(),
+        };
+        match Unparsed::judge(error, &unread) {
+            Unparsed::Rewritten(request) if !is_answered => {
+                return driver.start(&socket, request, now_ns).drive(driver, now_ns);
+            }
+            Unparsed::Refused(answer) if !is_answered => {
+                let _ = rustix::net::send(&socket.fd, answer, SendFlags::NOSIGNAL);
+            }
+            _ => {}
+        }
+        driver
+            .http
+            .published
+            .refused(match error.is_parse_too_large() {
+                true => Refusal::HeaderTooLarge,
+                false => Refusal::Malformed,
+            });
+        linger(&socket, now_ns)
     }
 
     fn poll(&mut self, driver: &Driver) -> Poll<hyper::Result<()>> {

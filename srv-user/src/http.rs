@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST};
+use http::header::{CONNECTION, HOST, TRANSFER_ENCODING};
 use http::{HeaderValue, Request, Response, StatusCode, Version, request};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -19,6 +19,8 @@ use srv_common::Refusal;
 use crate::config::Limits;
 use crate::site::{Body, Site};
 use crate::status::Published;
+
+mod host;
 
 /// What all requests of a worker share.
 pub struct Http {
@@ -35,11 +37,23 @@ pub struct Http {
 pub struct Exchange {
     /// A request has been read and its response is not yet complete.
     pub in_service: Cell<bool>,
+    /// What is written is an answer to a request. Else it is what hyper says by itself to a
+    /// request that it could not read, which `connection::unparsed` does better.
+    pub owes: Cell<bool>,
     /// Requests begun so far on this connection.
     pub requests: Cell<u64>,
     /// The client broke a rule: it is told so and the connection ends, while
     /// it may still be sending.
     pub refused: Cell<bool>,
+}
+
+impl Exchange {
+    /// All that was to be written has been.
+    pub fn flushed(&self) {
+        if !self.in_service.get() {
+            self.owes.set(false);
+        }
+    }
 }
 
 /// hyper's service for one connection.
@@ -79,8 +93,11 @@ impl Service<Request<Incoming>> for Handler {
         let in_service = InService::begin(&self.http, &self.exchange);
         let (head, body) = request.into_parts();
         let response = if !has_one_host(&head) {
-            let why = "an HTTP/1.1 request has exactly one Host header\n";
+            let why = "an HTTP/1.1 request has exactly one Host header, a host and maybe a port\n";
             self.refuse(Refusal::Malformed, StatusCode::BAD_REQUEST, why)
+        } else if !is_coding_known(&head) {
+            let why = "the only transfer coding that this server knows is one chunked\n";
+            self.refuse(Refusal::Malformed, StatusCode::NOT_IMPLEMENTED, why)
         } else if body.is_end_stream() {
             self.http.site.respond(&head)
         } else if body.size_hint().lower() > self.http.limits.body_bytes {
@@ -105,8 +122,19 @@ fn has_one_host(head: &request::Parts) -> bool {
     let mut hosts = head.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (_, Some(_)) => false,
-        (Some(_), None) => true,
+        (Some(one), None) => host::is_valid(one.as_bytes()),
         (None, None) => head.version < Version::HTTP_11,
+    }
+}
+
+/// RFC 9112, 6.1. That a coding other than chunked is the last one is hyper's to refuse, with 400:
+/// then nothing says where the body ends (6.3).
+fn is_coding_known(head: &request::Parts) -> bool {
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(one), None) => one.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
     }
 }
 
@@ -173,6 +201,7 @@ impl InService {
     fn begin(http: &Rc<Http>, exchange: &Rc<Exchange>) -> Self {
         http.published.started();
         exchange.in_service.set(true);
+        exchange.owes.set(true);
         exchange.requests.set(exchange.requests.get() + 1);
         Self {
             http: http.clone(),

@@ -177,9 +177,10 @@ impl Site {
 
     fn page(&self, request: &Parts) -> Response<Body> {
         match &self.pages {
-            Pages::Welcome(page) => match request.uri.path() {
-                "/" | "/index.html" => page.answer(request),
-                _ => not_found(),
+            Pages::Welcome(page) => match RequestPath::decode(request.uri.path()) {
+                Ok(path) if path.file_name() == b"index.html" => page.answer(request),
+                Ok(_) => not_found(),
+                Err(bad) => refused_path(bad),
             },
             Pages::Folder(root, cache) => {
                 let now = (self.clock)();
@@ -204,13 +205,7 @@ fn look_up(
     let raw = request.uri.path();
     let path = match RequestPath::decode(raw) {
         Ok(path) => path,
-        Err(BadPath::Nowhere) => return not_found(),
-        Err(BadPath::Malformed) => {
-            return notice(
-                StatusCode::BAD_REQUEST,
-                "400 Bad Request: the path is not well formed.\n",
-            );
-        }
+        Err(bad) => return refused_path(bad),
     };
     if path.is_hidden() && !rules.dotfiles {
         return not_found();
@@ -300,6 +295,16 @@ fn to_folder(path: &RequestPath, query: Option<&str>) -> Response<Body> {
     }
     let location = HeaderValue::try_from(location).expect("escaped, hence visible ASCII");
     moved(location)
+}
+
+fn refused_path(bad: BadPath) -> Response<Body> {
+    match bad {
+        BadPath::Nowhere => not_found(),
+        BadPath::Malformed => notice(
+            StatusCode::BAD_REQUEST,
+            "400 Bad Request: the path is not well formed.\n",
+        ),
+    }
 }
 
 fn refused(refusal: Refusal, raw: &str) -> Response<Body> {

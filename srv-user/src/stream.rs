@@ -13,6 +13,8 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
+use crate::http::Exchange;
+
 /// A connection's non-blocking socket and how reading and writing it went.
 pub struct Socket {
     /// The socket itself.
@@ -55,12 +57,22 @@ impl Socket {
 pub struct Stream {
     socket: Rc<Socket>,
     prefix: Bytes,
+    exchange: Rc<Exchange>,
 }
 
 impl Stream {
-    /// `prefix` is read first.
-    pub fn new(socket: Rc<Socket>, prefix: Bytes) -> Self {
-        Self { socket, prefix }
+    /// `prefix` is read first. What is written while `exchange` owes nothing is not sent.
+    pub fn new(socket: Rc<Socket>, prefix: Bytes, exchange: Rc<Exchange>) -> Self {
+        Self {
+            socket,
+            prefix,
+            exchange,
+        }
+    }
+
+    /// What of the prefix was not read.
+    pub fn into_prefix(self) -> Bytes {
+        self.prefix
     }
 }
 
@@ -113,6 +125,9 @@ impl Write for Stream {
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if !self.exchange.owes.get() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         self.note_write(retry(|| rustix::io::write(&self.socket.fd, bytes)))
     }
 
@@ -121,6 +136,9 @@ impl Write for Stream {
         _: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if !self.exchange.owes.get() {
+            return Poll::Ready(Ok(parts.iter().map(|part| part.len()).sum()));
+        }
         self.note_write(retry(|| rustix::io::writev(&self.socket.fd, parts)))
     }
 
@@ -128,7 +146,9 @@ impl Write for Stream {
         true
     }
 
+    /// hyper calls this when it has written all that it has.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.exchange.flushed();
         Poll::Ready(Ok(()))
     }
 

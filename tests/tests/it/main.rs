@@ -49,6 +49,7 @@ mod privilege;
 mod rehearsal;
 mod reload;
 mod report;
+mod request_rules;
 mod ring;
 mod root_moves;
 mod shares;

@@ -20,7 +20,7 @@ const KINDS: [(&str, Option<u16>); 20] = [
     ("GET / HTTP/1.2\r\n\r\n", Some(400)),
     ("G\0T / HTTP/1.1\r\nHost: a\r\n\r\n", Some(400)),
     ("\x16\x03\x01\x02\0\x01\0\x01\x7c\x03\x03", Some(400)),
-    ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(400)),
+    ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(505)),
     ("GET / HTTP/1.1\r\n\r\n", Some(400)),
     ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", Some(400)),
     ("GET / HTTP/1.1\r\nHost: a\r\n: no name\r\n\r\n", Some(400)),
