@@ -7,6 +7,7 @@ pub mod output;
 pub mod ab;
 pub mod arrivals;
 pub mod balance;
+pub mod binary;
 pub mod channel;
 pub mod cli;
 pub mod closed;

@@ -42,7 +42,7 @@ use crate::overflow::Overflow;
 use crate::slots::SlotTable;
 use crate::spawn::{self, Worker};
 use crate::takeover::{Peer, Takeover, ToPredecessor, ToSuccessor};
-use crate::{log, open_files, steer, systemd};
+use crate::{binary, log, open_files, steer, systemd};
 use back_off::BackOff;
 use first::Second;
 use joined::First;
@@ -137,7 +137,7 @@ struct Master {
     incoming: UnboundedReceiver<Event>,
     /// Its file goes when this goes.
     control: Option<control::Server>,
-    /// Where this process's binary was when it started; what is there now is the next.
+    /// The name of this process's binary when it started; what it names now is the next.
     binary: PathBuf,
     upgrade: Option<Upgrade>,
     /// The configuration is being read again.
@@ -199,7 +199,7 @@ impl Master {
             None => first_policy(&settings, &groups)?,
         };
         let mut master = Self {
-            binary: std::env::current_exe().context("find this process's binary")?,
+            binary: binary::name().context("find this process's binary")?,
             upgrade: None,
             reading: None,
             predecessor,

@@ -25,6 +25,11 @@ impl Upgradable {
         let folder = tempfile::tempdir().unwrap();
         let binary = folder.path().join("srv");
         install(&binary);
+        Self::start_as(binary, folder, arguments)
+    }
+
+    /// Starts the binary of that name, which is in this folder.
+    pub fn start_as(binary: PathBuf, folder: TempDir, arguments: &[&str]) -> Self {
         let control = tempfile::tempdir().unwrap();
         let server = Server::start_as(Command::new(&binary), control, arguments).unwrap();
         Self {

@@ -3,6 +3,7 @@
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
+use std::os::unix::fs::symlink;
 
 use rustix::process::{Pid, Signal};
 use srv_tests::server;
@@ -79,6 +80,26 @@ fn the_new_binary_is_the_one_that_is_there_now() {
     assert_ne!(master, before);
     let runs = std::fs::read_link(format!("/proc/{}/exe", master.as_raw_nonzero())).unwrap();
     assert_eq!(runs, upgradable.binary);
+}
+
+/// As deployments do: a link leads to the release that is current.
+#[test]
+fn a_link_that_is_switched_to_the_next_release_is_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let [current, next] = ["current", "next"].map(|name| folder.path().join(name));
+    for release in ["1", "2"] {
+        std::fs::create_dir(folder.path().join(release)).unwrap();
+        install(&folder.path().join(release).join("srv"));
+    }
+    symlink("1", &current).unwrap();
+    let second = folder.path().join("2/srv").canonicalize().unwrap();
+    let upgradable = Upgradable::start_as(current.join("srv"), folder, &["--workers", "1"]);
+    symlink("2", &next).unwrap();
+    std::fs::rename(&next, &current).unwrap();
+    let (said, succeeded) = upgradable.upgrade();
+    assert!(succeeded, "{said}");
+    let exe = format!("/proc/{}/exe", upgradable.master().as_raw_nonzero());
+    assert_eq!(std::fs::read_link(exe).unwrap(), second);
 }
 
 #[test]
