@@ -238,7 +238,11 @@ pub struct ServeArgs {
     ///   source       the same client address, the same worker
     ///   p2c          the better of two random ones
     ///   least        the one with the least outstanding work
-    ///   hermes       any that the workers' own filter lets pass (SIGCOMM 2025), for comparison
+    ///   hermes       any that the workers' own filter lets pass (SIGCOMM 2025), for comparison;
+    ///                64 workers at most
+    ///
+    /// All but hash need the BPF program: not with --no-bpf, nor where all workers share
+    /// a socket (--accept shared, shared-herd, blocking)
     #[arg(long, value_name = "NAME", verbatim_doc_comment)]
     #[serde(deserialize_with = "scalar")]
     pub policy: Option<PolicyName>,

@@ -1,19 +1,19 @@
 //! The local control socket: what can be asked of a running server, and the
 //! asking end. `server` is the master's end, `socket_file` the name that it has
-//! among the files. The answers are the master's.
+//! among the files, `places` finds it. The answers are the master's.
 
+mod places;
 mod server;
 mod socket_file;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, bail, ensure};
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,7 @@ use crate::confine::Confinement;
 use crate::foreign::report::ForeignStatus;
 use crate::join::{Joined, Joining};
 
+pub use places::{no_server, servers};
 pub use server::{Question, Server};
 
 /// A question to a running server: one line of JSON, answered by one [`Reply`]
@@ -270,49 +271,23 @@ pub fn ask(path: Option<&Path>, request: &Request) -> anyhow::Result<Reply> {
     }
 }
 
-/// Where the only server of this user answers, if one runs.
+/// Where the only server answers that this user may ask, if one runs.
 ///
 /// # Errors
 /// Several do.
 pub fn only_server() -> anyhow::Result<Option<PathBuf>> {
-    let folder = runtime_folder()?;
-    let entries = fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;
-    // There is no such folder where the unit is not installed.
-    let of_service = fs::read_dir(SERVICE_FOLDER).into_iter().flatten();
-    let paths = entries
-        .chain(of_service)
-        .flatten()
-        .map(|entry| entry.path());
-    // Agents of other people's servers are beside them, under another ending.
-    let mut living: Vec<_> = paths
-        .filter(|path| path.extension().is_some_and(|end| end == "sock"))
-        .filter(|path| UnixStream::connect(path).is_ok())
-        .collect();
-    match living.len() {
-        0 | 1 => Ok(living.pop()),
-        _ => {
-            living.sort();
-            let names: Vec<_> = living
-                .iter()
-                .map(|path| path.display().to_string())
-                .collect();
-            bail!(
-                "several servers run here, name one: --control {}",
-                names.join(" or --control ")
-            )
-        }
+    let mut living = places::servers()?;
+    if living.len() > 1 {
+        let names: Vec<_> = living
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        bail!(
+            "several servers run here, name one: --control {}",
+            names.join(" or --control ")
+        )
     }
-}
-
-/// Nothing of this user's runs here.
-pub fn no_server() -> anyhow::Error {
-    match runtime_folder() {
-        Ok(folder) => anyhow!(
-            "no server of yours runs here (none answers in {} or {SERVICE_FOLDER})",
-            folder.display()
-        ),
-        Err(error) => error,
-    }
+    Ok(living.pop_first())
 }
 
 /// Where [`ask`] looks for a server on `port`.

@@ -2,6 +2,7 @@
 //! steering, and the slots' states. Knows no processes.
 
 mod healing;
+mod inspection;
 mod report;
 
 use std::cell::Cell;
@@ -21,6 +22,7 @@ use crate::slots::SlotTable;
 use crate::status::{self, SharedMemory};
 use crate::steer::{self, Steering};
 use healing::Healing;
+use inspection::Inspection;
 
 /// A listener group with all that belongs to it.
 pub struct Group {
@@ -31,6 +33,7 @@ pub struct Group {
     steering: Result<Steering, String>,
     ordered: Ordered,
     healing: Healing,
+    inspection: Inspection,
     slots: SlotTable<SlotRecord>,
     /// Limit of each accept queue, as the kernel cut it.
     backlog: u32,
@@ -135,6 +138,7 @@ impl Group {
         let backlog = backlog
             .and_then(Result::ok)
             .map_or(u32::MAX, |(_, limit)| limit);
+        let inspection = Inspection::new(&listeners);
         Ok(Self {
             backlog,
             listeners,
@@ -143,6 +147,7 @@ impl Group {
             steering,
             ordered: Ordered::default(),
             healing: Healing::new(),
+            inspection,
             slots: SlotTable::default(),
             is_anothers: false,
         })

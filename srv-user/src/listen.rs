@@ -9,9 +9,12 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
+use rustix::process::Pid;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::config::{AcceptMode, Settings};
+use crate::foreign::owners::Owners;
+use crate::foreign::sock_diag::SockDiag;
 
 /// Sockets bound to one address.
 pub struct ListenerGroup {
@@ -215,13 +218,36 @@ fn refuse_if_taken(address: SocketAddr, settings: &Settings) -> anyhow::Result<(
     let probe = new_socket(address, settings)?;
     bind_and_listen(&probe, address, 1).map_err(|error| match could_join(address, settings) {
         true => anyhow!(
-            "{error:#}; the kernel would have let this server in, since whoever listens there \
-             has the same user and set SO_REUSEPORT as this one would: it would get a share of \
-             the other's connections, and the other's program would not know of it; with --join \
-             it adds its workers to the other's"
+            "{error:#}; the kernel would have let this server in, since what listens there has \
+             the same user and set SO_REUSEPORT as this one would: it would get a share of the \
+             other's connections, and the other's program would not know of it; {}",
+            way_in(address)
         ),
         false => error,
     })
+}
+
+/// How to share the address with the server that has it.
+fn way_in(address: SocketAddr) -> String {
+    let holder = holder(address);
+    let name = holder.as_ref().map(|(name, _)| name.as_str());
+    match (name, &holder) {
+        (Some("srv"), _) => "with --join it adds its workers to the other's".into(),
+        (_, Some((name, pid))) => format!(
+            "it is {name}, process {pid}: `srv attach --listen {address}` steers that server \
+             from outside"
+        ),
+        (_, None) => "if it is srv, --join adds this one's workers to the other's".into(),
+    }
+}
+
+/// Name and number of a process that has a listener on the address, if it can be seen.
+fn holder(address: SocketAddr) -> Option<(String, Pid)> {
+    let listeners = SockDiag::open(None).ok()?.listeners_on(address).ok()?;
+    let inodes = listeners.iter().map(|listener| listener.inode).collect();
+    let owners = Owners::of(&inodes).owners;
+    let owner = owners.into_iter().next()?;
+    Some((owner.command, owner.pid))
 }
 
 /// Whether a bind succeeds with SO_REUSEPORT; without a listen that takes nothing.

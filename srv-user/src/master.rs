@@ -6,6 +6,7 @@ mod answers;
 mod back_off;
 mod first;
 mod hangs;
+mod inspection;
 mod joined;
 mod leftover;
 mod privilege;
@@ -13,6 +14,7 @@ mod reading;
 mod reload;
 mod root;
 mod second;
+mod shortfall;
 mod stop;
 mod upgrade;
 
@@ -45,6 +47,7 @@ use crate::takeover::{Peer, Takeover, ToPredecessor, ToSuccessor};
 use crate::{binary, log, open_files, steer, systemd};
 use back_off::BackOff;
 use first::Second;
+use inspection::Suspects;
 use joined::First;
 use leftover::Leftover;
 use reading::Reading;
@@ -164,6 +167,7 @@ struct Master {
     root_watch: Option<RootWatch>,
     /// SIGHUP came while an upgrade was under way.
     is_reload_due: bool,
+    suspects: Suspects,
 }
 
 impl Master {
@@ -183,6 +187,7 @@ impl Master {
         } else {
             (open_groups(&settings, &mut takeover)?, None)
         };
+        shortfall::warn(&settings, groups[0].listeners.sockets.len());
         let left_over = takeover.leftovers()?;
         let first_slot = first.as_ref().map_or(0, |first| first.first_slot);
         let (events, incoming) = unbounded_channel();
@@ -223,6 +228,7 @@ impl Master {
             last_failure: None,
             root_watch: None,
             is_reload_due: false,
+            suspects: Suspects::default(),
             hang_check: hang_check(&settings),
             hang_looks: Looks::default(),
             settings,
@@ -291,6 +297,7 @@ impl Master {
 
     fn tick(&mut self) {
         self.groups.iter_mut().for_each(Group::heal);
+        self.inspect();
         systemd::catch_up();
         log::catch_up();
     }

@@ -150,6 +150,24 @@ impl Steering {
         Ok(())
     }
 
+    /// Takes the program off and attaches it again, if it was attached. Whether one was
+    /// there until then.
+    ///
+    /// # Errors
+    /// What the kernel says to either.
+    pub fn attach_again(&mut self) -> anyhow::Result<bool> {
+        let Some(member) = &self.attached else {
+            return Ok(true);
+        };
+        let was_there = match set_option(member, libc::SO_DETACH_REUSEPORT_BPF, 0) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(error).context("take the select program off"),
+        };
+        attach(&self.select, member).context("attach the select program")?;
+        Ok(was_there)
+    }
+
     /// Another process sees to the program from now on: it stays attached.
     pub fn let_go(&mut self) {
         self.attached = None;
@@ -204,11 +222,14 @@ pub fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SkR
 }
 
 /// As aya does, which has it for programs of this process only.
-fn attach(program: &OwnedFd, socket: &Socket) -> io::Result<()> {
-    let program = program.as_raw_fd();
-    let length = size_of_val(&program) as libc::socklen_t;
-    let (level, option) = (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_EBPF);
-    let value = std::ptr::from_ref(&program).cast();
+fn attach(program: &OwnedFd, socket: &impl AsRawFd) -> io::Result<()> {
+    set_option(socket, libc::SO_ATTACH_REUSEPORT_EBPF, program.as_raw_fd())
+}
+
+fn set_option(socket: &impl AsRawFd, option: i32, value: i32) -> io::Result<()> {
+    let length = size_of_val(&value) as libc::socklen_t;
+    let value = std::ptr::from_ref(&value).cast();
+    let level = libc::SOL_SOCKET;
     // SAFETY: `value` points to an int of `length` bytes.
     match unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value, length) } {
         0 => Ok(()),

@@ -105,9 +105,7 @@ pub fn install(names: &[&str], why: &str) -> Result<()> {
         );
     }
     let Some(prefix) = rights::prefix() else {
-        bail!(
-            "{what}: needs root, and sudo is not to be had without a password\n  to mend it: {mend}"
-        );
+        bail!("{what}: needs root, and sudo does not give it\n  to mend it: {mend}");
     };
     update_lists(prefix);
     Step {

@@ -2,14 +2,16 @@
 //! server that is meant comes first, then other people's servers that this
 //! user's agents steer.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 
 use anyhow::bail;
 use serde::Serialize;
 
 use super::{Query, Server};
-use crate::control::{Reply, Request, SocketStatus, Status, ask, no_server, only_server};
+use crate::control::{self, Reply, Request, SocketStatus, Status, ask, no_server};
 use crate::foreign::report::{self, ForeignStatus};
 use crate::foreign::table;
 use crate::view;
@@ -17,10 +19,41 @@ use crate::view;
 /// The shape of `srv status --json`.
 #[derive(Serialize)]
 struct Overview {
+    /// The only one.
     #[serde(flatten)]
     server: Option<Status>,
+    /// Where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    servers: Vec<Placed>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     foreign: Vec<ForeignStatus>,
+}
+
+/// One of several servers.
+#[derive(Serialize)]
+struct Placed {
+    /// Its control socket.
+    control: PathBuf,
+    /// Whose it is.
+    uid: Option<u32>,
+    #[serde(flatten)]
+    status: Status,
+}
+
+impl Placed {
+    /// For people: with a line that says whose it is and where it answers, if that is not
+    /// clear.
+    fn shown(&self, is_one_of_several: bool) -> String {
+        let status = view::status(&self.status);
+        let own = rustix::process::getuid().as_raw();
+        match self.uid {
+            Some(uid) if is_one_of_several || uid != own => {
+                let control = self.control.display();
+                format!("server of user {uid}, --control {control}\n{status}")
+            }
+            _ => status,
+        }
+    }
 }
 
 /// `srv status`.
@@ -28,27 +61,30 @@ struct Overview {
 /// # Errors
 /// Nothing runs, or it is not clear what is meant.
 pub fn status(query: &Query) -> anyhow::Result<()> {
-    let (server, foreign) = running(&query.server)?;
-    let mut overview = Overview {
-        server: None,
-        foreign,
-    };
-    match server
-        .map(|path| ask(Some(&path), &Request::Status))
-        .transpose()?
-    {
-        None => {}
-        Some(Reply::Status(status)) => overview.server = Some(status),
-        Some(Reply::Foreign(status)) => overview.foreign = vec![status],
-        Some(other) => bail!("asked for status, got {other:?}"),
+    let (paths, mut foreign) = running(&query.server)?;
+    let mut servers = Vec::new();
+    for (control, reply) in ask_each(&query.server, paths, &Request::Status)? {
+        match reply {
+            Reply::Status(status) => servers.push(Placed {
+                uid: std::fs::metadata(&control).ok().map(|file| file.uid()),
+                control,
+                status,
+            }),
+            Reply::Foreign(status) => foreign = vec![status],
+            other => bail!("asked for status, got {other:?}"),
+        }
     }
     if query.json {
-        return print_json(&overview);
+        let only = (servers.len() == 1).then(|| servers.pop()).flatten();
+        return print_json(&Overview {
+            server: only.map(|only| only.status),
+            servers,
+            foreign,
+        });
     }
-    let own = overview.server.iter().map(view::status);
-    let groups: Vec<String> = own
-        .chain(overview.foreign.iter().map(table::group))
-        .collect();
+    let names_each = servers.len() > 1;
+    let own = servers.iter().map(|server| server.shown(names_each));
+    let groups: Vec<String> = own.chain(foreign.iter().map(table::group)).collect();
     println!("{}", groups.join("\n").trim_end());
     Ok(())
 }
@@ -58,15 +94,13 @@ pub fn status(query: &Query) -> anyhow::Result<()> {
 /// # Errors
 /// As [`status`].
 pub fn sockets(query: &Query) -> anyhow::Result<()> {
-    let (server, foreign) = running(&query.server)?;
+    let (paths, foreign) = running(&query.server)?;
     let mut all: Vec<SocketStatus> = Vec::new();
-    match server
-        .map(|path| ask(Some(&path), &Request::Sockets))
-        .transpose()?
-    {
-        None => {}
-        Some(Reply::Sockets(sockets)) => all = sockets,
-        Some(other) => bail!("asked for sockets, got {other:?}"),
+    for (_, reply) in ask_each(&query.server, paths, &Request::Sockets)? {
+        match reply {
+            Reply::Sockets(sockets) => all.extend(sockets),
+            other => bail!("asked for sockets, got {other:?}"),
+        }
     }
     all.extend(foreign.iter().flat_map(ForeignStatus::sockets));
     match query.json {
@@ -90,20 +124,42 @@ pub fn change(request: &Request, server: &Server) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The control socket of the server that is meant, and the groups of others:
-/// none of those if one is named.
-fn running(server: &Server) -> anyhow::Result<(Option<PathBuf>, Vec<ForeignStatus>)> {
-    if let Some(path) = &server.control {
-        return Ok((Some(Path::to_owned(path)), Vec::new()));
+/// The answers of all that answer. One that was not asked for by name may have ended since
+/// it was found, or be of another version: that is said, and the others are shown.
+fn ask_each(
+    asked: &Server,
+    paths: BTreeSet<PathBuf>,
+    request: &Request,
+) -> anyhow::Result<Vec<(PathBuf, Reply)>> {
+    let is_alone = asked.control.is_some() || paths.len() == 1;
+    let mut replies = Vec::new();
+    for path in paths {
+        match ask(Some(&path), request) {
+            Ok(reply) => replies.push((path, reply)),
+            Err(error) if is_alone => return Err(error),
+            Err(error) => {
+                // Standard error may be closed; the answer goes to standard output.
+                let _ = writeln!(std::io::stderr(), "srv: {error:#}");
+            }
+        }
     }
-    let (server, (foreign, unreadable)) = (only_server()?, report::all()?);
+    Ok(replies)
+}
+
+/// The control sockets of the servers that are meant, and the groups of others:
+/// none of those if one is named.
+fn running(server: &Server) -> anyhow::Result<(BTreeSet<PathBuf>, Vec<ForeignStatus>)> {
+    if let Some(path) = &server.control {
+        return Ok((BTreeSet::from([path.clone()]), Vec::new()));
+    }
+    let (servers, (foreign, unreadable)) = (control::servers()?, report::all()?);
     for error in unreadable {
         // Standard error may be closed; the answer goes to standard output.
         let _ = writeln!(std::io::stderr(), "srv: {error:#}");
     }
-    match server.is_none() && foreign.is_empty() {
+    match servers.is_empty() && foreign.is_empty() {
         true => Err(no_server()),
-        false => Ok((server, foreign)),
+        false => Ok((servers, foreign)),
     }
 }
 

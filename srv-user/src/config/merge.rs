@@ -2,7 +2,6 @@
 //! over the defaults, and what does not go together is refused. Values by
 //! themselves were checked when they were parsed ([`super::value`]).
 
-use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -137,6 +136,15 @@ struct Asked<'a> {
     file: Option<&'a File>,
 }
 
+/// Whether a socket on `whole` gets what comes to `address`, too.
+fn includes(whole: SocketAddr, address: SocketAddr, v6_only: bool) -> bool {
+    let is_same_family = whole.is_ipv4() == address.is_ipv4();
+    let takes_family = is_same_family || (whole.is_ipv6() && !v6_only);
+    // Port 0 is a new port each time.
+    let is_same_port = whole.port() == address.port() && whole.port() != 0;
+    whole.ip().is_unspecified() && takes_family && is_same_port
+}
+
 impl Asked<'_> {
     fn get<T>(&self, field: impl Fn(&ServeArgs) -> Option<T>) -> Option<T> {
         field(self.flags).or_else(|| field(self.from_file))
@@ -162,18 +170,25 @@ impl Asked<'_> {
                 place()
             );
         }
-        let mut seen = HashSet::new();
-        for address in &listen {
-            // Port 0 is a new port each time.
-            if address.0.port() != 0 && !seen.insert(address.0) {
+        let listen: Vec<SocketAddr> = listen.into_iter().map(|address| address.0).collect();
+        let v6_only = self.get(|args| args.v6_only).unwrap_or(true);
+        for (nth, address) in listen.iter().enumerate() {
+            if listen[..nth].contains(address) && address.port() != 0 {
                 bail!(
-                    "{}: {} is there twice; one group of sockets serves it",
-                    place(),
-                    address.0
+                    "{}: {address} is there twice; one group of sockets serves it",
+                    place()
+                );
+            }
+            let mut whole = listen.iter().filter(|other| *other != address);
+            if let Some(whole) = whole.find(|other| includes(**other, *address, v6_only)) {
+                bail!(
+                    "{}: {whole} includes {address}, and one address is not served twice; leave \
+                     one of the two out",
+                    place()
                 );
             }
         }
-        Ok(listen.into_iter().map(|address| address.0).collect())
+        Ok(listen)
     }
 
     fn policy(&self, accept: AcceptMode, bpf: bool, workers: u32) -> Result<Policy> {

@@ -93,6 +93,24 @@ impl FromStr for ListenAddr {
         if let Ok(address) = text.parse() {
             return Ok(Self(address));
         }
+        if let Some((scheme, rest)) = text.split_once("://") {
+            let address = rest.split('/').next().unwrap_or_default();
+            return match address.parse::<SocketAddr>() {
+                Ok(address) => expected(format!("the address alone, {address}, not a URL")),
+                Err(_) => expected(format!(
+                    "an IP address and a port, such as 127.0.0.1:8080, without {scheme}://"
+                )),
+            };
+        }
+        if text.contains(',') {
+            return expected(
+                "one address; name each by a --listen of its own (in the file: listen = \
+                 [\"127.0.0.1:8080\", \"[::1]:8080\"])",
+            );
+        }
+        if let Some(port) = port_too_large(text) {
+            return expected(format!("a port from 0 to 65535, not {port}"));
+        }
         if text
             .trim_matches(['[', ']'])
             .parse::<std::net::IpAddr>()
@@ -114,6 +132,15 @@ impl FromStr for ListenAddr {
             "an IP address and a port, such as 127.0.0.1:8080 or [::]:80; names are not looked up",
         )
     }
+}
+
+/// The number that stands where a port should, if nothing else is wrong than its size.
+fn port_too_large(text: &str) -> Option<&str> {
+    let (address, port) = text.rsplit_once(':').unwrap_or(("*", text));
+    let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let is_address =
+        ["", "*"].contains(&address) || format!("{address}:0").parse::<SocketAddr>().is_ok();
+    (is_number && is_address && port.parse::<u16>().is_err()).then_some(port)
 }
 
 /// A steering policy, by name.
@@ -374,7 +401,25 @@ mod tests {
             );
         }
         assert!(refusal::<ListenAddr>("fe80::1:70000").contains("brackets"));
-        for nonsense in ["localhost:80", "", "1.2.3.4:70000", "[::1]:x"] {
+        for port in [
+            "127.0.0.1:80000",
+            "[::1]:80000",
+            "80000",
+            ":80000",
+            "*:80000",
+        ] {
+            let refusal = refusal::<ListenAddr>(port);
+            assert_eq!(refusal, "expected a port from 0 to 65535, not 80000");
+        }
+        let refusal_of_url = refusal::<ListenAddr>("http://127.0.0.1:80/index.html");
+        assert!(
+            refusal_of_url.contains("127.0.0.1:80, not a URL"),
+            "{refusal_of_url}"
+        );
+        assert!(refusal::<ListenAddr>("http://localhost").contains("without http://"));
+        let several = refusal::<ListenAddr>("127.0.0.1:80,127.0.0.1:81");
+        assert!(several.contains("a --listen of its own"), "{several}");
+        for nonsense in ["localhost:80", "", "[::1]:x"] {
             assert!(refusal::<ListenAddr>(nonsense).contains("names are not looked up"));
         }
     }

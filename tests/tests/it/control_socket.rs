@@ -105,3 +105,53 @@ fn silent_connections_are_bounded_and_closed() {
     }
     server.status().unwrap();
 }
+
+/// Wherever its socket is; another user is told whose it is.
+#[test]
+fn root_sees_every_server() {
+    if !gate::is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let open_to_all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(folder.path(), open_to_all).unwrap();
+    let reachable = folder.path().join("srv");
+    fs::copy(binary().unwrap(), &reachable).unwrap();
+    let as_nobody = || {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.arg(&reachable).env("XDG_RUNTIME_DIR", "/tmp");
+        command.env_remove("SRV_BIN");
+        command
+    };
+    let control = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(control.path(), Some(65_534), None).unwrap();
+    let nobodys = Server::start_as(as_nobody(), control, ["--workers", "1"]).unwrap();
+    let roots = Server::start(["--workers", "1"]).unwrap();
+    let status = Command::new(binary().unwrap())
+        .arg("status")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(status.stdout).unwrap();
+    for (server, uid) in [(&nobodys, 65_534), (&roots, 0)] {
+        let line = format!(
+            "server of user {uid}, --control {}",
+            server.control().display()
+        );
+        assert!(said.contains(&line), "no `{line}` in: {said}");
+        let master = format!("master {}", server.pid());
+        assert!(said.contains(&master), "no `{master}` in: {said}");
+    }
+    let mut another = Command::new("setpriv");
+    another.args(["--reuid=65533", "--regid=65533", "--clear-groups"]);
+    another
+        .arg(&reachable)
+        .arg("status")
+        .env_remove("XDG_RUNTIME_DIR");
+    let refused = another.output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    let roots = format!("user 0 runs one (process {})", roots.pid());
+    for part in ["no server of yours", &roots, "sudo srv status"] {
+        assert!(said.contains(part), "no `{part}` in: {said}");
+    }
+}

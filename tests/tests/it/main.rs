@@ -34,6 +34,7 @@ mod foreign_steering;
 mod framing;
 mod hangs;
 mod hostile_worker;
+mod inspection;
 mod introspection;
 mod join;
 mod join_hostile;

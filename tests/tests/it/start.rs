@@ -9,6 +9,7 @@ use std::process::Command;
 
 use srv_tests::server::{Server, binary};
 
+use crate::attach_refusals::listening;
 use crate::client::{Client, get};
 use crate::gate;
 
@@ -224,4 +225,59 @@ fn a_worker_that_is_started_by_hand_says_what_it_is() {
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains("run `srv serve`"), "{said}");
     }
+}
+
+#[test]
+fn an_address_that_another_one_includes() {
+    let both = ["127.0.0.1:7", "0.0.0.0:7"];
+    for [first, second] in [both, [both[1], both[0]]] {
+        let said = refusal(["--listen", first, "--listen", second]);
+        assert_says(&said, &["--listen", "0.0.0.0:7 includes 127.0.0.1:7"]);
+        assert!(!said.contains("ss -ltnp"), "{said}");
+    }
+    let families = [
+        "--listen",
+        "0.0.0.0:7",
+        "--listen",
+        "[::]:7",
+        "--v6-only=false",
+    ];
+    assert_says(&refusal(families), &["[::]:7 includes 0.0.0.0:7"]);
+}
+
+/// That the kernel would have let this server in does not mean that srv is there.
+#[test]
+fn a_port_whose_server_is_not_srv() {
+    let (_sockets, address) = listening(1);
+    let said = refusal(["--listen", &address.to_string()]);
+    let this = format!("process {}", std::process::id());
+    assert_says(&said, &["in use", &this, "srv attach --listen"]);
+    assert!(!said.contains("--join"), "{said}");
+}
+
+/// It is said, and the server serves.
+#[test]
+fn what_this_machine_will_not_give() {
+    let mut command = Command::new("prlimit");
+    command.arg("--nofile=1024:1024").arg(binary().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = [
+        "--workers",
+        "1",
+        "--fast-open",
+        "16",
+        "--connections",
+        "5000",
+    ];
+    let mut server = Server::start_as(command, folder, arguments).unwrap();
+    let said = server.child().stderr();
+    assert_says(&said, &["connections at most, not 5000", "1024"]);
+    let sysctl = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen").unwrap();
+    let is_on = sysctl.trim().parse::<u32>().unwrap() & 2 != 0;
+    assert_eq!(
+        said.contains("--fast-open 16 has no effect"),
+        !is_on,
+        "{said}"
+    );
+    assert_eq!(get(server.address(), "/").status(), 200);
 }
