@@ -19,6 +19,7 @@ use crate::config::value::{
 };
 use crate::config::{AcceptMode, HEADER_BYTES_MIN};
 use crate::rehearsal::RehearsalArgs;
+use crate::takeover::SuccessionArgs;
 use attach::{AttachArgs, DetachArgs};
 use load::LoadArgs;
 
@@ -86,6 +87,9 @@ pub enum Command {
     /// What `serve` starts to try what its workers will be able to do
     #[command(hide = true)]
     Rehearse(RehearsalArgs),
+    /// What a server starts to become the next binary
+    #[command(hide = true)]
+    Succeed(SuccessionArgs),
 }
 
 /// What `srv ab` may be told.

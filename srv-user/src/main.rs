@@ -8,7 +8,7 @@ use clap::Parser;
 use srv::cli::{AbArgs, AbCommand, Cli, Command, query};
 use srv::control::Request;
 use srv::result::Comparison;
-use srv::takeover::Takeover;
+use srv::takeover::{self, Takeover};
 use srv::{ab, config, doctor, load, log, master, output, rehearsal, report, steer, worker};
 use srv::{eprintln, print, println};
 
@@ -38,6 +38,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Worker => worker::run()?,
         Command::Rehearse(args) => rehearsal::perform(&args)?,
+        Command::Succeed(args) => return Err(takeover::succeed(&args)),
         Command::Load(args) => return load::command::run(&args),
         Command::Status(asked) => query::status(&asked)?,
         Command::Sockets(asked) => query::sockets(&asked)?,

@@ -7,15 +7,17 @@
 //! are not handed over: the new binary may lay them out in another way, and its
 //! counters begin anew.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
+use clap::Args;
 use command_fds::{CommandFdExt, FdMapping};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -127,8 +129,13 @@ pub fn start_successor<'a>(
         parent_fd,
         child_fd,
     });
-    let mut command = Command::new(binary);
+    // Not the binary itself: the parent of a new process waits until that executes
+    // something, and the new binary's file system may not answer.
+    let mut command = Command::new("/proc/self/exe");
     command
+        .arg0("srv")
+        .arg("succeed")
+        .arg(binary)
         .args(std::env::args_os().skip(1))
         .env(VARIABLE, serde_json::to_string(&inheritance)?)
         // It names this process; without it the watchdog is for whoever is main.
@@ -136,9 +143,27 @@ pub fn start_successor<'a>(
         .stdin(Stdio::null())
         .fd_mappings(mappings.collect())
         .context("number the successor's file descriptors")?;
-    let child = command.spawn();
-    let child = child.with_context(|| format!("start {}", binary.display()))?;
+    let child = command.spawn().context("start a successor")?;
     Ok((Process::new(&child), Peer::new(mine)))
+}
+
+/// What [`start_successor`] starts becomes the new binary.
+#[derive(Debug, Args)]
+pub struct SuccessionArgs {
+    binary: PathBuf,
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+/// Executes the new binary with all that this process has. It returns only if the kernel
+/// refuses, and has told the old master then.
+pub fn succeed(args: &SuccessionArgs) -> anyhow::Error {
+    let error = Command::new(&args.binary).args(&args.arguments).exec();
+    let error = anyhow::Error::new(error).context(format!("start {}", args.binary.display()));
+    if let Ok(channel) = channel::inherited(CHANNEL) {
+        Peer::new(channel).tell(&ToPredecessor::Failed(format!("{error:#}")));
+    }
+    error
 }
 
 fn inheritance_of(group: &ListenerGroup) -> Inheritance {

@@ -5,11 +5,12 @@
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use rustix::fs::Mode;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// The file of a listening socket. When this is dropped the file is removed, if it is
 /// still the same file.
@@ -75,8 +76,14 @@ fn make_way(path: &Path) -> anyhow::Result<()> {
             kind(&file)
         );
     }
-    match UnixStream::connect(path) {
-        Ok(_) => bail!("another server answers there: stop it, or pass another --control"),
+    match connect_at_once(path) {
+        Ok(()) => bail!("another server answers there: stop it, or pass another --control"),
+        // It has not come to accept those that wait.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            bail!(
+                "another server listens there and does not answer: stop it, or pass another --control"
+            )
+        }
         // What a killed server left behind.
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).context("remove the socket of a server that has ended")
@@ -86,6 +93,13 @@ fn make_way(path: &Path) -> anyhow::Result<()> {
              --control)",
         ),
     }
+}
+
+/// std's own waits for room among the connections that are not accepted yet.
+fn connect_at_once(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)
 }
 
 fn kind(file: &Metadata) -> &'static str {
@@ -137,6 +151,27 @@ mod tests {
         let (second, _listener) = SocketFile::bind(at("control")).unwrap();
         drop(second);
         assert!(!at("control").exists());
+    }
+
+    #[test]
+    fn a_server_that_does_not_accept_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        let _listener = UnixListener::bind(&path).unwrap();
+        let mut waiting = Vec::new();
+        loop {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let connected = socket.connect(&SockAddr::unix(&path).unwrap());
+            waiting.push(socket);
+            if connected.is_err() {
+                break;
+            }
+        }
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || tell.send(refusal(&path)));
+        let refusal = told.recv_timeout(std::time::Duration::from_secs(30));
+        assert!(refusal.unwrap().contains("does not answer"));
     }
 
     #[test]

@@ -112,10 +112,11 @@ impl Agent {
     fn start(wish: Wish) -> anyhow::Result<Self> {
         let (mut following, lock) = attach(&wish)?;
         detach_on_panic(&wish.target)?;
+        let processes = Processes::of(&following.owners()?);
         say_attached(&following, wish.policy);
         Ok(Self {
             wish,
-            processes: Processes::of(&following.owners()?),
+            processes,
             following,
             lock: Some(lock),
             complaint: String::new(),

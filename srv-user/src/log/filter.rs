@@ -11,7 +11,7 @@ use tracing_subscriber::filter::{Directive, LevelFilter};
 /// from level info on. If they are named, as in `debug,aya=trace,srv_ebpf=debug`, they get
 /// what is asked for.
 pub(super) fn parse(asked: &str) -> (EnvFilter, Vec<String>) {
-    let mut filter = EnvFilter::default().add_directive(LevelFilter::INFO.into());
+    let mut filter = at(EnvFilter::default(), LevelFilter::INFO);
     let mut named: Vec<Directive> = Vec::new();
     let mut not_understood = Vec::new();
     for part in asked
@@ -20,12 +20,7 @@ pub(super) fn parse(asked: &str) -> (EnvFilter, Vec<String>) {
         .filter(|part| !part.is_empty())
     {
         match (part.parse::<LevelFilter>(), part.parse::<Directive>()) {
-            (Ok(level), _) => {
-                filter = filter.add_directive(level.min(LevelFilter::INFO).into());
-                for own in own(level) {
-                    filter = filter.add_directive(own);
-                }
-            }
+            (Ok(level), _) => filter = at(filter, level),
             (_, Ok(directive)) => named.push(directive),
             _ => not_understood.push(part.to_owned()),
         }
@@ -34,13 +29,14 @@ pub(super) fn parse(asked: &str) -> (EnvFilter, Vec<String>) {
     (filter, not_understood)
 }
 
-/// `srv` is the beginning of `srv_ebpf`, too.
-fn own(level: LevelFilter) -> [Directive; 2] {
-    [
-        format!("srv={level}"),
-        format!("srv_ebpf={}", level.min(LevelFilter::INFO)),
-    ]
-    .map(|directive| directive.parse().expect("a target and a level"))
+/// srv from `level` on, and all others from info on, if that is less. A name stands for all
+/// that begin with it: `srv_ebpf` is named since `srv` is.
+fn at(filter: EnvFilter, level: LevelFilter) -> EnvFilter {
+    let others = level.min(LevelFilter::INFO);
+    let named = [format!("srv={level}"), format!("srv_ebpf={others}")];
+    let named = named.map(|directive| directive.parse().expect("a target and a level"));
+    let filter = filter.add_directive(others.into());
+    named.into_iter().fold(filter, EnvFilter::add_directive)
 }
 
 #[cfg(test)]
@@ -73,7 +69,7 @@ mod tests {
         assert_eq!(debugs("debug,aya=debug"), [true, true, false, true]);
         assert_eq!(debugs("aya=debug,debug"), [true, true, false, true]);
         assert_eq!(debugs("srv_ebpf=debug"), [false, false, true, true]);
-        assert_eq!(debugs("info,srv=debug"), [true, false, true, true]);
+        assert_eq!(debugs("srv=debug"), [true, false, false, true]);
     }
 
     #[test]

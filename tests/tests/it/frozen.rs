@@ -5,10 +5,9 @@ use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::process::Pid;
-use tempfile::TempDir;
 
 /// A process whose end its parent does not hear of while this lives: the kernel reports
 /// the end of a traced process to its tracer first. Another that cannot be reaped, since
@@ -41,22 +40,23 @@ impl Drop for Unreapable {
 /// A folder of a file system whose server never answers: the kernel's FUSE, and nothing
 /// behind it.
 pub struct Unanswering {
-    folder: TempDir,
+    folder: PathBuf,
     _device: File,
 }
 
 impl Unanswering {
+    /// Mounts it over a folder.
+    ///
     /// # Errors
     /// There is no FUSE, or this process may not mount.
-    pub fn new() -> Result<Self, String> {
+    pub fn over(folder: &Path) -> Result<Self, String> {
         let device = File::options().read(true).write(true).open("/dev/fuse");
         let device = device.map_err(|error| format!("open /dev/fuse: {error}"))?;
-        let folder = tempfile::tempdir().unwrap();
         let options = format!(
             "fd={},rootmode=40000,user_id=0,group_id=0,allow_other",
             device.as_raw_fd()
         );
-        let [target, options] = [folder.path().as_os_str().as_bytes(), options.as_bytes()]
+        let [target, options] = [folder.as_os_str().as_bytes(), options.as_bytes()]
             .map(|text| CString::new(text).unwrap());
         // SAFETY: all strings end in zero and live until the call returns.
         let mounted = unsafe {
@@ -70,21 +70,17 @@ impl Unanswering {
         };
         match mounted {
             0 => Ok(Self {
-                folder,
+                folder: folder.to_owned(),
                 _device: device,
             }),
             _ => Err(format!("mount: {}", std::io::Error::last_os_error())),
         }
     }
-
-    pub fn path(&self) -> &Path {
-        self.folder.path()
-    }
 }
 
 impl Drop for Unanswering {
     fn drop(&mut self) {
-        let target = CString::new(self.path().as_os_str().as_bytes()).unwrap();
+        let target = CString::new(self.folder.as_os_str().as_bytes()).unwrap();
         // SAFETY: the string ends in zero and lives until the call returns.
         unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) };
     }

@@ -13,7 +13,7 @@ use srv_tests::server::{self, Server};
 use crate::client::{Client, get};
 use crate::frozen::{Unanswering, Unreapable};
 use crate::gate;
-use crate::probe::{group, pid, signal, state, until, until_group};
+use crate::probe::{group, pid, signal, state, status, until, until_group};
 
 /// Its event loop goes round: it answers, and replaces a worker that dies.
 fn assert_lives(server: &Server) {
@@ -63,20 +63,25 @@ fn a_reload_that_reads_a_file_without_an_answer_is_refused() {
     assert!(server.stop().unwrap().success());
 }
 
+/// From now on the folder's file system does not answer, if that can be had here.
+fn unanswering(folder: &Path) -> Option<Unanswering> {
+    let mounted = Unanswering::over(folder);
+    let outcome = mounted.as_ref().map(drop).map_err(Clone::clone);
+    gate::can("mount a file system that does not answer", outcome);
+    mounted.ok()
+}
+
 #[test]
 fn a_reload_that_looks_at_a_root_without_an_answer_is_refused() {
-    let unanswering = match Unanswering::new() {
-        Ok(unanswering) => unanswering,
-        Err(why) => {
-            gate::can("mount a file system that does not answer", Err(why));
-            return;
-        }
+    let root = tempfile::tempdir().unwrap();
+    let Some(unanswering) = unanswering(root.path()) else {
+        return;
     };
+    let root = root.path().to_owned();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("srv.toml");
     std::fs::write(&file, "workers = 2\n").unwrap();
     let mut server = Server::start(["--config", file.to_str().unwrap()]).unwrap();
-    let root = unanswering.path().to_owned();
     std::fs::write(&file, format!("workers = 2\nroot = {root:?}\n")).unwrap();
     assert_a_reload_may_hang(&mut server, &root, || {
         std::fs::write(&file, "workers = 2\n").unwrap();
@@ -143,6 +148,29 @@ fn a_new_binary_that_does_not_end_when_it_is_killed_is_given_up() {
     assert_lives(&server);
     drop(unreapable);
     assert!(server.stop().unwrap().success());
+}
+
+#[test]
+fn a_new_binary_on_a_file_system_without_an_answer_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let binary = folder.path().join("srv");
+    std::fs::copy(server::binary().unwrap(), &binary).unwrap();
+    let arguments = ["--workers", "2", "--upgrade-within", "1s"];
+    let control = tempfile::tempdir().unwrap();
+    let mut server = Server::start_as(Command::new(&binary), control, arguments).unwrap();
+    let Some(unanswering) = unanswering(folder.path()) else {
+        return;
+    };
+    signal(server.pid(), Signal::USR2);
+    assert_lives(&server);
+    server.child().await_line("not ready in time").unwrap();
+    drop(unanswering);
+    assert!(server.srv(&["upgrade"]).unwrap().status.success());
+    assert_eq!(get(server.address(), "/").status(), 200);
+    // The new one is no child of this process.
+    let new = Pid::from_raw(status(&server).pid as i32).unwrap();
+    signal(new, Signal::TERM);
+    server.child().await_exit().unwrap();
 }
 
 /// systemd has room for so many packets; one more waits until it reads.
