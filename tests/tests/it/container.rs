@@ -118,15 +118,24 @@ impl Engine {
 
     fn build(&self, srv: &Path) {
         let context = tempfile::tempdir().unwrap();
+        let laid_into = context.path().join("built-by-cargo-xtask-image");
+        fs::create_dir(&laid_into).unwrap();
         let stripped = Command::new("strip")
             .arg("-o")
-            .arg(context.path().join("srv"))
+            .arg(laid_into.join("srv"))
             .arg(srv)
             .status();
         assert!(stripped.unwrap().success());
         let output = self
             .docker()
-            .args(["build", "--tag", &self.image, "--file"])
+            .args(["build", "--tag", &self.image])
+            .args([
+                "--build-arg",
+                "VERSION=1.2.3",
+                "--build-arg",
+                "REVISION=abc",
+            ])
+            .arg("--file")
             .args([&dist("Dockerfile"), context.path()])
             .output()
             .unwrap();
@@ -265,6 +274,82 @@ fn a_container_without_rights_serves_unsteered() {
     assert!(program.why_not.is_some_and(|why| why.contains("CAP_BPF")));
 }
 
+/// A container that runs as the image says, with nothing that it can write to but what
+/// the documentation names; it ends with this.
+struct Detached<'a> {
+    engine: &'a Engine,
+    name: String,
+}
+
+impl<'a> Detached<'a> {
+    fn start(engine: &'a Engine, name: &str, arguments: &[&str]) -> Self {
+        let name = format!("{name}-{}", std::process::id());
+        let mut command = engine.docker();
+        command
+            .args(["run", "--detach", "--network", "none", "--name", &name])
+            .args(["--health-interval=1s", "--cap-drop=ALL", "--read-only"])
+            .args(["--tmpfs", "/run", "--tmpfs", "/tmp"])
+            .arg(&engine.image)
+            .args(arguments);
+        let output = command.output().unwrap();
+        let started = Self { engine, name };
+        assert!(output.status.success(), "{output:?}");
+        started
+    }
+
+    fn inspect(&self, what: &str) -> String {
+        let output = self.engine.ask(["inspect", "--format", what, &self.name]);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+}
+
+impl Drop for Detached<'_> {
+    fn drop(&mut self) {
+        self.engine.ask(["rm", "--force", &self.name]);
+    }
+}
+
+#[test]
+fn the_image_says_what_it_is_and_whether_it_is_healthy() {
+    let Some(engine) = Engine::with_image() else {
+        return;
+    };
+    let container = Detached::start(&engine, "srv-healthy", &[]);
+    for (label, value) in [("version", "1.2.3"), ("revision", "abc"), ("title", "srv")] {
+        let what = format!("{{{{index .Config.Labels \"org.opencontainers.image.{label}\"}}}}");
+        assert_eq!(container.inspect(&what), value, "{label}");
+    }
+    until("the engine finds the container healthy", || {
+        let health = container.inspect("{{.State.Health.Status}}");
+        (health == "healthy").then_some(())
+    });
+    // An agent that is not there, in the place of a server.
+    let idle = Detached::start(
+        &engine,
+        "srv-unhealthy",
+        &["attach", "--observe", "--listen", "127.0.0.1:1"],
+    );
+    until("the engine finds the container not to be healthy", || {
+        let health = idle.inspect("{{.State.Status}} {{.State.Health.Status}}");
+        (health.starts_with("exited") || health.ends_with("unhealthy")).then_some(())
+    });
+}
+
+#[test]
+fn a_clone_is_no_build_context_and_the_error_says_what_makes_one() {
+    let Some(engine) = Engine::with_image() else {
+        return;
+    };
+    let clone = dist("..");
+    let mut build = engine.docker();
+    build.arg("build").arg("--file").arg(dist("Dockerfile"));
+    let output = build.arg(&clone).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("built-by-cargo-xtask-image"), "{said}");
+}
+
 #[test]
 fn a_comparison_runs_in_a_container() {
     let Some(engine) = Engine::with_image() else {
@@ -309,27 +394,73 @@ fn check(checker: &mut Command) -> Option<Output> {
 }
 
 #[test]
-fn the_compose_file_is_one() {
+fn the_compose_file_serves_the_folder_that_it_is_given() {
     let mut compose = Command::new("docker-compose");
-    compose
-        .arg("--file")
-        .arg(dist("compose.yaml"))
-        .arg("config");
-    let Some(output) = check(&mut compose) else {
+    let file = dist("compose.yaml");
+    compose.arg("--file").arg(&file).arg("config");
+    let Some(output) = check(compose.env("SITE", "/a/site")) else {
         return;
     };
+    let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stdout).contains("cap_drop"));
+    assert!(
+        said.contains("/a/site") && said.contains("cap_drop"),
+        "{said}"
+    );
+    let output = compose.env_remove("SITE").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{output:?}");
+    assert!(said.contains("must name the folder to serve"), "{said}");
 }
 
 #[test]
-fn the_daemon_set_is_one() {
+fn the_kubernetes_files_are_what_kubernetes_takes() {
     let target = profile_folder().unwrap();
     let validate = target.join("../python/bin/kubernetes-validate");
-    let mut validate = Command::new(validate);
-    let Some(output) = check(validate.arg("--strict").arg(dist("daemonset.yaml"))) else {
+    for name in [
+        "daemonset.yaml",
+        "attach-sidecar.yaml",
+        "attach-ingress-nginx.yaml",
+    ] {
+        let mut validate = Command::new(&validate);
+        let Some(output) = check(validate.arg("--strict").arg(dist(name))) else {
+            return;
+        };
+        let said =
+            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        let passed = output.status.success() && said.contains("passed");
+        assert!(passed, "{name}: {said}");
+    }
+}
+
+/// The lines of a block literal, `KEY: |`, without their indentation.
+fn literal(file: &str, key: &str) -> String {
+    let text = fs::read_to_string(dist(file)).unwrap();
+    let head = format!("{key}: |");
+    let lines = text.lines().skip_while(|line| line.trim() != head).skip(1);
+    let lines = lines.take_while(|line| line.starts_with("    "));
+    let content: String = lines.map(|line| format!("{}\n", &line[4..])).collect();
+    assert!(!content.is_empty(), "{file} has no {key}");
+    content
+}
+
+#[test]
+fn the_config_maps_hold_what_srv_and_nginx_take() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("srv.toml");
+    fs::write(&config, literal("daemonset.yaml", "srv.toml")).unwrap();
+    let config = config.display().to_string();
+    // The harness names another address, which wins over the file's.
+    let server = Server::start(["--config", &config, "--workers", "1", "--worker-header"]).unwrap();
+    get_many(server.address(), 1);
+
+    let conf = folder.path().join("nginx.conf");
+    fs::write(&conf, literal("attach-sidecar.yaml", "nginx.conf")).unwrap();
+    let mut nginx = Command::new("nginx");
+    nginx.arg("-t").arg("-c").arg(&conf);
+    let Some(output) = check(&mut nginx) else {
         return;
     };
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("passed"), "{said}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("syntax is ok"), "{said}");
 }
