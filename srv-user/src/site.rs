@@ -47,6 +47,8 @@ mod request_path;
 mod work;
 
 const WELCOME: &str = include_str!("site/welcome.html");
+/// So much of a large text is read to tell its charset; each request pays for it.
+const TELLING_BYTES: u64 = 4 << 10;
 const WORK_PATH: &str = "/work";
 const FILE_METHODS: &str = "GET, HEAD, OPTIONS";
 const WORK_METHODS: &str = "GET, HEAD, OPTIONS, POST";
@@ -248,9 +250,10 @@ fn look_up(
 /// from disk, which fails, if it has to, while the response is under way.
 fn load(file: File, stamp: &Stamp, media: &MediaType) -> io::Result<Representation> {
     let is_large = stamp.size_bytes() > LARGEST_FILE_BYTES;
-    let start = match is_large && stamp.is_size_sure() && !media.is_open_text() {
-        true => Start::More(Bytes::new()),
-        false => docroot::read_start(&file, stamp, LARGEST_FILE_BYTES)?,
+    let start = match (is_large && stamp.is_size_sure(), media.is_open_text()) {
+        (true, false) => Start::More(Bytes::new()),
+        (true, true) => docroot::read_start(&file, stamp, TELLING_BYTES)?,
+        (false, _) => docroot::read_start(&file, stamp, LARGEST_FILE_BYTES)?,
     };
     let now = SystemTime::now();
     let mut validators = Validators {

@@ -102,6 +102,7 @@ mod tests {
             policy = "p2c"
             accept = "own"
             root = "site"
+            dotfiles = true
             synthetic = true
             worker-header = true
             control = "/run/srv.sock"
@@ -115,6 +116,9 @@ mod tests {
             hang-kill = "5s"
             user = 65534
             log = "json"
+            [types]
+            foo = "text/x-foo; charset=utf-8"
+            ".BAR" = "application/x-bar"
             [limits]
             header-bytes = "16KiB"
             body-bytes = 1048576
@@ -138,6 +142,16 @@ mod tests {
             "relative to the file"
         );
         assert_eq!(file.args.control, Some("/run/srv.sock".into()));
+        let types = file.args.types.unwrap();
+        let types: Vec<_> = types
+            .iter()
+            .map(|one| (one.extension.as_str(), one.name.as_str()))
+            .collect();
+        assert!(
+            types.contains(&("foo", "text/x-foo; charset=utf-8")),
+            "{types:?}"
+        );
+        assert!(types.contains(&("bar", "application/x-bar")), "{types:?}");
     }
 
     #[test]
@@ -232,6 +246,18 @@ mod tests {
             (
                 "[limits]\n\nread-timeout = \"0s\"",
                 "3: found `0s`, expected at least 1ms",
+            ),
+            (
+                "[types]\na = \"b/c\"\nfoo = \"text\"",
+                "3: found `foo = text`, expected a media type, such as",
+            ),
+            (
+                "[types]\n\"a/b\" = \"b/c\"",
+                "2: found `a/b = b/c`, expected what follows the last dot",
+            ),
+            (
+                "types = 3",
+                "1: invalid type: integer `3`, expected a table of extensions",
             ),
             (
                 "limits = 3",

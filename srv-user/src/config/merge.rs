@@ -408,6 +408,20 @@ mod tests {
     }
 
     #[test]
+    fn types_of_flags_and_file_add_up_and_flags_win() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut flags = with_file(&folder, "[types]\na = \"file/a\"\nb = \"file/b\"");
+        let said = ["b=flag/b", ".C=flag/c"].map(|text| text.parse().unwrap());
+        flags.types = Some(said.into());
+        let types = settings(&flags).unwrap().serving.types;
+        let types: Vec<_> = types.iter().map(|(key, name)| (&**key, &**name)).collect();
+        assert_eq!(types, [("a", "file/a"), ("b", "flag/b"), ("c", "flag/c")]);
+        let many = (0..1000).map(|nth| format!("x{nth}=application/x-{nth}").parse().unwrap());
+        flags.types = Some(many.collect());
+        assert_refused(&flags, &["--types", "1002 extensions", "16384 at most"]);
+    }
+
+    #[test]
     fn an_address_twice_is_refused_but_port_0_is_new_each_time() {
         let twice = |text| ServeArgs {
             listen: Some(vec![listen(text), listen("[::]:80"), listen(text)]),

@@ -360,6 +360,20 @@ mod tests {
         );
     }
 
+    /// As attach and status say: it goes without what it cannot read.
+    #[test]
+    fn without_btf_other_servers_are_steered_in_turn() {
+        let check = only_ailment(|facts| facts.has_btf = false);
+        assert_eq!(
+            (check.name.as_str(), check.verdict),
+            ("kernel BTF", Verdict::Degraded)
+        );
+        let costs = check.costs.unwrap();
+        for word in ["in turn", "goes without", "queues", "sleep", "live"] {
+            assert!(costs.contains(word), "{costs}");
+        }
+    }
+
     #[test]
     fn sys_admin_stands_in_for_all_but_ptrace() {
         let check = only_ailment(|facts| {
