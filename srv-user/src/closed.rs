@@ -50,8 +50,8 @@ impl Closed {
     }
 }
 
-/// A client that found nobody to connect to tries again after this long:
-/// refusals are immediate, and it would do nothing but collect them.
+/// A client that could not connect tries again after this long: refusals are
+/// immediate, and it would do nothing but collect them.
 const REST_NS: u64 = 10_000_000;
 
 /// The clients of a run in progress.
@@ -97,7 +97,10 @@ impl Clients {
     /// A client's request has its outcome.
     pub(crate) fn finish(&mut self, now_ns: u64, outcome: Outcome) {
         match outcome {
-            Outcome::Connect => self.resting.push_back(now_ns + REST_NS),
+            // What could not be sent could not for longer than a moment, either.
+            Outcome::Connect | Outcome::NoPort | Outcome::NoSocket => {
+                self.resting.push_back(now_ns + REST_NS);
+            }
             _ => self.free += 1,
         }
     }

@@ -1,33 +1,37 @@
 //! One request and its response on a non-blocking connection, as the load
 //! generator sees them: system calls in the order that costs least. Knows no
-//! clock, no epoll and no plan; whoever drives it waits.
+//! clock, no epoll and no plan; the generator waits.
 
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+mod tls;
+mod wire;
+
+use std::io::{self, ErrorKind};
 use std::rc::Rc;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto};
 use serde::{Deserialize, Serialize};
 
-use crate::response::{self, Head};
+pub(crate) use self::wire::Wire;
+use crate::load::Server;
+use crate::requests::Request;
+use crate::response::{Head, Reader};
 
 /// A request on its way, or its response.
 #[derive(Debug)]
-pub struct Exchange {
-    socket: OwnedFd,
-    request: Rc<[u8]>,
+pub(crate) struct Exchange {
+    wire: Wire,
+    request: Rc<Request>,
     sent_bytes: usize,
-    /// What came of a head that was incomplete.
-    partial: Vec<u8>,
-    /// The head, and the bytes of the body that came.
-    answer: Option<(Head, u64)>,
+    /// Sending failed after it had begun: the server may have answered before
+    /// it closed, and that answer counts.
+    send_error: Option<io::Error>,
+    reader: Reader,
 }
 
 /// Where an exchange stands.
 #[derive(Debug)]
-pub enum Progress {
-    /// Nothing to do until the socket is writable.
+pub(crate) enum Progress {
+    /// Nothing to do until the socket is writable, or an early answer comes.
     Writing,
     /// Nothing to do until the socket is readable.
     Reading,
@@ -41,9 +45,9 @@ pub enum Progress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// A complete response of status 200.
+    /// A complete response of a status that counts as a success.
     Ok,
-    /// No connection came about.
+    /// No connection came about, or no TLS session.
     Connect,
     /// The connection ended before the response did.
     Reset,
@@ -51,8 +55,14 @@ pub enum Outcome {
     Timeout,
     /// A complete response of another status.
     Status,
-    /// Something that is not a response, or more than one.
+    /// Something that is not a response.
     Malformed,
+    /// It was not sent: this machine had no free local port, or no local address.
+    NoPort,
+    /// It was not sent: this process may not open more sockets, or there is no memory.
+    NoSocket,
+    /// It was not sent: the generator picked it up only when its time was over.
+    Late,
 }
 
 impl Outcome {
@@ -65,127 +75,152 @@ impl Outcome {
             Self::Timeout => "timeout",
             Self::Status => "status",
             Self::Malformed => "malformed",
+            Self::NoPort => "no-port",
+            Self::NoSocket => "no-socket",
+            Self::Late => "late",
         }
+    }
+
+    /// Whether the generator's own limits kept the request from being sent. It
+    /// says nothing about the server.
+    pub fn is_unsent(self) -> bool {
+        matches!(self, Self::NoPort | Self::NoSocket | Self::Late)
     }
 }
 
 impl Exchange {
-    /// Opens a connection to `target` and sends as much of `request` as is possible at once.
+    /// Opens a connection to `server` and sends as much of `request` as is possible at once.
     ///
     /// # Errors
     /// There is no socket to be had: this process's fault, not the server's.
-    pub fn connect(target: SocketAddr, request: Rc<[u8]>) -> rustix::io::Result<(Self, Progress)> {
-        let socket = socket(target)?;
-        match rustix::net::connect(&socket, &target) {
-            // On loopback the handshake is over by now, although the kernel says EINPROGRESS.
-            Ok(()) | Err(Errno::INPROGRESS) => Ok(Self::reuse(socket, request)),
+    pub(crate) fn connect(
+        server: &Server,
+        request: Rc<Request>,
+    ) -> rustix::io::Result<(Self, Progress)> {
+        let wire = Wire::to(server)?;
+        match wire.connect(server) {
+            Ok(()) => Ok(Self::reuse(wire, request)),
             Err(errno) => {
-                let failed = Progress::Failed(Outcome::Connect, format!("connect: {errno}"));
-                Ok((Self::new(socket, request), failed))
+                let failed = Progress::Failed(of_connect(errno), format!("connect: {errno}"));
+                Ok((Self::new(wire, request), failed))
             }
         }
     }
 
     /// Sends as much of `request` as is possible at once on an open connection.
-    pub fn reuse(socket: OwnedFd, request: Rc<[u8]>) -> (Self, Progress) {
-        let mut exchange = Self::new(socket, request);
+    pub(crate) fn reuse(wire: Wire, request: Rc<Request>) -> (Self, Progress) {
+        let mut exchange = Self::new(wire, request);
         let progress = exchange.send();
         (exchange, progress)
     }
 
     /// Goes on where the socket was not ready; `scratch` is any buffer.
-    pub fn advance(&mut self, scratch: &mut [u8]) -> Progress {
-        if self.sent_bytes < self.request.len() {
+    pub(crate) fn advance(&mut self, scratch: &mut [u8]) -> Progress {
+        if !self.is_sending() {
+            return self.receive(scratch);
+        }
+        if self.sent_bytes == 0 {
             return self.send();
         }
-        loop {
-            match rustix::net::recv(&self.socket, &mut *scratch, RecvFlags::empty()) {
-                Ok((0, _)) => return self.end_of_stream(),
-                Ok((count, _)) => match self.receive(&scratch[..count]) {
-                    Progress::Reading if count == scratch.len() => {}
-                    progress => return progress,
-                },
-                Err(Errno::AGAIN) => return Progress::Reading,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Progress::Failed(Outcome::Reset, format!("recv: {errno}")),
-            }
+        // A server may answer before it has read the whole body, and then read no more.
+        match self.receive(scratch) {
+            Progress::Answered(head) => Progress::Answered(Head {
+                keep_alive: false,
+                ..head
+            }),
+            Progress::Failed(outcome, error) => Progress::Failed(outcome, error),
+            Progress::Writing | Progress::Reading => self.send(),
         }
     }
 
-    /// The connection's socket.
-    pub fn socket(&self) -> &OwnedFd {
-        &self.socket
+    /// The connection.
+    pub(crate) fn wire(&self) -> &Wire {
+        &self.wire
     }
 
     /// Gives the connection up, for another exchange or for closing.
-    pub fn into_socket(self) -> OwnedFd {
-        self.socket
+    pub(crate) fn into_wire(self) -> Wire {
+        self.wire
     }
 
-    fn new(socket: OwnedFd, request: Rc<[u8]>) -> Self {
+    fn new(wire: Wire, request: Rc<Request>) -> Self {
+        let reader = Reader::new(request.is_head());
         Self {
-            socket,
+            wire,
             request,
             sent_bytes: 0,
-            partial: Vec::new(),
-            answer: None,
+            send_error: None,
+            reader,
         }
+    }
+
+    fn is_sending(&self) -> bool {
+        self.sent_bytes < self.request.len() && self.send_error.is_none()
     }
 
     fn send(&mut self) -> Progress {
-        while self.sent_bytes < self.request.len() {
-            let rest = &self.request[self.sent_bytes..];
-            match rustix::net::send(&self.socket, rest, SendFlags::NOSIGNAL) {
+        while self.is_sending() {
+            let (head, body) = self.request.from(self.sent_bytes);
+            match self.wire.send(head, body) {
                 Ok(count) => self.sent_bytes += count,
-                Err(Errno::AGAIN) => return Progress::Writing,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Progress::Failed(self.broken(), format!("send: {errno}")),
-            }
-        }
-        Progress::Reading
-    }
-
-    /// How an error counts: before the first byte went out, no connection came about.
-    fn broken(&self) -> Outcome {
-        if self.sent_bytes == 0 {
-            Outcome::Connect
-        } else {
-            Outcome::Reset
-        }
-    }
-
-    fn receive(&mut self, bytes: &[u8]) -> Progress {
-        if let Some((head, body_bytes)) = &mut self.answer {
-            *body_bytes += bytes.len() as u64;
-            return complete(*head, *body_bytes);
-        }
-        let head = if self.partial.is_empty() {
-            response::parse(bytes)
-        } else {
-            self.partial.extend_from_slice(bytes);
-            response::parse(&self.partial)
-        };
-        match head {
-            Ok(Some(head)) => {
-                let came = self.partial.len().max(bytes.len());
-                let body_bytes = (came - head.head_bytes) as u64;
-                self.answer = Some((head, body_bytes));
-                complete(head, body_bytes)
-            }
-            Ok(None) => {
-                if self.partial.is_empty() {
-                    self.partial.extend_from_slice(bytes);
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if self.sent_bytes == 0 => {
+                    return Progress::Failed(Outcome::Connect, format!("send: {error}"));
                 }
-                Progress::Reading
+                Err(error) => self.send_error = Some(error),
             }
-            Err(error) => Progress::Failed(Outcome::Malformed, format!("read head: {error:#}")),
         }
+        self.wait()
+    }
+
+    fn wait(&self) -> Progress {
+        if self.wire.waits_to_write(self.is_sending()) {
+            Progress::Writing
+        } else {
+            Progress::Reading
+        }
+    }
+
+    fn receive(&mut self, scratch: &mut [u8]) -> Progress {
+        loop {
+            let count = match self.wire.recv(scratch) {
+                Ok(0) => return self.end_of_stream(),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.wait(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return self.broken(&error),
+            };
+            match self.reader.feed(&scratch[..count]) {
+                Ok(Some(head)) => return Progress::Answered(head),
+                Err(error) => {
+                    let error = format!("read the response: {error:#}");
+                    return Progress::Failed(Outcome::Malformed, error);
+                }
+                Ok(None) if count < scratch.len() && self.wire.is_drained_by_short_reads() => {
+                    return self.wait();
+                }
+                Ok(None) => {}
+            }
+        }
+    }
+
+    fn broken(&self, error: &io::Error) -> Progress {
+        if self.wire.is_shaking_hands() {
+            return Progress::Failed(Outcome::Connect, format!("TLS handshake: {error}"));
+        }
+        let error = match &self.send_error {
+            Some(error) => format!("send: {error}"),
+            None => format!("recv: {error}"),
+        };
+        Progress::Failed(Outcome::Reset, error)
     }
 
     fn end_of_stream(&self) -> Progress {
-        match self.answer {
-            Some((head, _)) if head.body_bytes.is_none() => Progress::Answered(head),
-            _ => Progress::Failed(
+        match (self.reader.end(), &self.send_error) {
+            (Some(head), _) => Progress::Answered(head),
+            (None, Some(error)) => Progress::Failed(Outcome::Reset, format!("send: {error}")),
+            (None, None) => Progress::Failed(
                 Outcome::Reset,
                 "closed before the response was complete".into(),
             ),
@@ -193,22 +228,11 @@ impl Exchange {
     }
 }
 
-fn complete(head: Head, body_bytes: u64) -> Progress {
-    match head.body_bytes {
-        Some(expected) if body_bytes == expected => Progress::Answered(head),
-        Some(expected) if body_bytes > expected => Progress::Failed(
-            Outcome::Malformed,
-            format!("{body_bytes} body bytes where {expected} were announced"),
-        ),
-        _ => Progress::Reading,
+/// How a connect counts that fails at once.
+fn of_connect(errno: Errno) -> Outcome {
+    match errno {
+        Errno::ADDRNOTAVAIL => Outcome::NoPort,
+        Errno::NOBUFS | Errno::NOMEM => Outcome::NoSocket,
+        _ => Outcome::Connect,
     }
-}
-
-fn socket(target: SocketAddr) -> rustix::io::Result<OwnedFd> {
-    let family = match target {
-        SocketAddr::V4(_) => AddressFamily::INET,
-        SocketAddr::V6(_) => AddressFamily::INET6,
-    };
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))
 }

@@ -3,22 +3,23 @@
 //! as possible: on loopback seven for a request on a new connection, its share
 //! of the timer's and of epoll's included.
 
+mod lane;
+
 use std::collections::VecDeque;
-use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
 use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec,
 };
 
+use self::lane::{Lane, open_lanes};
 use crate::arrivals::Draw;
 use crate::closed::Clients;
-use crate::exchange::{Exchange, Outcome, Progress};
+use crate::exchange::{Exchange, Outcome, Progress, Wire};
 use crate::load::{Connections, Load, Pace, Record, Run, Watch};
 use crate::requests::Requests;
 use crate::response::Head;
@@ -61,20 +62,23 @@ pub(crate) struct Generator<'a> {
     oldest: usize,
     /// Due requests without a record.
     open: usize,
+    /// Those of them that have a connection.
+    in_flight: usize,
     late_ns: Vec<u64>,
     /// When the last request became due and was picked up.
     picked_up_ns: u64,
-    /// Due, and waiting for a connection.
-    waiting: VecDeque<usize>,
-    /// The pool's free places, those with an open connection and those without.
-    idle: VecDeque<Option<OwnedFd>>,
+    lanes: Vec<Lane>,
+    /// The lane of each target.
+    lane_of: Vec<usize>,
     /// Numbers of requests that were answered on a connection that the server closes.
-    closing: VecDeque<(usize, OwnedFd)>,
+    closing: VecDeque<(usize, Wire)>,
     /// There are no more files until a connection ends.
     out_of_files: bool,
-    was_out_of_files: bool,
+    put_off: usize,
     scratch: Box<[u8]>,
     first_error: Option<String>,
+    /// The same of what was not sent.
+    first_unsent: Option<String>,
 }
 
 struct Flight {
@@ -132,7 +136,11 @@ impl<'a> Generator<'a> {
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), edges).context("watch timerfd")?;
         let stop = EventData::new_u64(STOP);
         epoll::add(&epoll, watch.stopper(), stop, EventFlags::IN).context("watch eventfd")?;
-        let idle = open_pool(load, &epoll)?;
+        ensure!(
+            !load.targets.is_empty(),
+            "send requests: there is no target"
+        );
+        let (lanes, lane_of) = open_lanes(load, &epoll)?;
         let (source, count) = match pace {
             Pace::Open(draws) => (Source::Plan(draws.iter()), draws.len()),
             Pace::Closed(closed) => {
@@ -154,15 +162,17 @@ impl<'a> Generator<'a> {
             records: Vec::with_capacity(count),
             oldest: 0,
             open: 0,
+            in_flight: 0,
             late_ns: Vec::with_capacity(count),
             picked_up_ns: 0,
-            waiting: VecDeque::new(),
-            idle,
+            lanes,
+            lane_of,
             closing: VecDeque::with_capacity(CLOSING_MAX + 1),
             out_of_files: false,
-            was_out_of_files: false,
+            put_off: 0,
             scratch: vec![0; 64 << 10].into(),
             first_error: None,
+            first_unsent: None,
         })
     }
 
@@ -202,13 +212,13 @@ impl<'a> Generator<'a> {
         Ok(Run {
             records: self.records.into_iter().flatten().collect(),
             lateness: Summary::of(self.late_ns),
-            first_error: self.first_error,
+            first_error: self.first_error.or(self.first_unsent),
             is_complete: !is_stopped,
             unanswered: self.open,
             span_ns,
             picked_up_ns: self.picked_up_ns,
             busy: busy_ns as f64 / span_ns.max(1) as f64,
-            was_out_of_files: self.was_out_of_files,
+            put_off: self.put_off,
         })
     }
 
@@ -221,55 +231,73 @@ impl<'a> Generator<'a> {
             };
             self.late_ns.push(now_ns - draw.at_ns);
             self.picked_up_ns = now_ns;
-            self.waiting.push_back(self.draws.len());
+            let number = self.draws.len();
+            let lane = self.lane_of[self.target(number)];
+            self.lanes[lane].waiting.push_back(number);
             self.draws.push(draw);
             self.flights.push(None);
             self.records.push(None);
             self.open += 1;
-            self.serve_waiting()?;
+            if now_ns >= self.deadline_ns(number) {
+                let error = || "picked up only when its time was over".to_owned();
+                self.first_unsent.get_or_insert_with(error);
+                self.finish(number, Outcome::Late, None);
+            }
+            self.serve_waiting(lane)?;
         }
-        self.serve_waiting()
+        (0..self.lanes.len()).try_for_each(|lane| self.serve_waiting(lane))
     }
 
-    /// Sends a request, on `socket` if that is still open, else on a new connection.
-    fn launch(&mut self, number: usize, socket: Option<OwnedFd>) -> Result<()> {
-        let request = self.requests.get(self.draws[number].service_us);
+    /// Sends a request, on `wire` if that is still open, else on a new connection.
+    fn launch(&mut self, number: usize, wire: Option<Wire>) -> Result<()> {
+        let target = self.target(number);
+        let request = self.requests.get(target, self.draws[number].service_us);
         let sent_ns = self.now_ns();
         if let Source::Clients(_) = self.source {
             // There is no schedule but the sending itself.
             self.draws[number].at_ns = sent_ns;
         }
-        let socket = socket.filter(is_open);
-        let is_watched = socket.is_some();
-        let (exchange, progress) = match socket {
-            Some(socket) => Exchange::reuse(socket, request),
-            None => match Exchange::connect(self.load.target, request) {
-                Err(Errno::MFILE | Errno::NFILE) if self.open > self.waiting.len() + 1 => {
-                    self.put_off(number);
-                    return Ok(());
-                }
-                connected => connected.context(
-                    "open a socket for the next request (too many open files? raise `ulimit -n`)",
-                )?,
+        let wire = wire.and_then(still_open);
+        let is_watched = wire.is_some();
+        let server = &self.lanes[self.lane_of[target]].server;
+        let (exchange, progress) = match wire {
+            Some(wire) => Exchange::reuse(wire, request),
+            None => match Exchange::connect(server, request) {
+                Ok(connecting) => connecting,
+                Err(errno) => return self.without_socket(number, errno),
             },
         };
+        self.in_flight += 1;
         let flight = self.flights[number].insert(Box::new(Flight { sent_ns, exchange }));
         if !is_watched && let Some(interest) = interest(&progress) {
             let token = EventData::new_u64(number as u64);
-            epoll::add(&self.epoll, flight.exchange.socket(), token, interest)
-                .context("watch a connection")?;
+            let socket = flight.exchange.wire().socket();
+            epoll::add(&self.epoll, socket, token, interest).context("watch a connection")?;
             return Ok(());
         }
         self.settle(number, progress)
     }
 
-    /// This process has as many files open as it may: the request waits until
-    /// another one's connection ends.
-    fn put_off(&mut self, number: usize) {
-        self.out_of_files = true;
-        self.was_out_of_files = true;
-        self.closing.clear();
-        self.waiting.push_front(number);
+    /// There is no socket for the request. If this process has as many files open
+    /// as it may, the request waits until another one's connection ends.
+    fn without_socket(&mut self, number: usize, errno: Errno) -> Result<()> {
+        match errno {
+            Errno::MFILE | Errno::NFILE if self.in_flight > 0 || !self.closing.is_empty() => {
+                self.out_of_files = self.in_flight > 0;
+                self.put_off += 1;
+                self.closing.clear();
+                self.give_back(number, None);
+                let lane = self.lane_of[self.target(number)];
+                self.lanes[lane].waiting.push_front(number);
+            }
+            Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => {
+                self.first_unsent.get_or_insert_with(|| no_socket(errno));
+                self.give_back(number, None);
+                self.finish(number, Outcome::NoSocket, None);
+            }
+            errno => return Err(errno).context("open a socket for the next request"),
+        }
+        Ok(())
     }
 
     fn advance(&mut self, number: usize) -> Result<()> {
@@ -286,23 +314,26 @@ impl<'a> Generator<'a> {
     /// Waits on, or records the outcome and lets the connection go.
     fn settle(&mut self, number: usize, progress: Progress) -> Result<()> {
         if let Some(interest) = interest(&progress) {
-            let socket = self.flights[number]
-                .as_ref()
-                .expect("in flight")
-                .exchange
-                .socket();
+            let flight = self.flights[number].as_ref().expect("in flight");
+            let socket = flight.exchange.wire().socket();
             let token = EventData::new_u64(number as u64);
             return epoll::modify(&self.epoll, socket, token, interest)
                 .context("watch a connection");
         }
         let (outcome, head) = match progress {
-            Progress::Answered(head) if head.status == 200 => (Outcome::Ok, Some(head)),
+            Progress::Answered(head) if self.load.success.contains(head.status) => {
+                (Outcome::Ok, Some(head))
+            }
             Progress::Answered(head) => {
                 self.note(|| format!("status {}", head.status));
                 (Outcome::Status, Some(head))
             }
             Progress::Failed(outcome, error) => {
-                self.note(|| error);
+                let first = match outcome.is_unsent() {
+                    true => &mut self.first_unsent,
+                    false => &mut self.first_error,
+                };
+                first.get_or_insert(error);
                 (outcome, None)
             }
             Progress::Writing | Progress::Reading => unreachable!("waits on"),
@@ -322,55 +353,70 @@ impl<'a> Generator<'a> {
             service_us: draw.service_us,
             worker: head.and_then(|head| head.worker),
             outcome,
+            status: head.map(|head| head.status),
+            target: self.target(number) as u32,
         });
         self.open -= 1;
         self.watch.add_finished();
         if let Source::Clients(clients) = &mut self.source {
             clients.finish(finished_ns, outcome);
         }
-        let socket = flight.map(|flight| flight.exchange.into_socket());
-        self.let_go(number, socket, head.map(|head| head.keep_alive));
+        // A request that never had a connection has none to let go.
+        if let Some(flight) = flight {
+            self.in_flight -= 1;
+            let wire = flight.exchange.into_wire();
+            self.let_go(number, wire, head.map(|head| head.keep_alive));
+        }
     }
 
     /// What becomes of a request's connection; `keep_alive` as answered.
-    fn let_go(&mut self, number: usize, socket: Option<OwnedFd>, keep_alive: Option<bool>) {
+    fn let_go(&mut self, number: usize, wire: Wire, keep_alive: Option<bool>) {
         self.out_of_files = false;
         match (self.load.connections, keep_alive) {
             (Connections::PerRequest, Some(_)) => {
                 // What has ended by now brings no other event.
-                let socket = socket.filter(is_open);
-                self.closing.extend(socket.map(|socket| (number, socket)));
+                let wire = still_open(wire);
+                self.closing.extend(wire.map(|wire| (number, wire)));
                 if self.closing.len() > CLOSING_MAX {
                     self.closing.pop_front();
                 }
             }
             (Connections::PerRequest, None) => {}
             (Connections::Pool(_), keep_alive) => {
-                // A request that timed out while it waited had no place to give back.
-                if let Some(socket) = socket {
-                    self.idle
-                        .push_back((keep_alive == Some(true)).then_some(socket));
-                }
+                self.give_back(number, (keep_alive == Some(true)).then_some(wire));
             }
         }
     }
 
-    fn serve_waiting(&mut self) -> Result<()> {
-        while let Some(&number) = self.waiting.front() {
+    /// Gives a request's place in the pool back, with its connection or without.
+    fn give_back(&mut self, number: usize, wire: Option<Wire>) {
+        if let Connections::Pool(_) = self.load.connections {
+            let lane = self.lane_of[self.target(number)];
+            self.lanes[lane].idle.push_back(wire);
+        }
+    }
+
+    fn serve_waiting(&mut self, lane: usize) -> Result<()> {
+        while let Some(&number) = self.lanes[lane].waiting.front() {
             if self.records[number].is_some() {
-                self.waiting.pop_front();
+                self.lanes[lane].waiting.pop_front();
                 continue;
             }
             let place = match self.load.connections {
                 _ if self.out_of_files => None,
                 Connections::PerRequest => Some(None),
-                Connections::Pool(_) => self.idle.pop_front(),
+                Connections::Pool(_) => self.lanes[lane].idle.pop_front(),
             };
             let Some(place) = place else { break };
-            self.waiting.pop_front();
+            self.lanes[lane].waiting.pop_front();
             self.launch(number, place)?;
         }
         Ok(())
+    }
+
+    /// The target of a request.
+    fn target(&self, number: usize) -> usize {
+        number % self.load.targets.len()
     }
 
     /// Gives up on requests that had their time. In order of arrival, thus of deadline.
@@ -381,10 +427,22 @@ impl<'a> Generator<'a> {
                 if now_ns < self.deadline_ns(self.oldest) {
                     break;
                 }
-                self.note(|| "no response in time".to_owned());
-                self.finish(self.oldest, Outcome::Timeout, None);
+                self.give_up(self.oldest);
             }
             self.oldest += 1;
+        }
+    }
+
+    /// A request had its time. If it waited for a file until now, that is not the server's loss.
+    fn give_up(&mut self, number: usize) {
+        let is_unsent = self.flights[number].is_none();
+        if is_unsent && (self.out_of_files || self.load.connections == Connections::PerRequest) {
+            let error = || no_socket(Errno::MFILE);
+            self.first_unsent.get_or_insert_with(error);
+            self.finish(number, Outcome::NoSocket, None);
+        } else {
+            self.note(|| "no response in time".to_owned());
+            self.finish(number, Outcome::Timeout, None);
         }
     }
 
@@ -428,48 +486,20 @@ impl<'a> Generator<'a> {
 /// What to wait for. One event at a time: an idle pooled connection must not wake anyone.
 fn interest(progress: &Progress) -> Option<EventFlags> {
     match progress {
-        Progress::Writing => Some(EventFlags::OUT | EventFlags::ONESHOT),
+        Progress::Writing => Some(EventFlags::OUT | EventFlags::IN | EventFlags::ONESHOT),
         // Once for what comes, and once more for the end.
         Progress::Reading => Some(EventFlags::IN | EventFlags::ET),
         Progress::Answered(_) | Progress::Failed(..) => None,
     }
 }
 
-/// Opens the pool's connections; each is watched, for nothing yet.
-fn open_pool(load: &Load, epoll: &OwnedFd) -> Result<VecDeque<Option<OwnedFd>>> {
-    let Connections::Pool(count) = load.connections else {
-        return Ok(VecDeque::new());
-    };
-    ensure!(
-        count > 0,
-        "open a pool of 0 connections: it needs at least one"
-    );
-    let open = |_| -> Result<Option<OwnedFd>> {
-        let stream = TcpStream::connect(load.target)
-            .with_context(|| format!("open {count} connections to {}", load.target))?;
-        stream
-            .set_nonblocking(true)
-            .context("set a connection to non-blocking")?;
-        epoll::add(
-            epoll,
-            &stream,
-            EventData::new_u64(IDLE),
-            EventFlags::ONESHOT,
-        )
-        .context("watch a connection")?;
-        Ok(Some(stream.into()))
-    };
-    (0..count).map(open).collect()
+/// The connection, if it can carry a request.
+fn still_open(mut wire: Wire) -> Option<Wire> {
+    wire.is_open().then_some(wire)
 }
 
-/// Whether an idle connection can carry a request: open, and nothing left over on it.
-fn is_open(socket: &OwnedFd) -> bool {
-    let mut byte = [0];
-    let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-    matches!(
-        rustix::net::recv(socket, &mut byte, peek),
-        Err(Errno::AGAIN)
-    )
+fn no_socket(errno: Errno) -> String {
+    format!("open a socket: {errno} (raise `ulimit -n`)")
 }
 
 fn clock_ns(clock: ClockId) -> u64 {

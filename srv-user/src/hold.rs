@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::response::{self, Head};
+use crate::response::{Head, Reader};
 
 /// Open connections; dropping closes them all.
 #[derive(Debug)]
@@ -112,20 +112,17 @@ fn begin_connect(target: SocketAddr) -> Result<TcpStream> {
 
 fn receive(stream: &mut TcpStream) -> Result<Head> {
     stream.set_read_timeout(Some(PATIENCE))?;
-    let mut bytes = Vec::new();
-    let mut chunk = [0; 4096];
+    let mut reader = Reader::new(false);
+    let mut bytes = [0; 4096];
     loop {
-        let count = stream.read(&mut chunk).context("receive")?;
+        let count = stream.read(&mut bytes).context("receive")?;
         ensure!(count > 0, "closed before the response was complete");
-        bytes.extend_from_slice(&chunk[..count]);
-        let Some(head) = response::parse(&bytes)? else {
+        let Some(head) = reader.feed(&bytes[..count])? else {
             continue;
         };
         if head.status != 200 || !head.keep_alive {
             bail!("expected a 200 that keeps the connection, got {head:?}");
         }
-        if bytes.len() as u64 - head.head_bytes as u64 >= head.body_bytes.unwrap_or(0) {
-            return Ok(head);
-        }
+        return Ok(head);
     }
 }

@@ -12,8 +12,15 @@ pub mod command;
 mod doubts;
 mod figures;
 pub(crate) mod files;
+mod header;
+mod lookup;
 mod progress;
+mod statuses;
 mod table;
+mod target;
+mod targets;
+mod targets_file;
+mod tls;
 mod url;
 mod watch;
 
@@ -29,21 +36,24 @@ pub use crate::exchange::Outcome;
 use crate::generator::Generator;
 use crate::stats::Summary;
 pub use figures::Figures;
+pub use header::Header;
+pub use lookup::ConnectTo;
+pub use statuses::Statuses;
+pub use target::{Address, Server, Target, Tls};
 pub use watch::Watch;
 
 /// What to send where.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// The server.
-    pub target: SocketAddr,
-    /// What `Host` says; `None`: the target's address.
-    pub host: Option<String>,
-    /// Path and query; each `{us}` becomes the request's service time.
-    pub path: String,
+    /// What is asked for: request n asks for target n, and after the last for
+    /// the first again.
+    pub targets: Vec<Target>,
     /// How requests come by connections.
     pub connections: Connections,
     /// After its scheduled instant a request has this long.
     pub timeout: Duration,
+    /// Statuses that count as a success.
+    pub success: Statuses,
 }
 
 /// How requests come by connections.
@@ -51,8 +61,8 @@ pub struct Load {
 pub enum Connections {
     /// A new one each, with `Connection: close`.
     PerRequest,
-    /// This many, opened beforehand and kept alive. A request takes the one
-    /// that has been idle longest, and waits if all are in use.
+    /// This many to each server, opened beforehand and kept alive. A request takes
+    /// the one that has been idle longest, and waits if all are in use.
     Pool(usize),
 }
 
@@ -72,6 +82,10 @@ pub struct Record {
     pub worker: Option<u16>,
     /// How it ended.
     pub outcome: Outcome,
+    /// The status of a complete response.
+    pub status: Option<u16>,
+    /// Its place in [`Load::targets`].
+    pub target: u32,
 }
 
 impl Record {
@@ -100,9 +114,9 @@ pub struct Run {
     pub picked_up_ns: u64,
     /// The share of that time for which the generator's thread used a CPU.
     pub busy: f64,
-    /// Whether requests had to wait because this process had as many
+    /// How often a request had to wait because this process had as many
     /// connections open as it may have files.
-    pub was_out_of_files: bool,
+    pub put_off: usize,
 }
 
 /// When requests are due.
@@ -115,7 +129,7 @@ pub enum Pace<'a> {
 }
 
 impl Run {
-    /// Requests that did not end in [`Outcome::Ok`].
+    /// Requests that did not end in [`Outcome::Ok`], for whatever reason.
     pub fn lost(&self) -> usize {
         self.records
             .iter()
@@ -137,6 +151,28 @@ impl Run {
 }
 
 impl Load {
+    /// GETs of `path` from the server at `address`: a new connection each, 10 s
+    /// for a response, which has to be a 200.
+    pub fn get(address: SocketAddr, path: impl Into<String>) -> Self {
+        let target = Target {
+            server: Server {
+                address: Address::Tcp(address),
+                tls: None,
+            },
+            method: "GET".into(),
+            host: address.to_string(),
+            path: path.into(),
+            headers: Vec::new(),
+            body: None,
+        };
+        Self {
+            targets: vec![target],
+            connections: Connections::PerRequest,
+            timeout: Duration::from_secs(10),
+            success: Statuses::ok(),
+        }
+    }
+
     /// Sends `draws`, which are in order of arrival, and waits for every outcome.
     ///
     /// # Errors
@@ -241,11 +277,9 @@ mod tests {
 
     fn load(target: SocketAddr, connections: Connections) -> Load {
         Load {
-            target,
-            host: None,
-            path: "/{us}".into(),
             connections,
             timeout: Duration::from_secs(1),
+            ..Load::get(target, "/{us}")
         }
     }
 

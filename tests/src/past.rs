@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use srv::arrivals::{Draw, Service, poisson};
 use srv::balance::{coefficient_of_variation, most_in_window};
 use srv::control::{GroupStatus, Reply, Request, ask};
-use srv::load::{Closed, Connections, Load, Run};
+use srv::load::{Closed, Load, Run};
 
 use crate::server::Server;
 
@@ -209,11 +209,8 @@ impl Shares {
 
 fn load(target: SocketAddr) -> Load {
     Load {
-        target,
-        host: None,
-        path: "/work?sleep_us={us}".into(),
-        connections: Connections::PerRequest,
         timeout: PATIENCE,
+        ..Load::get(target, "/work?sleep_us={us}")
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
 pub const BENCHES: [&str; 6] = ["select", "foreign", "http", "memory", "shares", "tail"];
 
 /// What the tests use beside cargo.
-const TEST_TOOLS: [Package; 12] = [
+const TEST_TOOLS: [Package; 13] = [
     HAPROXY,
     PYTHON_VENV,
     NGINX,
@@ -50,6 +50,10 @@ const TEST_TOOLS: [Package; 12] = [
     Package {
         name: "iproute2",
         shown_by: "ip",
+    },
+    Package {
+        name: "openssl",
+        shown_by: "openssl",
     },
     Package {
         name: "strace",
@@ -92,6 +96,18 @@ const BINUTILS: Package = Package {
     name: "binutils",
     shown_by: "strip",
 };
+
+/// What compiles ring, the cryptography of `srv load`, for arm64.
+const ARM64_TOOLS: [Package; 2] = [
+    Package {
+        name: "gcc-aarch64-linux-gnu",
+        shown_by: "aarch64-linux-gnu-gcc",
+    },
+    Package {
+        name: "libc6-dev-arm64-cross",
+        shown_by: "/usr/aarch64-linux-gnu/include/stdint.h",
+    },
+];
 
 /// What the benches measure srv against, and with.
 const BENCH_PEERS: [Package; 3] = [
@@ -267,6 +283,7 @@ pub fn ci() -> Result<()> {
     lint::host()?;
     let toolchain = toolchains::toolchain()?;
     lint::bpf(&toolchain)?;
+    apt::ensure(&ARM64_TOOLS, "a dependency has parts in C and assembly")?;
     lint::arm64(&toolchain)?;
     lint::documentation()?;
     lint::dependencies()?;

@@ -126,14 +126,12 @@ fn send(
         "sleep_us"
     };
     let load = Load {
-        target: running.address(),
-        host: None,
-        path: format!("/work?{work}={{us}}"),
         connections: match scenario.connections {
             Keeping::PerRequest => Connections::PerRequest,
             Keeping::Kept(count) => Connections::Pool(count),
         },
         timeout: TIMEOUT,
+        ..Load::get(running.address(), format!("/work?{work}={{us}}"))
     };
     let run = || match scenario.closed(plan.seed) {
         Some(closed) => load.run_closed(&closed),
@@ -291,6 +289,8 @@ mod tests {
             service_us: 1,
             worker: Some(worker),
             outcome: Outcome::Ok,
+            status: Some(200),
+            target: 0,
         };
         let live = live(
             &[record(0, 0, 100), record(1, 50, 2_000), record(1, 60, 70)],

@@ -171,7 +171,7 @@ impl<'a> Client<'a> {
         let mut answers = Vec::new();
         while !rest.is_empty() {
             let head = response::parse(rest).unwrap().expect("a whole head");
-            let body_bytes = head.body_bytes.unwrap_or(0) as usize;
+            let body_bytes = head.body_bytes().unwrap_or(0) as usize;
             answers.push((head.status, body_bytes));
             rest = &rest[head.head_bytes + body_bytes..];
         }

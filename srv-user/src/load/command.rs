@@ -15,7 +15,7 @@ use signal_hook::iterator::Signals;
 use super::figures::{Asked, Figures};
 use super::files::Files;
 use super::progress::Progress;
-use super::url::Url;
+use super::targets::{self, Targets};
 use super::{Closed, Connections, Load, Pace, Run, Watch, doubts, table};
 use crate::arrivals::{Draw, Service};
 use crate::cli::load::LoadArgs;
@@ -49,11 +49,13 @@ pub fn run(args: &LoadArgs) -> Result<ExitCode> {
     }
     let run = run?;
     let doubts = doubts::doubts(&run, ready.paced.scheduled_ns());
-    let figures = Figures::of(&run, ready.asked, ready.service, doubts);
-    show(&figures, args.json)?;
+    let figures = Figures::of(&run, began, ready.asked, ready.service, doubts);
+    // A reader that went away costs what it would have read, and not the files.
+    let shown = show(&figures, args.json);
     if let Some(files) = files {
         files.write(&run, &figures, began)?;
     }
+    shown?;
     let signal = signal.load(Ordering::Relaxed);
     Ok(exit_code(&run, &figures, args.strict, signal))
 }
@@ -92,9 +94,8 @@ impl Paced {
 
 impl Ready {
     fn from(args: &LoadArgs) -> Result<Self> {
-        let url = Url::parse(&args.url)?;
-        let service = service(args, &url)?;
-        let target = url.resolve()?;
+        let targets = Targets::from(args)?;
+        let service = service(args, &targets)?;
         let duration = args.duration.map(|Period(duration)| duration);
         let paced = match (args.rate, args.clients) {
             (Some(rate), _) => open(args, rate, duration.unwrap_or(DURATION), service)?,
@@ -111,19 +112,18 @@ impl Ready {
             }
         };
         let load = Load {
-            target,
-            host: Some(url.host),
-            path: url.path,
+            targets: targets.targets,
             connections: match args.keep_alive {
                 Some(count) => Connections::Pool(count.0 as usize),
                 None => Connections::PerRequest,
             },
             timeout: args.timeout.0,
+            success: args.success.clone(),
         };
         if let Paced::Closed(closed) = &paced {
             closed.check(&load)?;
         }
-        let asked = asked(args, &load, &paced);
+        let asked = asked(args, targets.url, &load, &paced);
         Ok(Self {
             load,
             paced,
@@ -134,18 +134,18 @@ impl Ready {
 }
 
 /// The law of the service times, which has to have a place in the URL.
-fn service(args: &LoadArgs, url: &Url) -> Result<Service> {
-    let has_place = url.path.contains("{us}");
+fn service(args: &LoadArgs, targets: &Targets) -> Result<Service> {
+    let has_place = targets.has_place();
     ensure!(
         has_place || args.service.is_none(),
         "send service times to `{}`: it has no place for them; put {{us}} into its path or \
          query, as in http://HOST:PORT/work?sleep_us={{us}}, or leave --service away",
-        args.url
+        targets.url
     );
     ensure!(
         !has_place || args.service.is_some(),
         "fill in {{us}} in `{}`: say with which service times, as in --service fixed:1000",
-        args.url
+        targets.url
     );
     Ok(args.service.unwrap_or(Service::Fixed(0)))
 }
@@ -166,14 +166,16 @@ fn open(args: &LoadArgs, rate: f64, duration: Duration, service: Service) -> Res
     Ok(Paced::Open { draws, duration })
 }
 
-fn asked(args: &LoadArgs, load: &Load, paced: &Paced) -> Asked {
+fn asked(args: &LoadArgs, url: String, load: &Load, paced: &Paced) -> Asked {
     let (closed, duration) = match paced {
         Paced::Open { duration, .. } => (None, Some(*duration)),
         Paced::Closed(closed) => (Some(closed), closed.duration),
     };
     Asked {
-        url: args.url.clone(),
-        address: load.target.to_string(),
+        url,
+        targets: load.targets.len(),
+        addresses: targets::addresses(&load.targets),
+        success: load.success.to_string(),
         latency_from: if closed.is_some() {
             "sent"
         } else {
@@ -234,14 +236,30 @@ fn show(figures: &Figures, json: bool) -> Result<()> {
         eprintln!("srv: warning: {doubt}");
     }
     if figures.answered == 0 && figures.requests > 0 {
-        let first = figures.first_error.as_deref().unwrap_or("unknown");
-        eprintln!(
-            "srv: load {}: not one request was answered with 200, the first error: {first}; \
-             does a server listen on {}, and does it know this path?",
-            figures.asked.url, figures.asked.address
-        );
+        eprintln!("srv: load {}: {}", figures.asked.url, nothing(figures));
     }
     Ok(())
+}
+
+/// Why there is no answer at all, and what to look at.
+fn nothing(figures: &Figures) -> String {
+    let first = figures.first_error.as_deref().unwrap_or("unknown");
+    if figures.lost.is_empty() {
+        return format!("not one request was sent, the first error: {first}");
+    }
+    let Asked {
+        success, addresses, ..
+    } = &figures.asked;
+    if !figures.statuses.is_empty() {
+        return format!(
+            "no status was one of {success}, the first error: {first}; does the server know \
+             this path, or is another status a success (--success)?"
+        );
+    }
+    format!(
+        "not one request was answered, the first error: {first}; does a server listen on {}?",
+        addresses.join(", ")
+    )
 }
 
 fn exit_code(run: &Run, figures: &Figures, strict: bool, signal: i32) -> ExitCode {

@@ -2,6 +2,7 @@
 //! records alone. Knows nothing of how they are shown.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,13 +11,15 @@ use crate::arrivals::Service;
 use crate::stats::Summary;
 
 /// Version of this schema; it changes when a reader would have to.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// A run's figures: `srv load --json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
     /// [`SCHEMA`].
     pub schema: u32,
+    /// When the run began, UTC, as in RFC 3339.
+    pub began: String,
     /// What was asked for.
     pub asked: Asked,
     /// Whether it ran to its end; else it was stopped.
@@ -27,12 +30,16 @@ pub struct Figures {
     pub span_s: f64,
     /// Requests that have an outcome.
     pub requests: usize,
-    /// Those answered with a complete 200 in time.
+    /// Those answered in time, completely, with a status that counts as a success.
     pub answered: usize,
     /// Those per second of the span.
     pub answered_per_s: f64,
-    /// The others, by how they ended.
+    /// Those that the server lost, by how they ended.
     pub lost: BTreeMap<String, usize>,
+    /// Those that the generator's own limits kept from being sent, by the limit.
+    pub unsent: BTreeMap<String, usize>,
+    /// Complete responses by status, whether it counts as a success or not.
+    pub statuses: BTreeMap<u16, usize>,
     /// What went wrong first, for people.
     pub first_error: Option<String>,
     /// Of those that were answered or timed out.
@@ -52,10 +59,14 @@ pub struct Figures {
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Asked {
-    /// As written.
+    /// As written; the first one of `--targets`.
     pub url: String,
-    /// What its host was found to be.
-    pub address: String,
+    /// How many targets there are, which requests take in turn.
+    pub targets: usize,
+    /// The servers' addresses, each once.
+    pub addresses: Vec<String>,
+    /// Statuses that count as a success.
+    pub success: String,
     /// `scheduled` (open loop) or `sent` (closed loop): the instant from which
     /// latency counts.
     pub latency_from: String,
@@ -88,19 +99,34 @@ pub(super) fn has_latency(record: &&Record) -> bool {
 
 impl Figures {
     /// Sums up `run`.
-    pub(super) fn of(run: &Run, asked: Asked, service: Service, doubts: Vec<String>) -> Self {
+    pub(super) fn of(
+        run: &Run,
+        began: SystemTime,
+        asked: Asked,
+        service: Service,
+        doubts: Vec<String>,
+    ) -> Self {
         let timed = || run.records.iter().filter(has_latency);
         let short = timed().filter(|record| service.is_short(record.service_us));
         let answered = run.records.len() - run.lost();
         let span_s = run.span_ns as f64 / 1e9;
-        let mut lost = BTreeMap::new();
+        let (mut lost, mut unsent) = (BTreeMap::new(), BTreeMap::new());
         for record in run.records.iter().filter(|r| r.outcome != Outcome::Ok) {
-            *lost.entry(record.outcome.name().to_owned()).or_default() += 1;
+            let counts = match record.outcome.is_unsent() {
+                true => &mut unsent,
+                false => &mut lost,
+            };
+            *counts.entry(record.outcome.name().to_owned()).or_default() += 1;
+        }
+        let mut statuses = BTreeMap::new();
+        for status in run.records.iter().filter_map(|record| record.status) {
+            *statuses.entry(status).or_default() += 1;
         }
         let workers = run.records.iter().filter_map(|record| record.worker).max();
         let shares = run.shares(workers.map_or(0, |slot| usize::from(slot) + 1));
         Self {
             schema: SCHEMA,
+            began: humantime::format_rfc3339_millis(began).to_string(),
             asked,
             complete: run.is_complete,
             unanswered: run.unanswered,
@@ -113,6 +139,8 @@ impl Figures {
                 0.0
             },
             lost,
+            unsent,
+            statuses,
             first_error: run.first_error.clone(),
             latency: Summary::of(timed().map(Record::latency_ns)),
             latency_short: Summary::of(short.map(Record::latency_ns)),

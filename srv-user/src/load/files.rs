@@ -97,7 +97,7 @@ fn aside(folder: &Path, name: &str) -> PathBuf {
 pub(crate) fn records(file: &mut impl Write, records: &[Record]) -> io::Result<()> {
     writeln!(
         file,
-        "scheduled_ns,sent_ns,finished_ns,service_us,worker,outcome"
+        "scheduled_ns,sent_ns,finished_ns,service_us,worker,outcome,status,target"
     )?;
     for record in records {
         write!(file, "{},", record.scheduled_ns)?;
@@ -108,7 +108,11 @@ pub(crate) fn records(file: &mut impl Write, records: &[Record]) -> io::Result<(
         if let Some(worker) = record.worker {
             write!(file, "{worker}")?;
         }
-        writeln!(file, ",{}", record.outcome.name())?;
+        write!(file, ",{},", record.outcome.name())?;
+        if let Some(status) = record.status {
+            write!(file, "{status}")?;
+        }
+        writeln!(file, ",{}", record.target)?;
     }
     Ok(())
 }
@@ -214,6 +218,8 @@ mod tests {
             } else {
                 Outcome::Ok
             },
+            status: (number != 3).then_some(200),
+            target: number as u32 % 2,
         };
         Run {
             records: (0..2000).map(record).collect(),
@@ -224,7 +230,7 @@ mod tests {
             span_ns: 2_100_000_000,
             picked_up_ns: 2_000_000_000,
             busy: 0.1,
-            was_out_of_files: false,
+            put_off: 0,
         }
     }
 
@@ -239,8 +245,8 @@ mod tests {
         let text = written(|file| records(file, &run().records));
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 2001);
-        assert_eq!(lines[2], "1000000,1000005,2000000,7,1,ok");
-        assert_eq!(lines[4], "3000000,,4000000,7,,timeout");
+        assert_eq!(lines[2], "1000000,1000005,2000000,7,1,ok,200,1");
+        assert_eq!(lines[4], "3000000,,4000000,7,,timeout,,1");
     }
 
     #[test]

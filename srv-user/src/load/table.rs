@@ -1,5 +1,6 @@
 //! A run's figures, for a terminal.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::figures::{Asked, Figures};
@@ -66,9 +67,14 @@ fn asked(asked: &Asked) -> String {
         Some(count) => format!("{count} connections, kept"),
         None => "a new connection per request".into(),
     };
+    let url = match asked.targets {
+        1 => asked.url.clone(),
+        count => format!("{count} targets, the first {}", asked.url),
+    };
     format!(
-        "{} ({})\n{pace}\n{connections}; latency from the {} instant\n",
-        asked.url, asked.address, asked.latency_from
+        "{url} ({})\n{pace}\n{connections}; latency from the {} instant\n",
+        asked.addresses.join(", "),
+        asked.latency_from
     )
 }
 
@@ -90,13 +96,34 @@ fn outcomes(figures: &Figures) -> String {
         "answered     {} of {}, {:.1}/s\n",
         figures.answered, figures.requests, figures.answered_per_s
     );
+    if figures.statuses.len() > 1 {
+        let counts = figures.statuses.iter();
+        let counts = counts.map(|(status, n)| format!("{n} x {status}"));
+        let _ = writeln!(text, "statuses     {}", join(counts));
+    }
+    let first = figures.first_error.as_deref().unwrap_or("unknown");
+    let named = |counts: &BTreeMap<String, usize>| {
+        join(counts.iter().map(|(name, n)| format!("{n} {name}")))
+    };
     if !figures.lost.is_empty() {
-        let counts = figures.lost.iter().map(|(name, n)| format!("{n} {name}"));
-        let counts = counts.collect::<Vec<_>>().join(", ");
-        let first = figures.first_error.as_deref().unwrap_or("unknown");
-        let _ = writeln!(text, "lost         {counts} (the first: {first})");
+        let _ = writeln!(
+            text,
+            "lost         {} (the first: {first})",
+            named(&figures.lost)
+        );
+    }
+    if !figures.unsent.is_empty() {
+        let _ = writeln!(
+            text,
+            "not sent     {}: limits of the generator, not of the server",
+            named(&figures.unsent)
+        );
     }
     text
+}
+
+fn join(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 fn workers(answers: &[u64]) -> String {
@@ -116,11 +143,8 @@ fn workers(answers: &[u64]) -> String {
         let shares = answers
             .iter()
             .map(|count| format!("{:.1}", 100.0 * count / total));
-        let _ = writeln!(
-            text,
-            "shares, %    {}",
-            shares.collect::<Vec<_>>().join("  ")
-        );
+        let shares = shares.collect::<Vec<_>>().join("  ");
+        let _ = writeln!(text, "shares, %    {shares}");
     }
     text
 }
@@ -136,6 +160,8 @@ pub(super) fn time(ns: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
     use crate::arrivals::Service;
     use crate::load::{Outcome, Record, Run};
@@ -146,15 +172,21 @@ mod tests {
             sent_ns: Some(number * 1_000_000),
             finished_ns: number * 1_000_000 + 500_000,
             service_us: if number == 9 { 100 } else { 1 },
-            worker: (number > 0).then_some((number % 2) as u16),
-            outcome: if number == 0 {
-                Outcome::Reset
-            } else {
-                Outcome::Ok
+            worker: (1..10).contains(&number).then_some((number % 2) as u16),
+            outcome: match number {
+                0 => Outcome::Reset,
+                10 => Outcome::NoPort,
+                _ => Outcome::Ok,
             },
+            status: match number {
+                0 | 10 => None,
+                1 => Some(204),
+                _ => Some(200),
+            },
+            target: 0,
         };
         let run = Run {
-            records: (0..10).map(record).collect(),
+            records: (0..11).map(record).collect(),
             lateness: Summary::of([1000]),
             first_error: Some("recv: reset".into()),
             is_complete,
@@ -162,11 +194,13 @@ mod tests {
             span_ns: 1_000_000_000,
             picked_up_ns: 9_000_000,
             busy: 0.25,
-            was_out_of_files: false,
+            put_off: 0,
         };
         let asked = Asked {
             url: "http://h:1/{us}".into(),
-            address: "127.0.0.1:1".into(),
+            targets: 1,
+            addresses: vec!["127.0.0.1:1".into()],
+            success: "2xx".into(),
             latency_from: "scheduled".into(),
             arrivals: Some("poisson".into()),
             rate_per_s: Some(10.0),
@@ -179,7 +213,7 @@ mod tests {
             timeout_s: 1.0,
         };
         let service = "two:1,100,0.1".parse::<Service>().unwrap();
-        Figures::of(&run, asked, service, Vec::new())
+        Figures::of(&run, SystemTime::UNIX_EPOCH, asked, service, Vec::new())
     }
 
     #[test]
@@ -193,8 +227,10 @@ latency  requests   mean    p50    p90    p99  p99.9    max
 all             9  500us  500us  500us  500us  500us  500us
 short           8  500us  500us  500us  500us  500us  500us
 
-answered     9 of 10, 9.0/s
+answered     9 of 11, 9.0/s
+statuses     8 x 200, 1 x 204
 lost         1 reset (the first: recv: reset)
+not sent     1 no-port: limits of the generator, not of the server
 workers      2: variation 0.1111, max/mean 1.111, Jain 0.9878
 shares, %    44.4  55.6
 generator    25 % of a CPU; late by 1us (p99), 1us at most

@@ -1,18 +1,19 @@
-//! The URL of a load: `http://HOST[:PORT][/PATH]`, taken apart and looked up.
-//! What the generator does not speak is refused with what to write instead.
-
-use std::net::{SocketAddr, ToSocketAddrs as _};
+//! The URL of a load: `http[s]://HOST[:PORT][/PATH]`, taken apart. What is not
+//! supported is refused with what to write instead.
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 /// Where requests go and what they ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Url {
+    /// Whether it is https.
+    pub(super) is_https: bool,
     /// Host and port as written, for `Host`.
     pub(super) host: String,
     /// The name or the address, without brackets.
-    name: String,
-    port: u16,
+    pub(super) name: String,
+    /// The port, said or the scheme's.
+    pub(super) port: u16,
     /// Path and query.
     pub(super) path: String,
 }
@@ -24,16 +25,14 @@ impl Url {
     }
 
     fn take_apart(text: &str) -> Result<Self> {
-        let rest = match text.split_once("://") {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
-            Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
-                bail!("TLS is not spoken here; name the server's plain port, with http://")
-            }
-            Some((scheme, _)) => {
-                bail!("`{scheme}` is not spoken here; write http://HOST:PORT/PATH")
-            }
-            None => bail!("there is no scheme; write http://HOST:PORT/PATH"),
+        let Some((scheme, rest)) = text.split_once("://") else {
+            bail!("there is no scheme; {}", with_scheme(text));
         };
+        let is_https = scheme.eq_ignore_ascii_case("https");
+        ensure!(
+            is_https || scheme.eq_ignore_ascii_case("http"),
+            "scheme `{scheme}` is not supported, http and https are; write http://HOST:PORT/PATH"
+        );
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (host, path) = rest.split_at(end);
         let (name, port) = name_and_port(host)?;
@@ -47,29 +46,26 @@ impl Url {
         );
         let slash = if path.starts_with('/') { "" } else { "/" };
         Ok(Self {
+            is_https,
             host: host.to_owned(),
             name,
-            port,
+            port: port.unwrap_or(if is_https { 443 } else { 80 }),
             path: format!("{slash}{path}"),
         })
     }
+}
 
-    /// The first address of the host.
-    pub(super) fn resolve(&self) -> Result<SocketAddr> {
-        let addresses = (self.name.as_str(), self.port).to_socket_addrs();
-        addresses
-            .map_err(anyhow::Error::from)
-            .and_then(|mut addresses| addresses.next().context("it has no address"))
-            .with_context(|| {
-                format!(
-                    "look up `{}` (check the name, or write an address)",
-                    self.name
-                )
-            })
+/// What to write instead of a URL without a scheme.
+fn with_scheme(text: &str) -> String {
+    let url = format!("http://{text}");
+    match Url::take_apart(&url) {
+        Ok(_) => format!("write {url}"),
+        Err(_) => "write http://HOST:PORT/PATH".into(),
     }
 }
 
-fn name_and_port(host: &str) -> Result<(String, u16)> {
+/// Takes `HOST` or `HOST:PORT` apart; the host without brackets.
+pub(super) fn name_and_port(host: &str) -> Result<(String, Option<u16>)> {
     ensure!(
         !host.contains('@'),
         "user and password are not sent; leave away what is before `@`"
@@ -78,11 +74,12 @@ fn name_and_port(host: &str) -> Result<(String, u16)> {
         Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
         _ => (host, None),
     };
-    let port = match port {
-        Some(port) => port.parse().ok().filter(|port| *port > 0),
-        None => Some(80),
-    };
-    let port = port.context("the port is not a number from 1 to 65535")?;
+    // What looks like an IPv6 address without brackets has no port to complain of.
+    ensure!(
+        !name.contains(':') || name.starts_with('['),
+        "an IPv6 address is written in brackets, as in http://[::1]:8080/"
+    );
+    let port = port.map(number).transpose()?;
     if let Some(address) = name
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
@@ -91,16 +88,18 @@ fn name_and_port(host: &str) -> Result<(String, u16)> {
         parsed.with_context(|| format!("`{address}` is not an IPv6 address"))?;
         return Ok((address.to_owned(), port));
     }
-    ensure!(
-        !name.contains(':'),
-        "an IPv6 address is written in brackets, as in http://[::1]:8080/"
-    );
     let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
     ensure!(
         !name.is_empty() && name.bytes().all(is_known),
         "`{name}` is not a host; write http://HOST:PORT/PATH"
     );
     Ok((name.to_owned(), port))
+}
+
+/// Reads a port.
+pub(super) fn number(port: &str) -> Result<u16> {
+    let parsed = port.parse().ok().filter(|port| *port > 0);
+    parsed.with_context(|| format!("port `{port}` is not a number from 1 to 65535"))
 }
 
 #[cfg(test)]
@@ -117,6 +116,8 @@ mod tests {
                 8080,
                 "/x?y={us}",
             ),
+            ("https://a/x", "a", "a", 443, "/x"),
+            ("HTTPS://a:8443", "a:8443", "a", 8443, "/"),
             ("HTTP://127.0.0.1", "127.0.0.1", "127.0.0.1", 80, "/"),
             ("http://[::1]:81?q", "[::1]:81", "::1", 81, "/?q"),
             ("http://[::1]/", "[::1]", "::1", 80, "/"),
@@ -125,20 +126,31 @@ mod tests {
             let parts = (&*url.host, &*url.name, url.port, &*url.path);
             assert_eq!(parts, (host, name, port, path), "{text}");
         }
-        let url = Url::parse("http://[::1]:81/").unwrap();
-        assert_eq!(url.resolve().unwrap().to_string(), "[::1]:81");
+        assert!(Url::parse("https://a").unwrap().is_https);
     }
 
     #[test]
     fn what_is_not_spoken_is_refused_with_the_mend() {
         for (text, mend) in [
-            ("https://a/", "http://"),
-            ("ftp://a/", "write http://HOST:PORT/PATH"),
-            ("localhost:8080", "no scheme"),
+            (
+                "ftp://a/",
+                "scheme `ftp` is not supported, http and https are",
+            ),
+            ("unix:///run/x", "scheme `unix` is not supported"),
+            ("localhost:8080", "no scheme; write http://localhost:8080"),
+            (
+                "127.0.0.1:8080/x",
+                "no scheme; write http://127.0.0.1:8080/x",
+            ),
+            ("http:/a", "no scheme; write http://HOST:PORT/PATH"),
             ("", "no scheme"),
             ("http://", "not a host"),
             ("http://:80/", "not a host"),
             ("http://a b/", "not a host"),
+            (
+                "http://a:80000/",
+                "port `80000` is not a number from 1 to 65535",
+            ),
             ("http://a:0/", "from 1 to 65535"),
             ("http://a:65536/", "from 1 to 65535"),
             ("http://a:/", "from 1 to 65535"),

@@ -113,7 +113,7 @@ impl Client {
         let text = self.unread.drain(..head.head_bytes).collect();
         let text = String::from_utf8(text).map_err(io::Error::other)?;
         let body_bytes = if has_body {
-            head.body_bytes.unwrap_or(0) as usize
+            head.body_bytes().unwrap_or(0) as usize
         } else {
             0
         };

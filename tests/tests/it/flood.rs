@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use srv::arrivals::{Service, poisson};
 use srv::closed::Closed;
 use srv::control::ProgramStatus;
-use srv::load::{Connections, Load, Run};
+use srv::load::{Load, Run};
 use srv_tests::server::{self, Server};
 
 use crate::gate;
@@ -252,12 +252,9 @@ fn at_random(target: SocketAddr, per_second: f64) -> Run {
 /// Cheap requests.
 fn work(target: SocketAddr) -> Load {
     Load {
-        target,
-        host: None,
-        path: "/work?sleep_us={us}".into(),
-        connections: Connections::PerRequest,
         // A SYN that is dropped is sent again after 1, 3, 7 and 15 s.
         timeout: Duration::from_secs(60),
+        ..Load::get(target, "/work?sleep_us={us}")
     }
 }
 

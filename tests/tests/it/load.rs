@@ -5,13 +5,15 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use srv::load::Figures;
 use srv_tests::child::Child;
 use srv_tests::server::{Server, binary};
 
-fn load<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
+/// `srv load` with these arguments, to its end.
+pub fn load<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
     let mut command = Command::new(binary().unwrap());
     command.arg("load").args(arguments).output().unwrap()
 }
@@ -24,12 +26,13 @@ fn stderr(output: &Output) -> &str {
     std::str::from_utf8(&output.stderr).unwrap()
 }
 
-fn figures(output: &Output) -> Figures {
+/// What it printed with `--json`.
+pub fn figures(output: &Output) -> Figures {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
 /// What it says when it refuses to run: one line.
-fn refusal<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> String {
+pub fn refusal<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> String {
     let output = load(arguments);
     let said = stderr(&output).to_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -81,7 +84,13 @@ fn json_counts_what_the_server_counted() {
     let output = load([url.as_str()].into_iter().chain(arguments.split(' ')));
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let figures = figures(&output);
-    assert!(figures.complete && figures.lost.is_empty());
+    assert!(figures.complete && figures.lost.is_empty() && figures.unsent.is_empty());
+    assert_eq!(figures.statuses, [(200, 100)].into());
+    let began = humantime::parse_rfc3339(&figures.began).unwrap();
+    assert!(
+        began.elapsed().unwrap() < Duration::from_secs(3600),
+        "{figures:?}"
+    );
     assert_eq!((figures.requests, figures.answered), (100, 100));
     assert_eq!(figures.latency.count, 100);
     assert!(figures.latency.p50_ns >= 500_000, "{figures:?}");
@@ -117,7 +126,7 @@ fn a_name_is_looked_up() {
     let output = load([&url, "--clients", "1", "--requests", "1", "--json"]);
     let figures = figures(&output);
     assert!(
-        figures.asked.address.ends_with(&format!(":{port}")),
+        figures.asked.addresses[0].ends_with(&format!(":{port}")),
         "{figures:?}"
     );
 }
@@ -125,10 +134,16 @@ fn a_name_is_looked_up() {
 #[test]
 fn urls_that_cannot_be_are_refused_with_the_mend() {
     for (url, mend) in [
-        ("https://127.0.0.1/", "with http://"),
-        ("127.0.0.1:8080", "write http://HOST:PORT/PATH"),
+        (
+            "127.0.0.1:8080",
+            "there is no scheme; write http://127.0.0.1:8080",
+        ),
+        ("ftp://127.0.0.1/", "http and https are"),
         ("http://", "write http://HOST:PORT/PATH"),
-        ("http://127.0.0.1:99999/", "from 1 to 65535"),
+        (
+            "http://127.0.0.1:80000/",
+            "port `80000` is not a number from 1 to 65535",
+        ),
         ("http://127.0.0.1/a b", "percent-encoded"),
         ("http://no-such-host.invalid/", "check the name"),
         ("http://127.0.0.1/{us}", "--service fixed:1000"),
@@ -226,7 +241,7 @@ fn the_files_hold_what_was_printed() {
     let mut lines = records.lines();
     assert_eq!(
         lines.next(),
-        Some("scheduled_ns,sent_ns,finished_ns,service_us,worker,outcome")
+        Some("scheduled_ns,sent_ns,finished_ns,service_us,worker,outcome,status,target")
     );
     let mut latencies_ns = Vec::new();
     for line in lines {
@@ -235,7 +250,7 @@ fn the_files_hold_what_was_printed() {
         assert!(ns(0) <= ns(1) && ns(1) <= ns(2), "{line}");
         assert!(matches!(fields[3], "100" | "3000"), "{line}");
         assert!(
-            matches!(fields[4], "0" | "1") && fields[5] == "ok",
+            matches!(fields[4], "0" | "1") && fields[5..] == ["ok", "200", "0"],
             "{line}"
         );
         latencies_ns.push(ns(2) - ns(0));

@@ -6,16 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use srv::arrivals::{Service, poisson};
-use srv::load::{Connections, Load};
+use srv::load::Load;
 
 /// A new connection for each request, whose handler sleeps as long as was drawn.
 pub fn of_sleepers(target: SocketAddr) -> Load {
     Load {
-        target,
-        host: None,
-        path: "/work?sleep_us={us}".into(),
-        connections: Connections::PerRequest,
         timeout: Duration::from_secs(20),
+        ..Load::get(target, "/work?sleep_us={us}")
     }
 }
 

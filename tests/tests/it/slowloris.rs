@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use srv::arrivals::{Service, poisson};
-use srv::load::{Connections, Load, Run};
+use srv::load::{Load, Run};
 use srv::stats::{Spread, Summary};
 use srv_tests::server::Server;
 
@@ -97,11 +97,8 @@ fn next_byte(stream: &mut TcpStream) -> Option<Vec<u8>> {
 
 fn honest(target: SocketAddr, lasts: Duration) -> Run {
     let load = Load {
-        target,
-        host: None,
-        path: "/work?sleep_us={us}".into(),
-        connections: Connections::PerRequest,
         timeout: Duration::from_secs(20),
+        ..Load::get(target, "/work?sleep_us={us}")
     };
     let draws = poisson(6, 500.0, lasts, Service::Fixed(100));
     let run = load.run(&draws).unwrap();
