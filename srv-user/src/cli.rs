@@ -421,7 +421,7 @@ pub struct LimitArgs {
     #[serde(deserialize_with = "scalar")]
     pub idle_timeout: Option<Period<1>>,
 
-    /// Between two writes of a response [default: 30s]
+    /// The client takes nothing of a response for longer than this [default: 30s]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
     pub write_timeout: Option<Period<1>>,

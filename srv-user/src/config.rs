@@ -110,7 +110,7 @@ pub struct Limits {
     pub read_timeout: Duration,
     /// Between two requests on one connection.
     pub idle_timeout: Duration,
-    /// Between two writes of a response.
+    /// Without the client having taken anything of a response.
     pub write_timeout: Duration,
 }
 

@@ -30,6 +30,8 @@ pub struct Http {
     pub limits: Limits,
     /// Where the worker's load is published.
     pub published: Published,
+    /// Files that responses on their way keep open, whichever settings they were begun with.
+    pub files: Rc<Cell<usize>>,
 }
 
 /// How far a connection's requests have come.
@@ -195,6 +197,8 @@ impl Receiving {
 struct InService {
     http: Rc<Http>,
     exchange: Rc<Exchange>,
+    /// Its response keeps a file open.
+    holds_file: bool,
 }
 
 impl InService {
@@ -206,10 +210,15 @@ impl InService {
         Self {
             http: http.clone(),
             exchange: exchange.clone(),
+            holds_file: false,
         }
     }
 
-    fn reply(self, response: Response<Body>) -> Response<Reply> {
+    fn reply(mut self, response: Response<Body>) -> Response<Reply> {
+        self.holds_file = response.body().holds_file();
+        if self.holds_file {
+            self.http.files.set(self.http.files.get() + 1);
+        }
         response.map(|body| Reply {
             body,
             _in_service: self,
@@ -219,6 +228,9 @@ impl InService {
 
 impl Drop for InService {
     fn drop(&mut self) {
+        if self.holds_file {
+            self.http.files.set(self.http.files.get() - 1);
+        }
         self.exchange.in_service.set(false);
         self.http.published.finished();
     }

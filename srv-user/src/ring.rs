@@ -79,6 +79,18 @@ pub struct Ring {
     ready: Vec<((u64, u64), Place)>,
 }
 
+/// What came of trying to accept a connection.
+#[derive(Debug)]
+pub enum Accepted {
+    /// This one.
+    Connection(OwnedFd),
+    /// None: all are left to others, or another was faster.
+    Nothing,
+    /// The system lacks what a connection needs, or the listener is broken: it stays
+    /// ready, and should be left alone for a moment.
+    Failed(Errno),
+}
+
 struct Listener {
     socket: OwnedFd,
     /// [`Ring::accepts`] when it last had its turn.
@@ -191,10 +203,11 @@ impl Ring {
     /// # Errors
     /// What [`Reactor::wait`] says.
     pub fn wait(&mut self, reactor: &mut Reactor, timeout: Option<Duration>) -> io::Result<()> {
-        if self.several_ready {
+        let sleeps = timeout != Some(Duration::ZERO);
+        if self.several_ready || !sleeps {
             reactor.wait(Some(Duration::ZERO))?;
         }
-        if !self.several_ready || reactor.ready(0).is_none() {
+        if sleeps && (!self.several_ready || reactor.ready(0).is_none()) {
             self.turns_since = self.accepts;
             reactor.wait(timeout)?;
         }
@@ -241,13 +254,13 @@ impl Ring {
     /// all are better left to their owners, they are for a while.
     ///
     /// # Errors
-    /// What epoll says; what `accept` says is logged.
+    /// What epoll says.
     pub fn accept(
         &mut self,
         reactor: &Reactor,
         published: &Published,
         now_ns: u64,
-    ) -> anyhow::Result<Option<OwnedFd>> {
+    ) -> anyhow::Result<Accepted> {
         let mut ready = std::mem::take(&mut self.ready);
         ready.clear();
         let ordered = |place| (self.order(published, place), place);
@@ -256,7 +269,7 @@ impl Ring {
         let chosen = ready
             .iter()
             .find(|&&(_, place)| self.patience_ns(published, place, now_ns) == 0);
-        let mut accepted = None;
+        let mut accepted = Accepted::Nothing;
         if let Some(&(_, place)) = chosen {
             self.deferrals.retain(|deferral| deferral.from != place);
             self.accepts += 1;
@@ -273,26 +286,37 @@ impl Ring {
     }
 
     /// Waits for a connection at the only listener and accepts it.
-    pub fn accept_blocking(&self, published: &Published) -> Option<OwnedFd> {
+    pub fn accept_blocking(&self, published: &Published) -> Accepted {
         self.accept_from(published, Place { group: 0, nth: 0 })
     }
 
-    fn accept_from(&self, published: &Published, from: Place) -> Option<OwnedFd> {
+    fn accept_from(&self, published: &Published, from: Place) -> Accepted {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         match rustix::net::accept_with(self.socket(from), flags) {
             Ok(connection) => {
                 published.accepted(from.group, from.nth);
-                Some(connection)
+                Accepted::Connection(connection)
             }
             // A sibling was faster, or the client has gone again.
-            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => None,
-            Err(error) => {
-                tracing::warn!(slot = self.slot, "accept a connection: {error}");
-                // The listener stays ready: do not spin on it.
-                std::thread::sleep(Duration::from_millis(1));
-                None
-            }
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Accepted::Nothing,
+            Err(error) => Accepted::Failed(error),
         }
+    }
+
+    /// One from each of these, as far as there is any.
+    fn accept_each(
+        &self,
+        published: &Published,
+        places: impl Iterator<Item = Place>,
+    ) -> Vec<OwnedFd> {
+        let accepted = places.map(|place| self.accept_from(published, place));
+        accepted
+            .filter_map(|accepted| match accepted {
+                Accepted::Connection(connection) => Some(connection),
+                // Another worker will try.
+                Accepted::Nothing | Accepted::Failed(_) => None,
+            })
+            .collect()
     }
 
     /// The lower, the sooner it is its turn.

@@ -114,6 +114,12 @@ impl Published {
         self.running.get()
     }
 
+    /// Requests done with.
+    #[cfg(test)]
+    pub fn served(&self) -> u64 {
+        self.groups[0].slots[self.slot].load.served.get()
+    }
+
     /// See [`Group::age_of_first`]; `None` while the kernel hashes.
     pub fn age_of_first(&self, group: usize, listener: u32) -> Option<u32> {
         let group = self.groups[group];

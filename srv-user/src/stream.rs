@@ -3,17 +3,20 @@
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use rustix::io::Errno;
+use rustix::ioctl;
 use rustix::net::RecvFlags;
 
 use crate::http::Exchange;
+use crate::turn::Turn;
 
 /// A connection's non-blocking socket and how reading and writing it went.
 pub struct Socket {
@@ -25,13 +28,20 @@ pub struct Socket {
     /// The peer has closed its side: a short read does not prove that nothing
     /// is left, the end of file is.
     pub hung_up: Cell<bool>,
+    /// The peer's end was read: nothing can come any more.
+    pub ended: Cell<bool>,
     /// The last write met a full socket buffer.
     pub write_blocked: Cell<bool>,
     /// Bytes read so far.
     pub bytes_in: Cell<u64>,
     /// Bytes written so far.
     pub bytes_out: Cell<u64>,
+    /// What it may still do before others are looked at.
+    pub turn: Turn,
 }
+
+/// The request of `ioctl` that [`Socket::unacknowledged_bytes`] makes: tcp(7).
+const SIOCOUTQ: u32 = libc::TIOCOUTQ as u32;
 
 impl Socket {
     /// A socket that was just accepted.
@@ -40,9 +50,11 @@ impl Socket {
             fd,
             readable: Cell::new(true),
             hung_up: Cell::new(false),
+            ended: Cell::new(false),
             write_blocked: Cell::new(false),
             bytes_in: Cell::new(0),
             bytes_out: Cell::new(0),
+            turn: Turn::default(),
         }
     }
 
@@ -50,6 +62,46 @@ impl Socket {
     pub fn has_unread(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         matches!(rustix::net::recv(&self.fd, &mut [0u8], flags), Ok((1.., _)))
+    }
+
+    /// Bytes written that the peer's kernel has not acknowledged, sent or not.
+    pub fn unacknowledged_bytes(&self) -> u64 {
+        // SAFETY: this request stores an int and nothing else.
+        let queued = unsafe {
+            let request = ioctl::Getter::<SIOCOUTQ, libc::c_int>::new();
+            ioctl::ioctl(&self.fd, request)
+        };
+        // It fails only on what is no connection.
+        queued.map_or(0, |bytes| bytes.max(0) as u64)
+    }
+
+    /// Fills `room` with what has arrived. Pending: nothing is there, or the
+    /// connection's turn is over.
+    pub fn poll_read(&self, room: &mut [MaybeUninit<u8>]) -> Poll<rustix::io::Result<usize>> {
+        if !self.readable.get() || !self.turn.allows_call() {
+            return Poll::Pending;
+        }
+        let room_bytes = room.len();
+        let filled =
+            retry(|| rustix::io::read(&self.fd, &mut *room).map(|(filled, _)| filled.len()));
+        match filled {
+            Ok(filled) => {
+                self.turn.spend(filled);
+                self.bytes_in.set(self.bytes_in.get() + filled as u64);
+                self.ended.set(filled == 0 && room_bytes > 0);
+                // The registration is edge-triggered: what comes after a short read
+                // is announced, so there is no need to meet EAGAIN first.
+                if filled < room_bytes && !self.hung_up.get() {
+                    self.readable.set(false);
+                }
+                Poll::Ready(Ok(filled))
+            }
+            Err(Errno::AGAIN) => {
+                self.readable.set(false);
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(Err(error)),
+        }
     }
 }
 
@@ -88,33 +140,10 @@ impl Read for Stream {
             self.prefix.advance(length);
             return Poll::Ready(Ok(()));
         }
-        if !self.socket.readable.get() {
-            return Poll::Pending;
-        }
-        let room = buffer.remaining();
-        let filled = retry(|| {
-            // SAFETY: `read` writes only to what it reports as read.
-            let room = unsafe { buffer.as_mut() };
-            rustix::io::read(&self.socket.fd, room).map(|(filled, _)| filled.len())
-        });
-        let filled = match filled {
-            Ok(filled) => filled,
-            Err(Errno::AGAIN) => {
-                self.socket.readable.set(false);
-                return Poll::Pending;
-            }
-            Err(error) => return Poll::Ready(Err(error.into())),
-        };
+        // SAFETY: `poll_read` writes only to what it reports as read.
+        let filled = ready!(self.socket.poll_read(unsafe { buffer.as_mut() }))?;
         // SAFETY: that many bytes were just read into the buffer.
         unsafe { buffer.advance(filled) };
-        self.socket
-            .bytes_in
-            .set(self.socket.bytes_in.get() + filled as u64);
-        // The registration is edge-triggered: what comes after a short read
-        // is announced, so there is no need to meet EAGAIN first.
-        if filled < room && !self.socket.hung_up.get() {
-            self.socket.readable.set(false);
-        }
         Poll::Ready(Ok(()))
     }
 }
@@ -128,7 +157,7 @@ impl Write for Stream {
         if !self.exchange.owes.get() {
             return Poll::Ready(Ok(bytes.len()));
         }
-        self.note_write(retry(|| rustix::io::write(&self.socket.fd, bytes)))
+        self.write(|fd| rustix::io::write(fd, bytes))
     }
 
     fn poll_write_vectored(
@@ -139,7 +168,7 @@ impl Write for Stream {
         if !self.exchange.owes.get() {
             return Poll::Ready(Ok(parts.iter().map(|part| part.len()).sum()));
         }
-        self.note_write(retry(|| rustix::io::writev(&self.socket.fd, parts)))
+        self.write(|fd| rustix::io::writev(fd, parts))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -159,10 +188,19 @@ impl Write for Stream {
 }
 
 impl Stream {
-    fn note_write(&self, result: rustix::io::Result<usize>) -> Poll<io::Result<usize>> {
+    fn write(
+        &self,
+        call: impl Fn(&OwnedFd) -> rustix::io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        if !self.socket.turn.allows_call() {
+            self.socket.write_blocked.set(false);
+            return Poll::Pending;
+        }
+        let result = retry(|| call(&self.socket.fd));
         self.socket.write_blocked.set(result == Err(Errno::AGAIN));
         match result {
             Ok(written) => {
+                self.socket.turn.spend(written);
                 self.socket
                     .bytes_out
                     .set(self.socket.bytes_out.get() + written as u64);

@@ -1,6 +1,10 @@
 //! One worker's life: it takes over what it inherited, joins the ring, accepts
 //! and serves connections, publishes its load, and drains.
 
+mod accepting;
+mod connections;
+
+use std::cell::Cell;
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -13,18 +17,19 @@ use anyhow::{Context, anyhow, bail};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use slab::Slab;
 
 use crate::channel::{self, Channel, Inherited, Start, ToMaster, ToWorker};
 use crate::config::{AcceptMode, Serving};
 use crate::confine::{self, Confinement};
-use crate::connection::{Connection, Driver, Progress};
+use crate::connection::Driver;
 use crate::http::Http;
 use crate::log;
-use crate::reactor::{Reactor, Readiness};
-use crate::ring::{self, Ring};
+use crate::reactor::Reactor;
+use crate::ring::{self, Accepted, Ring};
 use crate::site::Site;
 use crate::status::{Published, SharedMemory, monotonic_ns};
+use accepting::Rest;
+use connections::{Connections, Room};
 
 /// Runs the worker process to its end.
 ///
@@ -54,11 +59,15 @@ const CHANNEL_TOKEN: u64 = 1 << 63;
 const SWEEP_NS: u64 = 250_000_000;
 /// How often a draining worker looks whether it is done.
 const DRAIN_CHECK: Duration = Duration::from_millis(20);
+/// A worker that has not looked at its events for longer than this, ns, is late, and the
+/// rest is not held against its clients.
+const LATE_NS: u64 = 2 * SWEEP_NS;
 /// After SYNs have stopped, how long handshakes may take to complete.
 const LAST_HANDSHAKES_NS: u64 = 100_000_000;
 /// How long a worker may drain whose master died.
 const ORPHAN_GRACE_NS: u64 = 10_000_000_000;
-/// File descriptors kept free for files, beside listeners and connections.
+/// File descriptors kept free beside listeners, connections and the files that their
+/// responses keep open: for files that are read at once, and clients that are turned away.
 const SPARE_FDS: u64 = 32;
 
 struct Worker {
@@ -73,8 +82,11 @@ struct Worker {
     /// It waits on its siblings' listeners.
     joined: bool,
     driver: Driver,
-    connections: Slab<Connection>,
-    connections_max: usize,
+    connections: Connections,
+    room: Room,
+    rest: Rest,
+    /// When it last looked at its events, ns.
+    looked_ns: u64,
     swept_ns: u64,
     /// Since when it finishes, ns.
     draining_since_ns: Option<u64>,
@@ -88,7 +100,7 @@ impl Worker {
         close_the_rest(&start);
         let terminate = catch_signals().context("catch signals")?;
         log::start(start.log_json);
-        let connections_max = connections_max(&start).context("raise RLIMIT_NOFILE")?;
+        let room = room(&start).context("raise RLIMIT_NOFILE")?;
         let (listeners, published) = take_inherited(&start)?;
         let reactor = Reactor::new().context("create an epoll instance")?;
         confine::become_user(start.user)?;
@@ -104,9 +116,11 @@ impl Worker {
             confinement,
             ring: Ring::new(start.serving.accept, start.slot, listeners),
             joined: false,
-            driver: driver(site, &start, published),
-            connections: Slab::new(),
-            connections_max,
+            driver: driver(site, &start, published, Rc::default()),
+            connections: Connections::default(),
+            room,
+            rest: Rest::default(),
+            looked_ns: 0,
             swept_ns: 0,
             draining_since_ns: None,
             exit_by_ns: u64::MAX,
@@ -135,11 +149,14 @@ impl Worker {
 
     /// Once around: wait, then in the order of events serve what is ready and
     /// accept at most one connection (what stays in the queue can wake an idle
-    /// sibling), publish.
+    /// sibling), let one of the connections in line go on, publish.
     fn turn(&mut self) -> anyhow::Result<()> {
-        self.published().sleeps();
+        // With a connection in line it only looks, and is no moment idle.
+        if !self.connections.has_line() {
+            self.published().sleeps();
+        }
         let slept_from_ns = monotonic_ns();
-        let mut accepted = None;
+        let mut accepted = Accepted::Nothing;
         if self.accepts_blocking() {
             accepted = self.ring.accept_blocking(self.driver.published());
             self.reactor
@@ -156,11 +173,11 @@ impl Worker {
         let published = self.driver.published();
         self.ring
             .watch_deferred(&self.reactor, published, slept_from_ns, now_ns)?;
-        if let Some(connection) = accepted {
-            self.open(connection, now_ns);
-        }
+        self.excuse_lateness(now_ns);
+        self.take(accepted, now_ns);
         self.serve_ready(now_ns)?;
-        if self.draining_since_ns.is_some() || now_ns >= self.swept_ns + SWEEP_NS {
+        self.resume_next(now_ns);
+        if now_ns >= self.swept_ns + self.sweeps_every_ns() {
             self.sweep(now_ns);
         }
         self.published().turns();
@@ -170,6 +187,7 @@ impl Worker {
     /// Goes through the events of the last wait.
     fn serve_ready(&mut self, now_ns: u64) -> anyhow::Result<()> {
         let mut may_accept = true;
+        let mut others = self.connections.has_line();
         let mut nth = 0;
         while let Some(ready) = self.reactor.ready(nth) {
             self.published()
@@ -182,11 +200,16 @@ impl Worker {
                     if std::mem::take(&mut may_accept) {
                         self.accept(now_ns)?;
                     }
+                    continue;
                 }
                 key => self.drive(key as usize, ready, now_ns),
             }
+            others = true;
         }
         self.published().pending(0);
+        if !others {
+            self.rest.pause(now_ns);
+        }
         Ok(())
     }
 
@@ -196,6 +219,9 @@ impl Worker {
 
     /// Connections have deadlines; without any there is nothing to wake up for.
     fn timeout(&self) -> Option<Duration> {
+        if self.connections.has_line() {
+            return Some(Duration::ZERO);
+        }
         if let Some(due_ns) = self.ring.due_ns() {
             // Not from the begin of this turn: a request may have blocked since.
             return Some(Duration::from_nanos(due_ns.saturating_sub(monotonic_ns())));
@@ -214,84 +240,6 @@ impl Worker {
         self.start.serving.accept == AcceptMode::Blocking
             && self.connections.is_empty()
             && !self.ring.is_empty()
-    }
-
-    fn accept(&mut self, now_ns: u64) -> anyhow::Result<()> {
-        // A master's order in the same batch may have ended it.
-        if self.ring.is_empty() {
-            return Ok(());
-        }
-        let published = self.driver.published();
-        let accepted = self.ring.accept(&self.reactor, published, now_ns)?;
-        if let Some(connection) = accepted {
-            self.open(connection, now_ns);
-        }
-        Ok(())
-    }
-
-    fn open(&mut self, fd: OwnedFd, now_ns: u64) {
-        if self.connections.len() >= self.connections_max && !self.close_longest_idle() {
-            return self.driver.turn_away(fd);
-        }
-        let connection = Connection::accepted(fd, &self.driver, now_ns);
-        let key = self.connections.insert(connection);
-        self.published().active(self.connections.len() as u32);
-        if self.draining_since_ns.is_some() {
-            let progress = self.connections[key].drain(&self.driver, now_ns);
-            self.settle(key, progress);
-        } else {
-            self.drive(key, Readiness::of_new(key as u64), now_ns);
-        }
-    }
-
-    fn drive(&mut self, key: usize, ready: Readiness, now_ns: u64) {
-        if let Some(connection) = self.connections.get_mut(key) {
-            let progress = connection.drive(&self.driver, ready, now_ns);
-            self.settle(key, progress);
-        }
-    }
-
-    /// Has the reactor watch a connection that goes on, drops one that does not.
-    fn settle(&mut self, key: usize, progress: Progress) {
-        if progress == Progress::Open {
-            let connection = &mut self.connections[key];
-            if connection.watched {
-                return;
-            }
-            connection.watched = true;
-            match self.reactor.watch_stream(&connection.socket.fd, key as u64) {
-                Ok(()) => return,
-                Err(error) => tracing::warn!("watch a connection: {error}"),
-            }
-        }
-        self.connections.remove(key);
-        self.published().active(self.connections.len() as u32);
-    }
-
-    fn close_longest_idle(&mut self) -> bool {
-        let idle = self.connections.iter().filter_map(|(key, connection)| {
-            connection
-                .idle_deadline_ns()
-                .map(|deadline_ns| (deadline_ns, key))
-        });
-        match idle.min() {
-            Some((_, key)) => {
-                self.settle(key, Progress::Closed);
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn sweep(&mut self, now_ns: u64) {
-        self.swept_ns = now_ns;
-        for key in self.keys() {
-            let progress = self.connections[key].expire(&self.driver, now_ns);
-            self.settle(key, progress);
-        }
-        if let Some(since_ns) = self.draining_since_ns {
-            self.leave_listeners_if_empty(now_ns, since_ns);
-        }
     }
 
     fn obey(&mut self, now_ns: u64) -> anyhow::Result<()> {
@@ -371,8 +319,9 @@ impl Worker {
         let site = &self.driver.http().site;
         match site.again(&start.serving, named(&start)) {
             Ok(site) => {
-                self.driver = driver(site, &start, self.published().clone());
-                self.connections_max = connections_max(&start).unwrap_or(self.connections_max);
+                let files = self.driver.http().files.clone();
+                self.driver = driver(site, &start, self.published().clone(), files);
+                self.room = room(&start).unwrap_or(self.room);
                 self.start = start;
             }
             Err(error) => tracing::error!(
@@ -411,10 +360,7 @@ impl Worker {
             return;
         }
         self.draining_since_ns = Some(now_ns);
-        for key in self.keys() {
-            let progress = self.connections[key].drain(&self.driver, now_ns);
-            self.settle(key, progress);
-        }
+        self.drain_connections(now_ns);
     }
 
     /// Nothing more is to come: no SYN is answered any more, the handshakes
@@ -427,10 +373,6 @@ impl Worker {
         for connection in last {
             self.open(connection, now_ns);
         }
-    }
-
-    fn keys(&self) -> Vec<usize> {
-        self.connections.iter().map(|(key, _)| key).collect()
     }
 
     fn is_done(&self) -> bool {
@@ -470,7 +412,7 @@ fn receive_start(channel: &Channel) -> anyhow::Result<Start> {
 }
 
 /// What serves connections as `start` says.
-fn driver(site: Site, start: &Start, published: Published) -> Driver {
+fn driver(site: Site, start: &Start, published: Published, files: Rc<Cell<usize>>) -> Driver {
     if start.serving.synthetic {
         // A synthetic sleep is to last what it says, not 50 µs more.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
@@ -479,6 +421,7 @@ fn driver(site: Site, start: &Start, published: Published) -> Driver {
         site,
         limits: start.serving.limits.clone(),
         published,
+        files,
     }))
 }
 
@@ -524,8 +467,8 @@ fn take_inherited(start: &Start) -> anyhow::Result<(Vec<Vec<OwnedFd>>, Published
     Ok((listeners, Published::new(memories, start.slot)))
 }
 
-/// As many connections as are wanted and as there can be file descriptors for.
-fn connections_max(start: &Start) -> io::Result<usize> {
+/// As many connections as are wanted, and as there can be file descriptors for.
+fn room(start: &Start) -> io::Result<Room> {
     let hard = getrlimit(Resource::Nofile).maximum;
     setrlimit(
         Resource::Nofile,
@@ -536,5 +479,8 @@ fn connections_max(start: &Start) -> io::Result<usize> {
     )?;
     let others = SPARE_FDS + u64::from(start.groups) * (1 + u64::from(start.listeners));
     let possible = hard.map_or(u64::MAX, |hard| hard.saturating_sub(others).max(1));
-    Ok(possible.min(u64::from(start.serving.limits.connections)) as usize)
+    Ok(Room {
+        connections: start.serving.limits.connections as usize,
+        descriptors: usize::try_from(possible).unwrap_or(usize::MAX),
+    })
 }

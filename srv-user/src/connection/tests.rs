@@ -2,6 +2,8 @@
 //! was well-formed, the answers do not depend on where a read ends, and no
 //! connection lasts for ever, however it is left.
 
+mod turns;
+
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -82,10 +84,15 @@ fn cuts() -> impl Strategy<Value = Vec<Index>> {
 
 fn driver() -> Driver {
     let group = SharedMemory::new().unwrap().map().unwrap();
+    let serving = Serving {
+        synthetic: true,
+        ..Serving::default()
+    };
     Driver::new(Rc::new(Http {
-        site: Site::new(&Serving::default(), None).unwrap(),
+        site: Site::new(&serving, None).unwrap(),
         limits: Limits::default(),
         published: Published::new(vec![group], 0),
+        files: Rc::default(),
     }))
 }
 
@@ -145,7 +152,11 @@ impl<'a> Client<'a> {
     /// Lets the server do something for as long as it has something to say.
     fn let_it(&mut self, mut act: impl FnMut(&mut Connection, &Driver, u64) -> Progress) {
         while let Some(connection) = &mut self.connection {
-            if act(connection, self.driver, self.now_ns) == Progress::Closed {
+            let mut progress = act(connection, self.driver, self.now_ns);
+            while progress == Progress::Yielded {
+                progress = connection.resume(self.driver, self.now_ns);
+            }
+            if progress == Progress::Closed {
                 self.connection = None;
             }
             if self.receive() == 0 {

@@ -34,9 +34,7 @@ impl Ring {
         let groups = 0..self.listeners.len();
         let places = groups.map(|group| Place { group, nth: slot });
         // One each: in its sleep it was woken once.
-        places
-            .filter_map(|place| self.accept_from(published, place))
-            .collect()
+        self.accept_each(published, places)
     }
 
     fn release(&self, reactor: &Reactor, slot: u32) {
@@ -59,10 +57,7 @@ impl Ring {
             (0..listeners.len() as u32).map(move |nth| Place { group, nth })
         });
         // One each: in its sleep it was woken once.
-        let last = places
-            .filter(|_| !self.mode.is_blocking())
-            .filter_map(|place| self.accept_from(published, place))
-            .collect();
+        let last = self.accept_each(published, places.filter(|_| !self.mode.is_blocking()));
         self.leave(reactor);
         last
     }

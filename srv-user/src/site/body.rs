@@ -64,6 +64,11 @@ impl Body {
         Self(Source::Pattern { left: length })
     }
 
+    /// Whether it keeps a file open until it is dropped.
+    pub fn holds_file(&self) -> bool {
+        matches!(self.0, Source::File { .. } | Source::ToEnd { .. })
+    }
+
     /// Bytes still to come, if that is known.
     pub fn remaining(&self) -> Option<u64> {
         match &self.0 {

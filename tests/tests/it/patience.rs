@@ -1,13 +1,14 @@
 //! Clients that take too long. The limits are short here, what is awaited is
 //! the server's reaction, and nothing is said about when it comes.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
 use srv_tests::server::Server;
 
 use crate::client::Client;
-use crate::probe::{refused, until, until_group};
+use crate::probe::{group, refused, until, until_group};
 
 const SHORT: &str = "300ms";
 
@@ -65,12 +66,44 @@ fn a_header_that_trickles() {
     assert_timed_out(&server, client);
 }
 
+/// No answer to what was no request: it could be taken for that to the first one.
 #[test]
 fn a_connection_without_a_word() {
-    let server = start("--header-timeout");
-    let client = Client::connect(server.address());
-    // The kernel hands it over after a second, without a request.
-    assert_timed_out(&server, client);
+    for word in ["", "\r\n", "\r\n\r\n\r\n"] {
+        let server = start("--header-timeout");
+        let mut client = Client::connect(server.address());
+        client.send(word);
+        client.assert_closed();
+        assert_eq!(refused(&server, "timeout"), 0, "it is no fault");
+        until_group(&server, "nothing is left of it", |group| {
+            group.totals.active == 0
+        });
+    }
+}
+
+/// Some clients send an empty line after a request, others much later.
+#[test]
+fn an_empty_line_after_a_request() {
+    for word in ["GET / HTTP/1.1\r\nHost: a\r\n\r\n\r\n", "\r\n"] {
+        let server = Server::start([
+            "--workers",
+            "1",
+            "--header-timeout",
+            SHORT,
+            "--idle-timeout",
+            SHORT,
+        ]);
+        let server = server.unwrap();
+        let mut client = Client::connect(server.address());
+        client.get("/");
+        assert_eq!(client.response().status(), 200);
+        client.send(word);
+        if word.starts_with("GET") {
+            assert_eq!(client.response().status(), 200);
+        }
+        client.assert_closed();
+        assert_eq!(refused(&server, "timeout"), 0);
+    }
 }
 
 #[test]
@@ -138,4 +171,24 @@ fn a_response_that_nobody_reads() {
     until_group(&server, "nothing is left of it", |group| {
         group.totals.active == 0 && group.totals.running == 0
     });
+}
+
+/// What counts is what the client takes, not how often the socket becomes writable:
+/// its buffer holds more than this client takes in the time allowed.
+#[test]
+fn a_response_that_is_read_slowly_and_steadily() {
+    let server = Server::start(["--workers", "1", "--synthetic", "--write-timeout", "3s"]).unwrap();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(16 << 10).unwrap();
+    socket.connect(&server.address().into()).unwrap();
+    let mut client = Client::over(socket.into());
+    client.get("/work?bytes=100000000");
+    // Three times as long as the limit.
+    for _ in 0..180 {
+        let mut stream = client.stream();
+        stream.read_exact(&mut [0; 4 << 10]).expect("it goes on");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let refused = &group(&server).workers[0].refused;
+    assert_eq!(refused.get("write_timeout").copied().unwrap_or(0), 0);
 }
