@@ -24,6 +24,10 @@ const ASYNC: OFlags = OFlags::from_bits_retain(libc::O_ASYNC as _);
 /// lasts for longer than the time between two looks makes the master look in vain, no more.
 const IDLE_LOOKS: u32 = 2;
 
+/// So many handshakes do not end in one second, all of which have lasted for longer than
+/// two: a program was attached that is not srv's.
+const HANDSHAKES_LATE: u64 = 16;
+
 /// What the looks have to remember.
 pub(super) struct Inspection {
     /// As the listeners were made.
@@ -50,20 +54,23 @@ impl Inspection {
         }
     }
 
-    /// Whether connections come to which the program has not been asked: in `looks` in a
-    /// row it has not run, and meanwhile something was established.
-    fn sees_strangers(&mut self, runs: u64, established: impl Fn() -> u64) -> bool {
+    /// How many connections were established since the last look about which the program
+    /// was not asked: it has not run then, nor in the looks before.
+    fn strangers(&mut self, runs: u64, established: impl Fn() -> u64) -> u64 {
         if runs != self.runs {
             (self.runs, self.idle_looks) = (runs, 0);
-            return false;
+            return 0;
         }
         self.idle_looks = self.idle_looks.saturating_add(1);
         if self.idle_looks < IDLE_LOOKS {
-            return false;
+            return 0;
         }
         let before = std::mem::replace(&mut self.established, established());
         let more = self.established.wrapping_sub(before) as i64;
-        self.idle_looks > IDLE_LOOKS && more > 0
+        match self.idle_looks > IDLE_LOOKS {
+            true => u64::try_from(more).unwrap_or(0),
+            false => 0,
+        }
     }
 }
 
@@ -150,12 +157,16 @@ impl Group {
                 sum.wrapping_add(here)
             })
         };
-        if !self.inspection.sees_strangers(runs, established) {
+        let strangers = self.inspection.strangers(runs, established);
+        if strangers == 0 {
             return None;
         }
         self.inspection.idle_looks = 0;
         match steering.attach_again() {
-            Ok(true) => None,
+            Ok(true) if strangers < HANDSHAKES_LATE => None,
+            Ok(true) => Some(format!(
+                "another program decided about {strangers} connections; mended"
+            )),
             Ok(false) => Some("the program was not attached any more; mended".into()),
             Err(error) => Some(format!("the program cannot be attached again: {error:#}")),
         }
@@ -223,16 +234,17 @@ mod tests {
     #[test]
     fn only_connections_without_a_run_are_strange() {
         let mut seen = Inspection::new(&ListenerGroup::empty(([127, 0, 0, 1], 0).into()));
-        let mut look = |runs, established| seen.sees_strangers(runs, || established);
+        let mut look = |runs, established| seen.strangers(runs, || established);
         // Runs go on; then nothing comes.
-        assert!(!look(5, 5) && !look(9, 9));
-        assert!(!look(9, 9) && !look(9, 9) && !look(9, 9) && !look(9, 9));
+        assert_eq!([look(5, 5), look(9, 9)], [0; 2]);
+        assert_eq!([(); 4].map(|()| look(9, 9)), [0; 4]);
         // The next has its run.
-        assert!(!look(10, 10));
+        assert_eq!(look(10, 10), 0);
         // A late handshake, whose run was before.
-        assert!(!look(10, 11));
-        assert!(!look(10, 11) && !look(10, 11));
-        assert!(look(10, 12));
+        assert_eq!([(); 3].map(|()| look(10, 11)), [0; 3]);
+        assert_eq!(look(10, 14), 3);
+        // What a worker says of itself may be anything.
+        assert_eq!(look(10, 0), 0);
     }
 
     #[test]

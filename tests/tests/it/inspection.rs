@@ -87,6 +87,47 @@ fn a_program_that_was_taken_off_is_attached_again() {
 }
 
 #[test]
+fn a_program_that_took_its_place_is_replaced() {
+    let Some(mut server) = start() else { return };
+    get(server.address(), "/");
+    attach_another(&listener(&server));
+    until("it is seen", || {
+        for _ in 0..20 {
+            assert_eq!(get(server.address(), "/").status(), 200);
+        }
+        let said = server.child().stderr();
+        let parts = ["another program decided", "replacing the workers"];
+        parts.iter().all(|part| said.contains(part)).then_some(())
+    });
+    assert_whole(&server);
+}
+
+/// Has a classic filter choose the first listener for each connection.
+fn attach_another(listener: &Socket) {
+    let mut choose_first = [libc::sock_filter {
+        code: 0x06,
+        jt: 0,
+        jf: 0,
+        k: 0,
+    }];
+    let program = libc::sock_fprog {
+        len: 1,
+        filter: choose_first.as_mut_ptr(),
+    };
+    // SAFETY: `program` is that long, and the kernel copies it.
+    let attached = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            size_of_val(&program) as libc::socklen_t,
+        )
+    };
+    assert_eq!(attached, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
 fn flags_and_options_are_what_they_were_again() {
     let Some(mut server) = start() else { return };
     let listener = listener(&server);
