@@ -35,7 +35,8 @@ pub struct Foreign {
     pub places: [Place; MAX_LISTENERS],
     /// Connections that came through each slot's listener since it was inserted
     /// and that the server has not closed. Written by the tracepoint program, by
-    /// atomic additions from any CPU; side by side, since each choice reads many.
+    /// atomic additions from any CPU, and set to 0 by user space when a listener comes
+    /// or goes; side by side, since each choice reads many.
     pub live: Line<[Shared<u64>; MAX_LISTENERS]>,
     /// One slot per listener.
     pub slots: [Slot; MAX_LISTENERS],
@@ -61,7 +62,8 @@ pub struct Config {
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct Program {
-    /// Turns of round robin, and where a scan starts.
+    /// SYNs that were chosen for in turn. With `skipped`: turns of round robin, and where a
+    /// scan starts.
     pub cursor: Shared<u64>,
     /// Address of the group's `struct sock_reuseport`.
     pub reuseport: Shared<u64>,
@@ -75,6 +77,8 @@ pub struct Program {
     pub shortest: Shared<u64>,
     /// How often a chain from a listener to its epoll was walked.
     pub walks: Shared<u64>,
+    /// Places that scans passed over, since no connection was for them.
+    pub skipped: Shared<u64>,
     /// Runs that ended in the kernel's own choice, by [`Reason`].
     pub fallbacks: Line<[Shared<u64>; Reason::COUNT]>,
 }
@@ -106,7 +110,7 @@ impl Foreign {
     /// For the program: from now on the kernel chooses, until user space says
     /// what the group is now. Returns `reason`.
     #[inline(always)]
-    pub fn is_outdated(&self, reason: Reason) -> Reason {
+    pub fn set_outdated(&self, reason: Reason) -> Reason {
         let generation = self.config.generation.get();
         self.program.outdated_by.set(reason as u32);
         self.program.outdated.set(generation.wrapping_add(1));
@@ -162,7 +166,8 @@ pub struct Slot {
     pub connections: Connections,
 }
 
-/// Written by the select program only, but for `tag`.
+/// Written by the select program; user space resets `sleep` and `epoll_seen` when the
+/// listener goes.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct Seen {

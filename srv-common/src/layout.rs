@@ -92,7 +92,7 @@ pub struct Config {
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct Program {
-    /// Turns of round robin, and where a partial scan starts.
+    /// Turns of round robin, and where a partial scan starts ([`crate::Host::skip`]).
     pub cursor: Shared<u64>,
     /// Runs that ended in the kernel's own choice, by [`Reason`].
     pub fallbacks: [Shared<u64>; Reason::COUNT],

@@ -1,7 +1,7 @@
 //! The steering policies: given a [`Group`] as it stands, which slot gets the
-//! next connection? Pure over the group and a [`Host`], which supplies the
-//! clock, the random numbers and what is known of the packet. The BPF program,
-//! the unit tests and the simulator all call [`choose`].
+//! next connection? Pure over the group and a [`Host`], which supplies random
+//! numbers, a cursor and what is known of the packet and its CPU. There is no
+//! clock. The BPF program, the unit tests and the simulator all call [`choose`].
 //!
 //! No policy ever returns a slot whose worker is not ready; with none ready
 //! the answer is a [`Reason`] and the kernel hashes.
@@ -61,7 +61,7 @@ impl Policy {
         }
     }
 
-    /// The policy of that name, or of that number in [`crate::layout::Config`].
+    /// The policy of that number in [`crate::layout::Config`]; `None` if there is none.
     pub fn from_number(number: u32) -> Option<Self> {
         Self::NAMED.get(number as usize).map(|(_, policy)| *policy)
     }
@@ -78,8 +78,12 @@ pub trait Host {
     fn source_hash(&mut self) -> u32;
     /// The kernel's hash of the connection's addresses and ports.
     fn flow_hash(&mut self) -> u32;
-    /// Returns [`crate::layout::Program::cursor`] and advances it by one.
+    /// Returns the cursor ([`crate::layout::Program::cursor`]) and advances it by one.
     fn advance_cursor(&mut self) -> u32;
+    /// A scan that began at the cursor passed over so many places: it is that much
+    /// further on next time. If it were not, whoever is behind one that is away would
+    /// get the share of both.
+    fn skip(&mut self, places: u32);
     /// Taken of what waits: all bits, or none. An ACK that brings a SYN cookie
     /// back comes amid a flood, and what waits then is handshakes that never
     /// complete: it says nothing of a worker's load.
@@ -247,15 +251,24 @@ fn least_of_many<const N: usize>(
     let scoring = Scoring::new(group, host);
     let mut best = NOT_READY;
     let mut from = start;
-    for _ in 0..IDLE_SAMPLE {
+    let mut skipped = 0;
+    for nth in 0..IDLE_SAMPLE {
         let slot = next_idle(group, from);
         if slot == NO_SLOT {
             break;
+        }
+        if nth == 0 {
+            // Around the end, there is nothing beyond the last worker.
+            let around = if slot < start { workers } else { 0 };
+            skipped = (slot + around).wrapping_sub(start);
         }
         best = lower(best, scoring.score_at(group, slot));
         from = slot + 1;
     }
     if is_idle(best) {
+        if skipped > 0 {
+            host.skip(skipped);
+        }
         return found::<N>(best);
     }
     // The eight slots around the start: as each slot is the start equally
@@ -352,13 +365,24 @@ fn is_any_idle<const N: usize>(group: &Group<N>) -> bool {
 }
 
 /// Eight workers' idle bytes.
+#[cfg(target_arch = "bpf")]
 #[inline(always)]
 fn idle_word<const N: usize>(group: &Group<N>, word: u32) -> u64 {
     let lanes = group.idle.0.as_ptr().cast::<u64>();
-    // SAFETY: the array is 64-byte aligned and the masked index is inside it.
-    // Each lane is written whole by its worker.
+    // SAFETY: the array is 64-byte aligned and the masked index is inside it. Here all
+    // accesses are instructions (see `Shared`): one load takes eight lanes, each of which
+    // its worker writes whole.
     let word = unsafe { lanes.add(bounded(word, N / 8)).read_volatile() };
     u64::from_le(word) & 0x0101_0101_0101_0101
+}
+
+/// Eight workers' idle bytes, one by one: elsewhere each is an atomic, which must not be
+/// read as a part of something larger.
+#[cfg(not(target_arch = "bpf"))]
+fn idle_word<const N: usize>(group: &Group<N>, word: u32) -> u64 {
+    let first = bounded(word, N / 8) * 8;
+    let lanes = core::array::from_fn(|lane| group.idle.0[first + lane].get() & 1);
+    u64::from_le_bytes(lanes)
 }
 
 /// Index of the lowest byte that is 1, of bytes that are 0 or 1 and not all 0.

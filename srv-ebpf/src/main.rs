@@ -26,7 +26,7 @@ use aya_ebpf::{
     programs::SkReuseportContext,
 };
 use aya_log_ebpf::debug;
-use counter::add_one;
+use counter::{add, add_one};
 use srv_common::{Group, Host, MAX_WORKERS, Reason, choose};
 
 /// The one group that this copy of the program steers, mapped by user space.
@@ -155,6 +155,11 @@ impl Host for Kernel<'_> {
     #[inline(always)]
     fn advance_cursor(&mut self) -> u32 {
         add_one(&self.group.program.cursor) as u32
+    }
+
+    #[inline(always)]
+    fn skip(&mut self, places: u32) {
+        add(&self.group.program.cursor, places.into());
     }
 
     #[inline(always)]

@@ -50,16 +50,16 @@ pub trait View: Host + Listeners + Sized {
     /// # Errors
     /// As [`find_idle`].
     #[inline(always)]
-    fn idle(&mut self, start: u32, window: Window) -> Result<Option<u32>, Reason> {
-        find_idle(start, window, self)
+    fn idle(&mut self, window: Window) -> Result<Option<Found>, Reason> {
+        find_idle(window, self)
     }
     /// Answers with [`find_shortest`].
     ///
     /// # Errors
     /// As [`find_shortest`].
     #[inline(always)]
-    fn shortest(&mut self, start: u32, window: Window) -> Result<u32, Reason> {
-        find_shortest(start, window, self)
+    fn shortest(&mut self, window: Window) -> Result<Found, Reason> {
+        find_shortest(window, self)
     }
 }
 
@@ -139,28 +139,67 @@ fn is_zero(x: u64) -> u64 {
 /// kernel memory. With more, a part of them from a rotating start.
 pub const LOOK_MAX: u32 = 16;
 
-/// The places among which one choice is made: `first..first + count`.
+/// The places among which one choice is made: from `start` on, around the end of the group,
+/// at most [`LOOK_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// The first place.
-    pub first: u32,
-    /// How many there are, at most [`LOOK_MAX`].
-    pub count: u32,
+    /// The first place, below `members`.
+    pub start: u32,
+    /// Listeners of the group.
+    pub members: u32,
 }
 
-/// The places around `start`, which is one of them.
-#[inline(always)]
-pub fn window(start: u32, members: u32) -> Window {
-    if members <= LOOK_MAX {
-        return Window {
-            first: 0,
-            count: members,
-        };
+impl Window {
+    /// How many places it has.
+    #[inline(always)]
+    pub fn count(self) -> u32 {
+        if self.members < LOOK_MAX {
+            self.members
+        } else {
+            LOOK_MAX
+        }
     }
-    let last = members - LOOK_MAX;
-    Window {
-        first: if start < last { start } else { last },
-        count: LOOK_MAX,
+
+    /// The first of [`LOOK_MAX`] consecutive places of the group, or of all, that has
+    /// `place` among them; the same for all of the window but those around the end.
+    #[inline(always)]
+    pub fn block(self, place: u32) -> u32 {
+        // Without a branch: it is in the program's loops.
+        let beyond = i64::from(self.members - self.count()) - i64::from(self.start);
+        let first = (i64::from(self.start) + (beyond & sign(beyond as u64) as i64)) as u32;
+        let is_around_the_end = is_negative(i64::from(place) - i64::from(self.start));
+        first * (1 - is_around_the_end as u32)
+    }
+
+    /// The place after this one.
+    #[inline(always)]
+    fn next(self, place: u32) -> u32 {
+        let place = place + 1;
+        place * is_negative(i64::from(place) - i64::from(self.members)) as u32
+    }
+}
+
+/// A listener that was found in a [`Window`], in one integer as [`Look`]: the steps that it
+/// took from the window's start (16 bits from bit 16), its slot (16).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found(pub u64);
+
+impl Found {
+    #[inline(always)]
+    fn new(slot: u32, steps: u32) -> Self {
+        Self(u64::from(steps & 0xff) << 16 | u64::from(slot))
+    }
+
+    /// Its slot.
+    #[inline(always)]
+    pub fn slot(self) -> u32 {
+        self.0 as u32 & (MAX_LISTENERS as u32 - 1)
+    }
+
+    /// So many places before it were passed over.
+    #[inline(always)]
+    pub fn steps(self) -> u32 {
+        self.0 as u32 >> 16 & 0xff
     }
 }
 
@@ -212,71 +251,69 @@ pub fn choose(policy: u32, view: &mut impl View) -> Result<(u32, How), Reason> {
 /// A worker that sleeps and has an empty queue, and not more connections than
 /// the others, serves at once: the first such from a rotating start. If there is
 /// none, the least outstanding work (join the shortest queue), then the fewest
-/// connections, then rotation.
+/// connections, then rotation. The next start is behind the listener that was chosen.
 #[inline(always)]
 fn least(members: u32, view: &mut impl View) -> Result<(u32, How), Reason> {
     let start = remainder(view.advance_cursor(), members);
-    let window = window(start, members);
-    if let Some(slot) = view.idle(start, window)? {
-        return Ok((slot, How::Idle));
+    let window = Window { start, members };
+    let (found, how) = match view.idle(window)? {
+        Some(found) => (found, How::Idle),
+        None => (view.shortest(window)?, How::Shortest),
+    };
+    if found.steps() > 0 {
+        view.skip(found.steps());
     }
-    Ok((view.shortest(start, window)?, How::Shortest))
+    Ok((found.slot(), how))
 }
 
-/// The slot of the first listener from `start` on that is empty, whose worker
-/// sleeps and that has no more live connections than another.
+/// The first listener of the window that is empty, whose worker sleeps and that has no
+/// more live connections than another.
 ///
 /// # Errors
 /// A listener is in no slot.
 #[inline(always)]
-pub fn find_idle(
-    start: u32,
-    window: Window,
-    listeners: &mut impl Listeners,
-) -> Result<Option<u32>, Reason> {
+pub fn find_idle(window: Window, listeners: &mut impl Listeners) -> Result<Option<Found>, Reason> {
     let floor = fewest_live(window, listeners);
-    let mut place = start;
+    let count = window.count();
+    let mut place = window.start;
     for step in 0..LOOK_MAX {
-        if !is_below(step, window.count) {
+        if !is_below(step, count) {
             break;
         }
         // What a worker does costs one read, so does its queue: in this order,
         // a busy one costs one.
         let look = listeners.look(place, window)?;
         if look.is_idle() && listeners.live(look.slot()) <= floor {
-            return Ok(Some(look.slot()));
+            return Ok(Some(Found::new(look.slot(), step)));
         }
-        place = next(place, window);
+        place = window.next(place);
     }
     Ok(None)
 }
 
-/// The slot of the listener with the least outstanding, the first from `start`
-/// on; after [`find_idle`] has looked at all.
+/// The listener with the least outstanding, the first of the window; after [`find_idle`]
+/// has looked at all.
 ///
 /// # Errors
 /// A listener is in no slot.
 #[inline(always)]
-pub fn find_shortest(
-    start: u32,
-    window: Window,
-    listeners: &mut impl Listeners,
-) -> Result<u32, Reason> {
+pub fn find_shortest(window: Window, listeners: &mut impl Listeners) -> Result<Found, Reason> {
+    let count = window.count();
     let mut best = u64::MAX;
     let mut chosen = 0;
-    let mut place = start;
+    let mut place = window.start;
     for step in 0..LOOK_MAX {
-        if !is_below(step, window.count) {
+        if !is_below(step, count) {
             break;
         }
         let look = listeners.waiting(place, window)?;
         let score = look.score(listeners.live(look.slot()));
         let lower = lower_mask(score, best);
         best ^= (best ^ score) & lower;
-        chosen ^= (chosen ^ look.slot()) & lower as u32;
-        place = next(place, window);
+        chosen ^= (chosen ^ Found::new(look.slot(), step).0) & lower;
+        place = window.next(place);
     }
-    Ok(chosen)
+    Ok(Found(chosen))
 }
 
 /// `a < b`, in a way from which the verifier learns nothing about either: each
@@ -284,14 +321,6 @@ pub fn find_shortest(
 #[inline(always)]
 fn is_below(a: u32, b: u32) -> bool {
     is_negative(i64::from(a) - i64::from(b)) != 0
-}
-
-/// The place after this one, around the end of the window.
-#[inline(always)]
-fn next(place: u32, window: Window) -> u32 {
-    let nth = place + 1 - window.first;
-    let is_inside = is_negative(i64::from(nth) - i64::from(window.count));
-    window.first + nth * is_inside as u32
 }
 
 /// All ones if `a < b`, where `a` is below 2^63.
@@ -305,12 +334,15 @@ fn lower_mask(a: u64, b: u64) -> u64 {
 /// them in a small group, of a sample that moves with the window in a large one.
 #[inline(always)]
 fn fewest_live(window: Window, listeners: &mut impl Listeners) -> u32 {
+    let count = window.count();
     let mut fewest = u32::MAX as u64;
-    for nth in 0..LOOK_MAX {
-        if !is_below(nth, window.count) {
+    let mut nth = window.start;
+    for step in 0..LOOK_MAX {
+        if !is_below(step, count) {
             break;
         }
-        let slot = listeners.nth_slot(window.first + nth);
+        let slot = listeners.nth_slot(nth);
+        nth = window.next(nth);
         let live = u64::from(listeners.live(slot));
         fewest ^= (fewest ^ live) & lower_mask(live, fewest);
     }
@@ -333,7 +365,10 @@ fn better_of_two(members: u32, view: &mut impl View) -> Result<u32, Reason> {
 
 #[inline(always)]
 fn scored(place: u32, members: u32, view: &mut impl View) -> Result<(u32, u64), Reason> {
-    let window = window(place, members);
+    let window = Window {
+        start: place,
+        members,
+    };
     view.look(place, window)?;
     let look = view.waiting(place, window)?;
     Ok((look.slot(), look.score(view.live(look.slot()))))

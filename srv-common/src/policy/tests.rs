@@ -47,6 +47,10 @@ impl Host for Bench {
         before
     }
 
+    fn skip(&mut self, places: u32) {
+        self.cursor = self.cursor.wrapping_add(places);
+    }
+
     fn waiting_mask(&mut self) -> u64 {
         if self.brings_cookie { 0 } else { u64::MAX }
     }

@@ -48,6 +48,10 @@ impl Host for Kernel {
         self.cursor = self.cursor.wrapping_add(1);
         self.cursor
     }
+
+    fn skip(&mut self, places: u32) {
+        self.cursor = self.cursor.wrapping_add(places);
+    }
 }
 
 impl Traffic {
@@ -244,6 +248,24 @@ fn of_many_one_that_was_away_does_not_catch_up() {
         let counts = counts(&traffic.serve(20 * workers as usize), workers);
         let bound = 20 + MEMORY_ROUNDS as usize + 1;
         assert!(counts[7] <= bound, "{workers} workers: {counts:?}");
+    }
+}
+
+/// Also around many in a row, as the workers of a server that was joined and has left.
+#[test]
+fn of_many_the_others_share_evenly_around_those_that_are_away() {
+    for workers in [17, 64, 256] {
+        for away in [1, 5, workers / 2] {
+            let mut traffic = Traffic::of(workers);
+            (0..away).for_each(|nth| traffic.set_ready(3 + nth, false));
+            let served_by = traffic.serve(100 * (workers - away) as usize);
+            let mut counts = counts(&served_by, workers);
+            counts.drain(3..3 + away as usize);
+            assert!(
+                counts.iter().all(|count| (95..=105).contains(count)),
+                "{away} of {workers} are away: {counts:?}"
+            );
+        }
     }
 }
 

@@ -14,8 +14,8 @@ use crate::scratch::Scratch;
 /// Set in an answer that is none.
 pub const FAILED: u64 = 1 << 63;
 
-/// Whether the worker sleeps who waits for the listener at `place`, in the
-/// window from `first` on, and what waits if so: a [`Look`], or [`FAILED`].
+/// Whether the worker sleeps that waits for the listener at `place`, which is read in
+/// the block of places from `first` on, and what waits if so: a [`Look`], or [`FAILED`].
 /// `turn` is pseudo-random.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -123,7 +123,7 @@ impl Listener<'_> {
         let cookie = read::<u64>(self.socket + u64::from(offset!(skc_cookie)))?;
         let slot = slot_of_cookie(cookie);
         if slot & FAILED != 0 {
-            self.group.is_outdated(Reason::UnknownMember);
+            self.group.set_outdated(Reason::UnknownMember);
             return None;
         }
         let slot = slot as u32;

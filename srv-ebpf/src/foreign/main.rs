@@ -86,7 +86,7 @@ fn steer(ctx: &SkReuseportContext, group: &Foreign) -> Result<u32, Reason> {
             };
             Ok(slot)
         }
-        Err(ENOENT) => Err(group.is_outdated(Reason::EmptySlot)),
+        Err(ENOENT) => Err(group.set_outdated(Reason::EmptySlot)),
         Err(_) => Err(Reason::SelectFailed),
     }
 }

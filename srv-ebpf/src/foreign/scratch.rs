@@ -17,18 +17,18 @@ pub struct Scratch(*mut Room);
 
 #[repr(C)]
 pub struct Room {
-    /// `struct sock_reuseport`, with the sockets of a window.
+    /// `struct sock_reuseport`, with the sockets of a block of places.
     group: [u64; 32],
     /// A listener from `sk_ack_backlog` to `qlen`.
     listener: [u32; 256],
     /// A `struct eppoll_entry`, or an eventpoll from its wait queue on.
     entry: [u64; 16],
-    /// The first place of the window in `group`.
-    window_at: u32,
+    /// The first place of the block in `group`.
+    block_at: u32,
 }
 
 /// Of [`Room::group`], the sockets.
-const WINDOW_BYTES: u32 = 8 * LOOK_MAX;
+const BLOCK_BYTES: u32 = 8 * LOOK_MAX;
 
 #[map]
 static SCRATCH: PerCpuArray<Room> = PerCpuArray::with_max_entries(1, 0);
@@ -42,7 +42,7 @@ impl Scratch {
     }
 
     /// How many sockets the `struct sock_reuseport` at `address` has, and room
-    /// for how many; its first window is read along.
+    /// for how many; its first block is read along.
     #[inline(always)]
     pub fn sizes(&mut self, address: u64) -> Option<(u16, u16)> {
         let (num, max) = (offset!(num_socks), offset!(max_socks));
@@ -52,10 +52,10 @@ impl Scratch {
                 load(address + u64::from(max)),
             ));
         }
-        read_into(self.group(0), offset!(socks) + WINDOW_BYTES, address)?;
+        read_into(self.group(0), offset!(socks) + BLOCK_BYTES, address)?;
         // SAFETY: see above.
         unsafe {
-            (*self.0).window_at = 0;
+            (*self.0).block_at = 0;
             Some((*self.group(num).cast(), *self.group(max).cast()))
         }
     }
@@ -66,7 +66,7 @@ impl Scratch {
         unsafe { (&raw mut (*self.0).group).cast::<u8>().add(offset as usize) }
     }
 
-    /// The socket at a place, of the window from `first` on.
+    /// The socket at a place, read with the block of places from `first` on.
     #[inline(always)]
     pub fn socket_at(&mut self, group: &Foreign, place: u32, first: u32) -> Option<u64> {
         if reads_directly() {
@@ -74,12 +74,12 @@ impl Scratch {
             return Some(load(sockets + 8 * u64::from(place)));
         }
         // SAFETY: see above.
-        if first != unsafe { (*self.0).window_at } {
+        if first != unsafe { (*self.0).block_at } {
             let sockets = group.program.reuseport.get() + u64::from(offset!(socks));
             let address = sockets + 8 * u64::from(first);
-            read_into(self.group(offset!(socks)), WINDOW_BYTES, address)?;
+            read_into(self.group(offset!(socks)), BLOCK_BYTES, address)?;
             // SAFETY: see above.
-            unsafe { (*self.0).window_at = first };
+            unsafe { (*self.0).block_at = first };
         }
         let nth = bounded(place.wrapping_sub(first), LOOK_MAX as usize) as u32;
         let socket = self.group(offset!(socks) + 8 * nth).cast::<u64>();

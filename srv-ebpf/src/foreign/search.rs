@@ -12,29 +12,31 @@ use crate::listener::{FAILED, look_at_queue, look_at_worker};
 /// No slot, and no failure either.
 pub const NONE: u64 = 1 << 62;
 
-/// [`find_idle`] as a number: a slot, [`NONE`] or [`FAILED`].
+/// [`find_idle`] as a number: a [`Found`], [`NONE`] or [`FAILED`].
+///
+/// [`Found`]: srv_common::policy::foreign::Found
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn search_idle(start: u32, first: u32, count: u32, turn: u32) -> u64 {
+pub extern "C" fn search_idle(start: u32, members: u32, turn: u32) -> u64 {
     let Some(group) = FOREIGN.get(0) else {
         return FAILED;
     };
-    match find_idle(start, Window { first, count }, &mut Group::new(group, turn)) {
-        Ok(Some(slot)) => u64::from(slot),
+    match find_idle(Window { start, members }, &mut Group::new(group, turn)) {
+        Ok(Some(found)) => found.0,
         Ok(None) => NONE,
         Err(_) => FAILED,
     }
 }
 
-/// [`find_shortest`] as a number: a slot or [`FAILED`].
+/// [`find_shortest`] as a number, likewise.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn search_shortest(start: u32, first: u32, count: u32) -> u64 {
+pub extern "C" fn search_shortest(start: u32, members: u32) -> u64 {
     let Some(group) = FOREIGN.get(0) else {
         return FAILED;
     };
-    find_shortest(start, Window { first, count }, &mut Group::new(group, 0))
-        .map_or(FAILED, u64::from)
+    find_shortest(Window { start, members }, &mut Group::new(group, 0))
+        .map_or(FAILED, |found| found.0)
 }
 
 /// The group's listeners.
@@ -63,7 +65,7 @@ impl Listeners for Group<'_> {
         if offset!(reads_queues) == 0 {
             return Ok(Look::new(self.nth_slot(place), Sleep::Unknown as u32, 0));
         }
-        found(look_at_worker(place, window.first, self.turn))
+        found(look_at_worker(place, window.block(place), self.turn))
     }
 
     #[inline(always)]
@@ -71,7 +73,7 @@ impl Listeners for Group<'_> {
         if offset!(reads_queues) == 0 {
             return Ok(Look::new(self.nth_slot(place), Sleep::Unknown as u32, 0));
         }
-        found(look_at_queue(place, window.first))
+        found(look_at_queue(place, window.block(place)))
     }
 
     #[inline(always)]

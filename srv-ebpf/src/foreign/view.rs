@@ -5,9 +5,9 @@ use aya_ebpf::programs::SkReuseportContext;
 use srv_common::Host;
 use srv_common::branchless::bounded;
 use srv_common::foreign::{Foreign, MAX_LISTENERS, Reason};
-use srv_common::policy::foreign::{Listeners, Look, View, Window};
+use srv_common::policy::foreign::{Found, Listeners, Look, View, Window};
 
-use crate::counter::add_one;
+use crate::counter::{add, add_one};
 use crate::kernel::{offset, read, reads_directly};
 use crate::listener::FAILED;
 use crate::packet;
@@ -97,19 +97,19 @@ impl View for Kernel<'_> {
     }
 
     #[inline(always)]
-    fn idle(&mut self, start: u32, window: Window) -> Result<Option<u32>, Reason> {
-        match search_idle(start, window.first, window.count, self.listeners.turn) {
+    fn idle(&mut self, window: Window) -> Result<Option<Found>, Reason> {
+        match search_idle(window.start, window.members, self.listeners.turn) {
             NONE => Ok(None),
-            slot if slot & FAILED != 0 => Err(Reason::UnknownMember),
-            slot => Ok(Some(slot as u32)),
+            found if found & FAILED != 0 => Err(Reason::UnknownMember),
+            found => Ok(Some(Found(found))),
         }
     }
 
     #[inline(always)]
-    fn shortest(&mut self, start: u32, window: Window) -> Result<u32, Reason> {
-        match search_shortest(start, window.first, window.count) {
-            slot if slot & FAILED != 0 => Err(Reason::UnknownMember),
-            slot => Ok(slot as u32),
+    fn shortest(&mut self, window: Window) -> Result<Found, Reason> {
+        match search_shortest(window.start, window.members) {
+            found if found & FAILED != 0 => Err(Reason::UnknownMember),
+            found => Ok(Found(found)),
         }
     }
 
@@ -168,6 +168,12 @@ impl Host for Kernel<'_> {
     fn advance_cursor(&mut self) -> u32 {
         let cursor = add_one(&self.group.program.cursor) as u32;
         self.listeners.turn = cursor.wrapping_mul(0x9e37_79b1);
-        cursor
+        cursor.wrapping_add(self.group.program.skipped.get() as u32)
+    }
+
+    // Not the cursor itself, which counts SYNs (`Foreign::counts_live`).
+    #[inline(always)]
+    fn skip(&mut self, places: u32) {
+        add(&self.group.program.skipped, places.into());
     }
 }

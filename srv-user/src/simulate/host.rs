@@ -36,6 +36,10 @@ impl Host for Kernel<'_> {
         self.cursor.set(before.wrapping_add(1));
         before as u32
     }
+
+    fn skip(&mut self, places: u32) {
+        self.cursor.bump(places.into());
+    }
 }
 
 /// As the master and the workers leave it once all are ready and asleep.

@@ -43,6 +43,34 @@ fn who_sleeps_is_chosen(reads: Reads) {
 }
 
 #[test]
+fn around_one_that_is_away_the_others_share_evenly() {
+    in_each_way(the_others_share_evenly);
+}
+
+fn the_others_share_evenly(reads: Reads) {
+    let server = Server::start(4, Waits::Epoll);
+    let steering = server.steer_reading(reads);
+    if !can_read_all(&steering) {
+        return;
+    }
+    let busy = server.workers[1].make_busy();
+    for _ in 0..60 {
+        drop(server.connect());
+        for worker in &server.workers {
+            worker.held.lock().unwrap().clear();
+        }
+        until("no connection is left", || {
+            let view = steering.view();
+            view.slots.iter().all(|slot| slot.live == 0).then_some(())
+        });
+    }
+    let view = steering.view();
+    assert_eq!(steered(&view), [20, 0, 20, 20], "{view:?}");
+    assert_eq!((view.idle, view.runs), (60, 60), "{view:?}");
+    drop(busy);
+}
+
+#[test]
 fn with_all_busy_the_shortest_queue_is_chosen() {
     in_each_way(the_shortest_queue_is_chosen);
 }

@@ -71,12 +71,16 @@ impl Host for Bench {
         self.cursor = self.cursor.wrapping_add(1);
         self.cursor.wrapping_sub(1)
     }
+
+    fn skip(&mut self, places: u32) {
+        self.cursor = self.cursor.wrapping_add(places);
+    }
 }
 
 /// Place and slot are one here.
 impl Listeners for Bench {
     fn look(&mut self, place: u32, window: Window) -> Result<Look, Reason> {
-        assert!((window.first..window.first + window.count).contains(&place));
+        assert_looked_at(window, place);
         self.looks += 1;
         let posed = self.listeners[place as usize];
         let look = Look::new(place, posed.sleep as u32, 0);
@@ -87,7 +91,7 @@ impl Listeners for Bench {
     }
 
     fn waiting(&mut self, place: u32, window: Window) -> Result<Look, Reason> {
-        assert!((window.first..window.first + window.count).contains(&place));
+        assert_looked_at(window, place);
         let posed = self.listeners[place as usize];
         Ok(Look::new(place, posed.sleep as u32, posed.waiting))
     }
@@ -109,6 +113,16 @@ impl View for Bench {
     fn is_member(&mut self, slot: u32) -> bool {
         (slot as usize) < self.listeners.len()
     }
+}
+
+/// The place is in the window, and in the block that the program reads for it.
+fn assert_looked_at(window: Window, place: u32) {
+    assert!(place < window.members);
+    let steps = (place + window.members - window.start) % window.members;
+    assert!(steps < window.count(), "{window:?}, {place}");
+    let first = window.block(place);
+    assert!((first..first + LOOK_MAX).contains(&place), "{window:?}");
+    assert!(first + window.count() <= window.members, "{window:?}");
 }
 
 fn posed() -> impl Strategy<Value = Posed> {
@@ -161,15 +175,49 @@ proptest! {
     }
 
     #[test]
-    fn a_window_has_its_start_and_ends_with_the_group(
+    fn a_window_goes_around_the_end_of_the_group(
         members in 1..=MAX_LISTENERS as u32,
         start in any::<u32>(),
     ) {
-        let start = start % members;
-        let window = window(start, members);
-        prop_assert!((window.first..window.first + window.count).contains(&start));
-        prop_assert!(window.first + window.count <= members);
-        prop_assert_eq!(window.count, members.min(LOOK_MAX));
+        let window = Window { start: start % members, members };
+        prop_assert_eq!(window.count(), members.min(LOOK_MAX));
+        let mut place = window.start;
+        for step in 0..window.count() {
+            assert_looked_at(window, place);
+            prop_assert_eq!(place, (window.start + step) % members);
+            place = window.next(place);
+        }
+    }
+
+    /// Wherever those are that are away, asleep beside their queue or in a request: the
+    /// others share evenly, and none has its neighbour's share as well.
+    #[test]
+    fn around_those_that_are_away_the_others_share_evenly(
+        away in prop_oneof![
+            prop::collection::vec(any::<bool>(), 2..=LOOK_MAX as usize),
+            // Of many only a part is looked at: if all of that is away it gets some.
+            prop::collection::vec(prop::bool::weighted(0.1), 17..=MAX_LISTENERS),
+        ],
+        waiting in 0..2u32,
+    ) {
+        let full = Posed { waiting: 1, ..IDLE };
+        let is_away = |away: bool| match (away, waiting) {
+            (false, _) => IDLE,
+            (true, 0) => BUSY,
+            (true, _) => full,
+        };
+        let listeners: Vec<Posed> = away.iter().map(|away| is_away(*away)).collect();
+        let here = away.iter().filter(|away| !**away).count();
+        prop_assume!(here > 0);
+        let mut bench = Bench::of(&listeners);
+        let mut counts = vec![0u32; listeners.len()];
+        for _ in 0..30 * here {
+            counts[bench.least().0 as usize] += 1;
+        }
+        for (count, away) in counts.iter().zip(&away) {
+            let expected = if *away { 0..=0 } else { 29..=31 };
+            prop_assert!(expected.contains(count), "{:?} of {:?}", counts, away);
+        }
     }
 }
 
