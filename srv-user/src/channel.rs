@@ -15,40 +15,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Serving;
 use crate::confine::{Confinement, User};
+use crate::orders::Orders;
 
 /// What the master says to a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToWorker {
     /// The first message: what to do.
     Start(Start),
-    /// Every sibling has registered its own listeners: wait on all of them.
-    JoinRing,
-    /// The worker of this slot is new: register its listeners anew, behind it.
-    Rejoin(u32),
-    /// A new slot's listeners, one file descriptor for each group.
-    Listeners,
-    /// Nobody owns the listeners of this slot: wait on them, too.
-    Adopt(u32),
-    /// The worker of this slot is back: leave its listeners to it.
-    Release(u32),
-    /// From the next request on; the root is what it was.
-    Serve(Serving),
-    /// Nothing; it wakes whoever can wake.
+    /// Listeners of a slot, of this group and those after it: as many as the packet brings
+    /// file descriptors.
+    Listeners {
+        /// Its slot.
+        slot: u32,
+        /// The group of the first.
+        first_group: u32,
+    },
+    /// All that the worker is to do from now on.
+    Orders(Orders),
+    /// A probe. A healthy worker wakes when it receives one.
     Nudge,
-    /// A sibling died or hangs: look at the listeners where it may have been
-    /// the one who was woken.
-    LookAround,
-    /// Finish what there is and exit: nobody accepts any more.
-    Drain,
-    /// Finish what there is and exit, while the others go on.
-    Retire,
-    /// As `Retire`, and be silent: the slot has another worker already.
-    Yield,
-    /// Whether another server serves here, too: [`Start::beside`].
-    Beside(bool),
 }
 
-/// A worker's orders.
+/// What a worker needs to start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Start {
     /// The worker's number.
@@ -77,6 +65,15 @@ pub enum ToMaster {
     Ready,
     /// It was asked to go, accepts no more and will exit.
     Retiring,
+    /// It does what it was ordered with this revision.
+    Obeyed(u64),
+    /// It cannot do what it was ordered.
+    Refused {
+        /// Of these orders.
+        revision: u64,
+        /// The reason.
+        why: String,
+    },
     /// It can't do its work, and why; it exits.
     Failed(String),
 }
@@ -282,9 +279,10 @@ mod tests {
             log_json: false,
             serving,
         };
+        let orders = Orders::first(start.serving.clone(), true, 2);
         let seeds = [
             serde_json::to_vec(&ToWorker::Start(start)).unwrap(),
-            serde_json::to_vec(&ToWorker::Adopt(7)).unwrap(),
+            serde_json::to_vec(&ToWorker::Orders(orders)).unwrap(),
             serde_json::to_vec(&ToMaster::Ready).unwrap(),
             serde_json::to_vec(&ToMaster::Failed("why".into())).unwrap(),
         ];

@@ -344,6 +344,12 @@ impl Group {
         self.slot(slot).load.busy_since_ns.get() != 0
     }
 
+    /// Whether the worker in `slot` has come back from `epoll_wait` after `since_ns` of
+    /// `CLOCK_MONOTONIC`, and is there again.
+    pub fn has_woken_since(&self, slot: u32, since_ns: u64) -> bool {
+        !self.is_busy(slot) && self.slot(slot).load.woke_ns.get() > since_ns
+    }
+
     /// Sets a slot's state and with it the list of those that can be chosen.
     pub fn set_state(&self, slot: u32, state: State) {
         self.slots[slot].state.set(state);

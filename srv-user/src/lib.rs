@@ -16,6 +16,7 @@ pub mod confine;
 pub mod connection;
 pub mod control;
 pub mod delay_line;
+pub mod dispatch;
 pub mod doctor;
 pub mod environment;
 pub mod exchange;
@@ -34,6 +35,7 @@ pub mod master;
 #[cfg(test)]
 mod mutation;
 pub mod open_files;
+pub mod orders;
 pub mod overflow;
 pub mod peer;
 pub mod process;

@@ -9,6 +9,7 @@ mod hangs;
 mod inspection;
 mod joined;
 mod leftover;
+mod orders;
 mod privilege;
 mod reading;
 mod reload;
@@ -31,9 +32,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use crate::channel::{Start, ToMaster, ToWorker};
+use crate::channel::{Start, ToMaster};
 use crate::cli::ServeArgs;
-use crate::config::{AcceptMode, Root, Settings};
+use crate::config::{Root, Settings};
 use crate::confine::{Confinement, User};
 use crate::control::{self, Question, Request};
 use crate::group::Group;
@@ -50,7 +51,7 @@ use first::Second;
 use inspection::Suspects;
 use joined::First;
 use leftover::Leftover;
-use reading::Reading;
+use reading::{Reading, Unsettled};
 use root::RootWatch;
 use stop::Stopping;
 use upgrade::Upgrade;
@@ -122,6 +123,13 @@ struct SlotRecord {
     back_off: BackOff,
     /// Workers killed because they hung.
     hang_kills: u32,
+    /// Its worker is to be of this generation, or a later one: each time it is to be replaced
+    /// is a new one.
+    generation: u64,
+    /// How many workers have come to wait on its listeners.
+    newcomers: u32,
+    /// Its listeners belong to no worker.
+    is_orphan: bool,
 }
 
 struct Master {
@@ -168,6 +176,10 @@ struct Master {
     /// SIGHUP came while an upgrade was under way.
     is_reload_due: bool,
     suspects: Suspects,
+    /// When to look at workers that are behind with their orders.
+    orders_look: Option<Instant>,
+    /// Reloads whose outcome depends on the workers.
+    unsettled: Vec<Unsettled>,
 }
 
 impl Master {
@@ -229,6 +241,8 @@ impl Master {
             root_watch: None,
             is_reload_due: false,
             suspects: Suspects::default(),
+            orders_look: None,
+            unsettled: Vec::new(),
             hang_check: hang_check(&settings),
             hang_looks: Looks::default(),
             settings,
@@ -236,6 +250,10 @@ impl Master {
             user,
         };
         master.slots.use_until(master.own_slots().end);
+        if master.first.is_none() {
+            let end = master.groups[0].listeners.sockets.len() as u32;
+            master.leave_to_all(master.own_slots().end..end);
+        }
         master.watch_first()?;
         if master.predecessor.is_none() && master.first.is_none() {
             for group in &mut master.groups {
@@ -269,6 +287,10 @@ impl Master {
                 .as_ref()
                 .and_then(|stopping| stopping.deadline);
             let give_up = self.upgrade.as_ref().map(|upgrade| upgrade.deadline);
+            let look_at = self.orders_look.into_iter();
+            let look_at = look_at
+                .chain(self.unsettled.iter().map(Unsettled::deadline))
+                .min();
             let read_by = self.reading.as_ref().and_then(Reading::deadline);
             tokio::select! {
                 // A stop before what comes of it, such as the ends of workers that were
@@ -284,11 +306,14 @@ impl Master {
                 () = until(deadline) => self.run_out_of_grace(),
                 () = until(give_up) => self.give_up_successor(),
                 () = until(read_by) => self.read_too_long(),
+                () = until(look_at) => self.look_after_orders(),
                 () = tick(&mut watchdog) => systemd::alive(),
                 _ = self.hang_check.tick() => self.spot_hangs(),
                 _ = heal.tick() => self.tick(),
                 Some(event) = self.incoming.recv() => self.handle(event)?,
             }
+            self.give_orders();
+            self.settle_reloads();
             if self.is_finished()? {
                 return Ok(());
             }
@@ -345,7 +370,8 @@ impl Master {
             log_json: self.settings.log_json,
             serving: self.settings.serving.clone(),
         };
-        let worker = spawn::spawn(start, &self.groups, &self.events)?;
+        let mut worker = spawn::spawn(start, &self.groups, &self.events)?;
+        worker.generation = self.slots[slot].generation;
         let pid = worker.pid().as_raw_nonzero().get();
         tracing::debug!(slot, pid, "worker started");
         Ok(worker)
@@ -373,11 +399,15 @@ impl Master {
             }
             Event::FromWorker(pid, ToMaster::Ready) => self.ready(pid),
             Event::FromWorker(pid, ToMaster::Retiring) => self.set_state(pid, State::Draining),
+            Event::FromWorker(pid, ToMaster::Obeyed(revision)) => self.obeyed(pid, revision),
+            Event::FromWorker(pid, ToMaster::Refused { revision, why }) => {
+                self.refused(pid, revision, &why);
+            }
             Event::FromWorker(_, ToMaster::Failed(why)) => {
                 tracing::error!("a worker failed: {why}");
                 self.last_failure = Some(why);
             }
-            Event::Respawn(slot) => self.fill(slot),
+            Event::Respawn(slot) => self.staff(slot),
             Event::FromSuccessor(pid, said) if self.is_successor(pid) => self.successor_says(said),
             // Of an upgrade that has been given up.
             Event::FromSuccessor(..) => {}
@@ -403,13 +433,18 @@ impl Master {
         Ok(())
     }
 
-    /// Spawns a worker into a slot that is to have one and has none.
-    fn fill(&mut self, slot: u32) {
-        let taken = self.workers.values().any(|worker| worker.slot == slot);
-        if self.stopping.is_some() || !self.own_slots().contains(&slot) || taken {
+    /// Starts a worker in a slot that is to have one and has none, or beside one that is to be
+    /// replaced. What cannot be started now is tried again.
+    fn staff(&mut self, slot: u32) {
+        if self.stopping.is_some() || !self.own_slots().contains(&slot) {
             return;
         }
-        if let Err(error) = self.spawn(slot) {
+        let started = match self.workers.values().any(|worker| worker.slot == slot) {
+            false => self.spawn(slot),
+            true if self.is_outdated(slot) => self.spawn_beside(slot),
+            true => return,
+        };
+        if let Err(error) = started {
             tracing::error!("spawn worker {slot}: {error:#}");
             let wait = self.slots[slot].back_off.after_death(Duration::ZERO, false);
             self.respawn_in(slot, wait);
@@ -430,37 +465,18 @@ impl Master {
         if self.workers.get(&pid).is_none_or(|worker| worker.leaves) {
             // Its listeners are others' by now, perhaps a later newcomer's: who stepped
             // back would leave them to nobody.
-            if self.settings.serving.accept == AcceptMode::Ring {
-                self.join_ring_if_whole();
-            }
-            return;
+            return self.join_ring_if_whole();
         }
         self.tell_first(&ToFirst::Registered(slot));
         self.tell_second(&ToJoined::Registered(slot));
-        if self.settings.serving.accept != AcceptMode::Ring {
-            return self.share_orphans(pid, slot);
-        }
-        if !self.started {
-            return self.join_ring_if_whole();
-        }
-        for (other, worker) in &self.workers {
-            let message = if *other == pid {
-                ToWorker::JoinRing
-            } else {
-                ToWorker::Rejoin(slot)
-            };
-            worker.tell(&message);
-        }
+        self.step_back(slot);
+        self.join_ring_if_whole();
+        // It may have been started before its slot was to be replaced once more.
+        self.staff(slot);
     }
 
     fn join_ring_if_whole(&mut self) {
-        if self.started || self.workers.values().any(|worker| !worker.registered) {
-            return;
-        }
-        self.started = true;
-        for worker in self.workers.values() {
-            worker.tell(&ToWorker::JoinRing);
-        }
+        self.started |= self.workers.values().all(|worker| worker.registered);
     }
 
     fn ready(&mut self, pid: Pid) {
@@ -541,7 +557,7 @@ impl Master {
         if worker.leaves {
             tracing::info!(slot, "worker has left");
             // Meanwhile its slot may be wanted again.
-            return self.fill(slot);
+            return self.staff(slot);
         }
         let lived = worker.started.elapsed();
         let wait = self.slots[slot].back_off.after_death(lived, worker.ready);
@@ -569,11 +585,12 @@ impl Master {
 
     /// A worker may have been woken for a connection and never come to accept
     /// it; the kernel woke nobody else. Who is awake finds it by itself.
-    fn have_somebody_look_around(&self) {
-        let workers = self.workers.values();
-        let ready = workers.filter(|worker| self.groups[0].is_ready(worker.slot));
+    fn have_somebody_look_around(&mut self) {
+        let workers = self.workers.values_mut();
+        let ready =
+            workers.filter(|worker| worker.is_in_charge() && self.groups[0].is_ready(worker.slot));
         match ready.min_by_key(|worker| self.groups[0].is_busy(worker.slot)) {
-            Some(worker) => worker.tell(&ToWorker::LookAround),
+            Some(worker) => worker.looks = worker.looks.wrapping_add(1),
             None => self.tell_second(&ToJoined::LookAround),
         }
     }
@@ -623,11 +640,6 @@ impl Master {
             State::Draining => self.tell_first(&ToFirst::Draining(slot)),
             _ => {}
         }
-    }
-
-    fn tell_all(&self, message: &ToWorker) {
-        let workers = self.workers.values();
-        workers.for_each(|worker| worker.tell(message));
     }
 }
 

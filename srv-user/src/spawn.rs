@@ -1,7 +1,7 @@
 //! Starting a worker process: exec of this same binary with what it inherits,
 //! and the task that listens to it.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -9,13 +9,15 @@ use std::time::Instant;
 
 use anyhow::Context;
 use command_fds::{CommandFdExt, FdMapping};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::channel::{self, Inherited, MESSAGE_BYTES_MAX, Start, ToWorker};
 use crate::confine::Confinement;
+use crate::dispatch::Dispatch;
 use crate::group::Group;
 use crate::master::Event;
+use crate::orders::{Orders, Task};
 use crate::process::Process;
 
 /// A worker process as the master knows it.
@@ -40,7 +42,14 @@ pub struct Worker {
     pub has_yielded: bool,
     /// What it has given up, once it is registered.
     pub confinement: Option<Confinement>,
-    channel: UnixDatagram,
+    /// Whether it serves on.
+    pub task: Task,
+    /// How often it is to have looked around.
+    pub looks: u32,
+    /// [`Start`] and the settings that it was made of are those of this generation of its slot.
+    pub generation: u64,
+    /// Its orders.
+    pub dispatch: Dispatch,
 }
 
 impl Worker {
@@ -54,17 +63,9 @@ impl Worker {
         !self.leaves && !self.is_second
     }
 
-    /// Sends a message; if the worker is gone, its death is told elsewhere.
-    pub fn tell(&self, message: &ToWorker) {
-        self.hand(message, &[]);
-    }
-
-    /// Sends a message with file descriptors.
-    pub fn hand(&self, message: &ToWorker, fds: &[BorrowedFd<'_>]) {
-        let packet = serde_json::to_vec(message).unwrap_or_default();
-        if let Err(error) = channel::send_with_fds(&self.channel, &packet, fds) {
-            tracing::debug!(slot = self.slot, "tell {message:?}: {error}");
-        }
+    /// Gives it a task that comes after the one that it has.
+    pub fn give(&mut self, task: Task) {
+        self.task = self.task.max(task);
     }
 }
 
@@ -78,6 +79,7 @@ pub fn spawn(
     events: &UnboundedSender<Event>,
 ) -> anyhow::Result<Worker> {
     let slot = start.slot;
+    let orders = Orders::first(start.serving.clone(), start.beside, start.listeners);
     let (mine, theirs) = channel::pair().context("create a worker's channel")?;
     // Not the path: the binary may have been replaced since.
     let mut command = Command::new("/proc/self/exe");
@@ -109,9 +111,16 @@ pub fn spawn(
         is_second: false,
         has_yielded: false,
         confinement: None,
-        channel,
+        task: Task::Serve,
+        looks: 0,
+        generation: 0,
+        dispatch: Dispatch::new(channel, orders, groups),
     };
-    worker.tell(&ToWorker::Start(start));
+    if let Err(error) = worker.dispatch.send(&ToWorker::Start(start)) {
+        // It would wait for ever.
+        let _ = worker.process.signal(Signal::KILL);
+        return Err(error).with_context(|| format!("start worker {slot}"));
+    }
     Ok(worker)
 }
 

@@ -3,6 +3,7 @@
 
 mod accepting;
 mod connections;
+mod obey;
 
 use std::cell::Cell;
 use std::io;
@@ -13,17 +14,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::channel::{self, Channel, Inherited, Start, ToMaster, ToWorker};
-use crate::config::{AcceptMode, Serving};
+use crate::config::AcceptMode;
 use crate::confine::{self, Confinement};
 use crate::connection::Driver;
 use crate::http::Http;
 use crate::log;
+use crate::orders::Orders;
 use crate::reactor::Reactor;
 use crate::ring::{self, Accepted, Ring};
 use crate::site::Site;
@@ -81,6 +83,8 @@ struct Worker {
     ring: Ring,
     /// It waits on its siblings' listeners.
     joined: bool,
+    /// What it does.
+    orders: Orders,
     driver: Driver,
     connections: Connections,
     room: Room,
@@ -116,6 +120,7 @@ impl Worker {
             confinement,
             ring: Ring::new(start.serving.accept, start.slot, listeners),
             joined: false,
+            orders: Orders::first(start.serving.clone(), start.beside, start.listeners),
             driver: driver(site, &start, published, Rc::default()),
             connections: Connections::default(),
             room,
@@ -240,95 +245,6 @@ impl Worker {
         self.start.serving.accept == AcceptMode::Blocking
             && self.connections.is_empty()
             && !self.ring.is_empty()
-    }
-
-    fn obey(&mut self, now_ns: u64) -> anyhow::Result<()> {
-        while let Some(channel) = &self.channel {
-            match channel.receive() {
-                Ok(None) => break,
-                Ok(Some((message, fds))) => self.obey_one(message, fds, now_ns)?,
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    tracing::warn!(slot = self.start.slot, "the master is gone: draining");
-                    self.channel = None;
-                    self.exit_by_ns = now_ns + ORPHAN_GRACE_NS;
-                    match self.start.beside {
-                        true => self.yield_slot(now_ns),
-                        false => self.drain(now_ns),
-                    }
-                }
-                Err(error) => return Err(anyhow!(error).context("read from the channel")),
-            }
-        }
-        Ok(())
-    }
-
-    fn obey_one(
-        &mut self,
-        message: ToWorker,
-        fds: Vec<OwnedFd>,
-        now_ns: u64,
-    ) -> anyhow::Result<()> {
-        // The listeners are gone once it leaves them.
-        let reactor = &self.reactor;
-        match message {
-            ToWorker::Start(_) => bail!("the master sent a second start"),
-            ToWorker::Drain => self.drain(now_ns),
-            ToWorker::Retire => self.resign(now_ns),
-            ToWorker::Yield => self.yield_slot(now_ns),
-            ToWorker::Serve(serving) => self.serve_anew(serving),
-            ToWorker::Beside(beside) => self.start.beside = beside,
-            ToWorker::Nudge => {}
-            _ if self.ring.is_empty() => {}
-            ToWorker::JoinRing => {
-                self.ring.join(reactor)?;
-                self.joined = true;
-                self.tell(&ToMaster::Ready)?;
-            }
-            ToWorker::Rejoin(slot) => self.ring.rejoin(reactor, slot)?,
-            ToWorker::Listeners => {
-                self.ring.add(fds);
-                self.start.listeners += 1;
-                if self.joined {
-                    self.ring.adopt(reactor, self.start.listeners - 1)?;
-                }
-            }
-            ToWorker::Adopt(slot) => self.ring.adopt(reactor, slot)?,
-            ToWorker::Release(slot) => {
-                let published = self.driver.published();
-                for connection in self.ring.give_up(reactor, published, slot) {
-                    self.open(connection, now_ns);
-                }
-            }
-            ToWorker::LookAround => self.ring.look_around(reactor)?,
-        }
-        Ok(())
-    }
-
-    fn tell(&self, message: &ToMaster) -> anyhow::Result<()> {
-        self.channel
-            .as_ref()
-            .map_or(Ok(()), |channel| channel.send(message))
-    }
-
-    /// From the next request on, also on connections that are open. The root stays.
-    fn serve_anew(&mut self, serving: Serving) {
-        let start = Start {
-            serving,
-            ..self.start.clone()
-        };
-        let site = &self.driver.http().site;
-        match site.again(&start.serving, named(&start)) {
-            Ok(site) => {
-                let files = self.driver.http().files.clone();
-                self.driver = driver(site, &start, self.published().clone(), files);
-                self.room = room(&start).unwrap_or(self.room);
-                self.start = start;
-            }
-            Err(error) => tracing::error!(
-                slot = start.slot,
-                "take over new settings: {error:#}; the old ones stay"
-            ),
-        }
     }
 
     /// Asked by SIGTERM to go.

@@ -10,11 +10,11 @@ use anyhow::{Context as _, bail, ensure};
 use srv_common::{MAX_WORKERS, State};
 
 use super::{Event, Master};
-use crate::channel::{self, ToWorker};
-use crate::config::AcceptMode;
+use crate::channel;
 use crate::control::JoinedStatus;
 use crate::group::{Group, Hang, Stage};
 use crate::join::{self, Joined, Joining, ToFirst, ToJoined, Welcome};
+use crate::orders::Task;
 use crate::takeover::Peer;
 
 /// The second server, as the first knows it.
@@ -47,7 +47,6 @@ impl Master {
     pub(super) fn let_join(&mut self, joining: &Joining) -> anyhow::Result<Joined> {
         self.ensure_may_join(joining)?;
         let slots = self.free_slots(joining.workers)?;
-        let before = self.groups[0].listeners.sockets.len() as u32;
         for group in &mut self.groups {
             group
                 .open_listeners(slots.end, &self.settings)
@@ -67,10 +66,8 @@ impl Master {
             is_leaving: false,
         });
         self.apply_settings();
-        self.hand_out_listeners(before);
-        // Until it has workers these are nobody's.
-        self.adopt_if_own(slots.clone());
-        self.tell_all(&ToWorker::Beside(true));
+        // Until it has workers.
+        self.leave_to_all(slots.clone());
         tracing::info!(
             "server {} has joined: its workers are in slots {} to {}",
             joining.pid,
@@ -215,7 +212,7 @@ impl Master {
         }
     }
 
-    fn second_lost_worker(&self, slot: u32, then: State) {
+    fn second_lost_worker(&mut self, slot: u32, then: State) {
         let groups = self.groups.iter();
         groups.for_each(|group| group.worker_died(slot, then));
         if self.stopping.is_none() {
@@ -233,7 +230,7 @@ impl Master {
         for slot in slots.clone() {
             self.set_slot_state(slot, State::Draining);
         }
-        self.adopt_if_own(slots);
+        self.leave_to_all(slots);
         // What it was offered it does not take.
         self.stop_alone();
     }
@@ -255,8 +252,7 @@ impl Master {
             groups.for_each(|group| group.worker_died(slot, State::Absent));
         }
         self.apply_settings();
-        self.adopt_if_own(second.slots);
-        self.tell_all(&ToWorker::Beside(false));
+        self.leave_to_all(second.slots);
         match self.stopping.is_some() {
             true => self.stop_alone(),
             false => {
@@ -286,7 +282,7 @@ impl Master {
             return;
         }
         self.groups.iter_mut().for_each(Group::hand_over);
-        self.tell_all(&ToWorker::Retire);
+        self.give_all(Task::Retire);
     }
 
     /// Nobody takes what was offered.
@@ -296,19 +292,18 @@ impl Master {
         }
     }
 
-    /// A worker of the other server is new at its listeners.
-    pub(super) fn step_back(&self, slot: u32) {
-        self.tell_all(&match self.settings.serving.accept {
-            AcceptMode::Own => ToWorker::Release(slot),
-            _ => ToWorker::Rejoin(slot),
-        });
+    /// A worker, perhaps of the other server, is new at its listeners: the others step back.
+    pub(super) fn step_back(&mut self, slot: u32) {
+        self.slots.use_until(slot + 1);
+        let record = &mut self.slots[slot];
+        record.newcomers = record.newcomers.wrapping_add(1);
+        record.is_orphan = false;
     }
 
-    /// In mode own nobody else watches these.
-    pub(super) fn adopt_if_own(&self, slots: Range<u32>) {
-        if self.settings.serving.accept == AcceptMode::Own {
-            slots.for_each(|slot| self.tell_staying(&ToWorker::Adopt(slot)));
-        }
+    /// In mode own all workers wait on these listeners, until a worker of the slot does.
+    pub(super) fn leave_to_all(&mut self, slots: Range<u32>) {
+        self.slots.use_until(slots.end);
+        slots.for_each(|slot| self.slots[slot].is_orphan = true);
     }
 
     pub(super) fn tell_second(&self, message: &ToJoined) {

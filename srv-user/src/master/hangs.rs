@@ -27,7 +27,8 @@ impl Master {
 
     pub(super) fn nudge(&self, slot: u32) {
         if let Some(worker) = self.in_charge(slot) {
-            worker.tell(&ToWorker::Nudge);
+            // A full channel is a reason to wake, too.
+            let _ = worker.dispatch.send(&ToWorker::Nudge);
         }
     }
 

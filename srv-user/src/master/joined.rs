@@ -11,13 +11,13 @@ use socket2::Socket;
 use srv_common::{MAX_WORKERS, Policy};
 
 use super::{Event, Master, Stopping};
-use crate::channel::ToWorker;
 use crate::config::Settings;
 use crate::config::value::PolicyName;
 use crate::control;
 use crate::group::{Group, Hang, Stage};
 use crate::join::{self, Given, ToFirst, ToJoined};
 use crate::listen::ListenerGroup;
+use crate::orders::Task;
 use crate::status::SharedMemory;
 use crate::steer::Steering;
 use crate::takeover::Peer;
@@ -165,9 +165,8 @@ impl Master {
                 );
             }
         }
-        self.adopt_if_own(0..own.start);
-        self.adopt_if_own(own.end..self.groups[0].listeners.sockets.len() as u32);
-        self.tell_all(&ToWorker::Beside(false));
+        self.leave_to_all(0..own.start);
+        self.leave_to_all(own.end..self.groups[0].listeners.sockets.len() as u32);
         self.have_somebody_look_around();
         self.answer_at(first.control.clone(), Instant::now() + CLOSED_WITHIN);
         self.keep_listeners();
@@ -197,7 +196,7 @@ impl Master {
     pub(super) fn leave_first(&mut self, stopping: Stopping) {
         self.stopping = Some(stopping);
         self.tell_first(&ToFirst::Leaving);
-        self.tell_all(&ToWorker::Retire);
+        self.give_all(Task::Retire);
     }
 
     /// For the log.

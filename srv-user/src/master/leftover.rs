@@ -5,17 +5,25 @@
 use rustix::process::Pid;
 
 use super::{Event, Master};
-use crate::channel::{Start, ToMaster, ToWorker};
+use crate::channel::{Start, ToMaster};
 use crate::config::{AcceptMode, Serving, Settings};
 use crate::group::Group;
 use crate::listen::ListenerGroup;
+use crate::orders::Task;
 use crate::spawn::{self, Worker};
 use crate::{steer, systemd};
 
 /// One address, and the worker that empties its queues.
 pub(super) struct Leftover {
-    group: Group,
+    pub(super) group: Group,
     pub(super) worker: Worker,
+}
+
+impl Leftover {
+    fn is_obeyed(&mut self, revision: u64) {
+        let group = std::slice::from_ref(&self.group);
+        self.worker.dispatch.is_obeyed(revision, group);
+    }
 }
 
 impl Master {
@@ -64,17 +72,22 @@ impl Master {
     }
 
     /// What a worker of these said; the event, if it is another's.
-    pub(super) fn sweeper_says(&self, event: Event) -> Option<Event> {
+    pub(super) fn sweeper_says(&mut self, event: Event) -> Option<Event> {
         let Event::FromWorker(pid, said) = &event else {
             return Some(event);
         };
-        let mut sweeping = self.sweeping.iter();
+        let mut sweeping = self.sweeping.iter_mut();
         let Some(leftover) = sweeping.find(|leftover| leftover.worker.pid() == *pid) else {
             return Some(event);
         };
         match said {
-            ToMaster::Registered(_) => leftover.worker.tell(&ToWorker::JoinRing),
-            ToMaster::Ready => leftover.worker.tell(&ToWorker::Drain),
+            ToMaster::Registered(_) => leftover.worker.registered = true,
+            ToMaster::Ready => leftover.worker.give(Task::Drain),
+            ToMaster::Obeyed(revision) => leftover.is_obeyed(*revision),
+            ToMaster::Refused { revision, why } => {
+                tracing::error!("a worker cannot do what it was ordered: {why}");
+                leftover.is_obeyed(*revision);
+            }
             ToMaster::Failed(why) => tracing::error!("a worker failed: {why}"),
             ToMaster::Retiring => {}
         }

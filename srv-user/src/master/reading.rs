@@ -144,7 +144,10 @@ impl Master {
         match reading.is_late {
             true => tracing::info!("reload: the file system answers again"),
             false if self.is_changing_hands() => self.reload_later(reading.askers),
-            false => settle(reading.askers, self.change_to(next)),
+            false => match self.change_to(next) {
+                Ok(what) => self.settle_later(reading.askers, what),
+                Err(error) => settle(reading.askers, Err(error)),
+            },
         }
         if let Some(askers) = reading.again {
             self.read(askers);
@@ -184,6 +187,57 @@ fn read(
         );
     }
     Ok(next)
+}
+
+/// How long a process that asked for a reload waits for workers to take it over.
+const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(3);
+
+/// A reload that the master has made and that workers take over.
+pub(super) struct Unsettled {
+    askers: Askers,
+    what: String,
+    deadline: Instant,
+}
+
+impl Unsettled {
+    /// When to answer, whatever workers have done until then.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+}
+
+impl Master {
+    fn settle_later(&mut self, askers: Askers, what: String) {
+        tracing::info!("{what}");
+        if !askers.is_empty() {
+            self.unsettled.push(Unsettled {
+                askers,
+                what,
+                deadline: Instant::now() + TAKEN_OVER_WITHIN,
+            });
+        }
+    }
+
+    /// Answers those that asked for reloads that all workers have taken over, or not in time.
+    pub(super) fn settle_reloads(&mut self) {
+        if self.unsettled.is_empty() {
+            return;
+        }
+        let behind = self.slots_behind();
+        let now = Instant::now();
+        let is_due = |reload: &mut Unsettled| behind.is_empty() || reload.deadline <= now;
+        for Unsettled { askers, what, .. } in self.unsettled.extract_if(.., is_due) {
+            let reply = match behind.as_slice() {
+                [] => what,
+                [slot] => format!("{what}; worker {slot} has not taken it over yet"),
+                slots => format!("{what}; workers {slots:?} have not taken it over yet"),
+            };
+            for asker in askers {
+                // The process that asked may have ended.
+                let _ = asker.send(Reply::Done(reply.clone()));
+            }
+        }
+    }
 }
 
 /// Says what a reload came to.

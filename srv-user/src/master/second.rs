@@ -5,26 +5,41 @@
 use rustix::process::Pid;
 
 use super::Master;
-use crate::channel::ToWorker;
 use crate::join::ToFirst;
+use crate::orders::Task;
 use crate::spawn::Worker;
 
 impl Master {
     /// Has every worker replaced.
     pub(super) fn replace_workers(&mut self) {
-        let in_charge = self.workers.values().filter(|worker| worker.is_in_charge());
-        let slots: Vec<u32> = in_charge.map(|worker| worker.slot).collect();
-        for slot in slots {
-            match self.start_worker(slot) {
-                Ok(mut worker) => {
-                    worker.is_second = true;
-                    self.workers.insert(worker.pid(), worker);
-                }
-                Err(error) => {
-                    tracing::error!(slot, "replace a worker: {error:#}; the old one goes on");
-                }
-            }
+        for slot in self.own_slots() {
+            self.slots[slot].generation += 1;
+            self.staff(slot);
         }
+    }
+
+    /// Has the worker in a slot replaced, for this reason. It serves until the other can.
+    pub(super) fn replace(&mut self, slot: u32, why: &str) {
+        tracing::warn!(slot, "replacing worker {slot}: {why}");
+        self.slots[slot].generation += 1;
+        self.staff(slot);
+    }
+
+    /// Whether the worker in charge of a slot is to be replaced and no other has been started
+    /// for that.
+    pub(super) fn is_outdated(&self, slot: u32) -> bool {
+        let wanted = self.slots[slot].generation;
+        let in_slot = |worker: &&Worker| worker.slot == slot && !worker.leaves;
+        let mut workers = self.workers.values().filter(in_slot);
+        self.in_charge(slot).is_some() && workers.all(|worker| worker.generation < wanted)
+    }
+
+    /// Starts the next worker of a slot beside the one that is there.
+    pub(super) fn spawn_beside(&mut self, slot: u32) -> anyhow::Result<()> {
+        let mut worker = self.start_worker(slot)?;
+        worker.is_second = true;
+        self.workers.insert(worker.pid(), worker);
+        Ok(())
     }
 
     /// A worker waits on its own listeners: if it is its slot's second, it is the
@@ -66,7 +81,7 @@ impl Master {
         if let Some(worker) = self.workers.get_mut(&pid) {
             worker.leaves = true;
             worker.has_yielded = true;
-            worker.tell(&ToWorker::Yield);
+            worker.give(Task::Yield);
         }
     }
 

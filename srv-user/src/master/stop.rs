@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use srv_common::State;
 
 use super::Master;
-use crate::channel::ToWorker;
+use crate::orders::Task;
 use crate::process::Process;
 use crate::systemd;
 
@@ -112,19 +112,20 @@ impl Master {
         }
     }
 
-    pub(super) fn dismiss_all(&self) {
-        self.workers.keys().for_each(|pid| self.dismiss(*pid));
+    pub(super) fn dismiss_all(&mut self) {
+        let pids: Vec<_> = self.workers.keys().copied().collect();
+        pids.into_iter().for_each(|pid| self.dismiss(pid));
     }
 
     /// Has a worker finish, and what waits with it, unless that is the next server's.
-    pub(super) fn dismiss(&self, pid: Pid) {
+    pub(super) fn dismiss(&mut self, pid: Pid) {
         self.set_state(pid, State::Draining);
         let stopping = self.stopping.as_ref();
         let leaves = stopping.is_some_and(|stopping| stopping.leaves_listeners);
-        if let Some(worker) = self.workers.get(&pid) {
-            worker.tell(match leaves {
-                true => &ToWorker::Retire,
-                false => &ToWorker::Drain,
+        if let Some(worker) = self.workers.get_mut(&pid) {
+            worker.give(match leaves {
+                true => Task::Retire,
+                false => Task::Drain,
             });
         }
     }

@@ -14,8 +14,8 @@ use tokio::sync::oneshot;
 
 use super::stop::ENDS_WITHIN;
 use super::{Event, Master, Stopping};
-use crate::channel::ToWorker;
 use crate::control::{self, Reply};
+use crate::orders::Task;
 use crate::process::Process;
 use crate::takeover::{Peer, ToPredecessor, ToSuccessor, start_successor};
 
@@ -155,9 +155,7 @@ impl Master {
             // They are kept for the successor now.
             (group.listeners.activated, group.listeners.kept) = (0, 0);
         }
-        for worker in self.workers.values() {
-            worker.tell(&ToWorker::Retire);
-        }
+        self.give_all(Task::Retire);
     }
 
     /// The successor is not ready in time, or does not end in time.

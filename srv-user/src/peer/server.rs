@@ -35,6 +35,25 @@ impl Server {
         Self::start_as(Command::new(binary()?), folder, arguments)
     }
 
+    /// As [`Self::start`], where a configuration file among the arguments names `addresses`
+    /// addresses to listen on.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_listening<S: AsRef<OsStr>>(
+        arguments: impl IntoIterator<Item = S>,
+        addresses: usize,
+    ) -> Result<Self> {
+        let folder = tempfile::tempdir().context("create a temporary folder")?;
+        let mut command = Command::new(binary()?);
+        command
+            .arg("serve")
+            .arg("--control")
+            .arg(control_in(&folder));
+        command.args(arguments);
+        Self::spawn_listening(command, Arc::new(folder), addresses)
+    }
+
     /// As [`Self::start`], with `command` for the binary (it may run it in
     /// another way) and `folder` for the control socket.
     ///
@@ -79,6 +98,10 @@ impl Server {
             command.args(["--listen", "127.0.0.1:0"]);
             listens = 1;
         }
+        Self::spawn_listening(command, folder, listens)
+    }
+
+    fn spawn_listening(mut command: Command, folder: Arc<TempDir>, listens: usize) -> Result<Self> {
         // The log is read by machines here.
         let mut child = Child::spawn(command.env("NO_COLOR", "1").env_remove("RUST_LOG"))?;
         let addresses = (0..listens)

@@ -10,12 +10,19 @@ use crate::reactor::Reactor;
 use crate::status::Published;
 
 impl Ring {
-    /// A slot's listeners are new, one in each group; the next slot's number is
-    /// theirs.
-    pub fn add(&mut self, sockets: Vec<OwnedFd>) {
-        for (listeners, socket) in self.listeners.iter_mut().zip(sockets) {
-            listeners.push(Listener { socket, turn: 0 });
+    /// Listeners of `slot` in the groups from the first on. Those that it has already, or that
+    /// leave a gap, are closed again.
+    pub fn add(&mut self, slot: u32, first_group: usize, sockets: Vec<OwnedFd>) {
+        for (listeners, socket) in self.listeners.iter_mut().skip(first_group).zip(sockets) {
+            if listeners.len() == slot as usize {
+                listeners.push(Listener { socket, turn: 0 });
+            }
         }
+    }
+
+    /// The slots of which it has the listeners of every group.
+    pub fn slots(&self) -> u32 {
+        self.listeners.iter().map(Vec::len).min().unwrap_or(0) as u32
     }
 
     /// Watches the listeners of `slot`, if it does not already.

@@ -27,6 +27,20 @@ impl Configured {
         }
     }
 
+    /// As [`Self::start`], where the file names `addresses` addresses.
+    pub fn start_listening(text: &str, flags: &[&str], addresses: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("srv.toml");
+        std::fs::write(&file, text).unwrap();
+        let config = ["--config", file.to_str().unwrap()];
+        let server = Server::start_listening(config.iter().chain(flags), addresses).unwrap();
+        Self {
+            server,
+            file,
+            _folder: folder,
+        }
+    }
+
     /// From the next reload on the file says `text`.
     pub fn rewrite(&self, text: &str) {
         std::fs::write(&self.file, text).unwrap();

@@ -51,6 +51,7 @@ mod load_tls;
 mod malformed;
 mod modes;
 mod old_kernels;
+mod orders;
 mod patience;
 mod policies;
 mod privilege;

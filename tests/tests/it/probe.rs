@@ -135,6 +135,17 @@ pub fn in_namespace_of<R: Send>(process: Pid, f: impl FnOnce() -> R + Send) -> R
     std::thread::scope(|scope| scope.spawn(enter).join().unwrap())
 }
 
+/// The processes that a process has started.
+pub fn children(of: Pid) -> Vec<Pid> {
+    let number = of.as_raw_nonzero();
+    let path = format!("/proc/{number}/task/{number}/children");
+    let children = std::fs::read_to_string(path).unwrap_or_default();
+    let pids = children
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok());
+    pids.filter_map(Pid::from_raw).collect()
+}
+
 /// A process's state as in `ps`; `None` once it is gone.
 pub fn state(pid: Pid) -> Option<char> {
     let process = procfs::process::Process::new(pid.as_raw_nonzero().get()).ok()?;

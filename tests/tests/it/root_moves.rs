@@ -106,8 +106,8 @@ fn a_reload_follows_at_once_and_says_so() {
     let said = server.srv(&["reload"]).unwrap();
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     // The tick may have been faster.
-    let expected = ["reloaded: root\n", "reloaded: nothing has changed\n"];
-    assert!(expected.contains(&said.as_str()), "{said}");
+    let mut expected = ["reloaded: root", "reloaded: nothing has changed"].into_iter();
+    assert!(expected.any(|what| said.starts_with(what)), "{said}");
     assert_replaced_and_serves(&server, &before, "two");
 }
 
