@@ -113,7 +113,7 @@ fn headers_that_waited_for_another_request() {
 fn responses_that_were_on_their_way() {
     const BYTES: usize = 20_000_000;
     let server = start(&["--write-timeout", LIMIT]);
-    let mut clients = connect(
+    let clients = connect(
         &server,
         &format!("GET /work?bytes={BYTES} HTTP/1.1\r\nHost: a\r\n\r\n"),
     );
@@ -124,11 +124,16 @@ fn responses_that_were_on_their_way() {
     stall(&server, || {
         taken = clients.iter().map(|client| take(client.stream())).collect();
     });
-    for (client, taken) in clients.iter_mut().zip(taken) {
-        let mut left = client.stream().take((BYTES - taken) as u64);
-        let left = std::io::copy(&mut left, &mut std::io::sink()).expect("the rest");
-        assert_eq!(left as usize, BYTES - taken);
-    }
+    // All at once: one that were not read for as long as the limit would rightly be cut.
+    std::thread::scope(|scope| {
+        for (client, taken) in clients.iter().zip(taken) {
+            scope.spawn(move || {
+                let mut left = client.stream().take((BYTES - taken) as u64);
+                let left = std::io::copy(&mut left, &mut std::io::sink()).expect("the rest");
+                assert_eq!(left as usize, BYTES - taken);
+            });
+        }
+    });
     let refused = &group(&server).workers[0].refused;
     assert_eq!(refused.get("write_timeout").copied().unwrap_or(0), 0);
 }
