@@ -15,6 +15,7 @@ extern crate alloc;
 pub mod branchless;
 pub mod foreign;
 pub mod layout;
+pub mod observed;
 pub mod policy;
 pub mod shared;
 pub mod tickets;

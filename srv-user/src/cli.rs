@@ -3,6 +3,7 @@
 
 pub mod attach;
 pub mod load;
+pub mod observe;
 pub mod query;
 
 use std::io;
@@ -22,6 +23,7 @@ use crate::rehearsal::RehearsalArgs;
 use crate::takeover::SuccessionArgs;
 use attach::{AttachArgs, DetachArgs};
 use load::LoadArgs;
+use observe::ObserveArgs;
 
 /// Steers every new TCP connection, inside the kernel, to the worker that can
 /// serve it soonest.
@@ -62,6 +64,9 @@ pub enum Command {
     Upgrade(Server),
     /// List each listening socket of a running server
     Sockets(Query),
+    /// Show how a server's workers share its connections, whether that is a problem, and
+    /// what would fix it; changes nothing
+    Observe(ObserveArgs),
     /// Steer a server that already runs, from outside, until SIGTERM or SIGINT
     Attach(AttachArgs),
     /// Leave a group to the kernel's hash again, whoever attached a program

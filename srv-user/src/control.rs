@@ -196,17 +196,16 @@ pub struct SocketStatus {
     pub listen: SocketAddr,
     /// The worker it belongs to; `None` where all share it.
     pub slot: Option<u32>,
-    /// Command name of the server it belongs to; `None`: srv itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub owner: Option<String>,
+    /// Command name of the server it belongs to.
+    pub server: String,
     /// Inode number, as in `/proc/PID/fd` and `ss -e`.
     pub inode: u64,
     /// `SO_COOKIE`, as in `ss -e`.
     pub cookie: u64,
-    /// The process that serves it, 0 if there is none.
-    pub pid: u32,
+    /// The process that serves it; `None` if there is none, or it is unknown.
+    pub pid: Option<u32>,
     /// The file descriptor there.
-    pub fd: i32,
+    pub fd: Option<i32>,
     /// Accept queue length now.
     pub recv_q: u32,
     /// Accept queue limit.

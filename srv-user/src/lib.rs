@@ -27,6 +27,7 @@ pub mod hang;
 pub mod hold;
 pub mod http;
 pub mod join;
+pub mod json;
 pub mod limit;
 pub mod listen;
 pub mod load;

@@ -9,8 +9,8 @@ use srv::cli::{AbArgs, AbCommand, Cli, Command, query};
 use srv::control::Request;
 use srv::result::Comparison;
 use srv::takeover::{self, Takeover};
-use srv::{ab, config, doctor, load, log, master, output, rehearsal, report, steer, worker};
-use srv::{eprintln, print, println};
+use srv::{ab, config, doctor, json, load, log, master, output, rehearsal, report, steer, worker};
+use srv::{eprintln, print};
 
 fn main() -> ExitCode {
     let code = run(Cli::parse().command).unwrap_or_else(|error| {
@@ -47,6 +47,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Reload(server) => query::change(&Request::Reload, &server)?,
         Command::Upgrade(server) => query::change(&Request::Upgrade, &server)?,
+        Command::Observe(args) => return args.run(),
         Command::Attach(args) => args.run()?,
         Command::Detach(args) => args.run()?,
         Command::Ab(args) => return compare(*args),
@@ -55,7 +56,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 steer::Steering::load().map(drop)
             });
             match json {
-                true => println!("{}", serde_json::to_string_pretty(&report)?),
+                true => json::print(&report)?,
                 false => print!("{report}"),
             }
             return Ok(report.exit_code(strict).into());

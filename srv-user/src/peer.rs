@@ -15,7 +15,10 @@ use anyhow::{Context as _, Result};
 
 /// An address of `host` that nobody uses now. Another process may take it
 /// before it is used.
-fn free_address(host: IpAddr) -> Result<SocketAddr> {
+///
+/// # Errors
+/// `host` is no address of this machine.
+pub fn free_address(host: IpAddr) -> Result<SocketAddr> {
     let listener =
         TcpListener::bind((host, 0)).with_context(|| format!("find a free port on {host}"))?;
     Ok(listener.local_addr()?)

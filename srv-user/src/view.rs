@@ -45,15 +45,15 @@ pub fn status(status: &Status) -> String {
 /// The listening sockets, one a line.
 pub fn sockets(sockets: &[SocketStatus]) -> String {
     let header = [
-        "listen", "server", "slot", "pid", "fd", "recv-q", "backlog", "inode", "cookie",
+        "listen", "server", "slot", "pid", "fd", "recv_q", "backlog", "inode", "cookie",
     ];
     let rows = sockets.iter().map(|socket| {
         vec![
             socket.listen.to_string(),
-            socket.owner.clone().unwrap_or_else(|| "srv".into()),
+            socket.server.clone(),
             socket.slot.map_or("all".into(), |slot| slot.to_string()),
-            or_dash(socket.pid != 0, socket.pid),
-            or_dash(socket.pid != 0, socket.fd),
+            known(socket.pid),
+            known(socket.fd),
             socket.recv_q.to_string(),
             socket.backlog.to_string(),
             socket.inode.to_string(),
@@ -67,8 +67,18 @@ pub fn sockets(sockets: &[SocketStatus]) -> String {
 fn group(group: &GroupStatus) -> String {
     let mut text = format!("{}: {}\n", group.listen, program(&group.program));
     let header = [
-        "slot", "pid", "state", "starts", "steered", "own", "stolen", "waiting", "active",
-        "running", "served", "busy",
+        "slot",
+        "pid",
+        "state",
+        "starts",
+        "steered",
+        "taken_own",
+        "taken_stolen",
+        "waiting",
+        "active",
+        "running",
+        "served",
+        "busy",
     ];
     let mut rows: Vec<Vec<String>> = group.workers.iter().map(worker).collect();
     rows.push(sums(&group.workers, &group.totals));
@@ -79,7 +89,7 @@ fn group(group: &GroupStatus) -> String {
     text
 }
 
-pub(crate) fn program(program: &ProgramStatus) -> String {
+fn program(program: &ProgramStatus) -> String {
     let mut text = match &program.why_not {
         _ if program.attached => "steered by the BPF program".to_owned(),
         Some(why) => format!("not steered: {why}"),
@@ -167,12 +177,17 @@ fn hang_kills(workers: &[WorkerStatus]) -> String {
 }
 
 /// `3 not_syn, 1 truncated`; reasons that never occurred are left out.
-fn counts<'a>(by_reason: impl Iterator<Item = (&'a String, &'a u64)>) -> String {
+pub(crate) fn counts<'a>(by_reason: impl Iterator<Item = (&'a String, &'a u64)>) -> String {
     let occurred = by_reason.filter(|(_, count)| **count > 0);
     occurred
         .map(|(reason, count)| format!("{count} {reason}"))
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+/// What is known, or a dash.
+pub(crate) fn known(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
 pub(crate) fn or_dash(is_known: bool, value: impl ToString) -> String {
@@ -202,7 +217,7 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let is_word = |column: usize| {
         matches!(
             header[column],
-            "listen" | "server" | "state" | "cookie" | "latency"
+            "listen" | "server" | "state" | "sleep" | "command" | "cookie" | "latency"
         )
     };
     let columns: Vec<(usize, bool)> = (0..header.len())
@@ -299,10 +314,10 @@ srv 0.1.0, master 4711, policy least, accept ring
 
 127.0.0.1:8080: steered by the BPF program; 1204 runs, 1200 steered
 left to the kernel's hash: 1 none_ready, 3 not_syn
-slot   pid  state  starts  steered   own  stolen  waiting  active  running  served  busy
-   0  4712  ready       1      800   790      10        0      12        1  123456   2ms
-   1     -  dead        3      400   400       0        7       0        0    1000     -
- all                    4     1200  1190      10        7      12        1  124456
+slot   pid  state  starts  steered  taken_own  taken_stolen  waiting  active  running  served  busy
+   0  4712  ready       1      800        790            10        0      12        1  123456   2ms
+   1     -  dead        3      400        400             0        7       0        0    1000     -
+ all                    4     1200       1190            10        7      12        1  124456
 accepts 1200: CV 0.3333, max/mean 1.333; live connections 12: CV 1.0000, max/mean 2.000
 refused: 3 malformed, 4 timeout
 "
@@ -374,32 +389,32 @@ refused: 3 malformed, 4 timeout
         let socket = SocketStatus {
             listen: "127.0.0.1:8080".parse().unwrap(),
             slot: Some(0),
-            owner: None,
+            server: "srv".into(),
             inode: 31_415,
             cookie: 0x1001,
-            pid: 4712,
-            fd: 5,
+            pid: Some(4712),
+            fd: Some(5),
             recv_q: 0,
             backlog: 4096,
         };
         let orphan = SocketStatus {
             slot: Some(1),
-            pid: 0,
-            fd: -1,
+            pid: None,
+            fd: None,
             recv_q: 12,
             ..socket.clone()
         };
         let shared = SocketStatus {
             listen: "[::1]:80".parse().unwrap(),
             slot: None,
-            owner: Some("nginx".into()),
+            server: "nginx".into(),
             cookie: 2,
             ..socket.clone()
         };
         assert_eq!(
             sockets(&[socket, orphan, shared]),
             "\
-listen          server  slot   pid  fd  recv-q  backlog  inode  cookie
+listen          server  slot   pid  fd  recv_q  backlog  inode  cookie
 127.0.0.1:8080  srv        0  4712   5       0     4096  31415  sk:1001
 127.0.0.1:8080  srv        1     -   -      12     4096  31415  sk:1001
 [::1]:80        nginx    all  4712   5       0     4096  31415  sk:2

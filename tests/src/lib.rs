@@ -9,4 +9,5 @@ pub mod runs;
 pub mod wrk;
 
 pub use srv::environment;
+pub use srv::peer::free_address;
 pub use srv::peer::{child, haproxy, nginx, python, server, usage};

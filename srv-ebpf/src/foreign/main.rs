@@ -13,6 +13,7 @@
 #![allow(internal_features)]
 #![feature(core_intrinsics)]
 
+mod closes;
 #[path = "../counter.rs"]
 mod counter;
 mod kernel;

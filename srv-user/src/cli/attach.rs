@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Args;
 use rustix::process::Pid;
 use srv_common::Policy;
@@ -10,7 +9,7 @@ use srv_common::Policy;
 use crate::config::value::{ListenAddr, LogFormat, PolicyName};
 use crate::foreign::attach::Wish;
 use crate::foreign::group::Target;
-use crate::foreign::{agent, detach, observe};
+use crate::foreign::{agent, detach};
 use crate::log;
 
 /// What `srv attach` may be told.
@@ -34,14 +33,6 @@ pub struct AttachArgs {
     #[arg(long, value_name = "NAME", default_value = "least")]
     pub policy: PolicyName,
 
-    /// Attach nothing; show queues and balance every second
-    #[arg(long, conflicts_with_all = ["policy", "take_over", "control"])]
-    pub observe: bool,
-
-    /// With --observe: print JSON
-    #[arg(long, requires = "observe")]
-    pub json: bool,
-
     /// Attach and exit; the program goes on, but nobody follows a reload: it
     /// then leaves the choice to the kernel's hash
     #[arg(long, conflicts_with = "control")]
@@ -61,9 +52,8 @@ pub struct AttachArgs {
     pub log: LogFormat,
 }
 
-/// Which listener group of another server.
+/// Which listener group of another server; by default the only one with several workers.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = true, id = "which group")]
 pub struct GroupArgs {
     /// The exact address that the server listens on
     #[arg(long, value_name = "ADDR", conflicts_with = "pid")]
@@ -74,7 +64,7 @@ pub struct GroupArgs {
     pub pid: Option<Pid>,
 
     /// Look in the network namespace of this process (needs CAP_SYS_ADMIN)
-    #[arg(long, value_name = "PID", value_parser = process, requires = "listen")]
+    #[arg(long, value_name = "PID", value_parser = process)]
     pub netns: Option<Pid>,
 }
 
@@ -93,9 +83,6 @@ impl AttachArgs {
     /// The reason why it cannot attach, with its mend.
     pub fn run(&self) -> anyhow::Result<()> {
         let target = self.group.target()?;
-        if self.observe {
-            return observe::run(&target, self.once, self.json);
-        }
         log::start(self.log == LogFormat::Json);
         let Policy::Hash = self.policy.0 else {
             let wish = Wish {
@@ -125,10 +112,15 @@ impl DetachArgs {
 }
 
 impl GroupArgs {
-    fn target(&self) -> anyhow::Result<Target> {
+    /// The group that is meant.
+    ///
+    /// # Errors
+    /// There is no such process, or it is not clear which group is meant.
+    pub fn target(&self) -> anyhow::Result<Target> {
         match (self.listen, self.pid) {
             (Some(ListenAddr(address)), _) => Target::new(address, self.netns),
-            (None, pid) => Target::of_process(pid.context("neither --listen nor --pid")?),
+            (None, Some(pid)) => Target::of_process(pid),
+            (None, None) => Target::only(self.netns),
         }
     }
 }

@@ -14,9 +14,9 @@ use super::{Query, Server};
 use crate::control::{self, Reply, Request, SocketStatus, Status, ask, no_server};
 use crate::foreign::report::{self, ForeignStatus};
 use crate::foreign::table;
-use crate::view;
+use crate::{json, view};
 
-/// The shape of `srv status --json`.
+/// The fields of `srv status --json`.
 #[derive(Serialize)]
 struct Overview {
     /// The only one.
@@ -56,6 +56,12 @@ impl Placed {
     }
 }
 
+/// The fields of `srv sockets --json`.
+#[derive(Serialize)]
+struct Sockets {
+    sockets: Vec<SocketStatus>,
+}
+
 /// `srv status`.
 ///
 /// # Errors
@@ -76,7 +82,7 @@ pub fn status(query: &Query) -> anyhow::Result<()> {
     }
     if query.json {
         let only = (servers.len() == 1).then(|| servers.pop()).flatten();
-        return print_json(&Overview {
+        return json::print(&Overview {
             server: only.map(|only| only.status),
             servers,
             foreign,
@@ -104,7 +110,7 @@ pub fn sockets(query: &Query) -> anyhow::Result<()> {
     }
     all.extend(foreign.iter().flat_map(ForeignStatus::sockets));
     match query.json {
-        true => print_json(&all),
+        true => json::print(Sockets { sockets: all }),
         false => {
             println!("{}", view::sockets(&all).trim_end());
             Ok(())
@@ -161,9 +167,4 @@ fn running(server: &Server) -> anyhow::Result<(BTreeSet<PathBuf>, Vec<ForeignSta
         true => Err(no_server()),
         false => Ok((servers, foreign)),
     }
-}
-
-fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
 }

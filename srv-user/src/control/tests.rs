@@ -103,11 +103,11 @@ fn a_socket() -> SocketStatus {
     SocketStatus {
         listen: "127.0.0.1:80".parse().unwrap(),
         slot: Some(0),
-        owner: Some("nginx".into()),
+        server: "nginx".into(),
         inode: 1,
         cookie: 2,
-        pid: 3,
-        fd: 4,
+        pid: Some(3),
+        fd: Some(4),
         recv_q: 5,
         backlog: 6,
     }

@@ -22,11 +22,11 @@ use super::follow::{Change, Following};
 use super::group::Target;
 use super::lock::{Lock, control_path};
 use super::processes::Processes;
-use super::report::ForeignStatus;
+use super::report::{ForeignProgram, ForeignStatus};
 use super::sock_diag::SockDiag;
 use super::steering::View;
 use crate::config::value::PolicyName;
-use crate::control::{self, ProgramStatus, Question, Reply, Request};
+use crate::control::{self, Question, Reply, Request};
 use crate::log;
 
 /// How often it looks at the group.
@@ -209,7 +209,8 @@ impl Agent {
             ),
         }
         let Some(lock) = &mut self.lock else { return };
-        let written = record(&self.wish, cookies).and_then(|record| lock.write(&record));
+        let written = record(&self.wish, cookies, self.following.program_id())
+            .and_then(|record| lock.write(&record));
         if let Err(error) = written {
             tracing::warn!("{error:#}");
         }
@@ -249,31 +250,34 @@ impl Agent {
     fn status(&mut self) -> anyhow::Result<ForeignStatus> {
         let view = self.following.view();
         let target = *self.following.target();
-        let program = self.program(&view);
-        let mut status = ForeignStatus::look(&target, self.following.diag(), program)?;
+        let mut status = ForeignStatus::look(&target, self.following.diag())?;
+        let signals = self.following.signals();
+        let counts_live = signals.get("live").is_some_and(|signal| signal == "known");
         for listener in &mut status.listeners {
             listener.slot = self.following.slot(listener.cookie);
             let slot = listener.slot.and_then(|slot| view.slots.get(slot as usize));
             if let Some(slot) = slot {
-                listener.steered = slot.steered;
-                listener.sleep = slot.sleep.to_owned();
-                listener.live = Some(slot.live);
+                listener.steered = Some(slot.steered);
+                listener.sleep = Some(slot.sleep.to_owned());
+                listener.live = counts_live.then_some(slot.live);
             }
         }
-        status.signals = self.following.signals();
+        status.signals = Some(signals);
         status.agent = Some(std::process::id());
         status.policy = Some(self.wish.policy.name().to_owned());
+        status.program = self.program(view);
         Ok(status)
     }
 
-    fn program(&self, view: &View) -> ProgramStatus {
-        ProgramStatus {
-            attached: !self.following.cookies().is_empty(),
-            why_not: Some("nobody listens there at present".to_owned()),
-            runs: view.runs,
-            steered: view.runs - view.fallbacks.values().sum::<u64>(),
-            acks: 0,
-            fallbacks: view.fallbacks.clone(),
+    fn program(&self, view: View) -> ForeignProgram {
+        let attached = !self.following.cookies().is_empty();
+        let why_not = "no process listens there at present; the agent waits";
+        ForeignProgram {
+            attached: Some(attached),
+            why_not: (!attached).then(|| why_not.to_owned()),
+            runs: Some(view.runs),
+            steered: Some(view.runs - view.fallbacks.values().sum::<u64>()),
+            fallbacks: Some(view.fallbacks),
         }
     }
 

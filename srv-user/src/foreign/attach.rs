@@ -54,7 +54,7 @@ pub fn attach(wish: &Wish) -> anyhow::Result<(Following, Lock)> {
         let steering = load(wish.policy)?;
         // Before anything is attached: a killed agent's program is to be known.
         let cookies = listeners.iter().map(|each| each.cookie).collect();
-        lock.write(&record(wish, cookies)?)?;
+        lock.write(&record(wish, cookies, steering.program_id())?)?;
         Following::begin(target, diag, steering, replaces)
     };
     match begin() {
@@ -74,7 +74,7 @@ pub fn attach(wish: &Wish) -> anyhow::Result<(Following, Lock)> {
 ///
 /// # Errors
 /// There is no `/proc`.
-pub fn record(wish: &Wish, cookies: Vec<u64>) -> anyhow::Result<Record> {
+pub fn record(wish: &Wish, cookies: Vec<u64>, program: u32) -> anyhow::Result<Record> {
     Ok(Record {
         address: wish.target.address,
         namespace: wish.target.namespace,
@@ -82,6 +82,7 @@ pub fn record(wish: &Wish, cookies: Vec<u64>) -> anyhow::Result<Record> {
         control: wish.control.clone(),
         policy: wish.policy.name().to_owned(),
         cookies,
+        program,
     })
 }
 

@@ -159,6 +159,11 @@ impl Following {
         self.steering.view()
     }
 
+    /// As [`Steering::program_id`].
+    pub fn program_id(&self) -> u32 {
+        self.steering.program_id()
+    }
+
     /// What the program goes by, and why not by more.
     pub fn signals(&self) -> BTreeMap<String, String> {
         let signals = self.steering.signals();

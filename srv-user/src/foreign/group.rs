@@ -2,6 +2,7 @@
 //! steered at all. Changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 
@@ -62,29 +63,76 @@ impl Target {
         }))
     }
 
-    /// The only group that process `pid` listens with, in its own namespace.
+    /// The only group that process `pid` listens with, in its own namespace; if it
+    /// listens nowhere, the one of its descendants: a master may leave the sockets to its
+    /// workers (gunicorn with `--reuse-port`).
     ///
     /// # Errors
-    /// It listens nowhere, or with several groups; its files may not be seen.
+    /// There is no such process, they listen nowhere, or with several groups; its files
+    /// may not be seen.
     pub fn of_process(pid: Pid) -> anyhow::Result<Self> {
-        let sockets = owners::sockets_of(pid).with_context(|| {
-            let pid = pid.as_raw_nonzero();
-            format!("see the files of process {pid} (another user's need CAP_SYS_PTRACE)")
-        })?;
-        let listeners = SockDiag::open(foreign(pid)?)?.all_listeners(0)?;
-        let mut addresses: Vec<SocketAddr> = listeners
-            .iter()
-            .filter(|listener| sockets.contains_key(&listener.inode))
-            .map(|listener| listener.address)
-            .collect();
-        addresses.sort_unstable();
-        addresses.dedup();
         let netns = Some(pid);
-        let pid = pid.as_raw_nonzero().get() as u32;
+        let number = pid.as_raw_nonzero().get() as u32;
+        let own = owners::sockets_of(pid).map_err(|error| unseen(number, error))?;
+        let listeners = SockDiag::open(foreign(pid)?)?.all_listeners(0)?;
+        let addresses_of = |sockets: &BTreeSet<u64>| -> Vec<SocketAddr> {
+            let its = listeners
+                .iter()
+                .filter(|listener| sockets.contains(&listener.inode));
+            let addresses: BTreeSet<SocketAddr> = its.map(|listener| listener.address).collect();
+            addresses.into_iter().collect()
+        };
+        let mut addresses = addresses_of(&own.into_keys().collect());
+        if addresses.is_empty() {
+            let children = owners::descendants(pid);
+            let sockets = children
+                .into_iter()
+                .filter_map(|child| owners::sockets_of(child).ok());
+            addresses = addresses_of(&sockets.flat_map(BTreeMap::into_keys).collect());
+        }
+        let pid = number;
         match addresses[..] {
             [] => Err(Refusal::ProcessListensNowhere(pid).into()),
             [address] => Self::new(address, netns),
             _ => Err(Refusal::SeveralGroups { pid, addresses }.into()),
+        }
+    }
+
+    /// The only group in the namespace of process `netns` that has several sockets or
+    /// several workers.
+    ///
+    /// # Errors
+    /// There is none, or there are several.
+    pub fn only(netns: Option<Pid>) -> anyhow::Result<Self> {
+        let place = Self::new(SocketAddr::from(([0, 0, 0, 0], 0)), netns)?;
+        let listeners = SockDiag::open(place.netns)?.all_listeners(0)?;
+        let owners = Owners::of(&listeners.iter().map(|each| each.inode).collect());
+        let mut groups = BTreeMap::<SocketAddr, Vec<&Listener>>::new();
+        for listener in &listeners {
+            groups.entry(listener.address).or_default().push(listener);
+        }
+        // A process whose threads accept each by itself has an epoll for each.
+        let has_workers = |listener: &&Listener| {
+            let owners: Vec<_> = owners.having(listener.inode).collect();
+            owners.len() > 1 || owners.iter().any(|owner| owner.epolls > 1)
+        };
+        groups.retain(|_, group| group.len() > 1 || group.iter().any(has_workers));
+        let found: Vec<(SocketAddr, String)> = groups
+            .into_iter()
+            .map(|(address, group)| {
+                let owner = owners.having(group[0].inode).next();
+                (
+                    address,
+                    owner.map_or("-".to_owned(), |owner| owner.command.clone()),
+                )
+            })
+            .collect();
+        match &found[..] {
+            [(address, _)] => Ok(Self {
+                address: *address,
+                ..place
+            }),
+            _ => Err(Refusal::WhichGroup(found).into()),
         }
     }
 
@@ -157,10 +205,21 @@ fn namespace_of(process: Option<Pid>) -> anyhow::Result<u64> {
         Some(pid) => format!("/proc/{}/ns/net", pid.as_raw_nonzero()),
         None => "/proc/self/ns/net".to_owned(),
     };
-    let about = std::fs::metadata(&path);
-    Ok(about
-        .with_context(|| format!("look at the network namespace {path}"))?
-        .ino())
+    match (std::fs::metadata(&path), process) {
+        (Ok(about), _) => Ok(about.ino()),
+        (Err(error), Some(pid)) => Err(unseen(pid.as_raw_nonzero().get() as u32, error)),
+        (Err(error), None) => Err(error).with_context(|| format!("look at {path}")),
+    }
+}
+
+/// Why a process cannot be looked at.
+fn unseen(pid: u32, error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => Refusal::NoProcess(pid).into(),
+        _ => anyhow::Error::new(error).context(format!(
+            "look at process {pid} (that of another user needs CAP_SYS_PTRACE: sudo)"
+        )),
+    }
 }
 
 fn why_nobody(target: &Target, diag: &mut SockDiag) -> anyhow::Result<Refusal> {

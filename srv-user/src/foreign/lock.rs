@@ -38,6 +38,8 @@ pub struct Record {
     pub policy: String,
     /// `SO_COOKIE` of the sockets that the program chooses between.
     pub cookies: Vec<u64>,
+    /// The kernel's id of the program; 0: none.
+    pub program: u32,
 }
 
 /// Held while this process steers the group. Dropping it leaves the record
@@ -77,6 +79,7 @@ impl Lock {
             control: None,
             policy: "hash".to_owned(),
             cookies: Vec::new(),
+            program: 0,
         };
         let path = path(namespace, address)?;
         Self::acquire_at(path, &first, PATIENCE)
@@ -265,6 +268,7 @@ mod tests {
             control: Some("/run/agent".into()),
             policy: "least".into(),
             cookies: vec![u64::MAX; cookies],
+            program: 7,
         }
     }
 

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::fd::RawFd;
 use std::path::Path;
 
+use procfs::process::Process;
 use rustix::process::Pid;
 
 use super::epoll;
@@ -21,6 +22,9 @@ pub struct Owner {
     pub sockets: BTreeMap<u64, RawFd>,
     /// The sockets that one of its epoll instances watches.
     pub polled: BTreeSet<u64>,
+    /// How many of its epoll instances watch one of the sockets: of a process whose
+    /// threads accept each by itself, as many as threads.
+    pub epolls: usize,
 }
 
 /// What a look at all processes brought.
@@ -90,6 +94,28 @@ pub fn all_processes() -> Vec<Pid> {
     pids.into_iter().filter_map(Pid::from_raw).collect()
 }
 
+/// The children of a process, their children, and so on.
+pub fn descendants(pid: Pid) -> Vec<Pid> {
+    let parent = |pid: &Pid| {
+        let process = Process::new(pid.as_raw_nonzero().get()).ok()?;
+        Pid::from_raw(process.stat().ok()?.ppid)
+    };
+    let all = all_processes().into_iter();
+    let parents: Vec<(Pid, Pid)> = all.filter_map(|pid| Some((pid, parent(&pid)?))).collect();
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(at) = found.get(next).copied() {
+        next += 1;
+        let children = parents.iter().filter(|(child, parent)| {
+            // Ids of processes that end meanwhile can be given anew.
+            *parent == at && !found.contains(child)
+        });
+        let children: Vec<Pid> = children.map(|(child, _)| *child).collect();
+        found.extend(children);
+    }
+    found.split_off(1)
+}
+
 /// A process's command name; empty if it has ended.
 pub fn command(pid: Pid) -> String {
     let path = format!("/proc/{}/comm", pid.as_raw_nonzero());
@@ -149,16 +175,20 @@ fn owner(pid: Pid, inodes: &BTreeSet<u64>) -> std::io::Result<Option<Owner>> {
         return Ok(None);
     }
     let mut polled = BTreeSet::new();
+    let mut epolls = 0;
     for fd in files.epolls {
         let path = format!("/proc/{}/fdinfo/{fd}", pid.as_raw_nonzero());
         let watched = epoll::watched(&fs::read_to_string(path).unwrap_or_default());
-        polled.extend(watched.intersection(inodes));
+        let its = watched.intersection(inodes);
+        epolls += usize::from(its.clone().next().is_some());
+        polled.extend(its);
     }
     Ok(Some(Owner {
         pid,
         command: command(pid),
         sockets: files.sockets,
         polled,
+        epolls,
     }))
 }
 
@@ -206,6 +236,7 @@ mod tests {
             command: "nginx".into(),
             sockets: [(inode, 7)].into(),
             polled: if polls { [inode].into() } else { [].into() },
+            epolls: usize::from(polls),
         }
     }
 

@@ -26,7 +26,12 @@ pub enum Refusal {
         /// A process of each such namespace, with its command name.
         processes: Vec<(u32, String)>,
     },
-    /// That process listens nowhere.
+    /// No process has this id.
+    NoProcess(u32),
+    /// No address was asked for, and not one group but none or several have several
+    /// workers: their addresses and command names.
+    WhichGroup(Vec<(SocketAddr, String)>),
+    /// That process listens nowhere, and neither do its descendants.
     ProcessListensNowhere(u32),
     /// That process listens on several addresses.
     SeveralGroups {
@@ -112,9 +117,14 @@ impl fmt::Display for Refusal {
                 "{address} is UDP (QUIC, DNS …): srv steers TCP connections only; pass the --listen address of a TCP listener, `ss -ltn` shows them"
             ),
             Self::OtherNamespace { address, processes } => other_namespace(f, *address, processes),
+            Self::NoProcess(pid) => write!(
+                f,
+                "there is no process {pid}: `ss -ltnp` shows which process listens where"
+            ),
+            Self::WhichGroup(found) => which_group(f, found),
             Self::ProcessListensNowhere(pid) => write!(
                 f,
-                "process {pid} has no listening TCP socket: `ss -ltnp` shows who listens where; pass the server's master or a worker"
+                "process {pid} has no listening TCP socket, and no process that it started has one: `ss -ltnp` shows which process listens where; pass the server's master or a worker"
             ),
             Self::SeveralGroups { pid, addresses } => write!(
                 f,
@@ -182,6 +192,20 @@ pub fn errno(error: &anyhow::Error) -> Option<Errno> {
         .chain()
         .find_map(|cause| cause.downcast_ref::<std::io::Error>())?;
     Errno::from_io_error(io)
+}
+
+fn which_group(f: &mut fmt::Formatter<'_>, found: &[(SocketAddr, String)]) -> fmt::Result {
+    if found.is_empty() {
+        return f.write_str(
+            "no server with several workers listens here: name one by --listen ADDR or --pid PID \
+             (other users' processes are seen with CAP_SYS_PTRACE: sudo)",
+        );
+    }
+    f.write_str("several servers listen here, name one:")?;
+    for (address, command) in found {
+        write!(f, " --listen {address} ({command})")?;
+    }
+    Ok(())
 }
 
 fn nobody_listens(
@@ -257,7 +281,8 @@ const OWN_SOCKETS: [(&str, &str); 7] = [
     ("httpd", "Apache: `ListenCoresBucketsRatio 1`"),
 ];
 
-fn how_to_own_sockets(command: &str, address: SocketAddr) -> String {
+/// What gives each worker of this server a socket of its own.
+pub fn how_to_own_sockets(command: &str, address: SocketAddr) -> String {
     let known = OWN_SOCKETS
         .iter()
         .find(|(name, _)| command.starts_with(name));

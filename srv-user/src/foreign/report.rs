@@ -1,9 +1,10 @@
-//! What is known of another server's group, for people and programs: the
-//! shape of `srv status --json` and of what `srv attach --observe` prints.
+//! What is known of another server's group, for people and programs: part of
+//! `srv status --json` and of `srv observe --json`. What is unknown is `None`, never 0.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 
+use aya::programs::{ProgramType, loaded_programs};
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +13,7 @@ use super::lock::{self, Record};
 use super::owners::{self, Owner, Owners};
 use super::sock_diag::{Listener, SockDiag};
 use crate::balance::{coefficient_of_variation, max_over_mean};
-use crate::control::{ProgramStatus, Reply, Request, SocketStatus, ask};
+use crate::control::{Reply, Request, SocketStatus, ask};
 
 /// Another server's group.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -23,14 +24,14 @@ pub struct ForeignStatus {
     pub namespace: u64,
     /// Command name of the server.
     pub server: String,
-    /// The agent's process id; `None`: none is left.
+    /// The process id of the agent that steers it; `None`: no agent of this user.
     pub agent: Option<u32>,
-    /// The policy, by name; `None` where nothing is attached.
+    /// The policy, by name; `None` where this user has attached nothing.
     pub policy: Option<String>,
     /// The BPF program.
-    pub program: ProgramStatus,
-    /// What it goes by: `known`, or why not; empty where nothing is attached.
-    pub signals: BTreeMap<String, String>,
+    pub program: ForeignProgram,
+    /// What it goes by: `known`, or why not; `None` where no agent tells.
+    pub signals: Option<BTreeMap<String, String>>,
     /// Socket by socket.
     pub listeners: Vec<ForeignListener>,
     /// Handshakes that wait for their last packet, of all sockets together.
@@ -39,21 +40,38 @@ pub struct ForeignStatus {
     pub balance: Balance,
 }
 
+/// The BPF program of another server's group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignProgram {
+    /// Whether it decides now; `None`: unknown.
+    pub attached: Option<bool>,
+    /// If it does not, or that is unknown: why.
+    pub why_not: Option<String>,
+    /// Runs so far: those that steered and those that fell back. Like the two below
+    /// `None` where no agent tells.
+    pub runs: Option<u64>,
+    /// Connections assigned to a listener.
+    pub steered: Option<u64>,
+    /// Runs that left the choice to the kernel's hash, by reason.
+    pub fallbacks: Option<BTreeMap<String, u64>>,
+}
+
 /// One of its sockets.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ForeignListener {
-    /// Its slot in the program's array.
+    /// Its slot in the program's array; `None` where no agent tells.
     pub slot: Option<u32>,
-    /// The processes that accept from it; empty where nobody knows.
+    /// The processes that accept from it; empty where that is unknown.
     pub workers: Vec<u32>,
     /// How many processes have it.
     pub owners: usize,
-    /// Connections that the program assigned to it.
-    pub steered: u64,
-    /// `asleep`, `busy`, `gone` or `unknown`: its worker, when the program
-    /// last looked.
-    pub sleep: String,
-    /// Live connections that came through it since it was attached.
+    /// Connections that the program assigned to it; `None` where no agent tells.
+    pub steered: Option<u64>,
+    /// `asleep`, `busy`, `gone` or `unknown`: its worker, when the program last
+    /// looked; `None` where no agent tells.
+    pub sleep: Option<String>,
+    /// Live connections that came through it since it was attached; `None` where no
+    /// agent tells, or they are not counted.
     pub live: Option<u64>,
     /// Accept queue length now.
     pub queued: u32,
@@ -66,8 +84,8 @@ pub struct ForeignListener {
     pub inode: u64,
     /// `SO_COOKIE`.
     pub cookie: u64,
-    /// A descriptor of it, in the first process that has it.
-    pub fd: i32,
+    /// A descriptor of it, in the first process that has it; `None`: no process is seen.
+    pub fd: Option<i32>,
 }
 
 /// How evenly open connections are shared, and what waits.
@@ -94,19 +112,36 @@ pub struct Shares {
 }
 
 impl ForeignStatus {
-    /// Looks at a group: its queues, who owns what, who has how many connections.
+    /// What this user's agent says of a group; without an agent, what the kernel shows.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn look(
-        target: &Target,
-        diag: &mut SockDiag,
-        program: ProgramStatus,
-    ) -> anyhow::Result<Self> {
+    pub fn of(target: &Target, diag: &mut SockDiag) -> anyhow::Result<Self> {
+        let (records, _) = lock::records()?;
+        let is_its = |record: &&Record| {
+            (record.address, record.namespace) == (target.address, target.namespace)
+        };
+        let record = records.iter().find(is_its);
+        if let Some(status) = record.and_then(of_agent) {
+            return Ok(status);
+        }
+        let mut status = Self::look(target, diag)?;
+        match record {
+            Some(record) if is_of_group(record, &status) => status.was_left(record),
+            _ => status.program = not_ours(status.listeners.len()),
+        }
+        Ok(status)
+    }
+
+    /// Looks at a group: its queues, which process owns what, and how many connections
+    /// each process has. What only an agent can tell stays `None`.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn look(target: &Target, diag: &mut SockDiag) -> anyhow::Result<Self> {
         let sockets = diag.listeners_on(target.address)?;
         let owners = Owners::of(&sockets.iter().map(|socket| socket.inode).collect());
-        let open: BTreeSet<u64> = diag.connections_to(target.address)?.into_iter().collect();
-        let connections = connections_by_process(&owners, &open);
+        let connections = open_connections(target.address, diag, &owners)?;
         let listener = |socket: &Listener| listener(socket, &owners, &connections);
         let listeners: Vec<ForeignListener> = sockets.iter().map(listener).collect();
         Ok(Self {
@@ -115,8 +150,14 @@ impl ForeignStatus {
             server: owners.command().unwrap_or_default().to_owned(),
             agent: None,
             policy: None,
-            program,
-            signals: BTreeMap::new(),
+            program: ForeignProgram {
+                attached: None,
+                why_not: None,
+                runs: None,
+                steered: None,
+                fallbacks: None,
+            },
+            signals: None,
             balance: balance(&listeners),
             listeners,
             half_open: diag.half_open(target.address)? as u64,
@@ -128,10 +169,10 @@ impl ForeignStatus {
         let socket = |listener: &ForeignListener| SocketStatus {
             listen: self.listen,
             slot: listener.slot,
-            owner: Some(self.server.clone()),
+            server: self.server.clone(),
             inode: listener.inode,
             cookie: listener.cookie,
-            pid: listener.workers.first().copied().unwrap_or(0),
+            pid: listener.workers.first().copied(),
             fd: listener.fd,
             recv_q: listener.queued,
             backlog: listener.backlog,
@@ -151,13 +192,15 @@ pub fn all() -> anyhow::Result<(Vec<ForeignStatus>, Vec<anyhow::Error>)> {
 }
 
 fn of_record(record: &Record) -> Option<ForeignStatus> {
-    let answer = record
-        .control
-        .as_deref()
-        .map(|path| ask(Some(path), &Request::Status));
-    match answer {
-        Some(Ok(Reply::Foreign(status))) => Some(status),
-        _ => left_alone(record).ok().flatten(),
+    of_agent(record).or_else(|| left_alone(record).ok().flatten())
+}
+
+/// What the agent answers that wrote this record; `None` if it has ended.
+fn of_agent(record: &Record) -> Option<ForeignStatus> {
+    let path = record.control.as_deref()?;
+    match ask(Some(path), &Request::Status) {
+        Ok(Reply::Foreign(status)) => Some(status),
+        _ => None,
     }
 }
 
@@ -168,28 +211,83 @@ fn left_alone(record: &Record) -> anyhow::Result<Option<ForeignStatus>> {
         return Ok(None);
     };
     let mut diag = SockDiag::open(target.netns)?;
-    // The kernel does not tell; what is known is that nobody took it off.
-    let program = ProgramStatus {
-        attached: true,
-        why_not: None,
-        runs: 0,
-        steered: 0,
-        acks: 0,
-        fallbacks: BTreeMap::new(),
-    };
-    let mut status = ForeignStatus::look(&target, &mut diag, program)?;
-    let is_known = |listener: &ForeignListener| record.cookies.contains(&listener.cookie);
-    status.policy = Some(record.policy.clone());
-    Ok(status.listeners.iter().any(is_known).then_some(status))
+    let mut status = ForeignStatus::look(&target, &mut diag)?;
+    if !is_of_group(record, &status) {
+        return Ok(None);
+    }
+    status.was_left(record);
+    Ok(Some(status))
 }
 
-fn connections_by_process(owners: &Owners, open: &BTreeSet<u64>) -> HashMap<Pid, u64> {
+fn is_of_group(record: &Record, status: &ForeignStatus) -> bool {
+    let is_known = |listener: &ForeignListener| record.cookies.contains(&listener.cookie);
+    status.listeners.iter().any(is_known)
+}
+
+impl ForeignStatus {
+    /// An agent attached the recorded program and has left it, or was killed.
+    fn was_left(&mut self, record: &Record) {
+        let is_loaded = programs().map(|ids| ids.contains(&record.program));
+        self.program.attached = is_loaded;
+        self.program.why_not = match is_loaded {
+            Some(true) => None,
+            Some(false) => Some("its program is gone".to_owned()),
+            None => Some("the kernel does not list its programs to this user".to_owned()),
+        };
+        self.policy = (is_loaded != Some(false)).then(|| record.policy.clone());
+    }
+}
+
+/// Where this user has attached nothing.
+fn not_ours(listeners: usize) -> ForeignProgram {
+    let (attached, why_not) = match programs() {
+        _ if listeners < 2 => (Some(false), "one socket leaves nothing to choose between"),
+        Some(ids) if ids.is_empty() => (Some(false), "no program of this kind is loaded"),
+        _ => (
+            None,
+            "nothing of this user's is attached, and the kernel does not tell what others attached",
+        ),
+    };
+    ForeignProgram {
+        attached,
+        why_not: Some(why_not.to_owned()),
+        runs: None,
+        steered: None,
+        fallbacks: None,
+    }
+}
+
+/// The ids of all programs of this kind that the kernel has; `None` if it does not say
+/// (it takes CAP_SYS_ADMIN). It keeps a program as long as a group, or a process, has it.
+fn programs() -> Option<BTreeSet<u32>> {
+    let programs = loaded_programs().collect::<Result<Vec<_>, _>>().ok()?;
+    let is_select =
+        |info: &aya::programs::ProgramInfo| info.program_type() == ProgramType::SkReuseport.into();
+    Some(
+        programs
+            .iter()
+            .filter(|info| is_select(info))
+            .map(|info| info.id())
+            .collect(),
+    )
+}
+
+/// Open connections to `address`, by the process that has them.
+///
+/// # Errors
+/// What the kernel says.
+pub fn open_connections(
+    address: SocketAddr,
+    diag: &mut SockDiag,
+    owners: &Owners,
+) -> anyhow::Result<HashMap<Pid, u64>> {
+    let open: BTreeSet<u64> = diag.connections_to(address)?.into_iter().collect();
     let count = |pid: Pid| {
         let sockets = owners::sockets_of(pid).unwrap_or_default();
         sockets.keys().filter(|inode| open.contains(inode)).count() as u64
     };
     let pids = owners.owners.iter().map(|owner| owner.pid);
-    pids.map(|pid| (pid, count(pid))).collect()
+    Ok(pids.map(|pid| (pid, count(pid))).collect())
 }
 
 fn listener(
@@ -211,14 +309,14 @@ fn listener(
             .map(|worker| worker.pid.as_raw_nonzero().get() as u32)
             .collect(),
         owners: owners.having(socket.inode).count(),
-        steered: 0,
-        sleep: "unknown".to_owned(),
+        steered: None,
+        sleep: None,
         live: None,
         queued: socket.queued,
         backlog: socket.backlog,
         inode: socket.inode,
         cookie: socket.cookie,
-        fd: first.map_or(-1, |owner| owner.sockets[&socket.inode]),
+        fd: first.map(|owner| owner.sockets[&socket.inode]),
     }
 }
 

@@ -284,6 +284,14 @@ impl Steering {
         program(&mut self.ebpf, name)
     }
 
+    /// The kernel's id of the select program; 0 if the kernel does not tell.
+    pub fn program_id(&self) -> u32 {
+        let program = self.ebpf.program(SELECT);
+        program
+            .and_then(|program| program.info().ok())
+            .map_or(0, |info| info.id())
+    }
+
     fn slot_view(&self, slot: usize) -> SlotView {
         let at = &self.memory.slots[slot];
         SlotView {

@@ -2,43 +2,99 @@
 
 use std::fmt::Write as _;
 
+use super::rates::WorkerRate;
 use super::report::{ForeignListener, ForeignStatus};
-use crate::view::{or_dash, program, table};
+use crate::view::{counts, known, or_dash, table};
 
 /// The group, for people.
 pub fn group(status: &ForeignStatus) -> String {
-    let agent = match (status.agent, &status.policy) {
-        (Some(pid), Some(policy)) => format!("agent {pid}, policy {policy}"),
-        (None, Some(policy)) => format!("no agent, policy {policy}"),
-        _ => "observed".to_owned(),
+    let agent = match status.agent {
+        Some(pid) => format!("agent {pid}"),
+        None => "no agent".to_owned(),
     };
-    let program = match (status.agent, &status.policy) {
-        (None, Some(_)) => {
-            "the program chooses as long as the group stays as it was; its counts went with \
-             the agent, `srv detach` takes it off"
-                .to_owned()
-        }
-        _ => program(&status.program),
+    let policy = match &status.policy {
+        Some(policy) => format!(", policy {policy}"),
+        None => String::new(),
     };
     let server = or_dash(!status.server.is_empty(), &status.server);
-    let mut text = format!("{} ({server}; {agent}): {}\n", status.listen, program);
-    let header = [
-        "slot", "worker", "owners", "state", "steered", "live", "recv-q", "backlog", "active",
-    ];
-    for (signal, why) in status.signals.iter().filter(|(_, why)| *why != "known") {
-        let _ = writeln!(text, "goes without {signal}: {why}");
+    let program = program(status);
+    let mut text = format!("{} ({server}; {agent}{policy}): {program}\n", status.listen);
+    for (signal, why) in status.signals.iter().flatten() {
+        if why != "known" {
+            let _ = writeln!(text, "goes without {signal}: {why}");
+        }
     }
+    let header = [
+        "slot",
+        "workers",
+        "owners",
+        "sleep",
+        "steered",
+        "live",
+        "queued",
+        "backlog",
+        "connections",
+    ];
     text += &table(&header, status.listeners.iter().map(row).collect());
     text += &balance(status);
+    text
+}
+
+/// What each worker accepted in an interval.
+pub fn workers(workers: &[WorkerRate]) -> String {
+    let header = [
+        "pid",
+        "thread",
+        "command",
+        "accepted",
+        "accepts_per_s",
+        "share",
+        "connections",
+    ];
+    let row = |worker: &WorkerRate| {
+        vec![
+            worker.pid.to_string(),
+            known(worker.thread),
+            worker.command.clone(),
+            known(worker.accepted),
+            known(worker.accepts_per_s.map(|rate| format!("{rate:.1}"))),
+            known(worker.share.map(|share| format!("{:.1} %", 100.0 * share))),
+            known(worker.connections),
+        ]
+    };
+    table(&header, workers.iter().map(row).collect())
+}
+
+fn program(status: &ForeignStatus) -> String {
+    let program = &status.program;
+    let why = program
+        .why_not
+        .as_deref()
+        .unwrap_or("the reason is unknown");
+    let mut text = match program.attached {
+        Some(true) => "steered by the BPF program".to_owned(),
+        Some(false) => format!("not steered: {why}"),
+        None => format!("unknown whether it is steered: {why}"),
+    };
+    if let (Some(runs), Some(steered)) = (program.runs, program.steered) {
+        let _ = write!(text, "; {runs} runs, {steered} steered");
+    } else if program.attached == Some(true) {
+        text += "; its counts are unknown without an agent; it steers until the group's \
+                 sockets change, `srv detach` takes it off";
+    }
+    let fallbacks = counts(program.fallbacks.iter().flatten());
+    if !fallbacks.is_empty() {
+        let _ = write!(text, "\nleft to the kernel's hash: {fallbacks}");
+    }
     text
 }
 
 fn balance(status: &ForeignStatus) -> String {
     let balance = &status.balance;
     let shares = match &balance.connections {
-        None => "live connections: not known by socket".to_owned(),
+        None => "connections: not known by socket".to_owned(),
         Some(shares) => format!(
-            "live connections {}: CV {:.4}, max/mean {:.3}",
+            "connections {}: CV {:.4}, max/mean {:.3}",
             shares.sum, shares.cv, shares.max_over_mean
         ),
     };
@@ -58,17 +114,15 @@ fn balance(status: &ForeignStatus) -> String {
 fn row(listener: &ForeignListener) -> Vec<String> {
     let workers: Vec<String> = listener.workers.iter().map(u32::to_string).collect();
     vec![
-        listener.slot.map_or("-".into(), |slot| slot.to_string()),
+        known(listener.slot),
         or_dash(!workers.is_empty(), workers.join(",")),
         listener.owners.to_string(),
-        listener.sleep.clone(),
-        listener.steered.to_string(),
-        or_dash(listener.live.is_some(), listener.live.unwrap_or(0)),
+        known(listener.sleep.as_ref()),
+        known(listener.steered),
+        known(listener.live),
         listener.queued.to_string(),
         listener.backlog.to_string(),
-        listener
-            .connections
-            .map_or("-".into(), |count| count.to_string()),
+        known(listener.connections),
     ]
 }
 
@@ -77,8 +131,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::control::ProgramStatus;
-    use crate::foreign::report::{Balance, Shares};
+    use crate::foreign::report::{Balance, ForeignProgram, Shares};
 
     #[test]
     fn a_group_reads_like_this() {
@@ -86,21 +139,21 @@ mod tests {
             slot: Some(0),
             workers: vec![4712],
             owners: 3,
-            steered: 800,
-            sleep: "busy".into(),
+            steered: Some(800),
+            sleep: Some("busy".into()),
             live: Some(12),
             queued: 4,
             backlog: 511,
             connections: Some(13),
             inode: 31_415,
             cookie: 0x1001,
-            fd: 5,
+            fd: Some(5),
         };
         let unknown = ForeignListener {
             slot: None,
             workers: Vec::new(),
-            steered: 0,
-            sleep: "unknown".into(),
+            steered: None,
+            sleep: None,
             live: None,
             queued: 0,
             connections: None,
@@ -112,18 +165,17 @@ mod tests {
             server: "nginx".into(),
             agent: Some(99),
             policy: Some("least".into()),
-            program: ProgramStatus {
-                attached: true,
+            program: ForeignProgram {
+                attached: Some(true),
                 why_not: None,
-                runs: 801,
-                steered: 800,
-                acks: 0,
-                fallbacks: [("not_syn".into(), 1)].into(),
+                runs: Some(801),
+                steered: Some(800),
+                fallbacks: Some([("not_syn".into(), 1)].into()),
             },
-            signals: BTreeMap::from([
+            signals: Some(BTreeMap::from([
                 ("live".into(), "no BTF".into()),
                 ("sleep".into(), "known".into()),
-            ]),
+            ])),
             listeners: vec![listener, unknown],
             half_open: 2,
             balance: Balance {
@@ -142,10 +194,10 @@ mod tests {
 127.0.0.1:8080 (nginx; agent 99, policy least): steered by the BPF program; 801 runs, 800 steered
 left to the kernel's hash: 1 not_syn
 goes without live: no BTF
-slot  worker  owners  state    steered  live  recv-q  backlog  active
-   0    4712       3  busy         800    12       4      511      13
-   -       -       3  unknown        0     -       0      511       -
-live connections 13: CV 1.0000, max/mean 2.000; queued 4, half-open 2
+slot  workers  owners  sleep  steered  live  queued  backlog  connections
+   0     4712       3  busy       800    12       4      511           13
+   -        -       3  -            -     -       0      511            -
+connections 13: CV 1.0000, max/mean 2.000; queued 4, half-open 2
 connections wait while 1 of 2 queues are empty
 "
         );

@@ -102,6 +102,7 @@ mod tests {
             command: "nginx".into(),
             sockets: [].into(),
             polled: [].into(),
+            epolls: 0,
         };
         let said = refusal(&owner, Errno::PERM).to_string();
         assert!(

@@ -101,11 +101,11 @@ impl Master {
                 sockets.push(SocketStatus {
                     listen: group.listeners.address,
                     slot: own.then_some(nth as u32),
-                    owner: None,
+                    server: "srv".to_owned(),
                     inode: info.inode,
                     cookie: info.cookie,
-                    pid: pid.unwrap_or(0),
-                    fd: inherited.listener(nth_group as u32, nth as u32),
+                    pid,
+                    fd: pid.map(|_| inherited.listener(nth_group as u32, nth as u32)),
                     recv_q: info.queued,
                     backlog: info.backlog,
                 });

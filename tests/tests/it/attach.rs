@@ -35,21 +35,22 @@ fn each_socket_is_found_with_the_worker_that_polls_it() {
     let address = nginx.address();
     let seen = until("each worker polls its socket", || {
         let seen = said(&format!(
-            "attach --listen {address} --observe --once --json"
+            "observe --listen {address} --once --interval 1ms --json"
         ));
         let seen: ForeignStatus = serde_json::from_str(&seen).unwrap();
         let is_polled = seen.listeners.iter().all(|each| !each.workers.is_empty());
         is_polled.then_some(seen)
     });
     assert_eq!((seen.listeners.len(), &*seen.server), (4, "nginx"));
-    assert!(!seen.program.attached);
+    assert_ne!(seen.program.attached, Some(true));
+    assert_eq!(seen.program.runs, None, "no agent tells");
     for (listener, worker) in seen.listeners.iter().zip(nginx.workers()) {
         // Each worker inherited every socket, and so did the master.
         assert_eq!(listener.owners, 5);
         assert_eq!(listener.workers, [number(*worker)]);
         assert_eq!((listener.queued, listener.backlog), (0, 4096));
     }
-    assert!(!was_attached(address), "--observe attaches nothing");
+    assert!(!was_attached(address), "observing attaches nothing");
     // What was found is so: who answers is who the program assigned it to.
     let agent = Agent::attach(address, &["--policy", "round-robin"]);
     let mut before = agent.status();
@@ -73,10 +74,11 @@ fn connections_are_shared_as_the_program_says_until_it_detaches() {
         let answered = answered_by(address, 40);
         assert!(is_in_turn(&answered, 4), "{answered:?}");
         let status = agent.status();
-        assert_eq!((status.program.runs, status.program.steered), (40, 40));
-        assert!(status.program.attached);
-        let steered: Vec<u64> = status.listeners.iter().map(|each| each.steered).collect();
-        assert_eq!(steered, [10; 4]);
+        let program = &status.program;
+        assert_eq!((program.runs, program.steered), (Some(40), Some(40)));
+        assert_eq!((program.attached, &program.why_not), (Some(true), &None));
+        let steered = status.listeners.iter().map(|each| each.steered);
+        assert_eq!(steered.collect::<Vec<_>>(), [Some(10); 4]);
         agent.child().signal(end).unwrap();
         assert_eq!(agent.child().await_exit().unwrap().code(), Some(0));
         assert!(!was_attached(address), "{end:?} left the program");
@@ -115,7 +117,7 @@ fn a_killed_agent_leaves_a_server_that_serves_and_can_be_mended() {
     // A successor has to free the sockets from the array that was left.
     let mut successor = Agent::attach(address, &attach);
     assert!(is_in_turn(&answered_by(address, 30), 3));
-    assert_eq!(successor.status().program.steered, 30);
+    assert_eq!(successor.status().program.steered, Some(30));
     successor.child().signal(Signal::KILL).unwrap();
     successor.child().await_exit().unwrap();
     assert!(was_attached(address));
@@ -142,14 +144,12 @@ fn a_second_agent_is_refused_unless_it_takes_over() {
     let pid = number(first.child().pid());
     assert!(said.contains(&format!("process {pid}")), "{said}");
     assert!(said.contains("--take-over"), "{said}");
-    assert!(
-        first.status().program.attached,
-        "the refused one did no harm"
-    );
+    let attached = first.status().program.attached;
+    assert_eq!(attached, Some(true), "the refused one did no harm");
     let second = Agent::attach(address, &["--policy", "round-robin", "--take-over"]);
     assert_eq!(first.child().await_exit().unwrap().code(), Some(0));
     assert!(is_in_turn(&answered_by(address, 20), 2));
-    assert_eq!(second.status().program.steered, 20);
+    assert_eq!(second.status().program.steered, Some(20));
 }
 
 #[test]

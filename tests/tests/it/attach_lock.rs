@@ -66,7 +66,7 @@ fn a_process_with_a_former_agents_id_is_left_alone() {
     let mut bystander = Command::new("sleep").arg("1000").spawn().unwrap();
     let held = Held::with(&format!(
         r#"{{"address":"ADDRESS","namespace":NAMESPACE,"pid":{},"start_ticks":1,
-        "control":"/nowhere/agent","policy":"least","cookies":[]}}"#,
+        "control":"/nowhere/agent","policy":"least","cookies":[],"program":0}}"#,
         bystander.id()
     ));
     let said = held.refused();

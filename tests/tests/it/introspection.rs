@@ -5,6 +5,7 @@ use std::process::Command;
 
 use srv::control::{SocketStatus, Status};
 use srv::hold::{Held, Opening};
+use srv::json::SCHEMA;
 use srv_tests::server::{Server, binary};
 
 use crate::client::get;
@@ -54,19 +55,28 @@ fn status_adds_up() {
     drop(held);
 }
 
+/// The list in what `srv sockets --json` prints.
+fn sockets_of(json: &str) -> Vec<SocketStatus> {
+    let mut answer: serde_json::Value = serde_json::from_str(json).unwrap();
+    assert_eq!(answer["schema"], SCHEMA);
+    serde_json::from_value(answer["sockets"].take()).unwrap()
+}
+
 #[test]
 fn sockets_are_those_that_the_kernel_knows() {
     let server = Server::start(["--workers", "2", "--backlog", "77"]).unwrap();
     let sockets = said(&server, &["sockets", "--json"]);
-    let sockets: Vec<SocketStatus> = serde_json::from_str(&sockets).unwrap();
+    let sockets = sockets_of(&sockets);
     assert_eq!(sockets.len(), 2);
     for (slot, socket) in sockets.iter().enumerate() {
         assert_eq!(
             (socket.slot, socket.listen),
             (Some(slot as u32), server.address())
         );
-        assert_eq!(socket.pid, worker(&server, slot as u32).pid);
-        let link = std::fs::read_link(format!("/proc/{}/fd/{}", socket.pid, socket.fd)).unwrap();
+        let pid = socket.pid.expect("a worker serves it");
+        assert_eq!(pid, worker(&server, slot as u32).pid);
+        let fd = socket.fd.expect("the worker has it");
+        let link = std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap();
         assert_eq!(link.to_str().unwrap(), format!("socket:[{}]", socket.inode));
         assert_eq!((socket.recv_q, socket.backlog), (0, 77));
     }
@@ -101,7 +111,7 @@ fn what_waits_is_shown() {
     clients.iter_mut().for_each(|client| client.get("/"));
     until_group(&server, "three wait", |group| group.workers[0].waiting == 3);
     let sockets = said(&server, &["sockets", "--json"]);
-    let sockets: Vec<SocketStatus> = serde_json::from_str(&sockets).unwrap();
+    let sockets = sockets_of(&sockets);
     assert_eq!(sockets[0].recv_q, 3);
     drop(stopped);
     clients

@@ -115,7 +115,7 @@ fn each_worker_is_its_own_masters() {
     };
     assert_eq!((workers.len(), sockets.len()), (4, 4));
     for (socket, worker) in sockets.iter().zip(&workers) {
-        assert_eq!((socket.pid, worker.starts), (worker.pid, 1));
+        assert_eq!((socket.pid, worker.starts), (Some(worker.pid), 1));
         let process = procfs::process::Process::new(worker.pid as i32).unwrap();
         let parent = process.stat().unwrap().ppid as u32;
         let of = if worker.joined { &second } else { &first };

@@ -50,6 +50,7 @@ mod load_shapes;
 mod load_tls;
 mod malformed;
 mod modes;
+mod observe;
 mod old_kernels;
 mod orders;
 mod patience;

@@ -168,7 +168,7 @@ fn a_worker_has_no_file_descriptor_but_its_own() {
     let server = Server::start_as(command, folder, arguments.iter().chain(&listen)).unwrap();
     let sockets = server.srv(&["sockets", "--json"]).unwrap().stdout;
     let sockets: serde_json::Value = serde_json::from_slice(&sockets).unwrap();
-    let listeners: Vec<_> = sockets.as_array().unwrap().iter().collect();
+    let listeners: Vec<_> = sockets["sockets"].as_array().unwrap().iter().collect();
     assert_eq!(listeners.len(), 6);
     let kept = Client::connect(server.address());
     until_group(&server, "it is accepted", |group| group.totals.active == 1);
