@@ -34,9 +34,12 @@ pub struct Foreign {
     /// `sock_reuseport.socks`, whose order changes when a member closes.
     pub places: [Place; MAX_LISTENERS],
     /// Connections that came through each slot's listener since it was inserted
-    /// and that the server has not closed. Written by the tracepoint program, by
-    /// atomic additions from any CPU, and set to 0 by user space when a listener comes
-    /// or goes; side by side, since each choice reads many.
+    /// and that the server has not closed; side by side, since each choice reads many.
+    /// Written by the tracepoint program, by atomic additions from any CPU, and by user
+    /// space, which stores 0 when the slot's listener changes. It changes
+    /// [`Connections::tag`] first, so that connections of the former listener count no
+    /// more; one whose state changes in that very moment may leave the number one too
+    /// low until the listener changes again.
     pub live: Line<[Shared<u64>; MAX_LISTENERS]>,
     /// One slot per listener.
     pub slots: [Slot; MAX_LISTENERS],
@@ -166,12 +169,13 @@ pub struct Slot {
     pub connections: Connections,
 }
 
-/// Written by the select program; user space resets `sleep` and `epoll_seen` when the
-/// listener goes.
+/// Written by the select program. When the slot's listener is removed, user space stores
+/// [`Sleep::Unknown`] in `sleep` and 0 in `epoll_seen`: a run that looks at that moment may
+/// write what it saw of the former listener, and the next look writes anew.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// SYNs assigned to this listener.
+    /// SYNs assigned to this listener: atomic additions, from any CPU.
     pub steered: Shared<u64>,
     /// Connections in the accept queue when last looked at.
     pub queued: Shared<u32>,
@@ -183,8 +187,8 @@ pub struct Seen {
     pub epoll_seen: Shared<u32>,
 }
 
-/// Written by the tracepoint program (by atomic additions, from any CPU), but
-/// for `tag`.
+/// Written by the tracepoint program (by atomic additions, from any CPU), except `tag`,
+/// which user space writes.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct Connections {

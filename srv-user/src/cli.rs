@@ -2,6 +2,7 @@
 //! [`crate::config`] settles what that means.
 
 pub mod attach;
+pub mod find;
 pub mod load;
 pub mod observe;
 pub mod query;
@@ -46,9 +47,14 @@ Exit codes:
 pub enum Command {
     /// Serve HTTP, in the foreground, until SIGTERM or SIGINT
     Serve(Box<ServeArgs>),
-    /// Show a running server's workers, connections and steering
-    Status(Query),
-    /// Switch a running server's policy; no connection is lost
+    /// Show the workers, connections and steering of a running server and of other servers
+    /// that agents steer
+    #[command(after_help = "\
+Exit codes: 0 if it was found and answers. 1 if not. 3 with --strict if the kernel's hash chooses \
+for a group, or that is unknown. 2 if the command line is wrong.")]
+    Status(StatusArgs),
+    /// Switch the policy of a running server or agent; no connection is lost
+    #[command(after_help = CHANGE_CODES)]
     Policy {
         /// hash, random, round-robin, cpu, source, p2c, least or hermes
         name: PolicyName,
@@ -58,11 +64,15 @@ pub enum Command {
     },
     /// Have a running server read its --config file again, as SIGHUP does; no
     /// connection is lost
+    #[command(after_help = CHANGE_CODES)]
     Reload(Server),
     /// Have a running server replace itself by the binary that is now where its
     /// own was, as SIGUSR2 does; no connection is lost
+    #[command(after_help = CHANGE_CODES)]
     Upgrade(Server),
     /// List each listening socket of a running server
+    #[command(after_help = "\
+Exit codes: 0 if it was found. 1 if not, or it does not answer. 2 if the command line is wrong.")]
     Sockets(Query),
     /// Show how a server's workers share its connections, whether that is a problem, and
     /// what would fix it; changes nothing
@@ -70,6 +80,9 @@ pub enum Command {
     /// Steer a server that already runs, from outside, until SIGTERM or SIGINT
     Attach(AttachArgs),
     /// Leave a group to the kernel's hash again, whoever attached a program
+    #[command(after_help = "\
+Exit codes: 0 if no program is attached any more, also if none was. 1 if it cannot be \
+detached, or the agent does not end. 2 if the command line is wrong.")]
     Detach(DetachArgs),
     /// Check what this machine lacks, what that costs and how to mend it
     #[command(after_help = DOCTOR_EXIT_CODES)]
@@ -194,6 +207,17 @@ pub enum AbCommand {
     },
 }
 
+/// What `srv status` may be told.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// As other questions.
+    #[command(flatten)]
+    pub ask: Query,
+    /// Fail if a group is not steered (exit code 3)
+    #[arg(long)]
+    pub strict: bool,
+}
+
 /// A question to a running server.
 #[derive(Debug, Args)]
 pub struct Query {
@@ -208,10 +232,27 @@ pub struct Query {
 /// Which running server.
 #[derive(Debug, Args)]
 pub struct Server {
-    /// The server's control socket [default: that of the one server running]
+    /// The control socket of the server or agent [default: that of the only server running,
+    /// or, if none runs, of the only agent]
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
+
+    /// The server that serves on this address, or the agent that steers it
+    #[arg(long, value_name = "ADDR", conflicts_with = "control")]
+    pub listen: Option<ListenAddr>,
 }
+
+impl Server {
+    /// Whether it was said which.
+    pub fn is_named(&self) -> bool {
+        self.control.is_some() || self.listen.is_some()
+    }
+}
+
+/// Of the commands that ask for a change.
+const CHANGE_CODES: &str = "\
+Exit codes: 0 if it was done. 1 if it was refused, or no server was found. 2 if the command \
+line is wrong.";
 
 /// What `srv serve` may be told, by flags or, under the same names, by the
 /// TOML file. `None`: not said.

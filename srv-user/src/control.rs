@@ -170,8 +170,10 @@ pub struct WorkerStatus {
     /// Connections that the program assigned to its listener.
     pub steered: u64,
     /// Connections it accepted from its own listener.
+    #[serde(rename = "own")]
     pub taken_own: u64,
     /// Connections it accepted from its siblings' listeners.
+    #[serde(rename = "stolen")]
     pub taken_stolen: u64,
     /// Connections that wait at its listener, half-open ones included.
     pub waiting: u64,

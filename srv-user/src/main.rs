@@ -40,7 +40,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Rehearse(args) => rehearsal::perform(&args)?,
         Command::Succeed(args) => return Err(takeover::succeed(&args)),
         Command::Load(args) => return load::command::run(&args),
-        Command::Status(asked) => query::status(&asked)?,
+        Command::Status(asked) => return query::status(&asked),
         Command::Sockets(asked) => query::sockets(&asked)?,
         Command::Policy { name, server } => {
             query::change(&Request::Policy(name.0.name().to_owned()), &server)?;
@@ -48,7 +48,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Reload(server) => query::change(&Request::Reload, &server)?,
         Command::Upgrade(server) => query::change(&Request::Upgrade, &server)?,
         Command::Observe(args) => return args.run(),
-        Command::Attach(args) => args.run()?,
+        Command::Attach(args) => return args.run(),
         Command::Detach(args) => args.run()?,
         Command::Ab(args) => return compare(*args),
         Command::Doctor { json, strict } => {

@@ -67,18 +67,8 @@ pub fn sockets(sockets: &[SocketStatus]) -> String {
 fn group(group: &GroupStatus) -> String {
     let mut text = format!("{}: {}\n", group.listen, program(&group.program));
     let header = [
-        "slot",
-        "pid",
-        "state",
-        "starts",
-        "steered",
-        "taken_own",
-        "taken_stolen",
-        "waiting",
-        "active",
-        "running",
-        "served",
-        "busy",
+        "slot", "pid", "state", "starts", "steered", "own", "stolen", "waiting", "active",
+        "running", "served", "busy",
     ];
     let mut rows: Vec<Vec<String>> = group.workers.iter().map(worker).collect();
     rows.push(sums(&group.workers, &group.totals));
@@ -314,10 +304,10 @@ srv 0.1.0, master 4711, policy least, accept ring
 
 127.0.0.1:8080: steered by the BPF program; 1204 runs, 1200 steered
 left to the kernel's hash: 1 none_ready, 3 not_syn
-slot   pid  state  starts  steered  taken_own  taken_stolen  waiting  active  running  served  busy
-   0  4712  ready       1      800        790            10        0      12        1  123456   2ms
-   1     -  dead        3      400        400             0        7       0        0    1000     -
- all                    4     1200       1190            10        7      12        1  124456
+slot   pid  state  starts  steered   own  stolen  waiting  active  running  served  busy
+   0  4712  ready       1      800   790      10        0      12        1  123456   2ms
+   1     -  dead        3      400   400       0        7       0        0    1000     -
+ all                    4     1200  1190      10        7      12        1  124456
 accepts 1200: CV 0.3333, max/mean 1.333; live connections 12: CV 1.0000, max/mean 2.000
 refused: 3 malformed, 4 timeout
 "

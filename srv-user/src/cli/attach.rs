@@ -1,6 +1,7 @@
 //! The command lines of `srv attach` and `srv detach`.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Args;
 use rustix::process::Pid;
@@ -9,6 +10,7 @@ use srv_common::Policy;
 use crate::config::value::{ListenAddr, LogFormat, PolicyName};
 use crate::foreign::attach::Wish;
 use crate::foreign::group::Target;
+use crate::foreign::refusal::Refusal;
 use crate::foreign::{agent, detach};
 use crate::log;
 
@@ -22,15 +24,18 @@ What it needs: each worker of the server has a listening socket of its own \
 Signals: SIGTERM, SIGINT and SIGQUIT detach and end it. SIGHUP (a terminal that is \
 closed, a reload), SIGUSR1 and SIGUSR2 have no effect.
 
-Exit codes: 0 after a stop by a signal (it has detached then), or if --once \
-attached. 1 if it could not attach.")]
+Exit codes: 0 after a stop by a signal (it has detached then), or if --once attached. 3 if \
+there is nothing to choose between: all workers share one socket (nothing is attached), or \
+with --once there is one socket (the program is attached, and a second socket changes \
+nothing without an agent). 1 if it could not attach for another reason. 2 if the command \
+line is wrong.")]
 pub struct AttachArgs {
     /// Which group.
     #[command(flatten)]
     pub group: GroupArgs,
 
     /// Which worker gets a new connection: random, round-robin, cpu, source, p2c or least
-    #[arg(long, value_name = "NAME", default_value = "least")]
+    #[arg(long, value_name = "NAME", default_value = "least", value_parser = policy)]
     pub policy: PolicyName,
 
     /// Attach and exit; the program goes on, but nobody follows a reload: it
@@ -81,22 +86,33 @@ impl AttachArgs {
     ///
     /// # Errors
     /// The reason why it cannot attach, with its mend.
-    pub fn run(&self) -> anyhow::Result<()> {
+    pub fn run(&self) -> anyhow::Result<ExitCode> {
+        match self.attach() {
+            Err(error) if leaves_nothing_to_choose(&error) => {
+                eprintln!("srv: {error:#}");
+                Ok(NOTHING_TO_CHOOSE.into())
+            }
+            attached => attached,
+        }
+    }
+
+    fn attach(&self) -> anyhow::Result<ExitCode> {
         let target = self.group.target()?;
         log::start(self.log == LogFormat::Json);
-        let Policy::Hash = self.policy.0 else {
-            let wish = Wish {
-                target,
-                policy: self.policy.0,
-                takes_over: self.take_over,
-                control: self.control.clone(),
-            };
-            return match self.once {
-                true => agent::attach_once(wish),
-                false => agent::run(wish),
-            };
+        let wish = Wish {
+            target,
+            policy: self.policy.0,
+            takes_over: self.take_over,
+            control: self.control.clone(),
         };
-        anyhow::bail!("hash is the kernel's own choice: `srv detach` returns to it")
+        if !self.once {
+            agent::run(wish)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Ok(match agent::attach_once(wish)? {
+            1 => NOTHING_TO_CHOOSE.into(),
+            _ => ExitCode::SUCCESS,
+        })
     }
 }
 
@@ -123,6 +139,33 @@ impl GroupArgs {
             (None, None) => Target::only(self.netns),
         }
     }
+}
+
+/// The exit code where all workers share one socket, or there is one worker.
+const NOTHING_TO_CHOOSE: u8 = 3;
+
+fn leaves_nothing_to_choose(error: &anyhow::Error) -> bool {
+    let refusal = error.chain().find_map(|cause| cause.downcast_ref());
+    matches!(refusal, Some(Refusal::SharedSocket { .. }))
+}
+
+/// The policies that need no help of the server's workers.
+fn policy(text: &str) -> Result<PolicyName, String> {
+    // The first is what the kernel does without a program.
+    let is_for_others = |policy: Policy| !matches!(policy, Policy::Hash | Policy::Hermes);
+    let named = Policy::NAMED
+        .into_iter()
+        .filter(|(_, policy)| is_for_others(*policy));
+    let found = named.clone().find(|(name, _)| *name == text);
+    found.map(|(_, policy)| PolicyName(policy)).ok_or_else(|| {
+        let names: Vec<&str> = named.map(|(name, _)| name).collect();
+        let why = match text {
+            "hash" => "hash is the kernel's own choice, to which `srv detach` returns; ",
+            "hermes" => "hermes needs workers that run its filter, which only srv's own do; ",
+            _ => "",
+        };
+        format!("{why}expected one of {}", names.join(", "))
+    })
 }
 
 fn process(text: &str) -> Result<Pid, String> {

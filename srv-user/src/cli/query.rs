@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::bail;
 use serde::Serialize;
 
-use super::{Query, Server};
+use super::{Query, Server, StatusArgs, find};
 use crate::control::{self, Reply, Request, SocketStatus, Status, ask, no_server};
 use crate::foreign::report::{self, ForeignStatus};
 use crate::foreign::table;
@@ -27,6 +28,12 @@ struct Overview {
     servers: Vec<Placed>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     foreign: Vec<ForeignStatus>,
+}
+
+/// The fields of `srv sockets --json`.
+#[derive(Serialize)]
+struct Sockets {
+    sockets: Vec<SocketStatus>,
 }
 
 /// One of several servers.
@@ -56,20 +63,14 @@ impl Placed {
     }
 }
 
-/// The fields of `srv sockets --json`.
-#[derive(Serialize)]
-struct Sockets {
-    sockets: Vec<SocketStatus>,
-}
-
 /// `srv status`.
 ///
 /// # Errors
 /// Nothing runs, or it is not clear what is meant.
-pub fn status(query: &Query) -> anyhow::Result<()> {
-    let (paths, mut foreign) = running(&query.server)?;
+pub fn status(query: &StatusArgs) -> anyhow::Result<ExitCode> {
+    let (paths, mut foreign) = running(&query.ask.server)?;
     let mut servers = Vec::new();
-    for (control, reply) in ask_each(&query.server, paths, &Request::Status)? {
+    for (control, reply) in ask_each(&query.ask.server, paths, &Request::Status)? {
         match reply {
             Reply::Status(status) => servers.push(Placed {
                 uid: std::fs::metadata(&control).ok().map(|file| file.uid()),
@@ -80,19 +81,29 @@ pub fn status(query: &Query) -> anyhow::Result<()> {
             other => bail!("asked for status, got {other:?}"),
         }
     }
-    if query.json {
+    let own = servers.iter().flat_map(|server| &server.status.groups);
+    let own = own.map(|group| group.program.attached);
+    let others = foreign
+        .iter()
+        .map(|status| status.program.attached == Some(true));
+    let code = match own.chain(others).all(|is_steered| is_steered) {
+        false if query.strict => ExitCode::from(3),
+        _ => ExitCode::SUCCESS,
+    };
+    if query.ask.json {
         let only = (servers.len() == 1).then(|| servers.pop()).flatten();
-        return json::print(&Overview {
+        json::print(&Overview {
             server: only.map(|only| only.status),
             servers,
             foreign,
-        });
+        })?;
+        return Ok(code);
     }
     let names_each = servers.len() > 1;
     let own = servers.iter().map(|server| server.shown(names_each));
     let groups: Vec<String> = own.chain(foreign.iter().map(table::group)).collect();
     println!("{}", groups.join("\n").trim_end());
-    Ok(())
+    Ok(code)
 }
 
 /// `srv sockets`.
@@ -123,7 +134,7 @@ pub fn sockets(query: &Query) -> anyhow::Result<()> {
 /// # Errors
 /// As [`status`], or the server refuses.
 pub fn change(request: &Request, server: &Server) -> anyhow::Result<()> {
-    match ask(server.control.as_deref(), request)? {
+    match ask(Some(&find::one(server)?), request)? {
         Reply::Done(text) => println!("{text}"),
         other => bail!("asked for a change, got {other:?}"),
     }
@@ -137,7 +148,7 @@ fn ask_each(
     paths: BTreeSet<PathBuf>,
     request: &Request,
 ) -> anyhow::Result<Vec<(PathBuf, Reply)>> {
-    let is_alone = asked.control.is_some() || paths.len() == 1;
+    let is_alone = asked.is_named() || paths.len() == 1;
     let mut replies = Vec::new();
     for path in paths {
         match ask(Some(&path), request) {
@@ -155,8 +166,8 @@ fn ask_each(
 /// The control sockets of the servers that are meant, and the groups of others:
 /// none of those if one is named.
 fn running(server: &Server) -> anyhow::Result<(BTreeSet<PathBuf>, Vec<ForeignStatus>)> {
-    if let Some(path) = &server.control {
-        return Ok((BTreeSet::from([path.clone()]), Vec::new()));
+    if server.is_named() {
+        return Ok((BTreeSet::from([find::one(server)?]), Vec::new()));
     }
     let (servers, (foreign, unreadable)) = (control::servers()?, report::all()?);
     for error in unreadable {

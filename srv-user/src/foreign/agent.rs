@@ -34,15 +34,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often it says what the program did, if it did anything.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
-/// Attaches and leaves: the program needs nobody to go on.
+/// Attaches and leaves: the program goes on without a process. Returns the number of
+/// sockets that it chooses between.
 ///
 /// # Errors
 /// The reason why it cannot attach.
-pub fn attach_once(mut wish: Wish) -> anyhow::Result<()> {
+pub fn attach_once(mut wish: Wish) -> anyhow::Result<usize> {
     wish.control = None;
     let (following, _record_stays) = attach(&wish)?;
     say_attached(&following, wish.policy);
-    Ok(())
+    Ok(following.cookies().len())
 }
 
 /// Attaches and follows the group until it is told to stop.
@@ -208,6 +209,12 @@ impl Agent {
                 change.left
             ),
         }
+        self.record();
+    }
+
+    /// Records what is attached now, for the time when this agent is gone.
+    fn record(&mut self) {
+        let cookies = self.following.cookies();
         let Some(lock) = &mut self.lock else { return };
         let written = record(&self.wish, cookies, self.following.program_id())
             .and_then(|record| lock.write(&record));
@@ -244,7 +251,9 @@ impl Agent {
         let policy = name.parse::<PolicyName>().map_err(anyhow::Error::msg)?.0;
         self.following.steer_by(policy)?;
         tracing::info!("policy: {name}");
-        Ok(std::mem::replace(&mut self.wish.policy, policy))
+        let before = std::mem::replace(&mut self.wish.policy, policy);
+        self.record();
+        Ok(before)
     }
 
     fn status(&mut self) -> anyhow::Result<ForeignStatus> {

@@ -86,7 +86,7 @@ pub fn run(arguments: &str) -> Output {
 }
 
 /// What it printed; it succeeded, or what it looked at is not as one would wish
-/// (exit codes 3 and 4).
+/// (exit codes 3 and 4 of `srv observe`).
 pub fn said(arguments: &str) -> String {
     let output = run(arguments);
     let complaint = String::from_utf8_lossy(&output.stderr);

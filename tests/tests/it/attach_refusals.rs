@@ -10,7 +10,7 @@ use srv_tests::child::Child;
 use srv_tests::nginx::{self, Nginx};
 use srv_tests::server::Server;
 
-use crate::agent::{Agent, LOCALHOST, nginx, options, refused, said, srv};
+use crate::agent::{Agent, LOCALHOST, nginx, options, refused, run, said, srv};
 use crate::gate;
 use crate::probe::until;
 
@@ -89,7 +89,9 @@ fn one_socket_that_all_share() {
         return;
     }
     let nginx = Nginx::start(LOCALHOST, &shared).unwrap();
-    let said = refused(&format!("attach --listen {}", nginx.address()));
+    let output = run(&format!("attach --listen {}", nginx.address()));
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
     let mend = format!("`listen {} reuseport;`", nginx.address());
     assert_says(
         &said,

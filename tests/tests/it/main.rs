@@ -16,6 +16,7 @@ mod ab;
 mod ab_spoiled;
 mod attach;
 mod attach_docs;
+mod attach_errors;
 mod attach_follow;
 mod attach_lock;
 mod attach_refusals;

@@ -1,0 +1,145 @@
+//! What a user who does not know srv yet types beside another server: the exit code, and
+//! what the message says instead of misleading.
+
+use std::fs::read_link;
+use std::process::{Command, Output};
+
+use rustix::process::Signal;
+use srv::foreign::owners;
+use srv::foreign::sock_diag::SockDiag;
+use srv_tests::python::{Python, Server};
+
+use crate::agent::{Agent, LOCALHOST, answered_by, is_in_turn, nginx, run, said};
+use crate::gate;
+use crate::probe::until;
+
+#[track_caller]
+fn assert_says(output: &Output, code: i32, parts: &[&str]) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    for part in parts {
+        assert!(said.contains(part), "no `{part}` in: {said}");
+    }
+}
+
+#[test]
+fn a_process_that_is_not_there_is_not_there() {
+    // Larger than any process id (PID_MAX_LIMIT, include/linux/threads.h).
+    let pid = (1 << 22) + 1;
+    for command in ["attach", "observe", "detach"] {
+        let output = run(&format!("{command} --pid {pid}"));
+        assert_says(&output, 1, &[&format!("there is no process {pid}")]);
+    }
+    let output = run(&format!("attach --listen 127.0.0.1:80 --netns {pid}"));
+    assert_says(&output, 1, &[&format!("there is no process {pid}")]);
+}
+
+#[test]
+fn only_policies_that_attach_has_are_offered() {
+    for policy in ["lest", "hash", "hermes"] {
+        let output = run(&format!("attach --listen 127.0.0.1:80 --policy {policy}"));
+        let offered = "expected one of random, round-robin, cpu, source, p2c, least";
+        assert_says(&output, 2, &["--policy", offered]);
+    }
+    let output = run("attach --listen 127.0.0.1:80 --policy hash");
+    assert_says(&output, 2, &["`srv detach`"]);
+}
+
+/// `--netns` alone was refused for want of an argument that it did not name.
+#[test]
+fn a_network_namespace_without_an_address_is_searched() {
+    if !gate::is_root() {
+        return;
+    }
+    let mut command = Command::new("unshare");
+    let mut apart = command.args(["--net", "sleep", "1000"]).spawn().unwrap();
+    let namespace = format!("/proc/{}/ns/net", apart.id());
+    let own = read_link("/proc/self/ns/net").unwrap();
+    until("it has a network namespace of its own", || {
+        read_link(&namespace)
+            .is_ok_and(|its| its != own)
+            .then_some(())
+    });
+    let output = run(&format!("observe --netns {}", apart.id()));
+    apart.kill().unwrap();
+    apart.wait().unwrap();
+    assert_says(&output, 1, &["no server with several workers listens here"]);
+}
+
+#[test]
+fn a_master_that_leaves_the_sockets_to_its_workers_is_understood() {
+    let required = Server::Gunicorn.version().map(drop);
+    let required = required.map_err(|error| format!("{error:#}"));
+    if !gate::can_steer() || !gate::can("run gunicorn", required) {
+        return;
+    }
+    let python = Python::start(Server::Gunicorn, LOCALHOST, 2).unwrap();
+    let master = python.pid();
+    let own = owners::sockets_of(master).unwrap();
+    let listeners = SockDiag::open(None).unwrap().listeners_on(python.address());
+    let has_one = listeners
+        .unwrap()
+        .iter()
+        .any(|each| own.contains_key(&each.inode));
+    assert!(
+        !has_one,
+        "this master listens itself: another one is needed here"
+    );
+    let output = run(&format!("detach --pid {}", master.as_raw_nonzero()));
+    assert_says(&output, 0, &[]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.starts_with(&python.address().to_string()), "{said}");
+}
+
+#[test]
+fn one_worker_is_attached_to_and_has_that_exit_code() {
+    let Some(nginx) = nginx(1) else { return };
+    let output = run(&format!("attach --once --listen {}", nginx.address()));
+    assert_says(&output, 3, &["nothing to choose between yet"]);
+    assert!(said(&format!("detach --listen {}", nginx.address())).contains("detached"));
+}
+
+/// The path of the control socket is the test's own: the record of the agent says it.
+#[test]
+fn an_agent_is_found_by_the_address_that_it_steers() {
+    let Some(nginx) = nginx(2) else { return };
+    let address = nginx.address();
+    let mut agent = Agent::attach(address, &["--policy", "source"]);
+    agent.status();
+    let switched = said(&format!("policy round-robin --listen {address}"));
+    assert_eq!(switched, "policy: round-robin (was source)\n");
+    assert!(is_in_turn(&answered_by(address, 20), 2));
+    let status = run(&format!("status --strict --listen {address}"));
+    assert_says(&status, 0, &[]);
+    let shown = String::from_utf8_lossy(&status.stdout);
+    assert!(shown.contains("policy round-robin"), "{shown}");
+    // What a killed agent leaves says the policy that its program goes by.
+    agent.child().signal(Signal::KILL).unwrap();
+    agent.child().await_exit().unwrap();
+    let left = said("status");
+    let line = format!("{address} (nginx; no agent, policy round-robin): steered");
+    assert!(left.contains(&line), "{left}");
+    said(&format!("detach --listen {address}"));
+}
+
+#[test]
+fn an_address_that_nothing_of_ones_own_serves_is_named_beside_those_that_are() {
+    let Some(nginx) = nginx(2) else { return };
+    let agent = Agent::attach(nginx.address(), &["--policy", "random"]);
+    agent.status();
+    let output = run("policy least --listen 127.0.0.1:1");
+    assert_says(
+        &output,
+        1,
+        &["nothing of yours serves or steers 127.0.0.1:1"],
+    );
+}
+
+#[test]
+fn the_status_of_an_unsteered_server_fails_if_that_is_asked_for() {
+    let server = srv_tests::server::Server::start(["--workers", "1", "--policy", "hash"]).unwrap();
+    let code = |arguments: &[&str]| server.srv(arguments).unwrap().status.code();
+    assert_eq!(code(&["status"]), Some(0));
+    assert_eq!(code(&["status", "--strict"]), Some(3));
+    assert_eq!(code(&["status", "--json", "--strict"]), Some(3));
+}
