@@ -1,7 +1,7 @@
 //! What the BPF program and user space share, and nothing else: the layout of
-//! the memory both of them map ([`layout`]), the steering policies ([`policy`])
-//! and the order of arrival ([`tickets`]), pure functions over that layout,
-//! compiled for both sides.
+//! the memory both of them map ([`layout`]), the steering policies ([`policy`]),
+//! whose turn it is among equals ([`turns`]) and the order of arrival ([`tickets`]),
+//! pure functions over that layout, compiled for both sides.
 //!
 //! Nothing here performs a system call or calls a BPF helper; only
 //! [`Group::boxed`], which the BPF target does not have, allocates.
