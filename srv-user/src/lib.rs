@@ -21,6 +21,9 @@ pub mod doctor;
 pub mod environment;
 pub mod exchange;
 pub mod foreign;
+#[cfg(test)]
+#[path = "../../tests/src/gate.rs"]
+mod gate;
 mod generator;
 pub mod group;
 pub mod hang;

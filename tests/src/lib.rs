@@ -2,6 +2,7 @@
 //! they cost, and how a bench reports. Nothing here judges a result.
 
 pub mod arm;
+pub mod gate;
 pub mod old_kernel;
 pub mod past;
 pub mod report;

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    fs,
     os::unix::process::CommandExt,
     path::Path,
     process::Command,
@@ -191,13 +192,28 @@ pub fn test(args: &[String]) -> Result<()> {
         .arg("test")
         .args(args)
         .env("SRV_BIN", workspace::srv(false)?)
-        .env("SRV_STATIC_BIN", image::srv_path(false)?);
+        .env("SRV_STATIC_BIN", image::srv_path(false)?)
+        .env("SRV_SKIPPED", workspace::skipped());
     run_binaries_as_root(&mut command)?;
     // Who asks for some tests should not wait for a second build.
     if args.is_empty() {
         image::static_srv(false)?;
     }
-    step::show("run the tests", &mut command)
+    // There is none unless a run before this one has left it.
+    let _ = fs::remove_file(workspace::skipped());
+    let outcome = step::show("run the tests", &mut command);
+    say_skipped();
+    outcome
+}
+
+/// Says how many tests could not run here: cargo counts them as passed.
+fn say_skipped() {
+    // Without a skip there is no list.
+    let skipped = fs::read_to_string(workspace::skipped()).unwrap_or_default();
+    match skipped.lines().count() {
+        0 => eprintln!("No test was skipped."),
+        count => eprintln!("{skipped}{count} skips, which are counted as passed above."),
+    }
 }
 
 /// Builds the container image.

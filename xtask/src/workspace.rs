@@ -49,6 +49,11 @@ pub fn image_context() -> PathBuf {
     root().join("target/image")
 }
 
+/// The list of the tests that were skipped, a line each.
+pub fn skipped() -> PathBuf {
+    root().join("target/skipped.txt")
+}
+
 /// Tools of this project's own, so that nobody's installed ones are touched.
 pub fn tools() -> PathBuf {
     root().join("target/tools")

@@ -141,9 +141,7 @@ fn a_simulation_leaves_the_same_kind_of_result() {
 /// Where they are installed.
 #[test]
 fn peers_are_behind_the_delayed_path_too() {
-    if !gate::is_root() {
-        return;
-    }
+    gate::needs!(root);
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let arms = ["cheap", "--rtt", "20ms", "--arms", "hash,nginx,haproxy"];

@@ -182,9 +182,7 @@ fn a_disturbed_control_condemns_the_run() {
 /// Room for the samples of two or three runs, in a mount namespace that ends with the run.
 #[test]
 fn a_full_disk_leaves_what_was_measured() {
-    if !gate::is_root() {
-        return;
-    }
+    gate::needs!(root);
     let [disk, kept] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let script = format!(
         "mount -t tmpfs -o size={} none $DISK || exit 9
@@ -213,9 +211,7 @@ fn a_full_disk_leaves_what_was_measured() {
 
 #[test]
 fn a_disk_without_room_for_the_result_is_refused() {
-    if !gate::is_root() {
-        return;
-    }
+    gate::needs!(root);
     let disk = tempfile::tempdir().unwrap();
     let script = "mount -t tmpfs -o size=512k none $DISK && $SRV ab --out $DISK/out";
     let mut command = Command::new("unshare");

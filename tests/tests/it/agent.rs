@@ -117,7 +117,7 @@ pub fn options(workers: usize) -> nginx::Options {
 pub fn nginx(workers: usize) -> Option<Nginx> {
     let options = options(workers);
     let required = nginx::require(&options).map_err(|error| format!("{error:#}"));
-    (gate::can_steer() && gate::is_root() && gate::can("run nginx", required))
+    (gate::steer() && gate::root() && gate::can("run nginx", required))
         .then(|| Nginx::start(LOCALHOST, &options).unwrap())
 }
 

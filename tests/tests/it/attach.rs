@@ -214,9 +214,7 @@ fn the_policy_is_switched_live() {
 /// Listeners of this process with the program attached, by the hook alone.
 #[test]
 fn a_panic_detaches() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
     socket.set_reuse_port(true).unwrap();
     socket

@@ -48,9 +48,7 @@ fn only_policies_that_attach_has_are_offered() {
 /// `--netns` alone was refused for want of an argument that it did not name.
 #[test]
 fn a_network_namespace_without_an_address_is_searched() {
-    if !gate::is_root() {
-        return;
-    }
+    gate::needs!(root);
     let mut command = Command::new("unshare");
     let mut apart = command.args(["--net", "sleep", "1000"]).spawn().unwrap();
     let namespace = format!("/proc/{}/ns/net", apart.id());
@@ -70,7 +68,7 @@ fn a_network_namespace_without_an_address_is_searched() {
 fn a_master_that_leaves_the_sockets_to_its_workers_is_understood() {
     let required = Server::Gunicorn.version().map(drop);
     let required = required.map_err(|error| format!("{error:#}"));
-    if !gate::can_steer() || !gate::can("run gunicorn", required) {
+    if !gate::steer() || !gate::can("run gunicorn", required) {
         return;
     }
     let python = Python::start(Server::Gunicorn, LOCALHOST, 2).unwrap();

@@ -94,9 +94,7 @@ fn a_held_lock_with_an_unreadable_record_is_reported() {
 /// and does not block `srv detach`.
 #[test]
 fn an_unreadable_record_that_nothing_holds_is_reported_and_replaced() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let held = Held::with("no record");
     let address = held.listener.local_addr().unwrap();
     flock(&held.lock, FlockOperation::Unlock).unwrap();

@@ -101,9 +101,7 @@ fn one_socket_that_all_share() {
 
 #[test]
 fn srvs_own_server() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = Server::start(["--workers", "2"]).unwrap();
     let said = refused(&format!("attach --listen {}", server.address()));
     assert_says(&said, &["srv's own server", "srv policy"]);
@@ -112,9 +110,7 @@ fn srvs_own_server() {
 
 #[test]
 fn somebody_elses_program_is_replaced_only_if_told_to() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let (sockets, address) = listening(2);
     let mut others = Steering::load().unwrap();
     for (slot, socket) in sockets.iter().enumerate() {

@@ -45,7 +45,7 @@ fn assert_steers(address: SocketAddr, command: &str) {
 fn haproxy_with_a_shard_per_thread() {
     let required = haproxy::version().map(drop);
     let required = required.map_err(|error| format!("{error:#}"));
-    if !gate::can_steer() || !gate::can("run HAProxy", required) {
+    if !gate::steer() || !gate::can("run HAProxy", required) {
         return;
     }
     let haproxy = Haproxy::start(LOCALHOST, WORKERS).unwrap();
@@ -55,7 +55,7 @@ fn haproxy_with_a_shard_per_thread() {
 fn assert_python_is_steered(server: Server) {
     let required = server.version().map(drop);
     let required = required.map_err(|error| format!("{error:#}"));
-    if !gate::can_steer() || !gate::can(&format!("run {}", server.name()), required) {
+    if !gate::steer() || !gate::can(&format!("run {}", server.name()), required) {
         return;
     }
     let python = Python::start(server, LOCALHOST, WORKERS).unwrap();

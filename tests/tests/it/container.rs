@@ -29,7 +29,7 @@ impl Engine {
     fn with_image() -> Option<Self> {
         let there = static_srv().and_then(|srv| Ok((srv, Self::start()?)));
         let outcome = there.as_ref().map(drop).map_err(String::clone);
-        if !gate::can_steer() || !gate::can("run containers", outcome) {
+        if !gate::steer() || !gate::can("run containers", outcome) {
             return None;
         }
         let (srv, engine) = there.ok()?;

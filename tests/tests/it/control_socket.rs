@@ -53,9 +53,7 @@ fn a_regular_file_of_that_name_is_kept() {
 
 #[test]
 fn an_agent_keeps_it_too() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("notes");
     fs::write(&file, "precious").unwrap();
@@ -109,9 +107,7 @@ fn silent_connections_are_bounded_and_closed() {
 /// Wherever its socket is; another user is told whose it is.
 #[test]
 fn root_sees_every_server() {
-    if !gate::is_root() {
-        return;
-    }
+    gate::needs!(root);
     let folder = tempfile::tempdir().unwrap();
     let open_to_all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(folder.path(), open_to_all).unwrap();

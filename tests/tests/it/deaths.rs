@@ -29,7 +29,7 @@ fn until_replaced(server: &Server, slot: usize) {
 
 #[test]
 fn a_killed_worker_loses_only_what_it_was_serving() {
-    if gate::can_steer() {
+    if gate::steer() {
         a_death_under_load("ring", Signal::KILL);
     }
 }
@@ -37,7 +37,7 @@ fn a_killed_worker_loses_only_what_it_was_serving() {
 /// Nobody else takes from its queue: it waits for the replacement.
 #[test]
 fn a_killed_workers_queue_survives() {
-    if gate::can_steer() {
+    if gate::steer() {
         a_death_under_load("own", Signal::KILL);
     }
 }
@@ -45,7 +45,7 @@ fn a_killed_workers_queue_survives() {
 /// `panic = "abort"` ends a worker that panics by this signal.
 #[test]
 fn an_aborting_worker_is_a_respawn_and_no_outage() {
-    if gate::can_steer() {
+    if gate::steer() {
         a_death_under_load("ring", Signal::ABORT);
     }
 }
@@ -95,9 +95,7 @@ fn a_death_under_load(accept: &str, by: Signal) {
 
 #[test]
 fn a_replacement_is_first_in_line_at_its_own_listener() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let arguments = [
         "--policy",
         "round-robin",

@@ -122,9 +122,7 @@ fn is_in_use(namespace: &PathBuf) -> bool {
 
 #[test]
 fn a_missing_capability_is_named() {
-    if !gate::is_root() {
-        return;
-    }
+    gate::needs!(root);
     for (capability, name) in [
         (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN"),
         (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),

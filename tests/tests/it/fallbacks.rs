@@ -97,9 +97,7 @@ fn listening(address: SocketAddr, count: usize) -> Vec<Socket> {
 
 #[test]
 fn no_policy() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let steered = Steered::attach(2);
     steered.assert_falls_back(Reason::NoPolicy);
     // One that this program does not know yet.
@@ -109,9 +107,7 @@ fn no_policy() {
 
 #[test]
 fn none_ready() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let steered = Steered::attach(2);
     for (_, policy) in Policy::NAMED.into_iter().skip(1) {
         steered.policy(policy, 2);
@@ -121,9 +117,7 @@ fn none_ready() {
 
 #[test]
 fn empty_slot() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let steered = Steered::attach(2);
     steered.policy(Policy::Least, 2);
     steered.ready(1);
@@ -132,9 +126,7 @@ fn empty_slot() {
 
 #[test]
 fn other_group() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let mut steered = Steered::attach(2);
     let others = listening((Ipv4Addr::LOCALHOST, 0).into(), 1);
     steered.steering.set_listener(0, &others[0]).unwrap();
@@ -145,9 +137,7 @@ fn other_group() {
 
 #[test]
 fn select_failed() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let mut steered = Steered::attach(2);
     let address = (std::net::Ipv6Addr::LOCALHOST, 0).into();
     if !gate::can(
@@ -168,9 +158,7 @@ fn select_failed() {
 
 #[test]
 fn dropping_leaves_the_group_as_it_was_found() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let steered = Steered::attach(2);
     steered.assert_falls_back(Reason::NoPolicy);
     let Steered {
@@ -193,9 +181,7 @@ fn dropping_leaves_the_group_as_it_was_found() {
 
 #[test]
 fn not_syn() {
-    if !gate::can_steer() || !gate::is_root() {
-        return;
-    }
+    gate::needs!(steer, root);
     let server = Server::start(["--workers", "2"]).unwrap();
     const FIN: u8 = 0x01;
     const ACK: u8 = 0x10;
@@ -253,9 +239,7 @@ fn checksum(address: Ipv4Addr, header: &[u8; 20]) -> u16 {
 /// coming back for a while. The client waits, and is served.
 #[test]
 fn none_ready_in_a_server() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = Server::start(["--workers", "2"]).unwrap();
     // Each early death doubles the wait for the next start.
     until("no worker is alive", || {

@@ -84,7 +84,7 @@ fn die_and_return(accept: &str, first: usize, next: usize) {
             assert_eq!(get(address, "/").status(), 200);
         }
     }
-    if accept == "ring" && gate::can_steer() {
+    if accept == "ring" && gate::steer() {
         let program = group(&server).program;
         assert!(program.attached, "{:?}", program.why_not);
         assert!(program.steered > 0);

@@ -60,14 +60,14 @@ fn start(cookies: u32) -> Server {
 
 #[test]
 fn shares_in_a_flood_without_cookies() {
-    if gate::can_steer() && gate::is_root() {
+    if gate::steer() && gate::root() {
         flood_beside_known_clients(0, "ListenDrops");
     }
 }
 
 #[test]
 fn shares_in_a_flood_with_cookies() {
-    if gate::can_steer() && gate::is_root() {
+    if gate::steer() && gate::root() {
         flood_beside_known_clients(1, "SyncookiesSent");
     }
 }
@@ -103,9 +103,7 @@ fn flood_beside_known_clients(cookies: u32, shown_by: &str) {
 /// they come in bursts then, and whoever is awake takes them.
 #[test]
 fn shares_after_a_flood_that_kept_new_clients_out() {
-    if !gate::can_steer() || !gate::is_root() {
-        return;
-    }
+    gate::needs!(steer, root);
     let server = start(0);
     let (process, target) = (server.pid(), server.address());
     let (during, after) = in_namespace_of(process, || {
@@ -129,9 +127,7 @@ fn shares_after_a_flood_that_kept_new_clients_out() {
 /// steered, dropped, and never accepted.
 #[test]
 fn what_the_kernel_drops_does_not_weigh() {
-    if !gate::can_steer() || !gate::is_root() {
-        return;
-    }
+    gate::needs!(steer, root);
     let server = start(0);
     let (process, target) = (server.pid(), server.address());
     let runs = in_namespace_of(process, || {
@@ -333,9 +329,7 @@ fn tcp_counter(process: Pid, name: &str) -> u64 {
 
 #[test]
 fn an_accept_queue_that_overflows_is_counted_and_steered_around() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let arguments = [
         "--workers",
         "2",

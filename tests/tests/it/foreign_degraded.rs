@@ -12,9 +12,7 @@ use crate::probe::until;
 
 #[test]
 fn a_kernel_that_lets_programs_load_is_read_by_loads() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let release = rustix::system::uname()
         .release()
         .to_string_lossy()
@@ -109,9 +107,7 @@ fn who_replaces_another_is_served(reads: Reads) {
 
 #[test]
 fn who_waits_in_another_way_is_not_believed_to_sleep() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let has_rings = IoUring::new(2).map(drop).map_err(|error| error.to_string());
     let rings = gate::can("use io_uring", has_rings).then_some(Waits::IoUring);
     for waits in [Waits::Poll, Waits::Accept].into_iter().chain(rings) {
@@ -132,9 +128,7 @@ fn who_waits_in_another_way_is_not_believed_to_sleep() {
 /// As on a kernel without type information.
 #[test]
 fn a_program_that_reads_nothing_goes_by_connections() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = Server::start(3, Waits::Epoll);
     let steering = server.steer_reading(Reads::Nothing);
     if steering.signals().live != Signal::Known {
@@ -157,9 +151,7 @@ fn a_program_that_reads_nothing_goes_by_connections() {
 /// longer misleads.
 #[test]
 fn without_its_agent_the_program_goes_by_the_rest() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = Server::start(2, Waits::Epoll);
     let steering = server.steer(Policy::Least);
     if !can_read_all(&steering) {

@@ -312,7 +312,7 @@ pub fn can_read_all(steering: &Steering) -> bool {
 
 /// However the kernel's memory is read, the choices are the same.
 pub fn in_each_way(test: impl Fn(Reads)) {
-    if gate::can_steer() {
+    if gate::steer() {
         [Reads::Directly, Reads::ByHelper]
             .into_iter()
             .for_each(test);

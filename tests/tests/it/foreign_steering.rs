@@ -94,9 +94,7 @@ fn the_shortest_queue_is_chosen(reads: Reads) {
 
 #[test]
 fn live_connections_are_counted_per_listener_and_back_to_none() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = Server::start(4, Waits::Epoll);
     let steering = server.steer(Policy::Least);
     if !can_read_all(&steering) {
@@ -131,9 +129,7 @@ fn live_connections_are_counted_per_listener_and_back_to_none() {
 
 #[test]
 fn every_other_policy_steers_too() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = Server::start(3, Waits::Epoll);
     let mut steering = server.steer(Policy::Hash);
     assert!(steering.policy(Policy::Hermes).is_err());
@@ -184,9 +180,7 @@ fn listeners_of(process: rustix::process::Pid) -> Vec<Socket> {
 
 #[test]
 fn an_nginx_is_steered_to_who_sleeps() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let options = Options {
         workers: 4,
         reuseport: true,

@@ -1,14 +1,23 @@
-//! What this machine lets the tests do. A test that cannot run here says so,
-//! is counted, and fails where the environment promised that it could.
+//! What these tests need of a machine, looked at once.
 
-use std::io::Write as _;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use srv::steer::Steering;
 
+pub use srv_tests::gate::can;
+
+/// Ends the test, as skipped, where the machine lacks something of this: `steer`, `root`.
+macro_rules! needs {
+    ($($need:ident),+) => {
+        if !($(crate::gate::$need())&&+) {
+            return;
+        }
+    };
+}
+pub(crate) use needs;
+
 /// Whether the kernel takes the select program from this process.
-pub fn can_steer() -> bool {
+pub fn steer() -> bool {
     static LOADS: OnceLock<Result<(), String>> = OnceLock::new();
     let load = || {
         Steering::load()
@@ -19,34 +28,11 @@ pub fn can_steer() -> bool {
 }
 
 /// Whether this process is root, which some set-ups of tests need.
-pub fn is_root() -> bool {
+pub fn root() -> bool {
     let root = rustix::process::geteuid().is_root();
     can(
         "be root",
         root.then_some(())
             .ok_or("another user runs the tests".into()),
     )
-}
-
-/// Whether `outcome` allows the test; if not, the test is to return.
-///
-/// # Panics
-/// If `SRV_REQUIRE_BPF=1` promised that all tests can run.
-pub fn can(what: &str, outcome: Result<(), String>) -> bool {
-    static SKIPPED: AtomicU32 = AtomicU32::new(0);
-    let Err(why) = outcome else { return true };
-    let promised = std::env::var_os("SRV_REQUIRE_BPF").is_some_and(|value| value == "1");
-    assert!(
-        !promised,
-        "SRV_REQUIRE_BPF=1, but this machine cannot {what}: {why}"
-    );
-    let count = SKIPPED.fetch_add(1, Ordering::Relaxed) + 1;
-    let thread = std::thread::current();
-    let test = thread.name().unwrap_or("a test");
-    // Past libtest, which keeps what a passing test prints to itself.
-    let _ = writeln!(
-        std::io::stderr(),
-        "skipped: {test}: cannot {what}: {why} ({count} so far)"
-    );
-    false
 }

@@ -36,9 +36,7 @@ fn a_worker_stopped_in_its_sleep_keeps_nobody_waiting() {
 }
 
 fn stopped_asleep(policy: &str) {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = Server::start(["--workers", "4", "--synthetic", "--policy", policy]).unwrap();
     let before = until_group(&server, "all sleep", |group| {
         group.workers.iter().all(|worker| worker.busy_us == 0)
@@ -76,9 +74,7 @@ fn stopped_asleep(policy: &str) {
 
 #[test]
 fn a_worker_stopped_at_work_keeps_only_its_own_requests_waiting() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = Server::start(["--workers", "4", "--synthetic"]).unwrap();
     let own_files = open_files(pid(&worker(&server, 1)));
     let target = server.address();

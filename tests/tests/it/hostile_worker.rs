@@ -58,9 +58,7 @@ fn listener_flags(master: Pid) -> Vec<OFlags> {
 
 #[test]
 fn no_call_of_its_reaches_its_siblings() {
-    if !gate::can_steer() || !gate::is_root() {
-        return;
-    }
+    gate::needs!(steer, root);
     let folder = tempfile::tempdir().unwrap();
     let library = library(folder.path());
     if !gate::can("build a library", library.clone().map(drop)) {

@@ -28,7 +28,7 @@ fn listener(server: &Server) -> Socket {
 }
 
 fn start() -> Option<Server> {
-    let can = gate::can_steer() && gate::is_root();
+    let can = gate::steer() && gate::root();
     can.then(|| Server::start(["--workers", "3", "--worker-header"]).unwrap())
 }
 

@@ -21,9 +21,7 @@ fn said(server: &Server, arguments: &[&str]) -> String {
 
 #[test]
 fn status_adds_up() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = Server::start(["--workers", "3"]).unwrap();
     let held = Held::open(server.address(), "/", 9, Opening::OneByOne).unwrap();
     get(server.address(), "/missing");
@@ -100,9 +98,7 @@ fn sockets_are_those_that_the_kernel_knows() {
 
 #[test]
 fn what_waits_is_shown() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = Server::start(["--workers", "1"]).unwrap();
     let stopped = Stopped::new(pid(&worker(&server, 0)));
     let mut clients: Vec<_> = (0..3)
@@ -122,9 +118,7 @@ fn what_waits_is_shown() {
 
 #[test]
 fn policy_says_what_it_was() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = Server::start(["--workers", "2"]).unwrap();
     assert_eq!(
         said(&server, &["policy", "source"]),
@@ -186,7 +180,7 @@ fn doctor_knows_whether_it_can_steer() {
         assert!(["ok", "missing", "degraded"].contains(&verdict), "{check}");
         assert_eq!(verdict == "ok", check["mend"].is_null(), "{check}");
     }
-    if gate::can_steer() {
+    if gate::steer() {
         assert_eq!(report["steers"], true, "{report:#}");
     }
     let text = Command::new(binary().unwrap())

@@ -81,9 +81,7 @@ fn stolen(group: &GroupStatus, slots: [u32; 2]) -> u64 {
 
 #[test]
 fn one_program_steers_to_the_workers_of_both() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     // Whatever the machine does meanwhile, nobody hangs and nobody steals.
     let own = ["--accept", "own", "--hang-after", "0s"];
     let first = start(&[&own[..], &["--policy", "round-robin"]].concat());
@@ -181,9 +179,7 @@ fn assert_the_others_answer_for(server: &Server, slots: [u32; 2], others: [u32; 
 
 #[test]
 fn the_ring_is_one() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     // Who stands still is to be steered to all the same.
     let first = start(&["--policy", "round-robin", "--hang-after", "0s"]);
     let _second = join(&first, &[]);
@@ -194,9 +190,7 @@ fn the_ring_is_one() {
 /// It is back in its ring, and first at its own listener in both servers' eyes.
 #[test]
 fn a_killed_worker_of_either_is_replaced_in_its_slot() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let first = start(&["--policy", "round-robin"]);
     let _second = join(&first, &[]);
     for slot in [0, 3] {
@@ -215,9 +209,7 @@ fn a_killed_worker_of_either_is_replaced_in_its_slot() {
 
 #[test]
 fn the_first_finds_a_hung_worker_and_its_own_master_replaces_it() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let first = start(&[]);
     let _second = join(&first, &["--hang-kill", "500ms"]);
     // It does not wake for what comes to its listener, either.
@@ -231,14 +223,14 @@ fn the_first_finds_a_hung_worker_and_its_own_master_replaces_it() {
 
 #[test]
 fn joining_and_leaving_under_load_loses_nothing() {
-    if gate::can_steer() {
+    if gate::steer() {
         come_and_go(&["--policy", "least"], &[], true);
     }
 }
 
 #[test]
 fn joining_and_leaving_under_load_loses_nothing_where_each_has_its_own() {
-    if gate::can_steer() {
+    if gate::steer() {
         let own = ["--accept", "own"];
         come_and_go(&["--policy", "least", "--accept", "own"], &own, true);
     }
@@ -288,9 +280,7 @@ fn is_alone(first: &Server) -> bool {
 
 #[test]
 fn a_request_in_service_is_finished_by_the_server_that_leaves() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let first = start(&["--policy", "round-robin"]);
     let second = join(&first, &[]);
     let clients: Vec<_> = (0..4)
@@ -312,9 +302,7 @@ fn a_request_in_service_is_finished_by_the_server_that_leaves() {
 /// Its workers leave by themselves; the first notices.
 #[test]
 fn a_killed_joined_master_loses_nothing() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     for accept in ["ring", "own"] {
         let first = start(&["--accept", accept]);
         let answered = without_loss(first.address(), 300.0, || {
@@ -337,14 +325,14 @@ fn a_killed_joined_master_loses_nothing() {
 
 #[test]
 fn a_relay_of_servers_loses_nothing() {
-    if gate::can_steer() {
+    if gate::steer() {
         relay(&["--policy", "p2c"], &[], "p2c");
     }
 }
 
 #[test]
 fn a_relay_of_servers_loses_nothing_where_each_has_its_own() {
-    if gate::can_steer() {
+    if gate::steer() {
         let own = ["--accept", "own"];
         relay(&["--accept", "own"], &own, "least");
     }
@@ -396,9 +384,7 @@ fn until_served(server: &Server, before: &GroupStatus, steers: bool) {
 
 #[test]
 fn a_killed_first_master_loses_nothing() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     for accept in ["ring", "own"] {
         let mut now = start(&["--accept", accept]);
         let answered = without_loss(now.address(), 300.0, || {

@@ -82,9 +82,7 @@ fn memory_that_is_too_small_or_could_become_so_is_refused() {
 
 #[test]
 fn another_users_server_is_not_joined() {
-    if !gate::is_root() {
-        return;
-    }
+    gate::needs!(root);
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
     let control = folder.path().join("control");

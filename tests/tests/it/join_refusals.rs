@@ -92,9 +92,7 @@ fn another_server_than_one_that_this_could_join() {
 
 #[test]
 fn a_policy_may_have_fewer_slots() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let first = Server::start(["--workers", "1", "--policy", "hermes"]).unwrap();
     let many = ["--workers", "64"];
     assert_refused(
@@ -147,9 +145,7 @@ fn another_version() {
 
 #[test]
 fn another_user() {
-    if !gate::is_root() {
-        return;
-    }
+    gate::needs!(root);
     let first = Server::start(["--workers", "1"]).unwrap();
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();

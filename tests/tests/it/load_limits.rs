@@ -24,9 +24,7 @@ fn doubts(figures: &Figures, part: &str) -> bool {
 /// In a network namespace that has ten ports for clients.
 #[test]
 fn no_local_port_is_not_the_servers_loss() {
-    if !gate::is_root() {
-        return;
-    }
+    gate::needs!(root);
     let server = Server::start_as(
         {
             let script = "ip link set lo up && \
@@ -125,9 +123,7 @@ fn requests_that_a_late_generator_skips_are_not_the_servers_loss() {
 /// A name with both addresses, one of which nothing listens on.
 #[test]
 fn the_address_of_a_name_that_listens_is_used() {
-    if !gate::is_root() {
-        return;
-    }
+    gate::needs!(root);
     for listen in ["127.0.0.1:0", "[::1]:0"] {
         let bound = TcpListener::bind(listen).map_err(|error| format!("listen: {error}"));
         if !gate::can("listen on both families", bound.map(drop)) {

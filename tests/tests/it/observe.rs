@@ -29,9 +29,7 @@ fn pair(listener: &TcpListener) -> (TcpStream, TcpStream) {
 
 #[test]
 fn each_close_of_this_thread_is_counted_and_a_reset_is_not() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let closes = Closes::of_port(listener.local_addr().unwrap().port()).unwrap();
     let thread = rustix::thread::gettid().as_raw_nonzero().get() as u32;
@@ -172,7 +170,7 @@ fn beside_an_agent_its_state_is_shown_and_the_shares_are_even() {
 fn haproxys_threads_are_its_workers() {
     let required = haproxy::version().map(drop);
     let required = required.map_err(|error| format!("{error:#}"));
-    if !gate::can_steer() || !gate::can("run HAProxy", required) {
+    if !gate::steer() || !gate::can("run HAProxy", required) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();

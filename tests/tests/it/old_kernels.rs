@@ -151,9 +151,7 @@ fn a_signal_that_the_kernel_cannot_give_is_named_and_the_others_steer() {
 
 #[test]
 fn a_server_that_cannot_steer_serves_and_says_why() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     for lacking in [
         Lacking::call(libc::SYS_bpf),
         Lacking::bpf(BPF_MAP_CREATE),

@@ -53,9 +53,7 @@ fn assert_steered_all(server: &Server, connections: u64) -> Vec<u64> {
 /// that drops the fetch, the cursor would read as one for ever.
 #[test]
 fn round_robin_takes_turns() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = start("round-robin", 4);
     let turns: Vec<u16> = (0..40).map(|nth| nth % 4).collect();
     assert_eq!(get_many(server.address(), 40), turns);
@@ -64,9 +62,7 @@ fn round_robin_takes_turns() {
 
 #[test]
 fn random_reaches_everybody() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = start("random", 4);
     get_many(server.address(), 400);
     let shares = assert_steered_all(&server, 400);
@@ -79,9 +75,7 @@ fn random_reaches_everybody() {
 
 #[test]
 fn a_client_address_keeps_its_worker() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = start("source", 4);
     let mut homes = Vec::new();
     for last in 1..=16 {
@@ -102,9 +96,7 @@ fn a_client_address_keeps_its_worker() {
 
 #[test]
 fn a_cpu_keeps_its_worker() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     // A slow machine's workers must not be taken for hung: it would be another's turn.
     let server = start_with("cpu", 2, &["--hang-after", "0s"]);
     let allowed = sched_getaffinity(None).unwrap();
@@ -140,9 +132,7 @@ fn least_avoids_the_busy_one() {
 /// One worker stands still in the middle of a request. The bound on a hang is
 /// far away: it is the load alone that tells.
 fn avoids_the_busy_one(policy: &str, workers: u32) {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = start(policy, workers);
     let mut client = Client::connect(server.address());
     client.get("/work?sleep_us=500000");
@@ -178,9 +168,7 @@ fn avoids_the_busy_one(policy: &str, workers: u32) {
 
 #[test]
 fn hermes_reaches_everybody_by_the_hash() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = start("hermes", 4);
     get_many(server.address(), 200);
     let shares = assert_steered_all(&server, 200);
@@ -196,9 +184,7 @@ fn hermes_avoids_the_one_with_pending_events() {
 /// Those with 1.5 times the average are passed over until the others caught up.
 #[test]
 fn hermes_keeps_live_connections_near_the_average() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = start("hermes", 4);
     let held = Held::open(server.address(), "/", 64, Opening::OneByOne).unwrap();
     let shares = assert_steered_all(&server, 64);
@@ -208,9 +194,7 @@ fn hermes_keeps_live_connections_near_the_average() {
 
 #[test]
 fn a_running_server_is_switched_to_hermes_at_once() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = start("hash", 4);
     switch(&server, "hermes");
     get_many(server.address(), 40);
@@ -219,9 +203,7 @@ fn a_running_server_is_switched_to_hermes_at_once() {
 
 #[test]
 fn hermes_is_refused_beyond_its_bitmap() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = start("least", 65);
     let refused = server.srv(&["policy", "hermes"]).unwrap();
     assert!(!refused.status.success());
@@ -235,9 +217,7 @@ fn hermes_is_refused_beyond_its_bitmap() {
 
 #[test]
 fn a_hung_worker_comes_last() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = Server::start([
         "--policy",
         "least",
@@ -271,9 +251,7 @@ fn a_hung_worker_comes_last() {
 
 #[test]
 fn least_deals_out_live_connections_evenly() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = start("least", 4);
     let held = Held::open(server.address(), "/", 32, Opening::OneByOne).unwrap();
     let shares = assert_steered_all(&server, 32);
@@ -297,9 +275,7 @@ fn least_deals_out_live_connections_evenly() {
 /// More workers than the program scans one by one.
 #[test]
 fn least_serves_a_large_group() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = start("least", 24);
     let held = Held::open(server.address(), "/", 96, Opening::OneByOne).unwrap();
     let shares = assert_steered_all(&server, 96);
@@ -319,9 +295,7 @@ fn hash_attaches_nothing() {
 
 #[test]
 fn least_is_what_nobody_asked_for() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = Server::start(["--workers", "2"]).unwrap();
     assert_eq!(get(server.address(), "/").status(), 200);
     let status = status(&server);

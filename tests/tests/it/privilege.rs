@@ -48,9 +48,7 @@ fn workers(server: &Server) -> Vec<Pid> {
 
 #[test]
 fn workers_have_nothing_left_to_give_up() {
-    if !gate::is_root() {
-        return;
-    }
+    gate::needs!(root);
     let server = Server::start(["--workers", "2", "--user", "4321:5432"]).unwrap();
     for pid in workers(&server) {
         let threads = threads(pid);
@@ -99,9 +97,7 @@ fn assert_master_keeps(server: &Server, kept: CapabilitySet) {
 
 #[test]
 fn the_master_keeps_what_it_will_need_and_no_more() {
-    if !gate::can_steer() || !gate::is_root() {
-        return;
-    }
+    gate::needs!(steer, root);
     // Where uid 0 can read it whoever owns the build.
     let copy = tempfile::tempdir().unwrap();
     let binary = copy.path().join("srv");
@@ -247,9 +243,7 @@ fn refusal(command: &Command, folder: &TempDir) -> String {
 
 #[test]
 fn a_user_that_cannot_be_had_is_refused_if_asked_for_and_else_said() {
-    if !gate::is_root() {
-        return;
-    }
+    gate::needs!(root);
     let folder = tempfile::tempdir().unwrap();
     let srv = || Command::new(server::binary().unwrap());
     let without_setuid = || {
@@ -295,9 +289,7 @@ fn a_user_that_cannot_be_had_is_refused_if_asked_for_and_else_said() {
 
 #[test]
 fn a_root_that_workers_may_not_enter_is_refused_with_its_place() {
-    if !gate::is_root() {
-        return;
-    }
+    gate::needs!(root);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("srv.toml");
     let private = folder.path().join("private");
@@ -344,9 +336,7 @@ fn a_root_that_workers_may_not_enter_is_refused_with_its_place() {
 /// it; and that it cannot get more, having no descriptor left to map it by.
 #[test]
 fn a_worker_writes_to_its_own_page_and_to_what_all_share() {
-    if !gate::can_steer() || !gate::is_root() {
-        return;
-    }
+    gate::needs!(steer, root);
     let server = Server::start(["--workers", "3"]).unwrap();
     for slot in 0..3 {
         let memory = SharedMemory::of(pid(&worker(&server, slot)));
@@ -369,9 +359,7 @@ fn a_worker_writes_to_its_own_page_and_to_what_all_share() {
 /// All that a worker can do to others through what they share.
 #[test]
 fn a_worker_that_scribbles_over_all_that_it_can_costs_nothing_but_good_choices() {
-    if !gate::can_steer() || !gate::is_root() {
-        return;
-    }
+    gate::needs!(steer, root);
     // Longer than a busy machine keeps a worker from running.
     let server = Server::start(["--workers", "3", "--hang-after", "1s"]).unwrap();
     let before = group(&server);
@@ -466,9 +454,7 @@ fn an_abort_is_a_respawn_and_no_outage() {
 /// What a reload, an upgrade and a switch of the policy need is still there.
 #[test]
 fn what_was_kept_is_enough_for_all_that_comes_later() {
-    if !gate::can_steer() || !gate::is_root() {
-        return;
-    }
+    gate::needs!(steer, root);
     let mut server = Server::start([
         "--workers",
         "2",

@@ -43,7 +43,7 @@ fn changes(trace: &str, master: &str) -> Vec<(String, bool)> {
 fn no_thread_of_the_masters_becomes_another_user() {
     let strace = Command::new("strace").arg("-V").output();
     let strace = strace.map(drop).map_err(|error| error.to_string());
-    if !gate::is_root() || !gate::can("trace system calls", strace) {
+    if !gate::root() || !gate::can("trace system calls", strace) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();

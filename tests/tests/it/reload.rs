@@ -23,7 +23,7 @@ fn is_settled(group: &GroupStatus, workers: usize) -> bool {
 
 #[test]
 fn reloads_under_load_lose_nothing() {
-    if gate::can_steer() {
+    if gate::steer() {
         reload_under_load("ring", &["least", "round-robin"]);
     }
 }
@@ -35,7 +35,7 @@ fn reloads_under_load_lose_nothing_where_the_kernel_hashes() {
 
 #[test]
 fn reloads_under_load_lose_nothing_where_each_has_its_own() {
-    if gate::can_steer() {
+    if gate::steer() {
         reload_under_load("own", &["least", "hash"]);
     }
 }
@@ -185,9 +185,7 @@ fn flags_still_win() {
 
 #[test]
 fn a_policy_switched_by_hand_stays_until_the_file_names_another() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let configured = Configured::start("workers = 1\npolicy = \"least\"\n", &[]);
     crate::probe::switch(&configured.server, "p2c");
     configured.rewrite("workers = 2\npolicy = \"least\"\n");

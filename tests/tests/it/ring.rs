@@ -47,9 +47,7 @@ fn assert_siblings_answer_for(server: &Server, slot: u32) {
 
 #[test]
 fn siblings_answer_for_one_stopped_while_idle() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = start();
     let stopped = Stopped::new(pid(&worker(&server, 1)));
     assert_siblings_answer_for(&server, 1);
@@ -62,9 +60,7 @@ fn siblings_answer_for_one_stopped_while_idle() {
 
 #[test]
 fn siblings_answer_for_one_stopped_in_a_request() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = start();
     let mut client = Client::connect(server.address());
     client.get("/work?sleep_us=500000");
@@ -82,9 +78,7 @@ fn siblings_answer_for_one_stopped_in_a_request() {
 /// Those who have more connections leave one to its owner for a while, but not for ever.
 #[test]
 fn siblings_with_more_connections_answer_as_well() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = start();
     let stopped = Stopped::new(pid(&worker(&server, 1)));
     let held = Held::open(server.address(), "/", 60, Opening::OneByOne).unwrap();
@@ -103,9 +97,7 @@ fn siblings_with_more_connections_answer_as_well() {
 /// Whatever listener they wait at.
 #[test]
 fn who_came_first_is_served_first() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = start();
     let blocked = block_every_worker(&server);
     let workers = group(&server).workers;

@@ -128,9 +128,7 @@ fn a_current_directory_that_is_made_anew_is_followed() {
 
 #[test]
 fn a_new_folder_that_workers_may_not_read_is_followed_once_they_may() {
-    if !gate::is_root() {
-        return;
-    }
+    gate::needs!(root);
     let outer = outer();
     let [dist, aside] = ["dist", "aside"].map(|name| outer.path().join(name));
     folder(&dist, "one");

@@ -18,9 +18,7 @@ const CONNECTIONS: usize = 1_000;
 const APART_MOST: u64 = 2 * (MEMORY_ROUNDS as u64 + 1);
 
 fn assert_even_after(past: Past, accept: &str) {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = past.server(accept, CONNECTIONS).unwrap();
     let steered_before = group(&server).program.steered;
     let served_by: Vec<u16> = (0..CONNECTIONS).map(|_| answered_by(&server)).collect();

@@ -73,7 +73,7 @@ fn nginx_is_counted() {
 /// The kernel moves a closing listener's queue to another of the group.
 #[test]
 fn nginx_is_counted_where_the_kernel_migrates() {
-    if !can_run_nginx() || !gate::is_root() {
+    if !can_run_nginx() || !gate::root() {
         return;
     }
     let apart = || {

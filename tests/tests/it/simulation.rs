@@ -118,9 +118,7 @@ fn assert_agrees(what: &str, measured: f64, simulated: &[f64]) {
 
 #[test]
 fn it_predicts_what_a_real_run_finds() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let plans: Vec<Plan> = (1..=ROUNDS)
         .map(|seed| Plan::of(&scenario(), seed))
         .collect();

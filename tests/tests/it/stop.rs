@@ -142,9 +142,7 @@ fn stop_under_load(connections: Connections) {
 
 #[test]
 fn as_process_1_it_reaps_orphans() {
-    if !gate::is_root() {
-        return;
-    }
+    gate::needs!(root);
     let folder = tempfile::tempdir().unwrap();
     // The shell leaves an orphan to its successor, and becomes srv.
     let script = "sh -c 'sleep 0.2 & :'; exec \"$@\"";

@@ -18,9 +18,7 @@ const KILL_EVERY: Duration = Duration::from_millis(500);
 
 #[test]
 fn a_worker_killed_every_500_ms_loses_only_what_was_in_service_on_it() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = Server::start(["--workers", WORKERS, "--synthetic"]).unwrap();
     // What a worker has open without any connection.
     let own_files = open_files(pid(&worker(&server, 0)));

@@ -11,9 +11,7 @@ use crate::probe::{group, status, switch, until_group};
 
 #[test]
 fn fifty_switches_under_load_lose_nothing() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = Server::start(["--workers", "4", "--synthetic"]).unwrap();
     let load = of_sleepers(server.address());
     let draws = poisson(1, 500.0, Duration::from_secs(2), Service::Fixed(500));

@@ -100,9 +100,7 @@ fn start() -> Server {
 
 #[test]
 fn a_request_on_a_kept_connection_is_a_wait_a_read_and_a_write() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = start();
     let mut client = Client::connect(server.address());
     let mut ask = || {
@@ -123,9 +121,7 @@ fn a_request_on_a_kept_connection_is_a_wait_a_read_and_a_write() {
 
 #[test]
 fn a_connection_for_one_request_is_these_five() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = start();
     get(server.address(), "/");
     until_group(&server, "it is closed", |group| group.totals.active == 0);
@@ -147,9 +143,7 @@ fn a_connection_for_one_request_is_these_five() {
 /// In the ring, with connections that are kept: a registration each.
 #[test]
 fn a_ring_of_workers_steers_without_a_system_call() {
-    if !gate::can_steer() {
-        return;
-    }
+    gate::needs!(steer);
     let server = Server::start(["--workers", "2"]).unwrap();
     let Some(trace) = Trace::attach(pid(&worker(&server, 0))) else {
         return;

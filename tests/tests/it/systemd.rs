@@ -161,9 +161,7 @@ fn an_activation_socket_that_cannot_be_used_is_refused() {
 /// The service unit's `AmbientCapabilities`, and nothing else, let another user steer.
 #[test]
 fn the_units_capabilities_are_enough_to_steer() {
-    if !gate::can_steer() || !gate::is_root() {
-        return;
-    }
+    gate::needs!(steer, root);
     const NOBODY: u32 = 65_534;
     let unit = include_str!("../../../dist/srv.service");
     let mut lines = unit.lines();

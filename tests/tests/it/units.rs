@@ -52,9 +52,7 @@ fn the_service_as_its_own_user_and_roots_agent_share_no_folder() {
     let mut words = start.split(' ').skip_while(|word| *word != "--control");
     let socket = words.nth(1).expect("the service names its control socket");
     assert!(socket.starts_with(&format!("/run/{service}/")), "{socket}");
-    if !gate::can_steer() || !gate::is_root() {
-        return;
-    }
+    gate::needs!(steer, root);
     let (_sockets, address) = listening(2);
     let said = run(service, attach, socket, address);
     for part in [

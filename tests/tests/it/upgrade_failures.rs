@@ -55,9 +55,7 @@ fn pids(upgradable: &Upgradable) -> Vec<u32> {
 #[test]
 fn a_process_that_has_the_number_of_a_dead_successor_lives() {
     // Numbers are root's to choose.
-    if !gate::is_root() {
-        return;
-    }
+    gate::needs!(root);
     let arguments = [
         "--workers",
         "2",
