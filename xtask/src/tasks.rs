@@ -19,7 +19,9 @@ use crate::{
 };
 
 /// The benches, in the order in which they run.
-pub const BENCHES: [&str; 6] = ["select", "foreign", "http", "memory", "shares", "tail"];
+pub const BENCHES: [&str; 7] = [
+    "select", "foreign", "http", "fair", "memory", "shares", "tail",
+];
 
 /// What the tests use beside cargo.
 const TEST_TOOLS: [Package; 13] = [
