@@ -89,7 +89,11 @@ fn main() -> Result<()> {
         let mut samples = Vec::new();
         for round in 0..rounds {
             for (_, arm) in arm::in_round(&arms, round) {
-                let trial = Trial { source, round, lasts };
+                let trial = Trial {
+                    source,
+                    round,
+                    lasts,
+                };
                 let sample = trial.measure(arm, &large, disk.as_ref())?;
                 raw.write(&sample)?;
                 samples.push(sample);
@@ -187,7 +191,10 @@ fn whole_disk(device: u64) -> Result<String> {
     let parent = std::fs::canonicalize(&own)?;
     let parent = parent.parent().context("a partition has a disk")?;
     let text = std::fs::read_to_string(parent.join("dev"))?;
-    let (major, minor) = text.trim().split_once(':').context("read a disk's number")?;
+    let (major, minor) = text
+        .trim()
+        .split_once(':')
+        .context("read a disk's number")?;
     Ok(number(makedev(major.parse()?, minor.parse()?)))
 }
 
@@ -320,7 +327,10 @@ fn report(source: Source, arms: &[Arm], samples: &[Sample]) {
                 .map(|summary| figure(summary) as f64 / 1e6)
                 .collect();
             let spread = Spread::of(&series);
-            format!("{:.2} ({:.2} to {:.2})", spread.median, spread.min, spread.max)
+            format!(
+                "{:.2} ({:.2} to {:.2})",
+                spread.median, spread.min, spread.max
+            )
         };
         let megabytes_per_second: Vec<_> = of_arm()
             .map(|sample| sample.downloaded_bytes as f64 / 1e6 / sample.seconds)

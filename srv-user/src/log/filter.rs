@@ -41,6 +41,8 @@ fn at(filter: EnvFilter, level: LevelFilter) -> EnvFilter {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Mutex, PoisonError};
+
     use tracing::Level;
     use tracing::subscriber::with_default;
 
@@ -48,6 +50,10 @@ mod tests {
 
     /// Whether srv, the library aya and the program log at `DEBUG`, and aya at `INFO`.
     fn debugs(asked: &str) -> [bool; 4] {
+        // Which levels are of interest to any subscriber is known to the whole process: of
+        // two at once, one could see the other's.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let (filter, _) = parse(asked);
         let subscriber = tracing_subscriber::fmt().with_env_filter(filter).finish();
         with_default(subscriber, || {
