@@ -33,6 +33,7 @@ use self::representation::{Content, Representation};
 use self::request_path::{BadPath, RequestPath};
 
 use crate::config::Serving;
+use crate::seldom::Seldom;
 
 mod beneath;
 mod body;
@@ -61,6 +62,8 @@ pub struct Site {
     synthetic: bool,
     rules: Rules,
     worker: Option<HeaderValue>,
+    /// Lines about files that could not be opened.
+    failures: RefCell<Seldom>,
     /// Monotonic; a coarse one will do. Tests turn it by hand.
     clock: fn() -> Duration,
 }
@@ -105,6 +108,7 @@ impl Site {
             synthetic: serving.synthetic,
             rules: Rules::of(serving),
             worker: worker.map(HeaderValue::from),
+            failures: RefCell::default(),
             clock: coarse_clock,
         })
     }
@@ -128,6 +132,7 @@ impl Site {
             synthetic: serving.synthetic,
             rules: Rules::of(serving),
             worker: worker.map(HeaderValue::from),
+            failures: RefCell::default(),
             clock: self.clock,
         })
     }
@@ -189,58 +194,78 @@ impl Site {
                 let mut cache = cache.borrow_mut();
                 match cache.fresh(request.uri.path(), now) {
                     Some(kept) => kept.answer(request),
-                    None => look_up(root, &self.rules, &mut cache, now, request),
+                    None => self.look_up(root, &mut cache, now, request),
                 }
             }
         }
     }
-}
 
-/// Goes to the file system, and brings the cache up to date with what is there.
-fn look_up(
-    root: &DocRoot,
-    rules: &Rules,
-    cache: &mut FileCache,
-    now: Duration,
-    request: &Parts,
-) -> Response<Body> {
-    let raw = request.uri.path();
-    let path = match RequestPath::decode(raw) {
-        Ok(path) => path,
-        Err(bad) => return refused_path(bad),
-    };
-    if path.is_hidden() && !rules.dotfiles {
-        return not_found();
-    }
-    let name = path.file_name();
-    match root.open(&name) {
-        Ok(Found::File(file, stamp)) => {
-            if let Some(kept) = cache.renewed(raw, &stamp, now) {
-                return kept.answer(request);
-            }
-            cache.remove(raw);
-            let settled = stamp.is_settled(SystemTime::now());
-            let loaded = match load(file, &stamp, &MediaType::of(&name, &rules.types)) {
-                Ok(loaded) => loaded,
-                Err(error) => return refused(Refusal::Failed(error), raw),
-            };
-            let response = loaded.answer(request);
-            // One spelling of each path is kept, lest a client fill the cache with others.
-            if let Some(bytes) = loaded.memory_bytes()
-                && path.is_spelled(raw)
-            {
-                // A file whose size is no size changes without any sign.
-                let settled = settled && bytes as u64 == stamp.size_bytes();
-                cache.insert(raw, loaded, stamp, settled, now);
-            }
-            response
+    /// Goes to the file system, and brings the cache up to date with what is there.
+    fn look_up(
+        &self,
+        root: &DocRoot,
+        cache: &mut FileCache,
+        now: Duration,
+        request: &Parts,
+    ) -> Response<Body> {
+        let raw = request.uri.path();
+        let path = match RequestPath::decode(raw) {
+            Ok(path) => path,
+            Err(bad) => return refused_path(bad),
+        };
+        if path.is_hidden() && !self.rules.dotfiles {
+            return not_found();
         }
-        other => {
-            cache.remove(raw);
-            match other {
-                Err(refusal) => refused(refusal, raw),
-                _ if path.is_folder() => not_found(),
-                _ => to_folder(&path, request.uri.query()),
+        let name = path.file_name();
+        match root.open(&name) {
+            Ok(Found::File(file, stamp)) => {
+                if let Some(kept) = cache.renewed(raw, &stamp, now) {
+                    return kept.answer(request);
+                }
+                cache.remove(raw);
+                let settled = stamp.is_settled(SystemTime::now());
+                let loaded = match load(file, &stamp, &MediaType::of(&name, &self.rules.types)) {
+                    Ok(loaded) => loaded,
+                    Err(error) => return self.refused(Refusal::Failed(error), raw, now),
+                };
+                let response = loaded.answer(request);
+                // One spelling of each path is kept, lest a client fill the cache with others.
+                if let Some(bytes) = loaded.memory_bytes()
+                    && path.is_spelled(raw)
+                {
+                    // A file whose size is no size changes without any sign.
+                    let settled = settled && bytes as u64 == stamp.size_bytes();
+                    cache.insert(raw, loaded, stamp, settled, now);
+                }
+                response
+            }
+            other => {
+                cache.remove(raw);
+                match other {
+                    Err(refusal) => self.refused(refusal, raw, now),
+                    _ if path.is_folder() => not_found(),
+                    _ => to_folder(&path, request.uri.query()),
+                }
+            }
+        }
+    }
+
+    fn refused(&self, refusal: Refusal, raw: &str, now: Duration) -> Response<Body> {
+        match refusal {
+            Refusal::Missing => not_found(),
+            Refusal::Forbidden => notice(
+                StatusCode::FORBIDDEN,
+                "403 Forbidden: the server may not read this file.\n",
+            ),
+            Refusal::Failed(error) => {
+                let now_ns = now.as_nanos() as u64;
+                if let Some(count) = self.failures.borrow_mut().happened(now_ns) {
+                    tracing::warn!(count, "open file for {raw:?}: {error}");
+                }
+                notice(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "503 Service Unavailable: the server could not open this file just now.\n",
+                )
             }
         }
     }
@@ -307,23 +332,6 @@ fn refused_path(bad: BadPath) -> Response<Body> {
             StatusCode::BAD_REQUEST,
             "400 Bad Request: the path is not well formed.\n",
         ),
-    }
-}
-
-fn refused(refusal: Refusal, raw: &str) -> Response<Body> {
-    match refusal {
-        Refusal::Missing => not_found(),
-        Refusal::Forbidden => notice(
-            StatusCode::FORBIDDEN,
-            "403 Forbidden: the server may not read this file.\n",
-        ),
-        Refusal::Failed(error) => {
-            tracing::warn!("open file for {raw:?}: {error}");
-            notice(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "503 Service Unavailable: the server could not open this file just now.\n",
-            )
-        }
     }
 }
 
