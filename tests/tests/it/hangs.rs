@@ -1,7 +1,8 @@
 //! Workers that are stuck: they get no new connections, what came for them is
 //! taken by their siblings, and they may be replaced.
 
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -225,4 +226,33 @@ fn a_worker_is_not_killed_unless_that_was_asked_for() {
             .iter()
             .all(|worker| worker.starts == 1)
     );
+}
+
+/// The kind is a connection that is always ready. It kept its worker from `epoll_wait` for as
+/// long as it had something to do, which was taken for being stuck.
+#[test]
+fn a_worker_that_is_kept_busy_by_one_connection_is_not_killed() {
+    const REQUESTS: usize = 8_000;
+    const REQUEST: &str = "GET /work?sleep_us=400 HTTP/1.1\r\nHost: h\r\n\r\n";
+    let arguments = ["--workers", "1", "--synthetic", "--hang-kill", "1s"];
+    let server = Server::start(arguments).unwrap();
+    let mut connection = TcpStream::connect(server.address()).unwrap();
+    let mut sender = connection.try_clone().unwrap();
+    // More than three times as long as the worker may be stuck.
+    let sending = std::thread::spawn(move || sender.write_all(REQUEST.repeat(REQUESTS).as_bytes()));
+    let (mut answered, mut buffer, mut rest) = (0, vec![0; 64 << 10], Vec::new());
+    while answered < REQUESTS {
+        let count = connection.read(&mut buffer).unwrap();
+        assert!(count > 0, "closed after {answered} answers");
+        rest.extend_from_slice(&buffer[..count]);
+        const STATUS: &[u8] = b"HTTP/1.1 200";
+        answered += rest
+            .windows(STATUS.len())
+            .filter(|at| *at == STATUS)
+            .count();
+        rest.drain(..rest.len().saturating_sub(STATUS.len() - 1));
+    }
+    sending.join().unwrap().unwrap();
+    let worker = &group(&server).workers[0];
+    assert_eq!((worker.starts, worker.hang_kills), (1, 0), "{worker:?}");
 }
