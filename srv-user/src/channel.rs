@@ -11,7 +11,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::Serving;
 use crate::confine::{Confinement, User};
@@ -72,10 +72,23 @@ pub enum ToMaster {
         /// Of these orders.
         revision: u64,
         /// The reason.
+        #[serde(deserialize_with = "line")]
         why: String,
     },
     /// It can't do its work, and why; it exits.
-    Failed(String),
+    Failed(#[serde(deserialize_with = "line")] String),
+}
+
+/// Longest text of a worker that reaches the log, characters.
+const LINE_CHARS_MAX: usize = 1000;
+
+/// Text for the log from a worker that may be compromised: one line of bounded length.
+fn line<'de, D: Deserializer<'de>>(text: D) -> Result<String, D::Error> {
+    let text = String::deserialize(text)?;
+    let chars = text.chars().take(LINE_CHARS_MAX);
+    Ok(chars
+        .map(|char| if char.is_control() { ' ' } else { char })
+        .collect())
 }
 
 /// Where a worker finds its inherited file descriptors.

@@ -7,7 +7,7 @@ mod server;
 mod socket_file;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -257,7 +257,17 @@ pub fn ask(path: Option<&Path>, request: &Request) -> anyhow::Result<Reply> {
         packet.push(b'\n');
         stream.write_all(&packet)?;
         let mut line = String::new();
-        BufReader::new(stream.take(REPLY_BYTES_MAX)).read_line(&mut line)?;
+        let read = BufReader::new(stream.take(REPLY_BYTES_MAX)).read_line(&mut line);
+        if read
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        {
+            bail!(
+                "it has not answered within {} s: it is stopped, or no srv listens there",
+                PATIENCE.as_secs()
+            );
+        }
+        read?;
         ensure!(!line.is_empty(), "it hung up without an answer");
         ensure!(
             line.ends_with('\n'),

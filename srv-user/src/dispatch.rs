@@ -99,11 +99,22 @@ impl Dispatch {
         self.deliver(groups);
     }
 
-    /// The worker cannot follow the orders of that revision.
-    pub fn is_refused(&mut self, revision: u64, groups: &[Group]) {
-        self.refused = Some(revision);
+    /// The worker cannot follow the orders of that revision. See [`Self::note_refusal`].
+    pub fn is_refused(&mut self, revision: u64, groups: &[Group]) -> bool {
+        let is_news = self.note_refusal(revision);
         self.is_on_its_way = false;
         self.deliver(groups);
+        is_news
+    }
+
+    /// Takes note of a refusal. Whether it is of orders that were given, and the first of
+    /// them: a compromised worker may say so without end.
+    pub fn note_refusal(&mut self, revision: u64) -> bool {
+        let is_news = revision <= self.orders.revision && self.refused < Some(revision);
+        if is_news {
+            self.refused = Some(revision);
+        }
+        is_news
     }
 
     /// A look at a worker that is behind: sends again what could not be sent, or has not been

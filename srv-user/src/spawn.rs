@@ -12,7 +12,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{Pid, Signal};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::channel::{self, Inherited, MESSAGE_BYTES_MAX, Start, ToWorker};
+use crate::channel::{self, Inherited, MESSAGE_BYTES_MAX, Start, ToMaster, ToWorker};
 use crate::confine::Confinement;
 use crate::dispatch::Dispatch;
 use crate::group::Group;
@@ -167,7 +167,12 @@ async fn listen(pid: Pid, channel: tokio::net::UnixDatagram, events: UnboundedSe
     while let Ok(length) = channel.recv(&mut packet).await
         && let Ok(message) = channel::decode(&packet[..length])
     {
+        let is_last = matches!(message, ToMaster::Failed(_));
         // The receiver lives as long as the master.
         let _ = events.send(Event::FromWorker(pid, message));
+        if is_last {
+            // It exits now. If it is compromised it may go on, and say so without end.
+            return;
+        }
     }
 }

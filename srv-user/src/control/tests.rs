@@ -172,3 +172,15 @@ fn a_reply_without_end_is_given_up() {
     let error = ask_one_who_says(&listener, &path, &endless).unwrap_err();
     assert!(format!("{error:#}").contains("in the middle"), "{error:#}");
 }
+
+#[test]
+fn a_server_that_does_not_answer_is_reported_as_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let error = ask(Some(&path), &Request::Status).unwrap_err();
+    assert!(
+        format!("{error:#}").contains("has not answered within"),
+        "{error:#}"
+    );
+}

@@ -22,7 +22,7 @@ use super::refusal::{Refusal, how_to_own_sockets};
 use super::report::{ForeignStatus, open_connections};
 use super::sock_diag::SockDiag;
 use super::table;
-use super::verdict::{Seen, Verdict, judge};
+use super::verdict::{Finding, Seen, Verdict, judge};
 use crate::{json, output};
 
 /// What is asked for.
@@ -84,7 +84,8 @@ pub fn run(asked: &Asked) -> anyhow::Result<ExitCode> {
         signal_hook::flag::register(*signal, stop.clone()).context("catch a signal")?;
     }
     let mut observer = Observer::start(asked.target)?;
-    let mut code = ExitCode::SUCCESS;
+    // Without any report nothing can be judged.
+    let mut code = ExitCode::from(Finding::Few.exit_code());
     loop {
         let Some(report) = observer.observe(asked.interval, &stop)? else {
             return Ok(code);

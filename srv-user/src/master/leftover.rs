@@ -85,7 +85,9 @@ impl Master {
             ToMaster::Ready => leftover.worker.give(Task::Drain),
             ToMaster::Obeyed(revision) => leftover.is_obeyed(*revision),
             ToMaster::Refused { revision, why } => {
-                tracing::error!("a worker cannot do what it was ordered: {why}");
+                if leftover.worker.dispatch.note_refusal(*revision) {
+                    tracing::error!("a worker cannot do what it was ordered: {why}");
+                }
                 leftover.is_obeyed(*revision);
             }
             ToMaster::Failed(why) => tracing::error!("a worker failed: {why}"),

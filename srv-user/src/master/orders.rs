@@ -110,9 +110,11 @@ impl Master {
         let Some(worker) = self.workers.get_mut(&pid) else {
             return;
         };
-        worker.dispatch.is_refused(revision, &self.groups);
-        let (slot, is_in_charge) = (worker.slot, worker.is_in_charge());
-        if is_in_charge {
+        let is_news = worker.dispatch.is_refused(revision, &self.groups);
+        let (slot, generation) = (worker.slot, worker.generation);
+        // One that is to be replaced already is not replaced once more.
+        let is_current = worker.is_in_charge() && generation >= self.slots[slot].generation;
+        if is_news && is_current {
             self.replace(slot, why);
         }
     }

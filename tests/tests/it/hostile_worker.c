@@ -91,6 +91,22 @@ static void attack(int signal, siginfo_t *info, void *context)
     say("done", 0);
 }
 
+/* Says on its channel to the master, over and over, what a worker says once. */
+static void complain(int signal)
+{
+    char message[200];
+    (void)signal;
+    for (int i = 0; i < 2000; i++) {
+        const char *form = i < 1000 ? "{\"Refused\":{\"revision\":%d,\"why\":\"because\\nFORGED\"}}"
+                                    : "{\"Failed\":\"because\\nFORGED %d\"}";
+        int length = snprintf(message, sizeof message, form, i);
+        for (int tries = 0; tries < 1000 && send(3, message, length, MSG_NOSIGNAL | MSG_DONTWAIT) < 0; tries++)
+            if (errno != EAGAIN)
+                break;
+    }
+    say("complained", 0);
+}
+
 __attribute__((constructor)) static void arm(void)
 {
     char arguments[256] = {0};
@@ -99,5 +115,5 @@ __attribute__((constructor)) static void arm(void)
     ssize_t length = read(fd, arguments, sizeof arguments - 1);
     close(fd);
     if (length >= 10 && memcmp(arguments, "srv\0worker", 10) == 0)
-        sigaction(SIGRTMIN, &action, NULL);
+        sigaction(SIGRTMIN, &action, NULL), signal(SIGRTMIN + 1, complain);
 }

@@ -1,5 +1,6 @@
 //! A worker in the hands of somebody else: it tries every call that could end the
-//! service for its siblings, on everything that it holds.
+//! service for its siblings, on everything that it holds, and says what it likes on its
+//! channel to the master.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -112,4 +113,37 @@ fn no_call_of_its_reaches_its_siblings() {
             .all(|flags| !flags.contains(OFlags::from_bits_retain(libc::O_ASYNC as u32)))
     );
     assert!(server.stop().unwrap().success());
+}
+
+#[test]
+fn complaints_without_end_cost_one_replacement_and_a_line_each() {
+    gate::needs!(steer, root);
+    let folder = tempfile::tempdir().unwrap();
+    let library = library(folder.path());
+    if !gate::can("build a library", library.clone().map(drop)) {
+        return;
+    }
+    let mut command = Command::new(server::binary().unwrap());
+    command.env("LD_PRELOAD", library.unwrap());
+    let control = tempfile::tempdir().unwrap();
+    let mut server = Server::start_as(command, control, ["--workers", "2"]).unwrap();
+    let worker = pid(&group(&server).workers[0]);
+    let worker = worker.as_raw_nonzero().get();
+    // SAFETY: no memory is passed.
+    assert_eq!(unsafe { libc::kill(worker, libc::SIGRTMIN() + 1) }, 0);
+    server.child().await_line("HOSTILE complained").unwrap();
+    // The master has read on: the newcomer that the first refusal is answered with serves.
+    server
+        .child()
+        .await_line("worker has left its slot")
+        .unwrap();
+    assert!(server.stop().unwrap().success());
+    let said = server.child().stderr();
+    let count = |text| said.lines().filter(|line| line.contains(text)).count();
+    assert_eq!(count("replacing worker 0: because FORGED"), 1, "{said}");
+    assert!(count("a worker failed: because FORGED") <= 1, "{said}");
+    assert!(
+        !said.lines().any(|line| line.starts_with("FORGED")),
+        "{said}"
+    );
 }
