@@ -137,7 +137,7 @@ fn complaints_without_end_cost_one_replacement_and_a_line_each() {
         .child()
         .await_line("worker has left its slot")
         .unwrap();
-    assert!(server.stop().unwrap().success());
+    assert_eq!(get(server.address(), "/").status(), 200);
     let said = server.child().stderr();
     let count = |text| said.lines().filter(|line| line.contains(text)).count();
     assert_eq!(count("replacing worker 0: because FORGED"), 1, "{said}");
@@ -146,4 +146,5 @@ fn complaints_without_end_cost_one_replacement_and_a_line_each() {
         !said.lines().any(|line| line.starts_with("FORGED")),
         "{said}"
     );
+    assert!(server.stop().unwrap().success());
 }
