@@ -51,7 +51,7 @@ use first::Second;
 use inspection::Suspects;
 use joined::First;
 use leftover::Leftover;
-use reading::{Reading, Unsettled};
+use reading::{Place, Readings, Unsettled};
 use root::RootWatch;
 use stop::Stopping;
 use upgrade::Upgrade;
@@ -78,7 +78,7 @@ pub enum Event {
     /// Open the control socket there; when to give up.
     AnswerAt(PathBuf, Instant),
     /// The configuration was read again, or cannot be used.
-    Reread(Box<anyhow::Result<Settings>>),
+    Reread(Place, Box<anyhow::Result<Settings>>),
 }
 
 impl From<Question> for Event {
@@ -152,7 +152,7 @@ struct Master {
     binary: PathBuf,
     upgrade: Option<Upgrade>,
     /// The configuration is being read again.
-    reading: Option<Reading>,
+    readings: Readings,
     /// Until everything is taken over from it.
     predecessor: Option<Peer>,
     /// The server that has joined this one.
@@ -218,7 +218,7 @@ impl Master {
         let mut master = Self {
             binary: binary::name().context("find this process's binary")?,
             upgrade: None,
-            reading: None,
+            readings: Readings::default(),
             predecessor,
             slots: SlotTable::default(),
             overflow_before: Overflow::read().unwrap_or_default(),
@@ -291,7 +291,7 @@ impl Master {
             let look_at = look_at
                 .chain(self.unsettled.iter().map(Unsettled::deadline))
                 .min();
-            let read_by = self.reading.as_ref().and_then(Reading::deadline);
+            let read_by = self.readings.deadline();
             tokio::select! {
                 // A stop before what comes of it, such as the ends of workers that were
                 // told to stop in the same moment; events last, as there may always be one.
@@ -417,7 +417,7 @@ impl Master {
             Event::FromFirst(said) => self.first_says(said),
             Event::RootIs(root, why_not) => self.root_is(root, why_not),
             Event::AnswerAt(path, deadline) => self.answer_at(path, deadline),
-            Event::Reread(next) => self.reread(*next),
+            Event::Reread(place, next) => self.reread(&place, *next),
             Event::Asked(question) if matches!(question.request, Request::Reload) => {
                 self.reload(Some(question.reply));
             }

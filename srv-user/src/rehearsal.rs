@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -35,11 +35,11 @@ pub struct RehearsalArgs {
     serving: Option<String>,
 }
 
-/// Whether a worker can become `user`, and then serve what `serving` says.
+/// Whether a worker can become `user`, and then serve what `serving` says; if not, why.
 ///
 /// # Errors
-/// Why it cannot; or the process that tried it was killed, or did not end in 5 s.
-pub fn rehearse(user: User, serving: Option<&Serving>) -> anyhow::Result<()> {
+/// It cannot be tried: no process could be started, it was killed, or it did not end in 5 s.
+pub fn rehearse(user: User, serving: Option<&Serving>) -> anyhow::Result<Result<(), String>> {
     // Not the path: the binary may have been replaced since.
     let mut command = Command::new("/proc/self/exe");
     command.arg0("srv").arg("rehearse");
@@ -64,9 +64,9 @@ pub fn rehearse(user: User, serving: Option<&Serving>) -> anyhow::Result<()> {
         let _ = child.wait();
     }
     match said?.as_str() {
-        SUCCESS => Ok(()),
+        SUCCESS => Ok(Ok(())),
         "" => bail!("the process that tried what a worker may do ended without a result"),
-        refusal => Err(anyhow!("{refusal}")),
+        refusal => Ok(Err(refusal.to_owned())),
     }
 }
 

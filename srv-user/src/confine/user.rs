@@ -3,7 +3,7 @@
 use std::fs;
 use std::str::FromStr;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid, getgid, getgroups, getuid};
 use rustix::thread::{CapabilitySet, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -60,7 +60,7 @@ impl User {
     /// # Errors
     /// Why it cannot.
     pub fn ensure_possible(self) -> anyhow::Result<()> {
-        rehearse(self, None)?;
+        rehearse(self, None)?.map_err(|refusal| anyhow!(refusal))?;
         ensure!(
             self.is_current() || capabilities::held().contains(CapabilitySet::KILL),
             "a worker of another user can be stopped only with CAP_KILL"

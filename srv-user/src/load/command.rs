@@ -256,10 +256,12 @@ fn nothing(figures: &Figures) -> String {
              this path, or is another status a success (--success)?"
         );
     }
-    format!(
-        "not one request was answered, the first error: {first}; does a server listen on {}?",
-        addresses.join(", ")
-    )
+    let addresses = addresses.join(", ");
+    let question = match figures.lost.keys().all(|kind| kind == "connect") {
+        true => format!("does a server listen on {addresses}?"),
+        false => format!("does what listens on {addresses} speak HTTP/1.1?"),
+    };
+    format!("not one request was answered, the first error: {first}; {question}")
 }
 
 fn exit_code(run: &Run, figures: &Figures, strict: bool, signal: i32) -> ExitCode {

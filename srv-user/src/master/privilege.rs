@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use rustix::thread::CapabilitySet;
 use socket2::{Domain, Socket, Type};
 
@@ -47,13 +47,17 @@ pub(super) fn ensure_root_is_served(
     let Some(user) = user else {
         return Ok(());
     };
-    rehearse(user, Some(&settings.serving)).with_context(|| {
-        let place = config::place(flags, "root").unwrap_or_else(|_| "root".into());
-        format!(
-            "{place}: workers run as user {} of group {}: let them in, or name another --user",
-            user.uid, user.gid
-        )
-    })
+    let outcome = rehearse(user, Some(&settings.serving))
+        .context("try whether workers can serve what is asked for")?;
+    outcome
+        .map_err(|refusal| anyhow!(refusal))
+        .with_context(|| {
+            let place = config::place(flags, "root").unwrap_or_else(|_| "root".into());
+            format!(
+                "{place}: workers run as user {} of group {}: let them in, or name another --user",
+                user.uid, user.gid
+            )
+        })
 }
 
 /// Whether `act` succeeds with these capabilities alone: tried in a thread.

@@ -1,7 +1,8 @@
 //! Reading the configuration again, on a thread of its own: the file, the root and its
 //! parents may lie on a file system that does not answer, and the event loop waits for
-//! nothing else than events. One thread at most: if it does not come back in time, its
-//! reload is refused, and so is each further one until it has.
+//! nothing else than events. If a thread does not come back in time, its reload is refused,
+//! and what it reads in the end is thrown away. The next reload has a thread of its own,
+//! since the configuration may lie elsewhere by then.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,23 +20,33 @@ use crate::control::Reply;
 /// How long reading may take. A healthy file system needs milliseconds.
 const READ_WITHIN: Duration = Duration::from_secs(5);
 
+/// So many threads may be late. Each keeps its stack, and one file system that does not
+/// answer must not cost more and more.
+const LATE_MAX: usize = 8;
+
 /// Those that asked through the control socket and wait for the outcome.
 type Askers = Vec<oneshot::Sender<Reply>>;
 
+/// The threads that read.
+#[derive(Default)]
+pub(super) struct Readings {
+    current: Option<Reading>,
+    /// The reloads of these were refused, and they still read.
+    late: Vec<Place>,
+}
+
 /// The configuration is being read.
-pub(super) struct Reading {
+struct Reading {
     begun: Instant,
     askers: Askers,
-    /// Its time is over: the reload was refused, and the thread still reads.
-    is_late: bool,
     /// Asked for after this began, which may have read an older file.
     again: Option<Askers>,
     place: Place,
 }
 
-/// What the thread is reading.
+/// What a thread is reading, by which the thread is told from others.
 #[derive(Clone, Default)]
-struct Place(Arc<Mutex<PathBuf>>);
+pub struct Place(Arc<Mutex<PathBuf>>);
 
 impl Place {
     fn set(&self, path: PathBuf) {
@@ -46,12 +57,17 @@ impl Place {
         let place = self.0.lock();
         place.unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
-impl Reading {
-    /// When to give up, if that has not happened.
+impl Readings {
+    /// When to give up.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        (!self.is_late).then(|| self.begun + READ_WITHIN)
+        let current = self.current.as_ref();
+        current.map(|reading| reading.begun + READ_WITHIN)
     }
 }
 
@@ -62,20 +78,9 @@ impl Master {
         if self.stopping.is_none() && self.is_changing_hands() {
             return self.reload_later(asker.into_iter().collect());
         }
-        match &mut self.reading {
+        match &mut self.readings.current {
             None => self.read(asker.into_iter().collect()),
-            Some(reading) if !reading.is_late => {
-                reading.again.get_or_insert_default().extend(asker);
-            }
-            Some(reading) => {
-                let (place, ago) = (reading.place.get(), reading.begun.elapsed().as_secs());
-                let refusal = anyhow!(
-                    "reading {} for a reload began {ago} s ago and has not ended: its file \
-                     system does not answer",
-                    place.display()
-                );
-                settle(asker.into_iter().collect(), Err(refusal));
-            }
+            Some(reading) => reading.again.get_or_insert_default().extend(asker),
         }
     }
 
@@ -103,10 +108,9 @@ impl Master {
         let place = Place::default();
         match self.start_to_read(place.clone()) {
             Ok(()) => {
-                self.reading = Some(Reading {
+                self.readings.current = Some(Reading {
                     begun: Instant::now(),
                     askers,
-                    is_late: false,
                     again: None,
                     place,
                 });
@@ -122,6 +126,14 @@ impl Master {
             "the server was started with neither --config nor --root: there is nothing to read \
              again"
         );
+        if let [first, ..] = &self.readings.late[..]
+            && self.readings.late.len() >= LATE_MAX
+        {
+            bail!(
+                "{LATE_MAX} reloads before this one still read {}: its file system does not answer",
+                first.get().display()
+            );
+        }
         let (flags, user, events) = (self.flags.clone(), self.user, self.events.clone());
         let now = self.settings.clone();
         // It inherits what capabilities this thread has left.
@@ -129,7 +141,7 @@ impl Master {
         let spawned = thread.spawn(move || {
             let next = read(&flags, user, &now, &place);
             // The receiver lives as long as the master.
-            let _ = events.send(Event::Reread(Box::new(next)));
+            let _ = events.send(Event::Reread(place, Box::new(next)));
         });
         spawned
             .map(drop)
@@ -137,17 +149,20 @@ impl Master {
     }
 
     /// The thread is done, perhaps later than its reload could wait.
-    pub(super) fn reread(&mut self, next: anyhow::Result<Settings>) {
-        let Some(reading) = self.reading.take() else {
+    pub(super) fn reread(&mut self, place: &Place, next: anyhow::Result<Settings>) {
+        let is_its = |reading: &mut Reading| reading.place.is(place);
+        let Some(reading) = self.readings.current.take_if(is_its) else {
+            self.readings.late.retain(|late| !late.is(place));
+            tracing::info!("reload: the file system answers again");
             return;
         };
-        match reading.is_late {
-            true => tracing::info!("reload: the file system answers again"),
-            false if self.is_changing_hands() => self.reload_later(reading.askers),
-            false => match self.change_to(next) {
+        if self.is_changing_hands() {
+            self.reload_later(reading.askers);
+        } else {
+            match self.change_to(next) {
                 Ok(what) => self.settle_later(reading.askers, what),
                 Err(error) => settle(reading.askers, Err(error)),
-            },
+            }
         }
         if let Some(askers) = reading.again {
             self.read(askers);
@@ -155,13 +170,13 @@ impl Master {
     }
 
     pub(super) fn read_too_long(&mut self) {
-        let Some(reading) = &mut self.reading else {
+        let Some(reading) = self.readings.current.take() else {
             return;
         };
-        reading.is_late = true;
-        let mut askers = std::mem::take(&mut reading.askers);
-        askers.extend(reading.again.take().into_iter().flatten());
+        let mut askers = reading.askers;
+        askers.extend(reading.again.into_iter().flatten());
         let place = reading.place.get();
+        self.readings.late.push(reading.place);
         let refusal = anyhow!(
             "reading {} took longer than {} s: its file system does not answer",
             place.display(),

@@ -26,8 +26,14 @@ fn assert_lives(server: &Server) {
     assert_eq!(get(server.address(), "/").status(), 200);
 }
 
-/// A reload of `server` reads `path` in vain; then `answer` has it read on.
-fn assert_a_reload_may_hang(server: &mut Server, path: &Path, answer: impl FnOnce()) {
+/// Reloads of `server` read `path` in vain. `elsewhere` makes the configuration do without
+/// it, which is reloaded at once; then `answer` lets the threads read on.
+fn assert_a_reload_may_hang(
+    server: &mut Server,
+    path: &Path,
+    elsewhere: impl FnOnce(),
+    answer: impl FnOnce(),
+) {
     signal(server.pid(), Signal::HUP);
     assert_lives(server);
     let late = server.child().await_line("took longer than").unwrap();
@@ -37,10 +43,12 @@ fn assert_a_reload_may_hang(server: &mut Server, path: &Path, answer: impl FnOnc
     let said = String::from_utf8_lossy(&again.stderr).into_owned();
     assert!(!again.status.success() && said.contains(&path), "{said}");
     assert_lives(server);
-    answer();
-    server.child().await_line("answers again").unwrap();
+    // What does not answer is not asked for any more, and still does not answer.
+    elsewhere();
     let again = server.srv(&["reload"]).unwrap();
     assert!(again.status.success(), "{again:?}");
+    answer();
+    server.child().await_line("answers again").unwrap();
 }
 
 #[test]
@@ -54,12 +62,13 @@ fn a_reload_that_reads_a_file_without_an_answer_is_refused() {
     let fifo = folder.path().join("fifo");
     rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     std::fs::rename(&fifo, &file).unwrap();
-    assert_a_reload_may_hang(&mut server, &file.clone(), || {
-        let aside = folder.path().join("aside");
+    let aside = folder.path().join("aside");
+    let elsewhere = || {
         std::fs::rename(&file, &aside).unwrap();
         std::fs::write(&file, text).unwrap();
-        std::fs::write(&aside, text).unwrap();
-    });
+    };
+    let answer = || std::fs::write(&aside, text).unwrap();
+    assert_a_reload_may_hang(&mut server, &file, elsewhere, answer);
     assert!(server.stop().unwrap().success());
 }
 
@@ -83,11 +92,10 @@ fn a_reload_that_looks_at_a_root_without_an_answer_is_refused() {
     std::fs::write(&file, "workers = 2\n").unwrap();
     let mut server = Server::start(["--config", file.to_str().unwrap()]).unwrap();
     std::fs::write(&file, format!("workers = 2\nroot = {root:?}\n")).unwrap();
-    assert_a_reload_may_hang(&mut server, &root, || {
-        std::fs::write(&file, "workers = 2\n").unwrap();
-        // Without its server, the file system says that it is not connected.
-        drop(unanswering);
-    });
+    let elsewhere = || std::fs::write(&file, "workers = 2\n").unwrap();
+    // Without its server, the file system says that it is not connected.
+    let answer = || drop(unanswering);
+    assert_a_reload_may_hang(&mut server, &root, elsewhere, answer);
     assert!(server.stop().unwrap().success());
 }
 
