@@ -163,6 +163,10 @@ pub struct WorkerStatus {
     pub joined: bool,
     /// Its process, 0 if there is none.
     pub pid: u32,
+    /// It does not serve yet by the newest settings, or the newest listeners; of a worker of
+    /// the server that has joined this is not known, and false.
+    #[serde(default)]
+    pub behind: bool,
     /// absent, starting, ready, draining, dead, hung or full.
     pub state: String,
     /// Workers started in this slot so far.
@@ -221,6 +225,7 @@ pub(crate) fn worker_for_tests(slot: u32) -> WorkerStatus {
         slot,
         joined: false,
         pid: 0,
+        behind: false,
         state: "ready".into(),
         starts: 1,
         steered: 0,

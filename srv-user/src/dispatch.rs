@@ -132,11 +132,13 @@ impl Dispatch {
         if self.is_on_its_way || is_refused || !self.is_behind() {
             return;
         }
+        // Before: the worker may wake, and sleep again, before this process goes on.
+        let now_ns = monotonic_ns();
         match self
             .hand_listeners(groups)
             .and_then(|()| self.send_orders())
         {
-            Ok(()) => (self.is_on_its_way, self.sent_ns) = (true, monotonic_ns()),
+            Ok(()) => (self.is_on_its_way, self.sent_ns) = (true, now_ns),
             // If the worker is gone, its death is told elsewhere; else the next look tries.
             Err(error) => tracing::debug!("give a worker its orders: {error}"),
         }

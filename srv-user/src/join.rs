@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use srv_common::Group;
 
+use crate::between_masters::Message;
 use crate::channel::{self, FDS_MAX};
 use crate::config::{AcceptMode, Settings};
 use crate::control::{self, Reply, Request};
@@ -110,6 +111,15 @@ pub enum ToJoined {
     Take,
 }
 
+impl Message for ToJoined {
+    fn slot(&self) -> Option<u32> {
+        match self {
+            Self::Registered(slot) | Self::Nudge(slot) | Self::Hangs { slot, .. } => Some(*slot),
+            Self::Welcome(_) | Self::More | Self::Policy(_) | Self::LookAround | Self::Take => None,
+        }
+    }
+}
+
 /// What a server is given that joins. Of each group, in this order, file
 /// descriptors of its memory, its program and its socket array (if it is steered)
 /// and its listeners follow.
@@ -168,6 +178,18 @@ pub enum ToFirst {
     Leaving,
     /// To [`ToJoined::Take`]: it has everything.
     Taken,
+}
+
+impl Message for ToFirst {
+    fn slot(&self) -> Option<u32> {
+        match self {
+            Self::Registered(slot) | Self::Ready(slot) | Self::Draining(slot) => Some(*slot),
+            Self::Starts { slot, .. } | Self::Replaced { slot, .. } | Self::Died { slot, .. } => {
+                Some(*slot)
+            }
+            Self::Leaving | Self::Taken => None,
+        }
+    }
 }
 
 /// Hands a [`Welcome`] to the server at the other end of `channel`.

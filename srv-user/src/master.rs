@@ -16,6 +16,7 @@ mod reload;
 mod root;
 mod second;
 mod shortfall;
+mod starting;
 mod stop;
 mod upgrade;
 
@@ -30,8 +31,10 @@ use rustix::process::{Pid, WaitOptions, WaitStatus};
 use srv_common::{Policy, State};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::time::{Interval, MissedTickBehavior};
 
+use crate::between_masters::Peer;
 use crate::channel::{Start, ToMaster};
 use crate::cli::ServeArgs;
 use crate::config::{Root, Settings};
@@ -44,7 +47,7 @@ use crate::listen::ListenerGroup;
 use crate::overflow::Overflow;
 use crate::slots::SlotTable;
 use crate::spawn::{self, Worker};
-use crate::takeover::{Peer, Takeover, ToPredecessor, ToSuccessor};
+use crate::takeover::{Takeover, ToPredecessor, ToSuccessor};
 use crate::{binary, log, open_files, steer, systemd};
 use back_off::BackOff;
 use first::Second;
@@ -58,6 +61,8 @@ use upgrade::Upgrade;
 
 /// Something for the master to deal with.
 pub enum Event {
+    /// A process said something; it is read on there once the sender is dropped ([`crate::hear`]).
+    Said(Box<Event>, oneshot::Sender<()>),
     /// The process of that id said something.
     FromWorker(Pid, ToMaster),
     /// A slot's back-off is over.
@@ -104,7 +109,7 @@ pub fn run(settings: Settings, flags: ServeArgs, takeover: Takeover) -> anyhow::
             master.end_workers();
             systemd::finish();
             if let (Err(error), Some(predecessor)) = (&result, &master.predecessor) {
-                predecessor.tell(&ToPredecessor::Failed(format!("{error:#}")));
+                predecessor.tell(ToPredecessor::Failed(format!("{error:#}")));
             }
             result
         })
@@ -154,7 +159,7 @@ struct Master {
     /// The configuration is being read again.
     readings: Readings,
     /// Until everything is taken over from it.
-    predecessor: Option<Peer>,
+    predecessor: Option<Peer<ToPredecessor>>,
     /// The server that has joined this one.
     second: Option<Second>,
     /// The server that this one has joined, while that serves.
@@ -203,8 +208,8 @@ impl Master {
         let left_over = takeover.leftovers()?;
         let first_slot = first.as_ref().map_or(0, |first| first.first_slot);
         let (events, incoming) = unbounded_channel();
-        let predecessor = takeover.predecessor;
-        if let Some(predecessor) = &predecessor {
+        let mut predecessor = takeover.predecessor;
+        if let Some(predecessor) = &mut predecessor {
             predecessor
                 .listen(events.clone(), Event::FromPredecessor)
                 .context("watch the channel to the old master")?;
@@ -274,6 +279,8 @@ impl Master {
         let mut restart = signal(SignalKind::user_defined1())?;
         let mut upgrade = signal(SignalKind::user_defined2())?;
         let mut heal = tokio::time::interval(HEAL_EVERY);
+        // A machine that stood still makes for one late look, not for many at once.
+        heal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut watchdog = systemd::alive_every().map(tokio::time::interval);
         self.watch_root();
         for slot in self.own_slots() {
@@ -323,6 +330,7 @@ impl Master {
     fn tick(&mut self) {
         self.groups.iter_mut().for_each(Group::heal);
         self.inspect();
+        self.give_up_late_starters();
         systemd::catch_up();
         log::catch_up();
     }
@@ -384,7 +392,7 @@ impl Master {
         for group in &self.groups {
             group.worker_starts(slot, number);
         }
-        self.tell_first(&ToFirst::Starts { slot, pid: number });
+        self.tell_first(ToFirst::Starts { slot, pid: number });
         self.workers.insert(pid, worker);
         Ok(())
     }
@@ -407,6 +415,7 @@ impl Master {
                 tracing::error!("a worker failed: {why}");
                 self.last_failure = Some(why);
             }
+            Event::Said(event, _read_on) => self.handle(*event)?,
             Event::Respawn(slot) => self.staff(slot),
             Event::FromSuccessor(pid, said) if self.is_successor(pid) => self.successor_says(said),
             // Of an upgrade that has been given up.
@@ -458,7 +467,9 @@ impl Master {
         let Some(worker) = self.workers.get_mut(&pid) else {
             return;
         };
-        worker.registered = true;
+        if std::mem::replace(&mut worker.registered, true) {
+            return;
+        }
         worker.confinement = Some(confinement);
         let slot = worker.slot;
         self.take_charge(pid);
@@ -467,8 +478,8 @@ impl Master {
             // back would leave them to nobody.
             return self.join_ring_if_whole();
         }
-        self.tell_first(&ToFirst::Registered(slot));
-        self.tell_second(&ToJoined::Registered(slot));
+        self.tell_first(ToFirst::Registered(slot));
+        self.tell_second(ToJoined::Registered(slot));
         self.step_back(slot);
         self.join_ring_if_whole();
         // It may have been started before its slot was to be replaced once more.
@@ -483,7 +494,9 @@ impl Master {
         let Some(worker) = self.workers.get_mut(&pid) else {
             return;
         };
-        worker.ready = true;
+        if std::mem::replace(&mut worker.ready, true) {
+            return;
+        }
         if worker.leaves {
             return;
         }
@@ -495,7 +508,7 @@ impl Master {
         if first_time {
             self.ever_ready = true;
             match &self.predecessor {
-                Some(predecessor) => predecessor.tell(&ToPredecessor::Ready),
+                Some(predecessor) => predecessor.tell(ToPredecessor::Ready),
                 None => self.announce(),
             }
         }
@@ -546,7 +559,7 @@ impl Master {
                 .iter()
                 .for_each(|group| group.worker_died(slot, then));
             let has_left = worker.leaves;
-            self.tell_first(&ToFirst::Died { slot, has_left });
+            self.tell_first(ToFirst::Died { slot, has_left });
         }
         if self.stopping.is_some() {
             return;
@@ -591,7 +604,7 @@ impl Master {
             workers.filter(|worker| worker.is_in_charge() && self.groups[0].is_ready(worker.slot));
         match ready.min_by_key(|worker| self.groups[0].is_busy(worker.slot)) {
             Some(worker) => worker.looks = worker.looks.wrapping_add(1),
-            None => self.tell_second(&ToJoined::LookAround),
+            None => self.tell_second(ToJoined::LookAround),
         }
     }
 
@@ -636,8 +649,8 @@ impl Master {
         let groups = self.groups.iter();
         groups.for_each(|group| group.set_state(slot, state));
         match state {
-            State::Ready => self.tell_first(&ToFirst::Ready(slot)),
-            State::Draining => self.tell_first(&ToFirst::Draining(slot)),
+            State::Ready => self.tell_first(ToFirst::Ready(slot)),
+            State::Draining => self.tell_first(ToFirst::Draining(slot)),
             _ => {}
         }
     }

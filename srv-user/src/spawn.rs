@@ -1,5 +1,5 @@
 //! Starting a worker process: exec of this same binary with what it inherits,
-//! and the task that listens to it.
+//! and the task that hears it.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
@@ -12,10 +12,11 @@ use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{Pid, Signal};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::channel::{self, Inherited, MESSAGE_BYTES_MAX, Start, ToMaster, ToWorker};
+use crate::channel::{self, Inherited, Start, ToMaster, ToWorker};
 use crate::confine::Confinement;
 use crate::dispatch::Dispatch;
 use crate::group::Group;
+use crate::hear;
 use crate::master::Event;
 use crate::orders::{Orders, Task};
 use crate::process::Process;
@@ -28,6 +29,8 @@ pub struct Worker {
     pub slot: u32,
     /// When it was spawned.
     pub started: Instant,
+    /// For how many looks it has been starting ([`crate::master`]'s `starting`).
+    pub looks_starting: u32,
     /// It waits on its own listeners.
     pub registered: bool,
     /// It accepts.
@@ -98,12 +101,19 @@ pub fn spawn(
         .spawn()
         .with_context(|| format!("spawn worker {slot}"))?;
     let process = Process::new(&child);
-    tokio::spawn(listen(process.pid(), incoming, events.clone()));
+    let (pid, events) = (process.pid(), events.clone());
+    tokio::spawn(async move {
+        // It exits then. If it is compromised it may go on, and say so without end.
+        let is_last = |said: &ToMaster| matches!(said, ToMaster::Failed(_));
+        let event = |said| Event::FromWorker(pid, said);
+        hear::pass_on(&incoming, &events, is_last, event).await;
+    });
     let started = Instant::now();
     let worker = Worker {
         process,
         slot,
         started,
+        looks_starting: 0,
         registered: false,
         ready: false,
         hang_killed: false,
@@ -159,20 +169,4 @@ fn inheritance(groups: &[Group], channel: OwnedFd) -> anyhow::Result<Vec<FdMappi
         }
     }
     Ok(mappings)
-}
-
-/// Passes on what a worker says until it hangs up.
-async fn listen(pid: Pid, channel: tokio::net::UnixDatagram, events: UnboundedSender<Event>) {
-    let mut packet = vec![0; MESSAGE_BYTES_MAX];
-    while let Ok(length) = channel.recv(&mut packet).await
-        && let Ok(message) = channel::decode(&packet[..length])
-    {
-        let is_last = matches!(message, ToMaster::Failed(_));
-        // The receiver lives as long as the master.
-        let _ = events.send(Event::FromWorker(pid, message));
-        if is_last {
-            // It exits now. If it is compromised it may go on, and say so without end.
-            return;
-        }
-    }
 }

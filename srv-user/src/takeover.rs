@@ -8,10 +8,8 @@
 //! counters begin anew.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -19,14 +17,12 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use command_fds::{CommandFdExt, FdMapping};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use socket2::Socket;
-use tokio::sync::mpsc::UnboundedSender;
 
-use crate::channel::{self, MESSAGE_BYTES_MAX};
+use crate::between_masters::{Message, Peer};
+use crate::channel;
 use crate::listen::ListenerGroup;
-use crate::master::Event;
 use crate::process::Process;
 use crate::systemd;
 
@@ -45,12 +41,16 @@ pub enum ToPredecessor {
     Failed(String),
 }
 
+impl Message for ToPredecessor {}
+
 /// What the old master says.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToSuccessor {
     /// Listeners are in no socket array any more, the control socket's path is free.
     Take,
 }
+
+impl Message for ToSuccessor {}
 
 /// The listeners of one address, by number.
 #[derive(Debug, Serialize, Deserialize)]
@@ -65,50 +65,6 @@ struct Inheritance {
     kept: usize,
 }
 
-/// The other master.
-pub struct Peer {
-    channel: UnixDatagram,
-}
-
-impl Peer {
-    /// The master at the other end of `channel` ([`channel::pair`]).
-    pub fn new(channel: OwnedFd) -> Self {
-        let channel = UnixDatagram::from(channel);
-        Self { channel }
-    }
-
-    /// Tells the other side; if that is gone, its end is told elsewhere.
-    pub fn tell(&self, message: &impl Serialize) {
-        let packet = serde_json::to_vec(message).unwrap_or_default();
-        if let Err(error) = channel::send_with_fds(&self.channel, &packet, &[]) {
-            tracing::debug!("tell the other master: {error}");
-        }
-    }
-
-    /// Passes on what the other side says; `None` once it has hung up.
-    ///
-    /// # Errors
-    /// If the channel cannot be watched.
-    pub fn listen<T: DeserializeOwned + Send + 'static>(
-        &self,
-        events: UnboundedSender<Event>,
-        event: impl Fn(Option<T>) -> Event + Send + 'static,
-    ) -> io::Result<()> {
-        let channel = tokio::net::UnixDatagram::from_std(self.channel.try_clone()?)?;
-        tokio::spawn(async move {
-            let mut packet = vec![0; MESSAGE_BYTES_MAX];
-            while let Ok(length) = channel.recv(&mut packet).await
-                && let Ok(message) = channel::decode(&packet[..length])
-            {
-                // The receiver lives as long as the master.
-                let _ = events.send(event(Some(message)));
-            }
-            let _ = events.send(event(None));
-        });
-        Ok(())
-    }
-}
-
 /// Starts `binary` with this process's own arguments as the successor.
 ///
 /// # Errors
@@ -116,7 +72,7 @@ impl Peer {
 pub fn start_successor<'a>(
     binary: &Path,
     groups: impl Iterator<Item = &'a ListenerGroup> + Clone,
-) -> anyhow::Result<(Process, Peer)> {
+) -> anyhow::Result<(Process, Peer<ToSuccessor>)> {
     let (mine, theirs) = channel::pair().context("create a channel to the successor")?;
     let inheritance: Vec<_> = groups.clone().map(inheritance_of).collect();
     let mut fds = vec![theirs];
@@ -161,7 +117,7 @@ pub fn succeed(args: &SuccessionArgs) -> anyhow::Error {
     let error = Command::new(&args.binary).args(&args.arguments).exec();
     let error = anyhow::Error::new(error).context(format!("start {}", args.binary.display()));
     if let Ok(channel) = channel::inherited(CHANNEL) {
-        Peer::new(channel).tell(&ToPredecessor::Failed(format!("{error:#}")));
+        Peer::new(channel).tell(ToPredecessor::Failed(format!("{error:#}")));
     }
     error
 }
@@ -179,7 +135,7 @@ fn inheritance_of(group: &ListenerGroup) -> Inheritance {
 /// systemd, or nothing.
 pub struct Takeover {
     /// The old master.
-    pub predecessor: Option<Peer>,
+    pub predecessor: Option<Peer<ToPredecessor>>,
     groups: Vec<ListenerGroup>,
 }
 

@@ -76,6 +76,7 @@ fn group(group: &GroupStatus) -> String {
     text += &shares(&group.totals);
     text += &refusals(&group.workers);
     text += &hang_kills(&group.workers);
+    text += &behind(&group.workers);
     text
 }
 
@@ -163,6 +164,17 @@ fn hang_kills(workers: &[WorkerStatus]) -> String {
     match balance::sum(kills) {
         0 => String::new(),
         kills => format!("killed because they hung: {kills}\n"),
+    }
+}
+
+fn behind(workers: &[WorkerStatus]) -> String {
+    let behind = workers.iter().filter(|worker| worker.behind);
+    let names: Vec<_> = behind
+        .map(|worker| format!("worker {}", worker.slot))
+        .collect();
+    match names.is_empty() {
+        true => String::new(),
+        false => format!("behind the newest settings: {}\n", names.join(", ")),
     }
 }
 
@@ -277,6 +289,7 @@ mod tests {
             taken_stolen: 10,
             active: 12,
             running: 1,
+            behind: true,
             busy_us: 2_500,
             served: 123_456,
             refused: [("malformed".into(), 2)].into(),
@@ -310,6 +323,7 @@ slot   pid  state  starts  steered   own  stolen  waiting  active  running  serv
  all                    4     1200  1190      10        7      12        1  124456
 accepts 1200: CV 0.3333, max/mean 1.333; live connections 12: CV 1.0000, max/mean 2.000
 refused: 3 malformed, 4 timeout
+behind the newest settings: worker 0
 "
         );
     }

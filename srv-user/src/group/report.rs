@@ -78,6 +78,7 @@ fn worker_status(memory: &Memory, slot: usize, now_ns: u64) -> WorkerStatus {
         slot: slot as u32,
         joined: false,
         pid: steering.pid.get(),
+        behind: false,
         state: State::name(steering.state.get()).to_string(),
         starts: steering.starts.get(),
         steered: steering.steered.get(),

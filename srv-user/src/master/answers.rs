@@ -77,6 +77,7 @@ impl Master {
         let mut status = group.status();
         for worker in &mut status.workers {
             worker.hang_kills = self.slots[worker.slot].hang_kills;
+            worker.behind = self.is_behind(worker.slot);
             let second = self.second.as_ref();
             worker.joined = second.is_some_and(|second| second.slots.contains(&worker.slot));
         }

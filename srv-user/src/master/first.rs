@@ -10,16 +10,16 @@ use anyhow::{Context as _, bail, ensure};
 use srv_common::{MAX_WORKERS, State};
 
 use super::{Event, Master};
+use crate::between_masters::Peer;
 use crate::channel;
 use crate::control::JoinedStatus;
 use crate::group::{Group, Hang, Stage};
 use crate::join::{self, Joined, Joining, ToFirst, ToJoined, Welcome};
 use crate::orders::Task;
-use crate::takeover::Peer;
 
 /// The second server, as the first knows it.
 pub(super) struct Second {
-    peer: Peer,
+    peer: Peer<ToJoined>,
     pid: u32,
     pub(super) slots: Range<u32>,
     /// By slot.
@@ -55,7 +55,7 @@ impl Master {
         self.forget_listeners();
         let (mine, theirs) = channel::pair().context("create a channel to the joining server")?;
         self.welcome(&mine, slots.start)?;
-        let peer = Peer::new(mine);
+        let mut peer = Peer::new(mine);
         peer.listen(self.events.clone(), Event::FromSecond)
             .context("watch the channel to the joining server")?;
         self.second = Some(Second {
@@ -272,7 +272,7 @@ impl Master {
         self.control = None;
         self.is_offering = true;
         tracing::info!("leaving everything to server {}", second.pid);
-        second.peer.tell(&ToJoined::Take);
+        second.peer.tell(ToJoined::Take);
         true
     }
 
@@ -306,7 +306,7 @@ impl Master {
         slots.for_each(|slot| self.slots[slot].is_orphan = true);
     }
 
-    pub(super) fn tell_second(&self, message: &ToJoined) {
+    pub(super) fn tell_second(&self, message: ToJoined) {
         if let Some(second) = &self.second {
             second.peer.tell(message);
         }
@@ -317,7 +317,7 @@ impl Master {
         let slot = hang.slot;
         let is_its = |second: &&Second| second.slots.contains(&slot);
         if let Some(second) = self.second.as_ref().filter(is_its) {
-            second.peer.tell(&match hang.stage {
+            second.peer.tell(match hang.stage {
                 Stage::Suspected => ToJoined::Nudge(slot),
                 _ => ToJoined::Hangs {
                     slot,

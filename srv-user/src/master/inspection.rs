@@ -38,18 +38,22 @@ impl Master {
 
     /// Every worker holds every listener.
     fn replace_suspects(&mut self) {
-        let now = Instant::now();
-        let deadline = now + self.settings.grace;
         let pids: Vec<Pid> = self.workers.keys().copied().collect();
         let names: Vec<_> = pids.iter().map(ToString::to_string).collect();
         tracing::warn!(
             "replacing the workers, any of which could have done that: {}",
             names.join(", ")
         );
-        self.suspects.replaced = Some(now);
-        let deadlines = pids.into_iter().map(|pid| (pid, deadline));
-        self.suspects.deadlines.extend(deadlines);
+        self.suspects.replaced = Some(Instant::now());
+        pids.into_iter()
+            .for_each(|pid| self.kill_unless_it_leaves(pid));
         self.replace_workers();
+    }
+
+    /// A worker is replaced that may not do what it is told to.
+    pub(super) fn kill_unless_it_leaves(&mut self, pid: Pid) {
+        let deadline = Instant::now() + self.settings.grace;
+        self.suspects.deadlines.entry(pid).or_insert(deadline);
     }
 
     /// One that is in somebody else's hands does not leave when it is told to.

@@ -11,6 +11,7 @@ use socket2::Socket;
 use srv_common::{MAX_WORKERS, Policy};
 
 use super::{Event, Master, Stopping};
+use crate::between_masters::Peer;
 use crate::config::Settings;
 use crate::config::value::PolicyName;
 use crate::control;
@@ -20,7 +21,6 @@ use crate::listen::ListenerGroup;
 use crate::orders::Task;
 use crate::status::SharedMemory;
 use crate::steer::Steering;
-use crate::takeover::Peer;
 
 /// The kernel closes a dead process's files in this time.
 const CLOSED_WITHIN: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(10);
 
 /// The first server, as the second knows it.
 pub(super) struct First {
-    pub(super) peer: Peer,
+    pub(super) peer: Peer<ToFirst>,
     pub(super) pid: u32,
     /// Where it is asked, and this one will be.
     control: PathBuf,
@@ -107,7 +107,7 @@ fn policy(name: &str) -> Policy {
 }
 
 impl Master {
-    pub(super) fn tell_first(&self, message: &ToFirst) {
+    pub(super) fn tell_first(&self, message: ToFirst) {
         if let Some(first) = &self.first {
             first.peer.tell(message);
         }
@@ -132,7 +132,7 @@ impl Master {
             Some(ToJoined::Take) if self.stopping.is_some() => {}
             Some(ToJoined::Take) => {
                 if let Some(first) = self.take_everything() {
-                    first.peer.tell(&ToFirst::Taken);
+                    first.peer.tell(ToFirst::Taken);
                 }
             }
             Some(ToJoined::Welcome(_) | ToJoined::More) => {}
@@ -195,7 +195,7 @@ impl Master {
     /// Instead of a stop: the first server goes on, and drains what is left.
     pub(super) fn leave_first(&mut self, stopping: Stopping) {
         self.stopping = Some(stopping);
-        self.tell_first(&ToFirst::Leaving);
+        self.tell_first(ToFirst::Leaving);
         self.give_all(Task::Retire);
     }
 
@@ -206,8 +206,8 @@ impl Master {
         }
     }
 
-    pub(super) fn watch_first(&self) -> anyhow::Result<()> {
-        match &self.first {
+    pub(super) fn watch_first(&mut self) -> anyhow::Result<()> {
+        match &mut self.first {
             None => Ok(()),
             Some(first) => first
                 .peer

@@ -111,12 +111,18 @@ impl Master {
             return;
         };
         let is_news = worker.dispatch.is_refused(revision, &self.groups);
-        let (slot, generation) = (worker.slot, worker.generation);
-        // One that is to be replaced already is not replaced once more.
-        let is_current = worker.is_in_charge() && generation >= self.slots[slot].generation;
-        if is_news && is_current {
+        let (slot, is_in_charge) = (worker.slot, worker.is_in_charge());
+        if is_news && is_in_charge {
             self.replace(slot, why);
         }
+    }
+
+    /// Whether the worker in charge of a slot of this server's does not do yet what was ordered
+    /// last, or is to be replaced by one that does.
+    pub(super) fn is_behind(&self, slot: u32) -> bool {
+        let wanted = self.slots[slot].generation;
+        let in_charge = self.in_charge(slot);
+        in_charge.is_some_and(|worker| worker.dispatch.is_behind() || worker.generation < wanted)
     }
 
     /// The slots of this server whose workers do not do yet what was ordered last.

@@ -67,7 +67,7 @@ impl Master {
             group.steer(policy)?;
         }
         self.policy = policy;
-        self.tell_second(&ToJoined::Policy(policy.name().into()));
+        self.tell_second(ToJoined::Policy(policy.name().into()));
         Ok(())
     }
 

@@ -18,9 +18,17 @@ impl Master {
         }
     }
 
-    /// Has the worker in a slot replaced, for this reason. It serves until the other can.
+    /// Has the worker in a slot replaced, for this reason. It serves until the other can, and
+    /// is killed if it does not leave.
     pub(super) fn replace(&mut self, slot: u32, why: &str) {
+        let wanted = self.slots[slot].generation;
+        // Once: it may refuse more than one order before the next worker has come up.
+        let to_replace = self.in_charge(slot).filter(|at| at.generation >= wanted);
+        let Some(pid) = to_replace.map(Worker::pid) else {
+            return;
+        };
         tracing::warn!(slot, "replacing worker {slot}: {why}");
+        self.kill_unless_it_leaves(pid);
         self.slots[slot].generation += 1;
         self.staff(slot);
     }
@@ -73,7 +81,7 @@ impl Master {
             self.groups
                 .iter()
                 .for_each(|group| group.worker_replaced(slot, pid));
-            self.tell_first(&ToFirst::Replaced { slot, pid });
+            self.tell_first(ToFirst::Replaced { slot, pid });
         }
     }
 

@@ -14,15 +14,16 @@ use tokio::sync::oneshot;
 
 use super::stop::ENDS_WITHIN;
 use super::{Event, Master, Stopping};
+use crate::between_masters::Peer;
 use crate::control::{self, Reply};
 use crate::orders::Task;
 use crate::process::Process;
-use crate::takeover::{Peer, ToPredecessor, ToSuccessor, start_successor};
+use crate::takeover::{ToPredecessor, ToSuccessor, start_successor};
 
 /// What the old master waits for.
 pub(super) struct Upgrade {
     successor: Process,
-    peer: Peer,
+    peer: Peer<ToSuccessor>,
     /// When the successor is killed; once it was, when its end is not awaited any more.
     pub(super) deadline: Instant,
     /// It has been told to take.
@@ -74,7 +75,7 @@ impl Master {
             "process 1 cannot leave its place to a successor: restart the container instead"
         );
         let groups = self.groups.iter().map(|group| &group.listeners);
-        let (successor, peer) = start_successor(&self.binary, groups)?;
+        let (successor, mut peer) = start_successor(&self.binary, groups)?;
         let pid = successor.pid();
         let watched = peer.listen(self.events.clone(), move |said| {
             Event::FromSuccessor(pid, said)
@@ -130,7 +131,7 @@ impl Master {
                 tracing::warn!("upgrade: {error:#}");
             }
         }
-        upgrade.peer.tell(&ToSuccessor::Take);
+        upgrade.peer.tell(ToSuccessor::Take);
     }
 
     fn hand_over(&mut self) {
@@ -252,7 +253,7 @@ impl Master {
         }
         self.announce();
         if let Some(predecessor) = self.predecessor.take() {
-            predecessor.tell(&ToPredecessor::Serving);
+            predecessor.tell(ToPredecessor::Serving);
         }
         self.reload_if_due();
         Ok(())

@@ -1,5 +1,9 @@
-/* What runs inside a confined worker in the test `hostile_worker`: it is loaded with
- * LD_PRELOAD, and at SIGRTMIN it tries every call that could harm others on every
+/* What runs inside a worker that is not as it should be: it is loaded with LD_PRELOAD.
+ *
+ * If the file exists that STOP_WORKER names, the worker removes it, and stops before it
+ * has started.
+ *
+ * At SIGRTMIN, when it is confined, the worker tries every call that could harm others on every
  * listener, and on the descriptions that the worker shares with the master. It says
  * on standard error what each came to: `HOSTILE call: errno`, 0 if it succeeded. The
  * signal's value is the process that signals are to be sent to. */
@@ -11,6 +15,7 @@
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -114,6 +119,10 @@ __attribute__((constructor)) static void arm(void)
     int fd = open("/proc/self/cmdline", O_RDONLY);
     ssize_t length = read(fd, arguments, sizeof arguments - 1);
     close(fd);
-    if (length >= 10 && memcmp(arguments, "srv\0worker", 10) == 0)
-        sigaction(SIGRTMIN, &action, NULL), signal(SIGRTMIN + 1, complain);
+    if (length < 10 || memcmp(arguments, "srv\0worker", 10) != 0)
+        return;
+    sigaction(SIGRTMIN, &action, NULL);
+    signal(SIGRTMIN + 1, complain);
+    if (getenv("STOP_WORKER") && unlink(getenv("STOP_WORKER")) == 0)
+        raise(SIGSTOP);
 }

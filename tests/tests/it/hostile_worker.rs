@@ -15,8 +15,8 @@ use crate::client::get;
 use crate::gate;
 use crate::probe::{group, pid};
 
-/// The attack as a shared library.
-fn library(folder: &Path) -> Result<OsString, String> {
+/// What is done inside a worker, as a shared library.
+pub fn library(folder: &Path) -> Result<OsString, String> {
     let source = folder.join("hostile_worker.c");
     let library = folder.join("hostile_worker.so");
     std::fs::write(&source, include_str!("hostile_worker.c")).unwrap();
