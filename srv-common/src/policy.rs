@@ -81,7 +81,7 @@ pub trait Host {
     /// Returns the cursor ([`crate::layout::Program::cursor`]) and advances it by one.
     fn advance_cursor(&mut self) -> u32;
     /// A scan that began at the cursor passed over so many places: it is that much
-    /// further on next time. If it were not, whoever is behind one that is away would
+    /// further on next time. If it were not, the worker behind one that is away would
     /// get the share of both.
     fn skip(&mut self, places: u32);
     /// Taken of what waits: all bits, or none. An ACK that brings a SYN cookie

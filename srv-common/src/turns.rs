@@ -9,7 +9,7 @@
 //! A worker that accepts first brings its turn to within [`MEMORY_ROUNDS`] of the virtual
 //! time. If it was away, or got more or less than its share while loads differed, it
 //! therefore neither catches up nor waits. Only what went astray in the last few rounds is
-//! made up for: who accepts first in a burst, say.
+//! made up for, such as which worker accepts first in a burst.
 
 use crate::layout::Group;
 use crate::policy::{TURN_FIELD, TURN_FIELD_BITS};

@@ -97,7 +97,7 @@ impl HangWatch {
 }
 
 /// The looks of the process that watches the workers. If that process does not run either,
-/// because both were stopped, frozen or suspended, nobody was stuck: what was before a look
+/// because both were stopped, frozen or suspended, no worker was stuck: what was before a look
 /// that came late does not count.
 #[derive(Debug, Default)]
 pub struct Looks {

@@ -9,7 +9,7 @@ use crate::{step, workspace};
 
 /// What a person runs it by; it has a tag with the version, too.
 const NAME: &str = "srv:latest";
-/// Where dist/Dockerfile looks for srv in the build context: the error of who builds
+/// Where dist/Dockerfile looks for srv in the build context: the error of a build
 /// without this task names it.
 const LAID_INTO: &str = "built-by-cargo-xtask-image";
 /// What srv needs to steer and to run its workers as another user.

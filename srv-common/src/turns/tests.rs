@@ -98,7 +98,7 @@ impl Traffic {
         self.group.sum_up(worker);
     }
 
-    /// Who accepted each of so many connections, one after another.
+    /// The worker that accepted, for each of so many connections, one after another.
     fn serve(&mut self, connections: usize) -> Vec<u32> {
         (0..connections)
             .map(|_| {

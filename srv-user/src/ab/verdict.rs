@@ -45,7 +45,7 @@ pub fn verdict(comparison: &Comparison) -> Vec<String> {
     verdict
 }
 
-/// Who has how much, in plain words: the most uneven arm first.
+/// How much the workers have, in plain words: the most uneven arm first.
 fn imbalance(comparison: &Comparison, subject: &Arm) -> String {
     let workers = comparison.scenario.workers;
     let mut arms: Vec<&Arm> = rivals(&comparison.arms, subject).collect();

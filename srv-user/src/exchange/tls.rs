@@ -36,12 +36,16 @@ impl Session {
 
     /// Takes plaintext, and sends what that comes to as far as is possible at once.
     pub(super) fn send(&mut self, socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
-        self.flush(socket)?;
-        let taken = self.0.writer().write(bytes)?;
-        self.flush(socket)?;
-        match taken {
-            0 => Err(ErrorKind::WouldBlock.into()),
-            taken => Ok(taken),
+        loop {
+            self.flush(socket)?;
+            let taken = self.0.writer().write(bytes)?;
+            self.flush(socket)?;
+            match taken {
+                // The peer made room between the two: nothing would wake this session.
+                0 if !self.0.wants_write() && !self.0.is_handshaking() => {}
+                0 => return Err(ErrorKind::WouldBlock.into()),
+                taken => return Ok(taken),
+            }
         }
     }
 

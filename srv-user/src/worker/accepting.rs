@@ -13,7 +13,7 @@ use crate::seldom::Seldom;
 const REST_NS: u64 = 50_000_000;
 /// How long the worker stays away from epoll meanwhile if nothing else is to be done: it
 /// would be told of the listeners again and again. They stay registered, because a new
-/// registration would be behind its siblings', who would be woken first for good.
+/// registration would be behind its siblings', which would be woken first for good.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Whether listeners are left alone.

@@ -205,7 +205,7 @@ fn every_step_is_followed_by_a_status_where_each_has_its_own() {
     walk("own", 2);
 }
 
-/// Slots that had workers once stay in the status, whoever joins in fewer of them.
+/// Slots that had workers once stay in the status, also if a server joins in fewer of them.
 #[test]
 fn a_server_joins_one_that_had_more_workers() {
     let mut walk = Walk::start(6, "ring", 0);
