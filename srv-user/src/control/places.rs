@@ -45,7 +45,7 @@ pub fn no_server() -> anyhow::Error {
     let mend = match others.is_empty() {
         true => String::new(),
         false => format!(
-            "; {}: ask as that user, or as root, who sees all (`sudo srv status`)",
+            "; {}: ask as that user, or as root, which sees all servers (`sudo srv status`)",
             others.join(", ")
         ),
     };

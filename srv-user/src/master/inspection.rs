@@ -1,5 +1,5 @@
 //! Looking after the listeners, and what follows when one of them was changed: a worker
-//! that holds it may be in somebody else's hands, so all of them are replaced.
+//! that holds it may be under an attacker's control, so all of them are replaced.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -56,7 +56,7 @@ impl Master {
         self.suspects.deadlines.entry(pid).or_insert(deadline);
     }
 
-    /// One that is in somebody else's hands does not leave when it is told to.
+    /// A worker that an attacker controls does not leave when it is told to.
     fn kill_overdue_suspects(&mut self) {
         let now = Instant::now();
         let workers = &self.workers;
