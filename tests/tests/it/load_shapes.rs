@@ -19,7 +19,9 @@ const PATIENCE_S: &str = "5";
 struct Shape {
     name: &'static str,
     pieces: Vec<Vec<u8>>,
-    /// Whether the server then closes the connection.
+    /// Whether the server then closes the connection. Where a response is complete
+    /// before that, the next request on the connection may arrive before the close
+    /// and be lost, so that such a response must stay open.
     closes: bool,
 }
 
@@ -66,7 +68,7 @@ fn accepted() -> Vec<Shape> {
         shape(
             "chunks and LF alone",
             format!("{CHUNKED}5\nhello\n0\n\n"),
-            true,
+            false,
         ),
         Shape {
             name: "chunks in pieces",
