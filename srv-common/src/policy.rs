@@ -458,11 +458,15 @@ fn mix(random: u32) -> u32 {
 
 /// For how long, ns, the worker in slot `thief` should leave a connection that
 /// waits at the listener of slot `owner` to the owner; `now_ns` is of the clock of
-/// [`crate::layout::Load::busy_since_ns`]. Zero unless the thief would end up
-/// with more connections than the owner has, those that wait for each included:
-/// in a burst of long-lived connections whoever runs first would take most of
-/// them, while the others were merely about to run. Zero also if the owner is
-/// not ready, or stuck in what it does.
+/// [`crate::layout::Load::busy_since_ns`].
+///
+/// A burst wakes all workers, and the one that runs first could take most of it, while
+/// the others are about to run. Therefore the thief waits if it would end up with more
+/// connections than the owner has, those that wait for each included: this keeps
+/// long-lived connections even. It also waits if it has lately had more than its share
+/// ([`crate::turns`]) and the owner sleeps, as the kernel has then woken the owner: this
+/// keeps short ones even. An owner that is at work is not waited for in the second case.
+/// The time is zero if the owner is not ready, or has been at one thing for too long.
 pub fn steal_patience_ns<const N: usize>(
     group: &Group<N>,
     thief: u32,
@@ -482,6 +486,10 @@ pub fn steal_patience_ns<const N: usize>(
     let connections =
         |slot: usize| u64::from(group.slots[slot].load.active.get()) + group.waiting(slot);
     let excess = (connections(thief) + 1).saturating_sub(connections(owner));
+    let owner_sleeps = group.idle.0[owner].get() == 1;
+    if excess == 0 && owner_sleeps && group.is_ahead(thief as u32, owner as u32) {
+        return PER_CONNECTION_NS;
+    }
     excess.min(MAX_CONNECTIONS) * PER_CONNECTION_NS
 }
 

@@ -47,11 +47,28 @@ impl<const N: usize> Group<N> {
         const MEMORY: i32 = MEMORY_ROUNDS as i32;
         let now = self.virtual_time();
         let turn = &self.slots[slot as usize].load.turn;
-        // Only so many bits of either are known. Shifted there and back: sign-extended.
-        let unknown = u32::BITS - Self::TURN_BITS;
-        let ahead = (turn.get().wrapping_sub(now) << unknown) as i32 >> unknown;
+        let ahead = Self::rounds_from(now, turn.get());
         let start = now.wrapping_add_signed(ahead.clamp(-MEMORY, MEMORY));
         turn.set(start.wrapping_add(1));
+    }
+
+    /// Whether the worker in `slot` has lately accepted more than its share and more than
+    /// the one in `other`: its turn is two rounds after the virtual time, and after the
+    /// other's turn. Never so where the kernel hashes, as virtual time stands still there.
+    pub(crate) fn is_ahead(&self, slot: u32, other: u32) -> bool {
+        const ROUNDS: i32 = 2;
+        let turn = |slot: u32| self.slots[slot as usize].load.turn.get();
+        let turn_of_other = turn(other);
+        [self.virtual_time(), turn_of_other]
+            .iter()
+            .all(|from| Self::rounds_from(*from, turn(slot)) >= ROUNDS)
+    }
+
+    /// How many rounds `turn` is after `from`.
+    fn rounds_from(from: u32, turn: u32) -> i32 {
+        // Only so many bits of either are known. Shifted there and back: sign-extended.
+        let unknown = u32::BITS - Self::TURN_BITS;
+        (turn.wrapping_sub(from) << unknown) as i32 >> unknown
     }
 
     /// A worker starts in `slot`: it takes turns with its siblings from the next round

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::{AHEAD_MAX, MEMORY_ROUNDS};
 use crate::layout::{ELIGIBLE, NOT_ELIGIBLE, eligibility};
+use crate::policy::steal_patience_ns;
 use crate::{Group, Host, Policy, State, choose};
 
 /// In so many consecutive connections no worker gets more than 1.25 times its share.
@@ -212,6 +213,48 @@ fn stolen_connections_leave_shares_even() {
         .collect();
     let cv = variation(&served_by, 8);
     assert!(cv < 0.005, "{cv}");
+}
+
+/// After a stall of the machine many connections are there at once, all workers are woken,
+/// and the one that runs first finds what waits for the others.
+#[test]
+fn a_burst_is_not_for_the_one_that_runs_first() {
+    const EACH: usize = 5;
+    let mut traffic = Traffic::of(8);
+    traffic.serve(800);
+    (0..8 * EACH).for_each(|_| {
+        traffic.connect();
+    });
+    let own = 3;
+    while traffic.group.waiting(own as usize) > 0 {
+        traffic.accept(own, own);
+    }
+    let patience_ns = |owner| steal_patience_ns(&traffic.group, own, owner, 0);
+    for owner in (0..8).filter(|owner| *owner != own) {
+        assert!(patience_ns(owner) > 0, "{owner} sleeps");
+        // One that is at work may be at it for long.
+        traffic.group.idle.0[owner as usize].set(0);
+        assert_eq!(patience_ns(owner), 0, "{owner} is at work");
+    }
+    traffic.group.join_turns(own);
+    traffic.group.idle.0[0].set(1);
+    assert_eq!(
+        steal_patience_ns(&traffic.group, own, 0, 0),
+        0,
+        "its share, and no more"
+    );
+}
+
+/// The kernel hashes, and no virtual time passes.
+#[test]
+fn where_the_kernel_hashes_nothing_is_left_to_sleepers() {
+    let traffic = Traffic::of(2);
+    for _ in 0..20 {
+        traffic.group.take_turn(0);
+        traffic.group.take_turn(1);
+    }
+    traffic.group.steering[1].steered.bump(5);
+    assert_eq!(steal_patience_ns(&traffic.group, 0, 1, 0), 0);
 }
 
 /// A flood's connections are assigned and not accepted.
