@@ -260,8 +260,8 @@ line is wrong.";
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(after_long_help = "\
 Signals to the process that was started:
-  SIGTERM, SIGINT  stop: answer what has arrived, within --grace; a second one kills
-                   the workers that are left
+  SIGTERM, SIGINT  stop: answer what has arrived, within --grace; a second one, at least
+                   300 ms later, kills the workers that are left
   SIGQUIT          stop, for as long as the requests in service take
   SIGHUP           read --config again, as `srv reload` does
   SIGUSR1          started by systemd: stop, and leave the listeners to the next server

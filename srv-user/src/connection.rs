@@ -259,6 +259,8 @@ impl Connection {
 
     /// Ends it as soon as nothing is owed to the client. A request that has
     /// arrived is answered, read or not: a close with unread bytes is a reset.
+    /// Of several requests that the client has sent ahead, those that this turn does not
+    /// reach are not answered; the client sees an orderly end behind the last answer.
     pub fn drain(&mut self, driver: &Driver, now_ns: u64) -> Progress {
         self.socket.turn.begin(now_ns);
         match &mut self.state {

@@ -21,7 +21,12 @@ pub(super) const ENDS_WITHIN: Duration = Duration::from_secs(5);
 /// How often a master that ends looks whether its workers have.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
+/// A second request to stop that comes this soon is the first one again: `timeout` signals
+/// its command, and then all of the command's process group.
+const SAME_REQUEST: Duration = Duration::from_millis(300);
+
 pub(super) struct Stopping {
+    pub(super) since: Instant,
     /// When workers that are not done are killed; once they were, when they are given up.
     pub(super) deadline: Option<Instant>,
     pub(super) killed: bool,
@@ -35,8 +40,15 @@ impl Master {
     pub(super) fn stop(&mut self, grace: Option<Duration>) {
         self.abandon_upgrade();
         self.forget_listeners();
-        if self.stopping.is_some() && grace.is_some() {
-            return self.run_out_of_grace();
+        if let Some(stopping) = &self.stopping
+            && grace.is_some()
+        {
+            // After SIGQUIT, which sets no deadline, SIGTERM asks for something else.
+            let is_same = stopping.deadline.is_some() && stopping.since.elapsed() < SAME_REQUEST;
+            if !is_same {
+                self.run_out_of_grace();
+            }
+            return;
         }
         let stopping = self.begin_to_stop(grace, false);
         if self.first.is_some() {
@@ -106,6 +118,7 @@ impl Master {
         tracing::info!("stopping: draining {} workers", self.workers.len());
         systemd::stopping();
         Stopping {
+            since: Instant::now(),
             deadline: grace.map(|grace| Instant::now() + grace),
             killed: false,
             leaves_listeners,

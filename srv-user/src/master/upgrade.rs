@@ -148,6 +148,7 @@ impl Master {
             tracing::error!("pass the reload on to process {pid}: {error}");
         }
         self.stopping = Some(Stopping {
+            since: Instant::now(),
             deadline: Some(Instant::now() + self.settings.grace),
             killed: false,
             leaves_listeners: true,

@@ -82,8 +82,24 @@ fn a_second_sigint_hurries() {
     let (mut server, _client) = serving(&["--grace", "10min"], ENDLESS);
     signal(server.pid(), Signal::INT);
     server.child().await_line("stopping").unwrap();
-    signal(server.pid(), Signal::INT);
+    // As a person does to whom nothing seems to happen.
+    until("the second one is heard", || {
+        signal(server.pid(), Signal::INT);
+        let said = server.child().stderr();
+        said.contains("killing 1 worker").then_some(())
+    });
     assert_eq!(assert_leaves_nothing(&mut server).code(), Some(1));
+}
+
+/// `timeout` signals its command, and then the command's process group. Here by two signals
+/// that mean the same: the kernel does not merge them.
+#[test]
+fn two_signals_at_once_are_one_request() {
+    let (mut server, mut client) = serving(&[], SHORT);
+    signal(server.pid(), Signal::TERM);
+    signal(server.pid(), Signal::INT);
+    assert_eq!(client.response().status(), 200);
+    assert_eq!(assert_leaves_nothing(&mut server).code(), Some(0));
 }
 
 #[test]
