@@ -7,7 +7,7 @@ use std::fmt;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::steer;
+use crate::steering::program;
 
 pub use facts::{Facts, Steering};
 
@@ -28,7 +28,7 @@ pub fn run(carries_program: bool, try_load: impl FnOnce() -> Result<()>) -> Repo
     let steering = match carries_program.then(try_load) {
         None => Steering::NoProgram,
         Some(Ok(())) => Steering::Loads,
-        Some(Err(error)) => Steering::Refused(steer::on_one_line(&error)),
+        Some(Err(error)) => Steering::Refused(program::on_one_line(&error)),
     };
     Report::of(&Facts::gather(steering))
 }

@@ -5,12 +5,25 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use clap::Parser;
-use srv::cli::{AbArgs, AbCommand, Cli, Command, query};
+use srv::cli::{Cli, Command, query};
 use srv::control::Request;
-use srv::result::Comparison;
-use srv::takeover::{self, Takeover};
-use srv::{ab, config, doctor, json, load, log, master, output, rehearsal, report, steer, worker};
-use srv::{eprintln, print};
+use srv::doctor;
+use srv::eprintln;
+use srv::logging;
+use srv::measure::ab;
+use srv::measure::ab::args::{AbArgs, AbCommand};
+use srv::measure::load;
+use srv::measure::report;
+use srv::measure::result::Comparison;
+use srv::output;
+use srv::output::json;
+use srv::print;
+use srv::serve::config;
+use srv::serve::master;
+use srv::serve::master::takeover::{self, Takeover};
+use srv::serve::rehearsal;
+use srv::serve::worker;
+use srv::steering::program;
 
 fn main() -> ExitCode {
     let code = run(Cli::parse().command).unwrap_or_else(|error| {
@@ -33,7 +46,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             args.anchor()?;
             let takeover = Takeover::inherited()?;
             let settings = config::settings(&args)?;
-            log::start(settings.log_json);
+            logging::start(settings.log_json);
             master::run(settings, *args, takeover)?;
         }
         Command::Worker => worker::run()?,
@@ -52,8 +65,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Detach(args) => args.run()?,
         Command::Ab(args) => return compare(*args),
         Command::Doctor { json, strict } => {
-            let report = doctor::run(steer::carries_program(), || {
-                steer::Steering::load().map(drop)
+            let report = doctor::run(program::carries_program(), || {
+                program::Steering::load().map(drop)
             });
             match json {
                 true => json::print(&report)?,

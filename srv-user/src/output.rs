@@ -2,6 +2,8 @@
 //! not std's: std's panic where the other end of a pipe has gone or a disk is full, and a
 //! panic aborts srv, whatever it had begun.
 
+pub mod json;
+
 use std::fmt;
 use std::io::{self, Write as _};
 use std::sync::OnceLock;
@@ -20,10 +22,10 @@ macro_rules! print {
 }
 
 /// As std's, but what cannot be printed is left out; in a process that logs it is a line
-/// of its log ([`crate::log`]).
+/// of its log ([`crate::logging`]).
 #[macro_export]
 macro_rules! eprintln {
-    ($($text:tt)*) => { $crate::log::complain(format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::logging::complain(format_args!($($text)*)) };
 }
 
 static FAILURE: OnceLock<io::Error> = OnceLock::new();

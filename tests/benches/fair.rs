@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use rustix::fs::{Advice, fadvise, major, makedev, minor};
 use serde::Serialize;
-use srv::stats::{Spread, Summary};
+use srv::measure::stats::{Spread, Summary};
 use srv_tests::arm::{self, Arm};
 use srv_tests::nginx::{Content, Options};
 use srv_tests::report::{Raw, print_table};

@@ -12,12 +12,13 @@ use clap::Parser;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use serde::Serialize;
 use socket2::Socket;
-use srv::cli::ServeArgs;
-use srv::config::{self, value::Count};
-use srv::foreign::select::Reads;
-use srv::foreign::steering::Steering;
-use srv::listen::ListenerGroup;
-use srv::stats::Spread;
+use srv::attach::select::Reads;
+use srv::attach::steering::Steering;
+use srv::measure::stats::Spread;
+use srv::serve::config::args::ServeArgs;
+use srv::serve::config::{self};
+use srv::steering::listeners::ListenerGroup;
+use srv::values::Count;
 use srv_common::Policy;
 use srv_tests::report::{Raw, print_table, verdict};
 use srv_tests::runs::mean_run_ns;
@@ -184,7 +185,7 @@ impl Target {
             ..ServeArgs::default()
         };
         let settings = config::settings(&arguments)?;
-        let listeners = ListenerGroup::bind(settings.listen[0], &settings)?;
+        let listeners = ListenerGroup::bind(settings.listen[0], &settings.group())?;
         let mut steering = Steering::load_reading(policy, reads)?;
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let mut epolls = Vec::new();

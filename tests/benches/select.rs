@@ -13,12 +13,13 @@ use anyhow::{Context as _, Result};
 use aya::sys::{Stats, enable_stats};
 use clap::Parser;
 use serde::Serialize;
-use srv::cli::ServeArgs;
-use srv::config::{self, value::Count};
-use srv::listen::ListenerGroup;
-use srv::stats::Spread;
-use srv::status::monotonic_ns;
-use srv::steer::Steering;
+use srv::kernel::clock::monotonic_ns;
+use srv::measure::stats::Spread;
+use srv::serve::config::args::ServeArgs;
+use srv::serve::config::{self};
+use srv::steering::listeners::ListenerGroup;
+use srv::steering::program::Steering;
+use srv::values::Count;
 use srv_common::layout::{ELIGIBLE, eligibility};
 use srv_common::policy::{SCAN_ALL_MAX, hermes};
 use srv_common::{Group, Policy};
@@ -175,7 +176,7 @@ impl Target {
             ..ServeArgs::default()
         };
         let settings = config::settings(&arguments)?;
-        let listeners = ListenerGroup::bind(settings.listen[0], &settings)?;
+        let listeners = ListenerGroup::bind(settings.listen[0], &settings.group())?;
         for (slot, socket) in listeners.sockets.iter().enumerate() {
             steering.set_listener(slot as u32, socket)?;
             let eligible = eligibility(ELIGIBLE, slot as u32);

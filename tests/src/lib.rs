@@ -9,6 +9,6 @@ pub mod report;
 pub mod runs;
 pub mod wrk;
 
-pub use srv::environment;
-pub use srv::peer::free_address;
-pub use srv::peer::{child, haproxy, nginx, python, server, usage};
+pub use srv::measure::baseline::free_address;
+pub use srv::measure::baseline::{child, haproxy, nginx, python, server, usage};
+pub use srv::measure::environment;

@@ -7,12 +7,12 @@ use clap::Args;
 use rustix::process::Pid;
 use srv_common::Policy;
 
-use crate::config::value::{ListenAddr, LogFormat, PolicyName};
-use crate::foreign::attach::Wish;
-use crate::foreign::group::Target;
-use crate::foreign::refusal::Refusal;
-use crate::foreign::{agent, detach};
-use crate::log;
+use crate::attach::command::Wish;
+use crate::attach::group::Target;
+use crate::attach::refusal::Refusal;
+use crate::attach::{agent, detach};
+use crate::logging;
+use crate::values::{ListenAddr, LogFormat, PolicyName};
 
 /// What `srv attach` may be told.
 #[derive(Debug, Args)]
@@ -98,7 +98,7 @@ impl AttachArgs {
 
     fn attach(&self) -> anyhow::Result<ExitCode> {
         let target = self.group.target()?;
-        log::start(self.log == LogFormat::Json);
+        logging::start(self.log == LogFormat::Json);
         let wish = Wish {
             target,
             policy: self.policy.0,

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use anyhow::bail;
 
 use super::Server;
+use crate::attach::lock;
 use crate::control::{self, Reply, Request, ask, no_server, only_server};
-use crate::foreign::lock;
 
 /// The control socket of the server or agent that is meant.
 ///

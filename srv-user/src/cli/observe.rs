@@ -6,7 +6,7 @@ use anyhow::ensure;
 use clap::Args;
 
 use super::attach::GroupArgs;
-use crate::foreign::observe::{self, Asked};
+use crate::attach::observe::{self, Asked};
 
 /// What `srv observe` may be told.
 #[derive(Debug, Args)]

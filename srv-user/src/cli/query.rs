@@ -12,10 +12,12 @@ use anyhow::bail;
 use serde::Serialize;
 
 use super::{Query, Server, StatusArgs, find};
+use crate::attach::report;
+use crate::attach::table;
+use crate::control::attached::ForeignStatus;
+use crate::control::text;
 use crate::control::{self, Reply, Request, SocketStatus, Status, ask, no_server};
-use crate::foreign::report::{self, ForeignStatus};
-use crate::foreign::table;
-use crate::{json, view};
+use crate::output::json;
 
 /// The fields of `srv status --json`.
 #[derive(Serialize)]
@@ -51,7 +53,7 @@ impl Placed {
     /// For people: with a line that says whose it is and where it answers, if that is not
     /// clear.
     fn shown(&self, is_one_of_several: bool) -> String {
-        let status = view::status(&self.status);
+        let status = text::status(&self.status);
         let own = rustix::process::getuid().as_raw();
         match self.uid {
             Some(uid) if is_one_of_several || uid != own => {
@@ -123,7 +125,7 @@ pub fn sockets(query: &Query) -> anyhow::Result<()> {
     match query.json {
         true => json::print(Sockets { sockets: all }),
         false => {
-            println!("{}", view::sockets(&all).trim_end());
+            println!("{}", text::sockets(&all).trim_end());
             Ok(())
         }
     }

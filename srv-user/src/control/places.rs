@@ -11,7 +11,7 @@ use anyhow::{Context as _, anyhow};
 use rustix::process::Pid;
 
 use super::{SERVICE_FOLDER, runtime_folder};
-use crate::foreign::owners;
+use crate::kernel::owners;
 
 /// The sockets on which servers answer that this user may ask.
 ///

@@ -17,10 +17,10 @@ use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
+use super::joining::Joined;
 use super::socket_file::SocketFile;
 use super::{Reply, Request};
-use crate::channel::send_with_fds;
-use crate::join::Joined;
+use crate::kernel::packets::send_with_fds;
 
 /// Within which a request has to be sent, and within which its reply has to be read.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -10,10 +10,11 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use super::server::answer;
 use super::*;
-use crate::balance;
-use crate::foreign::table;
+use crate::attach::table;
+use crate::control::text;
 use crate::mutation::{config, mutated};
-use crate::view;
+use crate::steering::balance;
+use crate::steering::status::{ProgramStatus, worker_for_tests};
 
 fn packet(message: &impl Serialize) -> Vec<u8> {
     let mut packet = serde_json::to_vec(message).unwrap();
@@ -59,7 +60,8 @@ fn a_hostile_request_gets_one_reply() {
         packet(&Request::Policy("least".into())),
         packet(&Request::Upgrade),
         packet(&Request::Join(Joining::new(
-            &crate::config::settings(&crate::cli::ServeArgs::default()).unwrap(),
+            &crate::serve::config::settings(&crate::serve::config::args::ServeArgs::default())
+                .unwrap(),
         ))),
         packet(&long),
     ];
@@ -154,9 +156,9 @@ fn a_hostile_reply_is_refused_or_shown() {
         if let Ok(reply) = reply {
             prop_assert!(bytes.contains(&b'\n'), "half a reply is none");
             match reply {
-                Reply::Status(status) => drop(view::status(&status)),
+                Reply::Status(status) => drop(text::status(&status)),
                 Reply::Foreign(status) => drop(table::group(&status)),
-                Reply::Sockets(sockets) => drop(view::sockets(&sockets)),
+                Reply::Sockets(sockets) => drop(text::sockets(&sockets)),
                 Reply::Done(_) | Reply::Refused(_) | Reply::Joined(_) => {}
             }
         }

@@ -9,8 +9,9 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, Resource, getrlimit, pidfd_ge
 use rustix::thread::CapabilitySet;
 
 use super::cgroup;
-use crate::confine::{User, paths, syscalls};
-use crate::site;
+use crate::kernel::openat2::openat2_refusal;
+use crate::serve::rehearsal;
+use crate::serve::sandbox::{User, paths, syscalls};
 
 /// What was found. A field that is an `Option` is `None` where the machine
 /// does not say.
@@ -122,7 +123,7 @@ impl Facts {
             memlock_bytes: getrlimit(Resource::Memlock).current,
             open_files_soft: getrlimit(Resource::Nofile).current,
             open_files: getrlimit(Resource::Nofile).maximum,
-            openat2_refusal: site::openat2_refusal().map(|error| error.to_string()),
+            openat2_refusal: openat2_refusal().map(|error| error.to_string()),
             somaxconn: sysctl("net/core/somaxconn"),
             tcp_max_syn_backlog: sysctl("net/ipv4/tcp_max_syn_backlog"),
             tcp_syncookies: sysctl("net/ipv4/tcp_syncookies"),
@@ -137,7 +138,7 @@ impl Facts {
                 .get("Cpus_allowed_list")
                 .map_or(cpus_online, |list| cpu_count(list)),
             cpu_quota: cgroup::cpu_quota(&mounts, &cgroups),
-            default_workers: crate::config::available_cpus(),
+            default_workers: crate::serve::config::available_cpus(),
             cgroup2: cgroup::v2_mount(&mounts),
             container: container(),
             is_pid_1: std::process::id() == 1,
@@ -156,7 +157,7 @@ fn worker_user() -> Result<u32, String> {
         return Ok(own.as_raw());
     }
     let nobody = User::nobody();
-    let possible = nobody.ensure_possible().map(|()| nobody.uid);
+    let possible = rehearsal::ensure_possible(nobody).map(|()| nobody.uid);
     possible.map_err(|error| format!("{error:#}"))
 }
 

@@ -3,7 +3,7 @@
 use rustix::thread::CapabilitySet;
 
 use super::{Check, Facts, Verdict};
-use crate::config::{BACKLOG, LISTEN};
+use crate::serve::config::{BACKLOG, LISTEN};
 
 /// The lines about them.
 pub fn checks(facts: &Facts) -> Vec<Check> {

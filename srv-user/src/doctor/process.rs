@@ -1,8 +1,8 @@
 //! What this process was given: files, CPUs, and the walls around it.
 
 use super::{Check, Facts, Verdict};
-use crate::config::Limits;
-use crate::open_files;
+use crate::kernel::open_files;
+use crate::serve::config::Limits;
 
 /// The lines about it.
 pub fn checks(facts: &Facts) -> Vec<Check> {

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
-use srv::ab::arm::{self, Arm};
-use srv::ab::measure::Plan;
-use srv::ab::overhead::Overhead;
-use srv::ab::scenario::{self, Arrivals, Scenario};
+use srv::measure::ab::arm::{self, Arm};
+use srv::measure::ab::measure::Plan;
+use srv::measure::ab::overhead::Overhead;
+use srv::measure::ab::scenario::{self, Arrivals, Scenario};
 use srv_tests::arm::in_round;
 use srv_tests::report::Raw;
 

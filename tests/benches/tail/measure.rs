@@ -2,12 +2,12 @@
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
-use srv::ab::arm::Arm;
-use srv::ab::measure::{Measured, Plan, measure};
-use srv::ab::scenario::Scenario;
-use srv::hold::{Held, Opening};
-use srv::load::Record;
-use srv::result::Round;
+use srv::measure::ab::arm::Arm;
+use srv::measure::ab::measure::{Measured, Plan, measure};
+use srv::measure::ab::scenario::Scenario;
+use srv::measure::hold::{Held, Opening};
+use srv::measure::load::Record;
+use srv::measure::result::Round;
 use srv_tests::report::Raw;
 
 use crate::HELD;
@@ -50,13 +50,13 @@ struct Columns {
     service_us: Vec<u32>,
     worker: Vec<Option<u16>>,
     /// The record's number and outcome, for those that were not answered.
-    lost: Vec<(usize, srv::load::Outcome)>,
+    lost: Vec<(usize, srv::measure::load::Outcome)>,
 }
 
 impl Columns {
     fn of(records: &[Record]) -> Self {
         let lost = records.iter().enumerate();
-        let lost = lost.filter(|(_, record)| record.outcome != srv::load::Outcome::Ok);
+        let lost = lost.filter(|(_, record)| record.outcome != srv::measure::load::Outcome::Ok);
         Self {
             scheduled_ns: records.iter().map(|r| r.scheduled_ns).collect(),
             sent_ns: records.iter().map(|r| r.sent_ns).collect(),

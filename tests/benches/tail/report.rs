@@ -1,12 +1,12 @@
 //! What `bench tail` prints: a table per phase, then each target with what was
 //! reached. Only reads samples.
 
-use srv::ab::arm::Arm;
-use srv::ab::measure::Plan;
-use srv::ab::overhead::Overhead;
-use srv::ab::scenario::Scenario;
-use srv::limit;
-use srv::stats::{Ratio, Spread, Summary};
+use srv::measure::ab::arm::Arm;
+use srv::measure::ab::measure::Plan;
+use srv::measure::ab::overhead::Overhead;
+use srv::measure::ab::scenario::Scenario;
+use srv::measure::bound;
+use srv::measure::stats::{Ratio, Spread, Summary};
 use srv_tests::report::{print_table, verdict};
 
 use crate::measure::{Homes, Sample};
@@ -223,7 +223,7 @@ fn percentiles(rounds: &[Summary]) -> [String; 5] {
     ];
     figures.map(|figure| {
         let values: Vec<f64> = rounds.iter().map(|s| figure(s) as f64 / 1e6).collect();
-        format!("{:.1}", srv::stats::mean(&values))
+        format!("{:.1}", srv::measure::stats::mean(&values))
     })
 }
 
@@ -244,7 +244,7 @@ fn limit_latencies(
     plan: &Plan,
     overhead: Overhead,
 ) -> impl Iterator<Item = u64> {
-    let latencies = limit::replay(&plan.draws, scenario.workers, overhead.occupies_ns);
+    let latencies = bound::replay(&plan.draws, scenario.workers, overhead.occupies_ns);
     latencies.into_iter().map(move |ns| ns + overhead.delays_ns)
 }
 

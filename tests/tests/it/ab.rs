@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use srv::result::Comparison;
+use srv::measure::result::Comparison;
 use srv_tests::server::binary;
 
 use crate::gate;

@@ -7,10 +7,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use srv::ab::doubts::is_unusable;
-use srv::ab::files::RESERVE_BYTES;
 use srv::control::{Reply, Request, ask};
-use srv::result::Comparison;
+use srv::measure::ab::doubts::is_unusable;
+use srv::measure::ab::files::RESERVE_BYTES;
+use srv::measure::result::Comparison;
 use srv_tests::child::Child;
 use srv_tests::server::binary;
 use srv_tests::usage::Tree;

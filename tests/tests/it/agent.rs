@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Output};
 
+use srv::control::attached::ForeignStatus;
 use srv::control::{Reply, Request, ask};
-use srv::foreign::report::ForeignStatus;
 use srv_tests::child::Child;
 use srv_tests::nginx::{self, Content, Nginx};
 use srv_tests::server::binary;

@@ -7,12 +7,12 @@ use std::panic;
 
 use rustix::process::{Pid, Signal};
 use socket2::{Domain, Protocol, Socket, Type};
-use srv::foreign::agent::detach_on_panic;
-use srv::foreign::detach::{Detached, detach};
-use srv::foreign::group::Target;
-use srv::foreign::report::ForeignStatus;
-use srv::foreign::sock_diag::SockDiag;
-use srv::steer::Steering;
+use srv::attach::agent::detach_on_panic;
+use srv::attach::detach::{Detached, detach};
+use srv::attach::group::Target;
+use srv::control::attached::ForeignStatus;
+use srv::kernel::sock_diag::SockDiag;
+use srv::steering::program::Steering;
 
 use crate::agent::{Agent, answered_by, is_in_turn, nginx, refused, said};
 use crate::gate;

@@ -5,8 +5,8 @@ use std::fs::read_link;
 use std::process::{Command, Output};
 
 use rustix::process::Signal;
-use srv::foreign::owners;
-use srv::foreign::sock_diag::SockDiag;
+use srv::kernel::owners;
+use srv::kernel::sock_diag::SockDiag;
 use srv_tests::python::{Python, Server};
 
 use crate::agent::{Agent, LOCALHOST, answered_by, is_in_turn, nginx, run, said};

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::fs::{FlockOperation, flock};
-use srv::foreign::group::Target;
-use srv::foreign::lock::control_path;
+use srv::attach::group::Target;
+use srv::attach::lock::control_path;
 use srv_tests::child::Child;
 
 use crate::agent::{said, srv};

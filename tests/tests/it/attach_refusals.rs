@@ -5,7 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use srv::steer::Steering;
+use srv::steering::program::Steering;
 use srv_tests::child::Child;
 use srv_tests::nginx::{self, Nginx};
 use srv_tests::server::Server;

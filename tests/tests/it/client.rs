@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use srv::response::{self, Head};
+use srv::measure::load::response::{self, Head};
 
 /// An answer that takes longer than this is none.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::net::Shutdown;
 use std::time::Duration;
 
-use srv::hold::{Held, Opening};
+use srv::measure::hold::{Held, Opening};
 use srv_tests::server::Server;
 
 use crate::client::{Client, get};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use rustix::process::{Pid, Signal};
-use srv::result::Comparison;
+use srv::measure::result::Comparison;
 use srv_tests::child::Child;
 use srv_tests::server::{Server, profile_folder};
 use tempfile::TempDir;

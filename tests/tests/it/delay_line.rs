@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
-use srv::arrivals::{Service, poisson};
-use srv::delay_line::DelayLine;
+use srv::measure::arrivals::{Service, poisson};
+use srv::measure::delay_line::DelayLine;
 use srv_tests::server::Server;
 
 use crate::gate;

@@ -7,7 +7,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use srv::steer::Steering;
+use srv::steering::program::Steering;
 use srv_common::layout::{ELIGIBLE, eligibility};
 use srv_common::{Group, Policy, Reason};
 use srv_tests::server::Server;

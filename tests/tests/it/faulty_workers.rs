@@ -7,8 +7,8 @@ use std::process::Command;
 
 use rustix::net::Shutdown;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open};
-use srv::channel::Inherited;
-use srv::control::GroupStatus;
+use srv::serve::channel::Inherited;
+use srv::steering::status::GroupStatus;
 use srv_tests::server::{self, Server};
 
 use crate::client::get;
@@ -20,7 +20,8 @@ use crate::probe::{Stopped, group, pid, signal, until, until_group, worker};
 /// Each of the slots has a ready worker that does what was ordered last, and these have had
 /// so many workers.
 fn are_whole(group: &GroupStatus, starts: &[u32]) -> bool {
-    let is_whole = |worker: &srv::control::WorkerStatus| worker.state == "ready" && !worker.behind;
+    let is_whole =
+        |worker: &srv::steering::status::WorkerStatus| worker.state == "ready" && !worker.behind;
     let found: Vec<_> = group.workers.iter().map(|worker| worker.starts).collect();
     found == starts && group.workers.iter().all(is_whole)
 }

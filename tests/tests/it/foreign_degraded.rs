@@ -2,8 +2,8 @@
 //! choice to the kernel's hash: a signal that is missing, a group that has changed.
 
 use io_uring::IoUring;
-use srv::foreign::select::Reads;
-use srv::foreign::steering::{Signal, Steering, View};
+use srv::attach::select::Reads;
+use srv::attach::steering::{Signal, Steering, View};
 use srv_common::Policy;
 
 use crate::foreign_server::{Server, Waits, Worker, can_read_all, in_each_way, sleeps, steered};

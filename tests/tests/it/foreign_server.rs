@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 use io_uring::{IoUring, opcode, types};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 use socket2::{Protocol, SockAddr, Socket, Type};
-use srv::foreign::select::Reads;
-use srv::foreign::steering::{Signal, Steering, View};
+use srv::attach::select::Reads;
+use srv::attach::steering::{Signal, Steering, View};
 use srv_common::Policy;
 
 use crate::gate;

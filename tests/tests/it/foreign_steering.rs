@@ -4,8 +4,8 @@
 use std::net::TcpStream;
 
 use socket2::Socket;
-use srv::foreign::select::Reads;
-use srv::foreign::steering::{Steering, View};
+use srv::attach::select::Reads;
+use srv::attach::steering::{Steering, View};
 use srv_common::Policy;
 use srv_tests::nginx::{Content, Nginx, Options};
 

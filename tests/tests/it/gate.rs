@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use srv::steer::Steering;
+use srv::steering::program::Steering;
 
 pub use srv_tests::gate::can;
 

@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use srv::control::{SocketStatus, Status};
-use srv::hold::{Held, Opening};
-use srv::json::SCHEMA;
+use srv::measure::hold::{Held, Opening};
+use srv::output::json::SCHEMA;
 use srv_tests::server::{Server, binary};
 
 use crate::client::get;

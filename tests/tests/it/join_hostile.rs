@@ -14,9 +14,10 @@ use std::thread;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::process::Uid;
 use rustix::thread::set_thread_res_uid;
-use srv::channel;
 use srv::control::Reply;
-use srv::join::{self, Joined, Welcome};
+use srv::control::joining::Joined;
+use srv::kernel::packets;
+use srv::serve::master::join::{self, Welcome};
 use srv_tests::server::binary;
 
 use crate::gate;
@@ -38,10 +39,10 @@ fn welcome(control: UnixListener, listener: &TcpListener, memory: OwnedFd) {
     BufReader::new(&stream)
         .read_line(&mut String::new())
         .unwrap();
-    let (mine, theirs) = channel::pair().unwrap();
+    let (mine, theirs) = packets::pair().unwrap();
     let mut packet = serde_json::to_vec(&Reply::Joined(Joined { channel: None })).unwrap();
     packet.push(b'\n');
-    channel::send_with_fds(&stream, &packet, &[theirs.as_fd()]).unwrap();
+    packets::send_with_fds(&stream, &packet, &[theirs.as_fd()]).unwrap();
     let welcome = Welcome {
         pid: std::process::id(),
         first_slot: 0,

@@ -8,10 +8,10 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 use rustix::process::Signal;
-use srv::cli::ServeArgs;
-use srv::config;
+use srv::control::joining::Joining;
 use srv::control::{Request, ask};
-use srv::join::Joining;
+use srv::serve::config;
+use srv::serve::config::args::ServeArgs;
 use srv_tests::child::Child;
 use srv_tests::server::{Server, binary};
 

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use srv::load::Figures;
+use srv::measure::load::Figures;
 use srv_tests::child::Child;
 use srv_tests::server::{Server, binary};
 
@@ -255,7 +255,10 @@ fn the_files_hold_what_was_printed() {
         );
         latencies_ns.push(ns(2) - ns(0));
     }
-    assert_eq!(srv::stats::Summary::of(latencies_ns), figures.latency);
+    assert_eq!(
+        srv::measure::stats::Summary::of(latencies_ns),
+        figures.latency
+    );
 
     let distribution = fs::read_to_string(out.join("latency.hgrm")).unwrap();
     let last = distribution

@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
-use srv::load::Figures;
+use srv::measure::load::Figures;
 use srv_tests::child::Child;
 use srv_tests::server::{Server, binary};
 

@@ -5,8 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use srv::arrivals::{Service, poisson};
-use srv::load::Load;
+use srv::measure::arrivals::{Service, poisson};
+use srv::measure::load::Load;
 
 /// A new connection for each request, whose handler sleeps as long as was drawn.
 pub fn of_sleepers(target: SocketAddr) -> Load {

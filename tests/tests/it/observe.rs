@@ -6,11 +6,11 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
 
 use socket2::SockRef;
-use srv::foreign::closes::Closes;
-use srv::foreign::observe::Observation;
-use srv::foreign::owners::Owners;
-use srv::foreign::sock_diag::SockDiag;
-use srv::foreign::verdict::Finding;
+use srv::attach::closes::Closes;
+use srv::attach::observe::Observation;
+use srv::attach::verdict::Finding;
+use srv::kernel::owners::Owners;
+use srv::kernel::sock_diag::SockDiag;
 use srv_tests::child::Child;
 use srv_tests::free_address;
 use srv_tests::haproxy;
@@ -161,7 +161,7 @@ fn beside_an_agent_its_state_is_shown_and_the_shares_are_even() {
     assert_eq!((program.attached, &program.why_not), (Some(true), &None));
     assert!(program.steered > Some(0), "{program:?}");
     let raw: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(raw["schema"], srv::json::SCHEMA);
+    assert_eq!(raw["schema"], srv::output::json::SCHEMA);
     assert!(raw["time"].is_string(), "{raw}");
 }
 

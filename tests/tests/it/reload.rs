@@ -2,7 +2,8 @@
 //! what is new holds, and a bad file changes nothing.
 
 use rustix::process::Signal;
-use srv::control::{GroupStatus, Request, ask};
+use srv::control::{Request, ask};
+use srv::steering::status::GroupStatus;
 use srv_tests::server::Server;
 
 use crate::client::{Client, get};

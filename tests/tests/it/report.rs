@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use srv::report::{regenerate, sample};
+use srv::measure::report::{regenerate, sample};
 
 use crate::gate::can;
 

@@ -7,12 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::setpriority_process;
-use srv::ab::arm::Arm;
-use srv::ab::measure::{Plan, measure};
-use srv::ab::scenario::{Arrivals, Scenario, by_name};
-use srv::arrivals::Service;
-use srv::simulate::{self, Model};
-use srv::stats::{Summary, deviation, mean};
+use srv::measure::ab::arm::Arm;
+use srv::measure::ab::measure::{Plan, measure};
+use srv::measure::ab::scenario::{Arrivals, Scenario, by_name};
+use srv::measure::arrivals::Service;
+use srv::measure::simulate::{self, Model};
+use srv::measure::stats::{Summary, deviation, mean};
 
 use crate::gate;
 

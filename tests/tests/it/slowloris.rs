@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use srv::arrivals::{Service, poisson};
-use srv::load::{Load, Run};
-use srv::stats::{Spread, Summary};
+use srv::measure::arrivals::{Service, poisson};
+use srv::measure::load::{Load, Run};
+use srv::measure::stats::{Spread, Summary};
 use srv_tests::server::Server;
 
 use crate::gate;

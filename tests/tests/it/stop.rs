@@ -6,8 +6,8 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
-use srv::arrivals::{Service, poisson};
-use srv::load::{Connections, Load, Outcome};
+use srv::measure::arrivals::{Service, poisson};
+use srv::measure::load::{Connections, Load, Outcome};
 use srv_tests::server::{self, Server};
 use srv_tests::usage::Tree;
 

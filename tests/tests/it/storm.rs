@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use srv::arrivals::{Service, poisson};
-use srv::load::Outcome;
+use srv::measure::arrivals::{Service, poisson};
+use srv::measure::load::Outcome;
 use srv_tests::server::Server;
 
 use crate::client::get;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use srv::arrivals::{Service, poisson};
+use srv::measure::arrivals::{Service, poisson};
 use srv_tests::server::Server;
 
 use crate::gate;

@@ -270,7 +270,7 @@ fn a_comparison_stops_before_it_starts_unless_arms_may_be_left_out() {
 
     let output = ab(&["--unsteered"]);
     assert!(output.status.success(), "{output:?}");
-    let result = srv::result::Comparison::read(&out).unwrap();
+    let result = srv::measure::result::Comparison::read(&out).unwrap();
     let rounds = result
         .arms
         .iter()

@@ -1,0 +1,258 @@
+//! `srv observe`: attaches nothing and shows how a server's workers share its
+//! connections, so that its operator sees whether there is anything to gain. The server
+//! may be steered or not, and its workers may share one socket.
+
+use std::collections::HashSet;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context as _;
+use procfs::process::Process;
+use rustix::process::Pid;
+use rustix::thread::Timespec;
+use serde::{Deserialize, Serialize};
+
+use super::closes::Closes;
+use super::group::Target;
+use super::rates::{Look, WorkerRate, rates};
+use super::refusal::{Refusal, how_to_own_sockets};
+use super::report::open_connections;
+use super::table;
+use super::verdict::{Finding, Seen, Verdict, judge};
+use crate::control::attached::ForeignStatus;
+use crate::kernel::owners::Owners;
+use crate::kernel::sock_diag::SockDiag;
+use crate::output;
+use crate::output::json;
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The server.
+    pub target: Target,
+    /// How long each report's interval is.
+    pub interval: Duration,
+    /// One report, then the end.
+    pub once: bool,
+    /// JSON, one report a line.
+    pub json: bool,
+}
+
+/// One report: the fields of `srv observe --json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Observation {
+    /// Length of the interval, in seconds.
+    pub interval_s: f64,
+    /// The group at the interval's end.
+    #[serde(flatten)]
+    pub status: ForeignStatus,
+    /// The workers, with what they accepted in the interval.
+    pub workers: Vec<WorkerRate>,
+    /// Why accepts are unknown; `None`: they are known.
+    pub accepts_unknown: Option<String>,
+    /// How often the accept queues were looked at in the interval.
+    pub looks: u32,
+    /// In how many looks one socket's queue held connections for 20 ms while another's was
+    /// empty.
+    pub looks_waiting: u32,
+    /// The judgement.
+    pub verdict: Verdict,
+}
+
+/// Between two looks at the accept queues.
+const LOOK_EVERY: Timespec = milliseconds(80);
+/// One look asks so often, with a pause in between: every connection is in a queue for a
+/// moment, and a queue that holds connections each time is no moment.
+const ASKS: usize = 3;
+const PAUSE: Timespec = milliseconds(10);
+
+const fn milliseconds(count: i64) -> Timespec {
+    Timespec {
+        tv_sec: 0,
+        tv_nsec: count * 1_000_000,
+    }
+}
+
+/// Prints one report, or one after each interval until it is told to stop. The exit code
+/// is that of the last verdict ([`Finding::exit_code`](super::verdict::Finding::exit_code)).
+///
+/// # Errors
+/// No process listens there, its owner cannot be seen, or what the kernel says.
+pub fn run(asked: &Asked) -> anyhow::Result<ExitCode> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in signal_hook::consts::TERM_SIGNALS {
+        signal_hook::flag::register(*signal, stop.clone()).context("catch a signal")?;
+    }
+    let mut observer = Observer::start(asked.target)?;
+    // Without any report nothing can be judged.
+    let mut code = ExitCode::from(Finding::Few.exit_code());
+    loop {
+        let Some(report) = observer.observe(asked.interval, &stop)? else {
+            return Ok(code);
+        };
+        code = report.verdict.finding.exit_code().into();
+        match asked.json {
+            true => json::print_line(&report)?,
+            false => print(&report),
+        }
+        if asked.once || output::failure().is_some() {
+            return Ok(code);
+        }
+    }
+}
+
+struct Observer {
+    target: Target,
+    diag: SockDiag,
+    /// Or why they cannot be counted.
+    closes: Result<Closes, String>,
+}
+
+impl Observer {
+    fn start(target: Target) -> anyhow::Result<Self> {
+        let mut diag = SockDiag::open(target.netns)?;
+        let listeners = target.listeners(&mut diag)?;
+        let owners = Owners::of(&listeners.iter().map(|each| each.inode).collect());
+        if owners.owners.is_empty() {
+            return Err(Refusal::OwnersHidden(target.address).into());
+        }
+        let closes = Closes::of_port(target.address.port());
+        Ok(Self {
+            target,
+            diag,
+            closes: closes.map_err(|error| crate::steering::program::on_one_line(&error)),
+        })
+    }
+
+    /// `None` if it was told to stop.
+    fn observe(
+        &mut self,
+        interval: Duration,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<Option<Observation>> {
+        let begin = Instant::now();
+        let (_, before) = self.look()?;
+        let (mut looks, mut looks_waiting) = (0, 0);
+        while begin.elapsed() < interval {
+            // A signal ends this sleep, where std's would go on.
+            let _ = rustix::thread::nanosleep(&LOOK_EVERY);
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            looks += 1;
+            looks_waiting += u32::from(self.waits_beside_an_empty_queue()?);
+        }
+        let (owners, after) = self.look()?;
+        let interval_s = begin.elapsed().as_secs_f64();
+        let masters = masters(&owners);
+        let workers = rates(
+            &owners,
+            |pid| masters.contains(&pid),
+            &before,
+            &after,
+            interval_s,
+        );
+        let status = ForeignStatus::of(&self.target, &mut self.diag)?;
+        let accepts_unknown = self.closes.as_ref().err().cloned();
+        let verdict = judge(&Seen {
+            workers: &workers,
+            unknown: accepts_unknown.as_deref(),
+            seconds: interval_s,
+            looks,
+            waiting: looks_waiting,
+            fix: fix(&status, self.target).as_deref(),
+        });
+        Ok(Some(Observation {
+            interval_s,
+            status,
+            workers,
+            accepts_unknown,
+            looks,
+            looks_waiting,
+            verdict,
+        }))
+    }
+
+    /// Whether one socket's queue holds connections, and another's is empty, each time.
+    fn waits_beside_an_empty_queue(&mut self) -> anyhow::Result<bool> {
+        let (mut filled, mut empty) = (None, None);
+        for nth in 0..ASKS {
+            if nth > 0 {
+                let _ = rustix::thread::nanosleep(&PAUSE);
+            }
+            let queues = self.diag.listeners_on(self.target.address)?;
+            let cookies = |is_filled: bool| -> HashSet<u64> {
+                let such = queues.iter().filter(|each| (each.queued > 0) == is_filled);
+                such.map(|each| each.cookie).collect()
+            };
+            retain(&mut filled, cookies(true));
+            retain(&mut empty, cookies(false));
+        }
+        let is_one = |found: Option<HashSet<u64>>| found.is_some_and(|found| !found.is_empty());
+        Ok(is_one(filled) && is_one(empty))
+    }
+
+    fn look(&mut self) -> anyhow::Result<(Owners, Look)> {
+        let listeners = self.target.listeners(&mut self.diag)?;
+        let owners = Owners::of(&listeners.iter().map(|each| each.inode).collect());
+        let closes = self.closes.as_ref().ok();
+        let look = Look {
+            closed: closes.map(Closes::counts).transpose()?,
+            open: open_connections(self.target.address, &mut self.diag, &owners)?,
+        };
+        Ok((owners, look))
+    }
+}
+
+/// What was found before and is found again.
+fn retain(found: &mut Option<HashSet<u64>>, again: HashSet<u64>) {
+    *found = Some(match found.take() {
+        None => again,
+        Some(before) => before.intersection(&again).copied().collect(),
+    });
+}
+
+/// The processes that are the parent of another one with the sockets.
+fn masters(owners: &Owners) -> HashSet<Pid> {
+    let parent = |pid: Pid| {
+        let process = Process::new(pid.as_raw_nonzero().get()).ok()?;
+        Pid::from_raw(process.stat().ok()?.ppid)
+    };
+    owners
+        .owners
+        .iter()
+        .filter_map(|owner| parent(owner.pid))
+        .collect()
+}
+
+/// What would steer the server; `None`: it is steered.
+fn fix(status: &ForeignStatus, target: Target) -> Option<String> {
+    if status.program.attached == Some(true) {
+        return None;
+    }
+    let netns = match target.netns {
+        Some(pid) => format!(" --netns {}", pid.as_raw_nonzero()),
+        None => String::new(),
+    };
+    let attach = format!("`srv attach --listen {}{netns}`", target.address);
+    Some(match status.listeners.len() {
+        0 | 1 => format!(
+            "{}, then {attach}",
+            how_to_own_sockets(&status.server, target.address)
+        ),
+        _ => attach,
+    })
+}
+
+fn print(report: &Observation) {
+    let time = humantime::format_rfc3339_seconds(SystemTime::now());
+    crate::println!(
+        "{time}, interval {:.1} s\n{}{}verdict: {}\n",
+        report.interval_s,
+        table::group(&report.status),
+        table::workers(&report.workers),
+        report.verdict.text
+    );
+}

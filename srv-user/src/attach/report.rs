@@ -1,0 +1,240 @@
+//! What is known of another server's group: what its agent says, or what the kernel shows.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+
+use aya::programs::{ProgramType, loaded_programs};
+use rustix::process::Pid;
+
+use super::group::Target;
+use super::lock::{self, Record};
+use crate::control::attached::{Balance, ForeignListener, ForeignProgram, ForeignStatus, Shares};
+use crate::control::{Reply, Request, SocketStatus, ask};
+use crate::kernel::owners::{self, Owner, Owners};
+use crate::kernel::sock_diag::{Listener, SockDiag};
+use crate::steering::balance::{coefficient_of_variation, max_over_mean};
+
+impl ForeignStatus {
+    /// What this user's agent says of a group; without an agent, what the kernel shows.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn of(target: &Target, diag: &mut SockDiag) -> anyhow::Result<Self> {
+        let (records, _) = lock::records()?;
+        let is_its = |record: &&Record| {
+            (record.address, record.namespace) == (target.address, target.namespace)
+        };
+        let record = records.iter().find(is_its);
+        if let Some(status) = record.and_then(of_agent) {
+            return Ok(status);
+        }
+        let mut status = Self::look(target, diag)?;
+        match record {
+            Some(record) if is_of_group(record, &status) => status.was_left(record),
+            _ => status.program = not_ours(status.listeners.len()),
+        }
+        Ok(status)
+    }
+
+    /// Looks at a group: its queues, which process owns what, and how many connections
+    /// each process has. What only an agent can tell stays `None`.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn look(target: &Target, diag: &mut SockDiag) -> anyhow::Result<Self> {
+        let sockets = diag.listeners_on(target.address)?;
+        let owners = Owners::of(&sockets.iter().map(|socket| socket.inode).collect());
+        let connections = open_connections(target.address, diag, &owners)?;
+        let listener = |socket: &Listener| listener(socket, &owners, &connections);
+        let listeners: Vec<ForeignListener> = sockets.iter().map(listener).collect();
+        Ok(Self {
+            listen: target.address,
+            namespace: target.namespace,
+            server: owners.command().unwrap_or_default().to_owned(),
+            agent: None,
+            policy: None,
+            program: ForeignProgram {
+                attached: None,
+                why_not: None,
+                runs: None,
+                steered: None,
+                fallbacks: None,
+            },
+            signals: None,
+            balance: balance(&listeners),
+            listeners,
+            half_open: diag.half_open(target.address)? as u64,
+        })
+    }
+
+    /// As lines of `srv sockets`.
+    pub fn sockets(&self) -> Vec<SocketStatus> {
+        let socket = |listener: &ForeignListener| SocketStatus {
+            listen: self.listen,
+            slot: listener.slot,
+            server: self.server.clone(),
+            inode: listener.inode,
+            cookie: listener.cookie,
+            pid: listener.workers.first().copied(),
+            fd: listener.fd,
+            recv_q: listener.queued,
+            backlog: listener.backlog,
+        };
+        self.listeners.iter().map(socket).collect()
+    }
+}
+
+/// All groups of other servers that this user's agents steer, or steered when
+/// they were killed or left; and why a record of one cannot be read.
+///
+/// # Errors
+/// The runtime directory cannot be read.
+pub fn all() -> anyhow::Result<(Vec<ForeignStatus>, Vec<anyhow::Error>)> {
+    let (records, unreadable) = lock::records()?;
+    Ok((records.iter().filter_map(of_record).collect(), unreadable))
+}
+
+fn of_record(record: &Record) -> Option<ForeignStatus> {
+    of_agent(record).or_else(|| left_alone(record).ok().flatten())
+}
+
+/// What the agent answers that wrote this record; `None` if it has ended.
+fn of_agent(record: &Record) -> Option<ForeignStatus> {
+    let path = record.control.as_deref()?;
+    match ask(Some(path), &Request::Status) {
+        Ok(Reply::Foreign(status)) => Some(status),
+        _ => None,
+    }
+}
+
+/// What can be told of a group whose agent has left or was killed; `None` once
+/// none of its sockets is there any more, and with them the program.
+fn left_alone(record: &Record) -> anyhow::Result<Option<ForeignStatus>> {
+    let Some(target) = Target::in_namespace(record.address, record.namespace)? else {
+        return Ok(None);
+    };
+    let mut diag = SockDiag::open(target.netns)?;
+    let mut status = ForeignStatus::look(&target, &mut diag)?;
+    if !is_of_group(record, &status) {
+        return Ok(None);
+    }
+    status.was_left(record);
+    Ok(Some(status))
+}
+
+fn is_of_group(record: &Record, status: &ForeignStatus) -> bool {
+    let is_known = |listener: &ForeignListener| record.cookies.contains(&listener.cookie);
+    status.listeners.iter().any(is_known)
+}
+
+impl ForeignStatus {
+    /// An agent attached the recorded program and has left it, or was killed.
+    fn was_left(&mut self, record: &Record) {
+        let is_loaded = programs().map(|ids| ids.contains(&record.program));
+        self.program.attached = is_loaded;
+        self.program.why_not = match is_loaded {
+            Some(true) => None,
+            Some(false) => Some("its program is gone".to_owned()),
+            None => Some("the kernel does not list its programs to this user".to_owned()),
+        };
+        self.policy = (is_loaded != Some(false)).then(|| record.policy.clone());
+    }
+}
+
+/// Where this user has attached nothing.
+fn not_ours(listeners: usize) -> ForeignProgram {
+    let (attached, why_not) = match programs() {
+        _ if listeners < 2 => (Some(false), "one socket leaves nothing to choose between"),
+        Some(ids) if ids.is_empty() => (Some(false), "no program of this kind is loaded"),
+        _ => (
+            None,
+            "nothing of this user's is attached, and the kernel does not tell what others attached",
+        ),
+    };
+    ForeignProgram {
+        attached,
+        why_not: Some(why_not.to_owned()),
+        runs: None,
+        steered: None,
+        fallbacks: None,
+    }
+}
+
+/// The ids of all programs of this kind that the kernel has; `None` if it does not say
+/// (it takes CAP_SYS_ADMIN). It keeps a program as long as a group, or a process, has it.
+fn programs() -> Option<BTreeSet<u32>> {
+    let programs = loaded_programs().collect::<Result<Vec<_>, _>>().ok()?;
+    let is_select =
+        |info: &aya::programs::ProgramInfo| info.program_type() == ProgramType::SkReuseport.into();
+    Some(
+        programs
+            .iter()
+            .filter(|info| is_select(info))
+            .map(|info| info.id())
+            .collect(),
+    )
+}
+
+/// Open connections to `address`, by the process that has them.
+///
+/// # Errors
+/// What the kernel says.
+pub fn open_connections(
+    address: SocketAddr,
+    diag: &mut SockDiag,
+    owners: &Owners,
+) -> anyhow::Result<HashMap<Pid, u64>> {
+    let open: BTreeSet<u64> = diag.connections_to(address)?.into_iter().collect();
+    let count = |pid: Pid| {
+        let sockets = owners::sockets_of(pid).unwrap_or_default();
+        sockets.keys().filter(|inode| open.contains(inode)).count() as u64
+    };
+    let pids = owners.owners.iter().map(|owner| owner.pid);
+    Ok(pids.map(|pid| (pid, count(pid))).collect())
+}
+
+fn listener(
+    socket: &Listener,
+    owners: &Owners,
+    connections: &HashMap<Pid, u64>,
+) -> ForeignListener {
+    let workers = owners.workers(socket.inode);
+    let of = |worker: &&Owner| match worker.polled.len() {
+        0 | 1 => connections.get(&worker.pid).copied(),
+        _ => None,
+    };
+    let first = owners.having(socket.inode).next();
+    ForeignListener {
+        slot: None,
+        connections: workers.iter().map(of).sum(),
+        workers: workers
+            .iter()
+            .map(|worker| worker.pid.as_raw_nonzero().get() as u32)
+            .collect(),
+        owners: owners.having(socket.inode).count(),
+        steered: None,
+        sleep: None,
+        live: None,
+        queued: socket.queued,
+        backlog: socket.backlog,
+        inode: socket.inode,
+        cookie: socket.cookie,
+        fd: first.map(|owner| owner.sockets[&socket.inode]),
+    }
+}
+
+fn balance(listeners: &[ForeignListener]) -> Balance {
+    let connections = listeners.iter().map(|each| each.connections);
+    let connections: Option<Vec<u64>> = connections.collect();
+    let queued: u64 = listeners.iter().map(|each| u64::from(each.queued)).sum();
+    let empty = listeners.iter().filter(|each| each.queued == 0).count();
+    Balance {
+        connections: connections.map(|counts| Shares {
+            sum: counts.iter().sum(),
+            cv: coefficient_of_variation(&counts),
+            max_over_mean: max_over_mean(&counts),
+        }),
+        queued,
+        empty_while_others_queue: if queued > 0 { empty } else { 0 },
+    }
+}

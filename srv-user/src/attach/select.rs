@@ -1,0 +1,116 @@
+//! Loading the select program for foreign servers in the cheapest form that the
+//! running kernel and this process's capabilities allow.
+
+use anyhow::{Context as _, ensure};
+use aya::{Ebpf, EbpfLoader};
+use srv_common::foreign::Offsets;
+
+use super::btf::Btf;
+use super::object;
+use super::offsets::{self, Readable};
+use super::steering::{Signal, Signals};
+use crate::steering::program::program;
+
+/// The select program's name.
+pub const SELECT: &str = "steer_foreign";
+
+const NEEDS: &str = "load the program for foreign servers (needs Linux 5.12 or newer, CAP_BPF and \
+                     CAP_PERFMON; `srv doctor` says what is missing)";
+
+/// How the select program reads the kernel's memory, the best last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reads {
+    /// Not at all: then it knows nothing of queues and sleepers.
+    Nothing,
+    /// By `bpf_probe_read_kernel`, which costs some 70 ns each time.
+    ByHelper,
+    /// By plain loads, a few ns each (tried on Linux 6.18).
+    Directly,
+}
+
+impl Reads {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::ByHelper => "by helper",
+            Self::Directly => "directly",
+        }
+    }
+}
+
+/// The object with its select program loaded.
+pub struct Loaded {
+    /// All of it.
+    pub ebpf: Ebpf,
+    /// How the program reads.
+    pub reads: Reads,
+    /// What it can go by; the live connections are another program's.
+    pub signals: Signals,
+}
+
+/// Loads the program that reads `at_best` so, or else the next best.
+///
+/// # Errors
+/// The kernel refuses even the one that reads nothing, or this build has none.
+pub fn load(at_best: Reads) -> anyhow::Result<Loaded> {
+    let kernel = Btf::of_kernel();
+    let told = kernel.as_ref();
+    let Readable {
+        offsets,
+        queues,
+        sleep,
+    } = offsets::find(told.map_err(|error| anyhow::anyhow!("{error:#}")));
+    let mut signals = Signals {
+        queues: queues.into(),
+        sleep: sleep.into(),
+        live: Signal::Missing("not asked for yet".into()),
+    };
+    if let Ok(kernel) = kernel
+        && offsets != Offsets::default()
+    {
+        match reading(&kernel, offsets, at_best) {
+            Ok((ebpf, reads)) => {
+                return Ok(Loaded {
+                    ebpf,
+                    reads,
+                    signals,
+                });
+            }
+            Err(error) => signals.nothing_is_read(&error),
+        }
+    }
+    Ok(Loaded {
+        ebpf: with(object::built()?, &Offsets::default())?,
+        reads: Reads::Nothing,
+        signals,
+    })
+}
+
+/// One that reads what `offsets` allow.
+fn reading(kernel: &Btf, offsets: Offsets, at_best: Reads) -> anyhow::Result<(Ebpf, Reads)> {
+    ensure!(at_best != Reads::Nothing, "nobody asked for it");
+    if at_best == Reads::Directly
+        && let Ok(ebpf) = reading_directly(kernel, offsets)
+    {
+        return Ok((ebpf, Reads::Directly));
+    }
+    Ok((with(object::built()?, &offsets)?, Reads::ByHelper))
+}
+
+fn reading_directly(kernel: &Btf, offsets: Offsets) -> anyhow::Result<Ebpf> {
+    let offsets = Offsets {
+        reads_directly: 1,
+        ..offsets
+    };
+    with(&object::reading_directly(kernel)?, &offsets)
+}
+
+fn with(object: &[u8], offsets: &Offsets) -> anyhow::Result<Ebpf> {
+    let words = offsets.words();
+    let mut loader = EbpfLoader::new();
+    let loader = loader.override_global("OFFSETS", &words[..], true);
+    let mut ebpf = loader.load(object).context(NEEDS)?;
+    program(&mut ebpf, SELECT).context(NEEDS)?;
+    Ok(ebpf)
+}

@@ -1,0 +1,205 @@
+//! Another server's group as a plain text table. Pure.
+
+use std::fmt::Write as _;
+
+use super::rates::WorkerRate;
+use crate::control::attached::{ForeignListener, ForeignStatus};
+use crate::control::text::{counts, known, or_dash, table};
+
+/// The group, for people.
+pub fn group(status: &ForeignStatus) -> String {
+    let agent = match status.agent {
+        Some(pid) => format!("agent {pid}"),
+        None => "no agent".to_owned(),
+    };
+    let policy = match &status.policy {
+        Some(policy) => format!(", policy {policy}"),
+        None => String::new(),
+    };
+    let server = or_dash(!status.server.is_empty(), &status.server);
+    let program = program(status);
+    let mut text = format!("{} ({server}; {agent}{policy}): {program}\n", status.listen);
+    for (signal, why) in status.signals.iter().flatten() {
+        if why != "known" {
+            let _ = writeln!(text, "goes without {signal}: {why}");
+        }
+    }
+    let header = [
+        "slot",
+        "workers",
+        "owners",
+        "sleep",
+        "steered",
+        "live",
+        "queued",
+        "backlog",
+        "connections",
+    ];
+    text += &table(&header, status.listeners.iter().map(row).collect());
+    text += &balance(status);
+    text
+}
+
+/// What each worker accepted in an interval.
+pub fn workers(workers: &[WorkerRate]) -> String {
+    let header = [
+        "pid",
+        "thread",
+        "command",
+        "accepted",
+        "accepts_per_s",
+        "share",
+        "connections",
+    ];
+    let row = |worker: &WorkerRate| {
+        vec![
+            worker.pid.to_string(),
+            known(worker.thread),
+            worker.command.clone(),
+            known(worker.accepted),
+            known(worker.accepts_per_s.map(|rate| format!("{rate:.1}"))),
+            known(worker.share.map(|share| format!("{:.1} %", 100.0 * share))),
+            known(worker.connections),
+        ]
+    };
+    table(&header, workers.iter().map(row).collect())
+}
+
+fn program(status: &ForeignStatus) -> String {
+    let program = &status.program;
+    let why = program
+        .why_not
+        .as_deref()
+        .unwrap_or("the reason is unknown");
+    let mut text = match program.attached {
+        Some(true) => "steered by the BPF program".to_owned(),
+        Some(false) => format!("not steered: {why}"),
+        None => format!("unknown whether it is steered: {why}"),
+    };
+    if let (Some(runs), Some(steered)) = (program.runs, program.steered) {
+        let _ = write!(text, "; {runs} runs, {steered} steered");
+    } else if program.attached == Some(true) {
+        text += "; its counts are unknown without an agent; it steers until the group's \
+                 sockets change, `srv detach` takes it off";
+    }
+    let fallbacks = counts(program.fallbacks.iter().flatten());
+    if !fallbacks.is_empty() {
+        let _ = write!(text, "\nleft to the kernel's hash: {fallbacks}");
+    }
+    text
+}
+
+fn balance(status: &ForeignStatus) -> String {
+    let balance = &status.balance;
+    let shares = match &balance.connections {
+        None => "connections: not known by socket".to_owned(),
+        Some(shares) => format!(
+            "connections {}: CV {:.4}, max/mean {:.3}",
+            shares.sum, shares.cv, shares.max_over_mean
+        ),
+    };
+    let (queued, half_open) = (balance.queued, status.half_open);
+    let mut text = format!("{shares}; queued {queued}, half-open {half_open}\n");
+    if balance.empty_while_others_queue > 0 {
+        let _ = writeln!(
+            text,
+            "connections wait while {} of {} queues are empty",
+            balance.empty_while_others_queue,
+            status.listeners.len()
+        );
+    }
+    text
+}
+
+fn row(listener: &ForeignListener) -> Vec<String> {
+    let workers: Vec<String> = listener.workers.iter().map(u32::to_string).collect();
+    vec![
+        known(listener.slot),
+        or_dash(!workers.is_empty(), workers.join(",")),
+        listener.owners.to_string(),
+        known(listener.sleep.as_ref()),
+        known(listener.steered),
+        known(listener.live),
+        listener.queued.to_string(),
+        listener.backlog.to_string(),
+        known(listener.connections),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::control::attached::{Balance, ForeignProgram, Shares};
+
+    #[test]
+    fn a_group_reads_like_this() {
+        let listener = ForeignListener {
+            slot: Some(0),
+            workers: vec![4712],
+            owners: 3,
+            steered: Some(800),
+            sleep: Some("busy".into()),
+            live: Some(12),
+            queued: 4,
+            backlog: 511,
+            connections: Some(13),
+            inode: 31_415,
+            cookie: 0x1001,
+            fd: Some(5),
+        };
+        let unknown = ForeignListener {
+            slot: None,
+            workers: Vec::new(),
+            steered: None,
+            sleep: None,
+            live: None,
+            queued: 0,
+            connections: None,
+            ..listener.clone()
+        };
+        let status = ForeignStatus {
+            listen: "127.0.0.1:8080".parse().unwrap(),
+            namespace: 1,
+            server: "nginx".into(),
+            agent: Some(99),
+            policy: Some("least".into()),
+            program: ForeignProgram {
+                attached: Some(true),
+                why_not: None,
+                runs: Some(801),
+                steered: Some(800),
+                fallbacks: Some([("not_syn".into(), 1)].into()),
+            },
+            signals: Some(BTreeMap::from([
+                ("live".into(), "no BTF".into()),
+                ("sleep".into(), "known".into()),
+            ])),
+            listeners: vec![listener, unknown],
+            half_open: 2,
+            balance: Balance {
+                connections: Some(Shares {
+                    sum: 13,
+                    cv: 1.0,
+                    max_over_mean: 2.0,
+                }),
+                queued: 4,
+                empty_while_others_queue: 1,
+            },
+        };
+        assert_eq!(
+            group(&status),
+            "\
+127.0.0.1:8080 (nginx; agent 99, policy least): steered by the BPF program; 801 runs, 800 steered
+left to the kernel's hash: 1 not_syn
+goes without live: no BTF
+slot  workers  owners  sleep  steered  live  queued  backlog  connections
+   0     4712       3  busy       800    12       4      511           13
+   -        -       3  -            -     -       0      511            -
+connections 13: CV 1.0000, max/mean 2.000; queued 4, half-open 2
+connections wait while 1 of 2 queues are empty
+"
+        );
+    }
+}

@@ -1,0 +1,34 @@
+//! A second server asks to join a running one (`srv serve --join`), and the answer.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use serde::{Deserialize, Serialize};
+
+use crate::steering::accept_mode::AcceptMode;
+
+/// What the second server asks with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Joining {
+    /// Version of the messages between the masters.
+    pub protocol: u32,
+    /// Size of the shared memory of one group.
+    pub group_bytes: usize,
+    /// Its addresses.
+    pub listen: Vec<SocketAddr>,
+    /// Its accept mode.
+    pub accept: AcceptMode,
+    /// How many slots it wants.
+    pub workers: u32,
+    /// Its master.
+    pub pid: u32,
+}
+
+/// The answer of a server that lets another join; what that is given comes
+/// through the channel.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Joined {
+    /// The second server's end; beside the message, not in it.
+    #[serde(skip)]
+    pub channel: Option<OwnedFd>,
+}

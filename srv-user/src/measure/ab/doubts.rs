@@ -1,0 +1,173 @@
+//! Reasons not to believe a comparison, and what to do about them.
+
+use super::judge::{find, rival, subject};
+use crate::measure::report::quantity::ns;
+use crate::measure::result::{Compared, Comparison, HYPERVISOR_SHARE_MAX, Others, Round};
+use crate::measure::stats::{ROUNDS_MIN, Ratio};
+
+/// A control that spreads over more than this factor tells nothing apart but
+/// what differs by more than it spreads.
+const CONTROL_SPREAD_MAX: f64 = 3.0;
+/// A generator later than this in 1 % of the requests measured itself, ns.
+const LATENESS_MAX_NS: u64 = 1_000_000;
+/// If other processes used more than this part of the CPUs, they are named.
+const OTHERS_MAX: f64 = 0.05;
+/// An arm whose interval is all below this part of the limit is not as good as it looks.
+const BELOW_LIMIT: f64 = 0.95;
+/// What begins a doubt that condemns the run.
+const UNUSABLE: &str = "Unusable";
+
+/// All of them: sentences.
+pub fn doubts(comparison: &Comparison) -> Vec<String> {
+    let incomplete = comparison.incomplete.iter();
+    let mut doubts: Vec<String> = incomplete
+        .map(|why| format!("The run is incomplete: {why}."))
+        .collect();
+    // One figure: of several, one would differ by chance too often.
+    let key = comparison.scenario.key.name();
+    let controls = comparison.ratios.iter().filter(|ratio| ratio.control);
+    let controls = controls.filter(|ratio| ratio.figure == key);
+    doubts.extend(controls.filter_map(|control| of_control(comparison, control)));
+    doubts.extend(below_the_limit(comparison));
+    doubts.extend(busy_others(comparison));
+    doubts.extend(of_rounds(comparison));
+    doubts
+}
+
+/// Whether the control says that nothing can be concluded.
+pub fn is_unusable(comparison: &Comparison) -> bool {
+    let mut doubts = comparison.doubts.iter();
+    doubts.any(|doubt| doubt.starts_with(UNUSABLE))
+}
+
+/// What to do about a run that is not usable.
+pub fn advice(comparison: &Comparison) -> String {
+    let rounds = comparison.arms.iter().map(|arm| arm.rounds.len()).max();
+    let rounds = rounds.unwrap_or(0).max(ROUNDS_MIN);
+    let stop = match &comparison.others {
+        Some(others) if others.share > OTHERS_MAX => {
+            format!("stop what else runs here ({}), or ", named(others))
+        }
+        _ => {
+            "run it when the machine is quieter (nothing else of this system was busy), or ".into()
+        }
+    };
+    format!(
+        "What to do: {stop}take more rounds (--rounds {}).",
+        rounds * 2
+    )
+}
+
+fn of_control(comparison: &Comparison, control: &Compared) -> Option<String> {
+    let Compared { ratio, figure, .. } = control;
+    let Some((low, high)) = ratio.interval() else {
+        let mut rounds = comparison.arms.iter().flat_map(|arm| &arm.rounds);
+        return Some(match rounds.any(Round::is_disturbed) {
+            true => format!(
+                "{UNUSABLE}: the hypervisor left {} rounds of the A/A control undisturbed, too few to tell.",
+                ratio.count
+            ),
+            false => format!(
+                "{} of at least {ROUNDS_MIN} rounds were run: there are no confidence intervals, and the A/A control says nothing.",
+                ratio.count
+            ),
+        });
+    };
+    let spread = high / low.max(f64::MIN_POSITIVE);
+    if ratio.matters() {
+        Some(format!(
+            "{UNUSABLE}: the A/A control differs from itself in {figure} ({ratio})."
+        ))
+    } else if spread > CONTROL_SPREAD_MAX && !is_beyond(effect(comparison), spread) {
+        Some(format!(
+            "{UNUSABLE}: the A/A control spreads over a factor of {spread:.1} in {figure} ({ratio}): this machine was too noisy."
+        ))
+    } else {
+        None
+    }
+}
+
+/// No server can gain on the limit by being good: then the limit was given too much.
+fn below_the_limit(comparison: &Comparison) -> Option<String> {
+    let subject = subject(&comparison.arms)?;
+    let limit = comparison.limit.as_ref()?;
+    let key = comparison.scenario.key.name();
+    let found = find(&comparison.ratios, key, &subject.name, "limit")?;
+    let (_, high) = found.ratio.interval()?;
+    (high < BELOW_LIMIT && !comparison.simulated).then(|| {
+        format!(
+            "{} is below the limit, which is a limit only for the overhead that it was given: {} \
+             with the worker and {} of delay per request, measured of {} before the rounds. In the \
+             rounds a request cost less. Compare the arms with one another, not with the limit.",
+            subject.name,
+            ns(limit.overhead_ns as f64),
+            ns(limit.delay_ns as f64),
+            subject.name,
+        )
+    })
+}
+
+fn busy_others(comparison: &Comparison) -> Option<String> {
+    let others = comparison.others.as_ref()?;
+    (others.share > OTHERS_MAX).then(|| {
+        format!(
+            "Other processes used {:.0} % of this machine's CPUs meanwhile: {}.",
+            others.share * 100.0,
+            named(others)
+        )
+    })
+}
+
+fn named(others: &Others) -> String {
+    let busiest = others.busiest.iter();
+    let named = busiest.map(|(name, share)| format!("{name} {:.0} %", share * 100.0));
+    let named: Vec<String> = named.collect();
+    match named.is_empty() {
+        true => "processes that did not live as long as the run".into(),
+        false => named.join(", "),
+    }
+}
+
+fn of_rounds(comparison: &Comparison) -> Vec<String> {
+    let rounds = || comparison.arms.iter().flat_map(|arm| &arm.rounds);
+    let mut doubts = Vec::new();
+    let late = rounds()
+        .filter(|round| round.lateness.p99_ns > LATENESS_MAX_NS)
+        .count();
+    if late > 0 {
+        doubts.push(format!(
+            "The generator was late (p99 above 1 ms) in {late} of {} runs; it shows as latency.",
+            rounds().count()
+        ));
+    }
+    let disturbed = rounds().filter(|round| round.is_disturbed()).count();
+    if disturbed > 0 {
+        doubts.push(format!(
+            "The hypervisor took more than {:.0} % of the CPUs in {disturbed} of {} runs, which are not judged.",
+            HYPERVISOR_SHARE_MAX * 100.0,
+            rounds().count()
+        ));
+    }
+    for arm in &comparison.arms {
+        let lost: usize = arm.rounds.iter().map(|round| round.lost).sum();
+        if lost > 0 {
+            doubts.push(format!("{} lost {lost} requests.", arm.name));
+        }
+    }
+    doubts
+}
+
+/// The figure that the verdict is about: of the arm that the subject is
+/// measured against, over the subject's.
+fn effect(comparison: &Comparison) -> Option<Ratio> {
+    let subject = subject(&comparison.arms)?;
+    let key = comparison.scenario.key.name();
+    let rival = rival(&comparison.arms, subject)?;
+    find(&comparison.ratios, key, &rival.name, &subject.name).map(|found| found.ratio)
+}
+
+/// Whether all of the confidence interval is further from 1 than `factor`.
+fn is_beyond(ratio: Option<Ratio>, factor: f64) -> bool {
+    let interval = ratio.and_then(|ratio| ratio.interval());
+    interval.is_some_and(|(low, high)| low > factor || high < 1.0 / factor)
+}

@@ -1,0 +1,406 @@
+//! What a comparison comes to: ratios with their confidence, whether they can be
+//! believed ([`doubts`]), and sentences for people ([`verdict`]). Only reads figures.
+
+use super::{doubts, verdict};
+use crate::measure::result::{Arm, Compared, Comparison, Key, Limit, Round};
+use crate::measure::stats::Ratio;
+
+/// A figure of a round: its name, and how to get it.
+type Figure = (&'static str, fn(&Round) -> f64);
+
+/// What is compared between arms.
+const FIGURES: [Figure; 7] = [
+    ("short p99", |round| Key::ShortP99.of(round)),
+    ("short p50", |round| Key::ShortP50.of(round)),
+    ("mean", |round| round.all.mean_ns),
+    ("p99", |round| round.all.p99_ns as f64),
+    ("deviation", |round| Key::Deviation.of(round)),
+    ("accepts CV", |round| round.accepts_cv),
+    ("CPU per request", |round| round.cpu_ns_per_request),
+];
+
+/// Fills in `ratios`, `doubts` and `verdict` from the rest.
+pub fn judge(comparison: &mut Comparison) {
+    let key = comparison.scenario.key;
+    comparison.ratios = ratios(&comparison.arms, comparison.limit.as_ref(), key);
+    comparison.doubts = doubts::doubts(comparison);
+    comparison.verdict = verdict::verdict(comparison);
+}
+
+/// The arm that the others are compared with.
+pub fn subject(arms: &[Arm]) -> Option<&Arm> {
+    arms.iter().find(|arm| !arm.rounds.is_empty())
+}
+
+fn others<'a>(arms: &'a [Arm], subject: &'a Arm) -> impl Iterator<Item = &'a Arm> + Clone {
+    arms.iter().filter(|arm| arm.name != subject.name)
+}
+
+fn is_control(subject: &Arm, arm: &Arm) -> bool {
+    arm.name == format!("{} again", subject.name)
+}
+
+/// The arms that ran beside the subject, without its control.
+pub fn rivals<'a>(arms: &'a [Arm], subject: &'a Arm) -> impl Iterator<Item = &'a Arm> + Clone {
+    others(arms, subject).filter(|arm| !is_control(subject, arm) && !arm.rounds.is_empty())
+}
+
+/// The kernel's hash, or else the first that is neither the subject nor its control.
+pub fn rival<'a>(arms: &'a [Arm], subject: &'a Arm) -> Option<&'a Arm> {
+    let mut rivals = rivals(arms, subject);
+    let first = rivals.clone().next();
+    rivals.find(|arm| arm.name == "hash").or(first)
+}
+
+fn ratios(arms: &[Arm], limit: Option<&Limit>, key: Key) -> Vec<Compared> {
+    let Some(subject) = subject(arms) else {
+        return Vec::new();
+    };
+    let mut ratios = Vec::new();
+    for arm in others(arms, subject) {
+        let control = is_control(subject, arm);
+        for (figure, of) in FIGURES {
+            let Some(ratio) = paired(&series(arm, of), &series(subject, of)) else {
+                continue;
+            };
+            let judgement = match control {
+                true => ratio.as_control(),
+                false => ratio.judgement(),
+            };
+            ratios.push(Compared {
+                figure: figure.into(),
+                arm: arm.name.clone(),
+                base: subject.name.clone(),
+                ratio,
+                judgement: judgement.into(),
+                control,
+            });
+        }
+    }
+    // Where no request queues, the limit is nothing but the overhead that it is given.
+    let limit = limit.filter(|_| key != Key::ShortP50);
+    let limits = limit.map(|limit| key.of_limit(limit).into_iter().map(Some).collect());
+    let to_limit =
+        limits.and_then(|limits: Vec<_>| paired(&series(subject, |round| key.of(round)), &limits));
+    ratios.extend(to_limit.map(|ratio| Compared {
+        figure: key.name().into(),
+        arm: subject.name.clone(),
+        base: "limit".into(),
+        ratio,
+        judgement: ratio.judgement().into(),
+        control: false,
+    }));
+    ratios
+}
+
+/// Round by round; `None` where the hypervisor disturbed it.
+pub fn series(arm: &Arm, figure: impl Fn(&Round) -> f64) -> Vec<Option<f64>> {
+    let rounds = arm.rounds.iter();
+    rounds
+        .map(|round| (!round.is_disturbed()).then(|| figure(round)))
+        .collect()
+}
+
+/// Round by round, as far as both have them; `None` where that makes no sense.
+pub fn paired(arm: &[Option<f64>], base: &[Option<f64>]) -> Option<Ratio> {
+    let both = arm.iter().zip(base);
+    let (arm, base): (Vec<f64>, Vec<f64>) = both.filter_map(|(arm, base)| arm.zip(*base)).unzip();
+    let sensible = !base.is_empty() && base.iter().all(|&figure| figure > 0.0);
+    sensible.then(|| Ratio::paired(&arm, &base))
+}
+
+/// One of the comparison's ratios.
+pub fn find<'a>(
+    ratios: &'a [Compared],
+    figure: &str,
+    arm: &str,
+    base: &str,
+) -> Option<&'a Compared> {
+    let mut ratios = ratios.iter();
+    ratios.find(|ratio| ratio.figure == figure && ratio.arm == arm && ratio.base == base)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::doubts::is_unusable;
+    use super::*;
+    use crate::measure::result::{Others, SCHEMA, Scenario};
+    use crate::measure::stats::Summary;
+
+    fn arm(name: &str, p99_ms: [u64; 5]) -> Arm {
+        let round = |p99_ms: u64| Round {
+            seed: 1,
+            requests: 100,
+            lost: 0,
+            short: Summary {
+                p99_ns: p99_ms * 1_000_000,
+                ..Summary::default()
+            },
+            all: Summary {
+                mean_ns: p99_ms as f64,
+                ..Summary::default()
+            },
+            deviation_ns: 1.0,
+            accepts: vec![1, 1],
+            accepts_cv: 0.01,
+            accepts_max_over_mean: 1.0,
+            accepts_jain: 1.0,
+            live_gap: None,
+            served: None,
+            cpu_ns_per_request: 1.0,
+            lateness: Summary::default(),
+            hypervisor_share: 0.0,
+            repeats: 0,
+        };
+        Arm {
+            name: name.into(),
+            about: String::new(),
+            left_out: None,
+            rounds: p99_ms.map(round).to_vec(),
+            cdf: vec![],
+            accepts: vec![],
+            live: None,
+        }
+    }
+
+    fn judged(arms: Vec<Arm>) -> Comparison {
+        let mut comparison = Comparison {
+            schema: SCHEMA,
+            incomplete: None,
+            simulated: false,
+            began: String::new(),
+            command: String::new(),
+            environment: vec![],
+            scenario: Scenario {
+                name: String::new(),
+                about: String::new(),
+                parameters: vec![],
+                workers: 2,
+                key: Key::default(),
+            },
+            arms,
+            limit: None,
+            others: None,
+            ratios: vec![],
+            verdict: vec![],
+            doubts: vec![],
+        };
+        judge(&mut comparison);
+        comparison
+    }
+
+    #[test]
+    fn a_clear_difference_is_said_with_its_confidence() {
+        let comparison = judged(vec![
+            arm("least+ring", [40, 41, 39, 40, 42]),
+            arm("least+ring again", [41, 40, 40, 39, 42]),
+            arm("hash", [280, 300, 290, 270, 310]),
+        ]);
+        assert_eq!(comparison.doubts, [""; 0]);
+        let first = &comparison.verdict[0];
+        let first = first.replace('\u{a0}', " ");
+        assert!(
+            first.contains("cuts short-request p99 from 290 ms (hash) to 40.0 ms, 7."),
+            "{first}"
+        );
+        assert!(
+            comparison
+                .verdict
+                .iter()
+                .any(|line| line.contains("A/A: no difference"))
+        );
+    }
+
+    #[test]
+    fn a_control_that_differs_or_spreads_condemns_the_run() {
+        for control in [[80, 82, 79, 85, 90], [10, 200, 40, 15, 180]] {
+            let comparison = judged(vec![
+                arm("least+ring", [40, 41, 39, 40, 42]),
+                arm("least+ring again", control),
+                arm("hash", [280, 300, 290, 270, 310]),
+            ]);
+            assert!(is_unusable(&comparison), "{:?}", comparison.doubts);
+            let [verdict, advice] = &comparison.verdict[..] else {
+                panic!("{:?}", comparison.verdict)
+            };
+            assert!(verdict.contains("not usable"), "{verdict}");
+            assert!(advice.contains("--rounds 10"), "{advice}");
+        }
+    }
+
+    #[test]
+    fn what_differs_by_more_than_the_control_spreads_is_believed() {
+        let spread = [
+            arm("least+ring", [40, 41, 39, 40, 42]),
+            arm("least+ring again", [25, 100, 38, 42, 90]),
+        ];
+        let with = |p99_ms| {
+            let mut arms = spread.to_vec();
+            arms.push(arm("hash", p99_ms));
+            is_unusable(&judged(arms))
+        };
+        assert!(with([120, 130, 110, 140, 120]));
+        assert!(!with([900, 950, 890, 1000, 930]));
+    }
+
+    #[test]
+    fn what_the_hypervisor_disturbed_is_not_judged() {
+        let mut arms = vec![
+            arm("least+ring", [40, 41, 39, 40, 42]),
+            arm("least+ring again", [41, 900, 40, 39, 42]),
+            arm("hash", [280, 300, 290, 270, 310]),
+        ];
+        arms[1].rounds[1].hypervisor_share = 0.3;
+        let comparison = judged(arms.clone());
+        assert!(!is_unusable(&comparison), "{:?}", comparison.doubts);
+        let control = find(
+            &comparison.ratios,
+            "short p99",
+            "least+ring again",
+            "least+ring",
+        );
+        assert_eq!(control.map(|control| control.ratio.count), Some(4));
+        for round in &mut arms[1].rounds[..3] {
+            round.hypervisor_share = 0.3;
+        }
+        assert!(is_unusable(&judged(arms)));
+    }
+
+    #[test]
+    fn no_difference_is_said_to_be_none() {
+        let comparison = judged(vec![
+            arm("least+ring", [40, 41, 39, 40, 42]),
+            arm("least+ring again", [41, 40, 40, 39, 42]),
+            arm("shared", [41, 40, 39, 41, 41]),
+        ]);
+        assert!(
+            comparison.verdict[0].contains("No difference"),
+            "{:?}",
+            comparison.verdict
+        );
+        assert_eq!(judged(vec![]).verdict, ["Nothing was measured."]);
+    }
+
+    #[test]
+    fn what_is_less_than_the_control_spreads_is_no_difference() {
+        let verdict = |control| {
+            let comparison = judged(vec![
+                arm("least+ring", [40, 41, 39, 40, 42]),
+                arm("least+ring again", control),
+                arm("shared", [42, 43, 41, 42, 44]),
+            ]);
+            comparison.verdict[0].clone()
+        };
+        let spread = verdict([38, 44, 40, 39, 44]);
+        assert!(
+            spread.starts_with("No difference beyond the control's own"),
+            "{spread}"
+        );
+        let close = verdict([40, 41, 39, 40, 42]);
+        assert!(close.contains("cuts"), "{close}");
+    }
+
+    #[test]
+    fn an_unusable_run_names_what_else_ran() {
+        let mut comparison = judged(vec![
+            arm("least+ring", [40, 41, 39, 40, 42]),
+            arm("least+ring again", [80, 82, 79, 85, 90]),
+        ]);
+        comparison.others = Some(Others {
+            share: 0.34,
+            busiest: vec![("rustc".into(), 0.2)],
+        });
+        judge(&mut comparison);
+        assert!(
+            comparison.verdict[1].contains("rustc 20 %"),
+            "{:?}",
+            comparison.verdict
+        );
+        let doubts = comparison.doubts.join("\n");
+        assert!(doubts.contains("34 % of this machine's CPUs"), "{doubts}");
+    }
+
+    #[test]
+    fn one_round_has_no_interval_and_condemns_nothing() {
+        let mut arms = vec![
+            arm("least+ring", [40; 5]),
+            arm("least+ring again", [50; 5]),
+            arm("hash", [290; 5]),
+        ];
+        arms.iter_mut().for_each(|arm| arm.rounds.truncate(1));
+        let comparison = judged(arms);
+        assert!(!is_unusable(&comparison), "{:?}", comparison.doubts);
+        let said = [&comparison.verdict[..], &comparison.doubts[..]].concat();
+        assert!(said.iter().all(|line| !line.contains("95 %")), "{said:?}");
+        let first = comparison.verdict[0].replace('\u{a0}', " ");
+        assert!(
+            first.contains("290 ms") && first.contains("too few rounds"),
+            "{first}"
+        );
+    }
+
+    #[test]
+    fn what_is_below_the_limit_is_explained() {
+        let mut comparison = judged(vec![
+            arm("least+ring", [40, 41, 39, 40, 42]),
+            arm("least+ring again", [41, 40, 40, 39, 42]),
+        ]);
+        let limit = |p99_ms: u64| {
+            let summary = Summary {
+                p99_ns: p99_ms * 1_000_000,
+                ..Summary::default()
+            };
+            Some(Limit {
+                about: String::new(),
+                overhead_ns: 50_000,
+                delay_ns: 300_000,
+                short: vec![summary; 5],
+                all: vec![],
+                deviation_ns: vec![],
+                cdf: vec![],
+            })
+        };
+        comparison.limit = limit(39);
+        judge(&mut comparison);
+        assert_eq!(comparison.doubts, [""; 0]);
+        comparison.limit = limit(74);
+        judge(&mut comparison);
+        let doubt = &comparison.doubts[0];
+        assert!(
+            doubt.contains("is below the limit") && doubt.contains("not with the limit"),
+            "{doubt}"
+        );
+    }
+
+    #[test]
+    fn where_hardly_anything_waits_the_imbalance_is_said_first() {
+        let mut arms = vec![
+            arm("least+ring", [40, 41, 39, 40, 42]),
+            arm("least+ring again", [41, 40, 40, 39, 42]),
+            arm("hash", [40, 41, 40, 39, 42]),
+            arm("shared", [41, 40, 39, 41, 41]),
+        ];
+        let held = |arm: &mut Arm, accepts: [u64; 2]| {
+            for round in &mut arm.rounds {
+                round.accepts = accepts.to_vec();
+                round.live_gap = Some(accepts[0] - accepts[1]);
+                round.accepts_max_over_mean = accepts[0] as f64 / 16.0;
+            }
+        };
+        held(&mut arms[0], [16, 16]);
+        held(&mut arms[2], [19, 13]);
+        held(&mut arms[3], [31, 1]);
+        let rounds = arms.iter_mut().flat_map(|arm| &mut arm.rounds);
+        rounds.for_each(|round| round.short.p50_ns = 90_000);
+        let mut comparison = judged(arms);
+        comparison.scenario.key = Key::ShortP50;
+        judge(&mut comparison);
+        assert!(
+            comparison.verdict[0]
+                .ends_with("31 and 1 with shared; 19 and 13 with hash; 16 and 16 with least+ring."),
+            "{:?}",
+            comparison.verdict
+        );
+        assert!(comparison.verdict[1].starts_with("No difference"));
+    }
+}

@@ -1,0 +1,181 @@
+//! A private gunicorn or granian on a port of its own, whose workers have a
+//! listening socket each: peers that `srv attach` can steer. From the virtual
+//! environment that xtask makes, or from PATH.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::Pid;
+use tempfile::TempDir;
+
+use super::child::Child;
+use super::{free_address, retry_if_in_use};
+use crate::kernel::sock_diag::SockDiag;
+
+/// Which server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// gunicorn with its default, synchronous workers and `--reuse-port`.
+    Gunicorn,
+    /// granian, WSGI, one thread for the application in each worker.
+    Granian,
+}
+
+/// A running one; dropping it stops it.
+#[derive(Debug)]
+pub struct Python {
+    child: Child,
+    address: SocketAddr,
+    // Held: dropping it removes the folder.
+    _folder: TempDir,
+}
+
+/// `/work?sleep_us=N`, which *blocks* its worker; answers carry `X-Worker`. The
+/// servers do not tell a worker its number: it takes the first that is free.
+const APPLICATION: &str = "\
+import os, time
+from urllib.parse import parse_qs
+
+def number():
+    nth = 0
+    while True:
+        try:
+            os.close(os.open(f'worker-{nth}', os.O_CREAT | os.O_EXCL))
+            return str(nth)
+        except FileExistsError:
+            nth += 1
+
+NUMBER = number()
+
+def application(environ, start_response):
+    asked = parse_qs(environ.get('QUERY_STRING', '')).get('sleep_us')
+    if asked and asked[0] != '0':
+        time.sleep(int(asked[0]) / 1e6)
+    start_response('200 OK', [('Content-Length', '3'), ('X-Worker', NUMBER)])
+    return [b'ok\\n']
+";
+
+/// Workers that do not listen in this time will not.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Server {
+    /// Its command.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gunicorn => "gunicorn",
+            Self::Granian => "granian",
+        }
+    }
+
+    /// Its version, as it says it.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn version(self) -> Result<String> {
+        let output = Command::new(self.binary())
+            .arg("--version")
+            .output()
+            .with_context(|| {
+                let name = self.name();
+                format!(
+                    "{name} is not installed; `cargo xtask ab --arms {name}` installs it, or: \
+                     pip install {name}"
+                )
+            })?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let version = said.split_whitespace().find(|word| {
+            let word = word.trim_end_matches(')');
+            word.contains('.') && word.starts_with(|first: char| first.is_ascii_digit())
+        });
+        let version = version.with_context(|| format!("read a version in `{said}`"))?;
+        Ok(format!("{} {}", self.name(), version.trim_end_matches(')')))
+    }
+
+    /// In xtask's `target/python`, beside the profile of the running program.
+    fn binary(self) -> PathBuf {
+        let own = std::env::current_exe().unwrap_or_default();
+        let mut beside = own
+            .ancestors()
+            .map(|folder| folder.join("python/bin").join(self.name()));
+        beside
+            .find(|binary| binary.is_file())
+            .unwrap_or_else(|| self.name().into())
+    }
+
+    fn arguments(self, address: SocketAddr, workers: usize) -> String {
+        let (host, port) = (address.ip(), address.port());
+        match self {
+            Self::Gunicorn => format!(
+                "--reuse-port --workers {workers} --backlog 4096 --bind {address} application"
+            ),
+            Self::Granian => format!(
+                "--interface wsgi --workers {workers} --blocking-threads 1 --backlog 4096 \
+                 --no-access-log --host {host} --port {port} application:application"
+            ),
+        }
+    }
+}
+
+impl Python {
+    /// Starts `server` on a port of `host` and waits until each worker listens.
+    ///
+    /// # Errors
+    /// It is not installed, or it did not start; the message carries what it said.
+    pub fn start(server: Server, host: IpAddr, workers: usize) -> Result<Self> {
+        server.version()?;
+        retry_if_in_use(|| Self::try_start(server, host, workers))
+    }
+
+    fn try_start(server: Server, host: IpAddr, workers: usize) -> Result<Self> {
+        let folder = tempfile::tempdir().context("create a temporary folder")?;
+        let file = folder.path().join("application.py");
+        std::fs::write(&file, APPLICATION).with_context(|| format!("write {}", file.display()))?;
+        let address = free_address(host)?;
+        let mut command = Command::new(server.binary());
+        command
+            .current_dir(folder.path())
+            .args(server.arguments(address, workers).split_whitespace());
+        let mut child = Child::spawn(&mut command)?;
+        await_workers(&mut child, address, &folder, workers)?;
+        Ok(Self {
+            child,
+            address,
+            _folder: folder,
+        })
+    }
+
+    /// The address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The master's process id.
+    pub fn pid(&self) -> Pid {
+        self.child.pid()
+    }
+}
+
+/// Waits until each worker has its socket and the application.
+fn await_workers(
+    child: &mut Child,
+    address: SocketAddr,
+    folder: &TempDir,
+    workers: usize,
+) -> Result<()> {
+    const STEP: Duration = Duration::from_millis(20);
+    let mut diag = SockDiag::open(None)?;
+    let deadline = Instant::now() + PATIENCE;
+    let last = folder.path().join(format!("worker-{}", workers - 1));
+    while diag.listeners_on(address)?.len() < workers || !last.exists() {
+        ensure!(
+            Instant::now() < deadline,
+            "{workers} workers do not listen on {address} after {PATIENCE:?}; they said:\n{}",
+            child.stderr()
+        );
+        std::thread::sleep(STEP);
+    }
+    Ok(())
+}

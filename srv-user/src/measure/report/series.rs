@@ -1,0 +1,46 @@
+//! Which arms are drawn, and how each looks in every plot.
+
+use super::palette::{Role, Style};
+use crate::measure::result::{Arm, Comparison};
+
+/// An arm that ran.
+pub struct Series<'a> {
+    /// Its place in [`Comparison::arms`].
+    pub index: usize,
+    /// The arm.
+    pub arm: &'a Arm,
+    /// How it looks.
+    pub role: Role,
+}
+
+impl<'a> Series<'a> {
+    /// The arms that have at least one round, in their order. A control looks
+    /// like the arm that it repeats, dashed.
+    pub fn of(comparison: &'a Comparison) -> Vec<Self> {
+        let mut places = 0;
+        let mut series: Vec<(Self, Style)> = Vec::new();
+        for (index, arm) in comparison.arms.iter().enumerate() {
+            if arm.rounds.is_empty() {
+                continue;
+            }
+            let twin = series.iter().find(|(other, _)| {
+                comparison.ratios.iter().any(|compared| {
+                    let pair = [compared.arm.as_str(), compared.base.as_str()];
+                    compared.control
+                        && pair.contains(&&*arm.name)
+                        && pair.contains(&&*other.arm.name)
+                })
+            });
+            let style = twin.map_or_else(
+                || {
+                    places += 1;
+                    Style::at(places - 1)
+                },
+                |(_, style)| style.again(),
+            );
+            let role = style.into();
+            series.push((Self { index, arm, role }, style));
+        }
+        series.into_iter().map(|(series, _)| series).collect()
+    }
+}

@@ -1,0 +1,225 @@
+//! What this machine is too small to run: a discrete-event simulation of up to
+//! [`WORKERS_MAX`] workers and millions of connections, one request each, that
+//! asks the very policy code of srv-common where each connection goes.
+//!
+//! A worker serves one request at a time, from its first byte to its last, as
+//! one does whose handler blocks. A connection is assigned when its SYN comes
+//! and waits in the accept queue one round trip later, its request with it
+//! (TCP_DEFER_ACCEPT); until it is accepted it counts as waiting, as in
+//! reality. Accepting, waking and sleeping take no time of their own: what they
+//! cost is part of [`Model::overhead_ns`].
+//!
+//! Every connection comes from another client and over any CPU, so `source`
+//! and `cpu` choose as `random` does, but for the same ones.
+
+mod engine;
+mod host;
+mod ring;
+mod tally;
+
+use std::fmt;
+
+use anyhow::ensure;
+use srv_common::{MAX_WORKERS, Policy};
+
+use crate::measure::arrivals::{Draw, Service};
+use crate::measure::stats::{Summary, coefficient_of_variation};
+use crate::steering::accept_mode::AcceptMode;
+use engine::Engine;
+pub use tally::Latencies;
+
+/// Most workers that are simulated.
+pub const WORKERS_MAX: usize = 4096;
+
+/// What all arms of a comparison have in common.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Model {
+    /// 1 to [`WORKERS_MAX`].
+    pub workers: usize,
+    /// The law that the draws come from; it says which requests are short.
+    pub service: Service,
+    /// For how long a request keeps its worker beyond its service time, ns.
+    pub overhead_ns: u64,
+    /// Between client and server and back, ns.
+    pub rtt_ns: u64,
+    /// Of the random choices; the draws have a seed of their own.
+    pub seed: u64,
+}
+
+impl Model {
+    /// Connections per second that keep the workers busy for this part of the time.
+    pub fn rate(&self, utilisation: f64) -> f64 {
+        let each_us = self.service.mean_us() + self.overhead_ns as f64 / 1e3;
+        utilisation * self.workers as f64 / each_us * 1e6
+    }
+}
+
+/// A way of handing connections to workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arm {
+    /// Whose queue a connection joins; without effect where there is one queue.
+    pub policy: Policy,
+    /// Who accepts it from there. The three modes of one listener are one
+    /// first-come-first-served queue here, whose first sleeper in order is
+    /// woken, as with `EPOLLEXCLUSIVE`.
+    pub accept: AcceptMode,
+}
+
+impl Arm {
+    /// The single queue, which is the limit ([`crate::measure::bound`]).
+    pub const LIMIT: Self = Self {
+        policy: Policy::Hash,
+        accept: AcceptMode::Shared,
+    };
+}
+
+impl fmt::Display for Arm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::LIMIT {
+            f.pad("limit")
+        } else if self.accept.has_own_listeners() {
+            f.pad(&format!("{}+{}", self.policy.name(), self.accept.name()))
+        } else {
+            f.pad(self.accept.name())
+        }
+    }
+}
+
+/// What became of an arm. Latency is the client's: from sending the SYN to
+/// reading the response, two round trips included. Percentiles are within
+/// 0.1 %; means, maxima and counts are exact.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Of all requests.
+    pub all: Summary,
+    /// Standard deviation of all, ns.
+    pub deviation_ns: f64,
+    /// Of the short ones ([`Service::is_short`]).
+    pub short: Summary,
+    /// The short ones, to draw their distribution.
+    pub short_latencies: Latencies,
+    /// Time in the accept queue.
+    pub wait: Summary,
+    /// Part of the workers' time that they were busy, from the first SYN to the
+    /// last response.
+    pub utilisation: f64,
+    /// Connections accepted, by worker.
+    pub accepts: Vec<u64>,
+    /// Connections accepted from a sibling's queue.
+    pub stolen: u64,
+    /// Which worker accepted each of the last 4096 connections, in order.
+    pub recent: Vec<u16>,
+}
+
+impl Outcome {
+    /// Coefficient of variation of the accepts per worker; 0 is perfectly even.
+    pub fn accepts_cv(&self) -> f64 {
+        let accepts: Vec<f64> = self.accepts.iter().map(|&count| count as f64).collect();
+        coefficient_of_variation(&accepts)
+    }
+}
+
+/// Lets `arm` serve `draws`, which are in order of arrival. They need not fit
+/// into memory ([`crate::measure::arrivals::endless`]).
+///
+/// # Errors
+/// If there are no workers or more than [`WORKERS_MAX`].
+pub fn run(
+    model: &Model,
+    arm: Arm,
+    draws: impl IntoIterator<Item = Draw>,
+) -> anyhow::Result<Outcome> {
+    let workers = model.workers;
+    check(workers)?;
+    ensure!(
+        arm.policy != Policy::Hermes,
+        "simulate hermes: it goes by what workers publish in loops that are not simulated"
+    );
+    // With the slots of the BPF program where they suffice: the same code runs.
+    Ok(if workers <= MAX_WORKERS {
+        Engine::<MAX_WORKERS>::new(*model, arm).run(draws)
+    } else {
+        Engine::<WORKERS_MAX>::new(*model, arm).run(draws)
+    })
+}
+
+/// Whether so many workers can be simulated.
+///
+/// # Errors
+/// There are none or more than [`WORKERS_MAX`].
+pub fn check(workers: usize) -> anyhow::Result<()> {
+    ensure!(
+        (1..=WORKERS_MAX).contains(&workers),
+        "simulate {workers} workers: from 1 to {WORKERS_MAX} are possible"
+    );
+    Ok(())
+}
+
+/// Arms that served the same draws, and the limit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
+    /// In the order in which they were named, the limit last.
+    pub rows: Vec<(Arm, Outcome)>,
+}
+
+/// Lets each of `arms` and [`Arm::LIMIT`] serve the draws that `draws` begins
+/// anew for each.
+///
+/// # Errors
+/// As [`run`].
+pub fn compare<D: IntoIterator<Item = Draw>>(
+    model: &Model,
+    arms: &[Arm],
+    draws: impl Fn() -> D,
+) -> anyhow::Result<Table> {
+    let arms = arms.iter().filter(|&&arm| arm != Arm::LIMIT);
+    let rows = arms.chain([&Arm::LIMIT]);
+    let rows = rows.map(|&arm| Ok((arm, run(model, arm, draws())?)));
+    Ok(Table {
+        rows: rows.collect::<anyhow::Result<_>>()?,
+    })
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<18} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>6} {:>7} {:>6}",
+            "latency, ms",
+            "short p50",
+            "short p99",
+            "all p50",
+            "all p99",
+            "all p99.9",
+            "mean wait",
+            "busy",
+            "stolen",
+            "CV"
+        )?;
+        for (arm, outcome) in &self.rows {
+            row(f, *arm, outcome)?;
+        }
+        Ok(())
+    }
+}
+
+fn row(f: &mut fmt::Formatter<'_>, arm: Arm, outcome: &Outcome) -> fmt::Result {
+    let ms = |ns: u64| ns as f64 / 1e6;
+    let Outcome { all, short, .. } = outcome;
+    writeln!(
+        f,
+        "{arm:<18} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9.3} {:>6.3} {:>7.3} {:>6.3}",
+        ms(short.p50_ns),
+        ms(short.p99_ns),
+        ms(all.p50_ns),
+        ms(all.p99_ns),
+        ms(all.p99_9_ns),
+        outcome.wait.mean_ns / 1e6,
+        outcome.utilisation,
+        outcome.stolen as f64 / all.count.max(1) as f64,
+        outcome.accepts_cv(),
+    )
+}
+
+#[cfg(test)]
+mod tests;

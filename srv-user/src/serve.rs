@@ -1,0 +1,13 @@
+//! srv's own server: the master that starts, replaces and stops worker processes, and the
+//! workers that serve.
+
+pub mod channel;
+pub mod config;
+pub mod master;
+pub mod orders;
+pub mod rehearsal;
+pub mod sandbox;
+pub mod seldom;
+pub mod site;
+pub mod systemd;
+pub mod worker;

@@ -1,0 +1,209 @@
+//! What the master and a worker say to each other: one JSON message per packet of a
+//! socketpair.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+
+use anyhow::Context;
+use rustix::net::SendFlags;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::control::Confinement;
+use crate::kernel::packets::receive_with_fds;
+use crate::serve::config::Serving;
+use crate::serve::orders::Orders;
+use crate::serve::sandbox::User;
+
+/// What the master says to a worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// The first message: what to do.
+    Start(Start),
+    /// Listeners of a slot, of this group and those after it: as many as the packet brings
+    /// file descriptors.
+    Listeners {
+        /// Its slot.
+        slot: u32,
+        /// The group of the first.
+        first_group: u32,
+    },
+    /// All that the worker is to do from now on.
+    Orders(Orders),
+    /// A probe. A healthy worker wakes when it receives one.
+    Nudge,
+}
+
+/// What a worker needs to start.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Start {
+    /// The worker's number.
+    pub slot: u32,
+    /// Listeners in each group.
+    pub listeners: u32,
+    /// Listener groups; each has a memory and its listeners among the
+    /// inherited file descriptors ([`Inherited`]).
+    pub groups: u32,
+    /// Whom to run as; `None`: as started.
+    pub user: Option<User>,
+    /// Another server serves here, too: should the master die, leave to that.
+    pub beside: bool,
+    /// Log lines as JSON.
+    pub log_json: bool,
+    /// What to serve, and how.
+    pub serving: Serving,
+}
+
+/// What a worker says to the master.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToMaster {
+    /// It waits on its own listeners, confined like this.
+    Registered(Confinement),
+    /// It accepts connections.
+    Ready,
+    /// It was asked to go, accepts no more and will exit.
+    Retiring,
+    /// It does what it was ordered with this revision.
+    Obeyed(u64),
+    /// It cannot do what it was ordered.
+    Refused {
+        /// Of these orders.
+        revision: u64,
+        /// The reason.
+        #[serde(deserialize_with = "line")]
+        why: String,
+    },
+    /// It can't do its work, and why; it exits.
+    Failed(#[serde(deserialize_with = "line")] String),
+}
+
+/// Longest text of a worker that reaches the log, characters.
+const LINE_CHARS_MAX: usize = 1000;
+
+/// Text for the log from a worker that may be compromised: one line of bounded length.
+fn line<'de, D: Deserializer<'de>>(text: D) -> Result<String, D::Error> {
+    let text = String::deserialize(text)?;
+    let chars = text.chars().take(LINE_CHARS_MAX);
+    Ok(chars
+        .map(|char| if char.is_control() { ' ' } else { char })
+        .collect())
+}
+
+/// Where a worker finds its inherited file descriptors.
+#[derive(Clone, Copy)]
+pub struct Inherited {
+    /// Listener groups.
+    pub groups: u32,
+    /// Listeners in each of them.
+    pub listeners: u32,
+}
+
+impl Inherited {
+    /// The worker's end of the channel.
+    pub const CHANNEL: RawFd = 3;
+
+    /// The shared memory of a group.
+    pub fn memory(self, group: u32) -> RawFd {
+        Self::CHANNEL + 1 + group as RawFd
+    }
+
+    /// The first number that nothing was inherited at.
+    pub fn end(self) -> RawFd {
+        self.listener(self.groups, 0)
+    }
+
+    /// A listener.
+    pub fn listener(self, group: u32, nth: u32) -> RawFd {
+        self.memory(self.groups) + (group * self.listeners + nth) as RawFd
+    }
+}
+
+/// The worker's end.
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    /// The end that was inherited.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// `EPIPE` if the master is gone, `EAGAIN` if it does not listen.
+    pub fn send(&self, message: &ToMaster) -> anyhow::Result<()> {
+        let packet = serde_json::to_vec(message).context("encode a message")?;
+        rustix::net::send(&self.0, &packet, SendFlags::NOSIGNAL).context("send a message")?;
+        Ok(())
+    }
+
+    /// The next message, if one has arrived, with the file descriptors that it
+    /// brought.
+    ///
+    /// # Errors
+    /// See [`decode`].
+    pub fn receive(&self) -> io::Result<Option<(ToWorker, Vec<OwnedFd>)>> {
+        receive_with_fds(&self.0)
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::kernel::packets::decode;
+    use crate::mutation::{config, mutated};
+    use crate::serve::config::Types;
+    use crate::serve::config::{Limits, Root};
+    use crate::steering::accept_mode::AcceptMode;
+
+    #[test]
+    fn a_hostile_packet_is_a_message_or_refused() {
+        let serving = Serving {
+            accept: AcceptMode::Ring,
+            root: Some(Root::find("/".as_ref()).unwrap()),
+            dotfiles: true,
+            types: Types::from([("a".into(), "b/c".into())]),
+            synthetic: false,
+            worker_header: true,
+            limits: Limits {
+                idle_timeout: Duration::MAX,
+                ..Limits::default()
+            },
+        };
+        let start = Start {
+            slot: 0,
+            listeners: 2,
+            groups: 1,
+            user: Some(User { uid: 7, gid: 8 }),
+            beside: false,
+            log_json: false,
+            serving,
+        };
+        let orders = Orders::first(start.serving.clone(), true, 2);
+        let seeds = [
+            serde_json::to_vec(&ToWorker::Start(start)).unwrap(),
+            serde_json::to_vec(&ToWorker::Orders(orders)).unwrap(),
+            serde_json::to_vec(&ToMaster::Ready).unwrap(),
+            serde_json::to_vec(&ToMaster::Failed("why".into())).unwrap(),
+        ];
+        proptest!(config(), |(packet in mutated(seeds))| {
+            let errors = [
+                decode::<ToWorker>(&packet).err(),
+                decode::<ToMaster>(&packet).err(),
+            ];
+            for error in errors.into_iter().flatten() {
+                let end = matches!(error.kind(), io::ErrorKind::UnexpectedEof);
+                prop_assert!(end || error.kind() == io::ErrorKind::InvalidData, "{}", error);
+            }
+        });
+    }
+}

@@ -1,0 +1,109 @@
+//! What the master may do, and as whom its workers run.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow, bail};
+use rustix::thread::CapabilitySet;
+use socket2::{Domain, Socket, Type};
+
+use crate::serve::config::args::ServeArgs;
+use crate::serve::config::{self, Settings};
+use crate::serve::rehearsal::{self, rehearse};
+use crate::serve::sandbox::capabilities::{self, Deeds};
+use crate::serve::sandbox::user::User;
+use crate::steering::listeners;
+
+/// Whom workers run as: the user asked for, or, where only the default cannot be
+/// had, who runs this process (which is said).
+///
+/// # Errors
+/// If a user was asked for whom this process cannot become.
+pub(super) fn workers_user(settings: &Settings) -> anyhow::Result<Option<User>> {
+    let Some(user) = settings.user else {
+        return Ok(None);
+    };
+    match rehearsal::ensure_possible(user) {
+        Ok(()) => Ok(Some(user)),
+        Err(error) if settings.user_is_explicit => {
+            bail!("run workers as --user asks: {error:#}")
+        }
+        Err(error) => {
+            tracing::warn!("workers run as the master's user: {error:#}");
+            Ok(None)
+        }
+    }
+}
+
+/// # Errors
+/// If workers, run as `user`, could not serve the root; the message says where
+/// it was asked for.
+pub(super) fn ensure_root_is_served(
+    settings: &Settings,
+    flags: &ServeArgs,
+    user: Option<User>,
+) -> anyhow::Result<()> {
+    let Some(user) = user else {
+        return Ok(());
+    };
+    let outcome = rehearse(user, Some(&settings.serving))
+        .context("try whether workers can serve what is asked for")?;
+    outcome
+        .map_err(|refusal| anyhow!(refusal))
+        .with_context(|| {
+            let place = config::place(flags, "root").unwrap_or_else(|_| "root".into());
+            format!(
+                "{place}: workers run as user {} of group {}: let them in, or name another --user",
+                user.uid, user.gid
+            )
+        })
+}
+
+/// Whether `act` succeeds with these capabilities alone: tried in a thread.
+fn with_only(kept: CapabilitySet, act: impl FnOnce() -> io::Result<()> + Send) -> bool {
+    let attempt = || {
+        capabilities::keep(kept)?;
+        act()
+    };
+    std::thread::scope(|scope| matches!(scope.spawn(attempt).join(), Ok(Ok(()))))
+}
+
+/// Gives up what a serving master and its successors have no use for. This
+/// process must have no other thread.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn drop_the_rest(
+    settings: &Settings,
+    flags: &ServeArgs,
+    user: Option<User>,
+    binary: &Path,
+) -> anyhow::Result<()> {
+    let ports_from = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    let ports_from = ports_from.ok().and_then(|port| port.trim().parse().ok());
+    let ports_from = ports_from.unwrap_or(1024);
+    let is_low = |port| port != 0 && port < ports_from;
+    let mut deeds = Deeds {
+        changes_user: user.is_some(),
+        steers: settings.bpf && settings.serving.accept.has_own_listeners(),
+        binds_low_ports: settings.listen.iter().any(|address| is_low(address.port())),
+        administers_filters: false,
+        reads_private_files: false,
+    };
+    let held = capabilities::held();
+    let kept = deeds.capabilities(held);
+    deeds.administers_filters = !with_only(kept, || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        listeners::drop_syns(&socket)
+    });
+    let config = flags.config.as_deref();
+    let root = settings.serving.root.as_ref();
+    deeds.reads_private_files = !with_only(kept, || {
+        root.map_or(Ok(()), |root| std::fs::read_dir(&root.asked).map(drop))?;
+        config.map_or(Ok(()), |config| File::open(config).map(drop))?;
+        File::open(binary).map(drop)
+    });
+    let kept = deeds.capabilities(held);
+    capabilities::keep(kept).context("drop the capabilities that are not needed any more")
+}

@@ -1,0 +1,126 @@
+//! Following the root's name to the folder that it means now. Workers serve the folder that they
+//! opened, whatever becomes of its name, so another folder is served by other workers
+//! ([`super::second`]).
+
+use std::io;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::event::Event;
+use super::{Master, privilege};
+use crate::serve::config::Root;
+
+/// How often the name is looked up.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A thread that looks up the root's name, since a file system may hang and the master must not.
+/// The thread ends when this is dropped.
+pub(super) struct RootWatch {
+    look: Sender<()>,
+    /// Why the newest folder is not served, as it was logged.
+    refused: Option<String>,
+}
+
+impl RootWatch {
+    fn start(
+        root: Root,
+        ensure_served: impl Fn(&Root) -> anyhow::Result<()> + Send + 'static,
+        events: UnboundedSender<Event>,
+    ) -> io::Result<Self> {
+        let (look, asked) = channel();
+        let watch = move || {
+            while asked.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Disconnected) {
+                // A name that means nothing for the moment changes nothing: a deploy is under way.
+                if matches!(root.is_still_there(), Ok(false))
+                    && let Ok(now) = Root::find(&root.asked)
+                {
+                    let why_not = ensure_served(&now).err();
+                    let why_not = why_not.map(|error| format!("{error:#}"));
+                    if events.send(Event::RootIs(now, why_not)).is_err() {
+                        return;
+                    }
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("srv-root".into())
+            .spawn(watch)?;
+        Ok(Self {
+            look,
+            refused: None,
+        })
+    }
+}
+
+impl Master {
+    /// Watches the root that is served now, and no other any more.
+    pub(super) fn watch_root(&mut self) {
+        self.root_watch = None;
+        let Some(root) = self.settings.serving.root.clone() else {
+            return;
+        };
+        let (settings, flags, user) = (self.settings.clone(), self.flags.clone(), self.user);
+        let ensure_served = move |root: &Root| {
+            let mut next = settings.clone();
+            next.serving.root = Some(root.clone());
+            privilege::ensure_root_is_served(&next, &flags, user)
+        };
+        match RootWatch::start(root, ensure_served, self.events.clone()) {
+            Ok(watch) => self.root_watch = Some(watch),
+            Err(error) => tracing::error!(
+                "watch the root: start a thread: {error}; a folder that takes the root's name is \
+                 served after a reload"
+            ),
+        }
+    }
+
+    /// Has the root's name looked up without waiting for the next tick. A worker that finds
+    /// another folder than it was told of ends.
+    pub(super) fn look_at_root(&self) {
+        if let Some(watch) = &self.root_watch {
+            // A thread that has ended has said why.
+            let _ = watch.look.send(());
+        }
+    }
+
+    /// The root's name means this folder now: has new workers serve it, unless the watch found out
+    /// why they cannot. The watch repeats what it says until then.
+    pub(super) fn root_is(&mut self, now: Root, why_not: Option<String>) {
+        let is_elsewhere = |root: &Root| root.asked == now.asked && *root != now;
+        let is_news = self
+            .settings
+            .serving
+            .root
+            .as_ref()
+            .is_some_and(is_elsewhere);
+        if !is_news || self.is_changing_hands() || self.stopping.is_some() {
+            return;
+        }
+        if let Some(why) = why_not {
+            return self.refuse_root(&now, why);
+        }
+        tracing::info!(
+            "root {} is another folder now ({}): new workers serve it",
+            now.asked.display(),
+            now.path.display()
+        );
+        self.settings.serving.root = Some(now);
+        self.watch_root();
+        self.replace_workers();
+    }
+
+    fn refuse_root(&mut self, now: &Root, why: String) {
+        let Some(watch) = &mut self.root_watch else {
+            return;
+        };
+        if watch.refused.as_ref() != Some(&why) {
+            tracing::error!(
+                "root {} is another folder now: {why}; the old folder is still served",
+                now.asked.display()
+            );
+            watch.refused = Some(why);
+        }
+    }
+}

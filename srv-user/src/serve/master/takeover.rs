@@ -1,0 +1,230 @@
+//! The hand-over from a master to its successor: what is inherited and what the
+//! two say to each other. Both sides' deeds are the master's.
+//!
+//! The successor is a child of the old master that inherits the listeners: file
+//! descriptors over a control socket would need a server that can answer before
+//! it has anything to serve, and an exec in place could not be taken back. Maps
+//! are not handed over: the new binary may lay them out in another way, and its
+//! counters begin anew.
+
+use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use command_fds::{CommandFdExt, FdMapping};
+use serde::{Deserialize, Serialize};
+use socket2::Socket;
+
+use crate::kernel::packets;
+use crate::kernel::process::Process;
+use crate::serve::master::between_masters::{Message, Peer};
+use crate::serve::systemd;
+use crate::steering::listeners::ListenerGroup;
+
+/// Says to a new process what it inherits.
+const VARIABLE: &str = "SRV_TAKE_OVER";
+const CHANNEL: RawFd = 3;
+
+/// What the successor says.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToPredecessor {
+    /// Its workers accept, beside the old ones.
+    Ready,
+    /// It has everything.
+    Serving,
+    /// It cannot, and exits.
+    Failed(String),
+}
+
+impl Message for ToPredecessor {}
+
+/// What the old master says.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToSuccessor {
+    /// Listeners are in no socket array any more, the control socket's path is free.
+    Take,
+}
+
+impl Message for ToSuccessor {}
+
+/// The listeners of one address, by number.
+#[derive(Debug, Serialize, Deserialize)]
+struct Inheritance {
+    address: SocketAddr,
+    listeners: u32,
+    /// As in [`ListenerGroup`]; an older binary did not know of it.
+    #[serde(default)]
+    activated: usize,
+    /// Likewise.
+    #[serde(default)]
+    kept: usize,
+}
+
+/// Starts `binary` with this process's own arguments as the successor.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn start_successor<'a>(
+    binary: &Path,
+    groups: impl Iterator<Item = &'a ListenerGroup> + Clone,
+) -> anyhow::Result<(Process, Peer<ToSuccessor>)> {
+    let (mine, theirs) = packets::pair().context("create a channel to the successor")?;
+    let inheritance: Vec<_> = groups.clone().map(inheritance_of).collect();
+    let mut fds = vec![theirs];
+    for socket in groups.flat_map(|group| &group.sockets) {
+        let fd = socket.as_fd().try_clone_to_owned();
+        fds.push(fd.context("duplicate a listener")?);
+    }
+    let numbered = (CHANNEL..).zip(fds);
+    let mappings = numbered.map(|(child_fd, parent_fd)| FdMapping {
+        parent_fd,
+        child_fd,
+    });
+    // Not the binary itself: the parent of a new process waits until that executes
+    // something, and the new binary's file system may not answer.
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("srv")
+        .arg("succeed")
+        .arg(binary)
+        .args(std::env::args_os().skip(1))
+        .env(VARIABLE, serde_json::to_string(&inheritance)?)
+        // It names this process; without it the watchdog is for whoever is main.
+        .env_remove("WATCHDOG_PID")
+        .stdin(Stdio::null())
+        .fd_mappings(mappings.collect())
+        .context("number the successor's file descriptors")?;
+    let child = command.spawn().context("start a successor")?;
+    Ok((Process::new(&child), Peer::new(mine)))
+}
+
+/// What [`start_successor`] starts becomes the new binary.
+#[derive(Debug, Args)]
+pub struct SuccessionArgs {
+    binary: PathBuf,
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+/// Executes the new binary with all that this process has. It returns only if the kernel
+/// refuses, and has told the old master then.
+pub fn succeed(args: &SuccessionArgs) -> anyhow::Error {
+    let error = Command::new(&args.binary).args(&args.arguments).exec();
+    let error = anyhow::Error::new(error).context(format!("start {}", args.binary.display()));
+    if let Ok(channel) = packets::inherited(CHANNEL) {
+        Peer::new(channel).tell(ToPredecessor::Failed(format!("{error:#}")));
+    }
+    error
+}
+
+fn inheritance_of(group: &ListenerGroup) -> Inheritance {
+    Inheritance {
+        address: group.address,
+        listeners: group.sockets.len() as u32,
+        activated: group.activated,
+        kept: group.kept,
+    }
+}
+
+/// What this process was started with: the listeners of an old master, or of
+/// systemd, or nothing.
+pub struct Takeover {
+    /// The old master.
+    pub predecessor: Option<Peer<ToPredecessor>>,
+    groups: Vec<ListenerGroup>,
+}
+
+impl Takeover {
+    /// To be called once, before anything else opens a file or starts a thread.
+    ///
+    /// # Errors
+    /// If what was inherited is not what was announced.
+    pub fn inherited() -> anyhow::Result<Self> {
+        let Some(text) = std::env::var_os(VARIABLE) else {
+            return Ok(Self {
+                predecessor: None,
+                groups: systemd::listeners()?,
+            });
+        };
+        // SAFETY: there is no other thread yet; nobody reads the environment now.
+        unsafe { std::env::remove_var(VARIABLE) };
+        let inheritance = parse(&text)?;
+        let channel = packets::inherited(CHANNEL).with_context(|| {
+            format!("adopt the channel to the old master, which sets {VARIABLE} (unset it)")
+        })?;
+        let mut next = CHANNEL + 1;
+        let mut adopt = || {
+            let fd = next;
+            next += 1;
+            // SAFETY: the old master passed exactly these; each is adopted once.
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map(|()| fd)
+        };
+        let mut groups = Vec::new();
+        for group in inheritance {
+            let sockets = (0..group.listeners).map(|_| adopt().map(Socket::from));
+            groups.push(ListenerGroup {
+                sockets: sockets
+                    .collect::<Result<_, _>>()
+                    .context("adopt a listener")?,
+                activated: group.activated,
+                kept: group.kept,
+                ..ListenerGroup::empty(group.address)
+            });
+        }
+        Ok(Self {
+            predecessor: Some(Peer::new(channel)),
+            groups,
+        })
+    }
+
+    /// # Errors
+    /// systemd has passed listeners.
+    pub fn ensure_empty(&self) -> anyhow::Result<()> {
+        ensure!(
+            self.predecessor.is_none() && self.groups.is_empty(),
+            "--join: systemd passed listeners, and a server that joins has the other's: \
+             leave out one of the two"
+        );
+        Ok(())
+    }
+
+    /// The listeners of the address that was asked for as `asked` (port 0: the
+    /// one that was chosen then).
+    pub fn listeners(&mut self, asked: SocketAddr) -> Option<ListenerGroup> {
+        let is_it = |group: &ListenerGroup| {
+            let port = group.address.port();
+            group.address.ip() == asked.ip() && (asked.port() == 0 || asked.port() == port)
+        };
+        let nth = self.groups.iter().position(is_it)?;
+        Some(self.groups.remove(nth))
+    }
+
+    /// What a server before this one listened on and nobody asks for any more.
+    ///
+    /// # Errors
+    /// If a socket unit passed one of these: what comes there would wait for ever.
+    pub fn leftovers(&mut self) -> anyhow::Result<Vec<ListenerGroup>> {
+        let mut activated = self.groups.iter().filter(|group| group.activated > 0);
+        match activated.next().filter(|_| self.predecessor.is_none()) {
+            None => Ok(std::mem::take(&mut self.groups)),
+            Some(ListenerGroup { address, .. }) => bail!(
+                "systemd passed a listener on {address} that --listen does not name: \
+                 add --listen {address}, or drop it from the socket unit"
+            ),
+        }
+    }
+}
+
+fn parse(text: &OsStr) -> anyhow::Result<Vec<Inheritance>> {
+    let text = text.to_str().unwrap_or_default();
+    let groups: Vec<Inheritance> = serde_json::from_str(text)
+        .with_context(|| format!("read {VARIABLE} (an old master sets it; unset it)"))?;
+    ensure!(!groups.is_empty(), "{VARIABLE} names no listeners");
+    Ok(groups)
+}

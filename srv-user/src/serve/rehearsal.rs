@@ -1,0 +1,127 @@
+//! What a worker's user can do, tried before there is a worker: in a process of its
+//! own, which becomes that user as a worker does. A thread of the master must never
+//! become another user: any process of that user may send a signal to such a thread
+//! (kill(2)), and most signals end all threads of the process.
+
+use std::io;
+use std::io::{Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use clap::Args;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
+
+use crate::serve::config::Serving;
+use crate::serve::sandbox::{self, User, capabilities};
+use crate::serve::site::Site;
+
+/// A healthy file system needs milliseconds to open a folder.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest message that is read.
+const MESSAGE_BYTES_MAX: usize = 16 << 10;
+const SUCCESS: &str = "can";
+
+/// What the process is told ([`perform`]).
+#[derive(Debug, Args)]
+pub struct RehearsalArgs {
+    /// `UID:GID`.
+    #[arg(long)]
+    user: String,
+    /// What is to be served, as a worker is told it.
+    #[arg(long)]
+    serving: Option<String>,
+}
+
+/// Whether a worker can become `user`, and then serve what `serving` says; if not, why.
+///
+/// # Errors
+/// It cannot be tried: no process could be started, it was killed, or it did not end in 5 s.
+pub fn rehearse(user: User, serving: Option<&Serving>) -> anyhow::Result<Result<(), String>> {
+    // Not the path: the binary may have been replaced since.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("srv").arg("rehearse");
+    command
+        .arg("--user")
+        .arg(format!("{}:{}", user.uid, user.gid));
+    if let Some(serving) = serving {
+        let serving = serde_json::to_string(serving).context("write down what is served")?;
+        command.arg("--serving").arg(serving);
+    }
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut child = child.context("start a process that tries what a worker may do")?;
+    let said = said_by(&mut child);
+    // It is not needed any more. If its file system does not answer it stays for as long
+    // as that, so it is not waited for: the master reaps whatever child ends.
+    let _ = child.kill();
+    if said.is_ok() {
+        let _ = child.wait();
+    }
+    match said?.as_str() {
+        SUCCESS => Ok(Ok(())),
+        "" => bail!("the process that tried what a worker may do ended without a result"),
+        refusal => Ok(Err(refusal.to_owned())),
+    }
+}
+
+/// Makes sure that a child of this process can become `user`, and be killed then.
+///
+/// # Errors
+/// Why it cannot.
+pub fn ensure_possible(user: User) -> anyhow::Result<()> {
+    rehearse(user, None)?.map_err(|refusal| anyhow!(refusal))?;
+    ensure!(
+        user.is_current() || capabilities::held().contains(CapabilitySet::KILL),
+        "a worker of another user can be stopped only with CAP_KILL"
+    );
+    Ok(())
+}
+
+fn said_by(child: &mut Child) -> anyhow::Result<String> {
+    let mut stdout = child.stdout.take().context("no pipe")?;
+    let mut ready = [PollFd::new(&stdout, PollFlags::IN)];
+    let patience = Timespec {
+        tv_sec: PATIENCE.as_secs() as i64,
+        tv_nsec: 0,
+    };
+    while let Err(error) = rustix::event::poll(&mut ready, Some(&patience)) {
+        if error != Errno::INTR {
+            return Err(error).context("wait for what a worker may do");
+        }
+    }
+    if ready[0].revents().is_empty() {
+        bail!("the file system did not answer in {PATIENCE:?}");
+    }
+    // One message, and not up to the end: its user can stop it before that.
+    let mut said = vec![0; MESSAGE_BYTES_MAX];
+    let length = stdout.read(&mut said)?;
+    Ok(String::from_utf8_lossy(&said[..length]).into_owned())
+}
+
+/// The process itself: becomes the user, opens the root, and says on standard output
+/// what came of it.
+///
+/// # Errors
+/// If nothing can be said there.
+pub fn perform(args: &RehearsalArgs) -> io::Result<()> {
+    let outcome = try_it(args);
+    let said = outcome.map_or_else(|refusal| format!("{refusal:#}"), |()| SUCCESS.into());
+    // In one piece: that is what is waited for.
+    io::stdout().write_all(said.as_bytes())?;
+    io::stdout().flush()
+}
+
+fn try_it(args: &RehearsalArgs) -> anyhow::Result<()> {
+    sandbox::become_user(Some(args.user.parse()?))?;
+    match &args.serving {
+        None => Ok(()),
+        Some(serving) => Site::new(&serde_json::from_str(serving)?, None).map(drop),
+    }
+}

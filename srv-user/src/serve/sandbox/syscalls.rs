@@ -1,0 +1,274 @@
+//! seccomp: the system calls that a worker needs, and no others.
+//!
+//! Any other is answered with `ENOSYS`, as by a kernel that has no such call: C
+//! library and std then use an older one, where a newer release of theirs tries
+//! a call that is not listed here. Killing would make a respawn of each such
+//! call, and a hot loop of one at every start. The kernel's audit log names them
+//! (`type=1326 ... syscall=N`).
+//!
+//! Since Linux 5.11 the kernel remembers which calls are allowed whatever their
+//! arguments are, and does not run the filter for these: all that a request needs.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, bail};
+use rustix::io::Errno;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+
+use crate::kernel::openat2::openat2_refusal;
+
+/// Allowed whatever the arguments are.
+const ALLOWED: &[libc::c_long] = &[
+    // Connections.
+    libc::SYS_accept4,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_getsockopt,
+    libc::SYS_ppoll,
+    libc::SYS_read,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_write,
+    libc::SYS_writev,
+    // The channel, over which new listeners come.
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    // Files; Landlock says which.
+    libc::SYS_close,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_openat2,
+    libc::SYS_pread64,
+    libc::SYS_readlinkat,
+    libc::SYS_statx,
+    // Memory; see `CONDITIONAL` for what makes it executable.
+    libc::SYS_brk,
+    libc::SYS_madvise,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    // Time.
+    libc::SYS_clock_getres,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_gettimeofday,
+    libc::SYS_nanosleep,
+    libc::SYS_restart_syscall,
+    // What C library and std do on their own.
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_yield,
+    libc::SYS_sigaltstack,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// Older names of the above, which newer architectures do without.
+#[cfg(target_arch = "x86_64")]
+const ALLOWED_OLD: &[libc::c_long] = &[libc::SYS_epoll_wait, libc::SYS_poll];
+#[cfg(not(target_arch = "x86_64"))]
+const ALLOWED_OLD: &[libc::c_long] = &[];
+
+const PROT_EXEC: u64 = libc::PROT_EXEC as u64;
+const SET_TIMER_SLACK: u64 = libc::PR_SET_TIMERSLACK as u64;
+const SHUT_WR: u64 = libc::SHUT_WR as u64;
+const SOL_SOCKET: u64 = libc::SOL_SOCKET as u64;
+const SO_LINGER: u64 = libc::SO_LINGER as u64;
+/// The same number as `TIOCOUTQ` (include/uapi/linux/sockios.h).
+const SIOCOUTQ: u64 = libc::TIOCOUTQ;
+
+/// A condition on one argument, by its number: these bits of it have this value.
+type Argument = (u8, SeccompCmpOp, u64);
+
+/// Allowed only if all of these conditions hold. A call may be listed more than once.
+///
+/// A worker holds the listeners of all its siblings, and descriptors that it shares with
+/// the master (standard error), so what acts on the *description* behind a descriptor is
+/// not its own business: shutting a listener down for reading ends it for all,
+/// `SO_DETACH_REUSEPORT_BPF` and filters are the group's, flags (`F_SETFL`) and the
+/// receiver of signals (`F_SETOWN`, `F_SETSIG`) are everybody's that has the description.
+fn conditional(this_process: u64) -> Vec<(libc::c_long, Vec<Argument>)> {
+    let is = |argument, value| (argument, SeccompCmpOp::Eq, value);
+    let without = |argument, bits| (argument, SeccompCmpOp::MaskedEq(bits), 0);
+    vec![
+        (libc::SYS_mmap, vec![without(2, PROT_EXEC)]),
+        (libc::SYS_mprotect, vec![without(2, PROT_EXEC)]),
+        // Its own limits, not another process's.
+        (libc::SYS_prlimit64, vec![is(0, 0)]),
+        (libc::SYS_prctl, vec![is(0, SET_TIMER_SLACK)]),
+        // `abort`.
+        (libc::SYS_tgkill, vec![is(0, this_process)]),
+        (libc::SYS_tkill, vec![is(0, this_process)]),
+        // The end of a connection: of a listener this half does nothing.
+        (libc::SYS_shutdown, vec![is(1, SHUT_WR)]),
+        // A connection that is to be reset. Accepted sockets inherit it from a listener,
+        // so the master looks whether listeners have it.
+        (
+            libc::SYS_setsockopt,
+            vec![is(1, SOL_SOCKET), is(2, SO_LINGER)],
+        ),
+        // std's check, in debug builds, that what it closes is open; and duplicates.
+        (libc::SYS_fcntl, vec![is(1, libc::F_GETFD as u64)]),
+        (libc::SYS_fcntl, vec![is(1, libc::F_GETFL as u64)]),
+        (libc::SYS_fcntl, vec![is(1, libc::F_DUPFD_CLOEXEC as u64)]),
+        // What the peer has not acknowledged yet.
+        (libc::SYS_ioctl, vec![is(1, SIOCOUTQ)]),
+    ]
+}
+
+/// From now on this thread makes the listed system calls and no others; whether
+/// the kernel can do that.
+///
+/// # Errors
+/// What the kernel says, other than that it cannot.
+pub fn allow_few() -> anyhow::Result<bool> {
+    let filter = filter()?;
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_ptr().cast_mut().cast(),
+    };
+    // With the flag, refusals are logged; seccompiler's own installer sets none.
+    // SAFETY: the kernel copies the program, which lives until then, and changes
+    // nothing of this process's memory.
+    let refused = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_LOG,
+            &raw const program,
+        )
+    };
+    if refused == 0 {
+        return Ok(true);
+    }
+    let error = std::io::Error::last_os_error();
+    match Errno::from_io_error(&error) {
+        // Built without it, or before Linux 4.14.
+        Some(Errno::INVAL | Errno::NOSYS) => Ok(false),
+        _ => bail!(error),
+    }
+}
+
+/// Whether [`allow_few`] works here: found out by a thread that is restricted and ends.
+pub fn can_filter() -> bool {
+    let restricted = std::thread::spawn(|| {
+        rustix::thread::set_no_new_privs(true)?;
+        allow_few()
+    });
+    matches!(restricted.join(), Ok(Ok(true)))
+}
+
+fn filter() -> anyhow::Result<BpfProgram> {
+    let always = ALLOWED.iter().chain(ALLOWED_OLD);
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        always.map(|call| (*call, Vec::new())).collect();
+    for (call, arguments) in conditional(std::process::id().into()) {
+        let conditions = arguments.into_iter().map(|(argument, operator, value)| {
+            SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
+        });
+        let conditions = conditions.collect::<Result<_, _>>()?;
+        rules
+            .entry(call)
+            .or_default()
+            .push(SeccompRule::new(conditions)?);
+    }
+    if openat2_refusal().is_some() {
+        // What stands in for it, for reading alone.
+        let changes = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC;
+        let reads = SeccompCmpOp::MaskedEq(changes as u64);
+        let reads = SeccompCondition::new(2, SeccompCmpArgLen::Dword, reads, 0)?;
+        rules.insert(libc::SYS_openat, vec![SeccompRule::new(vec![reads])?]);
+    }
+    let otherwise = SeccompAction::Errno(libc::ENOSYS as u32);
+    let architecture = std::env::consts::ARCH.try_into();
+    let architecture = architecture.context("compile a filter for this architecture")?;
+    let filter = SeccompFilter::new(rules, otherwise, SeccompAction::Allow, architecture)?;
+    Ok(filter.try_into()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::time::Duration;
+
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+    use rustix::net::{AddressFamily, SocketType, socket};
+
+    use super::*;
+    use crate::gate;
+
+    /// Only the thread that asks for it is restricted.
+    #[test]
+    fn what_a_worker_does_goes_on_and_nothing_else() {
+        let confined = std::thread::spawn(|| {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            let is_confined = allow_few().unwrap().then_some(());
+            let is_confined = is_confined.ok_or("this kernel has no seccomp filters".into());
+            if !gate::can("filter system calls", is_confined) {
+                return;
+            }
+            let large = vec![1u8; 1 << 20];
+            assert_eq!(
+                large.iter().map(|byte| usize::from(*byte)).sum::<usize>(),
+                1 << 20
+            );
+            std::thread::sleep(Duration::from_millis(1));
+            let no_such_call = [
+                File::open("/etc/passwd").map(drop).unwrap_err(),
+                std::process::Command::new("true")
+                    .spawn()
+                    .map(drop)
+                    .unwrap_err(),
+                socket(AddressFamily::INET, SocketType::STREAM, None)
+                    .unwrap_err()
+                    .into(),
+                rustix::process::kill_process(
+                    rustix::process::getpid(),
+                    rustix::process::Signal::TERM,
+                )
+                .unwrap_err()
+                .into(),
+                executable().unwrap_err().into(),
+            ];
+            for error in no_such_call {
+                assert_eq!(error.raw_os_error(), Some(libc::ENOSYS), "{error}");
+            }
+        });
+        confined.join().unwrap();
+    }
+
+    /// The end of a panic, in a process of its own.
+    #[test]
+    fn a_confined_process_can_abort() {
+        use std::os::unix::process::ExitStatusExt;
+        const MARK: &str = "SRV_TEST_ABORT";
+        if std::env::var_os(MARK).is_some() {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            allow_few().unwrap();
+            std::process::abort();
+        }
+        let mut this = std::process::Command::new(std::env::current_exe().unwrap());
+        let name = "confine::syscalls::tests::a_confined_process_can_abort";
+        let output = this
+            .args(["--exact", name])
+            .env(MARK, "1")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
+    }
+
+    fn executable() -> rustix::io::Result<()> {
+        let rights = ProtFlags::READ | ProtFlags::EXEC;
+        // SAFETY: a new mapping, which nobody uses.
+        unsafe { mmap_anonymous(std::ptr::null_mut(), 4096, rights, MapFlags::PRIVATE) }.map(drop)
+    }
+}

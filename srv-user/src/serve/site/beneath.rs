@@ -1,0 +1,316 @@
+//! Opens names beneath one folder and nowhere else. Symbolic links may lead about inside the
+//! folder, by a relative or an absolute target, and never out of it; no rename can slip in between
+//! a check and its use.
+//!
+//! The kernel does this in one call (`openat2` with `RESOLVE_BENEATH`), except for absolute
+//! targets, which it refuses wherever they lead. Those, and every name where a sandbox or an old
+//! kernel refuses `openat2`, are walked here: each component is opened by itself and never through
+//! a link (`O_NOFOLLOW`), a link's target is read and walked instead, and `..` goes back to the
+//! folder that the walk came from, so it cannot leave the folder where the walk began.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::kernel::openat2::openat2_refusal;
+
+/// `openat2` gives up with `EAGAIN` where a rename somewhere on the machine races with a `..` in a
+/// symbolic link.
+const ATTEMPTS: u32 = 16;
+/// As many links as the kernel follows in one name (`MAXSYMLINKS`, include/linux/namei.h).
+const LINKS_MAX: u32 = 40;
+
+const READ: OFlags = OFlags::RDONLY
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::CLOEXEC);
+const ENTER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// A folder, held open.
+#[derive(Debug)]
+pub struct Beneath {
+    folder: OwnedFd,
+    /// What the targets of absolute links may call the folder.
+    names: Vec<PathBuf>,
+    opener: Opener,
+}
+
+/// Which system call opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opener {
+    /// `openat2`, Linux 5.6.
+    Openat2,
+    /// `openat`, component by component.
+    Openat,
+}
+
+impl Opener {
+    /// `openat2`, where this process may call it.
+    pub fn here() -> Self {
+        match openat2_refusal() {
+            None => Self::Openat2,
+            Some(_) => Self::Openat,
+        }
+    }
+}
+
+impl Beneath {
+    /// Opens beneath `folder`, which absolute links may call by one of `names`.
+    pub fn new(folder: OwnedFd, names: Vec<PathBuf>, opener: Opener) -> Self {
+        Self {
+            folder,
+            names,
+            opener,
+        }
+    }
+
+    /// The same folder once more.
+    ///
+    /// # Errors
+    /// The process is out of file descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            folder: self.folder.try_clone()?,
+            names: self.names.clone(),
+            opener: self.opener,
+        })
+    }
+
+    /// Opens what `name`, relative to the folder, leads to, for reading. Blocks on the disk, never
+    /// on a FIFO.
+    ///
+    /// # Errors
+    /// `EXDEV`: it leads out of the folder. Else what the kernel says.
+    pub fn open(&self, name: &[u8]) -> Result<OwnedFd, Errno> {
+        if self.opener == Opener::Openat {
+            return self.walk(name);
+        }
+        let mut attempts = ATTEMPTS;
+        loop {
+            attempts -= 1;
+            match self.openat2(self.folder.as_fd(), name, READ) {
+                Err(Errno::AGAIN | Errno::INTR) if attempts > 0 => {}
+                // Out of the folder, or an absolute link.
+                Err(Errno::XDEV) => return self.walk(name),
+                done => return done,
+            }
+        }
+    }
+
+    fn openat2(&self, at: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        rustix::fs::openat2(at, name, flags, Mode::empty(), resolve)
+    }
+
+    fn walk(&self, name: &[u8]) -> Result<OwnedFd, Errno> {
+        let mut rest = Vec::new();
+        put_before(&mut rest, name);
+        // Where the walk is, and how it came there.
+        let mut folders: Vec<OwnedFd> = Vec::new();
+        let mut links = 0;
+        while let Some(component) = rest.pop() {
+            if component == b".." {
+                folders.pop().ok_or(Errno::XDEV)?;
+                continue;
+            }
+            let here = folders.last().unwrap_or(&self.folder).as_fd();
+            let flags = if rest.is_empty() { READ } else { ENTER };
+            match self.open_one(here, &component, flags) {
+                Ok(opened) if rest.is_empty() => return Ok(opened),
+                Ok(entered) => folders.push(entered),
+                // A link, or no folder.
+                Err(error @ (Errno::LOOP | Errno::NOTDIR)) => {
+                    let target = match rustix::fs::readlinkat(here, &*component, Vec::new()) {
+                        Ok(target) => target.into_bytes(),
+                        Err(Errno::INVAL) => return Err(error),
+                        Err(other) => return Err(other),
+                    };
+                    links += 1;
+                    if links > LINKS_MAX {
+                        return Err(Errno::LOOP);
+                    }
+                    if target.starts_with(b"/") {
+                        put_before(&mut rest, self.inside(&target).ok_or(Errno::XDEV)?);
+                        folders.clear();
+                    } else {
+                        put_before(&mut rest, &target);
+                    }
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        let here = folders.last().unwrap_or(&self.folder).as_fd();
+        self.open_one(here, b".", READ)
+    }
+
+    /// Opens one component, if it is no link.
+    fn open_one(&self, at: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlags::NOFOLLOW;
+        rustix::io::retry_on_intr(|| match self.opener {
+            Opener::Openat2 => self.openat2(at, name, flags),
+            Opener::Openat => rustix::fs::openat(at, name, flags, Mode::empty()),
+        })
+    }
+
+    /// An absolute target relative to the folder, if it names something in it.
+    fn inside<'a>(&self, target: &'a [u8]) -> Option<&'a [u8]> {
+        let target = Path::new(OsStr::from_bytes(target));
+        let mut inside = self.names.iter().map(|name| target.strip_prefix(name));
+        let inside = inside.find_map(Result::ok)?;
+        Some(inside.as_os_str().as_bytes())
+    }
+}
+
+impl AsFd for Beneath {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
+    }
+}
+
+/// Puts the components of `name` before those that are to come, which are in reverse order.
+fn put_before(rest: &mut Vec<Vec<u8>>, name: &[u8]) {
+    let components = name.split(|byte| *byte == b'/');
+    let components = components.filter(|component| !matches!(*component, b"" | b"."));
+    rest.extend(components.rev().map(<[u8]>::to_vec));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::io::Read;
+    use std::os::unix::fs::symlink;
+
+    use rustix::fs::CWD;
+
+    use super::*;
+
+    /// A folder `root` beside a file `secret`.
+    fn fixture() -> tempfile::TempDir {
+        let outer = tempfile::tempdir().unwrap();
+        let at = |name: &str| outer.path().join(name);
+        fs::create_dir_all(at("root/a/b")).unwrap();
+        fs::write(at("secret"), "secret").unwrap();
+        fs::write(at("root/file"), "file").unwrap();
+        fs::write(at("root/a/b/deep"), "deep").unwrap();
+        outer
+    }
+
+    fn both(root: &Path) -> [Beneath; 2] {
+        [Opener::Openat2, Opener::Openat].map(|opener| {
+            let folder = rustix::fs::openat(CWD, root, ENTER, Mode::empty()).unwrap();
+            Beneath::new(folder, vec![root.to_owned()], opener)
+        })
+    }
+
+    fn read(beneath: &Beneath, name: &str) -> Result<String, Errno> {
+        let mut text = String::new();
+        let mut file = File::from(beneath.open(name.as_bytes())?);
+        match file.read_to_string(&mut text) {
+            Ok(_) => Ok(text),
+            Err(error) => Err(Errno::from_io_error(&error).unwrap()),
+        }
+    }
+
+    #[test]
+    fn links_inside_are_followed() {
+        let outer = fixture();
+        let root = outer.path().join("root");
+        let link = |target: &Path, name: &str| symlink(target, root.join(name)).unwrap();
+        link("file".as_ref(), "relative");
+        link("../../file".as_ref(), "a/b/up");
+        link("a/./b//deep".as_ref(), "untidy");
+        link("a".as_ref(), "folder");
+        link("folder/../file".as_ref(), "through");
+        link(&root.join("file"), "absolute");
+        link(&root.join("a/b/../b/deep"), "a/absolute");
+        link(&root, "itself");
+        link("absolute".as_ref(), "chain");
+        for beneath in both(&root) {
+            for (name, text) in [
+                ("file", "file"),
+                ("relative", "file"),
+                ("a/b/up", "file"),
+                ("untidy", "deep"),
+                ("folder/b/deep", "deep"),
+                ("through", "file"),
+                ("absolute", "file"),
+                ("a/absolute", "deep"),
+                ("itself/itself/file", "file"),
+                ("chain", "file"),
+            ] {
+                assert_eq!(
+                    read(&beneath, name).as_deref(),
+                    Ok(text),
+                    "{name}: {beneath:?}"
+                );
+            }
+            assert_eq!(read(&beneath, "a"), Err(Errno::ISDIR));
+            assert_eq!(read(&beneath, "itself"), Err(Errno::ISDIR));
+            assert_eq!(read(&beneath, "."), Err(Errno::ISDIR));
+        }
+    }
+
+    #[test]
+    fn nothing_leads_out() {
+        let outer = fixture();
+        let root = outer.path().join("root");
+        let link = |target: &Path, name: &str| symlink(target, root.join(name)).unwrap();
+        link("../secret".as_ref(), "relative");
+        link(&outer.path().join("secret"), "absolute");
+        link(&root.join("../secret"), "roundabout");
+        link("..".as_ref(), "parent");
+        link(&root.join(".."), "absolute-parent");
+        // Not the folder, although the name begins like it.
+        fs::create_dir(outer.path().join("root-2")).unwrap();
+        fs::write(outer.path().join("root-2/secret"), "secret").unwrap();
+        link(&outer.path().join("root-2/secret"), "namesake");
+        for beneath in both(&root) {
+            for name in [
+                "..",
+                "../secret",
+                "a/../../secret",
+                "relative",
+                "absolute",
+                "roundabout",
+                "parent/secret",
+                "absolute-parent/secret",
+                "namesake",
+            ] {
+                assert_eq!(
+                    read(&beneath, name),
+                    Err(Errno::XDEV),
+                    "{name}: {beneath:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_told_as_the_kernel_tells_it() {
+        let outer = fixture();
+        let root = outer.path().join("root");
+        symlink("loop", root.join("loop")).unwrap();
+        symlink(root.join("circle"), root.join("circle")).unwrap();
+        symlink("absent", root.join("dangling")).unwrap();
+        let long = "x".repeat(300);
+        for beneath in both(&root) {
+            for (name, errno) in [
+                ("absent", Errno::NOENT),
+                ("absent/file", Errno::NOENT),
+                ("dangling", Errno::NOENT),
+                ("file/x", Errno::NOTDIR),
+                ("loop", Errno::LOOP),
+                ("loop/x", Errno::LOOP),
+                ("circle", Errno::LOOP),
+                (long.as_str(), Errno::NAMETOOLONG),
+            ] {
+                assert_eq!(read(&beneath, name), Err(errno), "{name}: {beneath:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Small files kept in memory, by request path, bounded in bytes; the least recently used go
+//! first. Looks at no file itself: its caller says which version a file has now.
+
+use std::time::Duration;
+
+use lru::LruCache;
+
+use crate::serve::site::docroot::Stamp;
+use crate::serve::site::representation::Representation;
+
+/// Larger files are read from disk (the kernel's page cache, mostly) each time.
+pub const LARGEST_FILE_BYTES: u64 = 64 << 10;
+/// A kept file is served this long before its version is looked up again.
+pub const FRESH_FOR: Duration = Duration::from_secs(1);
+
+const CAPACITY_BYTES: usize = 16 << 20;
+/// What an entry takes beside path and content: headers, map, allocations. An estimate, so that
+/// empty files count too.
+const ENTRY_BYTES: usize = 1024;
+
+/// Files by request path.
+#[derive(Debug)]
+pub struct FileCache {
+    entries: LruCache<Box<str>, Entry>,
+    used_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    representation: Representation,
+    stamp: Stamp,
+    /// The file was old enough when it was read for its stamp to be believed.
+    settled: bool,
+    /// When the stamp was last found to hold.
+    checked: Duration,
+}
+
+impl FileCache {
+    /// Holds nothing yet.
+    pub fn new() -> Self {
+        Self {
+            entries: LruCache::unbounded(),
+            used_bytes: 0,
+        }
+    }
+
+    /// The file at `path`, if its version was looked up less than [`FRESH_FOR`] before `now`.
+    pub fn fresh(&mut self, path: &str, now: Duration) -> Option<&Representation> {
+        let entry = self.entries.get(path)?;
+        let is_fresh = now.saturating_sub(entry.checked) < FRESH_FOR;
+        is_fresh.then_some(&entry.representation)
+    }
+
+    /// The file at `path`, if `stamp`, which it has at `now`, says that it is still the same.
+    pub fn renewed(&mut self, path: &str, stamp: &Stamp, now: Duration) -> Option<&Representation> {
+        let entry = self.entries.get_mut(path)?;
+        if !entry.settled || entry.stamp != *stamp {
+            return None;
+        }
+        entry.checked = now;
+        Some(&entry.representation)
+    }
+
+    /// Keeps a file read at `now`, in place of what was kept for `path`.
+    pub fn insert(
+        &mut self,
+        path: &str,
+        representation: Representation,
+        stamp: Stamp,
+        settled: bool,
+        now: Duration,
+    ) {
+        self.remove(path);
+        let entry = Entry {
+            representation,
+            stamp,
+            settled,
+            checked: now,
+        };
+        self.used_bytes += entry.cost(path);
+        self.entries.put(path.into(), entry);
+        while self.used_bytes > CAPACITY_BYTES {
+            let Some((path, oldest)) = self.entries.pop_lru() else {
+                break;
+            };
+            self.used_bytes -= oldest.cost(&path);
+        }
+    }
+
+    /// Forgets what is kept for `path`.
+    pub fn remove(&mut self, path: &str) {
+        if let Some(entry) = self.entries.pop(path) {
+            self.used_bytes -= entry.cost(path);
+        }
+    }
+}
+
+impl Entry {
+    fn cost(&self, path: &str) -> usize {
+        let content_bytes = self.representation.memory_bytes().unwrap_or(0);
+        ENTRY_BYTES + path.len() + content_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    use crate::serve::config::Root;
+    use crate::serve::site::conditional::Validators;
+    use crate::serve::site::content_type;
+    use crate::serve::site::docroot::{DocRoot, Found};
+    use crate::serve::site::representation::Content;
+
+    /// The stamp of a new file of so many bytes.
+    fn stamp(size_bytes: u64) -> Stamp {
+        let root = tempfile::TempDir::new().unwrap();
+        let file = std::fs::File::create(root.path().join("f")).unwrap();
+        file.set_len(size_bytes).unwrap();
+        let root = Root::find(root.path()).unwrap();
+        match DocRoot::new(&root).unwrap().open(b"f").unwrap() {
+            Found::File(_, stamp) => stamp,
+            Found::Folder => panic!("a regular file was created"),
+        }
+    }
+
+    fn insert(cache: &mut FileCache, path: &str, stamp: Stamp, settled: bool) {
+        let content = vec![b'x'; stamp.size_bytes() as usize];
+        let content = Content::Memory(Bytes::from(content));
+        let validators = Validators {
+            etag: None,
+            modified_s: None,
+        };
+        let representation = Representation::new(content_type::PLAIN, validators, content);
+        cache.insert(path, representation, stamp, settled, Duration::ZERO);
+    }
+
+    #[test]
+    fn entries_are_fresh_for_a_second() {
+        let mut cache = FileCache::new();
+        let stamp = stamp(1);
+        insert(&mut cache, "/f", stamp, true);
+        assert!(cache.fresh("/f", Duration::from_millis(999)).is_some());
+        assert!(cache.fresh("/f", FRESH_FOR).is_none());
+        assert!(cache.renewed("/f", &stamp, FRESH_FOR).is_some());
+        assert!(cache.fresh("/f", Duration::from_millis(1999)).is_some());
+        assert!(cache.fresh("/g", Duration::ZERO).is_none());
+    }
+
+    #[test]
+    fn other_versions_and_unsettled_ones_are_not_renewed() {
+        let mut cache = FileCache::new();
+        let [first, second] = [stamp(1), stamp(2)];
+        insert(&mut cache, "/f", first, true);
+        assert!(cache.renewed("/f", &second, FRESH_FOR).is_none());
+        insert(&mut cache, "/f", first, false);
+        assert!(cache.renewed("/f", &first, FRESH_FOR).is_none());
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_least_used_goes_first() {
+        for size_bytes in [0, LARGEST_FILE_BYTES] {
+            let mut cache = FileCache::new();
+            let stamp = stamp(size_bytes);
+            insert(&mut cache, "/often", stamp, true);
+            for n in 0..20_000 {
+                insert(&mut cache, &format!("/{n}"), stamp, true);
+                assert!(cache.fresh("/often", Duration::ZERO).is_some());
+                assert!(cache.used_bytes <= CAPACITY_BYTES);
+            }
+            assert!(cache.fresh("/0", Duration::ZERO).is_none());
+            let cost = cache.entries.iter().map(|(path, entry)| entry.cost(path));
+            assert_eq!(cost.sum::<usize>(), cache.used_bytes);
+            assert!(cache.used_bytes > CAPACITY_BYTES / 2);
+        }
+    }
+
+    #[test]
+    fn replacing_and_removing_give_room_back() {
+        let mut cache = FileCache::new();
+        insert(&mut cache, "/f", stamp(100), true);
+        insert(&mut cache, "/f", stamp(200), true);
+        assert_eq!(cache.used_bytes, ENTRY_BYTES + 2 + 200);
+        cache.remove("/f");
+        cache.remove("/f");
+        assert_eq!(cache.used_bytes, 0);
+        assert!(cache.entries.is_empty());
+    }
+}

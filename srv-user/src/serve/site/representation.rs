@@ -1,0 +1,173 @@
+//! One version of one file (or built-in page), ready to be sent: whole, in part, or not at all
+//! because the client has it. Knows nothing of paths, folders or caches.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap,
+    LAST_MODIFIED, RANGE,
+};
+use http::request::Parts;
+use http::{HeaderValue, Method, Response, StatusCode};
+
+use crate::serve::site::body::Body;
+use crate::serve::site::byte_range::ByteRange;
+use crate::serve::site::conditional::{self, Validators, Verdict};
+use crate::serve::site::notice::notice;
+
+/// A version of a file, with the headers of a full response made ready.
+#[derive(Debug)]
+pub struct Representation {
+    headers: HeaderMap,
+    validators: Validators,
+    content: Content,
+}
+
+/// Where the bytes are.
+#[derive(Debug)]
+pub enum Content {
+    /// Here.
+    Memory(Bytes),
+    /// In a file, so many bytes of it.
+    File(Arc<File>, u64),
+    /// In a file whose end shows when it is reached.
+    ToEnd(Arc<File>),
+}
+
+impl Representation {
+    /// Prepares the headers.
+    pub fn new(content_type: HeaderValue, validators: Validators, content: Content) -> Self {
+        let mut headers = HeaderMap::with_capacity(7);
+        headers.insert(CONTENT_TYPE, content_type);
+        if let Some(etag) = &validators.etag {
+            headers.insert(ETAG, etag.clone());
+        }
+        if let Some(modified_s) = validators.modified_s {
+            headers.insert(LAST_MODIFIED, conditional::format_date(modified_s));
+        }
+        if let Some(length) = content.length() {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        }
+        Self {
+            headers,
+            validators,
+            content,
+        }
+    }
+
+    /// Names the encoding that the content is in.
+    pub fn encoded(mut self, encoding: Option<HeaderValue>) -> Self {
+        if let Some(encoding) = encoding {
+            self.headers.insert(CONTENT_ENCODING, encoding);
+        }
+        self
+    }
+
+    /// Answers a GET; also a HEAD, whose caller drops the body.
+    pub fn answer(&self, request: &Parts) -> Response<Body> {
+        match conditional::evaluate(&request.headers, &self.validators) {
+            Verdict::Proceed => {}
+            Verdict::NotModified => return self.not_modified(),
+            Verdict::Failed => {
+                return notice(
+                    StatusCode::PRECONDITION_FAILED,
+                    "412 Precondition Failed: the file is another version than was asked for.\n",
+                );
+            }
+        }
+        // Range means nothing to any other method (RFC 9110, 14.2).
+        let is_asked = request.method == Method::GET
+            && request.headers.contains_key(RANGE)
+            && conditional::range_counts(&request.headers, &self.validators);
+        let (true, Some(total)) = (is_asked, self.content.length()) else {
+            return self.whole();
+        };
+        match ByteRange::requested(&request.headers, total) {
+            ByteRange::Whole => self.whole(),
+            ByteRange::Part { start, length } => self.part(start, length, total),
+            ByteRange::Unsatisfiable => unsatisfiable(total),
+        }
+    }
+
+    /// What it takes in memory, bytes, if sending it takes no file.
+    pub fn memory_bytes(&self) -> Option<usize> {
+        match &self.content {
+            Content::Memory(bytes) => Some(bytes.len()),
+            Content::File(..) | Content::ToEnd(_) => None,
+        }
+    }
+
+    fn whole(&self) -> Response<Body> {
+        self.respond(StatusCode::OK, self.content.whole())
+    }
+
+    fn part(&self, start: u64, length: u64, total: u64) -> Response<Body> {
+        let part = self.content.part(start, length);
+        let mut response = self.respond(StatusCode::PARTIAL_CONTENT, part);
+        let range = format!("bytes {start}-{}/{total}", start + length - 1);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        headers.insert(CONTENT_RANGE, ascii(range));
+        response
+    }
+
+    fn not_modified(&self) -> Response<Body> {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        for name in [ETAG, LAST_MODIFIED] {
+            if let Some(value) = self.headers.get(&name) {
+                response.headers_mut().insert(name, value.clone());
+            }
+        }
+        response
+    }
+
+    fn respond(&self, status: StatusCode, body: Body) -> Response<Body> {
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        *response.headers_mut() = self.headers.clone();
+        response
+    }
+}
+
+impl Content {
+    fn length(&self) -> Option<u64> {
+        match self {
+            Self::Memory(bytes) => Some(bytes.len() as u64),
+            Self::File(_, length) => Some(*length),
+            Self::ToEnd(_) => None,
+        }
+    }
+
+    fn whole(&self) -> Body {
+        match self {
+            Self::Memory(bytes) => Body::from(bytes.clone()),
+            Self::File(file, length) => Body::file(file.clone(), 0, *length),
+            Self::ToEnd(file) => Body::to_end(file.clone()),
+        }
+    }
+
+    fn part(&self, start: u64, length: u64) -> Body {
+        match self {
+            Self::Memory(bytes) => {
+                Body::from(bytes.slice(start as usize..(start + length) as usize))
+            }
+            Self::File(file, _) | Self::ToEnd(file) => Body::file(file.clone(), start, length),
+        }
+    }
+}
+
+fn unsatisfiable(total: u64) -> Response<Body> {
+    let text = format!("416 Range Not Satisfiable: the file has {total} bytes.\n");
+    let mut response = notice(StatusCode::RANGE_NOT_SATISFIABLE, text);
+    let range = ascii(format!("bytes */{total}"));
+    response.headers_mut().insert(CONTENT_RANGE, range);
+    response
+}
+
+fn ascii(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("digits and ASCII punctuation")
+}

@@ -1,0 +1,116 @@
+//! systemd's file descriptor store: listeners outlive the master there, with what
+//! waits at them, and come back to the next one among those of a socket unit.
+//!
+//! systemd promises no order and removes by name, so the name carries the slot, and
+//! the socket's cookie: slots are numbered anew at each address. It stores the same
+//! socket once, whatever the name.
+
+use std::io;
+use std::os::fd::AsFd as _;
+
+use socket2::Socket;
+
+use super::notify;
+use crate::steering::listeners::ListenerGroup;
+
+const PREFIX: &str = "srv-listener-";
+
+/// The slot in the name that a listener came with; `None` if it is not the store's.
+pub fn slot_of(name: &str) -> Option<u32> {
+    let (slot, _) = name.strip_prefix(PREFIX)?.split_once('-')?;
+    slot.parse().ok()
+}
+
+/// What a group's listener `nth` is stored as.
+fn name_of(nth: usize, socket: &Socket) -> io::Result<String> {
+    Ok(format!("{PREFIX}{nth}-{}", socket.cookie()?))
+}
+
+/// Has systemd keep all listeners that it does not keep yet, as far as it will.
+/// It says how many in `FDSTORE` (from 254 on; before, the unit has to).
+pub fn keep<'a>(groups: impl Iterator<Item = &'a mut ListenerGroup>) {
+    let allowed = std::env::var("FDSTORE").ok();
+    let allowed = allowed.and_then(|allowed| allowed.parse::<usize>().ok());
+    let Some(allowed) = allowed.filter(|_| super::is_there()) else {
+        return;
+    };
+    let mut groups: Vec<_> = groups.collect();
+    let stored = groups.iter().map(|group| group.kept - group.activated);
+    let mut stored: usize = stored.sum();
+    for group in &mut groups {
+        while group.kept < group.sockets.len() && stored < allowed {
+            if let Err(error) = store(group.kept, &group.sockets[group.kept]) {
+                return tracing::warn!("have systemd keep a listener: {error}");
+            }
+            group.kept += 1;
+            stored += 1;
+        }
+    }
+    if groups.iter().any(|group| !group.is_kept()) {
+        tracing::warn!("systemd keeps {allowed} listeners only: raise FileDescriptorStoreMax=");
+    }
+}
+
+fn store(nth: usize, socket: &Socket) -> io::Result<()> {
+    let name = name_of(nth, socket)?;
+    // What happens to it is no business of systemd's: no poll.
+    let packet = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n");
+    notify::send(&packet, Some(socket.as_fd()))
+}
+
+/// Has systemd close what it keeps of these.
+pub fn forget(group: &mut ListenerGroup) {
+    for name in names(group) {
+        remove(&name);
+    }
+    group.kept = group.activated;
+}
+
+/// What the store has of these.
+pub fn names(group: &ListenerGroup) -> Vec<String> {
+    let sockets = group.sockets.iter().enumerate().take(group.kept);
+    let stored = sockets.skip(group.activated);
+    stored
+        .filter_map(|(nth, socket)| name_of(nth, socket).ok())
+        .collect()
+}
+
+/// Has systemd close what it keeps by that name.
+pub fn remove(name: &str) {
+    if let Err(error) = notify::send(&format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), None) {
+        tracing::warn!("have systemd close a listener: {error}");
+    }
+}
+
+/// A listener came with `name` and is number `nth` now: a socket unit had other
+/// sockets when it was stored.
+///
+/// # Errors
+/// If systemd cannot be told.
+pub fn rename(name: &str, nth: usize, socket: &Socket) -> io::Result<()> {
+    if name != name_of(nth, socket)? {
+        remove(name);
+        store(nth, socket)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slot_is_read_from_the_name() {
+        let socket = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        assert_eq!(slot_of(&name_of(255, &socket).unwrap()), Some(255));
+        for other in [
+            "srv.socket",
+            "",
+            "unknown",
+            "srv-listener-x-1",
+            "srv-listener-1",
+        ] {
+            assert_eq!(slot_of(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! One worker's life: it takes over what it inherited, joins the ring, accepts
+//! and serves connections, publishes its load, and drains.
+
+mod accepting;
+pub mod connection;
+mod connections;
+pub mod http;
+mod obey;
+pub mod stream;
+pub mod turn;
+
+use std::cell::Cell;
+use std::io;
+use std::num::NonZeroU64;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::control::Confinement;
+use crate::kernel::clock::monotonic_ns;
+use crate::kernel::packets;
+use crate::kernel::reactor::Reactor;
+use crate::logging;
+use crate::serve::channel::{Channel, Inherited, Start, ToMaster, ToWorker};
+use crate::serve::orders::Orders;
+use crate::serve::sandbox;
+use crate::serve::site::Site;
+use crate::serve::worker::connection::Driver;
+use crate::serve::worker::http::Http;
+use crate::steering::accept_mode::AcceptMode;
+use crate::steering::memory::SharedMemory;
+use crate::steering::published::Published;
+use crate::steering::ring::{self, Accepted, Ring};
+use accepting::Rest;
+use connections::{Connections, Room};
+
+/// Runs the worker process to its end.
+///
+/// # Errors
+/// If what it inherited is not what it was promised, or the kernel refuses
+/// something that it can't do without. The master is told, too.
+pub fn run() -> anyhow::Result<()> {
+    let channel = packets::inherited(Inherited::CHANNEL).context(
+        "`srv worker` is what `srv serve` starts for each worker, with a channel to the master as \
+         file descriptor 3, and there is none: run `srv serve`",
+    )?;
+    let channel = Rc::new(Channel::from_fd(channel));
+    let result = Worker::start(channel.clone()).and_then(|mut worker| worker.serve());
+    if let Err(error) = &result {
+        // If the master is gone there is nobody to tell.
+        let _ = channel.send(&ToMaster::Failed(format!("{error:#}")));
+    }
+    logging::catch_up();
+    result
+}
+
+/// Tokens: connections have their slab key, listeners what [`ring`] gives them.
+const TERMINATE_TOKEN: u64 = 1 << 62;
+const CHANNEL_TOKEN: u64 = 1 << 63;
+
+/// How often deadlines are looked at.
+const SWEEP_NS: u64 = 250_000_000;
+/// How often a draining worker looks whether it is done.
+const DRAIN_CHECK: Duration = Duration::from_millis(20);
+/// A worker that has not looked at its events for longer than this, ns, is late, and the
+/// rest is not held against its clients.
+const LATE_NS: u64 = 2 * SWEEP_NS;
+/// After SYNs have stopped, how long handshakes may take to complete.
+const LAST_HANDSHAKES_NS: u64 = 100_000_000;
+/// How long a worker may drain whose master died.
+const ORPHAN_GRACE_NS: u64 = 10_000_000_000;
+/// File descriptors kept free beside listeners, connections and the files that their
+/// responses keep open: for files that are read at once, and clients that are turned away.
+const SPARE_FDS: u64 = 32;
+
+struct Worker {
+    start: Start,
+    /// `None` once the master is gone.
+    channel: Option<Rc<Channel>>,
+    terminate: UnixStream,
+    reactor: Reactor,
+    confinement: Confinement,
+    /// Empty once it no longer accepts.
+    ring: Ring,
+    /// It waits on its siblings' listeners.
+    joined: bool,
+    /// What it does.
+    orders: Orders,
+    driver: Driver,
+    connections: Connections,
+    room: Room,
+    rest: Rest,
+    /// When it last looked at its events, ns.
+    looked_ns: u64,
+    swept_ns: u64,
+    /// Since when it finishes, ns.
+    draining_since_ns: Option<u64>,
+    /// When it exits, done or not, ns.
+    exit_by_ns: u64,
+}
+
+impl Worker {
+    fn start(channel: Rc<Channel>) -> anyhow::Result<Self> {
+        let start = receive_start(&channel)?;
+        close_the_rest(&start);
+        let terminate = catch_signals().context("catch signals")?;
+        logging::start(start.log_json);
+        let room = room(&start).context("raise RLIMIT_NOFILE")?;
+        let (listeners, published) = take_inherited(&start)?;
+        let reactor = Reactor::new().context("create an epoll instance")?;
+        sandbox::become_user(start.user)?;
+        let site = Site::new(&start.serving, named(&start))?;
+        // Read for the first time, the clock is looked for with calls that are not
+        // allowed later; not found, it is a system call.
+        monotonic_ns();
+        let confinement = sandbox::confine(site.root())?;
+        Ok(Self {
+            channel: Some(channel),
+            terminate,
+            reactor,
+            confinement,
+            ring: Ring::new(start.serving.accept, start.slot, listeners),
+            joined: false,
+            orders: Orders::first(start.serving.clone(), start.beside, start.listeners),
+            driver: driver(site, &start, published, Rc::default()),
+            connections: Connections::default(),
+            room,
+            rest: Rest::default(),
+            looked_ns: 0,
+            swept_ns: 0,
+            draining_since_ns: None,
+            exit_by_ns: u64::MAX,
+            start,
+        })
+    }
+
+    fn serve(&mut self) -> anyhow::Result<()> {
+        self.reactor
+            .watch_listener(&self.terminate, TERMINATE_TOKEN, false)?;
+        let channel = self.channel.as_ref().context("no channel")?;
+        self.reactor
+            .watch_listener(channel.as_ref(), CHANNEL_TOKEN, false)?;
+        if self.start.serving.accept != AcceptMode::Blocking {
+            self.ring.watch_own(&self.reactor)?;
+        }
+        channel.send(&ToMaster::Registered(self.confinement.clone()))?;
+        if self.start.serving.accept != AcceptMode::Ring {
+            channel.send(&ToMaster::Ready)?;
+        }
+        while !self.is_done() {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// Once around: wait, then in the order of events serve what is ready and
+    /// accept at most one connection (what stays in the queue can wake an idle
+    /// sibling), let one of the connections in line go on, publish.
+    fn turn(&mut self) -> anyhow::Result<()> {
+        // With a connection in line it only looks, and is no moment idle.
+        if !self.connections.has_line() {
+            self.published().sleeps();
+        }
+        let slept_from_ns = monotonic_ns();
+        let mut accepted = Accepted::Nothing;
+        if self.accepts_blocking() {
+            accepted = self.ring.accept_blocking(self.driver.published());
+            self.reactor
+                .wait(Some(Duration::ZERO))
+                .context("poll for events")?;
+        } else {
+            let timeout = self.timeout();
+            self.ring
+                .wait(&mut self.reactor, timeout)
+                .context("wait for events")?;
+        }
+        let now_ns = monotonic_ns();
+        self.published().wakes(now_ns);
+        let published = self.driver.published();
+        self.ring
+            .watch_deferred(&self.reactor, published, slept_from_ns, now_ns)?;
+        self.excuse_lateness(now_ns);
+        self.take(accepted, now_ns);
+        self.serve_ready(now_ns)?;
+        self.resume_next(now_ns);
+        if now_ns >= self.swept_ns + self.sweeps_every_ns() {
+            self.sweep(now_ns);
+        }
+        self.published().turns();
+        Ok(())
+    }
+
+    /// Goes through the events of the last wait.
+    fn serve_ready(&mut self, now_ns: u64) -> anyhow::Result<()> {
+        let mut may_accept = true;
+        let mut others = self.connections.has_line();
+        let mut nth = 0;
+        while let Some(ready) = self.reactor.ready(nth) {
+            self.published()
+                .pending((self.reactor.count() - nth) as u32);
+            nth += 1;
+            match ready.token {
+                CHANNEL_TOKEN => self.obey(now_ns)?,
+                TERMINATE_TOKEN => self.retire(now_ns)?,
+                token if ring::is_listener(token) => {
+                    if std::mem::take(&mut may_accept) {
+                        self.accept(now_ns)?;
+                    }
+                    continue;
+                }
+                key => self.drive(key as usize, ready, now_ns),
+            }
+            others = true;
+        }
+        self.published().pending(0);
+        if !others {
+            self.rest.pause(now_ns);
+        }
+        Ok(())
+    }
+
+    fn published(&self) -> &Published {
+        self.driver.published()
+    }
+
+    /// Connections have deadlines; without any there is nothing to wake up for.
+    fn timeout(&self) -> Option<Duration> {
+        if self.connections.has_line() {
+            return Some(Duration::ZERO);
+        }
+        if let Some(due_ns) = self.ring.due_ns() {
+            // Not from the begin of this turn: a request may have blocked since.
+            return Some(Duration::from_nanos(due_ns.saturating_sub(monotonic_ns())));
+        }
+        let deadlines = match (self.draining_since_ns, self.connections.is_empty()) {
+            (Some(_), _) => Some(DRAIN_CHECK),
+            (None, false) => Some(Duration::from_nanos(SWEEP_NS)),
+            (None, true) => None,
+        };
+        let turn = self.published().turns_within_ns().map(Duration::from_nanos);
+        deadlines.into_iter().chain(turn).min()
+    }
+
+    /// In blocking mode, one connection at a time.
+    fn accepts_blocking(&self) -> bool {
+        self.start.serving.accept == AcceptMode::Blocking
+            && self.connections.is_empty()
+            && !self.ring.is_empty()
+    }
+
+    /// Asked by SIGTERM to go.
+    fn retire(&mut self, now_ns: u64) -> anyhow::Result<()> {
+        self.reactor.forget(&self.terminate)?;
+        // If the master is gone, its channel says so, perhaps in this same turn.
+        let _ = self.tell(&ToMaster::Retiring);
+        self.resign(now_ns);
+        Ok(())
+    }
+
+    /// Goes while the others stay: they drain its queue.
+    fn resign(&mut self, now_ns: u64) {
+        let last = self.ring.resign(&self.reactor, self.driver.published());
+        self.drain(now_ns);
+        for connection in last {
+            self.open(connection, now_ns);
+        }
+    }
+
+    /// As [`Self::resign`]; the slot may be another's at once.
+    fn yield_slot(&mut self, now_ns: u64) {
+        self.resign(now_ns);
+        self.published().fall_silent();
+    }
+
+    fn drain(&mut self, now_ns: u64) {
+        if self.draining_since_ns.is_some() {
+            return;
+        }
+        self.draining_since_ns = Some(now_ns);
+        self.drain_connections(now_ns);
+    }
+
+    /// Nothing more is to come: no SYN is answered any more, the handshakes
+    /// have had their time and the accept queues are empty.
+    fn leave_listeners_if_empty(&mut self, now_ns: u64, since_ns: u64) {
+        if now_ns < since_ns + LAST_HANDSHAKES_NS || self.ring.has_waiting() {
+            return;
+        }
+        let last = self.ring.resign(&self.reactor, self.driver.published());
+        for connection in last {
+            self.open(connection, now_ns);
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        let Some(since_ns) = self.draining_since_ns else {
+            return false;
+        };
+        let nothing_left = self.ring.is_empty() && self.connections.is_empty();
+        nothing_left || self.swept_ns.max(since_ns) >= self.exit_by_ns
+    }
+}
+
+fn catch_signals() -> io::Result<UnixStream> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+    let (ours, handlers) = UnixStream::pair()?;
+    signal_hook::low_level::pipe::register(SIGTERM, handlers)?;
+    for signal in [SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2] {
+        // A terminal, systemd or an operator sends these to all processes; their meaning is
+        // the master's affair.
+        signal_hook::flag::register(signal, Arc::default())?;
+    }
+    Ok(ours)
+}
+
+fn receive_start(channel: &Channel) -> anyhow::Result<Start> {
+    let mut ready = [PollFd::new(channel, PollFlags::IN)];
+    loop {
+        match rustix::event::poll(&mut ready, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error).context("wait for the master's orders"),
+        }
+        match channel.receive().context("read the master's orders")? {
+            Some((ToWorker::Start(start), _)) => return Ok(start),
+            Some((other, _)) => bail!("expected a start, the master said {other:?}"),
+            None => {}
+        }
+    }
+}
+
+/// What serves connections as `start` says.
+fn driver(site: Site, start: &Start, published: Published, files: Rc<Cell<usize>>) -> Driver {
+    if start.serving.synthetic {
+        // A synthetic sleep is to last what it says, not 50 µs more.
+        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+    }
+    Driver::new(Rc::new(Http {
+        site,
+        limits: start.serving.limits.clone(),
+        published,
+        files,
+    }))
+}
+
+/// The number that responses name, if they are to.
+fn named(start: &Start) -> Option<u32> {
+    start.serving.worker_header.then_some(start.slot)
+}
+
+/// Whoever started the master may have left descriptors open that are passed on.
+/// To be called before this process opens any.
+fn close_the_rest(start: &Start) {
+    let first = inherited(start).end() as libc::c_uint;
+    // Before Linux 5.9 there is no such call: what others left open stays so.
+    // SAFETY: nothing in this process has opened, or owns, a descriptor from there on.
+    unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
+}
+
+fn inherited(start: &Start) -> Inherited {
+    Inherited {
+        groups: start.groups,
+        listeners: start.listeners,
+    }
+}
+
+/// Adopts the inherited file descriptors.
+fn take_inherited(start: &Start) -> anyhow::Result<(Vec<Vec<OwnedFd>>, Published)> {
+    let count = start.listeners;
+    let inherited = inherited(start);
+    // SAFETY: the master passed exactly these, and each is adopted once.
+    let adopt = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut listeners = Vec::new();
+    let mut memories = Vec::new();
+    for group in 0..start.groups {
+        let memory = SharedMemory::checked(adopt(inherited.memory(group)))?;
+        let mapped = memory.map_for_worker(start.slot);
+        memories.push(mapped.context("map the shared status memory")?);
+        listeners.push(
+            (0..count)
+                .map(|nth| adopt(inherited.listener(group, nth)))
+                .collect(),
+        );
+    }
+    Ok((listeners, Published::new(memories, start.slot)))
+}
+
+/// As many connections as are wanted, and as there can be file descriptors for.
+fn room(start: &Start) -> io::Result<Room> {
+    let hard = getrlimit(Resource::Nofile).maximum;
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: hard,
+            maximum: hard,
+        },
+    )?;
+    let others = SPARE_FDS + u64::from(start.groups) * (1 + u64::from(start.listeners));
+    let possible = hard.map_or(u64::MAX, |hard| hard.saturating_sub(others).max(1));
+    Ok(Room {
+        connections: start.serving.limits.connections as usize,
+        descriptors: usize::try_from(possible).unwrap_or(usize::MAX),
+    })
+}

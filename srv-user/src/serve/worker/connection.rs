@@ -1,0 +1,335 @@
+//! One client connection's life on the reactor: hyper drives it while there is
+//! a request, a bare file descriptor is all that is kept while there is none, and
+//! a client that takes too long is told so. Knows no listeners and no steering.
+
+mod active;
+mod linger;
+mod unparsed;
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::server::conn::http1;
+use rustix::net::SendFlags;
+use srv_common::Refusal;
+
+use crate::kernel::reactor::Readiness;
+use crate::serve::worker::http::{Exchange, Handler, Http};
+use crate::serve::worker::stream::{Socket, Stream};
+use crate::steering::published::Published;
+use active::Active;
+use linger::Linger;
+
+const UNAVAILABLE: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// What all connections of a worker share.
+pub struct Driver {
+    http: Rc<Http>,
+    builder: http1::Builder,
+    /// For one request, whose response says that it is the last.
+    last_builder: http1::Builder,
+    woken: Arc<Woken>,
+    waker: Waker,
+}
+
+/// A wake-up asked for during a poll, by the one connection that is polled.
+/// There are no others: requests are served on this thread, to the end.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Driver {
+    /// For a worker that serves `http`.
+    pub fn new(http: Rc<Http>) -> Self {
+        let mut builder = http1::Builder::new();
+        // Deadlines are this module's: a timed-out client gets a 408.
+        builder.header_read_timeout(None);
+        builder.half_close(true);
+        builder.max_header_size(http.limits.header_bytes);
+        builder.max_buf_size(http.limits.header_bytes.max(HYPER_MIN_BUFFER_BYTES));
+        let mut last_builder = builder.clone();
+        last_builder.keep_alive(false);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        Self {
+            http,
+            builder,
+            last_builder,
+            woken,
+            waker,
+        }
+    }
+
+    /// Who answers, and within which limits.
+    pub fn http(&self) -> &Http {
+        &self.http
+    }
+
+    /// Where the worker's load is published.
+    pub fn published(&self) -> &Published {
+        &self.http.published
+    }
+
+    fn start(&self, socket: &Rc<Socket>, prefix: Bytes, now_ns: u64) -> Box<Active> {
+        self.start_with(&self.builder, socket, prefix, now_ns)
+    }
+
+    /// For one request, whose response says that it is the last.
+    fn start_last(&self, socket: &Rc<Socket>, prefix: Bytes, now_ns: u64) -> Box<Active> {
+        let mut active = self.start_with(&self.last_builder, socket, prefix, now_ns);
+        active.is_last = true;
+        active
+    }
+
+    fn start_with(
+        &self,
+        builder: &http1::Builder,
+        socket: &Rc<Socket>,
+        prefix: Bytes,
+        now_ns: u64,
+    ) -> Box<Active> {
+        let exchange = Rc::new(Exchange::default());
+        let untouched = prefix.is_empty().then_some(socket.bytes_in.get());
+        let stream = Stream::new(socket.clone(), prefix, exchange.clone());
+        let handler = Handler::new(self.http.clone(), exchange.clone());
+        let connection = builder.serve_connection(stream, handler);
+        let deadline_ns = now_ns + as_ns(self.http.limits.header_timeout);
+        Active::new(connection, socket.clone(), exchange, untouched, deadline_ns)
+    }
+}
+
+/// hyper refuses a smaller `max_buf_size`.
+const HYPER_MIN_BUFFER_BYTES: usize = 8192;
+
+/// Whether a connection goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Progress {
+    /// Waits for the client.
+    Open,
+    /// Could go on at once, but others are to have their turn first.
+    Yielded,
+    /// Finished; drop it.
+    Closed,
+}
+
+/// A client connection.
+pub struct Connection {
+    /// Its socket, for the reactor.
+    pub socket: Rc<Socket>,
+    /// Whether the reactor watches it.
+    pub watched: bool,
+    /// Whether it waits for its next turn, which [`Self::resume`] gives it.
+    pub in_line: bool,
+    /// Whether there was no room for it.
+    pub was_turned_away: bool,
+    state: State,
+}
+
+enum State {
+    /// Between two requests, until this instant (ns) at most.
+    Idle(u64),
+    /// hyper has it.
+    Active(Box<Active>),
+    /// Answered for the last time; what the client still sends is thrown away.
+    Lingering(Linger),
+    /// At the end, and while the state changes.
+    Closed,
+}
+
+impl Connection {
+    /// A connection fresh from `accept`; its first bytes are probably there.
+    pub fn accepted(fd: OwnedFd, driver: &Driver, now_ns: u64) -> Self {
+        let socket = Rc::new(Socket::new(fd));
+        let state = State::Active(driver.start(&socket, Bytes::new(), now_ns));
+        Self::new(socket, state)
+    }
+
+    /// A connection fresh from `accept` for which there is no room: the client is
+    /// told so, and what it sends is not read as a request.
+    pub fn turned_away(fd: OwnedFd, driver: &Driver, now_ns: u64) -> Self {
+        driver.published().refused(Refusal::TooManyConnections);
+        // A fresh socket takes this; if it does not, the close says it.
+        let _ = rustix::net::send(&fd, UNAVAILABLE, SendFlags::NOSIGNAL);
+        let socket = Rc::new(Socket::new(fd));
+        socket.turn.begin(now_ns);
+        let state = linger::begin(&socket, now_ns);
+        Self {
+            was_turned_away: true,
+            ..Self::new(socket, state)
+        }
+    }
+
+    fn new(socket: Rc<Socket>, state: State) -> Self {
+        Self {
+            socket,
+            watched: false,
+            in_line: false,
+            was_turned_away: false,
+            state,
+        }
+    }
+
+    /// Goes on as far as the socket and its turn allow.
+    pub fn drive(&mut self, driver: &Driver, ready: Readiness, now_ns: u64) -> Progress {
+        let socket = &self.socket;
+        socket.readable.set(socket.readable.get() || ready.readable);
+        socket.hung_up.set(socket.hung_up.get() || ready.hung_up);
+        if self.in_line {
+            return Progress::Yielded;
+        }
+        if !ready.readable {
+            // Of use only to a response that did not fit into the socket's buffer. It
+            // may be long: requests that have just arrived come first.
+            return match self.state {
+                State::Active(_) if socket.write_blocked.get() => Progress::Yielded,
+                _ => Progress::Open,
+            };
+        }
+        socket.turn.begin(now_ns);
+        self.advance(driver, now_ns)
+    }
+
+    /// Has the turn for which it has waited in line.
+    pub fn resume(&mut self, driver: &Driver, now_ns: u64) -> Progress {
+        self.in_line = false;
+        self.socket.turn.resume();
+        self.advance(driver, now_ns)
+    }
+
+    fn advance(&mut self, driver: &Driver, now_ns: u64) -> Progress {
+        self.state = match std::mem::replace(&mut self.state, State::Closed) {
+            State::Idle(_) => {
+                let active = driver.start(&self.socket, Bytes::new(), now_ns);
+                active.drive(driver, now_ns)
+            }
+            State::Active(active) => active.drive(driver, now_ns),
+            State::Lingering(linger) => linger.discard(&self.socket, now_ns),
+            State::Closed => State::Closed,
+        };
+        self.progress()
+    }
+
+    /// Ends it if its time is up. What has arrived is read before: it may have come in
+    /// time, and the worker may be late.
+    pub fn expire(&mut self, driver: &Driver, now_ns: u64) -> Progress {
+        if self.in_line {
+            return Progress::Yielded;
+        }
+        if now_ns < self.deadline_ns() {
+            return Progress::Open;
+        }
+        if self.waits_to_read() && self.socket.has_unread() {
+            self.socket.readable.set(true);
+            self.socket.turn.begin(now_ns);
+            let progress = self.advance(driver, now_ns);
+            if progress != Progress::Open || now_ns < self.deadline_ns() {
+                return progress;
+            }
+        }
+        self.state = match std::mem::replace(&mut self.state, State::Closed) {
+            State::Active(active) => active.judge(driver, now_ns),
+            State::Lingering(linger) => linger.judge(&self.socket, now_ns),
+            State::Idle(_) | State::Closed => linger::part(&self.socket, now_ns),
+        };
+        self.progress()
+    }
+
+    /// The worker could not look at its connections for `late_ns`: what the client had
+    /// until then, it has for so much longer.
+    pub fn excuse(&mut self, late_ns: u64) {
+        match &mut self.state {
+            State::Idle(deadline_ns) => *deadline_ns += late_ns,
+            State::Active(active) => active.excuse(late_ns),
+            State::Lingering(linger) => linger.excuse(late_ns),
+            State::Closed => {}
+        }
+    }
+
+    /// Ends it as soon as nothing is owed to the client. A request that has
+    /// arrived is answered, read or not: a close with unread bytes is a reset.
+    /// Of several requests that the client has sent ahead, those that this turn does not
+    /// reach are not answered; the client sees an orderly end behind the last answer.
+    pub fn drain(&mut self, driver: &Driver, now_ns: u64) -> Progress {
+        self.socket.turn.begin(now_ns);
+        match &mut self.state {
+            State::Idle(_) => self.state = self.last(driver, now_ns),
+            // hyper would close it, whatever has arrived.
+            State::Active(active) if active.is_untouched() => {
+                self.state = self.last(driver, now_ns);
+            }
+            State::Active(active) => {
+                active.shut_down();
+                return self.advance(driver, now_ns);
+            }
+            State::Lingering(_) | State::Closed => {}
+        }
+        self.progress()
+    }
+
+    /// Of a connection of which nothing has been read: answers what is there.
+    fn last(&self, driver: &Driver, now_ns: u64) -> State {
+        if !self.socket.has_unread() {
+            return linger::part(&self.socket, now_ns);
+        }
+        self.socket.readable.set(true);
+        let active = driver.start_last(&self.socket, Bytes::new(), now_ns);
+        active.drive(driver, now_ns)
+    }
+
+    /// How much is lost if it is closed to make room, least first; `None` if it is not
+    /// to be closed. An answered client loses nothing, then come the connections that
+    /// have been between two requests for longest.
+    pub fn dispensable(&self) -> Option<(bool, u64)> {
+        match &self.state {
+            State::Lingering(linger) => Some((false, linger.deadline_ns())),
+            State::Idle(deadline_ns) => Some((true, *deadline_ns)),
+            _ => None,
+        }
+    }
+
+    fn waits_to_read(&self) -> bool {
+        match &self.state {
+            State::Idle(_) | State::Lingering(_) => true,
+            State::Active(active) => active.waits_to_read(),
+            State::Closed => false,
+        }
+    }
+
+    fn deadline_ns(&self) -> u64 {
+        match &self.state {
+            State::Idle(deadline_ns) => *deadline_ns,
+            State::Active(active) => active.deadline_ns(),
+            State::Lingering(linger) => linger.deadline_ns(),
+            State::Closed => 0,
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        match self.state {
+            State::Closed => Progress::Closed,
+            State::Active(_) | State::Lingering(_) if self.socket.turn.was_cut_short() => {
+                Progress::Yielded
+            }
+            _ => Progress::Open,
+        }
+    }
+}
+
+fn as_ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2)
+}
+
+#[cfg(test)]
+mod tests;

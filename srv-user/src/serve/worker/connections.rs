@@ -1,0 +1,211 @@
+//! A worker's connections: how many there may be, which of them has its turn, and
+//! whose time is up.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+
+use slab::Slab;
+
+use super::{DRAIN_CHECK, LATE_NS, SWEEP_NS, Worker};
+use crate::kernel::reactor::Readiness;
+use crate::serve::seldom::Seldom;
+use crate::serve::worker::connection::{Connection, Progress};
+
+/// Clients that are turned away are listened to for a moment, or a close would take
+/// the answer with it. Beyond so many at a time they are not.
+const TURNED_AWAY_MAX: usize = 16;
+
+/// How many connections there may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// As many were asked for.
+    pub(super) connections: usize,
+    /// For these and for the files that their responses keep open.
+    pub(super) descriptors: usize,
+}
+
+/// All open connections, by the reactor's token.
+#[derive(Default)]
+pub(super) struct Connections {
+    slab: Slab<Connection>,
+    /// Those that could go on at once and let others have their turn first. One that has
+    /// closed meanwhile is still in here.
+    line: VecDeque<usize>,
+    /// How many of them are clients that are turned away.
+    turned_away: usize,
+    unwatched: Seldom,
+}
+
+impl Connections {
+    pub(super) fn is_empty(&self) -> bool {
+        self.slab.is_empty()
+    }
+
+    /// Whether one waits for its next turn.
+    pub(super) fn has_line(&self) -> bool {
+        !self.line.is_empty()
+    }
+
+    /// Those that are served, or wait for a request.
+    fn served(&self) -> usize {
+        self.slab.len() - self.turned_away
+    }
+
+    fn keys(&self) -> Vec<usize> {
+        self.slab.iter().map(|(key, _)| key).collect()
+    }
+}
+
+impl Worker {
+    /// Serves a connection that was just accepted.
+    pub(super) fn open(&mut self, fd: OwnedFd, now_ns: u64) {
+        let (served, room) = (self.connections.served(), self.room);
+        let is_full = served >= room.connections || served + self.open_files() >= room.descriptors;
+        if is_full && !self.make_room(now_ns) {
+            return self.turn_away(fd, now_ns);
+        }
+        let connection = Connection::accepted(fd, &self.driver, now_ns);
+        let key = self.connections.slab.insert(connection);
+        self.publish_active();
+        if self.draining_since_ns.is_some() {
+            let progress = self.connections.slab[key].drain(&self.driver, now_ns);
+            self.settle(key, progress, now_ns);
+        } else {
+            self.drive(key, Readiness::of_new(key as u64), now_ns);
+        }
+    }
+
+    /// Tells a client that there are too many.
+    fn turn_away(&mut self, fd: OwnedFd, now_ns: u64) {
+        let mut connection = Connection::turned_away(fd, &self.driver, now_ns);
+        let progress = connection.drive(&self.driver, Readiness::of_new(0), now_ns);
+        if progress == Progress::Closed || self.connections.turned_away >= TURNED_AWAY_MAX {
+            return;
+        }
+        self.connections.turned_away += 1;
+        let key = self.connections.slab.insert(connection);
+        self.settle(key, progress, now_ns);
+    }
+
+    /// Something happened to a connection.
+    pub(super) fn drive(&mut self, key: usize, ready: Readiness, now_ns: u64) {
+        if let Some(connection) = self.connections.slab.get_mut(key) {
+            let progress = connection.drive(&self.driver, ready, now_ns);
+            self.settle(key, progress, now_ns);
+            if self.connections.served() + self.open_files() > self.room.descriptors {
+                self.make_room(now_ns);
+            }
+        }
+    }
+
+    /// Lets the connection go on that has waited for longest: one, and then others are
+    /// looked at again.
+    pub(super) fn resume_next(&mut self, now_ns: u64) {
+        while let Some(key) = self.connections.line.pop_front() {
+            match self.connections.slab.get_mut(key) {
+                Some(connection) if connection.in_line => {
+                    let progress = connection.resume(&self.driver, now_ns);
+                    return self.settle(key, progress, now_ns);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Has the reactor watch a connection that waits, puts one that could go on at the end
+    /// of the line, drops one that has finished.
+    fn settle(&mut self, key: usize, progress: Progress, now_ns: u64) {
+        let connection = &mut self.connections.slab[key];
+        match progress {
+            Progress::Open if connection.watched => return,
+            Progress::Open => {
+                let watched = self.reactor.watch_stream(&connection.socket.fd, key as u64);
+                connection.watched = watched.is_ok();
+                match watched {
+                    Ok(()) => return,
+                    Err(error) => {
+                        if let Some(count) = self.connections.unwatched.happened(now_ns) {
+                            tracing::warn!(
+                                slot = self.start.slot,
+                                count,
+                                "close a connection that epoll does not watch: {error}"
+                            );
+                        }
+                    }
+                }
+            }
+            Progress::Yielded => {
+                if !std::mem::replace(&mut connection.in_line, true) {
+                    self.connections.line.push_back(key);
+                }
+                return;
+            }
+            Progress::Closed => {}
+        }
+        let connection = self.connections.slab.remove(key);
+        self.connections.turned_away -= usize::from(connection.was_turned_away);
+        self.publish_active();
+    }
+
+    fn publish_active(&self) {
+        let served = self.connections.served();
+        self.published().active(served as u32);
+    }
+
+    fn open_files(&self) -> usize {
+        self.driver.http().files.get()
+    }
+
+    /// Closes the connection that loses least by it; whether there was one.
+    pub(super) fn make_room(&mut self, now_ns: u64) -> bool {
+        let connections = self.connections.slab.iter();
+        let dispensable = connections
+            .filter(|(_, connection)| !connection.was_turned_away)
+            .filter_map(|(key, connection)| Some((connection.dispensable()?, key)));
+        let Some((_, key)) = dispensable.min() else {
+            return false;
+        };
+        self.settle(key, Progress::Closed, now_ns);
+        true
+    }
+
+    /// Time in which this worker did not look at its events is not its clients' fault: a
+    /// request blocked, or the process was stopped.
+    pub(super) fn excuse_lateness(&mut self, now_ns: u64) {
+        let late_ns = now_ns.saturating_sub(self.looked_ns + LATE_NS);
+        self.looked_ns = now_ns;
+        if late_ns > 0 {
+            for (_, connection) in &mut self.connections.slab {
+                connection.excuse(late_ns);
+            }
+        }
+    }
+
+    /// How often deadlines are looked at, ns.
+    pub(super) fn sweeps_every_ns(&self) -> u64 {
+        match self.draining_since_ns {
+            Some(_) => DRAIN_CHECK.as_nanos() as u64,
+            None => SWEEP_NS,
+        }
+    }
+
+    /// Looks whose time is up.
+    pub(super) fn sweep(&mut self, now_ns: u64) {
+        self.swept_ns = now_ns;
+        for key in self.connections.keys() {
+            let progress = self.connections.slab[key].expire(&self.driver, now_ns);
+            self.settle(key, progress, now_ns);
+        }
+        if let Some(since_ns) = self.draining_since_ns {
+            self.leave_listeners_if_empty(now_ns, since_ns);
+        }
+    }
+
+    /// Ends each connection as soon as its client has what it is owed.
+    pub(super) fn drain_connections(&mut self, now_ns: u64) {
+        for key in self.connections.keys() {
+            let progress = self.connections.slab[key].drain(&self.driver, now_ns);
+            self.settle(key, progress, now_ns);
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! One request after the other: what hyper calls for each of them. Decides on
+//! refusals and lets [`Site`] answer the rest. Knows no sockets.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST, TRANSFER_ENCODING};
+use http::{HeaderValue, Request, Response, StatusCode, Version, request};
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::service::Service;
+use srv_common::Refusal;
+
+use crate::serve::config::Limits;
+use crate::serve::site::{Body, Site};
+use crate::steering::published::Published;
+
+mod host;
+
+/// What all requests of a worker share.
+pub struct Http {
+    /// Who answers.
+    pub site: Site,
+    /// What a client may do.
+    pub limits: Limits,
+    /// Where the worker's load is published.
+    pub published: Published,
+    /// Files that responses on their way keep open, whichever settings they were begun with.
+    pub files: Rc<Cell<usize>>,
+}
+
+/// How far a connection's requests have come.
+#[derive(Default)]
+pub struct Exchange {
+    /// A request has been read and its response is not yet complete.
+    pub in_service: Cell<bool>,
+    /// What is written is an answer to a request. Else it is what hyper says by itself to a
+    /// request that it could not read, which `connection::unparsed` does better.
+    pub owes: Cell<bool>,
+    /// Requests begun so far on this connection.
+    pub requests: Cell<u64>,
+    /// The client broke a rule: it is told so and the connection ends, while
+    /// it may still be sending.
+    pub refused: Cell<bool>,
+}
+
+impl Exchange {
+    /// All that was to be written has been.
+    pub fn flushed(&self) {
+        if !self.in_service.get() {
+            self.owes.set(false);
+        }
+    }
+}
+
+/// hyper's service for one connection.
+pub struct Handler {
+    http: Rc<Http>,
+    exchange: Rc<Exchange>,
+}
+
+impl Handler {
+    /// For the connection whose state `exchange` is.
+    pub fn new(http: Rc<Http>, exchange: Rc<Exchange>) -> Self {
+        Self { http, exchange }
+    }
+
+    fn refuse(&self, refusal: Refusal, status: StatusCode, why: &'static str) -> Response<Body> {
+        self.http.published.refused(refusal);
+        self.exchange.refused.set(true);
+        let mut response = self.http.site.refuse(status, why);
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
+
+    fn too_large(&self) -> Response<Body> {
+        let why = "the request's body is larger than this server accepts\n";
+        self.refuse(Refusal::BodyTooLarge, StatusCode::PAYLOAD_TOO_LARGE, why)
+    }
+}
+
+impl Service<Request<Incoming>> for Handler {
+    type Response = Response<Reply>;
+    type Error = Infallible;
+    type Future = Serving;
+
+    fn call(&self, request: Request<Incoming>) -> Serving {
+        let in_service = InService::begin(&self.http, &self.exchange);
+        let (head, body) = request.into_parts();
+        let response = if !has_one_host(&head) {
+            let why = "an HTTP/1.1 request has exactly one Host header, a host and maybe a port\n";
+            self.refuse(Refusal::Malformed, StatusCode::BAD_REQUEST, why)
+        } else if !is_coding_known(&head) {
+            let why = "the only transfer coding that this server knows is one chunked\n";
+            self.refuse(Refusal::Malformed, StatusCode::NOT_IMPLEMENTED, why)
+        } else if body.is_end_stream() {
+            self.http.site.respond(&head)
+        } else if body.size_hint().lower() > self.http.limits.body_bytes {
+            self.too_large()
+        } else {
+            let handler = Self::new(self.http.clone(), self.exchange.clone());
+            let receiving = Receiving {
+                handler,
+                head,
+                body,
+                received: 0,
+                in_service,
+            };
+            return Serving::Receiving(Some(Box::new(receiving)));
+        };
+        Serving::Answered(Some(in_service.reply(response)))
+    }
+}
+
+/// RFC 9112, 3.2.
+fn has_one_host(head: &request::Parts) -> bool {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => false,
+        (Some(one), None) => host::is_valid(one.as_bytes()),
+        (None, None) => head.version < Version::HTTP_11,
+    }
+}
+
+/// RFC 9112, 6.1. That a coding other than chunked is the last one is hyper's to refuse, with 400:
+/// then nothing says where the body ends (6.3).
+fn is_coding_known(head: &request::Parts) -> bool {
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(one), None) => one.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// The future of a response: there at once, or after the request's body.
+pub enum Serving {
+    /// Needed no body.
+    Answered(Option<Response<Reply>>),
+    /// Reads the body first.
+    Receiving(Option<Box<Receiving>>),
+}
+
+/// A request whose body is on its way; it is read and counted, not kept.
+pub struct Receiving {
+    handler: Handler,
+    head: request::Parts,
+    body: Incoming,
+    received: u64,
+    in_service: InService,
+}
+
+impl Future for Serving {
+    type Output = Result<Response<Reply>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        const DONE: &str = "polled after completion";
+        match &mut *self {
+            Self::Answered(response) => Poll::Ready(Ok(response.take().expect(DONE))),
+            Self::Receiving(receiving) => {
+                let response = ready!(receiving.as_mut().expect(DONE).poll_body(cx));
+                let receiving = receiving.take().expect(DONE);
+                Poll::Ready(Ok(receiving.in_service.reply(response)))
+            }
+        }
+    }
+}
+
+impl Receiving {
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Response<Body>> {
+        let http = &self.handler.http;
+        while let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            let Ok(frame) = frame else {
+                let why = "the request's body is malformed or incomplete\n";
+                let refuse = self
+                    .handler
+                    .refuse(Refusal::Malformed, StatusCode::BAD_REQUEST, why);
+                return Poll::Ready(refuse);
+            };
+            self.received += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if self.received > http.limits.body_bytes {
+                return Poll::Ready(self.handler.too_large());
+            }
+        }
+        Poll::Ready(http.site.respond(&self.head))
+    }
+}
+
+/// Counts a request as running until it is answered or abandoned.
+struct InService {
+    http: Rc<Http>,
+    exchange: Rc<Exchange>,
+    /// Its response keeps a file open.
+    holds_file: bool,
+}
+
+impl InService {
+    fn begin(http: &Rc<Http>, exchange: &Rc<Exchange>) -> Self {
+        http.published.started();
+        exchange.in_service.set(true);
+        exchange.owes.set(true);
+        exchange.requests.set(exchange.requests.get() + 1);
+        Self {
+            http: http.clone(),
+            exchange: exchange.clone(),
+            holds_file: false,
+        }
+    }
+
+    fn reply(mut self, response: Response<Body>) -> Response<Reply> {
+        self.holds_file = response.body().holds_file();
+        if self.holds_file {
+            self.http.files.set(self.http.files.get() + 1);
+        }
+        response.map(|body| Reply {
+            body,
+            _in_service: self,
+        })
+    }
+}
+
+impl Drop for InService {
+    fn drop(&mut self) {
+        if self.holds_file {
+            self.http.files.set(self.http.files.get() - 1);
+        }
+        self.exchange.in_service.set(false);
+        self.http.published.finished();
+    }
+}
+
+/// A response's body; hyper drops it when the last byte has been handed over.
+pub struct Reply {
+    body: Body,
+    _in_service: InService,
+}
+
+impl http_body::Body for Reply {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,146 @@
+//! What the master says, and doing it. Orders that this worker cannot follow are refused with
+//! the reason: the master then replaces it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+
+use super::{ORPHAN_GRACE_NS, Worker, driver, named, room};
+use crate::serve::channel::{Start, ToMaster, ToWorker};
+use crate::serve::config::Serving;
+use crate::serve::orders::{Orders, Task};
+
+impl Worker {
+    pub(super) fn obey(&mut self, now_ns: u64) -> anyhow::Result<()> {
+        while let Some(channel) = &self.channel {
+            match channel.receive() {
+                Ok(None) => break,
+                Ok(Some((message, fds))) => self.obey_one(message, fds, now_ns)?,
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    tracing::warn!(slot = self.start.slot, "the master is gone: draining");
+                    self.channel = None;
+                    self.exit_by_ns = now_ns + ORPHAN_GRACE_NS;
+                    match self.orders.beside {
+                        true => self.yield_slot(now_ns),
+                        false => self.drain(now_ns),
+                    }
+                }
+                Err(error) => return Err(anyhow!(error).context("read from the channel")),
+            }
+        }
+        Ok(())
+    }
+
+    fn obey_one(
+        &mut self,
+        message: ToWorker,
+        fds: Vec<OwnedFd>,
+        now_ns: u64,
+    ) -> anyhow::Result<()> {
+        match message {
+            ToWorker::Start(_) => bail!("the master sent a second start"),
+            ToWorker::Nudge => {}
+            ToWorker::Listeners { slot, first_group } => {
+                self.ring.add(slot, first_group as usize, fds);
+            }
+            ToWorker::Orders(orders) => {
+                let revision = orders.revision;
+                let answer = match self.follow(orders, now_ns) {
+                    Ok(()) => ToMaster::Obeyed(revision),
+                    Err(error) => ToMaster::Refused {
+                        revision,
+                        why: format!("{error:#}"),
+                    },
+                };
+                // If the answer is lost, the orders come again.
+                let _ = self.tell(&answer);
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what is new in these orders.
+    fn follow(&mut self, orders: Orders, now_ns: u64) -> anyhow::Result<()> {
+        if orders.revision <= self.orders.revision {
+            return Ok(());
+        }
+        if orders.serving != self.orders.serving {
+            self.serve_anew(orders.serving.clone())
+                .context("take over new settings")?;
+        }
+        // The listeners are gone once it leaves them.
+        if orders.task == Task::Serve && !self.ring.is_empty() {
+            self.listen_as(&orders, now_ns)?;
+        }
+        let before = std::mem::replace(&mut self.orders, orders);
+        if self.orders.task != before.task {
+            match self.orders.task {
+                Task::Serve => {}
+                Task::Drain => self.drain(now_ns),
+                Task::Retire => self.resign(now_ns),
+                Task::Yield => self.yield_slot(now_ns),
+            }
+        }
+        Ok(())
+    }
+
+    fn listen_as(&mut self, orders: &Orders, now_ns: u64) -> anyhow::Result<()> {
+        let (reactor, before, own) = (&self.reactor, &self.orders, self.start.slot);
+        let slots = self.ring.slots();
+        ensure!(
+            orders.listeners <= slots,
+            "wait on listeners of {} slots: this worker has received those of {slots}",
+            orders.listeners
+        );
+        let known = |slot: &u32| *slot < slots && *slot != own;
+        if self.joined {
+            let mut more = (before.listeners..orders.listeners).filter(known);
+            more.try_for_each(|slot| self.ring.adopt(reactor, slot))?;
+            let mut newcomers = orders.newcomers_since(before).filter(known);
+            newcomers.try_for_each(|slot| self.ring.rejoin(reactor, slot))?;
+        } else if orders.in_ring {
+            self.ring.join(reactor)?;
+            self.joined = true;
+            self.tell(&ToMaster::Ready)?;
+        }
+        let more = orders.adopted.iter().filter(|slot| known(slot));
+        for slot in more.filter(|slot| !before.adopted.contains(slot)) {
+            self.ring.adopt(reactor, *slot)?;
+        }
+        if orders.looks != before.looks {
+            self.ring.look_around(reactor)?;
+        }
+        let released = before.adopted.iter().filter(|slot| known(slot));
+        let released = released.filter(|slot| !orders.adopted.contains(slot));
+        let published = self.driver.published();
+        let given_up: Vec<_> = released
+            .flat_map(|slot| self.ring.give_up(reactor, published, *slot))
+            .collect();
+        for connection in given_up {
+            self.open(connection, now_ns);
+        }
+        Ok(())
+    }
+
+    pub(super) fn tell(&self, message: &ToMaster) -> anyhow::Result<()> {
+        self.channel
+            .as_ref()
+            .map_or(Ok(()), |channel| channel.send(message))
+    }
+
+    /// From the next request on, also on connections that are open. The root stays.
+    fn serve_anew(&mut self, serving: Serving) -> anyhow::Result<()> {
+        let start = Start {
+            serving,
+            ..self.start.clone()
+        };
+        let site = &self.driver.http().site;
+        let site = site.again(&start.serving, named(&start))?;
+        let files = self.driver.http().files.clone();
+        self.driver = driver(site, &start, self.published().clone(), files);
+        self.room = room(&start).unwrap_or(self.room);
+        self.start = start;
+        Ok(())
+    }
+}

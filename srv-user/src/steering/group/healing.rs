@@ -1,0 +1,208 @@
+//! What waits at listeners, brought back to the kernel's truth: connections that
+//! the kernel hashed, half-open ones that never complete, floods of these.
+
+use socket2::Socket;
+use srv_common::Group as Memory;
+
+use super::Group;
+use crate::kernel::overflow::Overflow;
+use crate::steering::balance;
+use crate::steering::listeners::accept_queue;
+
+/// What the looks at the listeners have to remember.
+pub(super) struct Healing {
+    /// Until when half-open connections are taken for those of a flood, ns.
+    flooded_until_ns: u64,
+    /// SYN cookies that had come back at the last look.
+    pub(super) acks: u64,
+    /// What the kernel had dropped at listeners at the last look that asked.
+    drops: u64,
+}
+
+impl Healing {
+    /// Nothing was seen yet; what was dropped before is nobody's concern.
+    pub(super) fn new() -> Self {
+        Self {
+            flooded_until_ns: 0,
+            acks: 0,
+            drops: drops().unwrap_or(0),
+        }
+    }
+
+    /// Whether listeners have dropped something since the last call. A SYN that finds
+    /// the SYN queue full has been counted as assigned, and nothing comes of it: so it
+    /// is for as long as a flood's half-open connections last, which is longer than the
+    /// flood, and for whoever has not connected before (`tcp_peer_is_proven`).
+    fn sees_drops(&mut self) -> bool {
+        let before = self.drops;
+        self.drops = drops().unwrap_or(before);
+        self.drops != before
+    }
+}
+
+/// Half-open connections at one listener that can only be a flood's: so many
+/// handshakes under way would be thousands of connections a second.
+const FLOOD: u64 = 256;
+/// How long after that many were seen they are taken for a flood's.
+const FLOOD_LASTS_NS: u64 = 2_000_000_000;
+
+impl Group {
+    /// Brings the slots' waiting counts back to the kernel's truth. To be
+    /// called at an interval longer than a handshake takes.
+    pub fn heal(&mut self) {
+        if self.is_anothers {
+            return;
+        }
+        if let Ok(steering) = &mut self.steering {
+            steering.flush_log();
+        }
+        for (slot, record) in self.slots.iter_mut().enumerate() {
+            let Some(socket) = self.listeners.sockets.get(slot) else {
+                return;
+            };
+            let Some(Surplus { most: surplus, .. }) = surplus(self.memory, slot, socket) else {
+                continue;
+            };
+            let to_write_off = to_write_off(surplus.min(record.surplus_min), surplus);
+            self.memory.write_off(slot, to_write_off);
+            record.surplus_min = surplus.wrapping_sub(to_write_off);
+        }
+    }
+
+    /// Between two looks: how low the surplus goes, where there is one. In a flood
+    /// it is written off at each: a handful more at one listener than at another,
+    /// left over from a flood, would keep everything away from that one until the
+    /// next second but one.
+    pub(super) fn sample_surplus(&mut self, now_ns: u64) {
+        let (healing, memory) = (&mut self.healing, self.memory);
+        let slots = self.listeners.sockets.iter().enumerate();
+        let acks_before = std::mem::replace(&mut healing.acks, acks(memory));
+        // Who was dropped waits for ever, so the kernel is asked only where somebody waits.
+        let is_waited = slots.clone().any(|(slot, _)| memory.waiting(slot) > 0);
+        let is_dropping = is_waited && healing.sees_drops();
+        // A SYN that got a cookie stays counted where it came to: its ACK is
+        // accepted wherever that goes.
+        if is_dropping
+            || healing.acks != acks_before
+            || slots
+                .clone()
+                .any(|(slot, socket)| is_flooded(memory, slot, socket))
+        {
+            healing.flooded_until_ns = now_ns.saturating_add(FLOOD_LASTS_NS);
+        }
+        let is_flood = now_ns < healing.flooded_until_ns;
+        for (record, (slot, socket)) in self.slots.iter_mut().zip(slots) {
+            if !is_flood && record.surplus_min <= 0 {
+                continue;
+            }
+            let Some(surplus) = surplus(memory, slot, socket) else {
+                continue;
+            };
+            record.surplus_min = surplus.most.min(record.surplus_min);
+            if is_flood {
+                memory.write_off(slot, surplus.certain());
+                record.surplus_min = 0;
+            }
+        }
+    }
+}
+
+pub(super) fn acks(memory: &Memory) -> u64 {
+    balance::sum(memory.steering.iter().map(|steering| steering.acks.get()))
+}
+
+/// Of the whole network namespace: others' only mean that handshakes which take longer
+/// than the time between two looks do not weigh.
+fn drops() -> Option<u64> {
+    Overflow::read().ok().map(|counts| counts.drops)
+}
+
+/// The kernel is asked only where it may be so.
+fn is_flooded(memory: &Memory, slot: usize, socket: &Socket) -> bool {
+    memory.waiting(slot) > FLOOD
+        && surplus(memory, slot, socket).is_some_and(|surplus| surplus.least > FLOOD as i64)
+}
+
+/// How much more a slot's counts say is waiting than its accept queue holds. Between
+/// reading the one and the other connections come and are accepted, many if the master
+/// is kept from running just then: so much at least, and at most.
+struct Surplus {
+    least: i64,
+    most: i64,
+}
+
+impl Surplus {
+    /// What to write off so that nothing but the accept queue counts, as far as that is
+    /// certain: what waits there is never written off, or a full queue would not look full.
+    fn certain(&self) -> i64 {
+        match self.least {
+            1.. => self.least,
+            _ => self.most.min(0),
+        }
+    }
+}
+
+fn surplus(memory: &Memory, slot: usize, socket: &Socket) -> Option<Surplus> {
+    let (steering, taken) = (&memory.steering[slot], &memory.summaries[slot].taken);
+    let counts = || (steering.steered.get(), taken.get());
+    let (assigned_before, taken_before) = counts();
+    let (queued, _) = accept_queue(socket).ok()?;
+    let (assigned_after, taken_after) = counts();
+    let surplus = |assigned: u64, taken: u64| {
+        let waiting = assigned.wrapping_sub(taken) as i64;
+        waiting.wrapping_sub(queued.into())
+    };
+    Some(Surplus {
+        least: surplus(assigned_before, taken_after),
+        most: surplus(assigned_after, taken_before),
+    })
+}
+
+/// What to write off of a slot's assigned connections so that `steered - taken` is
+/// what waits. Too little is less than the accept queue holds: connections that
+/// the kernel hashed there. Too much is a surplus over the accept queue that was
+/// never smaller than `surplus_min` since the last look, which handshakes that
+/// complete would have brought down: half-open connections that never do.
+/// Handshakes that are always under way are written off with them, in each slot
+/// alike.
+fn to_write_off(surplus_min: i64, surplus: i64) -> i64 {
+    match surplus {
+        ..0 => surplus,
+        _ => surplus_min.clamp(0, surplus),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Surplus, to_write_off};
+
+    #[test]
+    fn in_a_flood_only_what_is_certain_is_written_off() {
+        let certain = |least, most| Surplus { least, most }.certain();
+        assert_eq!(certain(7, 7), 7);
+        assert_eq!(certain(5, 9), 5);
+        assert_eq!(certain(-2, 9), 0);
+        assert_eq!(certain(-9, -4), -4);
+    }
+
+    #[test]
+    fn half_open_connections_stop_weighing_after_one_interval() {
+        // 5 never came, whatever else came and went.
+        assert_eq!(to_write_off(5, 7), 5);
+        // Just assigned: they may still complete.
+        assert_eq!(to_write_off(0, 8), 0);
+        assert_eq!(to_write_off(-2, 8), 0);
+    }
+
+    #[test]
+    fn connections_hashed_by_the_kernel_are_written_back() {
+        assert_eq!(to_write_off(-8, -8), -8);
+        assert_eq!(to_write_off(0, 0), 0);
+    }
+
+    #[test]
+    fn a_healed_connection_that_completes_late_does_not_count_below_zero() {
+        assert_eq!(to_write_off(-3, -3), -3);
+        assert_eq!(to_write_off(0, -3), -3);
+    }
+}
