@@ -40,14 +40,15 @@ fn syn_cookies(facts: &Facts) -> Check {
             Verdict::Degraded,
             name,
             "0",
-            "a SYN flood fills the queues and shuts everybody out",
+            "during a SYN flood the queues are full, and no client can connect",
             set(name, 1),
         ),
         Some(2) => Check::lacks(
             Verdict::Degraded,
             name,
             "2: every connection begins with a cookie",
-            "no steering: the ACK that brings a cookie back is left to the hash",
+            "less exact steering: at the ACK that brings a cookie back, connections that wait are \
+             not counted",
             set(name, 1),
         ),
         value => Check::ok(name, shown(value)),
