@@ -8,8 +8,8 @@ use crate::{
     apt,
     compiler::Compiler,
     object,
-    setup::Toolchain,
     step::{self, Step},
+    toolchain::Toolchain,
     workspace,
 };
 

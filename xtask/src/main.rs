@@ -2,7 +2,7 @@
 //! measured srv. This file owns the command line only.
 //!
 //! Reading order: [`tasks`] is what a person asks for, [`setup`] finds or
-//! makes the BPF toolchain ([`compiler`] + [`linker`], remembered by
+//! makes the BPF [`toolchain`] ([`compiler`] + [`linker`], remembered by
 //! [`proven`]), [`object`] builds the BPF object with it, [`image`] the
 //! container image, [`kernels`] tests on other kernels, [`apt`] and [`rights`] deal with the distribution, [`step`]
 //! runs every tool.
@@ -20,6 +20,7 @@ mod rights;
 mod setup;
 mod step;
 mod tasks;
+mod toolchain;
 mod workspace;
 
 use std::process::ExitCode;

@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 
-use crate::{setup::Toolchain, step, workspace};
+use crate::{step, toolchain::Toolchain, workspace};
 
 /// The target, and the directory in which the build leaves its result.
 const TARGET: &str = "bpfel-unknown-none";

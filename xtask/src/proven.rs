@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{compiler::Compiler, setup::Toolchain, workspace};
+use crate::{compiler::Compiler, toolchain::Toolchain, workspace};
 
 /// The remembered toolchain, if it is still what it was.
 pub fn recall() -> Option<Toolchain> {

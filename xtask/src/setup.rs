@@ -7,27 +7,17 @@
 //! 4. Debian's compiler with its sources (many closed networks have a mirror
 //!    of Debian and none of rustup's server), then as 2.
 
-use std::path::PathBuf;
-
 use anyhow::{Error, Result, anyhow, bail};
 
 use crate::{
     apt,
     compiler::{self, Compiler},
     linker, proven,
+    toolchain::Toolchain,
 };
 
 /// Debian's compiler, its cargo and its library sources.
 const PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
-
-/// A compiler with its library sources, and a linker proven with it.
-#[derive(Debug, PartialEq)]
-pub struct Toolchain {
-    /// Compiles for BPF.
-    pub compiler: Compiler,
-    /// bpf-linker.
-    pub linker: PathBuf,
-}
 
 /// A BPF toolchain that works: the one remembered, or one found or made now.
 ///

@@ -13,9 +13,9 @@ use anyhow::{Context, Result};
 
 use crate::{
     apt::{self, Package},
-    image, kernels, lint, object, python, rights,
-    setup::{self as toolchains, Toolchain},
-    step, workspace,
+    image, kernels, lint, object, python, rights, setup as toolchains, step,
+    toolchain::Toolchain,
+    workspace,
 };
 
 /// The benches, in the order in which they run.
