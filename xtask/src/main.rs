@@ -4,8 +4,8 @@
 //! Reading order: [`tasks`] is what a person asks for, [`setup`] finds or
 //! makes the BPF [`toolchain`] ([`compiler`] + [`linker`], remembered by
 //! [`proven`]), [`object`] builds the BPF object with it, [`image`] the
-//! container image, [`kernels`] tests on other kernels, [`apt`] and [`rights`] deal with the distribution, [`step`]
-//! runs every tool.
+//! container image, [`kernels`] tests on other kernels, [`lint`] and [`tidy`] check the
+//! sources, [`apt`] and [`rights`] deal with the distribution, [`step`] runs every tool.
 
 mod apt;
 mod compiler;
@@ -20,10 +20,11 @@ mod rights;
 mod setup;
 mod step;
 mod tasks;
+mod tidy;
 mod toolchain;
 mod workspace;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -85,7 +86,15 @@ enum Task {
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// Format, lint (host and BPF), check for arm64, document, check the dependencies, test
+    /// Check the structure: which folder imports which, circles of modules, the length of
+    /// files and functions, what the documentation points at, names that were given up
+    Tidy {
+        /// Another checkout of srv than this one
+        #[arg(long, value_name = "FOLDER")]
+        root: Option<PathBuf>,
+    },
+    /// Format, check the structure, lint (host and BPF), check for arm64, document, check
+    /// the dependencies, test
     Ci,
 }
 
@@ -99,6 +108,7 @@ fn main() -> ExitCode {
         Task::Ab { args } => tasks::ab(&args),
         Task::Image => tasks::image(),
         Task::TestKernels { packages, args } => tasks::test_kernels(&packages, args),
+        Task::Tidy { root } => tidy::run(root.as_deref().unwrap_or(workspace::root())),
         Task::Ci => tasks::ci(),
     };
     match outcome {

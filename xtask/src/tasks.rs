@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     apt::{self, Package},
-    image, kernels, lint, object, python, rights, setup as toolchains, step,
+    image, kernels, lint, object, python, rights, setup as toolchains, step, tidy,
     toolchain::Toolchain,
     workspace,
 };
@@ -298,6 +298,7 @@ pub fn ab(args: &[String]) -> Result<()> {
 /// At the first thing that fails.
 pub fn ci() -> Result<()> {
     lint::format()?;
+    tidy::run(workspace::root())?;
     lint::host()?;
     let toolchain = toolchains::toolchain()?;
     lint::bpf(&toolchain)?;
