@@ -13,7 +13,6 @@ use core::mem::offset_of;
 
 use crate::branchless::sign;
 use crate::shared::Shared;
-use crate::tickets::{REMEMBERED, Tickets};
 
 /// Most workers that one listener group can have; a power of two, so that the
 /// program can bound an index with a mask.
@@ -350,6 +349,28 @@ impl<const N: usize> Group<N> {
             alloc::boxed::Box::from_raw(group)
         }
     }
+}
+
+/// Tickets remembered per listener; a power of two. Of a longer accept queue
+/// the first is taken to be as old as the oldest that is remembered.
+pub const REMEMBERED: usize = 64;
+
+/// The order of arrival ([`crate::tickets`]). Written by the BPF program only.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Tickets<const N: usize = MAX_WORKERS> {
+    /// The last ticket. Two CPUs may write the same: an order among equals.
+    pub last: Shared<u32>,
+    /// Explicit padding.
+    pub _pad: Shared<u32>,
+    /// The group's virtual time ([`crate::turns`]), where [`crate::layout::Summary::load`]
+    /// has a worker's turn.
+    pub virtual_time: Shared<u64>,
+    /// Explicit padding.
+    pub _pad_line: [Shared<u64>; 6],
+    /// The ticket of the `n`th connection steered to a slot, at `n` modulo
+    /// [`REMEMBERED`].
+    pub of: [[Shared<u32>; REMEMBERED]; N],
 }
 
 const _: () = {

@@ -11,7 +11,7 @@ pub mod hermes;
 
 use crate::branchless::{bounded, lower};
 use crate::layout::{ELIGIBLE, Group, MAX_WORKERS, NOT_ELIGIBLE, Reason, State};
-use crate::turns;
+use crate::turns::{self, TURN_FIELD, TURN_FIELD_BITS};
 
 /// How the program chooses a worker.
 #[repr(u32)]
@@ -153,12 +153,8 @@ const OUTSTANDING_MAX: u64 = (1 << 15) - 1;
 const OUTSTANDING_SHIFT: u32 = 45;
 const ACTIVE_SHIFT: u32 = 29;
 const ACTIVE_MAX: u64 = (1 << (OUTSTANDING_SHIFT - ACTIVE_SHIFT)) - 1;
-/// Bits of the turn and, in a score, the slot.
-pub(crate) const TURN_FIELD_BITS: u32 = 28;
 /// What a smaller turn borrows from when a larger one is subtracted.
 const TURN_GUARD: u64 = 1 << TURN_FIELD_BITS;
-/// Where the turn and, in a score, the slot are.
-pub(crate) const TURN_FIELD: u64 = TURN_GUARD - 1;
 /// Where what is running and open is.
 const LOAD_FIELD: u64 = OUTSTANDING_MAX << OUTSTANDING_SHIFT | ACTIVE_MAX << ACTIVE_SHIFT;
 

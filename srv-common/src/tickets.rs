@@ -3,30 +3,7 @@
 //! several listeners ready can begin with the one whose first has waited
 //! longest. An accept queue by itself tells nobody how old its first is.
 
-use crate::layout::{Group, MAX_WORKERS};
-use crate::shared::Shared;
-
-/// Tickets remembered per listener; a power of two. Of a longer accept queue
-/// the first is taken to be as old as the oldest that is remembered.
-pub const REMEMBERED: usize = 64;
-
-/// Written by the BPF program only.
-#[repr(C, align(64))]
-#[derive(Debug)]
-pub struct Tickets<const N: usize = MAX_WORKERS> {
-    /// The last ticket. Two CPUs may write the same: an order among equals.
-    pub last: Shared<u32>,
-    /// Explicit padding.
-    pub _pad: Shared<u32>,
-    /// The group's virtual time ([`crate::turns`]), where [`crate::layout::Summary::load`]
-    /// has a worker's turn.
-    pub virtual_time: Shared<u64>,
-    /// Explicit padding.
-    pub _pad_line: [Shared<u64>; 6],
-    /// The ticket of the `n`th connection steered to a slot, at `n` modulo
-    /// [`REMEMBERED`].
-    pub of: [[Shared<u32>; REMEMBERED]; N],
-}
+use crate::layout::{Group, REMEMBERED};
 
 impl<const N: usize> Group<N> {
     /// Gives the next ticket to the connection that is the `nth` steered to
@@ -53,6 +30,7 @@ impl<const N: usize> Group<N> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::MAX_WORKERS;
 
     fn steer(group: &Group, slot: u32) {
         let steered = &group.steering[slot as usize].steered;

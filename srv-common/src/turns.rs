@@ -12,7 +12,11 @@
 //! made up for, such as which worker accepts first in a burst.
 
 use crate::layout::Group;
-use crate::policy::{TURN_FIELD, TURN_FIELD_BITS};
+
+/// Bits of the turn and, in a score, the slot.
+pub(crate) const TURN_FIELD_BITS: u32 = 28;
+/// Where the turn and, in a score, the slot are.
+pub(crate) const TURN_FIELD: u64 = (1 << TURN_FIELD_BITS) - 1;
 
 /// How far a worker's turn may be from the virtual time when the worker accepts, in
 /// rounds; in a round each worker gets one connection.

@@ -19,6 +19,7 @@ pub mod rates;
 pub mod refusal;
 pub mod report;
 pub mod select;
+pub mod signals;
 pub mod steering;
 pub mod table;
 pub mod take;

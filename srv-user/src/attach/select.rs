@@ -8,7 +8,7 @@ use srv_common::foreign::Offsets;
 use super::btf::Btf;
 use super::object;
 use super::offsets::{self, Readable};
-use super::steering::{Signal, Signals};
+use super::signals::{Signal, Signals};
 use crate::steering::program::program;
 
 /// The select program's name.

@@ -20,6 +20,7 @@ use srv_common::Policy;
 use srv_common::foreign::{Foreign, MAX_LISTENERS, Reason, Sleep, Tag};
 
 use super::select::{self, Loaded, Reads, SELECT};
+use super::signals::{Signal, Signals};
 use crate::steering::memory::SharedMemory;
 use crate::steering::program::program;
 
@@ -32,27 +33,6 @@ pub struct Steering {
     signals: Signals,
     /// Slots that have a listener.
     slots: [bool; MAX_LISTENERS],
-}
-
-/// Which of the kernel's own facts the program goes by. Each missing one says why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Signals {
-    /// Accept queues, half-open connections and the group's size. Without it a
-    /// socket that joins the group is not noticed by the program.
-    pub queues: Signal,
-    /// Whether a worker sleeps in `epoll_wait`.
-    pub sleep: Signal,
-    /// Live connections of each listener.
-    pub live: Signal,
-}
-
-/// Whether something can be known.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Signal {
-    /// It is.
-    Known,
-    /// It is not, and why.
-    Missing(String),
 }
 
 /// What the programs have counted.
@@ -321,27 +301,6 @@ impl Drop for Steering {
     fn drop(&mut self) {
         // Its program's link ends here; the select program may go on.
         self.memory.config.counts_live.set(0);
-    }
-}
-
-impl Signals {
-    /// The kernel refused the program that reads its memory.
-    pub(super) fn nothing_is_read(&mut self, error: &anyhow::Error) {
-        let why = format!(
-            "the kernel refuses to have its memory read: {}",
-            error.root_cause()
-        );
-        self.queues = Signal::Missing(why.clone());
-        self.sleep = Signal::Missing(why);
-    }
-}
-
-impl From<anyhow::Result<()>> for Signal {
-    fn from(result: anyhow::Result<()>) -> Self {
-        match result {
-            Ok(()) => Self::Known,
-            Err(error) => Self::Missing(format!("{error:#}")),
-        }
     }
 }
 

@@ -133,8 +133,7 @@ mod tests {
     use super::*;
     use crate::control::attached::{Balance, ForeignProgram, Shares};
 
-    #[test]
-    fn a_group_reads_like_this() {
+    fn listeners() -> Vec<ForeignListener> {
         let listener = ForeignListener {
             slot: Some(0),
             workers: vec![4712],
@@ -159,6 +158,11 @@ mod tests {
             connections: None,
             ..listener.clone()
         };
+        vec![listener, unknown]
+    }
+
+    #[test]
+    fn a_group_reads_like_this() {
         let status = ForeignStatus {
             listen: "127.0.0.1:8080".parse().unwrap(),
             namespace: 1,
@@ -176,7 +180,7 @@ mod tests {
                 ("live".into(), "no BTF".into()),
                 ("sleep".into(), "known".into()),
             ])),
-            listeners: vec![listener, unknown],
+            listeners: listeners(),
             half_open: 2,
             balance: Balance {
                 connections: Some(Shares {

@@ -58,7 +58,7 @@ mod tests {
         let subscriber = tracing_subscriber::fmt().with_env_filter(filter).finish();
         with_default(subscriber, || {
             [
-                tracing::enabled!(target: "srv::master", Level::DEBUG),
+                tracing::enabled!(target: "srv::serve::master", Level::DEBUG),
                 tracing::enabled!(target: "aya::bpf", Level::DEBUG),
                 tracing::enabled!(target: "srv_ebpf", Level::DEBUG),
                 tracing::enabled!(target: "aya::bpf", Level::INFO),

@@ -15,6 +15,7 @@ pub mod files;
 pub mod judge;
 pub mod measure;
 pub mod overhead;
+mod roles;
 pub mod scenario;
 pub mod simulated;
 pub mod table;

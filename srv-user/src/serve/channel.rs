@@ -140,7 +140,7 @@ impl Channel {
     /// brought.
     ///
     /// # Errors
-    /// See [`decode`].
+    /// See [`receive_with_fds`].
     pub fn receive(&self) -> io::Result<Option<(ToWorker, Vec<OwnedFd>)>> {
         receive_with_fds(&self.0)
     }

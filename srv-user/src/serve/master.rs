@@ -83,6 +83,7 @@ pub fn run(settings: Settings, flags: ServeArgs, takeover: Takeover) -> anyhow::
         .context("start the master's event loop")?
         .block_on(async {
             let mut master = Master::open(settings, flags, takeover)?;
+            master.begin()?;
             let result = master.serve().await;
             master.end_workers();
             systemd::finish();
@@ -171,16 +172,13 @@ impl Master {
         let user = privilege::workers_user(&settings)?;
         privilege::ensure_root_is_served(&settings, &flags, user)?;
         // A successor inherits, whatever its predecessor did.
-        let (mut groups, first) = if settings.join && takeover.predecessor.is_none() {
-            takeover.ensure_empty()?;
-            let (groups, first) = joined::join(&settings)?;
-            (groups, Some(first))
-        } else {
-            (opening::open_groups(&settings, &mut takeover)?, None)
+        let joins = settings.join && takeover.predecessor.is_none();
+        let (mut groups, first) = match joins {
+            true => joined::join(&settings, &takeover)?,
+            false => (opening::open_groups(&settings, &mut takeover)?, None),
         };
         shortfall::warn(&settings, groups[0].listeners.sockets.len());
         let left_over = takeover.leftovers()?;
-        let first_slot = first.as_ref().map_or(0, |first| first.first_slot);
         let (events, incoming) = unbounded_channel();
         let mut predecessor = takeover.predecessor;
         if let Some(predecessor) = &mut predecessor {
@@ -194,7 +192,7 @@ impl Master {
             Some(first) => first.policy(),
             None => opening::first_policy(&settings, &groups)?,
         };
-        let mut master = Self {
+        Ok(Self {
             binary: binary::name().context("find this process's binary")?,
             upgrade: None,
             readings: Readings::default(),
@@ -208,8 +206,8 @@ impl Master {
             incoming,
             control: None,
             second: None,
+            first_slot: first.as_ref().map_or(0, |first| first.first_slot),
             first,
-            first_slot,
             is_offering: false,
             started: false,
             ever_ready: false,
@@ -227,9 +225,7 @@ impl Master {
             settings,
             flags: Arc::new(flags),
             user,
-        };
-        master.begin()?;
-        Ok(master)
+        })
     }
 
     /// Takes the slots and begins to steer, where this is not another master's yet.

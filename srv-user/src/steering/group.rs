@@ -54,7 +54,7 @@ struct Ordered {
 struct SlotRecord {
     /// As ordered: as it is in the memory, or would be if that were not another's.
     state: Cell<State>,
-    /// The least [`healing::surplus`] since the last [`Group::heal`].
+    /// The least surplus (`healing`) since the last [`Group::heal`].
     surplus_min: i64,
     hang: HangWatch,
 }

@@ -3,7 +3,8 @@
 
 use io_uring::IoUring;
 use srv::attach::select::Reads;
-use srv::attach::steering::{Signal, Steering, View};
+use srv::attach::signals::Signal;
+use srv::attach::steering::{Steering, View};
 use srv_common::Policy;
 
 use crate::foreign_server::{Server, Waits, Worker, can_read_all, in_each_way, sleeps, steered};

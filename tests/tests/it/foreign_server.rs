@@ -12,7 +12,8 @@ use io_uring::{IoUring, opcode, types};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 use socket2::{Protocol, SockAddr, Socket, Type};
 use srv::attach::select::Reads;
-use srv::attach::steering::{Signal, Steering, View};
+use srv::attach::signals::Signal;
+use srv::attach::steering::{Steering, View};
 use srv_common::Policy;
 
 use crate::gate;

@@ -237,7 +237,16 @@ fn the_files_hold_what_was_printed() {
         figures
     );
 
-    let records = fs::read_to_string(out.join("records.csv")).unwrap();
+    let latencies_ns = latencies_ns(&fs::read_to_string(out.join("records.csv")).unwrap());
+    assert_eq!(
+        srv::measure::stats::Summary::of(latencies_ns),
+        figures.latency
+    );
+    assert_histograms(&out, &figures);
+}
+
+/// Of each record in `records.csv`.
+fn latencies_ns(records: &str) -> Vec<u64> {
     let mut lines = records.lines();
     assert_eq!(
         lines.next(),
@@ -255,11 +264,10 @@ fn the_files_hold_what_was_printed() {
         );
         latencies_ns.push(ns(2) - ns(0));
     }
-    assert_eq!(
-        srv::measure::stats::Summary::of(latencies_ns),
-        figures.latency
-    );
+    latencies_ns
+}
 
+fn assert_histograms(out: &Path, figures: &Figures) {
     let distribution = fs::read_to_string(out.join("latency.hgrm")).unwrap();
     let last = distribution
         .lines()

@@ -132,6 +132,24 @@ fn a_large_body_arrives_whole() {
     }
 }
 
+/// The first lines of so many requests, sorted; each is as the file of targets says.
+fn lines(requests: &Receiver<Request>, count: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for _ in 0..count {
+        let request = requests.recv().unwrap();
+        assert_eq!(request.values("x-all"), ["yes"]);
+        lines.push(request.head.lines().next().unwrap().to_owned());
+        let is_post = request.head.starts_with("POST");
+        assert_eq!(request.values("x-own").is_empty(), !is_post);
+        assert_eq!(
+            request.body,
+            if is_post { &b"from a file"[..] } else { b"" }
+        );
+    }
+    lines.sort();
+    lines
+}
+
 #[test]
 fn targets_from_a_file_are_taken_in_turn() {
     let ((first, to_first), (second, to_second)) = (recorder(), recorder());
@@ -177,23 +195,6 @@ fn targets_from_a_file_are_taken_in_turn() {
             .map(|line| &line[line.len() - 1..])
             .collect();
         assert_eq!(of_targets.concat(), "012012012");
-
-        let lines = |requests: &Receiver<Request>, count| -> Vec<String> {
-            let mut lines = Vec::new();
-            for _ in 0..count {
-                let request = requests.recv().unwrap();
-                assert_eq!(request.values("x-all"), ["yes"]);
-                lines.push(request.head.lines().next().unwrap().to_owned());
-                let is_post = request.head.starts_with("POST");
-                assert_eq!(request.values("x-own").is_empty(), !is_post);
-                assert_eq!(
-                    request.body,
-                    if is_post { &b"from a file"[..] } else { b"" }
-                );
-            }
-            lines.sort();
-            lines
-        };
         let (a, c) = ("GET /a HTTP/1.1", "GET /c HTTP/1.1");
         assert_eq!(lines(&to_first, 6), [a, a, a, c, c, c]);
         assert_eq!(lines(&to_second, 3), ["POST /b HTTP/1.1"; 3]);

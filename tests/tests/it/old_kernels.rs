@@ -54,8 +54,7 @@ fn attach_says_what_was_tried_and_since_when_it_works() {
         "Linux 5.12",
         "this is Linux",
     ];
-    let unknown = "Function not implemented";
-    let invalid = "Invalid argument";
+    let (unknown, invalid) = ("Function not implemented", "Invalid argument");
     for (lacking, parts) in [
         (
             Lacking::call(libc::SYS_pidfd_open),

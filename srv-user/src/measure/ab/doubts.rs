@@ -1,6 +1,6 @@
 //! Reasons not to believe a comparison, and what to do about them.
 
-use super::judge::{find, rival, subject};
+use super::roles::{find, rival, subject};
 use crate::measure::report::quantity::ns;
 use crate::measure::result::{Compared, Comparison, HYPERVISOR_SHARE_MAX, Others, Round};
 use crate::measure::stats::{ROUNDS_MIN, Ratio};

@@ -1,6 +1,7 @@
 //! What a comparison comes to: ratios with their confidence, whether they can be
 //! believed ([`doubts`]), and sentences for people ([`verdict`]). Only reads figures.
 
+use super::roles::{is_control, others, subject};
 use super::{doubts, verdict};
 use crate::measure::result::{Arm, Compared, Comparison, Key, Limit, Round};
 use crate::measure::stats::Ratio;
@@ -25,31 +26,6 @@ pub fn judge(comparison: &mut Comparison) {
     comparison.ratios = ratios(&comparison.arms, comparison.limit.as_ref(), key);
     comparison.doubts = doubts::doubts(comparison);
     comparison.verdict = verdict::verdict(comparison);
-}
-
-/// The arm that the others are compared with.
-pub fn subject(arms: &[Arm]) -> Option<&Arm> {
-    arms.iter().find(|arm| !arm.rounds.is_empty())
-}
-
-fn others<'a>(arms: &'a [Arm], subject: &'a Arm) -> impl Iterator<Item = &'a Arm> + Clone {
-    arms.iter().filter(|arm| arm.name != subject.name)
-}
-
-fn is_control(subject: &Arm, arm: &Arm) -> bool {
-    arm.name == format!("{} again", subject.name)
-}
-
-/// The arms that ran beside the subject, without its control.
-pub fn rivals<'a>(arms: &'a [Arm], subject: &'a Arm) -> impl Iterator<Item = &'a Arm> + Clone {
-    others(arms, subject).filter(|arm| !is_control(subject, arm) && !arm.rounds.is_empty())
-}
-
-/// The kernel's hash, or else the first that is neither the subject nor its control.
-pub fn rival<'a>(arms: &'a [Arm], subject: &'a Arm) -> Option<&'a Arm> {
-    let mut rivals = rivals(arms, subject);
-    let first = rivals.clone().next();
-    rivals.find(|arm| arm.name == "hash").or(first)
 }
 
 fn ratios(arms: &[Arm], limit: Option<&Limit>, key: Key) -> Vec<Compared> {
@@ -109,20 +85,10 @@ pub fn paired(arm: &[Option<f64>], base: &[Option<f64>]) -> Option<Ratio> {
     sensible.then(|| Ratio::paired(&arm, &base))
 }
 
-/// One of the comparison's ratios.
-pub fn find<'a>(
-    ratios: &'a [Compared],
-    figure: &str,
-    arm: &str,
-    base: &str,
-) -> Option<&'a Compared> {
-    let mut ratios = ratios.iter();
-    ratios.find(|ratio| ratio.figure == figure && ratio.arm == arm && ratio.base == base)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::doubts::is_unusable;
+    use super::super::roles::find;
     use super::*;
     use crate::measure::result::{Others, SCHEMA, Scenario};
     use crate::measure::stats::Summary;

@@ -2,7 +2,7 @@
 //! first.
 
 use super::doubts::{advice, is_unusable};
-use super::judge::{find, rival, rivals, subject};
+use super::roles::{find, rival, rivals, subject};
 use crate::measure::report::quantity::ns;
 use crate::measure::result::{Arm, Compared, Comparison, HYPERVISOR_SHARE_MAX, Key};
 use crate::measure::stats::Ratio;

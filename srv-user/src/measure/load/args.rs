@@ -45,7 +45,7 @@ Files in --out: records.csv, a line per request (instants in ns from the start o
 the run); latency.hgrm, the distribution in ms; latency.hlog, an HdrHistogram \
 interval log of 1 s intervals (values in ns); summary.json, as --json prints it.")]
 pub struct LoadArgs {
-    /// What to get, http[s]://HOST:PORT/PATH; {us} in it becomes the service time in us
+    /// What to get, such as https://HOST:PORT/PATH; {us} in it becomes the service time in us
     #[arg(value_name = "URL", required_unless_present = "targets")]
     pub url: Option<String>,
 

@@ -88,7 +88,7 @@ pub struct ServeArgs {
     pub dotfiles: Option<bool>,
 
     /// Content-Type of files with this extension, such as wasm=application/wasm,
-    /// repeatable; in the file: table [types]. The built-in table knows the usual ones
+    /// repeatable; in the file: table `[types]`. The built-in table knows the usual ones
     #[arg(long, value_name = "EXT=TYPE")]
     #[serde(deserialize_with = "table")]
     pub types: Option<Vec<FileType>>,

@@ -32,7 +32,7 @@ pub struct Peer<T> {
 }
 
 impl<T: Message> Peer<T> {
-    /// The master at the other end of `channel` ([`packets::pair`]).
+    /// The master at the other end of `channel` ([`crate::kernel::packets::pair`]).
     pub fn new(channel: OwnedFd) -> Self {
         Self {
             channel: UnixDatagram::from(channel),

@@ -16,6 +16,7 @@ use crate::control;
 use crate::serve::config::Settings;
 use crate::serve::master::between_masters::Peer;
 use crate::serve::master::join::{self, Given, ToFirst, ToJoined};
+use crate::serve::master::takeover::Takeover;
 use crate::serve::orders::Task;
 use crate::steering::group::{Group, Hang, Stage};
 use crate::steering::listeners::ListenerGroup;
@@ -49,8 +50,12 @@ impl First {
 /// workers.
 ///
 /// # Errors
-/// There is none, or it refuses.
-pub(super) fn join(settings: &Settings) -> anyhow::Result<(Vec<Group>, First)> {
+/// There is none, or it refuses, or systemd has passed listeners to this one.
+pub(super) fn join(
+    settings: &Settings,
+    takeover: &Takeover,
+) -> anyhow::Result<(Vec<Group>, Option<First>)> {
+    takeover.ensure_empty()?;
     let Given {
         control,
         channel,
@@ -85,7 +90,7 @@ pub(super) fn join(settings: &Settings) -> anyhow::Result<(Vec<Group>, First)> {
         first_slot: welcome.first_slot,
         policy: policy(&welcome.policy),
     };
-    Ok((groups, first))
+    Ok((groups, Some(first)))
 }
 
 /// The program, for when the other server has gone.

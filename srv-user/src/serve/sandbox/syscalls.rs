@@ -257,7 +257,8 @@ mod tests {
             std::process::abort();
         }
         let mut this = std::process::Command::new(std::env::current_exe().unwrap());
-        let name = "confine::syscalls::tests::a_confined_process_can_abort";
+        let thread = std::thread::current();
+        let name = thread.name().expect("named after the test");
         let output = this
             .args(["--exact", name])
             .env(MARK, "1")
