@@ -2,6 +2,8 @@
 
 use std::net::{TcpListener, TcpStream};
 
+use socket2::SockRef;
+
 use super::*;
 
 /// As [`crate::serve::worker::turn`] has it, and the chunk or the head in which it is reached.
@@ -11,7 +13,13 @@ const TURN_REQUESTS: u64 = 16;
 /// Both ends of a connection; it can hold more than a turn's bytes.
 fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // The kernel gives as much as net.core.rmem_max and wmem_max allow, twice 208 KiB at least.
+    let listening = SockRef::from(&listener);
+    listening.set_recv_buffer_size(1 << 20).unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    SockRef::from(&client)
+        .set_send_buffer_size(1 << 20)
+        .unwrap();
     let (server, _) = listener.accept().unwrap();
     server.set_nonblocking(true).unwrap();
     (client, server)
@@ -75,16 +83,26 @@ fn a_download_has_turns() {
 
 #[test]
 fn an_upload_has_turns() {
-    const BODY_BYTES: u64 = 1 << 20;
+    const BODY_BYTES: u64 = 4 << 20;
     let driver = driver();
-    let (client, server) = pair();
+    let (mut client, server) = pair();
     let mut connection = Connection::accepted(server.into(), &driver, 1);
     let request = format!(
         "POST /work HTTP/1.1\r\nHost: a\r\nContent-Length: {BODY_BYTES}\r\n\r\n{}",
         "x".repeat(BODY_BYTES as usize)
     );
+    // As much as the connection holds is there before the first turn, whatever the other
+    // thread does meanwhile.
+    client.set_nonblocking(true).unwrap();
+    let mut rest = request.as_bytes();
+    while !rest.is_empty()
+        && let Ok(count) = client.write(rest)
+    {
+        rest = &rest[count..];
+    }
+    client.set_nonblocking(false).unwrap();
     std::thread::scope(|scope| {
-        scope.spawn(|| (&client).write_all(request.as_bytes()).unwrap());
+        scope.spawn(|| client.write_all(rest).unwrap());
         let turns = turns(
             &mut connection,
             &driver,
