@@ -241,23 +241,20 @@ mod tests {
         let silent = format!("{silent:?}").replace("explicit: false", "explicit: true");
         let command = Cli::command();
         let flags = command.find_subcommand("serve").unwrap().get_arguments();
-        let mut tried = 0;
         for flag in flags.filter(|flag| flag.get_long() != Some("help")) {
+            let name = flag.get_long().unwrap();
             let help = flag.get_help().unwrap().to_string();
-            let default = help
-                .split("[default: ")
-                .nth(1)
-                .and_then(|rest| rest.split([']', ',']).next());
+            let default = help.split_once("[default: ");
+            let has_none = ["config", "join", "types"].contains(&name);
+            assert_eq!(default.is_none(), has_none, "--{name}: {help}");
+            let default = default.and_then(|(_, rest)| rest.split([']', ',']).next());
             // Some defaults are sentences.
             if let Some(default) = default.filter(|default| !default.contains(' ')) {
-                let name = flag.get_long().unwrap();
                 let said = settings(&serve(&format!("srv serve --{name}={default}"))).unwrap();
                 let said = format!("{said:?}").replace("explicit: false", "explicit: true");
                 assert_eq!(said, silent, "--{name}");
-                tried += 1;
             }
         }
-        assert_eq!(tried, 22, "flags whose help names a value as default");
     }
 
     #[test]

@@ -42,6 +42,12 @@ impl<const MIN: u32, const MAX: u32> FromStr for Count<MIN, MAX> {
     }
 }
 
+impl<const MIN: u32, const MAX: u32> From<Count<MIN, MAX>> for u32 {
+    fn from(count: Count<MIN, MAX>) -> Self {
+        count.0
+    }
+}
+
 /// At least `MIN` bytes, with or without a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bytes<const MIN: u64>(pub u64);
@@ -55,6 +61,19 @@ impl<const MIN: u64> FromStr for Bytes<MIN> {
             Ok(ByteSize(bytes)) => Ok(Self(bytes)),
             Err(_) => expected("a number of bytes, such as 16384, 16KiB or 1MiB"),
         }
+    }
+}
+
+impl<const MIN: u64> From<Bytes<MIN>> for u64 {
+    fn from(bytes: Bytes<MIN>) -> Self {
+        bytes.0
+    }
+}
+
+impl<const MIN: u64> From<Bytes<MIN>> for usize {
+    fn from(bytes: Bytes<MIN>) -> Self {
+        // More than memory has is as good as no bound.
+        Self::try_from(bytes.0).unwrap_or(Self::MAX)
     }
 }
 
@@ -77,6 +96,12 @@ impl<const MIN_MS: u64> FromStr for Period<MIN_MS> {
             Ok(period) => Ok(Self(period)),
             Err(_) => expected("a duration with its unit, such as 100ms, 10s or 5min"),
         }
+    }
+}
+
+impl<const MIN_MS: u64> From<Period<MIN_MS>> for Duration {
+    fn from(period: Period<MIN_MS>) -> Self {
+        period.0
     }
 }
 

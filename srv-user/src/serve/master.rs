@@ -170,7 +170,7 @@ impl Master {
     fn open(settings: Settings, flags: ServeArgs, mut takeover: Takeover) -> anyhow::Result<Self> {
         opening::raise_open_files(&settings)?;
         let user = privilege::workers_user(&settings)?;
-        privilege::ensure_root_is_served(&settings, &flags, user)?;
+        privilege::ensure_root_is_served(&settings, user)?;
         // A successor inherits, whatever its predecessor did.
         let joins = settings.join && takeover.predecessor.is_none();
         let (mut groups, first) = match joins {

@@ -1,20 +1,33 @@
-//! What `srv serve` can be told, by flags or by the TOML file, and how it is written. The
-//! settings that follow from it are [`super::settings`]'.
+//! The keys: what `srv serve` can be told, by flags or by the TOML file, how it is written, what
+//! follows from it, and whether a reload can change it. A key is one entry of the table here; a
+//! limit is one in [`super::limits`]. What a value must be beyond its syntax is known to
+//! [`super::rules`].
 
 use std::io;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use anyhow::Result;
 use clap::Args;
-use serde::Deserialize;
-use srv_common::MAX_WORKERS;
+use serde::{Deserialize, Serialize};
+use srv_common::{MAX_WORKERS, Policy};
 
-use super::HEADER_BYTES_MIN;
+use super::keys::{Places, Reload, Said, is_said, keys, name, or};
+use super::limits::{LimitArgs, Limits};
+use super::root::Root;
+use super::{Types, rules};
+use crate::serve::sandbox::User;
 use crate::steering::accept_mode::AcceptMode;
 use crate::values::{
-    Bytes, Count, FileType, ListenAddr, LogFormat, Period, PolicyName, UserName, list, scalar,
-    table,
+    Count, FileType, ListenAddr, LogFormat, Period, PolicyName, UserName, list, scalar, table,
 };
 
+/// Accept queue limit when nothing else is said: the kernel's default of
+/// net.core.somaxconn, to which it cuts any larger one.
+pub const BACKLOG: u32 = 4096;
+
+keys! {
 /// What `srv serve` may be told, by flags or, under the same names, by the
 /// TOML file. `None`: not said.
 #[derive(Debug, Default, Args, Deserialize)]
@@ -33,12 +46,15 @@ pub struct ServeArgs {
     /// Address and port, repeatable; port 0: any free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     #[serde(deserialize_with = "list")]
-    pub listen: Option<Vec<ListenAddr>>,
+    listen: Option<Vec<ListenAddr>>
+        => Settings.listen: Vec<SocketAddr> =
+            |said, asked| rules::listen(said, asked.v6_only()?), Fixed;
 
     /// Worker processes, 1 to 256 [default: one for each CPU available]
     #[arg(long, value_name = "N")]
     #[serde(deserialize_with = "scalar")]
-    pub workers: Option<Count<1, { MAX_WORKERS as u32 }>>,
+    workers: Option<Count<1, { MAX_WORKERS as u32 }>>
+        => Settings.workers: u32 = |said, _| Ok(rules::workers(said)), Live;
 
     /// Which worker gets a new connection [default: least, or hash if unsteered]
     ///
@@ -56,7 +72,12 @@ pub struct ServeArgs {
     /// a socket (--accept shared, shared-herd, blocking)
     #[arg(long, value_name = "NAME", verbatim_doc_comment)]
     #[serde(deserialize_with = "scalar")]
-    pub policy: Option<PolicyName>,
+    policy: Option<PolicyName>
+        => Settings.policy: Policy = |said, asked| {
+            let (accept, bpf, workers) = (asked.accept()?, asked.bpf()?, asked.workers()?);
+            rules::policy(said, asked.join()?, accept, bpf, workers)
+        }, Live
+        => Settings.policy_is_explicit: bool = is_said, Unlisted;
 
     /// How workers come by connections [default: ring]
     ///
@@ -67,110 +88,133 @@ pub struct ServeArgs {
     ///   blocking     one socket, a blocking accept in each worker
     #[arg(long, value_name = "MODE", verbatim_doc_comment)]
     #[serde(deserialize_with = "scalar")]
-    pub accept: Option<AcceptMode>,
+    accept: Option<AcceptMode>
+        => Serving.accept: AcceptMode = or(AcceptMode::Ring), Fixed;
 
     /// Join the server that this user already runs on these addresses (the one that
     /// --control names, else found): its program steers between both servers' workers,
     /// and they share one ring. Listeners and policy are that server's
     #[arg(long)]
     #[serde(skip)]
-    pub join: bool,
+    join: bool
+        => Settings.join: bool = |said, _| Ok(*said.by_flag()), Unlisted;
 
     /// Folder to serve, which --user must be able to read. If the name comes to mean another
     /// folder (made anew, a switched link), srv follows it [default: a built-in welcome page]
     #[arg(long, value_name = "DIR")]
-    pub root: Option<PathBuf>,
+    root: Option<PathBuf>
+        => Serving.root: Option<Root> = |said, asked| rules::root(said, asked.note), Live;
 
     /// Serve files and folders whose names begin with a dot; /.well-known is served
     /// either way [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", hide_possible_values = true)]
-    pub dotfiles: Option<bool>,
+    dotfiles: Option<bool>
+        => Serving.dotfiles: bool = or(false), Live;
 
     /// Content-Type of files with this extension, such as wasm=application/wasm,
     /// repeatable; in the file: table `[types]`. The built-in table knows the usual ones
     #[arg(long, value_name = "EXT=TYPE")]
     #[serde(deserialize_with = "table")]
-    pub types: Option<Vec<FileType>>,
+    types: Option<Vec<FileType>>
+        => Serving.types: Types = |said, _| rules::types(said), Live;
 
     /// Whom workers run as: a name, UID or UID:GID; they have no capability and no
     /// other group [default: nobody if started by root, else who starts it]
     #[arg(long, value_name = "USER")]
     #[serde(deserialize_with = "scalar")]
-    pub user: Option<UserName>,
+    user: Option<UserName>
+        => Settings.user: Option<User> = |said, _| rules::user(said), Fixed
+        => Settings.user_is_explicit: bool = is_said, Unlisted;
 
     /// TOML file with these flags as keys; flags win. Read again at SIGHUP and
     /// by `srv reload`: workers, policy, root, limits and what else is about
     /// serving; addresses, accept mode and the like need a new start
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
-    pub config: Option<PathBuf>,
+    config: Option<PathBuf>;
 
     /// Answer GET /work?sleep_us=N, ?spin_us=N and ?bytes=N [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", hide_possible_values = true)]
-    pub synthetic: Option<bool>,
+    synthetic: Option<bool>
+        => Serving.synthetic: bool = or(false), Live;
 
     /// Add X-Worker: SLOT to every response to a well-formed request [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", hide_possible_values = true)]
-    pub worker_header: Option<bool>,
+    worker_header: Option<bool>
+        => Serving.worker_header: bool = or(false), Live;
 
     /// Control socket to create, or, with --join, of the server to join [default: where
     /// the other commands look]
     #[arg(long, value_name = "PATH")]
-    pub control: Option<PathBuf>,
+    control: Option<PathBuf>
+        => Settings.control: Option<PathBuf> = |said, _| rules::control(said), Fixed;
 
     /// Accept queue limit per socket, cut to net.core.somaxconn [default: 4096]
     #[arg(long, value_name = "N")]
     #[serde(deserialize_with = "scalar")]
-    pub backlog: Option<Count<1, { i32::MAX as u32 }>>,
+    backlog: Option<Count<1, { i32::MAX as u32 }>>
+        => Settings.backlog: u32 = or(BACKLOG), Fixed;
 
     /// TCP Fast Open requests pending per socket; 0: off [default: 0]
     #[arg(long, value_name = "N")]
     #[serde(deserialize_with = "scalar")]
-    pub fast_open: Option<Count<0, { i32::MAX as u32 }>>,
+    fast_open: Option<Count<0, { i32::MAX as u32 }>>
+        => Settings.fast_open: u32 = or(0), Fixed;
 
     /// Keep IPv4 clients off IPv6 sockets (0.0.0.0 is theirs) [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", hide_possible_values = true)]
-    pub v6_only: Option<bool>,
+    v6_only: Option<bool>
+        => Settings.v6_only: bool = or(true), Fixed;
 
     /// Load no BPF program; the policy is then hash [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", hide_possible_values = true)]
-    pub no_bpf: Option<bool>,
+    no_bpf: Option<bool>
+        => Settings.bpf: bool = |said, _| Ok(said.value() != Some(true)), Fixed;
 
     /// How long a stop may take; 0s: close at once [default: 10s]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
-    pub grace: Option<Period<0>>,
+    grace: Option<Period<0>>
+        => Settings.grace: Duration = or(Duration::from_secs(10)), Live;
 
     /// How long a new binary may take to come up before the old one goes on
     /// without it [default: 30s]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
-    pub upgrade_within: Option<Period<1>>,
+    upgrade_within: Option<Period<1>>
+        => Settings.upgrade_within: Duration = or(Duration::from_secs(30)), Live;
 
     /// A worker stuck for longer gets no new connections; 0s: never [default: 100ms]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
-    pub hang_after: Option<Period<0>>,
+    hang_after: Option<Period<0>>
+        => Settings.hang_after: Duration = or(Duration::from_millis(100)), Live;
 
     /// A worker of which nothing has moved for longer than this, while the master ran, is
     /// killed and replaced; 0s: never [default: 0s]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
-    pub hang_kill: Option<Period<0>>,
+    hang_kill: Option<Period<0>>
+        => Settings.hang_kill: Duration =
+            |said, asked| rules::hang_kill(said, asked.hang_after()?), Live;
 
     /// Log to stderr as text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     #[serde(deserialize_with = "scalar")]
-    pub log: Option<LogFormat>,
+    log: Option<LogFormat>
+        => Settings.log_json: bool = |said, _| Ok(said.value() == Some(LogFormat::Json)), Fixed;
 
     /// Bounds on what a client may do.
     #[command(flatten)]
-    pub limits: LimitArgs,
+    limits: LimitArgs
+        => Serving.limits: Limits =
+            |said, _| Ok(Limits::settle(said.by_flag(), said.in_file())), Live;
+}
 }
 
 impl ServeArgs {
@@ -185,51 +229,35 @@ impl ServeArgs {
         }
         Ok(())
     }
+
+    /// Makes the paths of a file, which are relative to its folder, relative to the current
+    /// directory, or absolute.
+    pub(super) fn relative_to(&mut self, folder: &Path) {
+        for path in [&mut self.root, &mut self.control].into_iter().flatten() {
+            *path = folder.join(&path);
+        }
+    }
 }
 
-/// The limits among [`ServeArgs`]: the file's `[limits]` table.
-#[derive(Debug, Default, Args, Deserialize)]
-#[serde(
-    default,
-    deny_unknown_fields,
-    rename_all = "kebab-case",
-    expecting = "a table of limits"
-)]
-#[command(next_help_heading = "Limits (in the file: table [limits])")]
-pub struct LimitArgs {
-    /// Largest request line and header together, at least 8KiB; more than 100 header
-    /// lines are refused, too [default: 16KiB]
-    #[arg(long, value_name = "BYTES")]
-    #[serde(deserialize_with = "scalar")]
-    pub header_bytes: Option<Bytes<HEADER_BYTES_MIN>>,
+/// What was asked for.
+pub(super) struct Asked<'a> {
+    /// By flags.
+    pub flags: &'a ServeArgs,
+    /// In the file.
+    pub file: &'a ServeArgs,
+    /// Where in the file.
+    pub places: &'a Places,
+    /// Hears of each path before it is looked at, since its file system may not answer.
+    pub note: &'a dyn Fn(&Path),
+}
 
-    /// Largest request body [default: 1MiB]
-    #[arg(long, value_name = "BYTES")]
-    #[serde(deserialize_with = "scalar")]
-    pub body_bytes: Option<Bytes<0>>,
-
-    /// Open connections per worker [default: 16384]
-    #[arg(long, value_name = "N")]
-    #[serde(deserialize_with = "scalar")]
-    pub connections: Option<Count<1, { i32::MAX as u32 }>>,
-
-    /// From the accept or a request's first byte to its header's end [default: 10s]
-    #[arg(long, value_name = "TIME")]
-    #[serde(deserialize_with = "scalar")]
-    pub header_timeout: Option<Period<1>>,
-
-    /// Between two reads of a request body [default: 30s]
-    #[arg(long, value_name = "TIME")]
-    #[serde(deserialize_with = "scalar")]
-    pub read_timeout: Option<Period<1>>,
-
-    /// Between two requests on one connection [default: 75s]
-    #[arg(long, value_name = "TIME")]
-    #[serde(deserialize_with = "scalar")]
-    pub idle_timeout: Option<Period<1>>,
-
-    /// The client takes nothing of a response for longer than this [default: 30s]
-    #[arg(long, value_name = "TIME")]
-    #[serde(deserialize_with = "scalar")]
-    pub write_timeout: Option<Period<1>>,
+impl Asked<'_> {
+    /// What was said about the key of a field.
+    fn said<T: Default + PartialEq>(
+        &self,
+        field: &'static str,
+        of: impl Fn(&ServeArgs) -> &T,
+    ) -> Said<'_, T> {
+        Said::new(field, of(self.flags), of(self.file), self.places)
+    }
 }

@@ -1,89 +1,40 @@
-//! What differs between two configurations, by key. The settings are taken apart without
-//! `..`: the compiler refuses a new setting that this list does not know.
+//! What differs between two configurations, by key, and what a reload does about it.
 
-use super::{Serving, Settings};
+use super::Settings;
+use super::keys::Reload;
 
 /// The keys in which a configuration differs from the one in force.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Changes {
     /// A running server cannot change these.
-    pub fixed: Vec<&'static str>,
+    pub fixed: Vec<String>,
     /// A reload changes these.
-    pub live: Vec<&'static str>,
+    pub live: Vec<String>,
 }
 
 impl Changes {
     /// From `old` to `new`.
     pub fn between(old: &Settings, new: &Settings) -> Self {
-        let Settings {
-            listen,
-            workers,
-            policy,
-            // How the policy and the user came about, not what they are.
-            policy_is_explicit: _,
-            user_is_explicit: _,
-            backlog,
-            fast_open,
-            v6_only,
-            bpf,
-            // A flag only, and so the same for as long as the server runs.
-            join: _,
-            control,
-            grace,
-            upgrade_within,
-            hang_after,
-            hang_kill,
-            user,
-            log_json,
-            serving,
-        } = old;
-        let Serving {
-            accept,
-            root,
-            dotfiles,
-            types,
-            synthetic,
-            worker_header,
-            limits,
-        } = serving;
+        let compared = old.compared(new);
+        let differing = |reload| {
+            let differ = compared
+                .iter()
+                .filter(|(_, its, differs)| *differs && *its == reload);
+            differ.map(|(key, ..)| key.clone()).collect()
+        };
         Self {
-            fixed: differing([
-                ("listen", *listen != new.listen),
-                ("accept", *accept != new.serving.accept),
-                ("backlog", *backlog != new.backlog),
-                ("fast-open", *fast_open != new.fast_open),
-                ("v6-only", *v6_only != new.v6_only),
-                ("no-bpf", *bpf != new.bpf),
-                ("control", *control != new.control),
-                ("user", *user != new.user),
-                ("log", *log_json != new.log_json),
-            ]),
-            live: differing([
-                ("workers", *workers != new.workers),
-                ("policy", *policy != new.policy),
-                ("root", *root != new.serving.root),
-                ("dotfiles", *dotfiles != new.serving.dotfiles),
-                ("types", *types != new.serving.types),
-                ("synthetic", *synthetic != new.serving.synthetic),
-                ("worker-header", *worker_header != new.serving.worker_header),
-                ("limits", *limits != new.serving.limits),
-                ("grace", *grace != new.grace),
-                ("upgrade-within", *upgrade_within != new.upgrade_within),
-                ("hang-after", *hang_after != new.hang_after),
-                ("hang-kill", *hang_kill != new.hang_kill),
-            ]),
+            fixed: differing(Reload::Fixed),
+            live: differing(Reload::Live),
         }
     }
 }
 
-fn differing<const N: usize>(keys: [(&'static str, bool); N]) -> Vec<&'static str> {
-    let differing = keys.into_iter().filter(|(_, differs)| *differs);
-    differing.map(|(key, _)| key).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::time::Duration;
+
+    use clap::Args as _;
 
     use super::*;
     use crate::serve::config::args::ServeArgs;
@@ -97,9 +48,49 @@ mod tests {
         new.serving.limits.body_bytes += 1;
         new.backlog += 1;
         let expected = Changes {
-            fixed: vec!["backlog"],
-            live: vec!["limits", "upgrade-within"],
+            fixed: vec!["backlog".into()],
+            live: vec!["upgrade-within".into(), "limits".into()],
         };
         assert_eq!(Changes::between(&old, &new), expected);
+    }
+
+    /// The line of docs/serve.md that begins so.
+    fn documented(beginning: &str) -> String {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/serve.md");
+        let page = fs::read_to_string(page).unwrap();
+        let mut lines = page.lines().filter(|line| line.starts_with(beginning));
+        let line = lines.next().unwrap_or_else(|| panic!("{beginning:?}"));
+        assert_eq!(lines.next(), None, "{beginning:?}");
+        line.to_owned()
+    }
+
+    #[test]
+    fn the_page_says_of_each_key_whether_a_reload_changes_it() {
+        let live = documented("| takes over at a reload |");
+        let fixed = documented("| refuses to change");
+        let settings = settings(&ServeArgs::default()).unwrap();
+        for (key, reload, _) in settings.compared(&settings) {
+            let said = [&live, &fixed].map(|line| match key.as_str() {
+                "limits" => line.contains("the limits"),
+                key => line.contains(&format!("`{key}`")),
+            });
+            let is = [reload == Reload::Live, reload == Reload::Fixed];
+            // `Unlisted` beside a listed field of the same key.
+            assert!(
+                reload == Reload::Unlisted || said == is,
+                "{key}: {reload:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_page_has_each_key() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/serve.md");
+        let page = fs::read_to_string(page).unwrap();
+        let flags = ServeArgs::augment_args(clap::Command::new("serve"));
+        for key in flags.get_arguments().filter_map(|arg| arg.get_long()) {
+            let [as_key, as_flag] = [format!("`{key}`"), format!("`--{key}`")];
+            assert!(page.contains(&as_key) || page.contains(&as_flag), "{key}");
+        }
     }
 }

@@ -3,20 +3,23 @@
 //! go together.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
+use serde::Deserialize;
+use toml::de::{DeTable, Deserializer, Error};
 
-use crate::serve::config::args::ServeArgs;
+use super::args::ServeArgs;
+use super::keys::Places;
 
 /// A file that was read.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct File {
     /// What it asks for, with paths relative to the file made absolute or
     /// relative to the current directory.
     pub args: ServeArgs,
-    path: PathBuf,
-    text: String,
+    /// Where it asks for it.
+    pub places: Places,
 }
 
 impl File {
@@ -27,42 +30,26 @@ impl File {
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path)
             .with_context(|| format!("read --config {}", path.display()))?;
-        Self::parse(path, text)
+        Self::parse(path, &text)
     }
 
-    fn parse(path: &Path, text: String) -> Result<Self> {
-        let mut args: ServeArgs = toml::from_str(&text).map_err(|error| {
-            let line = line_of(&text, error.span().map_or(0, |span| span.start));
+    fn parse(path: &Path, text: &str) -> Result<Self> {
+        let refusal = |error: Error| {
+            let line = line_of(text, error.span().map_or(0, |span| span.start));
             // TOML says key where serde says field.
             let message = error.message().replacen("unknown field", "unknown key", 1);
             anyhow!("{}:{line}: {message}", path.display())
-        })?;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        for path in [&mut args.root, &mut args.control].into_iter().flatten() {
-            *path = folder.join(&path);
-        }
-        Ok(Self {
-            args,
-            path: path.to_owned(),
-            text,
-        })
-    }
-
-    /// Where a top-level key is, as `file:line`.
-    pub fn place(&self, key: &str) -> String {
-        let line = line_of(&self.text, self.start_of(key).unwrap_or(0));
-        format!("{}:{line}", self.path.display())
-    }
-
-    /// Whether the file has that top-level key.
-    pub fn has(&self, key: &str) -> bool {
-        self.start_of(key).is_some()
-    }
-
-    fn start_of(&self, key: &str) -> Option<usize> {
-        let table = toml::de::DeTable::parse(&self.text).ok()?;
-        let (key, _) = table.get_ref().get_key_value(key)?;
-        Some(key.span().start)
+        };
+        let table = DeTable::parse(text).map_err(refusal)?;
+        let keys = table.get_ref().keys();
+        let lines = keys.map(|key| (key.to_string(), line_of(text, key.span().start)));
+        let places = Places {
+            file: path.to_owned(),
+            lines: lines.collect(),
+        };
+        let mut args = ServeArgs::deserialize(Deserializer::from(table)).map_err(refusal)?;
+        args.relative_to(path.parent().unwrap_or(Path::new("")));
+        Ok(Self { args, places })
     }
 }
 
@@ -76,12 +63,18 @@ fn line_of(text: &str, offset: usize) -> usize {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
-    use crate::values::{ListenAddr, PolicyName};
+    use clap::{Arg, Args as _, Command, FromArgMatches as _};
     use srv_common::Policy;
 
+    use super::*;
+    use crate::serve::config::limits::LimitArgs;
+    use crate::values::{ListenAddr, PolicyName};
+
+    /// Flags of one start, not of the server: the file does not have them.
+    const OF_ONE_START: [&str; 2] = ["config", "join"];
+
     fn parse(text: &str) -> Result<File> {
-        File::parse(Path::new("etc/srv.toml"), text.into())
+        File::parse(Path::new("etc/srv.toml"), text)
     }
 
     #[track_caller]
@@ -93,39 +86,76 @@ mod tests {
         );
     }
 
+    fn flags() -> Command {
+        ServeArgs::augment_args(Command::new("serve"))
+    }
+
+    /// A value of the kind that a flag has: on the command line, and in the file.
+    fn sample(flag: &Arg) -> (&'static str, &'static str) {
+        match flag.get_value_names().unwrap()[0].as_str() {
+            "ADDR" => ("[::1]:80", "\"[::1]:80\""),
+            "BOOL" => ("true", "true"),
+            "BYTES" => ("32KiB", "\"32KiB\""),
+            "DIR" | "PATH" => ("/a/b", "\"/a/b\""),
+            "EXT=TYPE" => (".FOO=a/b; c=d", "{ \".FOO\" = \"a/b; c=d\" }"),
+            "FORMAT" => ("json", "\"json\""),
+            "MODE" => ("own", "\"own\""),
+            "N" => ("64", "64"),
+            "NAME" => ("p2c", "\"p2c\""),
+            "TIME" => ("5s", "\"5s\""),
+            "USER" => ("65534", "65534"),
+            other => panic!("add a sample of the kind {other}"),
+        }
+    }
+
     #[test]
     fn every_flag_is_a_key() {
+        let limits = LimitArgs::augment_args(Command::new("limits"));
+        let is_limit = |flag: &Arg| limits.get_arguments().any(|limit| limit == flag);
+        let silent = format!("{:?}", ServeArgs::default());
+        let (mut whole, mut tables) = (String::new(), "[limits]\n".to_owned());
+        for flag in flags().get_arguments() {
+            let name = flag.get_long().unwrap();
+            if OF_ONE_START.contains(&name) {
+                continue;
+            }
+            let (by_flag, in_file) = sample(flag);
+            let line = format!("{name} = {in_file}\n");
+            let text = match is_limit(flag) {
+                true => format!("[limits]\n{line}"),
+                false => line.clone(),
+            };
+            let words = ["serve".to_owned(), format!("--{name}={by_flag}")];
+            let by_flag = ServeArgs::from_arg_matches(&flags().get_matches_from(words)).unwrap();
+            let in_file = format!("{:?}", parse(&text).unwrap().args);
+            assert_eq!(in_file, format!("{by_flag:?}"), "{name}");
+            assert_ne!(in_file, silent, "{name}");
+            let part = if is_limit(flag) {
+                &mut tables
+            } else {
+                &mut whole
+            };
+            part.push_str(&line);
+        }
+        let file = parse(&(whole + &tables)).unwrap();
+        assert_eq!(file.args.policy, Some(PolicyName(Policy::P2c)));
+        let last = file.args.limits.write_timeout.unwrap();
+        assert_eq!(last.0, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn values_are_read_and_paths_are_relative_to_the_file() {
         let file = parse(
             r#"
             listen = ["127.0.0.1:8080", "[::1]:8080"]
-            workers = 4
             policy = "p2c"
-            accept = "own"
             root = "site"
-            dotfiles = true
-            synthetic = true
-            worker-header = true
             control = "/run/srv.sock"
-            backlog = 128
-            fast-open = 16
-            v6-only = false
-            no-bpf = false
-            grace = "5s"
-            upgrade-within = "30s"
-            hang-after = "100ms"
-            hang-kill = "5s"
-            user = 65534
-            log = "json"
             [types]
             foo = "text/x-foo; charset=utf-8"
             ".BAR" = "application/x-bar"
             [limits]
-            header-bytes = "16KiB"
             body-bytes = 1048576
-            connections = 1000
-            header-timeout = "1s"
-            read-timeout = "2s"
-            idle-timeout = "3s"
             write-timeout = "4s"
             "#,
         )
@@ -136,11 +166,8 @@ mod tests {
             file.args.limits.write_timeout.unwrap().0,
             Duration::from_secs(4)
         );
-        assert_eq!(
-            file.args.root,
-            Some("etc/site".into()),
-            "relative to the file"
-        );
+        assert_eq!(file.args.limits.body_bytes.unwrap().0, 1 << 20);
+        assert_eq!(file.args.root, Some("etc/site".into()));
         assert_eq!(file.args.control, Some("/run/srv.sock".into()));
         let types = file.args.types.unwrap();
         let types: Vec<_> = types
@@ -156,9 +183,7 @@ mod tests {
 
     #[test]
     fn no_key_is_missing_from_the_file() {
-        use clap::Args as _;
-        let flags = ServeArgs::augment_args(clap::Command::new("serve"));
-        for flag in flags.get_arguments().filter_map(|arg| arg.get_long()) {
+        for flag in flags().get_arguments().filter_map(|arg| arg.get_long()) {
             let in_file = |text: String| {
                 let error = parse(&text)
                     .expect_err("an array of tables fits nowhere")
@@ -167,9 +192,7 @@ mod tests {
             };
             let known = in_file(format!("{flag} = [{{}}]"))
                 || in_file(format!("[limits]\n{flag} = [{{}}]"));
-            // Of this one start, not of the server.
-            let is_flag_only = ["config", "join"].contains(&flag);
-            assert_eq!(known, !is_flag_only, "{flag}");
+            assert_eq!(known, !OF_ONE_START.contains(&flag), "{flag}");
         }
     }
 
@@ -198,72 +221,75 @@ mod tests {
         );
     }
 
+    /// A file, and how the refusal goes on after its name.
+    const BAD_VALUES: &[(&str, &str)] = &[
+        (
+            "\nworkers = 0",
+            "2: found `0`, expected a whole number from 1 to 256",
+        ),
+        (
+            "\nworkers = 2.5",
+            "2: invalid type: floating point `2.5`, expected a string or",
+        ),
+        (
+            "policy = \"lest\"",
+            "1: found `lest`, expected one of hash, random",
+        ),
+        ("policy = 3", "1: found `3`, expected one of hash"),
+        ("accept = \"all\"", "1: found `all`, expected one of ring"),
+        (
+            "log = \"xml\"",
+            "1: found `xml`, expected one of text, json",
+        ),
+        (
+            "grace = 10",
+            "1: found `10`, expected a duration with its unit",
+        ),
+        (
+            "synthetic = \"yes\"",
+            "1: invalid type: string \"yes\", expected a boolean",
+        ),
+        (
+            "root = 1",
+            "1: invalid type: integer `1`, expected path string",
+        ),
+        (
+            "listen = 8080",
+            "1: found `8080`, expected an address before the port",
+        ),
+        (
+            "listen = [\n\"[::]:80\",\n\"a:80\"]",
+            "3: found `a:80`, expected an IP address",
+        ),
+        (
+            "[limits]\nheader-bytes = \"4KiB\"",
+            "2: found `4KiB`, expected at least 8192 bytes",
+        ),
+        (
+            "[limits]\n\nread-timeout = \"0s\"",
+            "3: found `0s`, expected at least 1ms",
+        ),
+        (
+            "[types]\na = \"b/c\"\nfoo = \"text\"",
+            "3: found `foo = text`, expected a media type, such as",
+        ),
+        (
+            "[types]\n\"a/b\" = \"b/c\"",
+            "2: found `a/b = b/c`, expected what follows the last dot",
+        ),
+        (
+            "types = 3",
+            "1: invalid type: integer `3`, expected a table of extensions",
+        ),
+        (
+            "limits = 3",
+            "1: invalid type: integer `3`, expected a table of limits",
+        ),
+    ];
+
     #[test]
     fn bad_values_are_refused_at_their_line() {
-        for (text, refusal) in [
-            (
-                "\nworkers = 0",
-                "2: found `0`, expected a whole number from 1 to 256",
-            ),
-            (
-                "\nworkers = 2.5",
-                "2: invalid type: floating point `2.5`, expected a string or",
-            ),
-            (
-                "policy = \"lest\"",
-                "1: found `lest`, expected one of hash, random",
-            ),
-            ("policy = 3", "1: found `3`, expected one of hash"),
-            ("accept = \"all\"", "1: found `all`, expected one of ring"),
-            (
-                "log = \"xml\"",
-                "1: found `xml`, expected one of text, json",
-            ),
-            (
-                "grace = 10",
-                "1: found `10`, expected a duration with its unit",
-            ),
-            (
-                "synthetic = \"yes\"",
-                "1: invalid type: string \"yes\", expected a boolean",
-            ),
-            (
-                "root = 1",
-                "1: invalid type: integer `1`, expected path string",
-            ),
-            (
-                "listen = 8080",
-                "1: found `8080`, expected an address before the port",
-            ),
-            (
-                "listen = [\n\"[::]:80\",\n\"a:80\"]",
-                "3: found `a:80`, expected an IP address",
-            ),
-            (
-                "[limits]\nheader-bytes = \"4KiB\"",
-                "2: found `4KiB`, expected at least 8192 bytes",
-            ),
-            (
-                "[limits]\n\nread-timeout = \"0s\"",
-                "3: found `0s`, expected at least 1ms",
-            ),
-            (
-                "[types]\na = \"b/c\"\nfoo = \"text\"",
-                "3: found `foo = text`, expected a media type, such as",
-            ),
-            (
-                "[types]\n\"a/b\" = \"b/c\"",
-                "2: found `a/b = b/c`, expected what follows the last dot",
-            ),
-            (
-                "types = 3",
-                "1: invalid type: integer `3`, expected a table of extensions",
-            ),
-            (
-                "limits = 3",
-                "1: invalid type: integer `3`, expected a table of limits",
-            ),
-        ] {
+        for (text, refusal) in BAD_VALUES {
             assert_refused(text, &format!("etc/srv.toml:{refusal}"));
         }
     }
@@ -284,6 +310,7 @@ mod tests {
     #[test]
     fn the_place_of_a_key_is_known_afterwards() {
         let file = parse("# a comment\nworkers = 2\npolicy = \"hash\"").unwrap();
-        assert_eq!(file.place("policy"), "etc/srv.toml:3");
+        assert_eq!(file.places.of("policy"), "etc/srv.toml:3: policy");
+        assert_eq!(file.places.of("accept"), "--accept");
     }
 }

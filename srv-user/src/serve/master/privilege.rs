@@ -8,8 +8,8 @@ use anyhow::{Context as _, anyhow, bail};
 use rustix::thread::CapabilitySet;
 use socket2::{Domain, Socket, Type};
 
+use crate::serve::config::Settings;
 use crate::serve::config::args::ServeArgs;
-use crate::serve::config::{self, Settings};
 use crate::serve::rehearsal::{self, rehearse};
 use crate::serve::sandbox::capabilities::{self, Deeds};
 use crate::serve::sandbox::user::User;
@@ -39,11 +39,7 @@ pub(super) fn workers_user(settings: &Settings) -> anyhow::Result<Option<User>> 
 /// # Errors
 /// If workers, run as `user`, could not serve the root; the message says where
 /// it was asked for.
-pub(super) fn ensure_root_is_served(
-    settings: &Settings,
-    flags: &ServeArgs,
-    user: Option<User>,
-) -> anyhow::Result<()> {
+pub(super) fn ensure_root_is_served(settings: &Settings, user: Option<User>) -> anyhow::Result<()> {
     let Some(user) = user else {
         return Ok(());
     };
@@ -52,7 +48,7 @@ pub(super) fn ensure_root_is_served(
     outcome
         .map_err(|refusal| anyhow!(refusal))
         .with_context(|| {
-            let place = config::place(flags, "root").unwrap_or_else(|_| "root".into());
+            let place = settings.place("root");
             format!(
                 "{place}: workers run as user {} of group {}: let them in, or name another --user",
                 user.uid, user.gid

@@ -175,11 +175,11 @@ fn read(
     place: &Place,
 ) -> anyhow::Result<Settings> {
     let next = config::settings_noting(flags, &|path| place.set(path.to_owned()))?;
-    privilege::ensure_root_is_served(&next, flags, user)?;
+    privilege::ensure_root_is_served(&next, user)?;
     if let Some(key) = Changes::between(now, &next).fixed.first() {
         bail!(
             "{}: a running server cannot change it; stop it and start it anew",
-            config::place(flags, key)?
+            next.place(key)
         );
     }
     Ok(next)

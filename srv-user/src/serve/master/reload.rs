@@ -80,8 +80,8 @@ impl Master {
             let (old, new) = (self.policy.name(), policy.name());
             what.push(format!("policy {old} to {new}"));
         }
-        let others = changes.live.iter().filter(|key| **key != "policy");
-        what.extend(others.map(|key| match *key {
+        let others = changes.live.iter().filter(|key| *key != "policy");
+        what.extend(others.map(|key| match key.as_str() {
             "workers" => format!("workers {} to {}", self.settings.workers, next.workers),
             key => key.to_owned(),
         }));

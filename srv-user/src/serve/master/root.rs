@@ -61,11 +61,11 @@ impl Master {
         let Some(root) = self.settings.serving.root.clone() else {
             return;
         };
-        let (settings, flags, user) = (self.settings.clone(), self.flags.clone(), self.user);
+        let (settings, user) = (self.settings.clone(), self.user);
         let ensure_served = move |root: &Root| {
             let mut next = settings.clone();
             next.serving.root = Some(root.clone());
-            privilege::ensure_root_is_served(&next, &flags, user)
+            privilege::ensure_root_is_served(&next, user)
         };
         match RootWatch::start(root, ensure_served, self.events.clone()) {
             Ok(watch) => self.root_watch = Some(watch),

@@ -1,116 +1,25 @@
-//! From what was asked for to [`Settings`]: flags win over the file, the file
-//! over the defaults, and what does not go together is refused. Values by
-//! themselves were checked when they were parsed ([`crate::values`]).
+//! What a key's value must be beyond its syntax ([`crate::values`] has that), and which keys do
+//! not go together. An error names the key where it was said, why it is refused, and the remedy.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use srv_common::{MAX_WORKERS, Policy};
 
-use super::Types;
-use super::file::File;
-use super::{Limits, Root, Serving, Settings};
-use crate::serve::config::args::{LimitArgs, ServeArgs};
+use super::keys::Said;
+use super::root::Root;
+use super::{LISTEN, Types};
 use crate::serve::sandbox::User;
 use crate::steering::accept_mode::AcceptMode;
 use crate::steering::options::ensure_workers_fit;
-use crate::values::{FileType, LogFormat};
+use crate::values::{Count, FileType, ListenAddr, Period, PolicyName, UserName};
 
-/// Where `srv serve` listens when nothing else is said.
-pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
-/// Accept queue limit when nothing else is said: the kernel's default of
-/// net.core.somaxconn, to which it cuts any larger one.
-pub const BACKLOG: u32 = 4096;
-const GRACE: Duration = Duration::from_secs(10);
-const UPGRADE_WITHIN: Duration = Duration::from_secs(30);
-const HANG_AFTER: Duration = Duration::from_millis(100);
 /// Media types go to workers in a message with everything else, which has 64 KiB.
 const TYPES_BYTES_MAX: usize = 16 << 10;
 /// Longest path of a Unix socket: `sun_path` less its terminating zero.
 const SOCKET_PATH_MAX: usize = 107;
-
-/// Settles what `srv serve` does: flags win over the file, the file over the
-/// defaults.
-///
-/// # Errors
-/// The file cannot be used, or two settings contradict each other, or a path
-/// is not what it must be; the message says which, where it was asked for and
-/// why it is refused.
-pub fn settings(flags: &ServeArgs) -> Result<Settings> {
-    settings_noting(flags, &|_| {})
-}
-
-/// As [`settings`]; `note` hears of each path before it is looked at, since its file
-/// system may not answer.
-///
-/// # Errors
-/// As [`settings`].
-pub fn settings_noting(flags: &ServeArgs, note: &dyn Fn(&Path)) -> Result<Settings> {
-    let config = flags.config.as_deref().inspect(|path| note(path));
-    let file = config.map(File::read).transpose()?;
-    let unsaid = ServeArgs::default();
-    let asked = Asked {
-        flags,
-        from_file: file.as_ref().map_or(&unsaid, |file| &file.args),
-        file: file.as_ref(),
-    };
-    let bpf = !asked.get(|args| args.no_bpf).unwrap_or(false);
-    let accept = asked.get(|args| args.accept).unwrap_or(AcceptMode::Ring);
-    let workers = asked
-        .get(|args| args.workers)
-        .map_or_else(available_cpus, |count| count.0);
-    Ok(Settings {
-        listen: asked.listen()?,
-        workers,
-        policy: asked.policy(accept, bpf, workers)?,
-        policy_is_explicit: asked.get(|args| args.policy).is_some(),
-        backlog: asked
-            .get(|args| args.backlog)
-            .map_or(BACKLOG, |count| count.0),
-        fast_open: asked.get(|args| args.fast_open).map_or(0, |count| count.0),
-        v6_only: asked.get(|args| args.v6_only).unwrap_or(true),
-        bpf,
-        join: flags.join,
-        control: asked.control()?,
-        grace: asked
-            .get(|args| args.grace)
-            .map_or(GRACE, |period| period.0),
-        upgrade_within: asked
-            .get(|args| args.upgrade_within)
-            .map_or(UPGRADE_WITHIN, |period| period.0),
-        hang_after: asked
-            .get(|args| args.hang_after)
-            .map_or(HANG_AFTER, |period| period.0),
-        hang_kill: asked.hang_kill()?,
-        user: asked.user()?,
-        user_is_explicit: asked.get(|args| args.user.clone()).is_some(),
-        log_json: asked.get(|args| args.log) == Some(LogFormat::Json),
-        serving: Serving {
-            accept,
-            root: asked.root(note)?,
-            dotfiles: asked.get(|args| args.dotfiles).unwrap_or(false),
-            types: asked.types()?,
-            synthetic: asked.get(|args| args.synthetic).unwrap_or(false),
-            worker_header: asked.get(|args| args.worker_header).unwrap_or(false),
-            limits: asked.limits(),
-        },
-    })
-}
-
-/// Where a setting was asked for: the flag, or file, line and key.
-///
-/// # Errors
-/// The file cannot be used.
-pub fn place(flags: &ServeArgs, key: &str) -> Result<String> {
-    let file = flags.config.as_deref().map(File::read).transpose()?;
-    let in_file = file.filter(|file| file.has(key));
-    Ok(match in_file {
-        Some(file) => format!("{}: {key}", file.place(key)),
-        None => format!("--{key}"),
-    })
-}
 
 /// As many workers as CPUs that this process may use: affinity and cgroup
 /// quota count.
@@ -119,11 +28,32 @@ pub fn available_cpus() -> u32 {
     cpus.min(MAX_WORKERS) as u32
 }
 
-/// What was asked for, and where.
-struct Asked<'a> {
-    flags: &'a ServeArgs,
-    from_file: &'a ServeArgs,
-    file: Option<&'a File>,
+pub fn workers<const MIN: u32, const MAX: u32>(said: &Said<'_, Option<Count<MIN, MAX>>>) -> u32 {
+    said.value().map_or_else(available_cpus, Into::into)
+}
+
+pub fn listen(said: &Said<'_, Option<Vec<ListenAddr>>>, v6_only: bool) -> Result<Vec<SocketAddr>> {
+    let Some(listen) = said.value() else {
+        return Ok(vec![LISTEN]);
+    };
+    let place = said.place();
+    if listen.is_empty() {
+        bail!("{place}: the list is empty; name an address such as {LISTEN}, or leave it out");
+    }
+    let listen: Vec<SocketAddr> = listen.into_iter().map(|address| address.0).collect();
+    for (nth, address) in listen.iter().enumerate() {
+        if listen[..nth].contains(address) && address.port() != 0 {
+            bail!("{place}: {address} is there twice; one group of sockets serves it");
+        }
+        let mut whole = listen.iter().filter(|other| *other != address);
+        if let Some(whole) = whole.find(|other| includes(**other, *address, v6_only)) {
+            bail!(
+                "{place}: {whole} includes {address}, and one address is not served twice; leave \
+                 one of the two out"
+            );
+        }
+    }
+    Ok(listen)
 }
 
 /// Whether a socket on `whole` gets what comes to `address`, too.
@@ -135,194 +65,106 @@ fn includes(whole: SocketAddr, address: SocketAddr, v6_only: bool) -> bool {
     whole.ip().is_unspecified() && takes_family && is_same_port
 }
 
-impl Asked<'_> {
-    fn get<T>(&self, field: impl Fn(&ServeArgs) -> Option<T>) -> Option<T> {
-        field(self.flags).or_else(|| field(self.from_file))
-    }
-
-    /// How an error names a setting that was asked for: the flag, or file,
-    /// line and key.
-    fn place(&self, key: &str, is_flag: bool) -> String {
-        match self.file {
-            Some(file) if !is_flag => format!("{}: {key}", file.place(key)),
-            _ => format!("--{key}"),
-        }
-    }
-
-    fn listen(&self) -> Result<Vec<SocketAddr>> {
-        let Some(listen) = self.get(|args| args.listen.clone()) else {
-            return Ok(vec![LISTEN]);
-        };
-        let place = || self.place("listen", self.flags.listen.is_some());
-        if listen.is_empty() {
-            bail!(
-                "{}: the list is empty; name an address such as {LISTEN}, or leave it out",
-                place()
-            );
-        }
-        let listen: Vec<SocketAddr> = listen.into_iter().map(|address| address.0).collect();
-        let v6_only = self.get(|args| args.v6_only).unwrap_or(true);
-        for (nth, address) in listen.iter().enumerate() {
-            if listen[..nth].contains(address) && address.port() != 0 {
-                bail!(
-                    "{}: {address} is there twice; one group of sockets serves it",
-                    place()
-                );
-            }
-            let mut whole = listen.iter().filter(|other| *other != address);
-            if let Some(whole) = whole.find(|other| includes(**other, *address, v6_only)) {
-                bail!(
-                    "{}: {whole} includes {address}, and one address is not served twice; leave \
-                     one of the two out",
-                    place()
-                );
-            }
-        }
-        Ok(listen)
-    }
-
-    fn policy(&self, accept: AcceptMode, bpf: bool, workers: u32) -> Result<Policy> {
-        let steers = bpf && accept.has_own_listeners();
-        let Some(policy) = self.get(|args| args.policy).map(|name| name.0) else {
-            return Ok(if steers { Policy::Least } else { Policy::Hash });
-        };
-        let place = self.place("policy", self.flags.policy.is_some());
-        let name = policy.name();
-        if self.flags.join {
-            bail!(
-                "{place} {name}: with --join the running server steers, as it was told; leave \
-                 one of the two out (`srv policy {name}` switches that server)"
-            );
-        }
-        if steers || policy == Policy::Hash {
-            ensure_workers_fit(policy, workers).with_context(|| format!("{place} {name}"))?;
-            return Ok(policy);
-        }
-        if !bpf {
-            bail!(
-                "{place} {name} is carried out by the BPF program, which no-bpf leaves out; \
-                 drop one of the two"
-            );
-        }
+pub fn policy(
+    said: &Said<'_, Option<PolicyName>>,
+    join: bool,
+    accept: AcceptMode,
+    bpf: bool,
+    workers: u32,
+) -> Result<Policy> {
+    let steers = bpf && accept.has_own_listeners();
+    let Some(PolicyName(policy)) = said.value() else {
+        return Ok(if steers { Policy::Least } else { Policy::Hash });
+    };
+    let place = said.place();
+    let name = policy.name();
+    if join {
         bail!(
-            "{place} {name} chooses between the workers' own sockets, and with accept {} there is \
-             only one; use accept ring or own, or drop the policy",
-            accept.name()
+            "{place} {name}: with --join the running server steers, as it was told; leave \
+             one of the two out (`srv policy {name}` switches that server)"
         );
     }
+    if steers || policy == Policy::Hash {
+        ensure_workers_fit(policy, workers).with_context(|| format!("{place} {name}"))?;
+        return Ok(policy);
+    }
+    if !bpf {
+        bail!(
+            "{place} {name} is carried out by the BPF program, which no-bpf leaves out; \
+             drop one of the two"
+        );
+    }
+    bail!(
+        "{place} {name} chooses between the workers' own sockets, and with accept {} there is \
+         only one; use accept ring or own, or drop the policy",
+        accept.name()
+    );
+}
 
-    fn user(&self) -> Result<Option<User>> {
-        let is_root = rustix::process::geteuid().is_root();
-        let Some(name) = self.get(|args| args.user.clone()) else {
-            return Ok(is_root.then(User::nobody));
-        };
-        let user = User::named(&name.0);
-        let place = || self.place("user", self.flags.user.is_some());
-        user.map(Some).with_context(place)
-    }
+pub fn user(said: &Said<'_, Option<UserName>>) -> Result<Option<User>> {
+    let is_root = rustix::process::geteuid().is_root();
+    let Some(name) = said.value() else {
+        return Ok(is_root.then(User::nobody));
+    };
+    User::named(&name.0).map(Some).with_context(|| said.place())
+}
 
-    fn root(&self, note: &dyn Fn(&Path)) -> Result<Option<Root>> {
-        let Some(root) = self.get(|args| args.root.clone()) else {
-            return Ok(None);
-        };
-        note(&root);
-        let place = self.place("root", self.flags.root.is_some());
-        let root = Root::find(&root).with_context(|| format!("{place} {}", root.display()))?;
-        Ok(Some(root))
-    }
+/// `note` hears of the path before it is looked at.
+pub fn root(said: &Said<'_, Option<PathBuf>>, note: &dyn Fn(&Path)) -> Result<Option<Root>> {
+    let Some(root) = said.value() else {
+        return Ok(None);
+    };
+    note(&root);
+    let found = Root::find(&root);
+    let found = found.with_context(|| format!("{} {}", said.place(), root.display()))?;
+    Ok(Some(found))
+}
 
-    /// The file's, and the flags' over them.
-    fn types(&self) -> Result<Types> {
-        let said = [&self.from_file.types, &self.flags.types];
-        let said = said.into_iter().flatten().flatten();
-        let types: Types = said
-            .map(|FileType { extension, name }| (extension.clone(), name.clone()))
-            .collect();
-        let bytes: usize = types.iter().map(|(key, name)| key.len() + name.len()).sum();
-        if bytes > TYPES_BYTES_MAX {
-            bail!(
-                "{}: {} extensions with their types have {bytes} bytes; a worker is told \
-                 {TYPES_BYTES_MAX} at most",
-                self.place("types", self.flags.types.is_some()),
-                types.len()
-            );
-        }
-        Ok(types)
+/// The file's, and the flags' over them.
+pub fn types(said: &Said<'_, Option<Vec<FileType>>>) -> Result<Types> {
+    let both = [said.in_file(), said.by_flag()];
+    let types: Types = both
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|FileType { extension, name }| (extension.clone(), name.clone()))
+        .collect();
+    let bytes: usize = types.iter().map(|(key, name)| key.len() + name.len()).sum();
+    if bytes > TYPES_BYTES_MAX {
+        bail!(
+            "{}: {} extensions with their types have {bytes} bytes; a worker is told \
+             {TYPES_BYTES_MAX} at most",
+            said.place(),
+            types.len()
+        );
     }
+    Ok(types)
+}
 
-    fn control(&self) -> Result<Option<PathBuf>> {
-        let control = self.get(|args| args.control.clone());
-        if let Some(path) = &control
-            && path.as_os_str().len() > SOCKET_PATH_MAX
-        {
-            let place = self.place("control", self.flags.control.is_some());
-            bail!(
-                "{place} {}: a socket's path may have {SOCKET_PATH_MAX} bytes at most",
-                path.display()
-            );
-        }
-        Ok(control)
+pub fn control(said: &Said<'_, Option<PathBuf>>) -> Result<Option<PathBuf>> {
+    let control = said.value();
+    if let Some(path) = &control
+        && path.as_os_str().len() > SOCKET_PATH_MAX
+    {
+        bail!(
+            "{} {}: a socket's path may have {SOCKET_PATH_MAX} bytes at most",
+            said.place(),
+            path.display()
+        );
     }
+    Ok(control)
+}
 
-    fn hang_kill(&self) -> Result<Duration> {
-        let kill = self
-            .get(|args| args.hang_kill)
-            .map_or(Duration::ZERO, |period| period.0);
-        let after = self
-            .get(|args| args.hang_after)
-            .map_or(HANG_AFTER, |period| period.0);
-        let place = || self.place("hang-kill", self.flags.hang_kill.is_some());
-        if !kill.is_zero() && (after.is_zero() || kill < after) {
-            bail!(
-                "{} {kill:?}: only a worker that hangs is killed, and none does before hang-after \
-                 ({after:?}, 0s: never); ask for a longer hang-kill, or for a shorter hang-after",
-                place()
-            );
-        }
-        Ok(kill)
+pub fn hang_kill(said: &Said<'_, Option<Period<0>>>, after: Duration) -> Result<Duration> {
+    let kill = said.value().map_or(Duration::ZERO, Into::into);
+    if !kill.is_zero() && (after.is_zero() || kill < after) {
+        bail!(
+            "{} {kill:?}: only a worker that hangs is killed, and none does before hang-after \
+             ({after:?}, 0s: never); ask for a longer hang-kill, or for a shorter hang-after",
+            said.place()
+        );
     }
-
-    fn limits(&self) -> Limits {
-        fn or<T>(said: Option<T>, default: &mut T) {
-            if let Some(said) = said {
-                *default = said;
-            }
-        }
-        let limit =
-            |field: fn(&LimitArgs) -> Option<Duration>| self.get(|args| field(&args.limits));
-        let mut limits = Limits::default();
-        let bytes = self.get(|args| args.limits.header_bytes);
-        or(
-            bytes.map(|bytes| bytes.0 as usize),
-            &mut limits.header_bytes,
-        );
-        or(
-            self.get(|args| args.limits.body_bytes).map(|bytes| bytes.0),
-            &mut limits.body_bytes,
-        );
-        or(
-            self.get(|args| args.limits.connections)
-                .map(|count| count.0),
-            &mut limits.connections,
-        );
-        or(
-            limit(|args| Some(args.header_timeout?.0)),
-            &mut limits.header_timeout,
-        );
-        or(
-            limit(|args| Some(args.read_timeout?.0)),
-            &mut limits.read_timeout,
-        );
-        or(
-            limit(|args| Some(args.idle_timeout?.0)),
-            &mut limits.idle_timeout,
-        );
-        or(
-            limit(|args| Some(args.write_timeout?.0)),
-            &mut limits.write_timeout,
-        );
-        limits
-    }
+    Ok(kill)
 }
 
 #[cfg(test)]
@@ -331,7 +173,9 @@ mod tests {
 
     use super::*;
     use crate::mutation::{config, mutated};
-    use crate::values::{Bytes, Count, ListenAddr, Period, PolicyName};
+    use crate::serve::config::args::ServeArgs;
+    use crate::serve::config::{Limits, settings};
+    use crate::values::Bytes;
 
     fn listen(text: &str) -> ListenAddr {
         text.parse().unwrap()
@@ -553,6 +397,19 @@ mod tests {
             &with_file(&folder, "\nroot = \"no\""),
             &["srv.toml:2: root", "No such"],
         );
+    }
+
+    #[test]
+    fn the_place_of_a_key_is_where_it_was_read_though_the_file_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut flags = with_file(&folder, "\ngrace = \"3s\"\nfast-open = 7");
+        flags.grace = Some(Period(Duration::from_secs(4)));
+        let settings = settings(&flags).unwrap();
+        std::fs::remove_file(flags.config.unwrap()).unwrap();
+        let place = settings.place("fast-open");
+        assert!(place.ends_with("srv.toml:3: fast-open"), "{place}");
+        assert_eq!(settings.place("grace"), "--grace", "the flag wins");
+        assert_eq!(settings.place("backlog"), "--backlog", "nothing says it");
     }
 
     #[test]

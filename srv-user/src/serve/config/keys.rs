@@ -1,0 +1,223 @@
+//! How a key is declared: the macro [`keys`], and [`Said`], from which a key's rule makes its
+//! value. Knows no key.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+/// What a reload does if a key has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// It takes the new value over.
+    Live,
+    /// It is refused: a running server cannot change this key.
+    Fixed,
+    /// Nothing: only a flag sets it, or it says how the value of a key came about.
+    Unlisted,
+}
+
+/// Declares [`ServeArgs`](super::args::ServeArgs), [`Settings`](super::Settings) and
+/// [`Serving`](super::Serving) together. A key is one entry:
+///
+/// ```text
+/// /// Its help, with [default: …]
+/// #[arg(…)] #[serde(…)]
+/// KEY: TYPE                                    the flag, and the key of the file
+///     => Settings.FIELD: TYPE = RULE, RELOAD   what follows from it, if the master needs it
+///     => Serving.FIELD: TYPE = RULE, RELOAD;   what follows from it, if workers need it
+/// ```
+///
+/// `RULE` makes the value of the field from what was [`Said`] and from the fields of other
+/// keys. The usual rule is [`or`]. `RELOAD` is a variant of [`Reload`].
+macro_rules! keys {
+    (
+        $(#[$($args_attribute:tt)*])*
+        pub struct ServeArgs {$(
+            $(#[$($attribute:tt)*])*
+            $key:ident: $type:ty
+            $(=> Settings.$setting:ident: $set:ty = $rule:expr, $reload:ident)*
+            $(=> Serving.$serving:ident: $served:ty = $serving_rule:expr, $serving_reload:ident)*;
+        )*}
+    ) => {
+        $(#[$($args_attribute)*])*
+        pub struct ServeArgs {
+            $($(#[$($attribute)*])* pub $key: $type,)*
+        }
+
+        /// Everything that `srv serve` was told, defaults filled in.
+        #[derive(Clone, Debug)]
+        pub struct Settings {
+            $($(
+                #[doc = concat!("What follows from [`ServeArgs::", stringify!($key), "`].")]
+                pub $setting: $set,
+            )*)*
+            /// What the workers need to know.
+            pub serving: Serving,
+            /// Where the file has the keys that no flag overrules.
+            pub places: Places,
+        }
+
+        /// What a worker is told over its channel.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        pub struct Serving {
+            $($(
+                #[doc = concat!("What follows from [`ServeArgs::", stringify!($key), "`].")]
+                pub $serving: $served,
+            )*)*
+        }
+
+        impl Asked<'_> {
+            /// Applies the rules of all keys.
+            pub fn settle(&self) -> Result<Settings> {
+                let mut places = self.places.clone();
+                $(
+                    if self.said(stringify!($key), |args| &args.$key).is_flag() {
+                        places.forget(stringify!($key));
+                    }
+                )*
+                Ok(Settings {
+                    $($($setting: self.$setting()?,)*)*
+                    serving: Serving { $($($serving: self.$serving()?,)*)* },
+                    places,
+                })
+            }
+
+            $($(
+                fn $setting(&self) -> Result<$set> {
+                    self.said(stringify!($key), |args| &args.$key).settle(self, $rule)
+                }
+            )*
+            $(
+                fn $serving(&self) -> Result<$served> {
+                    self.said(stringify!($key), |args| &args.$key).settle(self, $serving_rule)
+                }
+            )*)*
+        }
+
+        impl Settings {
+            /// For each field: its key, what a reload does, and whether `next` has another value.
+            pub(super) fn compared(&self, next: &Self) -> Vec<(String, Reload, bool)> {
+                let (old, new) = (&self.serving, &next.serving);
+                vec![$(
+                    $((
+                        name(stringify!($key)),
+                        Reload::$reload,
+                        self.$setting != next.$setting,
+                    ),)*
+                    $((
+                        name(stringify!($key)),
+                        Reload::$serving_reload,
+                        old.$serving != new.$serving,
+                    ),)*
+                )*]
+            }
+        }
+    };
+}
+
+pub(super) use keys;
+
+/// A key as users write it, from the name of its field.
+pub fn name(field: &str) -> String {
+    field.replace('_', "-")
+}
+
+/// What was said about one key. `T` is the type that its flag has.
+pub struct Said<'a, T> {
+    field: &'static str,
+    by_flag: &'a T,
+    in_file: &'a T,
+    places: &'a Places,
+}
+
+impl<'a, T: Default + PartialEq> Said<'a, T> {
+    /// `field` names the field of a key.
+    pub fn new(field: &'static str, by_flag: &'a T, in_file: &'a T, places: &'a Places) -> Self {
+        Self {
+            field,
+            by_flag,
+            in_file,
+            places,
+        }
+    }
+
+    /// The flag.
+    pub fn by_flag(&self) -> &'a T {
+        self.by_flag
+    }
+
+    /// The key of the file.
+    pub fn in_file(&self) -> &'a T {
+        self.in_file
+    }
+
+    /// Whether the flag was given.
+    pub fn is_flag(&self) -> bool {
+        *self.by_flag != T::default()
+    }
+
+    /// How an error names the key: the flag, or file, line and key.
+    pub fn place(&self) -> String {
+        let key = name(self.field);
+        match self.is_flag() {
+            true => format!("--{key}"),
+            false => self.places.of(&key),
+        }
+    }
+
+    /// What `rule` makes of this and of what else was `asked` for.
+    ///
+    /// # Errors
+    /// If the rule refuses it.
+    pub fn settle<A, S>(&self, asked: &A, rule: impl FnOnce(&Self, &A) -> Result<S>) -> Result<S> {
+        rule(self, asked)
+    }
+}
+
+impl<T: Clone> Said<'_, Option<T>> {
+    /// The flag's value, which wins, or the file's.
+    pub fn value(&self) -> Option<T> {
+        self.by_flag.as_ref().or(self.in_file.as_ref()).cloned()
+    }
+}
+
+/// The usual rule: what was said, or this default.
+pub fn or<T: Clone + Into<S>, S, A>(
+    default: S,
+) -> impl FnOnce(&Said<'_, Option<T>>, &A) -> Result<S> {
+    move |said, _| Ok(said.value().map_or(default, Into::into))
+}
+
+/// The rule of a field that says whether its key was set, by flag or file.
+///
+/// # Errors
+/// None.
+pub fn is_said<T: Clone, A>(said: &Said<'_, Option<T>>, _: &A) -> Result<bool> {
+    Ok(said.value().is_some())
+}
+
+/// Where a file has its top-level keys, for messages.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// The file.
+    pub file: PathBuf,
+    /// The line of each key, counted from 1.
+    pub lines: BTreeMap<String, usize>,
+}
+
+impl Places {
+    /// How a message names a key: by file, line and key, or, if the file does not have it, by
+    /// its flag.
+    pub fn of(&self, key: &str) -> String {
+        match self.lines.get(key) {
+            Some(line) => format!("{}:{line}: {key}", self.file.display()),
+            None => format!("--{key}"),
+        }
+    }
+
+    /// A flag overrules the key of this field.
+    pub fn forget(&mut self, field: &str) {
+        self.lines.remove(&name(field));
+    }
+}

@@ -1,0 +1,94 @@
+//! The limits: the flags among those of `srv serve`, the file's table `[limits]`, and what
+//! follows from both. A limit is one entry here. A reload can change each of them.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::values::{Bytes, Count, Period, scalar};
+
+/// The smallest read buffer that hyper accepts.
+pub const HEADER_BYTES_MIN: u64 = 8 << 10;
+
+/// Declares [`LimitArgs`] and [`Limits`] together. A limit is one entry: its help,
+/// `KEY: TYPE OF THE FLAG => TYPE OF THE LIMIT = DEFAULT;`.
+macro_rules! limits {
+    ($(
+        $(#[$($attribute:tt)*])*
+        $key:ident: $said:ty => $limit:ty = $default:expr;
+    )*) => {
+        /// The limits among the flags: the file's `[limits]` table. `None`: not said.
+        #[derive(Debug, Default, PartialEq, Args, Deserialize)]
+        #[serde(
+            default,
+            deny_unknown_fields,
+            rename_all = "kebab-case",
+            expecting = "a table of limits"
+        )]
+        #[command(next_help_heading = "Limits (in the file: table [limits])")]
+        pub struct LimitArgs {
+            $(
+                $(#[$($attribute)*])*
+                #[serde(deserialize_with = "scalar")]
+                pub $key: Option<$said>,
+            )*
+        }
+
+        /// Bounds on what a client may do.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub struct Limits {
+            $(
+                #[doc = concat!("See [`LimitArgs::", stringify!($key), "`].")]
+                pub $key: $limit,
+            )*
+        }
+
+        impl Default for Limits {
+            fn default() -> Self {
+                Self { $($key: $default,)* }
+            }
+        }
+
+        impl Limits {
+            /// Each flag wins over the file, and the file over the default.
+            pub(super) fn settle(by_flag: &LimitArgs, in_file: &LimitArgs) -> Self {
+                let default = Self::default();
+                Self {
+                    $($key: by_flag.$key.or(in_file.$key).map_or(default.$key, Into::into),)*
+                }
+            }
+        }
+    };
+}
+
+limits! {
+    /// Largest request line and header together, at least 8KiB; more than 100 header
+    /// lines are refused, too [default: 16KiB]
+    #[arg(long, value_name = "BYTES")]
+    header_bytes: Bytes<HEADER_BYTES_MIN> => usize = 16 << 10;
+
+    /// Largest request body [default: 1MiB]
+    #[arg(long, value_name = "BYTES")]
+    body_bytes: Bytes<0> => u64 = 1 << 20;
+
+    /// Open connections per worker [default: 16384]
+    #[arg(long, value_name = "N")]
+    connections: Count<1, { i32::MAX as u32 }> => u32 = 16 << 10;
+
+    /// From the accept or a request's first byte to its header's end [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    header_timeout: Period<1> => Duration = Duration::from_secs(10);
+
+    /// Between two reads of a request body [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    read_timeout: Period<1> => Duration = Duration::from_secs(30);
+
+    /// Between two requests on one connection [default: 75s]
+    #[arg(long, value_name = "TIME")]
+    idle_timeout: Period<1> => Duration = Duration::from_secs(75);
+
+    /// The client takes nothing of a response for longer than this [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    write_timeout: Period<1> => Duration = Duration::from_secs(30);
+}
