@@ -8,6 +8,11 @@
 //! No `bool`, no `enum`: a value read from shared memory may be anything.
 //! What the program writes never shares a cache line with what workers write.
 //! Zeroed memory is valid and means "let the kernel hash".
+//!
+//! A new figure of a worker goes to the end of [`Figures`], a new refusal to the end of
+//! [`Refusal`]. Two servers that share a group may then be of different versions: what one of
+//! them does not know stays zero. Any other change of the layout raises `PROTOCOL` of the
+//! master's `join`.
 
 use core::mem::offset_of;
 
@@ -103,7 +108,17 @@ pub struct Program {
 pub struct Slot {
     /// What it is doing.
     pub load: Load,
-    /// Refused requests by [`Refusal`].
+    /// What it has done, for status alone.
+    pub figures: Figures,
+}
+
+/// What a worker counts, and no policy reads: a write here is no part of a score. Written by
+/// the worker only. Counters (`u64`) go on from one worker of the slot to the next; gauges
+/// (`u32`) do not ([`Slot::reset_gauges`]).
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub struct Figures {
+    /// Refused requests by [`Refusal`]. The line has room for eight reasons.
     pub refused: Line<[Shared<u64>; Refusal::COUNT]>,
 }
 
@@ -186,6 +201,16 @@ pub struct Load {
     /// When the worker last left `epoll_wait`, ns of `CLOCK_MONOTONIC`: one
     /// that sleeps while siblings take what came for it does not only sleep.
     pub woke_ns: Shared<u64>,
+}
+
+impl Slot {
+    /// The slot's worker is gone, and so is what it had open. For the master, when no process
+    /// writes here; [`Group::sum_up`] must follow.
+    pub fn reset_gauges(&self) {
+        self.load.active.set(0);
+        self.load.running.set(0);
+        self.load.pending.set(0);
+    }
 }
 
 impl Load {
@@ -386,6 +411,9 @@ const _: () = {
     assert!(offset_of!(Group, idle) == offset_of!(Group, all_workers));
     assert!(size_of::<Summary>() == CACHE_LINE_BYTES);
     assert!(size_of::<Slot>() == PAGE_BYTES);
+    assert!(offset_of!(Slot, figures) == CACHE_LINE_BYTES);
+    assert!(offset_of!(Figures, refused) == 0);
+    assert!(size_of::<Line<[Shared<u64>; Refusal::COUNT]>>() == CACHE_LINE_BYTES);
     assert!(offset_of!(Group, slots).is_multiple_of(PAGE_BYTES));
     assert!(MAX_WORKERS.is_power_of_two());
 };

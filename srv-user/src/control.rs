@@ -90,6 +90,22 @@ pub struct Status {
     pub groups: Vec<GroupStatus>,
 }
 
+/// A server with these groups that has nothing to report.
+#[cfg(test)]
+pub(crate) fn status_for_tests(groups: Vec<GroupStatus>) -> Status {
+    Status {
+        version: "0.1.0".into(),
+        pid: 4711,
+        policy: "least".into(),
+        accept: "ring".into(),
+        workers_run_as: None,
+        listen_overflows: 0,
+        listen_drops: 0,
+        joined: None,
+        groups,
+    }
+}
+
 /// A server that has joined (`--join`): its workers are among the first's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinedStatus {

@@ -13,8 +13,7 @@ use super::*;
 use crate::attach::table;
 use crate::control::text;
 use crate::mutation::{config, mutated};
-use crate::steering::balance;
-use crate::steering::status::{ProgramStatus, worker_for_tests};
+use crate::steering::status::{group_for_tests, worker_for_tests};
 
 fn packet(message: &impl Serialize) -> Vec<u8> {
     let mut packet = serde_json::to_vec(message).unwrap();
@@ -75,29 +74,10 @@ fn a_hostile_request_gets_one_reply() {
 }
 
 fn a_status() -> Status {
-    let workers: Vec<_> = (0..2).map(worker_for_tests).collect();
+    let workers = (0..2).map(worker_for_tests).collect();
     Status {
-        version: "0.1.0".into(),
-        pid: 1,
-        policy: "least".into(),
-        accept: "ring".into(),
-        workers_run_as: None,
-        listen_overflows: 0,
         listen_drops: 3,
-        joined: None,
-        groups: vec![GroupStatus {
-            listen: "[::1]:80".parse().unwrap(),
-            program: ProgramStatus {
-                attached: true,
-                why_not: None,
-                runs: 7,
-                steered: 6,
-                acks: 0,
-                fallbacks: [("not_syn".into(), 1)].into(),
-            },
-            totals: balance::totals(&workers),
-            workers,
-        }],
+        ..status_for_tests(vec![group_for_tests(workers)])
     }
 }
 

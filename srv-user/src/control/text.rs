@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::control::{SocketStatus, Status};
 use crate::steering::balance;
-use crate::steering::status::{GroupStatus, ProgramStatus, Totals, WorkerStatus};
+use crate::steering::status::{GroupStatus, LINES, ProgramStatus, Totals, WorkerStatus};
 
 /// A server's state, one table per listener group.
 pub fn status(status: &Status) -> String {
@@ -76,7 +76,7 @@ fn group(group: &GroupStatus) -> String {
     text += &table(&header, rows);
     text += &shares(&group.totals);
     text += &refusals(&group.workers);
-    text += &hang_kills(&group.workers);
+    text += &lines(&group.workers);
     text += &behind(&group.workers);
     text
 }
@@ -160,12 +160,15 @@ fn refusals(workers: &[WorkerStatus]) -> String {
     }
 }
 
-fn hang_kills(workers: &[WorkerStatus]) -> String {
-    let kills = workers.iter().map(|worker| worker.hang_kills.into());
-    match balance::sum(kills) {
-        0 => String::new(),
-        kills => format!("killed because they hung: {kills}\n"),
-    }
+/// What else there is to say of the workers.
+fn lines(workers: &[WorkerStatus]) -> String {
+    let figures = LINES
+        .iter()
+        .map(|line| (line.meaning, (line.figure)(workers)));
+    figures
+        .filter(|(_, figure)| *figure > 0)
+        .map(|(meaning, figure)| format!("{meaning}: {figure}\n"))
+        .collect()
 }
 
 fn behind(workers: &[WorkerStatus]) -> String {
@@ -245,42 +248,8 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::steering::status::worker_for_tests;
-
-    fn group_of(workers: Vec<WorkerStatus>) -> GroupStatus {
-        GroupStatus {
-            listen: "127.0.0.1:8080".parse().unwrap(),
-            program: ProgramStatus {
-                attached: true,
-                why_not: None,
-                runs: 1204,
-                steered: 1200,
-                acks: 0,
-                fallbacks: [
-                    ("not_syn".into(), 3),
-                    ("none_ready".into(), 1),
-                    ("truncated".into(), 0),
-                ]
-                .into(),
-            },
-            totals: balance::totals(&workers),
-            workers,
-        }
-    }
-
-    fn server(groups: Vec<GroupStatus>) -> Status {
-        Status {
-            version: "0.1.0".into(),
-            pid: 4711,
-            policy: "least".into(),
-            accept: "ring".into(),
-            workers_run_as: None,
-            listen_overflows: 0,
-            listen_drops: 0,
-            joined: None,
-            groups,
-        }
-    }
+    use crate::control::status_for_tests;
+    use crate::steering::status::{group_for_tests, worker_for_tests};
 
     fn busy_pair() -> Vec<WorkerStatus> {
         let first = WorkerStatus {
@@ -312,7 +281,7 @@ mod tests {
     #[test]
     fn a_status_reads_like_this() {
         assert_eq!(
-            status(&server(vec![group_of(busy_pair())])),
+            status(&status_for_tests(vec![group_for_tests(busy_pair())])),
             "\
 srv 0.1.0, master 4711, policy least, accept ring
 
@@ -330,8 +299,24 @@ behind the newest settings: worker 0
     }
 
     #[test]
+    fn a_figure_without_a_column_has_a_line_if_it_is_not_zero() {
+        let mut workers = busy_pair();
+        let meaning = "killed because they hung";
+        let said = |workers: &[WorkerStatus]| {
+            status(&status_for_tests(vec![group_for_tests(workers.to_vec())]))
+        };
+        assert!(!said(&workers).contains(meaning));
+        (workers[0].hang_kills, workers[1].hang_kills) = (2, u32::MAX);
+        let text = said(&workers);
+        assert!(
+            text.contains("\nkilled because they hung: 4294967297\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn an_unsteered_group_says_why_and_counts_nothing() {
-        let mut group = group_of(vec![worker_for_tests(0)]);
+        let mut group = group_for_tests(vec![worker_for_tests(0)]);
         group.program = ProgramStatus {
             attached: false,
             why_not: Some("policy hash".into()),
@@ -340,7 +325,7 @@ behind the newest settings: worker 0
             acks: 0,
             fallbacks: BTreeMap::new(),
         };
-        let text = status(&server(vec![group]));
+        let text = status(&status_for_tests(vec![group]));
         assert!(
             text.contains("127.0.0.1:8080: not steered: policy hash\n"),
             "{text}"
@@ -350,8 +335,8 @@ behind the newest settings: worker 0
 
     #[test]
     fn each_group_has_its_table() {
-        let group = group_of(busy_pair());
-        let text = status(&server(vec![group.clone(), group]));
+        let group = group_for_tests(busy_pair());
+        let text = status(&status_for_tests(vec![group.clone(), group]));
         assert_eq!(text.matches("slot").count(), 2);
     }
 
@@ -371,7 +356,7 @@ behind the newest settings: worker 0
             busy_us: u64::from(u32::MAX),
             ..worker_for_tests(255)
         };
-        let text = status(&server(vec![group_of(vec![worker])]));
+        let text = status(&status_for_tests(vec![group_for_tests(vec![worker])]));
         let widest = text.lines().skip(3).map(str::len).max();
         assert!(widest <= Some(120), "{widest:?}\n{text}");
     }
@@ -394,7 +379,7 @@ behind the newest settings: worker 0
                 refused: [("malformed".into(), count)].into(),
                 ..worker_for_tests(0)
             };
-            let text = status(&server(vec![group_of(vec![worker; 3])]));
+            let text = status(&status_for_tests(vec![group_for_tests(vec![worker; 3])]));
             assert!(text.contains(" all "), "{text}");
         }
     }

@@ -1,8 +1,6 @@
 //! How evenly something is shared out: pure functions over one count per
 //! worker. Nothing shared out yet counts as even.
 
-use crate::steering::status::{Totals, WorkerStatus};
-
 /// Coefficient of variation: standard deviation over mean (that of these
 /// workers, not of a larger population they stand for). 0 is even.
 pub fn coefficient_of_variation(counts: &[u64]) -> f64 {
@@ -49,28 +47,9 @@ pub(crate) fn sum(counts: impl IntoIterator<Item = u64>) -> u64 {
     counts.into_iter().fold(0, u64::saturating_add)
 }
 
-/// A listener group's sums over its workers, and how evenly they share.
-pub fn totals(workers: &[WorkerStatus]) -> Totals {
-    let of = |count: fn(&WorkerStatus) -> u64| workers.iter().map(count).collect::<Vec<u64>>();
-    let accepted = of(|worker| worker.taken_own.saturating_add(worker.taken_stolen));
-    let active = of(|worker| worker.active.into());
-    Totals {
-        accepted: sum(accepted.iter().copied()),
-        active: sum(active.iter().copied()),
-        running: sum(of(|worker| worker.running.into())),
-        waiting: sum(of(|worker| worker.waiting)),
-        served: sum(of(|worker| worker.served)),
-        accepts_cv: coefficient_of_variation(&accepted),
-        accepts_max_over_mean: max_over_mean(&accepted),
-        active_cv: coefficient_of_variation(&active),
-        active_max_over_mean: max_over_mean(&active),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::steering::status::worker_for_tests;
     use proptest::prelude::*;
 
     #[test]
@@ -124,22 +103,5 @@ mod tests {
             );
             prop_assert!((max_over_mean(&counts) - max_over_mean(&tenfold)).abs() < 1e-9);
         }
-    }
-
-    #[test]
-    fn totals_count_accepts_of_both_kinds() {
-        let mut workers = [worker_for_tests(0), worker_for_tests(1)];
-        (workers[0].taken_own, workers[0].taken_stolen) = (30, 10);
-        workers[1].taken_own = 20;
-        (workers[0].active, workers[1].active) = (3, 1);
-        (workers[0].served, workers[1].waiting, workers[1].running) = (100, 5, 2);
-        let totals = totals(&workers);
-        assert_eq!(
-            (totals.accepted, totals.active, totals.served),
-            (60, 4, 100)
-        );
-        assert_eq!((totals.waiting, totals.running), (5, 2));
-        assert!((totals.accepts_cv - 1.0 / 3.0).abs() < 1e-12);
-        assert!((totals.active_max_over_mean - 1.5).abs() < 1e-12);
     }
 }

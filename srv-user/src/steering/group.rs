@@ -311,10 +311,7 @@ impl Group {
     /// The worker process `pid` has taken over `slot` from one that publishes no more.
     pub fn worker_replaced(&self, slot: u32, pid: u32) {
         self.number(slot, pid);
-        let load = &self.slot(slot).load;
-        load.active.set(0);
-        load.running.set(0);
-        load.pending.set(0);
+        self.slot(slot).reset_gauges();
         self.memory.sum_up(slot);
     }
 
@@ -325,10 +322,8 @@ impl Group {
         if !self.is_anothers {
             self.steering_of(slot).pid.set(0);
         }
+        self.slot(slot).reset_gauges();
         let load = &self.slot(slot).load;
-        load.active.set(0);
-        load.running.set(0);
-        load.pending.set(0);
         load.busy_since_ns.set(0);
         load.woke_ns.set(0);
         self.memory.sum_up(slot);

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use srv_common::layout::Load;
+use srv_common::layout::{Figures, Load};
 use srv_common::policy::{Policy, hermes, steal_patience_ns};
 use srv_common::{Group, Refusal, Slot};
 
@@ -111,10 +111,10 @@ impl Published {
         self.running.get()
     }
 
-    /// Requests done with.
+    /// What the worker has published in its first group.
     #[cfg(test)]
-    pub fn served(&self) -> u64 {
-        self.groups[0].slots[self.slot].load.served.get()
+    pub fn in_first_group(&self) -> &Slot {
+        &self.groups[0].slots[self.slot]
     }
 
     /// See [`Group::age_of_first`]; `None` while the kernel hashes.
@@ -146,7 +146,12 @@ impl Published {
 
     /// A request or connection was refused.
     pub fn refused(&self, refusal: Refusal) {
-        self.each(|slot| slot.refused.0[refusal as usize].bump(1));
+        self.publish(|figures| figures.refused.0[refusal as usize].bump(1));
+    }
+
+    /// Counts something that status alone shows, or says how much of it there is.
+    pub fn publish(&self, write: impl Fn(&Figures)) {
+        self.each(|slot| write(&slot.figures));
     }
 
     fn each(&self, write: impl Fn(&Slot)) {

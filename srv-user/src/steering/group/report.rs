@@ -1,23 +1,23 @@
 //! A listener group's state, for people.
 
-use srv_common::{Group as Memory, Reason, Refusal, State};
+use srv_common::Reason;
 
 use super::{Group, healing};
 use crate::kernel::clock::monotonic_ns;
 use crate::steering::balance;
 use crate::steering::listeners::accept_queue;
 use crate::steering::program::Steering;
-use crate::steering::status::{GroupStatus, ProgramStatus, WorkerStatus};
+use crate::steering::status::{GroupStatus, ProgramStatus, Totals, WorkerStatus};
 
 impl Group {
     /// As it is now.
     pub fn status(&self) -> GroupStatus {
         let now_ns = monotonic_ns();
         let worker = |slot: u32| {
-            let slot = slot as usize;
-            let mut status = worker_status(self.memory, slot, now_ns);
+            let mut status = WorkerStatus::of(self.memory, slot, now_ns);
             // Unsteered, only the kernel knows what waits.
-            let queue = self.listeners.sockets.get(slot).map(accept_queue);
+            let queue = self.listeners.sockets.get(slot as usize);
+            let queue = queue.map(accept_queue);
             if let Some(Ok((queued, _))) = queue {
                 status.waiting = status.waiting.max(u64::from(queued));
             }
@@ -27,7 +27,7 @@ impl Group {
         GroupStatus {
             listen: self.listeners.address,
             program: self.program_status(),
-            totals: balance::totals(&workers),
+            totals: Totals::of(&workers),
             workers,
         }
     }
@@ -60,39 +60,5 @@ impl Group {
                 .zip(counts)
                 .collect(),
         }
-    }
-}
-
-fn worker_status(memory: &Memory, slot: usize, now_ns: u64) -> WorkerStatus {
-    let (at, steering) = (&memory.slots[slot], &memory.steering[slot]);
-    let busy_since_ns = at.load.busy_since_ns.get();
-    let busy_ns = if busy_since_ns == 0 {
-        0
-    } else {
-        now_ns.saturating_sub(busy_since_ns)
-    };
-    let refused = Refusal::NAMES
-        .into_iter()
-        .zip(at.refused.0.iter().map(|count| count.get()));
-    WorkerStatus {
-        slot: slot as u32,
-        joined: false,
-        pid: steering.pid.get(),
-        behind: false,
-        state: State::name(steering.state.get()).to_string(),
-        starts: steering.starts.get(),
-        steered: steering.steered.get(),
-        taken_own: at.load.own.get(),
-        taken_stolen: at.load.stolen.get(),
-        waiting: memory.waiting(slot),
-        active: at.load.active.get(),
-        running: at.load.running.get(),
-        busy_us: busy_ns / 1000,
-        hang_kills: 0,
-        served: at.load.served.get(),
-        refused: refused
-            .filter(|(_, n)| *n > 0)
-            .map(|(name, n)| (name.to_string(), n))
-            .collect(),
     }
 }

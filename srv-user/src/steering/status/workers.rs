@@ -1,0 +1,199 @@
+//! The figures of each worker: their keys in the JSON of `srv status`, where shared memory
+//! has them, their sums, and the lines of text that show what the table has no column for.
+//! A new figure of a worker is named here, and in srv-common's layout. Knows no table.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use srv_common::{Group as Memory, Refusal, Slot, State};
+
+use crate::steering::balance::{coefficient_of_variation, max_over_mean, sum};
+
+/// A worker's state and counts within one listener group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// The worker's number.
+    pub slot: u32,
+    /// It belongs to the server that has joined.
+    #[serde(default)]
+    pub joined: bool,
+    /// Its process, 0 if there is none.
+    pub pid: u32,
+    /// It does not serve yet by the newest settings, or the newest listeners; of a worker of
+    /// the server that has joined this is not known, and false.
+    #[serde(default)]
+    pub behind: bool,
+    /// absent, starting, ready, draining, dead, hung or full.
+    pub state: String,
+    /// Workers started in this slot so far.
+    pub starts: u32,
+    /// Connections that the program assigned to its listener.
+    pub steered: u64,
+    /// Connections it accepted from its own listener.
+    #[serde(rename = "own")]
+    pub taken_own: u64,
+    /// Connections it accepted from its siblings' listeners.
+    #[serde(rename = "stolen")]
+    pub taken_stolen: u64,
+    /// Connections that wait at its listener, half-open ones included.
+    pub waiting: u64,
+    /// Open connections.
+    pub active: u32,
+    /// Requests in service.
+    pub running: u32,
+    /// How long it has been away from `epoll_wait`, µs; 0 while it sleeps.
+    pub busy_us: u64,
+    /// Workers killed in this slot because they hung (`--hang-kill`).
+    pub hang_kills: u32,
+    /// Requests answered.
+    pub served: u64,
+    /// Requests refused, by reason; reasons that never occurred are left out.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// A line of `srv status` beneath the table of workers. It is left out if its figure is zero.
+pub struct Line {
+    /// What the figure means.
+    pub meaning: &'static str,
+    /// The figure of all workers together.
+    pub figure: fn(&[WorkerStatus]) -> u64,
+}
+
+/// What the table of workers has no column for. (A terminal has no room for another column.)
+pub const LINES: &[Line] = &[Line {
+    meaning: "killed because they hung",
+    figure: |workers| sum_of(workers, |worker| worker.hang_kills.into()),
+}];
+
+impl WorkerStatus {
+    /// Of the worker in `slot`, as `memory` has it at `now_ns` of `CLOCK_MONOTONIC`. What the
+    /// memory does not have is false or zero.
+    pub(crate) fn of(memory: &Memory, slot: u32, now_ns: u64) -> Self {
+        let nth = slot as usize;
+        let (at, steering) = (&memory.slots[nth], &memory.steering[nth]);
+        let busy_ns = match at.load.busy_since_ns.get() {
+            0 => 0,
+            busy_since_ns => now_ns.saturating_sub(busy_since_ns),
+        };
+        Self {
+            slot,
+            joined: false,
+            pid: steering.pid.get(),
+            behind: false,
+            state: State::name(steering.state.get()).to_string(),
+            starts: steering.starts.get(),
+            steered: steering.steered.get(),
+            taken_own: at.load.own.get(),
+            taken_stolen: at.load.stolen.get(),
+            waiting: memory.waiting(nth),
+            active: at.load.active.get(),
+            running: at.load.running.get(),
+            busy_us: busy_ns / 1000,
+            hang_kills: 0,
+            served: at.load.served.get(),
+            refused: refused(at),
+        }
+    }
+}
+
+fn refused(slot: &Slot) -> BTreeMap<String, u64> {
+    let counts = slot.figures.refused.0.iter().map(|count| count.get());
+    Refusal::NAMES
+        .into_iter()
+        .zip(counts)
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| (name.to_string(), count))
+        .collect()
+}
+
+/// A listener group's sums over its workers, and how evenly they share.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Totals {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Open connections.
+    pub active: u64,
+    /// Requests in service.
+    pub running: u64,
+    /// Connections that wait to be accepted, half-open ones included.
+    pub waiting: u64,
+    /// Requests answered.
+    pub served: u64,
+    /// Accepts per worker: standard deviation over mean; 0 is even.
+    pub accepts_cv: f64,
+    /// Accepts per worker: largest over mean; 1 is even.
+    pub accepts_max_over_mean: f64,
+    /// Open connections per worker: standard deviation over mean; 0 is even.
+    pub active_cv: f64,
+    /// Open connections per worker: largest over mean; 1 is even.
+    pub active_max_over_mean: f64,
+}
+
+impl Totals {
+    /// Of these workers.
+    pub fn of(workers: &[WorkerStatus]) -> Self {
+        let of = |count: fn(&WorkerStatus) -> u64| workers.iter().map(count).collect::<Vec<u64>>();
+        let accepted = of(|worker| worker.taken_own.saturating_add(worker.taken_stolen));
+        let active = of(|worker| worker.active.into());
+        Self {
+            accepted: sum(accepted.iter().copied()),
+            active: sum(active.iter().copied()),
+            running: sum(of(|worker| worker.running.into())),
+            waiting: sum(of(|worker| worker.waiting)),
+            served: sum(of(|worker| worker.served)),
+            accepts_cv: coefficient_of_variation(&accepted),
+            accepts_max_over_mean: max_over_mean(&accepted),
+            active_cv: coefficient_of_variation(&active),
+            active_max_over_mean: max_over_mean(&active),
+        }
+    }
+}
+
+fn sum_of(workers: &[WorkerStatus], figure: fn(&WorkerStatus) -> u64) -> u64 {
+    sum(workers.iter().map(figure))
+}
+
+/// A ready worker that has done nothing.
+#[cfg(test)]
+pub(crate) fn worker_for_tests(slot: u32) -> WorkerStatus {
+    WorkerStatus {
+        slot,
+        joined: false,
+        pid: 0,
+        behind: false,
+        state: "ready".into(),
+        starts: 1,
+        steered: 0,
+        taken_own: 0,
+        taken_stolen: 0,
+        waiting: 0,
+        active: 0,
+        running: 0,
+        busy_us: 0,
+        hang_kills: 0,
+        served: 0,
+        refused: BTreeMap::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_count_accepts_of_both_kinds() {
+        let mut workers = [worker_for_tests(0), worker_for_tests(1)];
+        (workers[0].taken_own, workers[0].taken_stolen) = (30, 10);
+        workers[1].taken_own = 20;
+        (workers[0].active, workers[1].active) = (3, 1);
+        (workers[0].served, workers[1].waiting, workers[1].running) = (100, 5, 2);
+        let totals = Totals::of(&workers);
+        assert_eq!(
+            (totals.accepted, totals.active, totals.served),
+            (60, 4, 100)
+        );
+        assert_eq!((totals.waiting, totals.running), (5, 2));
+        assert!((totals.accepts_cv - 1.0 / 3.0).abs() < 1e-12);
+        assert!((totals.active_max_over_mean - 1.5).abs() < 1e-12);
+    }
+}
