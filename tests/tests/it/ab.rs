@@ -57,7 +57,15 @@ fn a_run_leaves_result_report_and_samples() {
             assert!(samples.join(format!("{stem}-{round}.hgrm")).exists());
         }
     }
-    assert!(result.ratios.iter().any(|ratio| ratio.control));
+    // If the hypervisor disturbs all rounds, the run is not usable, and says so.
+    let is_controlled = result.ratios.iter().any(|ratio| ratio.control);
+    assert_eq!(
+        is_controlled,
+        !result
+            .doubts
+            .iter()
+            .any(|doubt| doubt.contains("hypervisor disturbed hash or its control"))
+    );
     let page = std::fs::read_to_string(out.join("report.html")).unwrap();
     assert!(page.contains(&result.verdict[0]), "verdict first");
 

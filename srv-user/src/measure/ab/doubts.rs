@@ -1,6 +1,6 @@
 //! Reasons not to believe a comparison, and what to do about them.
 
-use super::roles::{find, rival, subject};
+use super::roles::{find, is_control, rival, subject};
 use crate::measure::report::quantity::ns;
 use crate::measure::result::{Compared, Comparison, HYPERVISOR_SHARE_MAX, Others, Round};
 use crate::measure::stats::{ROUNDS_MIN, Ratio};
@@ -28,6 +28,7 @@ pub fn doubts(comparison: &Comparison) -> Vec<String> {
     let controls = comparison.ratios.iter().filter(|ratio| ratio.control);
     let controls = controls.filter(|ratio| ratio.figure == key);
     doubts.extend(controls.filter_map(|control| of_control(comparison, control)));
+    doubts.extend(without_control(comparison));
     doubts.extend(below_the_limit(comparison));
     doubts.extend(busy_others(comparison));
     doubts.extend(of_rounds(comparison));
@@ -56,6 +57,24 @@ pub fn advice(comparison: &Comparison) -> String {
         "What to do: {stop}take more rounds (--rounds {}).",
         rounds * 2
     )
+}
+
+/// The hypervisor has left no round in which both the subject and its control can be judged.
+fn without_control(comparison: &Comparison) -> Option<String> {
+    let subject = subject(&comparison.arms)?;
+    let control = comparison
+        .arms
+        .iter()
+        .find(|arm| is_control(subject, arm) && !arm.rounds.is_empty())?;
+    let mut pairs = subject.rounds.iter().zip(&control.rounds);
+    let is_judged = pairs.any(|(one, other)| !one.is_disturbed() && !other.is_disturbed());
+    (!is_judged).then(|| {
+        format!(
+            "{UNUSABLE}: the hypervisor disturbed {} or its control in every round, so that \
+             there is nothing to judge the machine by.",
+            subject.name
+        )
+    })
 }
 
 fn of_control(comparison: &Comparison, control: &Compared) -> Option<String> {
