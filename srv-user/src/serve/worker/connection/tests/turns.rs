@@ -83,7 +83,7 @@ fn a_download_has_turns() {
 
 #[test]
 fn an_upload_has_turns() {
-    const BODY_BYTES: u64 = 4 << 20;
+    const BODY_BYTES: u64 = 1 << 20;
     let driver = driver();
     let (mut client, server) = pair();
     let mut connection = Connection::accepted(server.into(), &driver, 1);
