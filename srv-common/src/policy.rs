@@ -8,10 +8,12 @@
 
 pub mod foreign;
 pub mod hermes;
+mod idle;
 
 use crate::branchless::{bounded, lower};
 use crate::layout::{ELIGIBLE, Group, MAX_WORKERS, NOT_ELIGIBLE, Reason, State};
 use crate::turns::{self, TURN_FIELD, TURN_FIELD_BITS};
+use idle::{LANES, NO_SLOT, next_idle};
 
 /// How the program chooses a worker.
 #[repr(u32)]
@@ -35,35 +37,141 @@ pub enum Policy {
     Hermes = 7,
 }
 
+/// What users are told of a policy. Command lines, help texts and messages take it from
+/// [`Policy::TABLE`], so that a policy is described in one place. The BPF program contains
+/// numbers that the compiler computes from the table, and none of its texts.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    /// Which policy.
+    pub policy: Policy,
+    /// The name that users give it.
+    pub name: &'static str,
+    /// Which worker it chooses, as the help and docs/serve.md say it.
+    pub chooses: &'static str,
+    /// Most workers that it can choose between.
+    pub workers_max: u32,
+    /// Whether attached servers have it. If they have, [`foreign::choose`] implements it.
+    /// If not, the reason, as what follows the policy's name in a sentence.
+    pub attached: Result<(), &'static str>,
+}
+
 impl Policy {
-    /// All policies with the names that users give them.
-    pub const NAMED: [(&'static str, Self); 8] = [
-        ("hash", Self::Hash),
-        ("random", Self::Random),
-        ("round-robin", Self::RoundRobin),
-        ("cpu", Self::Cpu),
-        ("source", Self::Source),
-        ("p2c", Self::P2c),
-        ("least", Self::Least),
-        ("hermes", Self::Hermes),
+    /// All policies, in the order of their numbers.
+    pub const TABLE: &[About] = &[
+        About {
+            policy: Self::Hash,
+            name: "hash",
+            chooses: "the kernel's own choice; no program is attached",
+            workers_max: MAX_WORKERS as u32,
+            attached: Err("is the kernel's own choice, to which `srv detach` returns"),
+        },
+        About {
+            policy: Self::Random,
+            name: "random",
+            chooses: "any",
+            workers_max: MAX_WORKERS as u32,
+            attached: Ok(()),
+        },
+        About {
+            policy: Self::RoundRobin,
+            name: "round-robin",
+            chooses: "each in turn",
+            workers_max: MAX_WORKERS as u32,
+            attached: Ok(()),
+        },
+        About {
+            policy: Self::Cpu,
+            name: "cpu",
+            chooses: "the worker of the CPU that handled the SYN",
+            workers_max: MAX_WORKERS as u32,
+            attached: Ok(()),
+        },
+        About {
+            policy: Self::Source,
+            name: "source",
+            chooses: "the same client address, the same worker",
+            workers_max: MAX_WORKERS as u32,
+            attached: Ok(()),
+        },
+        About {
+            policy: Self::P2c,
+            name: "p2c",
+            chooses: "the better of two random ones",
+            workers_max: MAX_WORKERS as u32,
+            attached: Ok(()),
+        },
+        About {
+            policy: Self::Least,
+            name: "least",
+            chooses: "the one with the least outstanding work",
+            workers_max: MAX_WORKERS as u32,
+            attached: Ok(()),
+        },
+        About {
+            policy: Self::Hermes,
+            name: "hermes",
+            chooses: "any that the workers' own filter lets pass (SIGCOMM 2025), for comparison",
+            workers_max: hermes::WORKERS_MAX,
+            attached: Err("needs workers that run its filter, which only srv's own do"),
+        },
     ];
+
+    /// How many policies there are: each number below this is a policy's.
+    pub const COUNT: u32 = Self::TABLE.len() as u32;
+
+    /// All policies with the names that users give them.
+    pub const NAMED: [(&'static str, Self); Self::TABLE.len()] = {
+        let mut named = [("", Self::Hash); Self::TABLE.len()];
+        let mut number = 0;
+        while number < named.len() {
+            let about = Self::TABLE[number];
+            assert!(
+                about.policy as usize == number,
+                "a policy's line is not at its number"
+            );
+            named[number] = (about.name, about.policy);
+            number += 1;
+        }
+        named
+    };
+
+    /// One bit for each policy that attached servers have.
+    const ATTACHED: u32 = {
+        assert!(Self::COUNT <= u32::BITS, "a policy has no bit");
+        let mut bits = 0;
+        let mut number = 0;
+        while number < Self::TABLE.len() {
+            bits |= (Self::TABLE[number].attached.is_ok() as u32) << number;
+            number += 1;
+        }
+        bits
+    };
+
+    /// Whether attached servers have the policy of that number.
+    #[inline(always)]
+    fn is_for_attached(number: u32) -> bool {
+        number < u32::BITS && Self::ATTACHED >> number & 1 == 1
+    }
+
+    /// What is said of it.
+    pub fn about(self) -> &'static About {
+        &Self::TABLE[self as usize]
+    }
 
     /// The policy's name.
     pub fn name(self) -> &'static str {
-        Self::NAMED[self as usize].0
+        self.about().name
     }
 
     /// Most workers that it can choose between.
     pub fn workers_max(self) -> u32 {
-        match self {
-            Self::Hermes => hermes::WORKERS_MAX,
-            _ => MAX_WORKERS as u32,
-        }
+        self.about().workers_max
     }
 
     /// The policy of that number in [`crate::layout::Config`]; `None` if there is none.
     pub fn from_number(number: u32) -> Option<Self> {
-        Self::NAMED.get(number as usize).map(|(_, policy)| *policy)
+        let about = Self::TABLE.get(number as usize)?;
+        Some(about.policy)
     }
 }
 
@@ -109,7 +217,7 @@ pub fn choose<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<
         return least(group, host);
     }
     let ready = group.config.ready_count.get();
-    if policy == 0 || policy > Policy::Hermes as u32 {
+    if policy == Policy::Hash as u32 || policy >= Policy::COUNT {
         return Err(Reason::NoPolicy);
     }
     if ready == 0 {
@@ -128,8 +236,11 @@ pub fn choose<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<
         scale(host.random(), ready)
     } else if policy == Policy::RoundRobin as u32 {
         remainder(host.advance_cursor(), ready)
-    } else {
+    } else if policy == Policy::Cpu as u32 {
         remainder(host.cpu(), ready)
+    } else {
+        // A policy without a branch must not choose by another one's.
+        return Err(Reason::NoPolicy);
     };
     checked_ready(group, nth_ready(group, nth))
 }
@@ -309,84 +420,6 @@ fn found<const N: usize>(best: Score) -> Result<u32, Reason> {
     } else {
         Err(Reason::NoneReady)
     }
-}
-
-/// No slot has this number.
-pub const NO_SLOT: u32 = u32::MAX;
-
-/// Idle bytes in a word.
-const LANES: u32 = 8;
-/// Words in a cache line.
-const LINE_WORDS: u32 = 8;
-
-/// The first slot from `from` on, around the end, whose worker sleeps, or
-/// [`NO_SLOT`]. Slots without a worker are never idle.
-#[inline(always)]
-fn next_idle<const N: usize>(group: &Group<N>, from: u32) -> u32 {
-    // The lanes of the first word below `from` come last, after the wrap.
-    let first = from / LANES;
-    let skipped = (1u64 << (8 * (from % LANES))) - 1;
-    let mut word = idle_word(group, first) & !skipped;
-    if word == 0 && !is_any_idle(group) {
-        return NO_SLOT;
-    }
-    let mut at = first;
-    for _ in 0..N as u32 / LANES {
-        if word != 0 {
-            break;
-        }
-        at += 1;
-        word = idle_word(group, at);
-    }
-    if word == 0 {
-        NO_SLOT
-    } else {
-        at * LANES % N as u32 + lowest_lane(word)
-    }
-}
-
-/// Whether any worker sleeps. Where none does, the way around takes much longer.
-#[inline(always)]
-fn is_any_idle<const N: usize>(group: &Group<N>) -> bool {
-    let mut idle = 0;
-    for line in 0..N as u32 / LANES / LINE_WORDS {
-        if line * LANES * LINE_WORDS >= group.config.workers.get() {
-            break;
-        }
-        for nth in 0..LINE_WORDS {
-            idle |= idle_word(group, line * LINE_WORDS + nth);
-        }
-    }
-    idle != 0
-}
-
-/// Eight workers' idle bytes.
-#[cfg(target_arch = "bpf")]
-#[inline(always)]
-fn idle_word<const N: usize>(group: &Group<N>, word: u32) -> u64 {
-    let lanes = group.idle.0.as_ptr().cast::<u64>();
-    // SAFETY: the array is 64-byte aligned and the masked index is inside it. Here all
-    // accesses are instructions (see `Shared`): one load takes eight lanes, each of which
-    // its worker writes whole.
-    let word = unsafe { lanes.add(bounded(word, N / 8)).read_volatile() };
-    u64::from_le(word) & 0x0101_0101_0101_0101
-}
-
-/// Eight workers' idle bytes, one by one: elsewhere each is an atomic, which must not be
-/// read as a part of something larger.
-#[cfg(not(target_arch = "bpf"))]
-fn idle_word<const N: usize>(group: &Group<N>, word: u32) -> u64 {
-    let first = bounded(word, N / 8) * 8;
-    let lanes = core::array::from_fn(|lane| group.idle.0[first + lane].get() & 1);
-    u64::from_le_bytes(lanes)
-}
-
-/// Index of the lowest byte that is 1, of bytes that are 0 or 1 and not all 0.
-/// (BPF has no instruction that counts trailing zeros.)
-#[inline(always)]
-fn lowest_lane(word: u64) -> u32 {
-    let lowest = word & word.wrapping_neg();
-    (lowest.wrapping_mul(0x0001_0203_0405_0607) >> 56) as u32
 }
 
 #[inline(always)]

@@ -15,7 +15,7 @@ use crate::measure::load::args::LoadArgs;
 use crate::serve::config::args::ServeArgs;
 use crate::serve::master::takeover::SuccessionArgs;
 use crate::serve::rehearsal::RehearsalArgs;
-use crate::values::{ListenAddr, PolicyName};
+use crate::values::{ListenAddr, PolicyName, policies};
 use attach::{AttachArgs, DetachArgs};
 use observe::ObserveArgs;
 
@@ -49,7 +49,8 @@ for a group, or that is unknown. 2 if the command line is wrong.")]
     /// Switch the policy of a running server or agent; no connection is lost
     #[command(after_help = CHANGE_CODES)]
     Policy {
-        /// hash, random, round-robin, cpu, source, p2c, least or hermes
+        /// The policy to switch to.
+        #[arg(help = policies::alternatives(&policies::all()))]
         name: PolicyName,
         /// Which server.
         #[command(flatten)]
@@ -153,6 +154,7 @@ line is wrong.";
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use srv_common::Policy;
 
     use super::*;
     use crate::serve::config::settings;
@@ -255,6 +257,41 @@ mod tests {
                 assert_eq!(said, silent, "--{name}");
             }
         }
+    }
+
+    #[test]
+    fn the_help_has_each_policy() {
+        let mut command = Cli::command();
+        let help = |command: &mut clap::Command, of: &str| {
+            let help = command.find_subcommand_mut(of).unwrap().render_long_help();
+            // As a reader sees it: without line breaks.
+            let help = help.to_string();
+            help.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        let [serve, policy, attach] =
+            ["serve", "policy", "attach"].map(|of| help(&mut command, of));
+        for about in Policy::TABLE {
+            let name = about.name;
+            let described = format!("{name} {}", policies::sentence(about.policy));
+            assert!(serve.contains(&described), "{described}: {serve}");
+            let is_offered = |help: &str| {
+                let mut words = help.split([' ', ',']);
+                words.any(|word| word == name)
+            };
+            assert!(is_offered(&policy), "{name}: {policy}");
+            assert_eq!(
+                is_offered(&policy_of(&attach)),
+                about.attached.is_ok(),
+                "{name}: {attach}"
+            );
+        }
+    }
+
+    /// What the help of `srv attach` says of `--policy`.
+    fn policy_of(attach: &str) -> String {
+        let (_, policy) = attach.split_once("--policy").unwrap();
+        let (policy, _) = policy.split_once("--once").unwrap();
+        policy.to_owned()
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The values that flags and the file share: one parser and one wording for
 //! both. Knows nothing of which setting a value is for.
 
+pub mod policies;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
@@ -483,7 +485,7 @@ mod tests {
     fn unknown_names_are_answered_with_the_known_ones() {
         assert_eq!(
             refusal::<PolicyName>("lest"),
-            "expected one of hash, random, round-robin, cpu, source, p2c, least, hermes"
+            format!("expected one of {}", policies::all().join(", "))
         );
         assert_eq!(refusal::<LogFormat>("xml"), "expected one of text, json");
     }

@@ -220,7 +220,7 @@ pub enum How {
 /// The reason why the kernel should choose.
 #[inline(always)]
 pub fn choose(policy: u32, view: &mut impl View) -> Result<(u32, How), Reason> {
-    if policy == 0 || policy >= Policy::Hermes as u32 {
+    if !Policy::is_for_attached(policy) {
         return Err(Reason::NoPolicy);
     }
     let members = view.members()?;
@@ -241,9 +241,12 @@ pub fn choose(policy: u32, view: &mut impl View) -> Result<(u32, How), Reason> {
     } else if policy == Policy::RoundRobin as u32 {
         let nth = remainder(view.advance_cursor(), members);
         view.nth_slot(nth)
-    } else {
+    } else if policy == Policy::Cpu as u32 {
         let nth = remainder(view.cpu(), members);
         view.nth_slot(nth)
+    } else {
+        // A policy without a branch must not choose by another one's.
+        return Err(Reason::NoPolicy);
     };
     Ok((slot, How::Unseen))
 }

@@ -18,11 +18,13 @@ use aya::programs::{BtfTracePoint, SkReuseport};
 use aya::{Btf, Ebpf, Pod};
 use srv_common::Policy;
 use srv_common::foreign::{Foreign, MAX_LISTENERS, Reason, Sleep, Tag};
+use srv_common::policy::About;
 
 use super::select::{self, Loaded, Reads, SELECT};
 use super::signals::{Signal, Signals};
 use crate::steering::memory::SharedMemory;
 use crate::steering::program::program;
+use crate::values::policies;
 
 /// The programs with their memory, for one listener group. Dropping it detaches
 /// nothing: the select program stays as long as the group has it.
@@ -219,10 +221,13 @@ impl Steering {
     /// # Errors
     /// It needs what only srv's own workers tell.
     pub fn policy(&mut self, policy: Policy) -> anyhow::Result<()> {
-        if policy == Policy::Hermes {
-            bail!(
-                "steer by hermes: other servers' workers do not run its filter; choose another policy"
-            );
+        let About { name, attached, .. } = policy.about();
+        // Under hash the program leaves each choice to the kernel.
+        if policy != Policy::Hash
+            && let Err(why) = attached
+        {
+            let names = policies::of_attached().join(", ");
+            bail!("steer by {name}: it {why}; choose one of {names}");
         }
         self.memory.config.policy.set(policy as u32);
         Ok(())

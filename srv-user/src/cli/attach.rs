@@ -12,7 +12,7 @@ use crate::attach::group::Target;
 use crate::attach::refusal::Refusal;
 use crate::attach::{agent, detach};
 use crate::logging;
-use crate::values::{ListenAddr, LogFormat, PolicyName};
+use crate::values::{ListenAddr, LogFormat, PolicyName, policies};
 
 /// What `srv attach` may be told.
 #[derive(Debug, Args)]
@@ -34,8 +34,9 @@ pub struct AttachArgs {
     #[command(flatten)]
     pub group: GroupArgs,
 
-    /// Which worker gets a new connection: random, round-robin, cpu, source, p2c or least
-    #[arg(long, value_name = "NAME", default_value = "least", value_parser = policy)]
+    /// How the program chooses a worker.
+    #[arg(long, value_name = "NAME", default_value = "least", value_parser = policy,
+          help = policy_help())]
     pub policy: PolicyName,
 
     /// Attach and exit; the program goes on, but nobody follows a reload: it
@@ -149,23 +150,20 @@ fn leaves_nothing_to_choose(error: &anyhow::Error) -> bool {
     matches!(refusal, Some(Refusal::SharedSocket { .. }))
 }
 
-/// The policies that need no help of the server's workers.
+/// A policy that attached servers have.
 fn policy(text: &str) -> Result<PolicyName, String> {
-    // The first is what the kernel does without a program.
-    let is_for_others = |policy: Policy| !matches!(policy, Policy::Hash | Policy::Hermes);
-    let named = Policy::NAMED
-        .into_iter()
-        .filter(|(_, policy)| is_for_others(*policy));
-    let found = named.clone().find(|(name, _)| *name == text);
-    found.map(|(_, policy)| PolicyName(policy)).ok_or_else(|| {
-        let names: Vec<&str> = named.map(|(name, _)| name).collect();
-        let why = match text {
-            "hash" => "hash is the kernel's own choice, to which `srv detach` returns; ",
-            "hermes" => "hermes needs workers that run its filter, which only srv's own do; ",
-            _ => "",
-        };
-        format!("{why}expected one of {}", names.join(", "))
-    })
+    let expected = || format!("expected one of {}", policies::of_attached().join(", "));
+    let named = Policy::TABLE.iter().find(|about| about.name == text);
+    let about = named.ok_or_else(expected)?;
+    match about.attached {
+        Ok(()) => Ok(PolicyName(about.policy)),
+        Err(why) => Err(format!("{text} {why}; {}", expected())),
+    }
+}
+
+fn policy_help() -> String {
+    let names = policies::alternatives(&policies::of_attached());
+    format!("Which worker gets a new connection: {names}")
 }
 
 fn process(text: &str) -> Result<Pid, String> {

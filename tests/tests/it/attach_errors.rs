@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 use rustix::process::Signal;
 use srv::kernel::owners;
 use srv::kernel::sock_diag::SockDiag;
+use srv_common::Policy;
 use srv_tests::python::{Python, Server};
 
 use crate::agent::{Agent, LOCALHOST, answered_by, is_in_turn, nginx, run, said};
@@ -36,13 +37,18 @@ fn a_process_that_is_not_there_is_not_there() {
 
 #[test]
 fn only_policies_that_attach_has_are_offered() {
-    for policy in ["lest", "hash", "hermes"] {
-        let output = run(&format!("attach --listen 127.0.0.1:80 --policy {policy}"));
-        let offered = "expected one of random, round-robin, cpu, source, p2c, least";
-        assert_says(&output, 2, &["--policy", offered]);
+    let ask = |policy| run(&format!("attach --listen 127.0.0.1:80 --policy {policy}"));
+    let attached = Policy::TABLE.iter().filter(|about| about.attached.is_ok());
+    let offered: Vec<&str> = attached.map(|about| about.name).collect();
+    let offered = format!("expected one of {}", offered.join(", "));
+    assert_says(&ask("lest"), 2, &["--policy", &offered]);
+    for about in Policy::TABLE {
+        if let Err(why) = about.attached {
+            let refusal = format!("{} {why}; {offered}", about.name);
+            assert_says(&ask(about.name), 2, &["--policy", &refusal]);
+        }
     }
-    let output = run("attach --listen 127.0.0.1:80 --policy hash");
-    assert_says(&output, 2, &["`srv detach`"]);
+    assert_says(&ask("hash"), 2, &["`srv detach`"]);
 }
 
 /// `--netns` alone was refused for want of an argument that it did not name.

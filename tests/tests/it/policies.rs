@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use srv::measure::hold::{Held, Opening};
 use srv::steering::status::GroupStatus;
+use srv_common::policy::{About, Policy};
 use srv_tests::server::Server;
 
 use crate::client::{Client, get, get_many, get_over};
@@ -47,6 +48,20 @@ fn assert_steered_all(server: &Server, connections: u64) -> Vec<u64> {
         group.program.fallbacks
     );
     steered(&group)
+}
+
+/// What each policy chooses is its own test's. A policy that has none is here all the same.
+#[test]
+fn each_policy_steers_every_connection() {
+    gate::needs!(steer);
+    let steer = |about: &&About| about.policy != Policy::Hash;
+    for about in Policy::TABLE.iter().filter(steer) {
+        let server = start(about.name, about.workers_max.min(4));
+        get_many(server.address(), 40);
+        assert_eq!(status(&server).policy, about.name);
+        let shares = assert_steered_all(&server, 40);
+        assert_eq!(shares.iter().sum::<u64>(), 40, "{}", about.name);
+    }
 }
 
 /// Also the proof that the program's atomic additions fetch: with a compiler

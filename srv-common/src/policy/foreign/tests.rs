@@ -163,15 +163,20 @@ proptest! {
     }
 
     #[test]
-    fn every_policy_chooses_a_member(
+    fn every_policy_of_attached_servers_chooses_a_member_and_each_other_is_refused(
         listeners in prop::collection::vec(posed(), 1..=MAX_LISTENERS),
         (cursor, seed, cpu, source) in any::<(u32, u32, u32, u32)>(),
-        policy in 1..Policy::Hermes as u32,
+        about in prop::sample::select(Policy::TABLE),
     ) {
         let mut bench = Bench { cursor, seed, cpu, source, ..Bench::of(&listeners) };
-        let (slot, _) = choose(policy, &mut bench).unwrap();
-        prop_assert!((slot as usize) < listeners.len());
-        prop_assert!(bench.looks <= LOOK_MAX);
+        let chosen = choose(about.policy as u32, &mut bench);
+        if about.attached.is_err() {
+            prop_assert_eq!(chosen, Err(Reason::NoPolicy));
+        } else {
+            let (slot, _) = chosen.unwrap();
+            prop_assert!((slot as usize) < listeners.len());
+            prop_assert!(bench.looks <= LOOK_MAX);
+        }
     }
 
     #[test]
@@ -296,7 +301,12 @@ fn a_listener_that_nobody_waits_for_comes_last() {
 
 #[test]
 fn what_needs_the_servers_help_is_left_to_the_kernel() {
-    for policy in [Policy::Hash as u32, Policy::Hermes as u32, 99] {
+    let is_refused = |about: &&crate::policy::About| about.attached.is_err();
+    let refused = Policy::TABLE.iter().filter(is_refused);
+    let refused: Vec<u32> = refused.map(|about| about.policy as u32).collect();
+    assert!(refused.contains(&(Policy::Hash as u32)), "{refused:?}");
+    // Numbers of no policy: the next one, a bit beyond those of the table, the largest.
+    for policy in refused.into_iter().chain([Policy::COUNT, 32, u32::MAX]) {
         let mut bench = Bench::of(&[IDLE; 2]);
         assert_eq!(choose(policy, &mut bench), Err(Reason::NoPolicy));
     }

@@ -20,7 +20,8 @@ use super::{Types, rules};
 use crate::serve::sandbox::User;
 use crate::steering::accept_mode::AcceptMode;
 use crate::values::{
-    Count, FileType, ListenAddr, LogFormat, Period, PolicyName, UserName, list, scalar, table,
+    Count, FileType, ListenAddr, LogFormat, Period, PolicyName, UserName, list, policies, scalar,
+    table,
 };
 
 /// Accept queue limit when nothing else is said: the kernel's default of
@@ -56,21 +57,8 @@ pub struct ServeArgs {
     workers: Option<Count<1, { MAX_WORKERS as u32 }>>
         => Settings.workers: u32 = |said, _| Ok(rules::workers(said)), Live;
 
-    /// Which worker gets a new connection [default: least, or hash if unsteered]
-    ///
-    ///   hash         the kernel's own choice; no program is attached
-    ///   random       any
-    ///   round-robin  each in turn
-    ///   cpu          the worker of the CPU that handled the SYN
-    ///   source       the same client address, the same worker
-    ///   p2c          the better of two random ones
-    ///   least        the one with the least outstanding work
-    ///   hermes       any that the workers' own filter lets pass (SIGCOMM 2025), for comparison;
-    ///                64 workers at most
-    ///
-    /// All but hash need the BPF program: not with --no-bpf, nor where all workers share
-    /// a socket (--accept shared, shared-herd, blocking)
-    #[arg(long, value_name = "NAME", verbatim_doc_comment)]
+    /// How the program chooses a worker.
+    #[arg(long, value_name = "NAME", help = POLICY_HELP, long_help = policy_help())]
     #[serde(deserialize_with = "scalar")]
     policy: Option<PolicyName>
         => Settings.policy: Policy = |said, asked| {
@@ -215,6 +203,21 @@ pub struct ServeArgs {
         => Serving.limits: Limits =
             |said, _| Ok(Limits::settle(said.by_flag(), said.in_file())), Live;
 }
+}
+
+const POLICY_HELP: &str =
+    "Which worker gets a new connection [default: least, or hash if unsteered]";
+
+fn policy_help() -> String {
+    format!(
+        "\
+{POLICY_HELP}
+
+{}
+All but hash need the BPF program: not with --no-bpf, nor where all workers share
+a socket (--accept shared, shared-herd, blocking)",
+        policies::described()
+    )
 }
 
 impl ServeArgs {
