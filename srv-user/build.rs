@@ -1,5 +1,5 @@
 //! Hands the BPF objects to the crate as `OUT_DIR/srv-ebpf.o` and
-//! `OUT_DIR/srv-foreign.o`: those that `SRV_BPF_OBJECT` and `SRV_BPF_FOREIGN_OBJECT`
+//! `OUT_DIR/srv-attached.o`: those that `SRV_BPF_OBJECT` and `SRV_BPF_ATTACHED_OBJECT`
 //! name, else those that `cargo xtask build` left in the workspace, else empty
 //! files (srv then carries no program and says so). And tells the crate its version,
 //! in `SRV_VERSION`: a measurement has to name the source of the binary that was measured.
@@ -24,9 +24,9 @@ const SOURCES: [&str; 5] = [
 const OBJECTS: [(&str, &str, &str); 2] = [
     ("srv-ebpf.o", "srv-ebpf/src/main.rs", "SRV_BPF_OBJECT"),
     (
-        "srv-foreign.o",
-        "srv-ebpf/src/foreign",
-        "SRV_BPF_FOREIGN_OBJECT",
+        "srv-attached.o",
+        "srv-ebpf/src/attached",
+        "SRV_BPF_ATTACHED_OBJECT",
     ),
 ];
 

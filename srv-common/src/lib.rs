@@ -12,8 +12,8 @@
 #[cfg(not(target_arch = "bpf"))]
 extern crate alloc;
 
+pub mod attached;
 pub mod branchless;
-pub mod foreign;
 pub mod layout;
 pub mod observed;
 pub mod policy;

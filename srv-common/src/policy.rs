@@ -6,7 +6,7 @@
 //! No policy ever returns a slot whose worker is not ready; with none ready
 //! the answer is a [`Reason`] and the kernel hashes.
 
-pub mod foreign;
+pub mod attached;
 pub mod hermes;
 mod idle;
 
@@ -50,7 +50,7 @@ pub struct About {
     pub chooses: &'static str,
     /// Most workers that it can choose between.
     pub workers_max: u32,
-    /// Whether attached servers have it. If they have, [`foreign::choose`] implements it.
+    /// Whether attached servers have it. If they have, [`attached::choose`] implements it.
     /// If not, the reason, as what follows the policy's name in a sentence.
     pub attached: Result<(), &'static str>,
 }

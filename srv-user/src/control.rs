@@ -21,7 +21,7 @@ use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 
 use crate::steering::status::GroupStatus;
-use attached::ForeignStatus;
+use attached::AttachedStatus;
 use joining::{Joined, Joining};
 
 pub use confinement::Confinement;
@@ -54,7 +54,8 @@ pub enum Reply {
     /// To [`Request::Status`].
     Status(Status),
     /// To [`Request::Status`], from the agent of another server's group.
-    Foreign(ForeignStatus),
+    #[serde(rename = "foreign")]
+    Attached(AttachedStatus),
     /// To [`Request::Sockets`].
     Sockets(Vec<SocketStatus>),
     /// The change was made; what to tell the user.

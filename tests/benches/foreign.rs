@@ -105,7 +105,7 @@ fn row_of(posed: Posed, rounds: usize, raw: &mut Raw) -> Result<Vec<String>> {
     let mut target = Target::open(posed)?;
     let reads = target.steering.reads();
     if asleep == workers {
-        let program = target.steering.program("steer_foreign")?.info()?;
+        let program = target.steering.program("steer_attached")?.info()?;
         println!(
             "{} {workers}, reads {}: verifier went through {} instructions, {} bytes compiled",
             policy.name(),
@@ -117,7 +117,7 @@ fn row_of(posed: Posed, rounds: usize, raw: &mut Raw) -> Result<Vec<String>> {
     let (mut differences, mut empties) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         let empty_ns = target.mean_run_ns("empty")?;
-        let select_ns = target.mean_run_ns("steer_foreign")?;
+        let select_ns = target.mean_run_ns("steer_attached")?;
         raw.write(&Sample {
             workers,
             asleep,

@@ -26,8 +26,8 @@ const MODULES: [&str; 14] = [
     "attach_refusals::",
     "deaths::",
     "fallbacks::",
-    "foreign_degraded::",
-    "foreign_steering::",
+    "attached_degraded::",
+    "attached_steering::",
     "hangs::",
     "introspection::",
     "modes::",
@@ -42,7 +42,7 @@ const LEFT_OUT: [&str; 2] = [
     // curl, which would have to bring its libraries.
     "attach_refusals::another_network_namespace",
     // Linux 6.17 and newer alone do.
-    "foreign_degraded::a_kernel_that_lets_programs_load_is_read_by_loads",
+    "attached_degraded::a_kernel_that_lets_programs_load_is_read_by_loads",
 ];
 
 /// Of a kernel's package: the kernel, and the modules by which the kernel tells

@@ -10,7 +10,7 @@ use crate::{step, toolchain::Toolchain, workspace};
 const TARGET: &str = "bpfel-unknown-none";
 
 /// The objects: for srv's own workers, and for other people's servers.
-const OBJECTS: [&str; 2] = ["srv-ebpf", "srv-foreign"];
+const OBJECTS: [&str; 2] = ["srv-ebpf", "srv-attached"];
 
 /// Builds the objects and publishes them.
 ///

@@ -211,15 +211,15 @@ mod tests {
         let small = tree::small(&[
             (
                 "srv-ebpf/Cargo.toml",
-                "[[bin]]\nname = \"srv-foreign\"\npath = \"src/foreign/main.rs\"\n",
+                "[[bin]]\nname = \"srv-attached\"\npath = \"src/attached/main.rs\"\n",
             ),
             ("srv-ebpf/src/main.rs", ""),
-            ("srv-ebpf/src/foreign/main.rs", ""),
+            ("srv-ebpf/src/attached/main.rs", ""),
         ]);
         let roots = crate_roots(&small.tree).expect("find the crates");
         assert_eq!(
             roots,
-            ["srv-ebpf/src/main.rs", "srv-ebpf/src/foreign/main.rs"]
+            ["srv-ebpf/src/main.rs", "srv-ebpf/src/attached/main.rs"]
         );
     }
 }

@@ -23,7 +23,7 @@ use super::group::Target;
 use super::lock::{Lock, control_path};
 use super::processes::Processes;
 use super::steering::View;
-use crate::control::attached::{ForeignProgram, ForeignStatus};
+use crate::control::attached::{AttachedProgram, AttachedStatus};
 use crate::control::{self, Question, Reply, Request};
 use crate::kernel::sock_diag::SockDiag;
 use crate::logging;
@@ -235,7 +235,7 @@ impl Agent {
 
     fn answer(&mut self, request: &Request) -> Reply {
         let answer = match request {
-            Request::Status => self.status().map(Reply::Foreign),
+            Request::Status => self.status().map(Reply::Attached),
             Request::Sockets => self.status().map(|status| Reply::Sockets(status.sockets())),
             Request::Reload | Request::Upgrade | Request::Join(_) => Err(anyhow::anyhow!(
                 "that is for srv's own servers, not for agents"
@@ -256,10 +256,10 @@ impl Agent {
         Ok(before)
     }
 
-    fn status(&mut self) -> anyhow::Result<ForeignStatus> {
+    fn status(&mut self) -> anyhow::Result<AttachedStatus> {
         let view = self.following.view();
         let target = *self.following.target();
-        let mut status = ForeignStatus::look(&target, self.following.diag())?;
+        let mut status = AttachedStatus::look(&target, self.following.diag())?;
         let signals = self.following.signals();
         let counts_live = signals.get("live").is_some_and(|signal| signal == "known");
         for listener in &mut status.listeners {
@@ -278,10 +278,10 @@ impl Agent {
         Ok(status)
     }
 
-    fn program(&self, view: View) -> ForeignProgram {
+    fn program(&self, view: View) -> AttachedProgram {
         let attached = !self.following.cookies().is_empty();
         let why_not = "no process listens there at present; the agent waits";
-        ForeignProgram {
+        AttachedProgram {
             attached: Some(attached),
             why_not: (!attached).then(|| why_not.to_owned()),
             runs: Some(view.runs),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use srv_common::Policy;
-use srv_common::foreign::MAX_LISTENERS;
+use srv_common::attached::MAX_LISTENERS;
 
 use super::detach::{self, Detached};
 use super::group::Target;

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use anyhow::Context as _;
 use rustix::process::Pid;
 use socket2::SockRef;
-use srv_common::foreign::MAX_LISTENERS;
+use srv_common::attached::MAX_LISTENERS;
 
 use super::refusal::Refusal;
 use super::take::take;
@@ -34,7 +34,7 @@ impl Target {
     /// There is no such process.
     pub fn new(address: SocketAddr, netns: Option<Pid>) -> anyhow::Result<Self> {
         let namespace = namespace_of(netns)?;
-        let netns = netns.map(foreign).transpose()?.flatten();
+        let netns = netns.map(other_namespace).transpose()?.flatten();
         Ok(Self {
             address,
             netns,
@@ -74,7 +74,7 @@ impl Target {
         let netns = Some(pid);
         let number = pid.as_raw_nonzero().get() as u32;
         let own = owners::sockets_of(pid).map_err(|error| unseen(number, error))?;
-        let listeners = SockDiag::open(foreign(pid)?)?.all_listeners(0)?;
+        let listeners = SockDiag::open(other_namespace(pid)?)?.all_listeners(0)?;
         let addresses_of = |sockets: &BTreeSet<u64>| -> Vec<SocketAddr> {
             let its = listeners
                 .iter()
@@ -196,7 +196,7 @@ fn ensure_own_socket(only: &Listener, owners: &Owners) -> anyhow::Result<()> {
 
 /// The process, if it is in another network namespace: to join one's own
 /// would ask for CAP_SYS_ADMIN in vain.
-fn foreign(pid: Pid) -> anyhow::Result<Option<Pid>> {
+fn other_namespace(pid: Pid) -> anyhow::Result<Option<Pid>> {
     Ok((namespace_of(Some(pid))? != namespace_of(None)?).then_some(pid))
 }
 

@@ -2,12 +2,12 @@
 //! aya knows no calls of the kernel's own functions, and the program has one.
 
 use anyhow::ensure;
-use srv_common::foreign::RDONLY_CAST;
+use srv_common::attached::RDONLY_CAST;
 
 use super::btf::Btf;
 
 /// Empty if the build had no BPF toolchain.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/srv-foreign.o"));
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/srv-attached.o"));
 
 /// `BPF_JMP | BPF_CALL`, and what its source register says of the number: a
 /// helper's, or that of a function's type in the kernel's BTF.

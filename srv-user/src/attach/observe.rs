@@ -21,7 +21,7 @@ use super::refusal::{Refusal, how_to_own_sockets};
 use super::report::open_connections;
 use super::table;
 use super::verdict::{Finding, Seen, Verdict, judge};
-use crate::control::attached::ForeignStatus;
+use crate::control::attached::AttachedStatus;
 use crate::kernel::owners::Owners;
 use crate::kernel::sock_diag::SockDiag;
 use crate::output;
@@ -47,7 +47,7 @@ pub struct Observation {
     pub interval_s: f64,
     /// The group at the interval's end.
     #[serde(flatten)]
-    pub status: ForeignStatus,
+    pub status: AttachedStatus,
     /// The workers, with what they accepted in the interval.
     pub workers: Vec<WorkerRate>,
     /// Why accepts are unknown; `None`: they are known.
@@ -154,7 +154,7 @@ impl Observer {
             &after,
             interval_s,
         );
-        let status = ForeignStatus::of(&self.target, &mut self.diag)?;
+        let status = AttachedStatus::of(&self.target, &mut self.diag)?;
         let accepts_unknown = self.closes.as_ref().err().cloned();
         let verdict = judge(&Seen {
             workers: &workers,
@@ -228,7 +228,7 @@ fn masters(owners: &Owners) -> HashSet<Pid> {
 }
 
 /// What would steer the server; `None`: it is steered.
-fn fix(status: &ForeignStatus, target: Target) -> Option<String> {
+fn fix(status: &AttachedStatus, target: Target) -> Option<String> {
     if status.program.attached == Some(true) {
         return None;
     }

@@ -1,8 +1,8 @@
-//! Where the running kernel keeps what the foreign select program reads. A
+//! Where the running kernel keeps what the select program for attached servers reads. A
 //! field that is not there costs the signals that need it, and is named.
 
 use anyhow::ensure;
-use srv_common::foreign::Offsets;
+use srv_common::attached::Offsets;
 
 use super::btf::Btf;
 

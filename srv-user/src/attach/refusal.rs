@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use rustix::io::Errno;
-use srv_common::foreign::MAX_LISTENERS;
+use srv_common::attached::MAX_LISTENERS;
 
 /// Why not.
 #[derive(Clone, Debug, PartialEq, Eq)]

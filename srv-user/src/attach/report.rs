@@ -8,13 +8,15 @@ use rustix::process::Pid;
 
 use super::group::Target;
 use super::lock::{self, Record};
-use crate::control::attached::{Balance, ForeignListener, ForeignProgram, ForeignStatus, Shares};
+use crate::control::attached::{
+    AttachedListener, AttachedProgram, AttachedStatus, Balance, Shares,
+};
 use crate::control::{Reply, Request, SocketStatus, ask};
 use crate::kernel::owners::{self, Owner, Owners};
 use crate::kernel::sock_diag::{Listener, SockDiag};
 use crate::steering::balance::{coefficient_of_variation, max_over_mean};
 
-impl ForeignStatus {
+impl AttachedStatus {
     /// What this user's agent says of a group; without an agent, what the kernel shows.
     ///
     /// # Errors
@@ -46,14 +48,14 @@ impl ForeignStatus {
         let owners = Owners::of(&sockets.iter().map(|socket| socket.inode).collect());
         let connections = open_connections(target.address, diag, &owners)?;
         let listener = |socket: &Listener| listener(socket, &owners, &connections);
-        let listeners: Vec<ForeignListener> = sockets.iter().map(listener).collect();
+        let listeners: Vec<AttachedListener> = sockets.iter().map(listener).collect();
         Ok(Self {
             listen: target.address,
             namespace: target.namespace,
             server: owners.command().unwrap_or_default().to_owned(),
             agent: None,
             policy: None,
-            program: ForeignProgram {
+            program: AttachedProgram {
                 attached: None,
                 why_not: None,
                 runs: None,
@@ -69,7 +71,7 @@ impl ForeignStatus {
 
     /// As lines of `srv sockets`.
     pub fn sockets(&self) -> Vec<SocketStatus> {
-        let socket = |listener: &ForeignListener| SocketStatus {
+        let socket = |listener: &AttachedListener| SocketStatus {
             listen: self.listen,
             slot: listener.slot,
             server: self.server.clone(),
@@ -89,32 +91,32 @@ impl ForeignStatus {
 ///
 /// # Errors
 /// The runtime directory cannot be read.
-pub fn all() -> anyhow::Result<(Vec<ForeignStatus>, Vec<anyhow::Error>)> {
+pub fn all() -> anyhow::Result<(Vec<AttachedStatus>, Vec<anyhow::Error>)> {
     let (records, unreadable) = lock::records()?;
     Ok((records.iter().filter_map(of_record).collect(), unreadable))
 }
 
-fn of_record(record: &Record) -> Option<ForeignStatus> {
+fn of_record(record: &Record) -> Option<AttachedStatus> {
     of_agent(record).or_else(|| left_alone(record).ok().flatten())
 }
 
 /// What the agent answers that wrote this record; `None` if it has ended.
-fn of_agent(record: &Record) -> Option<ForeignStatus> {
+fn of_agent(record: &Record) -> Option<AttachedStatus> {
     let path = record.control.as_deref()?;
     match ask(Some(path), &Request::Status) {
-        Ok(Reply::Foreign(status)) => Some(status),
+        Ok(Reply::Attached(status)) => Some(status),
         _ => None,
     }
 }
 
 /// What can be told of a group whose agent has left or was killed; `None` once
 /// none of its sockets is there any more, and with them the program.
-fn left_alone(record: &Record) -> anyhow::Result<Option<ForeignStatus>> {
+fn left_alone(record: &Record) -> anyhow::Result<Option<AttachedStatus>> {
     let Some(target) = Target::in_namespace(record.address, record.namespace)? else {
         return Ok(None);
     };
     let mut diag = SockDiag::open(target.netns)?;
-    let mut status = ForeignStatus::look(&target, &mut diag)?;
+    let mut status = AttachedStatus::look(&target, &mut diag)?;
     if !is_of_group(record, &status) {
         return Ok(None);
     }
@@ -122,12 +124,12 @@ fn left_alone(record: &Record) -> anyhow::Result<Option<ForeignStatus>> {
     Ok(Some(status))
 }
 
-fn is_of_group(record: &Record, status: &ForeignStatus) -> bool {
-    let is_known = |listener: &ForeignListener| record.cookies.contains(&listener.cookie);
+fn is_of_group(record: &Record, status: &AttachedStatus) -> bool {
+    let is_known = |listener: &AttachedListener| record.cookies.contains(&listener.cookie);
     status.listeners.iter().any(is_known)
 }
 
-impl ForeignStatus {
+impl AttachedStatus {
     /// An agent attached the recorded program and has left it, or was killed.
     fn was_left(&mut self, record: &Record) {
         let is_loaded = programs().map(|ids| ids.contains(&record.program));
@@ -142,7 +144,7 @@ impl ForeignStatus {
 }
 
 /// Where this user has attached nothing.
-fn not_ours(listeners: usize) -> ForeignProgram {
+fn not_ours(listeners: usize) -> AttachedProgram {
     let (attached, why_not) = match programs() {
         _ if listeners < 2 => (Some(false), "one socket leaves nothing to choose between"),
         Some(ids) if ids.is_empty() => (Some(false), "no program of this kind is loaded"),
@@ -151,7 +153,7 @@ fn not_ours(listeners: usize) -> ForeignProgram {
             "nothing of this user's is attached, and the kernel does not tell what others attached",
         ),
     };
-    ForeignProgram {
+    AttachedProgram {
         attached,
         why_not: Some(why_not.to_owned()),
         runs: None,
@@ -197,14 +199,14 @@ fn listener(
     socket: &Listener,
     owners: &Owners,
     connections: &HashMap<Pid, u64>,
-) -> ForeignListener {
+) -> AttachedListener {
     let workers = owners.workers(socket.inode);
     let of = |worker: &&Owner| match worker.polled.len() {
         0 | 1 => connections.get(&worker.pid).copied(),
         _ => None,
     };
     let first = owners.having(socket.inode).next();
-    ForeignListener {
+    AttachedListener {
         slot: None,
         connections: workers.iter().map(of).sum(),
         workers: workers
@@ -223,7 +225,7 @@ fn listener(
     }
 }
 
-fn balance(listeners: &[ForeignListener]) -> Balance {
+fn balance(listeners: &[AttachedListener]) -> Balance {
     let connections = listeners.iter().map(|each| each.connections);
     let connections: Option<Vec<u64>> = connections.collect();
     let queued: u64 = listeners.iter().map(|each| u64::from(each.queued)).sum();

@@ -1,9 +1,9 @@
-//! Loading the select program for foreign servers in the cheapest form that the
+//! Loading the select program for attached servers in the cheapest form that the
 //! running kernel and this process's capabilities allow.
 
 use anyhow::{Context as _, ensure};
 use aya::{Ebpf, EbpfLoader};
-use srv_common::foreign::Offsets;
+use srv_common::attached::Offsets;
 
 use super::btf::Btf;
 use super::object;
@@ -12,9 +12,9 @@ use super::signals::{Signal, Signals};
 use crate::steering::program::program;
 
 /// The select program's name.
-pub const SELECT: &str = "steer_foreign";
+pub const SELECT: &str = "steer_attached";
 
-const NEEDS: &str = "load the program for foreign servers (needs Linux 5.12 or newer, CAP_BPF and \
+const NEEDS: &str = "load the program for attached servers (needs Linux 5.12 or newer, CAP_BPF and \
                      CAP_PERFMON; `srv doctor` says what is missing)";
 
 /// How the select program reads the kernel's memory, the best last.

@@ -17,7 +17,7 @@ use aya::maps::{Map, MapData, ReusePortSockArray, SkStorage};
 use aya::programs::{BtfTracePoint, SkReuseport};
 use aya::{Btf, Ebpf, Pod};
 use srv_common::Policy;
-use srv_common::foreign::{Foreign, MAX_LISTENERS, Reason, Sleep, Tag};
+use srv_common::attached::{AttachedGroup, MAX_LISTENERS, Reason, Sleep, Tag};
 use srv_common::policy::About;
 
 use super::select::{self, Loaded, Reads, SELECT};
@@ -30,7 +30,7 @@ use crate::values::policies;
 /// nothing: the select program stays as long as the group has it.
 pub struct Steering {
     ebpf: Ebpf,
-    memory: &'static Foreign,
+    memory: &'static AttachedGroup,
     reads: Reads,
     signals: Signals,
     /// Slots that have a listener.
@@ -261,7 +261,7 @@ impl Steering {
         }
     }
 
-    /// The program of that name, loaded: `steer_foreign`, or `empty` for benches.
+    /// The program of that name, loaded: `steer_attached`, or `empty` for benches.
     ///
     /// # Errors
     /// If there is none, or the kernel refuses it.
@@ -323,20 +323,20 @@ fn count_live(ebpf: &mut Ebpf) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn map(ebpf: &Ebpf) -> anyhow::Result<&'static Foreign> {
-    let Some(Map::Array(map)) = ebpf.map("FOREIGN") else {
-        bail!("find array FOREIGN in the BPF object");
+fn map(ebpf: &Ebpf) -> anyhow::Result<&'static AttachedGroup> {
+    let Some(Map::Array(map)) = ebpf.map("ATTACHED") else {
+        bail!("find array ATTACHED in the BPF object");
     };
-    let info = map.info().context("ask for the size of array FOREIGN")?;
+    let info = map.info().context("ask for the size of array ATTACHED")?;
     ensure!(
-        info.value_size() as usize == size_of::<Foreign>(),
+        info.value_size() as usize == size_of::<AttachedGroup>(),
         "the embedded BPF object has another layout ({} bytes a group) than this binary ({}): build both with `cargo xtask build`",
         info.value_size(),
-        size_of::<Foreign>()
+        size_of::<AttachedGroup>()
     );
     let fd = map.fd().as_fd().try_clone_to_owned();
-    let memory = SharedMemory::checked(fd.context("duplicate the fd of array FOREIGN")?)?;
-    memory.map().context("map array FOREIGN")
+    let memory = SharedMemory::checked(fd.context("duplicate the fd of array ATTACHED")?)?;
+    memory.map().context("map array ATTACHED")
 }
 
 fn listeners(ebpf: &mut Ebpf) -> anyhow::Result<ReusePortSockArray<&mut MapData>> {

@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 
 use super::rates::WorkerRate;
-use crate::control::attached::{ForeignListener, ForeignStatus};
+use crate::control::attached::{AttachedListener, AttachedStatus};
 use crate::control::text::{counts, known, or_dash, table};
 
 /// The group, for people.
-pub fn group(status: &ForeignStatus) -> String {
+pub fn group(status: &AttachedStatus) -> String {
     let agent = match status.agent {
         Some(pid) => format!("agent {pid}"),
         None => "no agent".to_owned(),
@@ -65,7 +65,7 @@ pub fn workers(workers: &[WorkerRate]) -> String {
     table(&header, workers.iter().map(row).collect())
 }
 
-fn program(status: &ForeignStatus) -> String {
+fn program(status: &AttachedStatus) -> String {
     let program = &status.program;
     let why = program
         .why_not
@@ -89,7 +89,7 @@ fn program(status: &ForeignStatus) -> String {
     text
 }
 
-fn balance(status: &ForeignStatus) -> String {
+fn balance(status: &AttachedStatus) -> String {
     let balance = &status.balance;
     let shares = match &balance.connections {
         None => "connections: not known by socket".to_owned(),
@@ -111,7 +111,7 @@ fn balance(status: &ForeignStatus) -> String {
     text
 }
 
-fn row(listener: &ForeignListener) -> Vec<String> {
+fn row(listener: &AttachedListener) -> Vec<String> {
     let workers: Vec<String> = listener.workers.iter().map(u32::to_string).collect();
     vec![
         known(listener.slot),
@@ -131,10 +131,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::control::attached::{Balance, ForeignProgram, Shares};
+    use crate::control::attached::{AttachedProgram, Balance, Shares};
 
-    fn listeners() -> Vec<ForeignListener> {
-        let listener = ForeignListener {
+    fn listeners() -> Vec<AttachedListener> {
+        let listener = AttachedListener {
             slot: Some(0),
             workers: vec![4712],
             owners: 3,
@@ -148,7 +148,7 @@ mod tests {
             cookie: 0x1001,
             fd: Some(5),
         };
-        let unknown = ForeignListener {
+        let unknown = AttachedListener {
             slot: None,
             workers: Vec::new(),
             steered: None,
@@ -163,13 +163,13 @@ mod tests {
 
     #[test]
     fn a_group_reads_like_this() {
-        let status = ForeignStatus {
+        let status = AttachedStatus {
             listen: "127.0.0.1:8080".parse().unwrap(),
             namespace: 1,
             server: "nginx".into(),
             agent: Some(99),
             policy: Some("least".into()),
-            program: ForeignProgram {
+            program: AttachedProgram {
                 attached: Some(true),
                 why_not: None,
                 runs: Some(801),

@@ -81,7 +81,7 @@ pub fn on(address: SocketAddr) -> anyhow::Result<PathBuf> {
 fn agents() -> anyhow::Result<Vec<(SocketAddr, PathBuf)>> {
     let (records, _) = lock::records()?;
     let answers =
-        |path: &PathBuf| matches!(ask(Some(path), &Request::Status), Ok(Reply::Foreign(_)));
+        |path: &PathBuf| matches!(ask(Some(path), &Request::Status), Ok(Reply::Attached(_)));
     let found = records
         .into_iter()
         .filter_map(|record| Some((record.address, record.control?)));

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{Query, Server, StatusArgs, find};
 use crate::attach::report;
 use crate::attach::table;
-use crate::control::attached::ForeignStatus;
+use crate::control::attached::AttachedStatus;
 use crate::control::text;
 use crate::control::{self, Reply, Request, SocketStatus, Status, ask, no_server};
 use crate::output::json;
@@ -29,7 +29,8 @@ struct Overview {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     servers: Vec<Placed>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    foreign: Vec<ForeignStatus>,
+    #[serde(rename = "foreign")]
+    attached: Vec<AttachedStatus>,
 }
 
 /// The fields of `srv sockets --json`.
@@ -70,7 +71,7 @@ impl Placed {
 /// # Errors
 /// Nothing runs, or it is not clear what is meant.
 pub fn status(query: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let (paths, mut foreign) = running(&query.ask.server)?;
+    let (paths, mut attached) = running(&query.ask.server)?;
     let mut servers = Vec::new();
     for (control, reply) in ask_each(&query.ask.server, paths, &Request::Status)? {
         match reply {
@@ -79,13 +80,13 @@ pub fn status(query: &StatusArgs) -> anyhow::Result<ExitCode> {
                 control,
                 status,
             }),
-            Reply::Foreign(status) => foreign = vec![status],
+            Reply::Attached(status) => attached = vec![status],
             other => bail!("asked for status, got {other:?}"),
         }
     }
     let own = servers.iter().flat_map(|server| &server.status.groups);
     let own = own.map(|group| group.program.attached);
-    let others = foreign
+    let others = attached
         .iter()
         .map(|status| status.program.attached == Some(true));
     let code = match own.chain(others).all(|is_steered| is_steered) {
@@ -97,13 +98,13 @@ pub fn status(query: &StatusArgs) -> anyhow::Result<ExitCode> {
         json::print(&Overview {
             server: only.map(|only| only.status),
             servers,
-            foreign,
+            attached,
         })?;
         return Ok(code);
     }
     let names_each = servers.len() > 1;
     let own = servers.iter().map(|server| server.shown(names_each));
-    let groups: Vec<String> = own.chain(foreign.iter().map(table::group)).collect();
+    let groups: Vec<String> = own.chain(attached.iter().map(table::group)).collect();
     println!("{}", groups.join("\n").trim_end());
     Ok(code)
 }
@@ -113,7 +114,7 @@ pub fn status(query: &StatusArgs) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// As [`status`].
 pub fn sockets(query: &Query) -> anyhow::Result<()> {
-    let (paths, foreign) = running(&query.server)?;
+    let (paths, attached) = running(&query.server)?;
     let mut all: Vec<SocketStatus> = Vec::new();
     for (_, reply) in ask_each(&query.server, paths, &Request::Sockets)? {
         match reply {
@@ -121,7 +122,7 @@ pub fn sockets(query: &Query) -> anyhow::Result<()> {
             other => bail!("asked for sockets, got {other:?}"),
         }
     }
-    all.extend(foreign.iter().flat_map(ForeignStatus::sockets));
+    all.extend(attached.iter().flat_map(AttachedStatus::sockets));
     match query.json {
         true => json::print(Sockets { sockets: all }),
         false => {
@@ -167,17 +168,17 @@ fn ask_each(
 
 /// The control sockets of the servers that are meant, and the groups of others:
 /// none of those if one is named.
-fn running(server: &Server) -> anyhow::Result<(BTreeSet<PathBuf>, Vec<ForeignStatus>)> {
+fn running(server: &Server) -> anyhow::Result<(BTreeSet<PathBuf>, Vec<AttachedStatus>)> {
     if server.is_named() {
         return Ok((BTreeSet::from([find::one(server)?]), Vec::new()));
     }
-    let (servers, (foreign, unreadable)) = (control::servers()?, report::all()?);
+    let (servers, (attached, unreadable)) = (control::servers()?, report::all()?);
     for error in unreadable {
         // Standard error may be closed; the answer goes to standard output.
         let _ = writeln!(std::io::stderr(), "srv: {error:#}");
     }
-    match servers.is_empty() && foreign.is_empty() {
+    match servers.is_empty() && attached.is_empty() {
         true => Err(no_server()),
-        false => Ok((servers, foreign)),
+        false => Ok((servers, attached)),
     }
 }

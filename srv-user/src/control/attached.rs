@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// Another server's group.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ForeignStatus {
+pub struct AttachedStatus {
     /// Its address.
     pub listen: SocketAddr,
     /// Inode number of its network namespace.
@@ -20,11 +20,11 @@ pub struct ForeignStatus {
     /// The policy, by name; `None` where this user has attached nothing.
     pub policy: Option<String>,
     /// The BPF program.
-    pub program: ForeignProgram,
+    pub program: AttachedProgram,
     /// What it goes by: `known`, or why not; `None` where no agent tells.
     pub signals: Option<BTreeMap<String, String>>,
     /// Socket by socket.
-    pub listeners: Vec<ForeignListener>,
+    pub listeners: Vec<AttachedListener>,
     /// Handshakes that wait for their last packet, of all sockets together.
     pub half_open: u64,
     /// How evenly it is shared.
@@ -33,7 +33,7 @@ pub struct ForeignStatus {
 
 /// The BPF program of another server's group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ForeignProgram {
+pub struct AttachedProgram {
     /// Whether it decides now; `None`: unknown.
     pub attached: Option<bool>,
     /// If it does not, or that is unknown: why.
@@ -49,7 +49,7 @@ pub struct ForeignProgram {
 
 /// One of its sockets.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ForeignListener {
+pub struct AttachedListener {
     /// Its slot in the program's array; `None` where no agent tells.
     pub slot: Option<u32>,
     /// The processes that accept from it; empty where that is unknown.

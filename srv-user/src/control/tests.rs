@@ -95,7 +95,7 @@ fn a_socket() -> SocketStatus {
     }
 }
 
-const FOREIGN: &str = r#"{"foreign":{"listen":"127.0.0.1:8080","namespace":1,"server":"nginx",
+const ATTACHED: &str = r#"{"foreign":{"listen":"127.0.0.1:8080","namespace":1,"server":"nginx",
 "agent":99,"policy":"least","program":{"attached":true,"why_not":null,"runs":801,"steered":800,
 "fallbacks":{"not_syn":1}},"signals":{"live":"no BTF"},"half_open":2,"listeners":[{"slot":0,
 "workers":[4712],"owners":3,"steered":800,"sleep":"busy","live":12,"queued":4,"backlog":511,
@@ -127,7 +127,7 @@ fn a_hostile_reply_is_refused_or_shown() {
         packet(&Reply::Sockets(vec![a_socket()])),
         packet(&Reply::Done("policy: least".into())),
         packet(&Reply::Refused("no".into())),
-        packet(&serde_json::from_str::<Reply>(FOREIGN).unwrap()),
+        packet(&serde_json::from_str::<Reply>(ATTACHED).unwrap()),
     ];
     // Digits to be spliced in.
     let seeds = seeds.into_iter().chain([u64::MAX.to_string().into_bytes()]);
@@ -137,7 +137,7 @@ fn a_hostile_reply_is_refused_or_shown() {
             prop_assert!(bytes.contains(&b'\n'), "half a reply is none");
             match reply {
                 Reply::Status(status) => drop(text::status(&status)),
-                Reply::Foreign(status) => drop(table::group(&status)),
+                Reply::Attached(status) => drop(table::group(&status)),
                 Reply::Sockets(sockets) => drop(text::sockets(&sockets)),
                 Reply::Done(_) | Reply::Refused(_) | Reply::Joined(_) => {}
             }

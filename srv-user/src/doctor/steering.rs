@@ -23,7 +23,7 @@ pub fn checks(facts: &Facts) -> Vec<Check> {
 /// What unsteered serving loses.
 const UNSTEERED: &str = "no steering: the kernel's hash chooses, idle workers still take over";
 /// What only the steering of other servers needs.
-const FOREIGN: &str = "no steering of servers that are not srv's own";
+const NO_ATTACH: &str = "no steering of servers that are not srv's own";
 
 fn steering(facts: &Facts) -> Check {
     let name = "BPF program";
@@ -219,7 +219,7 @@ fn pidfd_getfd(facts: &Facts) -> Check {
         return Check::ok(name, "there");
     }
     let mend = "Linux 5.6 or newer";
-    Check::lacks(Verdict::Missing, name, "not there", FOREIGN, mend)
+    Check::lacks(Verdict::Missing, name, "not there", NO_ATTACH, mend)
 }
 
 /// Yama's say in who may take a socket: `pidfd_getfd` asks as an attaching
@@ -233,7 +233,7 @@ fn ptrace_scope(facts: &Facts) -> Check {
             Verdict::Missing,
             name,
             format!("{scope}: nobody may take a socket"),
-            FOREIGN,
+            NO_ATTACH,
             "a reboot with a lower value: it cannot be lowered while running",
         ),
         // What is lost then, the line on the capability says.
@@ -414,7 +414,7 @@ mod tests {
         let no_call = only_ailment(|facts| facts.has_pidfd_getfd = false);
         let no_ptrace = only_ailment(|facts| facts.ptrace_scope = Some(3));
         for check in [no_call, no_ptrace] {
-            assert_eq!(check.costs.as_deref(), Some(FOREIGN));
+            assert_eq!(check.costs.as_deref(), Some(NO_ATTACH));
         }
     }
 

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use anyhow::{Context as _, ensure};
 use rustix::fs::{FileType, MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
-use srv_common::foreign::Foreign;
+use srv_common::attached::AttachedGroup;
 use srv_common::{Group, MAX_WORKERS};
 
 /// What can lie in [`SharedMemory`].
@@ -21,7 +21,7 @@ pub unsafe trait Layout {}
 // SAFETY: made of atomic integers.
 unsafe impl Layout for Group {}
 // SAFETY: likewise.
-unsafe impl Layout for Foreign {}
+unsafe impl Layout for AttachedGroup {}
 
 /// A file that is known to be as long as a `T`, for as long as it exists.
 pub struct SharedMemory<T> {

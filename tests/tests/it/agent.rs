@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Output};
 
-use srv::control::attached::ForeignStatus;
+use srv::control::attached::AttachedStatus;
 use srv::control::{Reply, Request, ask};
 use srv_tests::child::Child;
 use srv_tests::nginx::{self, Content, Nginx};
@@ -51,19 +51,19 @@ impl Agent {
     }
 
     /// What it says of the group.
-    pub fn status(&self) -> ForeignStatus {
+    pub fn status(&self) -> AttachedStatus {
         // It answers a moment after it has attached.
         let reply = until("the agent answers", || {
             ask(Some(&self.control()), &Request::Status).ok()
         });
         match reply {
-            Reply::Foreign(status) => status,
+            Reply::Attached(status) => status,
             other => panic!("asked for status, got {other:?}"),
         }
     }
 
     /// Waits until its status shows what `is_so` looks for.
-    pub fn until(&self, what: &str, is_so: impl Fn(&ForeignStatus) -> bool) -> ForeignStatus {
+    pub fn until(&self, what: &str, is_so: impl Fn(&AttachedStatus) -> bool) -> AttachedStatus {
         until(what, || Some(self.status()).filter(|status| is_so(status)))
     }
 

@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use srv::attach::agent::detach_on_panic;
 use srv::attach::detach::{Detached, detach};
 use srv::attach::group::Target;
-use srv::control::attached::ForeignStatus;
+use srv::control::attached::AttachedStatus;
 use srv::kernel::sock_diag::SockDiag;
 use srv::steering::program::Steering;
 
@@ -37,7 +37,7 @@ fn each_socket_is_found_with_the_worker_that_polls_it() {
         let seen = said(&format!(
             "observe --listen {address} --once --interval 1ms --json"
         ));
-        let seen: ForeignStatus = serde_json::from_str(&seen).unwrap();
+        let seen: AttachedStatus = serde_json::from_str(&seen).unwrap();
         let is_polled = seen.listeners.iter().all(|each| !each.workers.is_empty());
         is_polled.then_some(seen)
     });

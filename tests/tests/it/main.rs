@@ -2,9 +2,9 @@
 //! One test binary for all of them, so that it is linked once.
 
 mod agent;
+mod attached_server;
 mod client;
 mod configured;
-mod foreign_server;
 mod frozen;
 mod gate;
 mod loaded;
@@ -22,6 +22,8 @@ mod attach_lock;
 mod attach_refusals;
 mod attach_servers;
 mod attach_stress;
+mod attached_degraded;
+mod attached_steering;
 mod closing;
 mod connections;
 mod container;
@@ -33,8 +35,6 @@ mod fallbacks;
 mod faulty_workers;
 mod fd_store;
 mod flood;
-mod foreign_degraded;
-mod foreign_steering;
 mod framing;
 mod hangs;
 mod hostile_worker;

@@ -50,7 +50,7 @@ fn attach_says_what_was_tried_and_since_when_it_works() {
     let address = nginx.address().to_string();
     let of_sockets = |option| Lacking::socket_option(libc::SYS_setsockopt, option);
     let loading = [
-        "load the program for foreign servers",
+        "load the program for attached servers",
         "Linux 5.12",
         "this is Linux",
     ];

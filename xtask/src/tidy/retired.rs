@@ -9,11 +9,15 @@ use super::{Finding, tree::Tree};
 const MAY_NAME_THEM: [&str; 2] = ["CHANGELOG.md", "xtask/src/tidy/retired.rs"];
 
 /// Names of any kind, and what is in their place. Add a line when you give one up.
-const RETIRED: [(&str, &str); 4] = [
+const RETIRED: [(&str, &str); 8] = [
+    ("SRV_BPF_FOREIGN_OBJECT", "SRV_BPF_ATTACHED_OBJECT"),
     ("confine::", "sandbox::"),
     ("foreign::lock", "attach::lock"),
     ("log::stderr", "logging::stderr"),
+    ("srv-foreign", "srv-attached"),
     ("srv-user/src/cli/load", "srv-user/src/measure/load/args"),
+    ("srv_common::foreign", "srv_common::attached"),
+    ("steer_foreign", "steer_attached"),
 ];
 
 /// How a module at the root of srv-user is written, and the files in which that means one

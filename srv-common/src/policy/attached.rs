@@ -8,8 +8,8 @@
 //! many. What is left decides.
 
 use super::{Host, Policy, mix, remainder, scale, wrap};
+use crate::attached::{AttachedGroup, MAX_LISTENERS, Reason, Sleep};
 use crate::branchless::{is_negative, sign};
-use crate::foreign::{Foreign, MAX_LISTENERS, Reason, Sleep};
 
 /// What a policy may ask about the group's listeners. A *place* is a number below
 /// [`View::members`]; which listener is there the kernel decides. Places are
@@ -391,7 +391,7 @@ fn source(members: u32, view: &mut impl View) -> u32 {
     view.nth_slot(scale(mix(hash), members))
 }
 
-impl Foreign {
+impl AttachedGroup {
     /// The slot whose listener has this `SO_COOKIE`.
     #[inline(always)]
     pub fn slot_of_cookie(&self, cookie: u64) -> Option<u32> {

@@ -1,4 +1,4 @@
-//! A server of this process for the foreign programs to steer: listeners whose
+//! A server of this process for the program for attached servers to steer: listeners whose
 //! workers are threads, each of which sleeps, is busy or accepts as it is told. What
 //! the program chose, and why, is read from its own counters.
 

@@ -1,5 +1,5 @@
 //! The programs for a server that already runs and publishes nothing:
-//! [`steer_foreign`] selects the listener for a new connection by what the
+//! [`steer_attached`] selects the listener for a new connection by what the
 //! kernel knows of each, [`count_live`] counts the connections of each.
 //!
 //! Whatever goes wrong is counted by reason and left to the kernel's hash; so is
@@ -32,12 +32,12 @@ use aya_ebpf::{
     programs::SkReuseportContext,
 };
 use counter::add_one;
-use srv_common::foreign::{Foreign, MAX_LISTENERS, Reason};
-use srv_common::policy::foreign::{How, choose};
+use srv_common::attached::{AttachedGroup, MAX_LISTENERS, Reason};
+use srv_common::policy::attached::{How, choose};
 
 /// The one group that this copy of the program steers, mapped by user space.
 #[map]
-static FOREIGN: Array<Foreign> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+static ATTACHED: Array<AttachedGroup> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Slot number to listening socket.
 #[map]
@@ -45,8 +45,8 @@ static LISTENERS: ReusePortSockArray =
     ReusePortSockArray::with_max_entries(MAX_LISTENERS as u32, 0);
 
 #[sk_reuseport]
-pub fn steer_foreign(ctx: SkReuseportContext) -> u32 {
-    let Some(group) = FOREIGN.get(0) else {
+pub fn steer_attached(ctx: SkReuseportContext) -> u32 {
+    let Some(group) = ATTACHED.get(0) else {
         return SK_PASS;
     };
     match steer(&ctx, group) {
@@ -71,7 +71,7 @@ pub fn empty(_ctx: SkReuseportContext) -> u32 {
 }
 
 #[inline(always)]
-fn steer(ctx: &SkReuseportContext, group: &Foreign) -> Result<u32, Reason> {
+fn steer(ctx: &SkReuseportContext, group: &AttachedGroup) -> Result<u32, Reason> {
     let flags = packet::flags(ctx).map_err(|_| Reason::Truncated)?;
     if !packet::is_syn(flags) {
         return Err(Reason::NotSyn);

@@ -1,5 +1,5 @@
-//! The memory that the foreign select program shares with user space: one
-//! [`Foreign`] per group of listeners that belong to somebody else's server.
+//! The memory that the select program for attached servers shares with user space: one
+//! [`AttachedGroup`] per group of listeners that belong to somebody else's server.
 //! Its workers publish nothing; the program reads the kernel's own state and
 //! keeps here what it may read less often, so that it needs no agent.
 //!
@@ -10,14 +10,14 @@
 use crate::layout::Line;
 use crate::shared::Shared;
 
-/// Most listeners that a foreign group can have; a power of two, so that the
+/// Most listeners that an attached group can have; a power of two, so that the
 /// program can bound an index with a mask.
 pub const MAX_LISTENERS: usize = 256;
 
-/// Everything about one foreign group.
+/// Everything about one attached group.
 #[repr(C, align(64))]
 #[derive(Debug)]
-pub struct Foreign {
+pub struct AttachedGroup {
     /// What user space asks for.
     pub config: Config,
     /// What the program counts.
@@ -99,8 +99,8 @@ pub struct Tracepoint {
 /// behind would mislead for ever.
 pub const LIVE_PATIENCE_SYNS: u64 = 128;
 
-impl Foreign {
-    /// Whether [`Foreign::live`] is kept up to date.
+impl AttachedGroup {
+    /// Whether [`AttachedGroup::live`] is kept up to date.
     #[inline(always)]
     pub fn counts_live(&self) -> bool {
         let seen = self.tracepoint.0.cursor.get();
@@ -109,7 +109,7 @@ impl Foreign {
     }
 }
 
-impl Foreign {
+impl AttachedGroup {
     /// For the program: from now on the kernel chooses, until user space says
     /// what the group is now. Returns `reason`.
     #[inline(always)]
@@ -159,7 +159,7 @@ impl Place {
 const GIVEN: u64 = 1 << 63;
 const SLOT_MASK: u32 = MAX_LISTENERS as u32 - 1;
 
-/// One listener of a foreign group.
+/// One listener of an attached group.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct Slot {
@@ -208,7 +208,7 @@ pub struct Tag {
     pub slot: u32,
     /// [`Connections::tag`] at that time.
     pub tag: u32,
-    /// 1 while the connection is counted in [`Foreign::live`].
+    /// 1 while the connection is counted in [`AttachedGroup::live`].
     pub is_counted: u32,
     /// Explicit padding.
     pub _pad: u32,
@@ -363,13 +363,13 @@ const _: () = {
     assert!(offset_of!(Slot, connections) == 64);
     assert!(size_of::<Tag>() == 16);
     assert!(size_of::<Offsets>() == 4 * Offsets::COUNT);
-    assert!(offset_of!(Foreign, program) == 64);
-    assert!(offset_of!(Foreign, tracepoint) == 192);
-    assert!(offset_of!(Foreign, list) == 256);
-    assert!(offset_of!(Foreign, cookies) == 256 + 2 * MAX_LISTENERS);
-    assert!(offset_of!(Foreign, places) == 256 + 10 * MAX_LISTENERS);
-    assert!(offset_of!(Foreign, live) == 256 + 42 * MAX_LISTENERS);
-    assert!(offset_of!(Foreign, slots) == 256 + 50 * MAX_LISTENERS);
-    assert!(size_of::<Foreign>() == 256 + 178 * MAX_LISTENERS);
+    assert!(offset_of!(AttachedGroup, program) == 64);
+    assert!(offset_of!(AttachedGroup, tracepoint) == 192);
+    assert!(offset_of!(AttachedGroup, list) == 256);
+    assert!(offset_of!(AttachedGroup, cookies) == 256 + 2 * MAX_LISTENERS);
+    assert!(offset_of!(AttachedGroup, places) == 256 + 10 * MAX_LISTENERS);
+    assert!(offset_of!(AttachedGroup, live) == 256 + 42 * MAX_LISTENERS);
+    assert!(offset_of!(AttachedGroup, slots) == 256 + 50 * MAX_LISTENERS);
+    assert!(size_of::<AttachedGroup>() == 256 + 178 * MAX_LISTENERS);
     assert!(MAX_LISTENERS.is_power_of_two());
 };

@@ -1,11 +1,11 @@
-//! The policies' view of a foreign group, for one run.
+//! The policies' view of an attached group, for one run.
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_get_smp_processor_id};
 use aya_ebpf::programs::SkReuseportContext;
 use srv_common::Host;
+use srv_common::attached::{AttachedGroup, MAX_LISTENERS, Reason};
 use srv_common::branchless::bounded;
-use srv_common::foreign::{Foreign, MAX_LISTENERS, Reason};
-use srv_common::policy::foreign::{Found, Listeners, Look, View, Window};
+use srv_common::policy::attached::{Found, Listeners, Look, View, Window};
 
 use crate::counter::{add, add_one};
 use crate::kernel::{offset, read, reads_directly};
@@ -17,7 +17,7 @@ use crate::search::{Group, NONE, search_idle, search_shortest};
 /// One run's view.
 pub struct Kernel<'a> {
     ctx: &'a SkReuseportContext,
-    group: &'a Foreign,
+    group: &'a AttachedGroup,
     scratch: Scratch,
     listeners: Group<'a>,
 }
@@ -26,7 +26,7 @@ impl<'a> Kernel<'a> {
     /// # Errors
     /// Never in practice: an array has its first entry.
     #[inline(always)]
-    pub fn new(ctx: &'a SkReuseportContext, group: &'a Foreign) -> Result<Self, Reason> {
+    pub fn new(ctx: &'a SkReuseportContext, group: &'a AttachedGroup) -> Result<Self, Reason> {
         Ok(Self {
             ctx,
             group,
@@ -171,7 +171,7 @@ impl Host for Kernel<'_> {
         cursor.wrapping_add(self.group.program.skipped.get() as u32)
     }
 
-    // Not the cursor itself, which counts SYNs (`Foreign::counts_live`).
+    // Not the cursor itself, which counts SYNs (`AttachedGroup::counts_live`).
     #[inline(always)]
     fn skip(&mut self, places: u32) {
         add(&self.group.program.skipped, places.into());

@@ -4,9 +4,9 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
+use srv_common::attached::AttachedGroup;
 use srv_common::branchless::bounded;
-use srv_common::foreign::Foreign;
-use srv_common::policy::foreign::LOOK_MAX;
+use srv_common::policy::attached::LOOK_MAX;
 
 use crate::kernel::{load, offset, read_into, reads_directly};
 
@@ -68,7 +68,7 @@ impl Scratch {
 
     /// The socket at a place, read with the block of places from `first` on.
     #[inline(always)]
-    pub fn socket_at(&mut self, group: &Foreign, place: u32, first: u32) -> Option<u64> {
+    pub fn socket_at(&mut self, group: &AttachedGroup, place: u32, first: u32) -> Option<u64> {
         if reads_directly() {
             let sockets = group.program.reuseport.get() + u64::from(offset!(socks));
             return Some(load(sockets + 8 * u64::from(place)));

@@ -1,4 +1,4 @@
-//! The policies for foreign groups on the host: what holds for any state of a
+//! The policies for attached groups on the host: what holds for any state of a
 //! group, and how choices spread over equals.
 
 use proptest::prelude::*;
@@ -314,11 +314,11 @@ fn what_needs_the_servers_help_is_left_to_the_kernel() {
 
 #[test]
 fn a_torn_place_is_not_believed() {
-    let place = crate::foreign::Place::default();
+    let place = crate::attached::Place::default();
     assert_eq!(place.slot_of(0, 0), None, "zeroed memory");
     let (one, other) = (0xffff_8881_0000_1000, 0xffff_8881_0000_1a80);
     place.socket.set(one);
-    place.key.set(crate::foreign::Place::key(one, 3, 7));
+    place.key.set(crate::attached::Place::key(one, 3, 7));
     assert_eq!(place.slot_of(one, 7), Some(3));
     assert_eq!(place.slot_of(other, 7), None, "another socket");
     assert_eq!(place.slot_of(one, 8), None, "another generation");

@@ -1,4 +1,4 @@
-//! What the foreign program goes by where it cannot know all, and when it leaves the
+//! What the program for attached servers goes by where it cannot know all, and when it leaves the
 //! choice to the kernel's hash: a signal that is missing, a group that has changed.
 
 use io_uring::IoUring;
@@ -7,7 +7,7 @@ use srv::attach::signals::Signal;
 use srv::attach::steering::{Steering, View};
 use srv_common::Policy;
 
-use crate::foreign_server::{Server, Waits, Worker, can_read_all, in_each_way, sleeps, steered};
+use crate::attached_server::{Server, Waits, Worker, can_read_all, in_each_way, sleeps, steered};
 use crate::gate;
 use crate::probe::until;
 

@@ -6,9 +6,9 @@ use aya_ebpf::{
     macros::{btf_map, btf_tracepoint},
     programs::BtfTracePointContext,
 };
-use srv_common::foreign::{MAX_LISTENERS, Tag};
+use srv_common::attached::{MAX_LISTENERS, Tag};
 
-use crate::FOREIGN;
+use crate::ATTACHED;
 use crate::counter::add;
 
 const BPF_F_CLONE: usize = 1 << 9;
@@ -67,7 +67,7 @@ pub fn count_live(ctx: BtfTracePointContext) -> i32 {
 /// still has to say costs no worker anything.
 #[inline(always)]
 fn count(tag: &mut Tag, state: i32) {
-    let Some(group) = FOREIGN.get(0) else { return };
+    let Some(group) = ATTACHED.get(0) else { return };
     let nth = tag.slot as usize & (MAX_LISTENERS - 1);
     let (slot, live) = (&group.slots[nth].connections, &group.live.0[nth]);
     if slot.tag.get() != tag.tag {

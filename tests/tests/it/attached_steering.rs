@@ -1,4 +1,4 @@
-//! Which listener the foreign program chooses: sleepers, the shortest queue, live
+//! Which listener the program for attached servers chooses: sleepers, the shortest queue, live
 //! connections, the other policies; over a server of the test's own and over a real nginx.
 
 use std::net::TcpStream;
@@ -9,7 +9,7 @@ use srv::attach::steering::{Steering, View};
 use srv_common::Policy;
 use srv_tests::nginx::{Content, Nginx, Options};
 
-use crate::foreign_server::{Server, Waits, Worker, can_read_all, in_each_way, sleeps, steered};
+use crate::attached_server::{Server, Waits, Worker, can_read_all, in_each_way, sleeps, steered};
 use crate::gate;
 use crate::probe::until;
 

@@ -2,11 +2,11 @@
 //! verifier goes through once: inside the policy's loop it went beyond a million
 //! instructions.
 
+use srv_common::attached::{AttachedGroup, MAX_LISTENERS, Place, Reason, Seen, Sleep};
 use srv_common::branchless::bounded;
-use srv_common::foreign::{Foreign, MAX_LISTENERS, Place, Reason, Seen, Sleep};
-use srv_common::policy::foreign::Look;
+use srv_common::policy::attached::Look;
 
-use crate::FOREIGN;
+use crate::ATTACHED;
 use crate::counter::add_one;
 use crate::kernel::{offset, read};
 use crate::scratch::Scratch;
@@ -48,14 +48,14 @@ pub extern "C" fn look_at_queue(place: u32, first: u32) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn slot_of_cookie(cookie: u64) -> u64 {
-    let slot = FOREIGN
+    let slot = ATTACHED
         .get(0)
         .and_then(|group| group.slot_of_cookie(cookie));
     slot.map_or(FAILED, u64::from)
 }
 
 struct Listener<'a> {
-    group: &'a Foreign,
+    group: &'a AttachedGroup,
     scratch: Scratch,
     at: &'a Place,
     /// Address of its `struct sock`.
@@ -69,7 +69,7 @@ const WALK_BITS: u32 = 4;
 impl Listener<'_> {
     #[inline(always)]
     fn at(place: u32, first: u32) -> Option<Self> {
-        let group = FOREIGN.get(0)?;
+        let group = ATTACHED.get(0)?;
         let mut scratch = Scratch::of_this_cpu()?;
         let socket = scratch.socket_at(group, place, first)?;
         let at = &group.places[bounded(place, MAX_LISTENERS)];

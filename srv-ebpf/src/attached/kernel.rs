@@ -4,7 +4,7 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use srv_common::foreign::{Offsets, RDONLY_CAST};
+use srv_common::attached::{Offsets, RDONLY_CAST};
 
 #[unsafe(no_mangle)]
 static OFFSETS: Offsets = Offsets {

@@ -1,11 +1,11 @@
 //! The policy's loops over the group's listeners, each in a function of its own
 //! that the verifier goes through once.
 
+use srv_common::attached::{AttachedGroup, MAX_LISTENERS, Reason, Sleep};
 use srv_common::branchless::bounded;
-use srv_common::foreign::{Foreign, MAX_LISTENERS, Reason, Sleep};
-use srv_common::policy::foreign::{Listeners, Look, Window, find_idle, find_shortest};
+use srv_common::policy::attached::{Listeners, Look, Window, find_idle, find_shortest};
 
-use crate::FOREIGN;
+use crate::ATTACHED;
 use crate::kernel::offset;
 use crate::listener::{FAILED, look_at_queue, look_at_worker};
 
@@ -14,11 +14,11 @@ pub const NONE: u64 = 1 << 62;
 
 /// [`find_idle`] as a number: a [`Found`], [`NONE`] or [`FAILED`].
 ///
-/// [`Found`]: srv_common::policy::foreign::Found
+/// [`Found`]: srv_common::policy::attached::Found
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn search_idle(start: u32, members: u32, turn: u32) -> u64 {
-    let Some(group) = FOREIGN.get(0) else {
+    let Some(group) = ATTACHED.get(0) else {
         return FAILED;
     };
     match find_idle(Window { start, members }, &mut Group::new(group, turn)) {
@@ -32,7 +32,7 @@ pub extern "C" fn search_idle(start: u32, members: u32, turn: u32) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn search_shortest(start: u32, members: u32) -> u64 {
-    let Some(group) = FOREIGN.get(0) else {
+    let Some(group) = ATTACHED.get(0) else {
         return FAILED;
     };
     find_shortest(Window { start, members }, &mut Group::new(group, 0))
@@ -41,7 +41,7 @@ pub extern "C" fn search_shortest(start: u32, members: u32) -> u64 {
 
 /// The group's listeners.
 pub struct Group<'a> {
-    group: &'a Foreign,
+    group: &'a AttachedGroup,
     /// Pseudo-random bits from the cursor.
     pub turn: u32,
     /// All ones if live connections are counted.
@@ -50,7 +50,7 @@ pub struct Group<'a> {
 
 impl<'a> Group<'a> {
     #[inline(always)]
-    pub fn new(group: &'a Foreign, turn: u32) -> Self {
+    pub fn new(group: &'a AttachedGroup, turn: u32) -> Self {
         Self {
             group,
             turn,
