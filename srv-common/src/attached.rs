@@ -97,7 +97,7 @@ pub struct Tracepoint {
 /// So many SYNs in a row without an established connection, and the tracepoint
 /// program is taken for gone: its link dies with the agent, and what it left
 /// behind would mislead for ever.
-pub const LIVE_PATIENCE_SYNS: u64 = 128;
+pub const LIVE_STALE_AFTER_SYNS: u64 = 128;
 
 impl AttachedGroup {
     /// Whether [`AttachedGroup::live`] is kept up to date.
@@ -105,7 +105,7 @@ impl AttachedGroup {
     pub fn counts_live(&self) -> bool {
         let seen = self.tracepoint.0.cursor.get();
         let since = self.program.cursor.get().wrapping_sub(seen);
-        self.config.counts_live.get() != 0 && since <= LIVE_PATIENCE_SYNS
+        self.config.counts_live.get() != 0 && since <= LIVE_STALE_AFTER_SYNS
     }
 }
 

@@ -9,28 +9,28 @@ use serde::Serialize;
 
 use crate::steering::program;
 
-pub use facts::{Facts, Steering};
+pub use facts::{Facts, ProgramState};
 
 mod cgroup;
 mod facts;
 mod network;
-#[cfg(test)]
-mod posed;
 mod privilege;
 mod process;
 mod steering;
+#[cfg(test)]
+mod test_machine;
 
 /// Examines this machine.
 ///
 /// `try_load` loads the BPF program and drops it again: the proof that the
 /// other lines only explain. It is called only if the binary carries one.
 pub fn run(carries_program: bool, try_load: impl FnOnce() -> Result<()>) -> Report {
-    let steering = match carries_program.then(try_load) {
-        None => Steering::NoProgram,
-        Some(Ok(())) => Steering::Loads,
-        Some(Err(error)) => Steering::Refused(program::on_one_line(&error)),
+    let program = match carries_program.then(try_load) {
+        None => ProgramState::NotBuilt,
+        Some(Ok(())) => ProgramState::Loads,
+        Some(Err(error)) => ProgramState::Refused(program::on_one_line(&error)),
     };
-    Report::of(&Facts::gather(steering))
+    Report::of(&Facts::gather(program))
 }
 
 /// What was found; prints as text for people, serialises for programs.
@@ -50,7 +50,7 @@ pub struct Check {
     /// What was looked at.
     pub name: String,
     /// How it stands.
-    pub verdict: Verdict,
+    pub verdict: Condition,
     /// What was found.
     pub found: String,
     /// What does not work, or not as well; `None` if all is well.
@@ -62,7 +62,7 @@ pub struct Check {
 /// How something stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
+pub enum Condition {
     /// Nothing is lost.
     Ok,
     /// It works, but not as well as it could.
@@ -78,7 +78,7 @@ impl Check {
     fn ok(name: &str, found: impl Into<String>) -> Check {
         Check {
             name: name.into(),
-            verdict: Verdict::Ok,
+            verdict: Condition::Ok,
             found: found.into(),
             costs: None,
             mend: None,
@@ -86,7 +86,7 @@ impl Check {
     }
 
     fn lacks(
-        verdict: Verdict,
+        verdict: Condition,
         name: &str,
         found: impl Into<String>,
         costs: impl Into<String>,
@@ -113,8 +113,8 @@ impl Report {
         Self {
             serves: checks
                 .iter()
-                .all(|check| check.verdict != Verdict::Prevents),
-            steers: facts.steering == Steering::Loads,
+                .all(|check| check.verdict != Condition::Prevents),
+            steers: facts.program == ProgramState::Loads,
             checks,
         }
     }
@@ -122,7 +122,11 @@ impl Report {
     /// 1 if `srv serve` cannot run here, else 0; if it can and `is_strict`, 2 where a line is not
     /// ok.
     pub fn exit_code(&self, is_strict: bool) -> u8 {
-        let is_well = || self.checks.iter().all(|check| check.verdict == Verdict::Ok);
+        let is_well = || {
+            self.checks
+                .iter()
+                .all(|check| check.verdict == Condition::Ok)
+        };
         match self.serves {
             false => 1,
             true if is_strict && !is_well() => 2,
@@ -141,9 +145,9 @@ impl fmt::Display for Report {
             .unwrap_or(0);
         for check in &self.checks {
             let verdict = match check.verdict {
-                Verdict::Ok => "ok",
-                Verdict::Degraded => "degraded",
-                Verdict::Missing | Verdict::Prevents => "missing",
+                Condition::Ok => "ok",
+                Condition::Degraded => "degraded",
+                Condition::Missing | Condition::Prevents => "missing",
             };
             writeln!(f, "{verdict:8}  {:width$}  {}", check.name, check.found)?;
             for (label, text) in [("costs", &check.costs), ("mend", &check.mend)] {
@@ -164,7 +168,7 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 mod tests {
-    use super::posed::{ailments, healthy};
+    use super::test_machine::{healthy, lacks};
     use super::*;
     use anyhow::anyhow;
     use rustix::thread::CapabilitySet;
@@ -203,13 +207,13 @@ mod tests {
             serves: false,
             steers: false,
             checks: vec![
-                check(Verdict::Ok, "kernel", None),
+                check(Condition::Ok, "kernel", None),
                 check(
-                    Verdict::Degraded,
+                    Condition::Degraded,
                     "net.core.somaxconn",
                     Some("shorter queues"),
                 ),
-                check(Verdict::Prevents, "files", Some("everything")),
+                check(Condition::Prevents, "files", Some("everything")),
             ],
         };
         assert_eq!(
@@ -229,9 +233,9 @@ srv serve does not run here.
     }
 
     #[test]
-    fn nothing_ails_a_healthy_machine() {
+    fn a_healthy_machine_lacks_nothing() {
         let report = Report::of(&healthy());
-        assert_eq!(ailments(&healthy()), []);
+        assert_eq!(lacks(&healthy()), []);
         assert!(report.serves && report.steers);
         assert_eq!((report.exit_code(false), report.exit_code(true)), (0, 0));
         assert!(
@@ -249,7 +253,7 @@ srv serve does not run here.
             ..healthy()
         };
         let unsteered = Facts {
-            steering: Steering::NoProgram,
+            program: ProgramState::NotBuilt,
             ..healthy()
         };
         for facts in [degraded, unsteered] {
@@ -261,7 +265,7 @@ srv serve does not run here.
     #[test]
     fn every_lack_says_what_it_costs_and_how_to_mend_it() {
         let facts = Facts {
-            steering: Steering::Refused("EPERM".into()),
+            program: ProgramState::Refused("EPERM".into()),
             version: (4, 4),
             has_btf: false,
             has_pidfd_getfd: false,
@@ -282,7 +286,7 @@ srv serve does not run here.
             ..healthy()
         };
         for check in Report::of(&facts).checks {
-            let is_ok = check.verdict == Verdict::Ok;
+            let is_ok = check.verdict == Condition::Ok;
             assert_eq!(
                 (check.costs.is_none(), check.mend.is_none()),
                 (is_ok, is_ok),
@@ -297,6 +301,9 @@ srv serve does not run here.
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["steers"], false);
         assert_eq!(json["checks"][0]["verdict"], "missing");
-        assert_eq!(serde_json::to_value(Verdict::Prevents).unwrap(), "missing");
+        assert_eq!(
+            serde_json::to_value(Condition::Prevents).unwrap(),
+            "missing"
+        );
     }
 }

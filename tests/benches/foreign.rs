@@ -12,8 +12,8 @@ use clap::Parser;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use serde::Serialize;
 use socket2::Socket;
+use srv::attach::programs::Programs;
 use srv::attach::select::Reads;
-use srv::attach::steering::Steering;
 use srv::measure::stats::Spread;
 use srv::serve::config::args::ServeArgs;
 use srv::serve::config::{self};
@@ -103,9 +103,9 @@ fn row_of(posed: Posed, rounds: usize, raw: &mut Raw) -> Result<Vec<String>> {
         ..
     } = posed;
     let mut target = Target::open(posed)?;
-    let reads = target.steering.reads();
+    let reads = target.programs.reads();
     if asleep == workers {
-        let program = target.steering.program("steer_attached")?.info()?;
+        let program = target.programs.program("steer_attached")?.info()?;
         println!(
             "{} {workers}, reads {}: verifier went through {} instructions, {} bytes compiled",
             policy.name(),
@@ -163,7 +163,7 @@ fn figure(spread: &Spread) -> String {
 /// A server whose workers accept nothing: their connections are reset before
 /// they have sent anything.
 struct Target {
-    steering: Steering,
+    programs: Programs,
     listeners: ListenerGroup,
     /// Wakes the sleeping workers for good.
     stop: Arc<OwnedFd>,
@@ -186,11 +186,11 @@ impl Target {
         };
         let settings = config::settings(&arguments)?;
         let listeners = ListenerGroup::bind(settings.listen[0], &settings.group())?;
-        let mut steering = Steering::load_reading(policy, reads)?;
+        let mut programs = Programs::load_reading(policy, reads)?;
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let mut epolls = Vec::new();
         for (slot, socket) in listeners.sockets.iter().enumerate() {
-            steering.insert(slot as u32, socket, socket.cookie()?)?;
+            programs.insert(slot as u32, socket, socket.cookie()?)?;
             let epoll = watching(socket, &stop)?;
             if (slot as u32) < asleep {
                 std::thread::spawn(move || wait_for_ever(&epoll));
@@ -198,9 +198,9 @@ impl Target {
                 epolls.push(epoll);
             }
         }
-        steering.set_members(workers);
+        programs.set_members(workers);
         Ok(Self {
-            steering,
+            programs,
             listeners,
             stop,
             _epolls: epolls,
@@ -208,7 +208,7 @@ impl Target {
     }
 
     fn mean_run_ns(&mut self, name: &str) -> Result<f64> {
-        let program = self.steering.program(name)?;
+        let program = self.programs.program(name)?;
         program
             .attach(&self.listeners.sockets[0])
             .context("attach")?;
@@ -217,20 +217,20 @@ impl Target {
 
     /// What was measured is what was meant.
     fn was_steered(&self, asleep: u32, policy: Policy) -> Result<()> {
-        let view = self.steering.view();
-        let hashed: u64 = view.fallbacks.values().sum();
-        ensure!(hashed == 0, "left to the hash: {:?}", view.fallbacks);
+        let snapshot = self.programs.snapshot();
+        let hashed: u64 = snapshot.fallbacks.values().sum();
+        ensure!(hashed == 0, "left to the hash: {:?}", snapshot.fallbacks);
         if policy == Policy::Least && self.listeners.sockets.len() <= 16 {
             let idle = if asleep == 0 {
-                view.idle == 0
+                snapshot.idle == 0
             } else {
-                view.shortest == 0
+                snapshot.shortest == 0
             };
             ensure!(
                 idle,
                 "{asleep} slept, but {} idle, {} shortest",
-                view.idle,
-                view.shortest
+                snapshot.idle,
+                snapshot.shortest
             );
         }
         Ok(())

@@ -16,13 +16,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::MissedTickBehavior;
 
-use super::command::{Wish, attach, record};
+use super::command::{AttachOptions, attach, record};
 use super::detach::{self, Detached};
 use super::follow::{Change, Following};
 use super::group::Target;
 use super::lock::{Lock, control_path};
 use super::processes::Processes;
-use super::steering::View;
+use super::programs::Snapshot;
 use crate::control::attached::{AttachedProgram, AttachedStatus};
 use crate::control::{self, Question, Reply, Request};
 use crate::kernel::sock_diag::SockDiag;
@@ -30,7 +30,7 @@ use crate::logging;
 use crate::values::PolicyName;
 
 /// How often it looks at the group.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const RESCAN_EVERY: Duration = Duration::from_millis(100);
 /// How often it says what the program did, if it did anything.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
@@ -39,10 +39,10 @@ const REPORT_EVERY: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// The reason why it cannot attach.
-pub fn attach_once(mut wish: Wish) -> anyhow::Result<usize> {
-    wish.control = None;
-    let (following, _record_stays) = attach(&wish)?;
-    say_attached(&following, wish.policy);
+pub fn attach_once(mut options: AttachOptions) -> anyhow::Result<usize> {
+    options.control = None;
+    let (following, _record_stays) = attach(&options)?;
+    log_attached(&following, options.policy);
     Ok(following.cookies().len())
 }
 
@@ -50,12 +50,12 @@ pub fn attach_once(mut wish: Wish) -> anyhow::Result<usize> {
 ///
 /// # Errors
 /// The reason why it cannot attach.
-pub fn run(mut wish: Wish) -> anyhow::Result<()> {
+pub fn run(mut options: AttachOptions) -> anyhow::Result<()> {
     let Target {
         address, namespace, ..
-    } = wish.target;
-    if wish.control.is_none() {
-        wish.control = Some(control_path(namespace, address)?);
+    } = options.target;
+    if options.control.is_none() {
+        options.control = Some(control_path(namespace, address)?);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -65,7 +65,7 @@ pub fn run(mut wish: Wish) -> anyhow::Result<()> {
         .block_on(async {
             // Caught before there is anything to leave behind.
             let stop = stop()?;
-            let mut agent = Agent::start(wish)?;
+            let mut agent = Agent::start(options)?;
             agent.follow(stop).await
         })
 }
@@ -97,7 +97,7 @@ fn stop() -> anyhow::Result<impl Future<Output = &'static str>> {
 }
 
 struct Agent {
-    wish: Wish,
+    options: AttachOptions,
     following: Following,
     /// Of the server.
     processes: Processes,
@@ -110,13 +110,13 @@ struct Agent {
 }
 
 impl Agent {
-    fn start(wish: Wish) -> anyhow::Result<Self> {
-        let (mut following, lock) = attach(&wish)?;
-        detach_on_panic(&wish.target)?;
+    fn start(options: AttachOptions) -> anyhow::Result<Self> {
+        let (mut following, lock) = attach(&options)?;
+        detach_on_panic(&options.target)?;
         let processes = Processes::of(&following.owners()?);
-        say_attached(&following, wish.policy);
+        log_attached(&following, options.policy);
         Ok(Self {
-            wish,
+            options,
             processes,
             following,
             lock: Some(lock),
@@ -127,10 +127,14 @@ impl Agent {
 
     async fn follow(&mut self, stop: impl Future<Output = &'static str>) -> anyhow::Result<()> {
         let (events, mut questions) = unbounded_channel::<Question>();
-        let path = self.wish.control.clone().context("know where to answer")?;
+        let path = self
+            .options
+            .control
+            .clone()
+            .context("know where to answer")?;
         let _control = control::Server::open(path, events)?;
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut rescan = tokio::time::interval(RESCAN_EVERY);
+        rescan.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut report = tokio::time::interval(REPORT_EVERY);
         tokio::pin!(stop);
         loop {
@@ -144,9 +148,9 @@ impl Agent {
                     // Whoever asked may have gone again.
                     let _ = question.reply.send(reply);
                 }
-                _ = look.tick() => {
-                    self.look();
-                    self.look_at_processes();
+                _ = rescan.tick() => {
+                    self.rescan();
+                    self.check_processes();
                 }
                 _ = report.tick() => {
                     self.report();
@@ -156,9 +160,9 @@ impl Agent {
         }
     }
 
-    fn look(&mut self) {
-        let looked = self.following.refresh();
-        let complaint = match looked {
+    fn rescan(&mut self) {
+        let rescanned = self.following.refresh();
+        let complaint = match rescanned {
             Ok(change) if change == Change::default() => return,
             Ok(Change {
                 joined: 0, left: 0, ..
@@ -170,13 +174,13 @@ impl Agent {
             Err(error) => format!("{error:#}; the kernel's hash chooses"),
         };
         if complaint != self.complaint && !complaint.is_empty() {
-            tracing::warn!("follow {}: {complaint}", self.wish.target.address);
+            tracing::warn!("follow {}: {complaint}", self.options.target.address);
         }
         self.complaint = complaint;
     }
 
     /// A server that reloads may keep its sockets, and replace the processes that have them.
-    fn look_at_processes(&mut self) {
+    fn check_processes(&mut self) {
         if !self.processes.has_ended() {
             return;
         }
@@ -189,14 +193,14 @@ impl Agent {
         if !new.is_empty() {
             tracing::info!(
                 "{}: the server has new processes, {new:?}, and kept its sockets: steering goes on",
-                self.wish.target.address
+                self.options.target.address
             );
         }
         self.processes = now;
     }
 
     fn changed(&mut self, change: Change) {
-        let address = self.wish.target.address;
+        let address = self.options.target.address;
         if let Ok(owners) = self.following.owners() {
             self.processes = Processes::of(&owners);
         }
@@ -216,7 +220,7 @@ impl Agent {
     fn record(&mut self) {
         let cookies = self.following.cookies();
         let Some(lock) = &mut self.lock else { return };
-        let written = record(&self.wish, cookies, self.following.program_id())
+        let written = record(&self.options, cookies, self.following.program_id())
             .and_then(|record| lock.write(&record));
         if let Err(error) = written {
             tracing::warn!("{error:#}");
@@ -224,9 +228,9 @@ impl Agent {
     }
 
     fn report(&mut self) {
-        let view = self.following.view();
-        let fallbacks: u64 = view.fallbacks.values().sum();
-        let steered = view.runs - fallbacks;
+        let snapshot = self.following.snapshot();
+        let fallbacks: u64 = snapshot.fallbacks.values().sum();
+        let steered = snapshot.runs - fallbacks;
         if steered != self.told {
             tracing::info!("{steered} connections steered, {fallbacks} runs left to the hash");
         }
@@ -251,20 +255,22 @@ impl Agent {
         let policy = name.parse::<PolicyName>().map_err(anyhow::Error::msg)?.0;
         self.following.steer_by(policy)?;
         tracing::info!("policy: {name}");
-        let before = std::mem::replace(&mut self.wish.policy, policy);
+        let before = std::mem::replace(&mut self.options.policy, policy);
         self.record();
         Ok(before)
     }
 
     fn status(&mut self) -> anyhow::Result<AttachedStatus> {
-        let view = self.following.view();
+        let snapshot = self.following.snapshot();
         let target = *self.following.target();
-        let mut status = AttachedStatus::look(&target, self.following.diag())?;
+        let mut status = AttachedStatus::of_kernel(&target, self.following.diag())?;
         let signals = self.following.signals();
         let counts_live = signals.get("live").is_some_and(|signal| signal == "known");
         for listener in &mut status.listeners {
             listener.slot = self.following.slot(listener.cookie);
-            let slot = listener.slot.and_then(|slot| view.slots.get(slot as usize));
+            let slot = listener
+                .slot
+                .and_then(|slot| snapshot.slots.get(slot as usize));
             if let Some(slot) = slot {
                 listener.steered = Some(slot.steered);
                 listener.sleep = Some(slot.sleep.to_owned());
@@ -273,20 +279,20 @@ impl Agent {
         }
         status.signals = Some(signals);
         status.agent = Some(std::process::id());
-        status.policy = Some(self.wish.policy.name().to_owned());
-        status.program = self.program(view);
+        status.policy = Some(self.options.policy.name().to_owned());
+        status.program = self.program(snapshot);
         Ok(status)
     }
 
-    fn program(&self, view: View) -> AttachedProgram {
+    fn program(&self, snapshot: Snapshot) -> AttachedProgram {
         let attached = !self.following.cookies().is_empty();
         let why_not = "no process listens there at present; the agent waits";
         AttachedProgram {
             attached: Some(attached),
             why_not: (!attached).then(|| why_not.to_owned()),
-            runs: Some(view.runs),
-            steered: Some(view.runs - view.fallbacks.values().sum::<u64>()),
-            fallbacks: Some(view.fallbacks),
+            runs: Some(snapshot.runs),
+            steered: Some(snapshot.runs - snapshot.fallbacks.values().sum::<u64>()),
+            fallbacks: Some(snapshot.fallbacks),
         }
     }
 
@@ -307,13 +313,13 @@ impl Drop for Agent {
         if let Err(error) = self.detach() {
             tracing::error!(
                 "leave {} as it was found: {error:#}",
-                self.wish.target.address
+                self.options.target.address
             );
         }
     }
 }
 
-fn say_attached(following: &Following, policy: Policy) {
+fn log_attached(following: &Following, policy: Policy) {
     let (address, sockets) = (following.target().address, following.cookies().len());
     tracing::info!(
         "attached to {address}: {sockets} sockets, by {}",

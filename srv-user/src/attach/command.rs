@@ -12,15 +12,15 @@ use super::follow::Following;
 use super::group::{Target, ensure_steerable};
 use super::lock::{Lock, Record};
 use super::process::ProcessId;
+use super::programs::Programs;
 use super::refusal::Refusal;
-use super::steering::Steering;
 use crate::kernel::owners::Owners;
 use crate::kernel::sock_diag::SockDiag;
 use crate::steering::program;
 
 /// What is asked for.
 #[derive(Clone, Debug)]
-pub struct Wish {
+pub struct AttachOptions {
     /// The group.
     pub target: Target,
     /// How to choose.
@@ -35,27 +35,27 @@ pub struct Wish {
 ///
 /// # Errors
 /// The reason why not, with its mend.
-pub fn attach(wish: &Wish) -> anyhow::Result<(Following, Lock)> {
-    let target = wish.target;
+pub fn attach(options: &AttachOptions) -> anyhow::Result<(Following, Lock)> {
+    let target = options.target;
     let mut diag = SockDiag::open(target.netns)?;
     // Before anything of another agent is touched, or loaded.
     let listeners = target.listeners(&mut diag)?;
     let owners = Owners::of(&listeners.iter().map(|each| each.inode).collect());
     ensure_steerable(target.address, &listeners, &owners)?;
-    let mut lock = lock(wish)?;
+    let mut lock = lock(options)?;
     // What this user's former agents attached is nobody else's.
     let before = lock.record();
     let is_ours = |record: &Record| {
         let mut cookies = listeners.iter().map(|each| each.cookie);
         cookies.any(|cookie| record.cookies.contains(&cookie))
     };
-    let replaces = wish.takes_over || before.as_ref().is_some_and(is_ours);
+    let replaces = options.takes_over || before.as_ref().is_some_and(is_ours);
     let begin = || {
-        let steering = load(wish.policy)?;
+        let programs = load(options.policy)?;
         // Before anything is attached: a killed agent's program is to be known.
         let cookies = listeners.iter().map(|each| each.cookie).collect();
-        lock.write(&record(wish, cookies, steering.program_id())?)?;
-        Following::begin(target, diag, steering, replaces)
+        lock.write(&record(options, cookies, programs.program_id())?)?;
+        Following::begin(target, diag, programs, replaces)
     };
     match begin() {
         Ok(following) => Ok((following, lock)),
@@ -74,25 +74,25 @@ pub fn attach(wish: &Wish) -> anyhow::Result<(Following, Lock)> {
 ///
 /// # Errors
 /// There is no `/proc`.
-pub fn record(wish: &Wish, cookies: Vec<u64>, program: u32) -> anyhow::Result<Record> {
+pub fn record(options: &AttachOptions, cookies: Vec<u64>, program: u32) -> anyhow::Result<Record> {
     Ok(Record {
-        address: wish.target.address,
-        namespace: wish.target.namespace,
+        address: options.target.address,
+        namespace: options.target.namespace,
         process: ProcessId::own()?,
-        control: wish.control.clone(),
-        policy: wish.policy.name().to_owned(),
+        control: options.control.clone(),
+        policy: options.policy.name().to_owned(),
         cookies,
         program,
     })
 }
 
-fn lock(wish: &Wish) -> anyhow::Result<Lock> {
+fn lock(options: &AttachOptions) -> anyhow::Result<Lock> {
     let Target {
         address, namespace, ..
-    } = wish.target;
+    } = options.target;
     match Lock::acquire(namespace, address)? {
         Ok(lock) => Ok(lock),
-        Err(holder) if wish.takes_over => {
+        Err(holder) if options.takes_over => {
             tracing::info!("ending agent {} of {address}", holder.process.pid);
             end_agent(&holder)
         }
@@ -103,8 +103,8 @@ fn lock(wish: &Wish) -> anyhow::Result<Lock> {
     }
 }
 
-fn load(policy: Policy) -> anyhow::Result<Steering> {
-    Steering::load(policy).map_err(|error| {
+fn load(policy: Policy) -> anyhow::Result<Programs> {
+    Programs::load(policy).map_err(|error| {
         // What the verifier said has many lines.
         tracing::debug!("{error:#}");
         let lacks = lacking();

@@ -83,7 +83,7 @@ pub fn run(target: &Target) -> anyhow::Result<String> {
 }
 
 /// An agent that is told to end does so in a few milliseconds.
-const PATIENCE: Timespec = Timespec {
+const AGENT_EXIT_TIMEOUT: Timespec = Timespec {
     tv_sec: 5,
     tv_nsec: 0,
 };
@@ -101,11 +101,12 @@ pub fn end_agent(holder: &Record) -> anyhow::Result<Lock> {
         }
         // A pidfd is readable once its process has ended.
         let mut ended = [PollFd::new(&process, PollFlags::IN)];
-        let has_ended = poll(&mut ended, Some(&PATIENCE)).context("wait for the agent's end")?;
+        let has_ended =
+            poll(&mut ended, Some(&AGENT_EXIT_TIMEOUT)).context("wait for the agent's end")?;
         ensure!(
             has_ended > 0,
             "agent {pid} did not end in {} s: `kill -9 {pid}`, the server serves on",
-            PATIENCE.tv_sec
+            AGENT_EXIT_TIMEOUT.tv_sec
         );
     }
     Lock::acquire(holder.namespace, holder.address)?.map_err(|next| {

@@ -14,9 +14,9 @@ use srv_common::attached::MAX_LISTENERS;
 
 use super::detach::{self, Detached};
 use super::group::Target;
+use super::programs::{Programs, Snapshot};
 use super::refusal::{Refusal, errno, of_option};
 use super::signals::Signal;
-use super::steering::{Steering, View};
 use super::take::take;
 use crate::kernel::owners::Owners;
 use crate::kernel::sock_diag::{Listener, SockDiag};
@@ -25,7 +25,7 @@ use crate::kernel::sock_diag::{Listener, SockDiag};
 pub struct Following {
     target: Target,
     diag: SockDiag,
-    steering: Steering,
+    programs: Programs,
     /// Slot by `SO_COOKIE`.
     slots: BTreeMap<u64, u32>,
 }
@@ -46,7 +46,7 @@ const FREED_WITHIN: Duration = Duration::from_secs(5);
 const FREED_CHECK_EVERY: Duration = Duration::from_millis(5);
 
 impl Following {
-    /// Attaches `steering` to the group. `replaces` says whether a program
+    /// Attaches `programs` to the group. `replaces` says whether a program
     /// that has the sockets already may be taken off.
     ///
     /// # Errors
@@ -54,14 +54,14 @@ impl Following {
     pub fn begin(
         target: Target,
         mut diag: SockDiag,
-        steering: Steering,
+        programs: Programs,
         replaces: bool,
     ) -> anyhow::Result<Self> {
         let listeners = target.listeners(&mut diag)?;
         let mut this = Self {
             target,
             diag,
-            steering,
+            programs,
             slots: BTreeMap::new(),
         };
         let owners = owners_of(&listeners);
@@ -88,7 +88,7 @@ impl Following {
             .collect();
         for cookie in gone {
             if let Some(slot) = self.slots.remove(&cookie) {
-                self.steering.remove(slot);
+                self.programs.remove(slot);
                 change.left += 1;
             }
         }
@@ -98,7 +98,7 @@ impl Following {
         if change.joined > 0 && is_new_group {
             self.attach(&listeners, &owners_of(&listeners))?;
         } else if change != Change::default() {
-            self.steering.set_members(self.slots.len() as u32);
+            self.programs.set_members(self.slots.len() as u32);
         }
         Ok(change)
     }
@@ -156,18 +156,18 @@ impl Following {
     }
 
     /// What the program has counted.
-    pub fn view(&self) -> View {
-        self.steering.view()
+    pub fn snapshot(&self) -> Snapshot {
+        self.programs.snapshot()
     }
 
-    /// As [`Steering::program_id`].
+    /// As [`Programs::program_id`].
     pub fn program_id(&self) -> u32 {
-        self.steering.program_id()
+        self.programs.program_id()
     }
 
     /// What the program goes by, and why not by more.
     pub fn signals(&self) -> BTreeMap<String, String> {
-        let signals = self.steering.signals();
+        let signals = self.programs.signals();
         let named = [
             ("queues", &signals.queues),
             ("sleep", &signals.sleep),
@@ -188,7 +188,7 @@ impl Following {
     /// # Errors
     /// It is not one for other people's servers.
     pub fn steer_by(&mut self, policy: Policy) -> anyhow::Result<()> {
-        self.steering.policy(policy)
+        self.programs.set_policy(policy)
     }
 
     /// Whether the socket was there to be inserted.
@@ -207,7 +207,7 @@ impl Following {
             let Some(socket) = take(listener, owners)? else {
                 return Ok(false);
             };
-            let inserted = self.steering.insert(slot, &socket, listener.cookie);
+            let inserted = self.programs.insert(slot, &socket, listener.cookie);
             drop(socket);
             let Err(error) = inserted else {
                 self.slots.insert(listener.cookie, slot);
@@ -228,16 +228,16 @@ impl Following {
     }
 
     fn attach(&mut self, listeners: &[Listener], owners: &Owners) -> anyhow::Result<()> {
-        self.steering.set_members(self.slots.len() as u32);
+        self.programs.set_members(self.slots.len() as u32);
         for listener in listeners {
             if self.slots.contains_key(&listener.cookie)
                 && let Some(socket) = take(listener, owners)?
             {
-                let attached = self.steering.attach(&socket);
+                let attached = self.programs.attach(&socket);
                 return attached.map_err(|error| of_option(error, "4.19"));
             }
         }
-        Err(Refusal::NobodyListens {
+        Err(Refusal::NoListener {
             address: self.target.address,
             instead: Vec::new(),
         }

@@ -143,7 +143,7 @@ impl Target {
     pub fn listeners(&self, diag: &mut SockDiag) -> anyhow::Result<Vec<Listener>> {
         let found = diag.listeners_on(self.address)?;
         match found.is_empty() {
-            true => Err(why_nobody(self, diag)?.into()),
+            true => Err(why_no_listener(self, diag)?.into()),
             false => Ok(found),
         }
     }
@@ -222,7 +222,7 @@ fn unseen(pid: u32, error: io::Error) -> anyhow::Error {
     }
 }
 
-fn why_nobody(target: &Target, diag: &mut SockDiag) -> anyhow::Result<Refusal> {
+fn why_no_listener(target: &Target, diag: &mut SockDiag) -> anyhow::Result<Refusal> {
     let address = target.address;
     // The kernel may be built without udp_diag.
     if diag.has_udp(address).unwrap_or(false) {
@@ -234,7 +234,7 @@ fn why_nobody(target: &Target, diag: &mut SockDiag) -> anyhow::Result<Refusal> {
     if instead.is_empty() && !processes.is_empty() {
         return Ok(Refusal::OtherNamespace { address, processes });
     }
-    Ok(Refusal::NobodyListens {
+    Ok(Refusal::NoListener {
         address,
         instead: instead.into_iter().collect(),
     })

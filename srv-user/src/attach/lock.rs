@@ -63,7 +63,7 @@ enum Attempt {
 }
 
 /// How long a process that is no agent may hold the lock.
-const PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECK_EVERY: Duration = Duration::from_millis(10);
 
 impl Lock {
@@ -82,16 +82,16 @@ impl Lock {
             program: 0,
         };
         let path = path(namespace, address)?;
-        Self::acquire_at(path, &first, PATIENCE)
+        Self::acquire_at(path, &first, LOCK_TIMEOUT)
     }
 
     /// As [`Self::acquire`]; `first` is recorded if there is no record yet.
     fn acquire_at(
         path: PathBuf,
         first: &Record,
-        patience: Duration,
+        timeout: Duration,
     ) -> anyhow::Result<Result<Self, Record>> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         loop {
             let attempt = Self::attempt(&path, first);
             let found = match attempt.with_context(|| format!("lock {}", path.display()))? {
@@ -102,7 +102,7 @@ impl Lock {
             };
             if Instant::now() >= deadline {
                 bail!(
-                    "lock {path}: another process has held it for {patience:?}, and {found}: \
+                    "lock {path}: another process has held it for {timeout:?}, and {found}: \
                      `fuser -v {path}` shows that process; end it, then try again",
                     path = path.display()
                 );
@@ -273,7 +273,7 @@ mod tests {
     }
 
     fn acquire(path: &Path) -> Result<Lock, Box<Record>> {
-        let acquired = Lock::acquire_at(path.to_owned(), &record(0), PATIENCE);
+        let acquired = Lock::acquire_at(path.to_owned(), &record(0), LOCK_TIMEOUT);
         acquired.unwrap().map_err(Box::new)
     }
 

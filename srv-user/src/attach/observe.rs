@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::closes::Closes;
 use super::group::Target;
-use super::rates::{Look, WorkerRate, rates};
+use super::rates::{Sample, WorkerRate, rates};
 use super::refusal::{Refusal, how_to_own_sockets};
 use super::report::open_connections;
 use super::table;
@@ -27,9 +27,9 @@ use crate::kernel::sock_diag::SockDiag;
 use crate::output;
 use crate::output::json;
 
-/// What is asked for.
+/// What to observe, and how often.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct ObserveOptions {
     /// The server.
     pub target: Target,
     /// How long each report's interval is.
@@ -62,10 +62,10 @@ pub struct Observation {
 }
 
 /// Between two looks at the accept queues.
-const LOOK_EVERY: Timespec = milliseconds(80);
+const SAMPLE_QUEUES_EVERY: Timespec = milliseconds(80);
 /// One look asks so often, with a pause in between: every connection is in a queue for a
 /// moment, and a queue that holds connections each time is no moment.
-const ASKS: usize = 3;
+const READS: usize = 3;
 const PAUSE: Timespec = milliseconds(10);
 
 const fn milliseconds(count: i64) -> Timespec {
@@ -80,24 +80,24 @@ const fn milliseconds(count: i64) -> Timespec {
 ///
 /// # Errors
 /// No process listens there, its owner cannot be seen, or what the kernel says.
-pub fn run(asked: &Asked) -> anyhow::Result<ExitCode> {
+pub fn run(options: &ObserveOptions) -> anyhow::Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in signal_hook::consts::TERM_SIGNALS {
         signal_hook::flag::register(*signal, stop.clone()).context("catch a signal")?;
     }
-    let mut observer = Observer::start(asked.target)?;
+    let mut observer = Observer::start(options.target)?;
     // Without any report nothing can be judged.
     let mut code = ExitCode::from(Finding::Few.exit_code());
     loop {
-        let Some(report) = observer.observe(asked.interval, &stop)? else {
+        let Some(report) = observer.observe(options.interval, &stop)? else {
             return Ok(code);
         };
         code = report.verdict.finding.exit_code().into();
-        match asked.json {
+        match options.json {
             true => json::print_line(&report)?,
             false => print(&report),
         }
-        if asked.once || output::failure().is_some() {
+        if options.once || output::failure().is_some() {
             return Ok(code);
         }
     }
@@ -133,18 +133,18 @@ impl Observer {
         stop: &AtomicBool,
     ) -> anyhow::Result<Option<Observation>> {
         let begin = Instant::now();
-        let (_, before) = self.look()?;
+        let (_, before) = self.sample()?;
         let (mut looks, mut looks_waiting) = (0, 0);
         while begin.elapsed() < interval {
             // A signal ends this sleep, where std's would go on.
-            let _ = rustix::thread::nanosleep(&LOOK_EVERY);
+            let _ = rustix::thread::nanosleep(&SAMPLE_QUEUES_EVERY);
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
             looks += 1;
             looks_waiting += u32::from(self.waits_beside_an_empty_queue()?);
         }
-        let (owners, after) = self.look()?;
+        let (owners, after) = self.sample()?;
         let interval_s = begin.elapsed().as_secs_f64();
         let masters = masters(&owners);
         let workers = rates(
@@ -178,7 +178,7 @@ impl Observer {
     /// Whether one socket's queue holds connections, and another's is empty, each time.
     fn waits_beside_an_empty_queue(&mut self) -> anyhow::Result<bool> {
         let (mut filled, mut empty) = (None, None);
-        for nth in 0..ASKS {
+        for nth in 0..READS {
             if nth > 0 {
                 let _ = rustix::thread::nanosleep(&PAUSE);
             }
@@ -194,15 +194,15 @@ impl Observer {
         Ok(is_one(filled) && is_one(empty))
     }
 
-    fn look(&mut self) -> anyhow::Result<(Owners, Look)> {
+    fn sample(&mut self) -> anyhow::Result<(Owners, Sample)> {
         let listeners = self.target.listeners(&mut self.diag)?;
         let owners = Owners::of(&listeners.iter().map(|each| each.inode).collect());
         let closes = self.closes.as_ref().ok();
-        let look = Look {
+        let sample = Sample {
             closed: closes.map(Closes::counts).transpose()?,
             open: open_connections(self.target.address, &mut self.diag, &owners)?,
         };
-        Ok((owners, look))
+        Ok((owners, sample))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::kernel::owners::{Owner, Owners};
 
 /// A look at the connections of all processes.
 #[derive(Clone, Debug, Default)]
-pub struct Look {
+pub struct Sample {
     /// Open connections.
     pub open: HashMap<Pid, u64>,
     /// Connections closed so far, by thread; `None`: they are not counted.
@@ -44,8 +44,8 @@ pub struct WorkerRate {
 pub fn rates(
     owners: &Owners,
     has_workers: impl Fn(Pid) -> bool,
-    before: &Look,
-    after: &Look,
+    before: &Sample,
+    after: &Sample,
     seconds: f64,
 ) -> Vec<WorkerRate> {
     let all = owners.owners.iter();
@@ -74,17 +74,17 @@ pub fn rates(
     rows
 }
 
-fn process(owner: &Owner, before: &Look, after: &Look) -> WorkerRate {
+fn process(owner: &Owner, before: &Sample, after: &Sample) -> WorkerRate {
     let pid = owner.pid.as_raw_nonzero().get() as u32;
-    let closed = |look: &Look| -> Option<u64> {
-        let all = look.closed.as_ref()?;
+    let closed = |sample: &Sample| -> Option<u64> {
+        let all = sample.closed.as_ref()?;
         Some(
             all.range((pid, 0)..=(pid, u32::MAX))
                 .map(|(_, count)| count)
                 .sum(),
         )
     };
-    let open = |look: &Look| look.open.get(&owner.pid).copied().unwrap_or(0);
+    let open = |sample: &Sample| sample.open.get(&owner.pid).copied().unwrap_or(0);
     let accepted = || {
         let (was, is) = (closed(before)? + open(before), closed(after)? + open(after));
         // A close between the two halves of a look is missing in it.
@@ -103,7 +103,7 @@ fn process(owner: &Owner, before: &Look, after: &Look) -> WorkerRate {
 
 /// As many threads as there are epoll instances that watch the sockets: those that
 /// closed anything ever, then others, which have accepted nothing.
-fn threads(owner: &Owner, before: &Look, after: &Look) -> Vec<WorkerRate> {
+fn threads(owner: &Owner, before: &Sample, after: &Sample) -> Vec<WorkerRate> {
     let pid = owner.pid.as_raw_nonzero().get() as u32;
     let row = |thread: Option<u32>, accepted: Option<u64>| WorkerRate {
         pid,
@@ -114,8 +114,8 @@ fn threads(owner: &Owner, before: &Look, after: &Look) -> Vec<WorkerRate> {
         share: None,
         connections: None,
     };
-    let closed = |look: &Look, thread: Thread| {
-        let all = look.closed.as_ref();
+    let closed = |sample: &Sample, thread: Thread| {
+        let all = sample.closed.as_ref();
         all.and_then(|all| all.get(&thread).copied()).unwrap_or(0)
     };
     let is_known = after.closed.is_some();
@@ -152,11 +152,11 @@ mod tests {
         Owners { owners, hidden: 0 }
     }
 
-    fn look(open: &[(i32, u64)], closed: &[(Thread, u64)]) -> Look {
+    fn sample(open: &[(i32, u64)], closed: &[(Thread, u64)]) -> Sample {
         let open = open
             .iter()
             .map(|(pid, count)| (Pid::from_raw(*pid).unwrap(), *count));
-        Look {
+        Sample {
             open: open.collect(),
             closed: Some(closed.iter().copied().collect()),
         }
@@ -169,8 +169,8 @@ mod tests {
     #[test]
     fn what_was_closed_and_what_is_open_more_was_accepted() {
         let all = owners(vec![owner(1, 0), owner(2, 1), owner(3, 1)]);
-        let before = look(&[(2, 5), (3, 0)], &[((2, 2), 100)]);
-        let after = look(&[(2, 3), (3, 10)], &[((2, 2), 130), ((3, 3), 20)]);
+        let before = sample(&[(2, 5), (3, 0)], &[((2, 2), 100)]);
+        let after = sample(&[(2, 3), (3, 10)], &[((2, 2), 130), ((3, 3), 20)]);
         let rows = rates(&all, |_| false, &before, &after, 2.0);
         assert_eq!(accepted(&rows), [(2, Some(28)), (3, Some(30))]);
         assert_eq!(rows[1].accepts_per_s, Some(15.0));
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn where_no_process_polls_the_master_is_the_parent() {
         let all = owners(vec![owner(1, 0), owner(2, 0), owner(3, 0)]);
-        let (before, after) = (look(&[], &[]), look(&[(3, 4)], &[]));
+        let (before, after) = (sample(&[], &[]), sample(&[(3, 4)], &[]));
         let is_master = |pid: Pid| pid.as_raw_nonzero().get() == 1;
         let rows = rates(&all, is_master, &before, &after, 1.0);
         assert_eq!(accepted(&rows), [(2, Some(0)), (3, Some(4))]);
@@ -190,8 +190,8 @@ mod tests {
     #[test]
     fn threads_with_an_epoll_each_are_the_workers() {
         let all = owners(vec![owner(6, 0), owner(7, 3)]);
-        let before = look(&[(7, 9)], &[((7, 7), 10)]);
-        let after = look(&[(7, 2)], &[((7, 7), 50), ((7, 8), 4), ((8, 8), 99)]);
+        let before = sample(&[(7, 9)], &[((7, 7), 10)]);
+        let after = sample(&[(7, 2)], &[((7, 7), 50), ((7, 8), 4), ((8, 8), 99)]);
         let rows = rates(&all, |_| false, &before, &after, 1.0);
         let threads: Vec<_> = rows.iter().map(|row| (row.thread, row.accepted)).collect();
         let expected = [(Some(7), Some(40)), (Some(8), Some(4)), (None, Some(0))];
@@ -201,9 +201,9 @@ mod tests {
     #[test]
     fn without_counts_nothing_is_made_up() {
         let all = owners(vec![owner(2, 1), owner(3, 1)]);
-        let uncounted = Look {
+        let uncounted = Sample {
             closed: None,
-            ..look(&[(2, 1), (3, 8)], &[])
+            ..sample(&[(2, 1), (3, 8)], &[])
         };
         for row in rates(&all, |_| false, &uncounted, &uncounted, 1.0) {
             assert_eq!((row.accepted, row.share), (None, None));

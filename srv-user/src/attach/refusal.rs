@@ -11,7 +11,7 @@ use srv_common::attached::MAX_LISTENERS;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// There is no TCP listener on this address.
-    NobodyListens {
+    NoListener {
         /// The address asked for.
         address: SocketAddr,
         /// On which addresses somebody listens with the same port.
@@ -111,7 +111,7 @@ impl std::error::Error for Refusal {}
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NobodyListens { address, instead } => nobody_listens(f, *address, instead),
+            Self::NoListener { address, instead } => no_listener(f, *address, instead),
             Self::Udp(address) => write!(
                 f,
                 "{address} is UDP (QUIC, DNS …): srv steers TCP connections only; pass the --listen address of a TCP listener, `ss -ltn` shows them"
@@ -212,7 +212,7 @@ fn which_group(f: &mut fmt::Formatter<'_>, found: &[(SocketAddr, String)]) -> fm
     Ok(())
 }
 
-fn nobody_listens(
+fn no_listener(
     f: &mut fmt::Formatter<'_>,
     address: SocketAddr,
     instead: &[SocketAddr],

@@ -30,7 +30,7 @@ impl AttachedStatus {
         if let Some(status) = record.and_then(of_agent) {
             return Ok(status);
         }
-        let mut status = Self::look(target, diag)?;
+        let mut status = Self::of_kernel(target, diag)?;
         match record {
             Some(record) if is_of_group(record, &status) => status.was_left(record),
             _ => status.program = not_ours(status.listeners.len()),
@@ -43,7 +43,7 @@ impl AttachedStatus {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn look(target: &Target, diag: &mut SockDiag) -> anyhow::Result<Self> {
+    pub fn of_kernel(target: &Target, diag: &mut SockDiag) -> anyhow::Result<Self> {
         let sockets = diag.listeners_on(target.address)?;
         let owners = Owners::of(&sockets.iter().map(|socket| socket.inode).collect());
         let connections = open_connections(target.address, diag, &owners)?;
@@ -116,7 +116,7 @@ fn left_alone(record: &Record) -> anyhow::Result<Option<AttachedStatus>> {
         return Ok(None);
     };
     let mut diag = SockDiag::open(target.netns)?;
-    let mut status = AttachedStatus::look(&target, &mut diag)?;
+    let mut status = AttachedStatus::of_kernel(&target, &mut diag)?;
     if !is_of_group(record, &status) {
         return Ok(None);
     }

@@ -7,7 +7,7 @@ use clap::Args;
 use rustix::process::Pid;
 use srv_common::Policy;
 
-use crate::attach::command::Wish;
+use crate::attach::command::AttachOptions;
 use crate::attach::group::Target;
 use crate::attach::refusal::Refusal;
 use crate::attach::{agent, detach};
@@ -100,17 +100,17 @@ impl AttachArgs {
     fn attach(&self) -> anyhow::Result<ExitCode> {
         let target = self.group.target()?;
         logging::start(self.log == LogFormat::Json);
-        let wish = Wish {
+        let options = AttachOptions {
             target,
             policy: self.policy.0,
             takes_over: self.take_over,
             control: self.control.clone(),
         };
         if !self.once {
-            agent::run(wish)?;
+            agent::run(options)?;
             return Ok(ExitCode::SUCCESS);
         }
-        Ok(match agent::attach_once(wish)? {
+        Ok(match agent::attach_once(options)? {
             1 => NOTHING_TO_CHOOSE.into(),
             _ => ExitCode::SUCCESS,
         })

@@ -6,7 +6,7 @@ use anyhow::ensure;
 use clap::Args;
 
 use super::attach::GroupArgs;
-use crate::attach::observe::{self, Asked};
+use crate::attach::observe::{self, ObserveOptions};
 
 /// What `srv observe` may be told.
 #[derive(Debug, Args)]
@@ -50,7 +50,7 @@ impl ObserveArgs {
             !self.interval.is_zero(),
             "observe for --interval 0s: expected a time above 0, such as 1s"
         );
-        observe::run(&Asked {
+        observe::run(&ObserveOptions {
             target: self.group.target()?,
             interval: self.interval.into(),
             once: self.once,

@@ -18,7 +18,7 @@ use crate::serve::sandbox::{User, paths, syscalls};
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// Whether the BPF program loads.
-    pub steering: Steering,
+    pub program: ProgramState,
     /// The kernel's release, as `uname -r` prints it.
     pub release: String,
     /// Its first two numbers; zeros if it has none.
@@ -88,19 +88,19 @@ pub struct Facts {
 
 /// Whether the BPF program loads here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Steering {
+pub enum ProgramState {
     /// It does.
     Loads,
     /// It does not; what the loader said.
     Refused(String),
     /// The binary was built without it.
-    NoProgram,
+    NotBuilt,
 }
 
 impl Facts {
-    /// Looks around. What cannot be read is left out, never an error: an
-    /// ailing machine is what a doctor is for.
-    pub fn gather(steering: Steering) -> Self {
+    /// Reads all facts. A fact that cannot be read is `None`, never an error: `srv doctor`
+    /// has to work on a machine that lacks something.
+    pub fn gather(program: ProgramState) -> Self {
         let uname = rustix::system::uname();
         let release = uname.release().to_string_lossy().into_owned();
         let status = read("/proc/self/status").unwrap_or_default();
@@ -109,7 +109,7 @@ impl Facts {
         let cgroups = read("/proc/self/cgroup").unwrap_or_default();
         let cpus_online = read("/sys/devices/system/cpu/online").map_or(1, |list| cpu_count(&list));
         Self {
-            steering,
+            program,
             version: version(&release),
             release,
             has_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn this_machine_says_something() {
-        let facts = Facts::gather(Steering::NoProgram);
+        let facts = Facts::gather(ProgramState::NotBuilt);
         assert!(facts.version > (3, 0), "{}", facts.release);
         assert!(facts.cpus_allowed >= 1 && facts.cpus_allowed <= facts.cpus_online);
         assert!(facts.somaxconn.is_some());

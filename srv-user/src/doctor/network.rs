@@ -2,7 +2,7 @@
 
 use rustix::thread::CapabilitySet;
 
-use super::{Check, Facts, Verdict};
+use super::{Check, Condition, Facts};
 use crate::serve::config::{BACKLOG, LISTEN};
 
 /// The lines about them.
@@ -23,7 +23,7 @@ fn somaxconn(facts: &Facts) -> Check {
     let name = "net.core.somaxconn";
     match facts.somaxconn {
         Some(limit) if limit < BACKLOG => Check::lacks(
-            Verdict::Degraded,
+            Condition::Degraded,
             name,
             limit.to_string(),
             format!("accept queues hold {limit} connections, not {BACKLOG}: bursts lose SYNs"),
@@ -37,14 +37,14 @@ fn syn_cookies(facts: &Facts) -> Check {
     let name = "net.ipv4.tcp_syncookies";
     match facts.tcp_syncookies {
         Some(0) => Check::lacks(
-            Verdict::Degraded,
+            Condition::Degraded,
             name,
             "0",
             "during a SYN flood the queues are full, and no client can connect",
             set(name, 1),
         ),
         Some(2) => Check::lacks(
-            Verdict::Degraded,
+            Condition::Degraded,
             name,
             "2: every connection begins with a cookie",
             "less exact steering: at the ACK that brings a cookie back, connections that wait are \
@@ -60,7 +60,7 @@ fn syn_backlog(facts: &Facts) -> Check {
     match (facts.tcp_max_syn_backlog, facts.tcp_syncookies) {
         // With cookies, the listener's own backlog is the limit.
         (Some(limit), Some(0)) if limit < BACKLOG => Check::lacks(
-            Verdict::Degraded,
+            Condition::Degraded,
             name,
             limit.to_string(),
             format!("without SYN cookies, {limit} half-open connections a socket, not {BACKLOG}"),
@@ -74,7 +74,7 @@ fn abort_on_overflow(facts: &Facts) -> Check {
     let name = "net.ipv4.tcp_abort_on_overflow";
     match facts.tcp_abort_on_overflow {
         Some(value @ 1..) => Check::lacks(
-            Verdict::Degraded,
+            Condition::Degraded,
             name,
             value.to_string(),
             "a client whose handshake meets a full accept queue is reset, where it would try again",
@@ -116,7 +116,7 @@ fn local_ports(facts: &Facts) -> Check {
     let port = LISTEN.port();
     match facts.ip_local_port_range {
         Some((first, last)) if (first..=last).contains(&port) => Check::lacks(
-            Verdict::Degraded,
+            Condition::Degraded,
             name,
             format!("{first} to {last}"),
             format!("an outgoing connection may hold port {port} when srv wants to listen there"),
@@ -151,14 +151,14 @@ fn shown(value: Option<u32>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::posed::{ailments, healthy, only_ailment};
+    use crate::doctor::test_machine::{healthy, lacks, only_lack};
 
     #[test]
     fn a_short_accept_queue_is_degraded() {
-        let check = only_ailment(|facts| facts.somaxconn = Some(128));
+        let check = only_lack(|facts| facts.somaxconn = Some(128));
         assert_eq!(
             (check.name.as_str(), check.verdict),
-            ("net.core.somaxconn", Verdict::Degraded)
+            ("net.core.somaxconn", Condition::Degraded)
         );
         assert_eq!(check.mend.unwrap(), "sysctl -w net.core.somaxconn=4096");
     }
@@ -166,18 +166,18 @@ mod tests {
     #[test]
     fn cookies_should_come_only_under_pressure() {
         for value in [0, 2] {
-            let check = only_ailment(|facts| {
+            let check = only_lack(|facts| {
                 facts.tcp_syncookies = Some(value);
                 facts.tcp_max_syn_backlog = Some(BACKLOG);
             });
             assert_eq!(check.name, "net.ipv4.tcp_syncookies");
-            assert_eq!(check.verdict, Verdict::Degraded);
+            assert_eq!(check.verdict, Condition::Degraded);
         }
     }
 
     #[test]
     fn resets_at_full_queues_are_degraded() {
-        let check = only_ailment(|facts| facts.tcp_abort_on_overflow = Some(1));
+        let check = only_lack(|facts| facts.tcp_abort_on_overflow = Some(1));
         assert_eq!(
             check.mend.unwrap(),
             "sysctl -w net.ipv4.tcp_abort_on_overflow=0"
@@ -190,17 +190,17 @@ mod tests {
             tcp_max_syn_backlog: Some(128),
             ..healthy()
         };
-        assert_eq!(syn_backlog(&few).verdict, Verdict::Ok);
+        assert_eq!(syn_backlog(&few).verdict, Condition::Ok);
         let without = Facts {
             tcp_syncookies: Some(0),
             ..few
         };
-        assert_eq!(syn_backlog(&without).verdict, Verdict::Degraded);
+        assert_eq!(syn_backlog(&without).verdict, Condition::Degraded);
     }
 
     #[test]
     fn the_default_port_should_not_be_among_the_ephemeral_ones() {
-        let check = only_ailment(|facts| facts.ip_local_port_range = Some((1024, 65535)));
+        let check = only_lack(|facts| facts.ip_local_port_range = Some((1024, 65535)));
         assert_eq!(
             check.mend.unwrap(),
             "sysctl -w net.ipv4.ip_local_reserved_ports=8080"
@@ -208,14 +208,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_only_a_choice_is_no_ailment() {
+    fn what_is_only_a_choice_is_no_lack() {
         let facts = Facts {
             tcp_migrate_req: None,
             tcp_fastopen: None,
             capabilities: healthy().capabilities - CapabilitySet::NET_BIND_SERVICE,
             ..healthy()
         };
-        assert_eq!(ailments(&facts), []);
+        assert_eq!(lacks(&facts), []);
         assert!(
             low_ports(&facts)
                 .found

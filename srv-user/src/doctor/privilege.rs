@@ -1,6 +1,6 @@
 //! What workers can be made to give up here.
 
-use super::{Check, Facts, Verdict};
+use super::{Check, Condition, Facts};
 
 /// The lines about it.
 pub fn checks(facts: &Facts) -> Vec<Check> {
@@ -12,7 +12,7 @@ fn worker_user(facts: &Facts) -> Check {
     match &facts.worker_user {
         Ok(uid) => Check::ok(name, format!("{uid} by default, without capabilities")),
         Err(why) => Check::lacks(
-            Verdict::Degraded,
+            Condition::Degraded,
             name,
             format!("root, without capabilities: {why}"),
             "a worker that somebody takes over reads and writes what root owns",
@@ -27,7 +27,7 @@ fn system_calls(facts: &Facts) -> Check {
         return Check::ok(name, "filtered: those that serving needs");
     }
     Check::lacks(
-        Verdict::Degraded,
+        Condition::Degraded,
         name,
         "not filtered: no seccomp here",
         "a worker that somebody takes over may ask the kernel for anything",
@@ -39,7 +39,7 @@ fn landlock(facts: &Facts) -> Check {
     let name = "Landlock";
     match facts.landlock_abi {
         0 => Check::lacks(
-            Verdict::Degraded,
+            Condition::Degraded,
             name,
             "not there, not enabled, or kept away by a container's filter",
             "a worker that somebody takes over may read outside of its root",
@@ -60,16 +60,16 @@ fn lacks(abi: u32) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use crate::doctor::posed::only_ailment;
+    use crate::doctor::test_machine::only_lack;
 
     #[test]
     fn each_is_told_apart() {
-        let root = only_ailment(|facts| facts.worker_user = Err("EPERM".into()));
+        let root = only_lack(|facts| facts.worker_user = Err("EPERM".into()));
         assert_eq!(root.name, "worker user");
         assert!(root.mend.unwrap().contains("CAP_SETUID"));
-        let calls = only_ailment(|facts| facts.filters_system_calls = false);
+        let calls = only_lack(|facts| facts.filters_system_calls = false);
         assert_eq!(calls.name, "worker system calls");
-        let files = only_ailment(|facts| facts.landlock_abi = 0);
+        let files = only_lack(|facts| facts.landlock_abi = 0);
         assert_eq!(files.name, "Landlock");
     }
 }

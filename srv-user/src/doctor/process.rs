@@ -1,6 +1,6 @@
 //! What this process was given: files, CPUs, and the walls around it.
 
-use super::{Check, Facts, Verdict};
+use super::{Check, Condition, Facts};
 use crate::kernel::open_files;
 use crate::serve::config::Limits;
 
@@ -35,11 +35,11 @@ fn open_files(facts: &Facts) -> Check {
     if files < fewest {
         let costs =
             format!("{workers} workers by default take {fewest} at least in the master alone");
-        return Check::lacks(Verdict::Prevents, name, found, costs, mend);
+        return Check::lacks(Condition::Prevents, name, found, costs, mend);
     }
     if files < needed {
         let costs = format!("a worker runs out before its limit of {connections} connections");
-        return Check::lacks(Verdict::Degraded, name, found, costs, mend);
+        return Check::lacks(Condition::Degraded, name, found, costs, mend);
     }
     Check::ok(name, found)
 }
@@ -50,7 +50,7 @@ fn openat2(facts: &Facts) -> Check {
         return Check::ok(name, "there");
     };
     Check::lacks(
-        Verdict::Degraded,
+        Condition::Degraded,
         name,
         format!("cannot be called: {why}"),
         "a system call for each part of a file's name, where one would do; files stay as confined",
@@ -68,7 +68,7 @@ fn cpus(facts: &Facts) -> Check {
     if facts.cpu_quota.is_some_and(|quota| quota < 1.0) {
         let costs = "the kernel stops all workers whenever the quota is used up: long tails";
         let mend = "a quota of one CPU or more (docker --cpus, CPUQuota= in the unit)";
-        return Check::lacks(Verdict::Degraded, name, found, costs, mend);
+        return Check::lacks(Condition::Degraded, name, found, costs, mend);
     }
     Check::ok(name, found)
 }
@@ -99,12 +99,12 @@ fn container(facts: &Facts) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::posed::{ailments, healthy, only_ailment};
+    use crate::doctor::test_machine::{healthy, lacks, only_lack};
 
     #[test]
     fn few_files_degrade_and_almost_none_prevent() {
-        for (files, verdict) in [(1024, Verdict::Degraded), (32, Verdict::Prevents)] {
-            let check = only_ailment(|facts| facts.open_files = Some(files));
+        for (files, verdict) in [(1024, Condition::Degraded), (32, Condition::Prevents)] {
+            let check = only_lack(|facts| facts.open_files = Some(files));
             assert_eq!(
                 (check.name.as_str(), check.verdict),
                 ("RLIMIT_NOFILE", verdict)
@@ -116,7 +116,7 @@ mod tests {
                 ..healthy()
             })
             .verdict,
-            Verdict::Ok
+            Condition::Ok
         );
     }
 
@@ -129,27 +129,27 @@ mod tests {
             open_files: Some(1024),
             ..healthy()
         };
-        assert_eq!(open_files(&many).verdict, Verdict::Prevents);
+        assert_eq!(open_files(&many).verdict, Condition::Prevents);
     }
 
     #[test]
     fn a_sandbox_that_refuses_openat2_is_named() {
-        let check = only_ailment(|facts| facts.openat2_refusal = Some("EPERM".into()));
+        let check = only_lack(|facts| facts.openat2_refusal = Some("EPERM".into()));
         assert_eq!(check.name, "openat2");
         assert!(check.found.contains("EPERM") && check.mend.unwrap().contains("SystemCallFilter"));
     }
 
     #[test]
     fn less_than_one_cpu_is_degraded() {
-        let check = only_ailment(|facts| facts.cpu_quota = Some(0.5));
+        let check = only_lack(|facts| facts.cpu_quota = Some(0.5));
         assert_eq!(
             (check.name.as_str(), check.verdict),
-            ("CPUs", Verdict::Degraded)
+            ("CPUs", Condition::Degraded)
         );
     }
 
     #[test]
-    fn a_smaller_share_of_the_machine_is_no_ailment() {
+    fn a_smaller_share_of_the_machine_is_no_lack() {
         let facts = Facts {
             cgroup2: None,
             cpu_quota: Some(1.5),
@@ -157,7 +157,7 @@ mod tests {
             default_workers: 1,
             ..healthy()
         };
-        assert_eq!(ailments(&facts), []);
+        assert_eq!(lacks(&facts), []);
         assert_eq!(
             cpus(&facts).found,
             "2 of 8, quota 1.50; workers by default: 1"

@@ -3,7 +3,7 @@
 
 use rustix::thread::CapabilitySet;
 
-use super::{Check, Facts, Steering, Verdict};
+use super::{Check, Condition, Facts, ProgramState};
 
 /// The lines about it, the decisive one first.
 pub fn checks(facts: &Facts) -> Vec<Check> {
@@ -27,17 +27,17 @@ const NO_ATTACH: &str = "no steering of servers that are not srv's own";
 
 fn steering(facts: &Facts) -> Check {
     let name = "BPF program";
-    match &facts.steering {
-        Steering::Loads => Check::ok(name, "loads here"),
-        Steering::Refused(why) => Check::lacks(
-            Verdict::Missing,
+    match &facts.program {
+        ProgramState::Loads => Check::ok(name, "loads here"),
+        ProgramState::Refused(why) => Check::lacks(
+            Condition::Missing,
             name,
             format!("does not load here: {why}"),
             UNSTEERED,
             "see what is missing below, or serve without it: --no-bpf",
         ),
-        Steering::NoProgram => Check::lacks(
-            Verdict::Missing,
+        ProgramState::NotBuilt => Check::lacks(
+            Condition::Missing,
             name,
             "this binary carries no BPF program",
             UNSTEERED,
@@ -50,7 +50,7 @@ fn steering(facts: &Facts) -> Check {
 struct Feature {
     since: (u32, u32),
     name: &'static str,
-    verdict: Verdict,
+    verdict: Condition,
     costs: &'static str,
     /// Loading the program proves that it is there, backported maybe.
     is_proven_by_load: bool,
@@ -60,49 +60,49 @@ const FEATURES: [Feature; 6] = [
     Feature {
         since: (4, 5),
         name: "EPOLLEXCLUSIVE",
-        verdict: Verdict::Prevents,
+        verdict: Condition::Prevents,
         costs: "the accept modes ring and shared",
         is_proven_by_load: true,
     },
     Feature {
         since: (4, 19),
         name: "SK_REUSEPORT programs",
-        verdict: Verdict::Missing,
+        verdict: Condition::Missing,
         costs: UNSTEERED,
         is_proven_by_load: true,
     },
     Feature {
         since: (5, 5),
         name: "memory-mapped BPF arrays",
-        verdict: Verdict::Missing,
+        verdict: Condition::Missing,
         costs: UNSTEERED,
         is_proven_by_load: true,
     },
     Feature {
         since: (5, 8),
         name: "CAP_BPF",
-        verdict: Verdict::Degraded,
+        verdict: Condition::Degraded,
         costs: "steering needs CAP_SYS_ADMIN",
         is_proven_by_load: false,
     },
     Feature {
         since: (5, 12),
         name: "BPF's atomic additions that fetch",
-        verdict: Verdict::Missing,
+        verdict: Condition::Missing,
         costs: UNSTEERED,
         is_proven_by_load: true,
     },
     Feature {
         since: (5, 14),
         name: "migration between listeners",
-        verdict: Verdict::Degraded,
+        verdict: Condition::Degraded,
         costs: "a listener that another server closes resets what waits there",
         is_proven_by_load: false,
     },
 ];
 
 fn kernel(facts: &Facts) -> Vec<Check> {
-    let loads = facts.steering == Steering::Loads;
+    let loads = facts.program == ProgramState::Loads;
     let absent = FEATURES
         .iter()
         .filter(|feature| facts.version < feature.since && !(loads && feature.is_proven_by_load));
@@ -128,7 +128,7 @@ fn btf(facts: &Facts) -> Check {
     }
     let mend = "a kernel built with CONFIG_DEBUG_INFO_BTF=y";
     Check::lacks(
-        Verdict::Degraded,
+        Condition::Degraded,
         name,
         "no /sys/kernel/btf/vmlinux",
         "srv attach steers other servers in turn: it goes without queues, sleep and live \
@@ -177,12 +177,12 @@ fn capability(facts: &Facts, capability: &Capability) -> Check {
     let by_admin =
         capability.is_part_of_sys_admin && facts.capabilities.contains(CapabilitySet::SYS_ADMIN);
     let is_held = facts.capabilities.contains(capability.bit);
-    if capability.bit == CapabilitySet::BPF && facts.steering == Steering::Loads {
+    if capability.bit == CapabilitySet::BPF && facts.program == ProgramState::Loads {
         return Check::ok(name, "suffices: the program loads");
     }
     if !is_held && !by_admin {
         return Check::lacks(
-            Verdict::Missing,
+            Condition::Missing,
             name,
             "not held",
             capability.costs,
@@ -192,7 +192,7 @@ fn capability(facts: &Facts, capability: &Capability) -> Check {
     if !facts.is_initial_user_namespace {
         let found = "held in a user namespace, where it does not count";
         let mend = "run outside of the user namespace (rootful container, sudo)";
-        return Check::lacks(Verdict::Missing, name, found, capability.costs, mend);
+        return Check::lacks(Condition::Missing, name, found, capability.costs, mend);
     }
     Check::ok(
         name,
@@ -219,7 +219,7 @@ fn pidfd_getfd(facts: &Facts) -> Check {
         return Check::ok(name, "there");
     }
     let mend = "Linux 5.6 or newer";
-    Check::lacks(Verdict::Missing, name, "not there", NO_ATTACH, mend)
+    Check::lacks(Condition::Missing, name, "not there", NO_ATTACH, mend)
 }
 
 /// Yama's say in who may take a socket: `pidfd_getfd` asks as an attaching
@@ -230,7 +230,7 @@ fn ptrace_scope(facts: &Facts) -> Check {
     match facts.ptrace_scope {
         None => Check::ok(name, "not there"),
         Some(scope @ 3..) => Check::lacks(
-            Verdict::Missing,
+            Condition::Missing,
             name,
             format!("{scope}: nobody may take a socket"),
             NO_ATTACH,
@@ -263,23 +263,25 @@ fn memlock(facts: &Facts) -> Check {
         _ if facts.version >= (5, 11) => {
             Check::ok(name, "does not count BPF memory on this kernel")
         }
-        Some(bytes) if bytes < LOCKED_BYTES && facts.steering != Steering::Loads => Check::lacks(
-            Verdict::Degraded,
-            name,
-            format!("{} KiB", bytes >> 10),
-            "loading may fail with EPERM: before Linux 5.11, BPF memory counts here",
-            "ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit",
-        ),
+        Some(bytes) if bytes < LOCKED_BYTES && facts.program != ProgramState::Loads => {
+            Check::lacks(
+                Condition::Degraded,
+                name,
+                format!("{} KiB", bytes >> 10),
+                "loading may fail with EPERM: before Linux 5.11, BPF memory counts here",
+                "ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit",
+            )
+        }
         _ => Check::ok(name, "enough"),
     }
 }
 
 fn seccomp(facts: &Facts) -> Check {
     let name = "seccomp";
-    match (&facts.steering, facts.has_seccomp_filter) {
+    match (&facts.program, facts.has_seccomp_filter) {
         (_, false) => Check::ok(name, "no filter"),
-        (Steering::Refused(_), true) => Check::lacks(
-            Verdict::Degraded,
+        (ProgramState::Refused(_), true) => Check::lacks(
+            Condition::Degraded,
             name,
             "a filter is active",
             "it may be what refuses the bpf system call",
@@ -293,19 +295,19 @@ fn seccomp(facts: &Facts) -> Check {
 mod tests {
     use super::*;
     use crate::doctor::Report;
-    use crate::doctor::posed::{ailments, healthy, only_ailment};
+    use crate::doctor::test_machine::{healthy, lacks, only_lack};
 
     #[test]
     fn an_unprivileged_user_serves_without_steering() {
         let facts = Facts {
-            steering: Steering::Refused("EPERM".into()),
+            program: ProgramState::Refused("EPERM".into()),
             capabilities: CapabilitySet::empty(),
             ..healthy()
         };
         let report = Report::of(&facts);
         assert!(report.serves && !report.steers);
         assert_eq!(report.exit_code(false), 0);
-        let names: Vec<String> = ailments(&facts).into_iter().map(|(name, _)| name).collect();
+        let names: Vec<String> = lacks(&facts).into_iter().map(|(name, _)| name).collect();
         let capabilities = ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_SYS_PTRACE"];
         assert_eq!(names[0], "BPF program");
         assert_eq!(names[1..], capabilities);
@@ -313,8 +315,8 @@ mod tests {
 
     #[test]
     fn a_binary_without_the_program_says_how_to_get_it() {
-        let check = only_ailment(|facts| facts.steering = Steering::NoProgram);
-        assert_eq!(check.verdict, Verdict::Missing);
+        let check = only_lack(|facts| facts.program = ProgramState::NotBuilt);
+        assert_eq!(check.verdict, Condition::Missing);
         assert!(check.mend.unwrap().contains("cargo xtask"));
     }
 
@@ -332,10 +334,10 @@ mod tests {
         ] {
             let facts = Facts {
                 version,
-                steering: Steering::NoProgram,
+                program: ProgramState::NotBuilt,
                 ..healthy()
             };
-            let kernel = ailments(&facts)
+            let kernel = lacks(&facts)
                 .into_iter()
                 .filter(|(name, _)| name == "kernel");
             assert_eq!(kernel.count(), lacking, "{version:?}");
@@ -354,19 +356,19 @@ mod tests {
         let report = Report::of(&facts);
         assert!(report.serves && report.steers);
         assert!(
-            ailments(&facts)
+            lacks(&facts)
                 .iter()
-                .all(|(_, verdict)| *verdict == Verdict::Degraded)
+                .all(|(_, verdict)| *verdict == Condition::Degraded)
         );
     }
 
     /// As attach and status say: it goes without what it cannot read.
     #[test]
     fn without_btf_other_servers_are_steered_in_turn() {
-        let check = only_ailment(|facts| facts.has_btf = false);
+        let check = only_lack(|facts| facts.has_btf = false);
         assert_eq!(
             (check.name.as_str(), check.verdict),
-            ("kernel BTF", Verdict::Degraded)
+            ("kernel BTF", Condition::Degraded)
         );
         let costs = check.costs.unwrap();
         for word in ["in turn", "goes without", "queues", "sleep", "live"] {
@@ -376,9 +378,9 @@ mod tests {
 
     #[test]
     fn sys_admin_stands_in_for_all_but_ptrace() {
-        let check = only_ailment(|facts| {
+        let check = only_lack(|facts| {
             facts.capabilities = CapabilitySet::SYS_ADMIN;
-            facts.steering = Steering::Loads;
+            facts.program = ProgramState::Loads;
         });
         assert_eq!(check.name, "CAP_SYS_PTRACE");
     }
@@ -386,7 +388,7 @@ mod tests {
     #[test]
     fn capabilities_of_a_user_namespace_do_not_count() {
         let facts = Facts {
-            steering: Steering::Refused("EPERM".into()),
+            program: ProgramState::Refused("EPERM".into()),
             is_initial_user_namespace: false,
             ..healthy()
         };
@@ -399,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_container_is_told_about_containers() {
-        let check = only_ailment(|facts| {
+        let check = only_lack(|facts| {
             facts.capabilities -= CapabilitySet::SYS_PTRACE | CapabilitySet::SYS_ADMIN;
             facts.container = Some("docker".into());
         });
@@ -411,8 +413,8 @@ mod tests {
 
     #[test]
     fn sockets_that_cannot_be_taken_cost_other_servers_only() {
-        let no_call = only_ailment(|facts| facts.has_pidfd_getfd = false);
-        let no_ptrace = only_ailment(|facts| facts.ptrace_scope = Some(3));
+        let no_call = only_lack(|facts| facts.has_pidfd_getfd = false);
+        let no_ptrace = only_lack(|facts| facts.ptrace_scope = Some(3));
         for check in [no_call, no_ptrace] {
             assert_eq!(check.costs.as_deref(), Some(NO_ATTACH));
         }
@@ -423,17 +425,17 @@ mod tests {
         let old = Facts {
             version: (5, 10),
             memlock_bytes: Some(64 << 10),
-            steering: Steering::Refused("EPERM".into()),
+            program: ProgramState::Refused("EPERM".into()),
             ..healthy()
         };
-        assert_eq!(memlock(&old).verdict, Verdict::Degraded);
+        assert_eq!(memlock(&old).verdict, Condition::Degraded);
         assert_eq!(
             memlock(&Facts {
                 memlock_bytes: None,
                 ..old.clone()
             })
             .verdict,
-            Verdict::Ok
+            Condition::Ok
         );
         assert_eq!(
             memlock(&Facts {
@@ -441,7 +443,7 @@ mod tests {
                 ..old
             })
             .verdict,
-            Verdict::Ok
+            Condition::Ok
         );
     }
 
@@ -451,11 +453,11 @@ mod tests {
             has_seccomp_filter: true,
             ..healthy()
         };
-        assert_eq!(seccomp(&filtered).verdict, Verdict::Ok);
+        assert_eq!(seccomp(&filtered).verdict, Condition::Ok);
         let refused = Facts {
-            steering: Steering::Refused("EPERM".into()),
+            program: ProgramState::Refused("EPERM".into()),
             ..filtered
         };
-        assert_eq!(seccomp(&refused).verdict, Verdict::Degraded);
+        assert_eq!(seccomp(&refused).verdict, Condition::Degraded);
     }
 }

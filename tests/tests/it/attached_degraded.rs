@@ -2,9 +2,9 @@
 //! choice to the kernel's hash: a signal that is missing, a group that has changed.
 
 use io_uring::IoUring;
+use srv::attach::programs::{Programs, Snapshot};
 use srv::attach::select::Reads;
 use srv::attach::signals::Signal;
-use srv::attach::steering::{Steering, View};
 use srv_common::Policy;
 
 use crate::attached_server::{Server, Waits, Worker, can_read_all, in_each_way, sleeps, steered};
@@ -23,8 +23,8 @@ fn a_kernel_that_lets_programs_load_is_read_by_loads() {
     let is_new = (version < (6, 17)).then_some(format!("this is Linux {release}"));
     let can = gate::can("read by loads (Linux 6.17)", is_new.map_or(Ok(()), Err));
     for at_best in [Reads::Directly, Reads::ByHelper, Reads::Nothing] {
-        let steering = Steering::load_reading(Policy::Least, at_best).unwrap();
-        assert!(steering.reads() == at_best || !can, "{release}");
+        let programs = Programs::load_reading(Policy::Least, at_best).unwrap();
+        assert!(programs.reads() == at_best || !can, "{release}");
     }
 }
 
@@ -35,8 +35,8 @@ fn a_socket_that_joins_is_noticed_and_served() {
 
 fn who_joins_is_served(reads: Reads) {
     let mut server = Server::start(2, Waits::Epoll);
-    let steering = server.steer_reading(reads);
-    if !can_read_all(&steering) {
+    let programs = server.steer_reading(reads);
+    if !can_read_all(&programs) {
         return;
     }
     drop(server.connect());
@@ -49,17 +49,17 @@ fn who_joins_is_served(reads: Reads) {
         clients.push(server.connect());
         (!newcomer.held.lock().unwrap().is_empty()).then_some(())
     });
-    let view = steering.view();
+    let snapshot = programs.snapshot();
     assert_eq!(
-        view.fallbacks["group_size"],
+        snapshot.fallbacks["group_size"],
         clients.len() as u64,
-        "{view:?}"
+        "{snapshot:?}"
     );
     // As it was again: the program steers again, without anybody's help.
     server.workers.pop();
     until("the socket has left the group", || {
         clients.push(server.connect());
-        (steering.view().idle > 1).then_some(())
+        (programs.snapshot().idle > 1).then_some(())
     });
 }
 
@@ -70,39 +70,41 @@ fn a_socket_in_anothers_place_is_noticed_and_served() {
 
 fn who_replaces_another_is_served(reads: Reads) {
     let mut server = Server::start(2, Waits::Epoll);
-    let mut steering = server.steer_reading(reads);
-    if !can_read_all(&steering) {
+    let mut programs = server.steer_reading(reads);
+    if !can_read_all(&programs) {
         return;
     }
     let clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
     server.workers.pop();
     until("the socket has left the group", || {
-        let before = steering.view().fallbacks["group_size"];
+        let before = programs.snapshot().fallbacks["group_size"];
         drop(server.connect());
-        (steering.view().fallbacks["group_size"] > before).then_some(())
+        (programs.snapshot().fallbacks["group_size"] > before).then_some(())
     });
     server
         .workers
         .push(Worker::start(server.address, Waits::Epoll));
-    let before = steering.view();
+    let before = programs.snapshot();
     let newcomer = &server.workers[1];
     let mut more = Vec::new();
     until("the hash serves the new socket", || {
         more.push(server.connect());
         (newcomer.held.lock().unwrap().len() > 2).then_some(())
     });
-    let view = steering.view();
-    let noticed = |view: &View| view.fallbacks["unknown_member"] + view.fallbacks["empty_slot"];
-    assert!(noticed(&view) > noticed(&before), "{view:?}");
+    let snapshot = programs.snapshot();
+    let noticed = |snapshot: &Snapshot| {
+        snapshot.fallbacks["unknown_member"] + snapshot.fallbacks["empty_slot"]
+    };
+    assert!(noticed(&snapshot) > noticed(&before), "{snapshot:?}");
     // User space says what the group is now.
-    steering.remove(1);
+    programs.remove(1);
     let cookie = newcomer.listener.cookie().unwrap();
-    steering.insert(1, &*newcomer.listener, cookie).unwrap();
-    steering.set_members(2);
-    let before = steering.view();
+    programs.insert(1, &*newcomer.listener, cookie).unwrap();
+    programs.set_members(2);
+    let before = programs.snapshot();
     more.extend((0..10).map(|_| server.connect()));
-    let view = steering.view();
-    assert_eq!(view.idle - before.idle, 10, "{view:?}");
+    let snapshot = programs.snapshot();
+    assert_eq!(snapshot.idle - before.idle, 10, "{snapshot:?}");
     drop((clients, more));
 }
 
@@ -113,15 +115,15 @@ fn who_waits_in_another_way_is_not_believed_to_sleep() {
     let rings = gate::can("use io_uring", has_rings).then_some(Waits::IoUring);
     for waits in [Waits::Poll, Waits::Accept].into_iter().chain(rings) {
         let server = Server::start(3, waits);
-        let steering = server.steer(Policy::Least);
-        if !can_read_all(&steering) {
+        let programs = server.steer(Policy::Least);
+        if !can_read_all(&programs) {
             return;
         }
         let clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
-        let view = steering.view();
-        assert_eq!(sleeps(&view), ["unknown"; 3], "{waits:?}: {view:?}");
+        let snapshot = programs.snapshot();
+        assert_eq!(sleeps(&snapshot), ["unknown"; 3], "{waits:?}: {snapshot:?}");
         // Queues and live connections are left to go by.
-        assert_eq!(steered(&view), [10; 3], "{waits:?}: {view:?}");
+        assert_eq!(steered(&snapshot), [10; 3], "{waits:?}: {snapshot:?}");
         drop(clients);
     }
 }
@@ -131,20 +133,20 @@ fn who_waits_in_another_way_is_not_believed_to_sleep() {
 fn a_program_that_reads_nothing_goes_by_connections() {
     gate::needs!(steer);
     let server = Server::start(3, Waits::Epoll);
-    let steering = server.steer_reading(Reads::Nothing);
-    if steering.signals().live != Signal::Known {
+    let programs = server.steer_reading(Reads::Nothing);
+    if programs.signals().live != Signal::Known {
         return;
     }
     let clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
-    let view = steering.view();
-    assert_eq!(steered(&view), [10; 3], "{view:?}");
-    assert_eq!(sleeps(&view), ["unknown"; 3], "{view:?}");
+    let snapshot = programs.snapshot();
+    assert_eq!(steered(&snapshot), [10; 3], "{snapshot:?}");
+    assert_eq!(sleeps(&snapshot), ["unknown"; 3], "{snapshot:?}");
     server.workers[1].held.lock().unwrap().clear();
     until("closed connections do not count", || {
-        (steering.view().slots[1].live == 0).then_some(())
+        (programs.snapshot().slots[1].live == 0).then_some(())
     });
     let more: Vec<_> = (0..10).map(|_| server.connect()).collect();
-    assert_eq!(steered(&steering.view()), [10, 20, 10]);
+    assert_eq!(steered(&programs.snapshot()), [10, 20, 10]);
     drop((clients, more));
 }
 
@@ -154,16 +156,16 @@ fn a_program_that_reads_nothing_goes_by_connections() {
 fn without_its_agent_the_program_goes_by_the_rest() {
     gate::needs!(steer);
     let server = Server::start(2, Waits::Epoll);
-    let steering = server.steer(Policy::Least);
-    if !can_read_all(&steering) {
+    let programs = server.steer(Policy::Least);
+    if !can_read_all(&programs) {
         return;
     }
     let clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
     server.workers[1].held.lock().unwrap().clear();
     until("closed connections do not count", || {
-        (steering.view().slots[1].live == 0).then_some(())
+        (programs.snapshot().slots[1].live == 0).then_some(())
     });
-    drop(steering);
+    drop(programs);
     let before = server
         .workers
         .iter()

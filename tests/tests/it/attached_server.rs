@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex};
 use io_uring::{IoUring, opcode, types};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 use socket2::{Protocol, SockAddr, Socket, Type};
+use srv::attach::programs::{Programs, Snapshot};
 use srv::attach::select::Reads;
 use srv::attach::signals::Signal;
-use srv::attach::steering::{Steering, View};
 use srv_common::Policy;
 
 use crate::gate;
@@ -86,25 +86,25 @@ impl Server {
     }
 
     /// Steered, with all that the kernel lets be known.
-    pub fn steer(&self, policy: Policy) -> Steering {
-        self.steer_by(Steering::load(policy).unwrap())
+    pub fn steer(&self, policy: Policy) -> Programs {
+        self.steer_by(Programs::load(policy).unwrap())
     }
 
     /// The same, but the kernel's memory is read at best so.
-    pub fn steer_reading(&self, at_best: Reads) -> Steering {
-        self.steer_by(Steering::load_reading(Policy::Least, at_best).unwrap())
+    pub fn steer_reading(&self, at_best: Reads) -> Programs {
+        self.steer_by(Programs::load_reading(Policy::Least, at_best).unwrap())
     }
 
-    fn steer_by(&self, mut steering: Steering) -> Steering {
+    fn steer_by(&self, mut programs: Programs) -> Programs {
         for (slot, worker) in self.workers.iter().enumerate() {
             let cookie = worker.listener.cookie().unwrap();
-            steering
+            programs
                 .insert(slot as u32, &*worker.listener, cookie)
                 .unwrap();
         }
-        steering.set_members(self.workers.len() as u32);
-        steering.attach(&*self.workers[0].listener).unwrap();
-        steering
+        programs.set_members(self.workers.len() as u32);
+        programs.attach(&*self.workers[0].listener).unwrap();
+        programs
     }
 
     /// A connection that some worker has accepted.
@@ -291,18 +291,18 @@ fn listening(address: SocketAddr) -> Socket {
 }
 
 /// Connections assigned to each slot.
-pub fn steered(view: &View) -> Vec<u64> {
-    view.slots.iter().map(|slot| slot.steered).collect()
+pub fn steered(snapshot: &Snapshot) -> Vec<u64> {
+    snapshot.slots.iter().map(|slot| slot.steered).collect()
 }
 
 /// What the program last saw of each worker.
-pub fn sleeps(view: &View) -> Vec<&'static str> {
-    view.slots.iter().map(|slot| slot.sleep).collect()
+pub fn sleeps(snapshot: &Snapshot) -> Vec<&'static str> {
+    snapshot.slots.iter().map(|slot| slot.sleep).collect()
 }
 
 /// Whether every signal is known here.
-pub fn can_read_all(steering: &Steering) -> bool {
-    let signals = steering.signals();
+pub fn can_read_all(programs: &Programs) -> bool {
+    let signals = programs.signals();
     let all = [&signals.queues, &signals.sleep, &signals.live];
     let missing = all.into_iter().find_map(|signal| match signal {
         Signal::Known => None,

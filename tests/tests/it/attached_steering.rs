@@ -4,8 +4,8 @@
 use std::net::TcpStream;
 
 use socket2::Socket;
+use srv::attach::programs::{Programs, Snapshot};
 use srv::attach::select::Reads;
-use srv::attach::steering::{Steering, View};
 use srv_common::Policy;
 use srv_tests::nginx::{Content, Nginx, Options};
 
@@ -20,25 +20,25 @@ fn who_sleeps_is_chosen_while_others_are_busy() {
 
 fn who_sleeps_is_chosen(reads: Reads) {
     let server = Server::start(4, Waits::Epoll);
-    let steering = server.steer_reading(reads);
-    if !can_read_all(&steering) {
+    let programs = server.steer_reading(reads);
+    if !can_read_all(&programs) {
         return;
     }
     let busy: Vec<_> = [0, 1, 3].map(|nth| server.workers[nth].make_busy()).into();
     let clients: Vec<_> = (0..20).map(|_| server.connect()).collect();
-    let view = steering.view();
-    assert_eq!(steered(&view), [0, 0, 20, 0], "{view:?}");
+    let snapshot = programs.snapshot();
+    assert_eq!(steered(&snapshot), [0, 0, 20, 0], "{snapshot:?}");
     assert_eq!(
-        (view.runs, view.fallbacks.values().sum()),
+        (snapshot.runs, snapshot.fallbacks.values().sum()),
         (20, 0),
-        "{view:?}"
+        "{snapshot:?}"
     );
     drop(busy);
     // The others sleep again, and have no connections yet.
     let more: Vec<_> = (0..60).map(|_| server.connect()).collect();
-    let view = steering.view();
-    assert_eq!(steered(&view), [20; 4], "{view:?}");
-    assert_eq!(view.idle, 60 + 1, "{view:?}");
+    let snapshot = programs.snapshot();
+    assert_eq!(steered(&snapshot), [20; 4], "{snapshot:?}");
+    assert_eq!(snapshot.idle, 60 + 1, "{snapshot:?}");
     drop((clients, more));
 }
 
@@ -49,8 +49,8 @@ fn around_one_that_is_away_the_others_share_evenly() {
 
 fn the_others_share_evenly(reads: Reads) {
     let server = Server::start(4, Waits::Epoll);
-    let steering = server.steer_reading(reads);
-    if !can_read_all(&steering) {
+    let programs = server.steer_reading(reads);
+    if !can_read_all(&programs) {
         return;
     }
     let busy = server.workers[1].make_busy();
@@ -60,13 +60,17 @@ fn the_others_share_evenly(reads: Reads) {
             worker.held.lock().unwrap().clear();
         }
         until("no connection is left", || {
-            let view = steering.view();
-            view.slots.iter().all(|slot| slot.live == 0).then_some(())
+            let snapshot = programs.snapshot();
+            snapshot
+                .slots
+                .iter()
+                .all(|slot| slot.live == 0)
+                .then_some(())
         });
     }
-    let view = steering.view();
-    assert_eq!(steered(&view), [20, 0, 20, 20], "{view:?}");
-    assert_eq!((view.idle, view.runs), (60, 60), "{view:?}");
+    let snapshot = programs.snapshot();
+    assert_eq!(steered(&snapshot), [20, 0, 20, 20], "{snapshot:?}");
+    assert_eq!((snapshot.idle, snapshot.runs), (60, 60), "{snapshot:?}");
     drop(busy);
 }
 
@@ -77,18 +81,18 @@ fn with_all_busy_the_shortest_queue_is_chosen() {
 
 fn the_shortest_queue_is_chosen(reads: Reads) {
     let server = Server::start(3, Waits::Epoll);
-    let steering = server.steer_reading(reads);
-    if !can_read_all(&steering) {
+    let programs = server.steer_reading(reads);
+    if !can_read_all(&programs) {
         return;
     }
     let busy: Vec<_> = server.workers.iter().map(Worker::make_busy).collect();
     let clients: Vec<_> = (0..12)
         .map(|_| TcpStream::connect(server.address).unwrap())
         .collect();
-    let view = steering.view();
-    assert_eq!(steered(&view), [4; 3], "{view:?}");
-    assert_eq!((view.idle, view.shortest), (0, 12), "{view:?}");
-    assert!(!sleeps(&view).contains(&"asleep"), "{view:?}");
+    let snapshot = programs.snapshot();
+    assert_eq!(steered(&snapshot), [4; 3], "{snapshot:?}");
+    assert_eq!((snapshot.idle, snapshot.shortest), (0, 12), "{snapshot:?}");
+    assert!(!sleeps(&snapshot).contains(&"asleep"), "{snapshot:?}");
     drop((busy, clients));
 }
 
@@ -96,33 +100,43 @@ fn the_shortest_queue_is_chosen(reads: Reads) {
 fn live_connections_are_counted_per_listener_and_back_to_none() {
     gate::needs!(steer);
     let server = Server::start(4, Waits::Epoll);
-    let steering = server.steer(Policy::Least);
-    if !can_read_all(&steering) {
+    let programs = server.steer(Policy::Least);
+    if !can_read_all(&programs) {
         return;
     }
     let clients: Vec<_> = (0..64).map(|_| server.connect()).collect();
-    let live = |view: &View| view.slots.iter().map(|slot| slot.live).collect::<Vec<_>>();
-    assert_eq!(live(&steering.view()), [16; 4]);
+    let live = |snapshot: &Snapshot| {
+        snapshot
+            .slots
+            .iter()
+            .map(|slot| slot.live)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(live(&programs.snapshot()), [16; 4]);
     // Those of one listener go: new ones fill it up again.
     server.workers[2].held.lock().unwrap().clear();
     until("closed connections do not count", || {
-        (live(&steering.view()) == [16, 16, 0, 16]).then_some(())
+        (live(&programs.snapshot()) == [16, 16, 0, 16]).then_some(())
     });
     let held = || server.accepted();
     assert_eq!(held(), 48);
     let more: Vec<_> = (0..16).map(|_| server.connect()).collect();
-    assert_eq!(live(&steering.view()), [16; 4]);
+    assert_eq!(live(&programs.snapshot()), [16; 4]);
     for worker in &server.workers {
         worker.held.lock().unwrap().clear();
     }
     until("none is left", || {
-        (live(&steering.view()) == [0; 4]).then_some(())
+        (live(&programs.snapshot()) == [0; 4]).then_some(())
     });
-    let view = steering.view();
+    let snapshot = programs.snapshot();
     assert_eq!(
-        view.slots.iter().map(|slot| slot.established).sum::<u64>(),
+        snapshot
+            .slots
+            .iter()
+            .map(|slot| slot.established)
+            .sum::<u64>(),
         80,
-        "{view:?}"
+        "{snapshot:?}"
     );
     drop((clients, more));
 }
@@ -131,7 +145,7 @@ fn live_connections_are_counted_per_listener_and_back_to_none() {
 fn every_other_policy_steers_too() {
     gate::needs!(steer);
     let server = Server::start(3, Waits::Epoll);
-    let mut steering = server.steer(Policy::Hash);
+    let mut programs = server.steer(Policy::Hash);
     let mut expected = 0;
     for (_, policy) in Policy::NAMED {
         // The other tests are of least.
@@ -139,29 +153,29 @@ fn every_other_policy_steers_too() {
             continue;
         }
         if let Err(why) = policy.about().attached {
-            let refused = steering.policy(policy).unwrap_err().to_string();
+            let refused = programs.set_policy(policy).unwrap_err().to_string();
             assert!(refused.contains(why), "{refused}");
             continue;
         }
-        steering.policy(policy).unwrap();
+        programs.set_policy(policy).unwrap();
         let clients: Vec<_> = (0..9).map(|_| server.connect()).collect();
         expected += 9;
-        let view = steering.view();
+        let snapshot = programs.snapshot();
         assert_eq!(
-            steered(&view).iter().sum::<u64>(),
+            steered(&snapshot).iter().sum::<u64>(),
             expected,
-            "{}: {view:?}",
+            "{}: {snapshot:?}",
             policy.name()
         );
         drop(clients);
     }
-    steering.policy(Policy::Hash).unwrap();
+    programs.set_policy(Policy::Hash).unwrap();
     drop(server.connect());
-    assert_eq!(steering.view().fallbacks["no_policy"], 1);
-    Steering::detach(&*server.workers[0].listener).unwrap();
+    assert_eq!(programs.snapshot().fallbacks["no_policy"], 1);
+    Programs::detach(&*server.workers[0].listener).unwrap();
     drop(server.connect());
-    assert_eq!(steering.view().runs, expected + 1);
-    assert!(Steering::detach(&*server.workers[0].listener).is_err());
+    assert_eq!(programs.snapshot().runs, expected + 1);
+    assert!(Programs::detach(&*server.workers[0].listener).is_err());
 }
 
 /// The listening sockets of a process, taken from outside.
@@ -197,35 +211,38 @@ fn an_nginx_is_steered_to_who_sleeps() {
     let nginx = Nginx::start(crate::agent::LOCALHOST, &options).unwrap();
     let mut listeners = listeners_of(nginx.pid());
     assert_eq!(listeners.len(), 4);
-    let mut steering = Steering::load(Policy::Least).unwrap();
-    if !can_read_all(&steering) {
+    let mut programs = Programs::load(Policy::Least).unwrap();
+    if !can_read_all(&programs) {
         return;
     }
     for (slot, listener) in listeners.iter().enumerate() {
         let cookie = listener.cookie().unwrap();
-        steering.insert(slot as u32, listener, cookie).unwrap();
+        programs.insert(slot as u32, listener, cookie).unwrap();
     }
-    steering.set_members(4);
-    steering.attach(&listeners[0]).unwrap();
+    programs.set_members(4);
+    programs.attach(&listeners[0]).unwrap();
     listeners.clear();
     let get = || crate::client::get(nginx.address(), "/nothing-there").status();
     for _ in 0..100 {
         assert_eq!(get(), 404);
     }
-    let view = steering.view();
-    assert_eq!(steered(&view).iter().sum::<u64>(), 100, "{view:?}");
+    let snapshot = programs.snapshot();
+    assert_eq!(steered(&snapshot).iter().sum::<u64>(), 100, "{snapshot:?}");
     assert_eq!(
-        sleeps(&view)
+        sleeps(&snapshot)
             .iter()
             .filter(|sleep| **sleep == "unknown")
             .count(),
         0,
-        "{view:?}"
+        "{snapshot:?}"
     );
-    assert!(view.slots.iter().all(|slot| slot.steered >= 15), "{view:?}");
+    assert!(
+        snapshot.slots.iter().all(|slot| slot.steered >= 15),
+        "{snapshot:?}"
+    );
     until("its connections are gone", || {
-        steering
-            .view()
+        programs
+            .snapshot()
             .slots
             .iter()
             .all(|slot| slot.live == 0)

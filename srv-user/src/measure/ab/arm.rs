@@ -223,7 +223,7 @@ impl Arm {
     pub fn obstacle(&self, scenario: &Scenario) -> Option<String> {
         let attached = self
             .is_attached
-            .then(|| attach::steering::Steering::load(Policy::Least));
+            .then(|| attach::programs::Programs::load(Policy::Least));
         if let Some(Err(error)) = attached {
             return Some(format!("srv attach cannot load its program: {error:#}"));
         }

@@ -28,7 +28,7 @@ use crate::values::policies;
 
 /// The programs with their memory, for one listener group. Dropping it detaches
 /// nothing: the select program stays as long as the group has it.
-pub struct Steering {
+pub struct Programs {
     ebpf: Ebpf,
     memory: &'static AttachedGroup,
     reads: Reads,
@@ -39,9 +39,9 @@ pub struct Steering {
 
 /// What the programs have counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct View {
+pub struct Snapshot {
     /// One per slot, up to the last one in use.
-    pub slots: Vec<SlotView>,
+    pub slots: Vec<SlotSnapshot>,
     /// Runs of the select program: assigned or left to the hash.
     pub runs: u64,
     /// Connections assigned to a listener that was idle and empty.
@@ -56,7 +56,7 @@ pub struct View {
 
 /// One listener.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SlotView {
+pub struct SlotSnapshot {
     /// Whether it is in the socket array.
     pub is_member: bool,
     /// Connections assigned to it.
@@ -82,9 +82,9 @@ struct TagValue(Tag);
 // SAFETY: four integers without implicit padding.
 unsafe impl Pod for TagValue {}
 
-impl Steering {
+impl Programs {
     /// Loads the programs; they steer nothing yet. A signal that cannot be had
-    /// is left out ([`Steering::signals`]).
+    /// is left out ([`Programs::signals`]).
     ///
     /// # Errors
     /// This build carries no program, the kernel refuses the select program
@@ -96,7 +96,7 @@ impl Steering {
     /// The same, but kernel memory is read at best so.
     ///
     /// # Errors
-    /// As [`Steering::load`].
+    /// As [`Programs::load`].
     pub fn load_reading(policy: Policy, at_best: Reads) -> anyhow::Result<Self> {
         let Loaded {
             mut ebpf,
@@ -107,15 +107,15 @@ impl Steering {
         signals.live = count_live(&mut ebpf).into();
         let is_counted = signals.live == Signal::Known;
         memory.config.counts_live.set(is_counted.into());
-        let mut steering = Self {
+        let mut programs = Self {
             ebpf,
             memory,
             reads,
             signals,
             slots: [false; MAX_LISTENERS],
         };
-        steering.policy(policy)?;
-        Ok(steering)
+        programs.set_policy(policy)?;
+        Ok(programs)
     }
 
     /// How the program reads kernel memory.
@@ -220,7 +220,7 @@ impl Steering {
     ///
     /// # Errors
     /// It needs what only srv's own workers tell.
-    pub fn policy(&mut self, policy: Policy) -> anyhow::Result<()> {
+    pub fn set_policy(&mut self, policy: Policy) -> anyhow::Result<()> {
         let About { name, attached, .. } = policy.about();
         // Under hash the program leaves each choice to the kernel.
         if policy != Policy::Hash
@@ -234,11 +234,11 @@ impl Steering {
     }
 
     /// What the programs have counted so far.
-    pub fn view(&self) -> View {
+    pub fn snapshot(&self) -> Snapshot {
         let program = &self.memory.program;
         let used = self.slots.iter().rposition(|is_member| *is_member);
         let slots: Vec<_> = (0..used.map_or(0, |last| last + 1))
-            .map(|slot| self.slot_view(slot))
+            .map(|slot| self.slot_snapshot(slot))
             .collect();
         let fallbacks = program.fallbacks.0.iter().map(|count| count.get());
         let assigned: u64 = self
@@ -247,7 +247,7 @@ impl Steering {
             .iter()
             .map(|slot| slot.seen.steered.get())
             .sum();
-        View {
+        Snapshot {
             runs: assigned + fallbacks.clone().sum::<u64>(),
             idle: program.idle.get(),
             shortest: program.shortest.get(),
@@ -277,9 +277,9 @@ impl Steering {
             .map_or(0, |info| info.id())
     }
 
-    fn slot_view(&self, slot: usize) -> SlotView {
+    fn slot_snapshot(&self, slot: usize) -> SlotSnapshot {
         let at = &self.memory.slots[slot];
-        SlotView {
+        SlotSnapshot {
             is_member: self.slots[slot],
             steered: at.seen.steered.get(),
             live: self.memory.live.0[slot].get(),
@@ -302,7 +302,7 @@ impl Steering {
     }
 }
 
-impl Drop for Steering {
+impl Drop for Programs {
     fn drop(&mut self) {
         // Its program's link ends here; the select program may go on.
         self.memory.config.counts_live.set(0);

@@ -2,12 +2,12 @@
 
 use rustix::thread::CapabilitySet;
 
-use super::{Check, Facts, Report, Steering, Verdict};
+use super::{Check, Condition, Facts, ProgramState, Report};
 
 /// A machine on which everything works.
 pub fn healthy() -> Facts {
     Facts {
-        steering: Steering::Loads,
+        program: ProgramState::Loads,
         release: "6.12.9".into(),
         version: (6, 12),
         has_btf: true,
@@ -44,20 +44,20 @@ pub fn healthy() -> Facts {
 }
 
 /// The lines that are not ok.
-pub fn ailments(facts: &Facts) -> Vec<(String, Verdict)> {
+pub fn lacks(facts: &Facts) -> Vec<(String, Condition)> {
     let checks = Report::of(facts).checks.into_iter();
-    let ailing = checks.filter(|check| check.verdict != Verdict::Ok);
-    ailing.map(|check| (check.name, check.verdict)).collect()
+    let lacking = checks.filter(|check| check.verdict != Condition::Ok);
+    lacking.map(|check| (check.name, check.verdict)).collect()
 }
 
 /// The one line that is not ok on an otherwise healthy machine.
 #[track_caller]
-pub fn only_ailment(change: impl FnOnce(&mut Facts)) -> Check {
+pub fn only_lack(change: impl FnOnce(&mut Facts)) -> Check {
     let mut facts = healthy();
     change(&mut facts);
     let checks = Report::of(&facts).checks.into_iter();
     let mut checks: Vec<Check> = checks
-        .filter(|check| check.verdict != Verdict::Ok)
+        .filter(|check| check.verdict != Condition::Ok)
         .collect();
     assert_eq!(checks.len(), 1, "{checks:#?}");
     checks.remove(0)
