@@ -58,3 +58,74 @@ pub fn bounded(index: u32, power_of_two: usize) -> usize {
         index as usize & mask
     }
 }
+
+/// The numbers from 0 on: as many as `count`, at most `MAX`. For a loop whose bound only the
+/// running program knows.
+///
+/// The verifier must see that the loop ends. Before Linux 6.4 it sees nothing if the condition
+/// compares the counter, which it knows, with the bound, of which it knows the range: it goes on
+/// with both answers, although one is impossible, until an access is out of bounds (6.4 has
+/// 953d9f5beaf7, "Improve handling of pattern '<const> <cond_op> <non_const>'"). The compiler
+/// makes such a condition even of a loop with a constant bound beside the other, since it
+/// removes the constant one. So this counts what is left: a range, compared with a constant.
+#[inline(always)]
+pub fn up_to<const MAX: u32>(count: u32) -> UpTo<MAX> {
+    UpTo {
+        next: 0,
+        left: count.min(MAX).into(),
+    }
+}
+
+/// See [`up_to`].
+pub struct UpTo<const MAX: u32> {
+    next: u32,
+    /// With `next`, at most `MAX`.
+    left: u64,
+}
+
+impl<const MAX: u32> Iterator for UpTo<MAX> {
+    type Item = u32;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<u32> {
+        // Signed: an unsigned comparison would become "is not zero", from which the verifier
+        // concludes nothing about the range.
+        if self.left as i64 <= 0 {
+            return None;
+        }
+        self.left = one_less(self.left);
+        let next = self.next;
+        // SAFETY: `left` was at least one, and the sum of both is at most `MAX`.
+        unsafe { core::hint::assert_unchecked(next < MAX) };
+        self.next = next + 1;
+        Some(next)
+    }
+}
+
+/// One less, of which the compiler knows nothing.
+#[inline(always)]
+fn one_less(x: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut x = x;
+        // SAFETY: an addition to a register.
+        unsafe { core::arch::asm!("{0} += -1", inout(reg) x, options(pure, nomem, nostack)) };
+        x
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        x.wrapping_sub(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_go_up_to_the_count_or_the_bound() {
+        for count in [0, 1, 15, 16, 17, u32::MAX] {
+            assert!(up_to::<16>(count).eq(0..count.min(16)), "{count}");
+        }
+    }
+}

@@ -10,7 +10,7 @@ pub mod attached;
 pub mod hermes;
 mod idle;
 
-use crate::branchless::{bounded, lower};
+use crate::branchless::{bounded, lower, up_to};
 use crate::layout::{ELIGIBLE, Group, MAX_WORKERS, NOT_ELIGIBLE, Reason, State};
 use crate::turns::{self, TURN_FIELD, TURN_FIELD_BITS};
 use idle::{LANES, NO_SLOT, next_idle};
@@ -328,7 +328,7 @@ impl Scoring {
 #[inline(always)]
 fn least<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<u32, Reason> {
     let workers = group.config.workers.get();
-    if workers == 0 || workers > N as u32 {
+    if workers > N as u32 {
         return Err(Reason::NoneReady);
     }
     if workers > SCAN_ALL_MAX {
@@ -336,10 +336,7 @@ fn least<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<u32, 
     }
     let scoring = Scoring::new(group, host);
     let mut best = NOT_READY;
-    for slot in 0..SCAN_ALL_MAX {
-        if slot >= workers {
-            break;
-        }
+    for slot in up_to::<SCAN_ALL_MAX>(workers) {
         // The bound is the loop's; the mask is for the compiler, and costs nothing.
         best = lower(best, scoring.score(group, slot as usize & (N - 1)));
     }
