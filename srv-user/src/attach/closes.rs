@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, bail, ensure};
 use aya::maps::HashMap;
 use aya::programs::BtfTracePoint;
-use aya::{Btf, Ebpf, EbpfLoader};
+use aya::{Btf, Ebpf};
 use srv_common::observed::Observed;
 
 use super::btf;
 use super::object;
+use crate::steering::program::loader;
 
 /// A thread, by its process's id and its own.
 pub type Thread = (u32, u32);
@@ -41,7 +42,7 @@ impl Closes {
             skc_num: kernel.offset("sock.__sk_common.skc_num")?,
         };
         let words = observed.words();
-        let mut loader = EbpfLoader::new();
+        let mut loader = loader();
         let loader = loader.override_global("OBSERVED", &words[..], true);
         let loaded = loader.load(object::built()?);
         let mut ebpf = loaded

@@ -2,14 +2,14 @@
 //! running kernel and this process's capabilities allow.
 
 use anyhow::{Context as _, ensure};
-use aya::{Ebpf, EbpfLoader};
+use aya::Ebpf;
 use srv_common::attached::Offsets;
 
 use super::btf::Btf;
 use super::object;
 use super::offsets::{self, Readable};
 use super::signals::{Signal, Signals};
-use crate::steering::program::program;
+use crate::steering::program::{loader, program};
 
 /// The select program's name.
 pub const SELECT: &str = "steer_attached";
@@ -108,7 +108,7 @@ fn reading_directly(kernel: &Btf, offsets: Offsets) -> anyhow::Result<Ebpf> {
 
 fn with(object: &[u8], offsets: &Offsets) -> anyhow::Result<Ebpf> {
     let words = offsets.words();
-    let mut loader = EbpfLoader::new();
+    let mut loader = loader();
     let loader = loader.override_global("OFFSETS", &words[..], true);
     let mut ebpf = loader.load(object).context(NEEDS)?;
     program(&mut ebpf, SELECT).context(NEEDS)?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use aya::maps::{Map, MapData, MapError, ReusePortSockArray};
 use aya::programs::SkReuseport;
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
 use socket2::Socket;
 use srv_common::{Group, MAX_WORKERS};
@@ -269,9 +269,20 @@ fn load_object(is_logging: bool) -> anyhow::Result<Ebpf> {
     } else {
         0
     };
-    let mut loader = EbpfLoader::new();
+    let mut loader = loader();
     let loader = loader.override_global(aya_log::LEVEL, &log_level, false);
     Ok(loader.load(OBJECT)?)
+}
+
+/// Loads an object such that a refusal says the kernel's reason.
+///
+/// aya loads a refused program again with a log, and reports what the last attempt returned.
+/// A log of each instruction can be longer than aya's largest buffer: the kernel then returns
+/// ENOSPC in place of its reason. The log here has the verifier's messages and no instruction.
+pub fn loader() -> EbpfLoader<'static> {
+    let mut loader = EbpfLoader::new();
+    loader.verifier_log_level(VerifierLogLevel::STATS);
+    loader
 }
 
 fn group_memory(ebpf: &mut Ebpf) -> anyhow::Result<SharedMemory<Group>> {
@@ -289,19 +300,34 @@ fn group_memory(ebpf: &mut Ebpf) -> anyhow::Result<SharedMemory<Group>> {
     SharedMemory::checked(fd.context("duplicate the fd of array GROUP")?)
 }
 
-/// What refused a program, on one line: without what the verifier said of each
-/// instruction, and without what a cause says again.
+/// What refused a program, on one line: with the verifier's reason, and without what a cause
+/// says again.
 pub fn on_one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain().map(ToString::to_string) {
+        let (cause, log) = cause.split_once(VERIFIER_SAYS).unwrap_or((&cause, ""));
         let cause = cause.lines().next().unwrap_or_default();
-        let cause = cause.split(". Verifier output:").next().unwrap_or_default();
-        if !line.ends_with(cause) {
-            line += if line.is_empty() { "" } else { ": " };
-            line += cause;
+        for said in [Some(cause.to_owned()), reason(log)].into_iter().flatten() {
+            if !line.contains(&said) {
+                line += if line.is_empty() { "" } else { ": " };
+                line += &said;
+            }
         }
     }
     line
+}
+
+/// How aya's message goes on after what the kernel returned.
+const VERIFIER_SAYS: &str = ". Verifier output:";
+
+/// Why the verifier refused a program: the end of its log, less what it says of its own work.
+fn reason(log: &str) -> Option<String> {
+    const WORK: [&str; 4] = ["verification time ", "stack depth ", "processed ", "func#"];
+    const LINES_MAX: usize = 3;
+    let is_reason = |line: &&str| !line.is_empty() && !WORK.iter().any(|of| line.starts_with(of));
+    let lines: Vec<&str> = log.lines().map(str::trim).filter(is_reason).collect();
+    let last = &lines[lines.len().saturating_sub(LINES_MAX)..];
+    (!last.is_empty()).then(|| format!("the verifier says: {}", last.join("; ")))
 }
 
 #[cfg(test)]
@@ -309,14 +335,60 @@ mod tests {
     use rustix::io::Errno;
 
     use super::*;
+    use crate::gate;
 
     #[test]
     fn what_the_loader_says_fits_on_a_line() {
         let said = std::io::Error::from(Errno::INVAL);
         let log = "The BPF_PROG_LOAD syscall returned Invalid argument (os error 22). \
-                   Verifier output: 0: (b7) r0 = 0\n1: (95) exit";
+                   Verifier output: ";
         let error = anyhow::Error::new(said).context(log).context("load it");
         let once = "load it: The BPF_PROG_LOAD syscall returned Invalid argument (os error 22)";
         assert_eq!(on_one_line(&error), once);
+    }
+
+    #[test]
+    fn the_verifiers_reason_is_said_without_its_statistics() {
+        let log = "returned Permission denied (os error 13). Verifier output: \
+                   invalid access to map value, value_size=8 off=8 size=8\n\
+                   R2 min value is outside of the allowed memory range\n\
+                   verification time 2936961 usec\nstack depth 136+0\n\
+                   processed 551249 insns (limit 1000000) max_states_per_insn 4\n";
+        let once = "load it: returned Permission denied (os error 13): the verifier says: \
+                    invalid access to map value, value_size=8 off=8 size=8; \
+                    R2 min value is outside of the allowed memory range";
+        assert_eq!(on_one_line(&anyhow::anyhow!(log).context("load it")), once);
+    }
+
+    /// A log with each instruction would have one line at least for each of those before.
+    #[test]
+    fn a_refusal_is_the_kernels_reason_and_no_log_of_instructions() {
+        let loads = Steering::load().map(drop);
+        let loads = loads.map_err(|error| on_one_line(&error));
+        if !gate::can("load the select program", loads) {
+            return;
+        }
+        let object = returning_what_is_not_set(OBJECT);
+        let mut ebpf = loader()
+            .load(&object)
+            .expect("maps and symbols are as before");
+        let error = program(&mut ebpf, "empty").expect_err("R5 is not set");
+        let said = on_one_line(&error);
+        let reason = "Permission denied (os error 13): the verifier says: R5 !read_ok";
+        assert!(said.ends_with(reason), "{said}");
+        assert!(!format!("{error:#}").contains("0: (bc)"), "{error:#}");
+    }
+
+    /// With `w0 = 1` changed to `w0 = w5`.
+    fn returning_what_is_not_set(object: &[u8]) -> Vec<u8> {
+        let (from, to) = ([0xb4, 0, 0, 0, 1, 0, 0, 0], [0xbc, 0x50, 0, 0, 0, 0, 0, 0]);
+        let mut object = object.to_vec();
+        // Sections of instructions begin at multiples of eight bytes.
+        for instruction in object.chunks_exact_mut(from.len()) {
+            if instruction == from {
+                instruction.copy_from_slice(&to);
+            }
+        }
+        object
     }
 }
