@@ -84,5 +84,6 @@ mod unprivileged;
 mod upgrade;
 mod upgrade_failures;
 mod upgrade_reload;
+mod verifier;
 mod waiting;
 mod walk;
