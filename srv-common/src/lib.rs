@@ -12,6 +12,8 @@
 #[cfg(not(target_arch = "bpf"))]
 extern crate alloc;
 
+#[cfg(not(target_arch = "bpf"))]
+pub mod acceptance;
 pub mod attached;
 pub mod branchless;
 pub mod layout;
