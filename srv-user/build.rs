@@ -1,8 +1,8 @@
-//! Hands the BPF objects to the crate as `OUT_DIR/srv-ebpf.o` and
-//! `OUT_DIR/srv-attached.o`: those that `SRV_BPF_OBJECT` and `SRV_BPF_ATTACHED_OBJECT`
-//! name, else those that `cargo xtask build` left in the workspace, else empty
-//! files (srv then carries no program and says so). And tells the crate its version,
-//! in `SRV_VERSION`: a measurement has to name the source of the binary that was measured.
+//! Hands the BPF object for attached servers to the crate as `OUT_DIR/srv-attached.o`: the one
+//! that `SRV_BPF_ATTACHED_OBJECT` names, else the one that `cargo xtask build` left in the
+//! workspace, else an empty file (srv then carries no such program and says so). Warns if that
+//! object, or the one that srv-steer embeds, is older than its sources. And tells the crate its
+//! version, in `SRV_VERSION`: a measurement has to name the source of the binary that was measured.
 
 use std::{
     env, fs,
@@ -20,27 +20,29 @@ const SOURCES: [&str; 5] = [
     "srv-ebpf/src/packet.rs",
 ];
 
-/// Each object with its own sources and the variable that may name another.
-const OBJECTS: [(&str, &str, &str); 2] = [
-    ("srv-ebpf.o", "srv-ebpf/src/main.rs", "SRV_BPF_OBJECT"),
-    (
-        "srv-attached.o",
-        "srv-ebpf/src/attached",
-        "SRV_BPF_ATTACHED_OBJECT",
-    ),
+/// The object that this crate embeds, and the variable that may name another.
+const OBJECT: &str = "target/bpf/srv-attached.o";
+const VARIABLE: &str = "SRV_BPF_ATTACHED_OBJECT";
+
+/// Each object under the workspace's root, with its own sources.
+const BUILT: [(&str, &str); 2] = [
+    ("srv-steer/bpf/srv-ebpf.o", "srv-ebpf/src/main.rs"),
+    (OBJECT, "srv-ebpf/src/attached"),
 ];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed={VARIABLE}");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    for (name, source, variable) in OBJECTS {
-        println!("cargo::rerun-if-env-changed={variable}");
-        let bytes = match env::var_os(variable) {
-            Some(named) => read_named(variable, Path::new(&named)),
-            None => read_built(&workspace(), name, source),
-        };
-        fs::write(out.join(name), bytes).expect("write the object to OUT_DIR");
+    let workspace = workspace();
+    for (object, source) in BUILT {
+        watch(&workspace, &workspace.join(object), source);
     }
+    let bytes = match env::var_os(VARIABLE) {
+        Some(named) => read_named(VARIABLE, Path::new(&named)),
+        None => fs::read(workspace.join(OBJECT)).unwrap_or_default(),
+    };
+    fs::write(out.join("srv-attached.o"), bytes).expect("write the object to OUT_DIR");
     println!("cargo::rustc-env=SRV_VERSION={}", version());
 }
 
@@ -80,31 +82,29 @@ fn read_named(variable: &str, object: &Path) -> Vec<u8> {
     })
 }
 
-/// An object that xtask built, or nothing.
-fn read_built(workspace: &Path, name: &str, source: &str) -> Vec<u8> {
-    let directory = workspace.join("target/bpf");
+/// Has cargo run this again if an object or one of its sources changes, and warns if the object,
+/// if there is one, is older.
+fn watch(workspace: &Path, object: &Path, source: &str) {
+    let Some(directory) = object.parent() else {
+        return;
+    };
     // Watched as a directory: cargo takes a watched file that is missing for
     // changed and would build this crate anew every time. If it cannot be
     // created, that is all that happens.
-    let _ = fs::create_dir_all(&directory);
+    let _ = fs::create_dir_all(directory);
     println!("cargo::rerun-if-changed={}", directory.display());
     let sources = SOURCES.into_iter().chain([source]);
     let sources: Vec<_> = sources.map(|source| workspace.join(source)).collect();
     for source in &sources {
         println!("cargo::rerun-if-changed={}", source.display());
     }
-    let object = directory.join(name);
-    let Ok(bytes) = fs::read(&object) else {
-        return Vec::new();
-    };
     let newest_source = sources.iter().filter_map(|source| newest(source)).max();
-    if newest(&object) < newest_source {
+    if newest(object).is_some_and(|built| Some(built) < newest_source) {
         println!(
             "cargo::warning=a BPF object is older than its sources; \
              `cargo xtask build` builds it anew"
         );
     }
-    bytes
 }
 
 /// When the newest file at or below `path` was changed.

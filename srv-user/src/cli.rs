@@ -158,8 +158,8 @@ mod tests {
 
     use super::*;
     use crate::serve::config::settings;
-    use crate::steering::accept_mode::AcceptMode;
     use crate::values::Bytes;
+    use srv_steer::AcceptMode;
 
     fn parse(line: &str) -> Result<Cli, String> {
         Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string())

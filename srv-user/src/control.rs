@@ -8,6 +8,7 @@ pub mod joining;
 mod places;
 mod server;
 mod socket_file;
+pub mod status;
 pub mod text;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -20,7 +21,7 @@ use anyhow::{Context, bail, ensure};
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 
-use crate::steering::status::GroupStatus;
+use crate::control::status::GroupStatus;
 use attached::AttachedStatus;
 use joining::{Joined, Joining};
 

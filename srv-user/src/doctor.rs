@@ -7,7 +7,7 @@ use std::fmt;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::steering::program;
+use srv_steer::program;
 
 pub use facts::{Facts, ProgramState};
 
@@ -28,7 +28,9 @@ pub fn run(carries_program: bool, try_load: impl FnOnce() -> Result<()>) -> Repo
     let program = match carries_program.then(try_load) {
         None => ProgramState::NotBuilt,
         Some(Ok(())) => ProgramState::Loads,
-        Some(Err(error)) => ProgramState::Refused(program::on_one_line(&error)),
+        Some(Err(error)) => {
+            ProgramState::Refused(program::on_one_line(error.chain().map(ToString::to_string)))
+        }
     };
     Report::of(&Facts::gather(program))
 }

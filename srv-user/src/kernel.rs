@@ -1,11 +1,9 @@
 //! What the kernel tells any part of srv about this machine: sockets and their owners,
 //! processes, limits, time, readiness. Knows neither servers nor steering.
 
-pub mod clock;
 pub mod epoll;
 pub mod open_files;
 pub mod openat2;
-pub mod overflow;
 pub mod owners;
 pub mod packets;
 pub mod process;

@@ -1,6 +1,6 @@
 //! srv's library. Each folder is one subject, and imports go one way:
 //!
-//! `kernel`, `values`, `logging`, `output` ← [`steering`] ← [`control`] ← [`serve`],
+//! `kernel`, `values`, `logging`, `output` ← [`control`] ← [`serve`],
 //! [`attach`] ← [`doctor`], [`measure`] ← [`cli`].
 //!
 //! `cargo xtask tidy` checks this order and that no modules import one another in a
@@ -23,5 +23,4 @@ pub mod measure;
 #[cfg(test)]
 mod mutation;
 pub mod serve;
-pub mod steering;
 pub mod values;

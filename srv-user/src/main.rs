@@ -23,7 +23,7 @@ use srv::serve::master;
 use srv::serve::master::takeover::{self, Takeover};
 use srv::serve::rehearsal;
 use srv::serve::worker;
-use srv::steering::program;
+use srv_steer::program;
 
 fn main() -> ExitCode {
     let code = run(Cli::parse().command).unwrap_or_else(|error| {
@@ -66,7 +66,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Ab(args) => return compare(*args),
         Command::Doctor { json, strict } => {
             let report = doctor::run(program::carries_program(), || {
-                program::Steering::load().map(drop)
+                Ok(program::SelectProgram::load().map(drop)?)
             });
             match json {
                 true => json::print(&report)?,

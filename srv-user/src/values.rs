@@ -268,7 +268,7 @@ pub(crate) fn by_name<T: Copy>(text: &str, named: &[(&str, T)]) -> Result<T, Exp
 /// What was found and what was expected.
 pub fn scalar<'de, D: Deserializer<'de>, T>(file: D) -> Result<Option<T>, D::Error>
 where
-    T: FromStr<Err = Expected>,
+    T: FromStr<Err: fmt::Display>,
 {
     Scalar::deserialize(file).map(|Scalar(value)| Some(value))
 }
@@ -337,7 +337,7 @@ impl Visitor<'_> for TypeOf<'_> {
 
 struct Scalar<T>(T);
 
-impl<'de, T: FromStr<Err = Expected>> Deserialize<'de> for Scalar<T> {
+impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Scalar<T> {
     fn deserialize<D: Deserializer<'de>>(file: D) -> Result<Self, D::Error> {
         file.deserialize_any(ScalarVisitor(PhantomData)).map(Self)
     }
@@ -345,7 +345,7 @@ impl<'de, T: FromStr<Err = Expected>> Deserialize<'de> for Scalar<T> {
 
 struct ScalarVisitor<T>(PhantomData<T>);
 
-impl<T: FromStr<Err = Expected>> Visitor<'_> for ScalarVisitor<T> {
+impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for ScalarVisitor<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -17,9 +17,9 @@ use srv::attach::select::Reads;
 use srv::measure::stats::Spread;
 use srv::serve::config::args::ServeArgs;
 use srv::serve::config::{self};
-use srv::steering::listeners::ListenerGroup;
 use srv::values::Count;
 use srv_common::Policy;
+use srv_steer::ListenerGroup;
 use srv_tests::report::{Raw, print_table, verdict};
 use srv_tests::runs::mean_run_ns;
 

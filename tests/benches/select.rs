@@ -13,16 +13,16 @@ use anyhow::{Context as _, Result};
 use aya::sys::{Stats, enable_stats};
 use clap::Parser;
 use serde::Serialize;
-use srv::kernel::clock::monotonic_ns;
 use srv::measure::stats::Spread;
 use srv::serve::config::args::ServeArgs;
 use srv::serve::config::{self};
-use srv::steering::listeners::ListenerGroup;
-use srv::steering::program::Steering;
 use srv::values::Count;
 use srv_common::layout::{ELIGIBLE, eligibility};
 use srv_common::policy::{SCAN_ALL_MAX, hermes};
 use srv_common::{Group, Policy};
+use srv_steer::ListenerGroup;
+use srv_steer::SelectProgram;
+use srv_steer::monotonic_ns;
 use srv_tests::report::{Raw, print_table, verdict};
 use srv_tests::runs;
 
@@ -158,7 +158,7 @@ fn figure(spread: &Spread) -> String {
 
 /// A listener group without workers: this process plays all of them.
 struct Target {
-    steering: Steering,
+    steering: SelectProgram,
     group: &'static Group,
     listeners: ListenerGroup,
     workers: usize,
@@ -166,8 +166,8 @@ struct Target {
 
 impl Target {
     fn open(workers: u32, policy: Policy) -> Result<Self> {
-        let mut steering = Steering::load()?;
-        let group = steering.memory().map().context("map the group")?;
+        let mut steering = SelectProgram::load()?;
+        let group = steering.memory().map().context("map the group")?.leak();
         // With TCP_DEFER_ACCEPT, as srv has it, a reset takes away all of a
         // connection that has sent nothing: no queue ever fills up.
         let arguments = ServeArgs {

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use srv::control::status::GroupStatus;
 use srv::control::{Reply, Request, ask};
 use srv::measure::arrivals::{Draw, Service, poisson};
 use srv::measure::load::{Closed, Load, Run};
-use srv::steering::balance::{coefficient_of_variation, most_in_window};
-use srv::steering::status::GroupStatus;
+use srv_steer::balance::{coefficient_of_variation, most_in_window};
 
 use crate::server::Server;
 

@@ -92,6 +92,9 @@ enum Task {
         /// Another checkout of srv than this one
         #[arg(long, value_name = "FOLDER")]
         root: Option<PathBuf>,
+        /// Write down the public API of srv-steer, instead of comparing it with what is written
+        #[arg(long)]
+        write_api: bool,
     },
     /// Format, check the structure, lint (host and BPF), check for arm64, document, check
     /// the dependencies, test
@@ -108,7 +111,9 @@ fn main() -> ExitCode {
         Task::Ab { args } => tasks::ab(&args),
         Task::Image => tasks::image(),
         Task::TestKernels { packages, args } => tasks::test_kernels(&packages, args),
-        Task::Tidy { root } => tidy::run(root.as_deref().unwrap_or(workspace::root())),
+        Task::Tidy { root, write_api } => {
+            tidy::run(root.as_deref().unwrap_or(workspace::root()), write_api)
+        }
         Task::Ci => tasks::ci(),
     };
     match outcome {

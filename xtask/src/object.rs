@@ -1,4 +1,4 @@
-//! Builds the BPF objects and puts them where srv-user's build script looks.
+//! Builds the BPF objects and puts them where the build scripts of srv-steer and srv-user look.
 
 use std::{fs, path::Path, process::Command};
 
@@ -61,7 +61,7 @@ fn publish(built: &Path, object: &Path) -> std::io::Result<()> {
 }
 
 /// Whether the object is the one that was built, and not older than it:
-/// srv-user's build script takes an object older than the sources for stale.
+/// the build scripts take an object older than the sources for stale.
 fn is_current(built: &Path, object: &Path) -> std::io::Result<bool> {
     let Ok(there) = fs::metadata(object) else {
         return Ok(false);

@@ -298,7 +298,7 @@ pub fn ab(args: &[String]) -> Result<()> {
 /// At the first thing that fails.
 pub fn ci() -> Result<()> {
     lint::format()?;
-    tidy::run(workspace::root())?;
+    tidy::run(workspace::root(), false)?;
     lint::host()?;
     let toolchain = toolchains::toolchain()?;
     lint::bpf(&toolchain)?;

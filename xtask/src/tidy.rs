@@ -10,11 +10,13 @@
 //! | [`links`] | what the documentation points at exists |
 //! | [`test_names`] | the tests that docs/reliability.md names exist |
 //! | [`retired`] | names that were given up are written nowhere |
+//! | [`api`] | the public API of srv-steer is the one that is written down |
 //!
 //! They read the tree through [`tree`] (files), [`source`] (Rust), [`modules`] and
 //! [`folders`] (which file is which module, what a path means), [`imports`] (the paths that
 //! code writes) and [`markdown`] (links, headings, words of code).
 
+mod api;
 mod cycles;
 mod folders;
 mod imports;
@@ -29,7 +31,7 @@ mod test_names;
 mod tree;
 
 use std::{
-    fmt,
+    fmt, fs,
     io::{self, Write},
     path::Path,
 };
@@ -73,12 +75,19 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Checks the git working tree at `root` and prints the findings, one a line.
+/// Checks the git working tree at `root` and prints the findings, one a line. With `write_api`,
+/// writes the snapshot of the API first.
 ///
 /// # Errors
 /// If there is a finding, or the tree cannot be read.
-pub fn run(root: &Path) -> Result<()> {
+pub fn run(root: &Path, write_api: bool) -> Result<()> {
     let tree = Tree::open(root)?;
+    if write_api {
+        let (sources, _) = Sources::parse(&tree)?;
+        let api = api::describe(&sources).context("find srv-steer")?;
+        let snapshot = root.join(api::SNAPSHOT);
+        fs::write(&snapshot, api).with_context(|| format!("write {}", snapshot.display()))?;
+    }
     let findings = check(&tree, &order::ORDER)?;
     let mut stdout = io::stdout().lock();
     for finding in &findings {
@@ -110,6 +119,7 @@ fn check(tree: &Tree, order: &[order::Rule]) -> Result<Vec<Finding>> {
     findings.extend(links::check(tree)?);
     findings.extend(test_names::check(tree, &sources, &crates)?);
     findings.extend(retired::check(tree)?);
+    findings.extend(api::check(tree, &sources)?);
     findings.sort();
     findings.dedup();
     Ok(findings)
@@ -150,7 +160,7 @@ mod tests {
             may_import: &[],
         },
         order::Rule {
-            folder: "steering",
+            folder: "control",
             may_import: &["kernel"],
         },
     ];
@@ -158,12 +168,9 @@ mod tests {
     /// A small tree that keeps every rule.
     const CLEAN: [(&str, &str); 7] = [
         ("srv-user/Cargo.toml", "[lib]\nname = \"srv\"\n"),
-        (
-            "srv-user/src/lib.rs",
-            "pub mod kernel;\npub mod steering;\n",
-        ),
+        ("srv-user/src/lib.rs", "pub mod kernel;\npub mod control;\n"),
         ("srv-user/src/kernel.rs", "pub struct Clock;\n"),
-        ("srv-user/src/steering.rs", "use crate::kernel::Clock;\n"),
+        ("srv-user/src/control.rs", "use crate::kernel::Clock;\n"),
         ("tests/tests/it/main.rs", "mod stop;\n"),
         ("tests/tests/it/stop.rs", "#[test]\nfn it_stops() {}\n"),
         (
@@ -187,7 +194,7 @@ mod tests {
     fn a_fault_of_each_kind_is_found_and_sorted() {
         let mut files = CLEAN.to_vec();
         // Not so that this file has the name in it.
-        files[2].1 = concat!("use crate::steering::Group;\n\n// srv", "::load\n");
+        files[2].1 = concat!("use crate::control::Group;\n\n// srv", "::load\n");
         let long = format!("{}fn f() {{\n{}}}\n", CLEAN[3].1, "    f();\n".repeat(59));
         files[3].1 = &long;
         files[6].1 = "`stop::it_goes_on` [gone](gone.md)\n";
@@ -196,9 +203,9 @@ mod tests {
             "docs/reliability.md:1: the link to gone.md",
             "docs/reliability.md:1: there is no test stop::it_goes_on",
             "srv-user/src/kernel.rs:1: circle in srv-user/src/lib.rs: kernel",
-            "srv-user/src/kernel.rs:1: kernel imports steering",
+            "srv-user/src/kernel.rs:1: kernel imports control",
             concat!("srv-user/src/kernel.rs:3: srv", "::load is retired"),
-            "srv-user/src/steering.rs:2: fn f: 61 lines of code",
+            "srv-user/src/control.rs:2: fn f: 61 lines of code",
         ];
         assert_eq!(findings.len(), begins.len(), "{findings:#?}");
         for (finding, begin) in findings.iter().zip(begins) {

@@ -17,10 +17,15 @@ pub fn root() -> &'static Path {
     member.parent().unwrap_or(member)
 }
 
-/// Where srv-user's build script looks for the finished BPF objects. Nothing
-/// else may be in that directory: the build script watches it.
+/// Where the build scripts look for the finished BPF objects: the one for a server's own workers
+/// beside the sources of srv-steer, whose package contains it. Nothing else may be in these
+/// folders, since the build scripts watch them.
 pub fn object(name: &str) -> PathBuf {
-    root().join("target/bpf").join(name).with_extension("o")
+    let folder = match name {
+        "srv-ebpf" => "srv-steer/bpf",
+        _ => "target/bpf",
+    };
+    root().join(folder).join(name).with_extension("o")
 }
 
 /// The target directory of the BPF build, apart from the host's: another

@@ -10,7 +10,7 @@ use srv_common::observed::Observed;
 
 use super::btf;
 use super::object;
-use crate::steering::program::loader;
+use srv_steer::program::loader;
 
 /// A thread, by its process's id and its own.
 pub type Thread = (u32, u32);

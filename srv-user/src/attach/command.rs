@@ -16,7 +16,7 @@ use super::programs::Programs;
 use super::refusal::Refusal;
 use crate::kernel::owners::Owners;
 use crate::kernel::sock_diag::SockDiag;
-use crate::steering::program;
+use srv_steer::program;
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -125,7 +125,7 @@ fn does_not_load(error: anyhow::Error) -> anyhow::Error {
     }
     let release = rustix::system::uname();
     Refusal::DoesNotLoad {
-        why: program::on_one_line(&error),
+        why: program::on_one_line(error.chain().map(ToString::to_string)),
         release: release.release().to_string_lossy().into_owned(),
     }
     .into()

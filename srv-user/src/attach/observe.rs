@@ -122,7 +122,9 @@ impl Observer {
         Ok(Self {
             target,
             diag,
-            closes: closes.map_err(|error| crate::steering::program::on_one_line(&error)),
+            closes: closes.map_err(|error| {
+                srv_steer::program::on_one_line(error.chain().map(ToString::to_string))
+            }),
         })
     }
 

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd as _};
 
 use anyhow::{Context as _, bail, ensure};
-use aya::maps::{Map, MapData, ReusePortSockArray, SkStorage};
+use aya::maps::{MapData, ReusePortSockArray, SkStorage};
 use aya::programs::{BtfTracePoint, SkReuseport};
 use aya::{Btf, Ebpf, Pod};
 use srv_common::Policy;
@@ -22,9 +22,8 @@ use srv_common::policy::About;
 
 use super::select::{self, Loaded, Reads, SELECT};
 use super::signals::{Signal, Signals};
-use crate::steering::memory::SharedMemory;
-use crate::steering::program::program;
 use crate::values::policies;
+use srv_steer::program;
 
 /// The programs with their memory, for one listener group. Dropping it detaches
 /// nothing: the select program stays as long as the group has it.
@@ -266,7 +265,7 @@ impl Programs {
     /// # Errors
     /// If there is none, or the kernel refuses it.
     pub fn program(&mut self, name: &str) -> anyhow::Result<&mut SkReuseport> {
-        program(&mut self.ebpf, name)
+        Ok(program::program(&mut self.ebpf, name)?)
     }
 
     /// The kernel's id of the select program; 0 if the kernel does not tell.
@@ -324,19 +323,8 @@ fn count_live(ebpf: &mut Ebpf) -> anyhow::Result<()> {
 }
 
 fn map(ebpf: &Ebpf) -> anyhow::Result<&'static AttachedGroup> {
-    let Some(Map::Array(map)) = ebpf.map("ATTACHED") else {
-        bail!("find array ATTACHED in the BPF object");
-    };
-    let info = map.info().context("ask for the size of array ATTACHED")?;
-    ensure!(
-        info.value_size() as usize == size_of::<AttachedGroup>(),
-        "the embedded BPF object has another layout ({} bytes a group) than this binary ({}): build both with `cargo xtask build`",
-        info.value_size(),
-        size_of::<AttachedGroup>()
-    );
-    let fd = map.fd().as_fd().try_clone_to_owned();
-    let memory = SharedMemory::checked(fd.context("duplicate the fd of array ATTACHED")?)?;
-    memory.map().context("map array ATTACHED")
+    let memory = program::shared_array::<AttachedGroup>(ebpf, "ATTACHED")?;
+    Ok(memory.map().context("map array ATTACHED")?.leak())
 }
 
 fn listeners(ebpf: &mut Ebpf) -> anyhow::Result<ReusePortSockArray<&mut MapData>> {

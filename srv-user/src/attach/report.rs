@@ -14,7 +14,7 @@ use crate::control::attached::{
 use crate::control::{Reply, Request, SocketStatus, ask};
 use crate::kernel::owners::{self, Owner, Owners};
 use crate::kernel::sock_diag::{Listener, SockDiag};
-use crate::steering::balance::{coefficient_of_variation, max_over_mean};
+use srv_steer::balance::{coefficient_of_variation, max_over_mean};
 
 impl AttachedStatus {
     /// What this user's agent says of a group; without an agent, what the kernel shows.

@@ -9,7 +9,7 @@ use super::btf::Btf;
 use super::object;
 use super::offsets::{self, Readable};
 use super::signals::{Signal, Signals};
-use crate::steering::program::{loader, program};
+use srv_steer::program::{loader, program};
 
 /// The select program's name.
 pub const SELECT: &str = "steer_attached";

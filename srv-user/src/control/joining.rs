@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 
-use crate::steering::accept_mode::AcceptMode;
+use srv_steer::AcceptMode;
 
 /// What the second server asks with.
 #[derive(Clone, Debug, Serialize, Deserialize)]

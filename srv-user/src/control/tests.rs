@@ -11,9 +11,9 @@ use tokio::sync::mpsc::unbounded_channel;
 use super::server::answer;
 use super::*;
 use crate::attach::table;
+use crate::control::status::{group_for_tests, worker_for_tests};
 use crate::control::text;
 use crate::mutation::{config, mutated};
-use crate::steering::status::{group_for_tests, worker_for_tests};
 
 fn packet(message: &impl Serialize) -> Vec<u8> {
     let mut packet = serde_json::to_vec(message).unwrap();

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
+use crate::control::status::{GroupStatus, LINES, ProgramStatus, Totals, WorkerStatus};
 use crate::control::{SocketStatus, Status};
-use crate::steering::balance;
-use crate::steering::status::{GroupStatus, LINES, ProgramStatus, Totals, WorkerStatus};
+use srv_steer::balance;
 
 /// A server's state, one table per listener group.
 pub fn status(status: &Status) -> String {
@@ -248,8 +248,8 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::status::{group_for_tests, worker_for_tests};
     use crate::control::status_for_tests;
-    use crate::steering::status::{group_for_tests, worker_for_tests};
 
     fn busy_pair() -> Vec<WorkerStatus> {
         let first = WorkerStatus {

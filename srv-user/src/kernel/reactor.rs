@@ -1,11 +1,12 @@
 //! One thread's epoll. Knows readiness and file descriptors, no HTTP.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::time::Timespec;
+use srv_steer::Poller;
 
 /// Events taken from the kernel at a time. Few: what is left in the kernel can
 /// still wake a sibling, what is taken waits for this worker.
@@ -39,6 +40,22 @@ impl Readiness {
     }
 }
 
+impl AsFd for Reactor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+impl Poller for Reactor {
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        Self::wait(self, timeout)
+    }
+
+    fn token(&self, nth: usize) -> Option<u64> {
+        self.events.get(nth).map(|event| event.data.u64())
+    }
+}
+
 impl Reactor {
     /// # Errors
     /// If the kernel gives out no epoll instance.
@@ -66,19 +83,13 @@ impl Reactor {
         )?)
     }
 
-    /// Watches a listener, level-triggered. With `exclusive` the kernel wakes
-    /// one of its watchers: the first registered that sleeps in `epoll_wait`.
+    /// Watches a file for something to read, level-triggered.
     ///
     /// # Errors
     /// What `epoll_ctl` says.
-    pub fn watch_listener(&self, fd: impl AsFd, token: u64, exclusive: bool) -> io::Result<()> {
-        let extra = if exclusive {
-            EventFlags::EXCLUSIVE
-        } else {
-            EventFlags::empty()
-        };
+    pub fn watch_readable(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
         let data = EventData::new_u64(token);
-        Ok(epoll::add(&self.epoll, fd, data, EventFlags::IN | extra)?)
+        Ok(epoll::add(&self.epoll, fd, data, EventFlags::IN)?)
     }
 
     /// Forgets a registration.

@@ -24,8 +24,8 @@ use srv_common::{MAX_WORKERS, Policy};
 
 use crate::measure::arrivals::{Draw, Service};
 use crate::measure::stats::{Summary, coefficient_of_variation};
-use crate::steering::accept_mode::AcceptMode;
 use engine::Engine;
+use srv_steer::AcceptMode;
 pub use tally::Latencies;
 
 /// Most workers that are simulated.

@@ -163,7 +163,7 @@ mod tests {
     use crate::mutation::{config, mutated};
     use crate::serve::config::Types;
     use crate::serve::config::{Limits, Root};
-    use crate::steering::accept_mode::AcceptMode;
+    use srv_steer::AcceptMode;
 
     #[test]
     fn a_hostile_packet_is_a_message_or_refused() {

@@ -8,9 +8,9 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::steering::options::GroupOptions;
 use args::{Asked, ServeArgs};
 use file::File;
+use srv_steer::GroupOptions;
 
 pub use args::{BACKLOG, Serving, Settings};
 pub use changes::Changes;
@@ -68,15 +68,19 @@ impl Settings {
 
     /// Those that a listener group is opened and steered by.
     pub fn group(&self) -> GroupOptions {
-        GroupOptions {
-            accept: self.serving.accept,
-            workers: self.workers,
-            backlog: self.backlog,
-            fast_open: self.fast_open,
-            v6_only: self.v6_only,
-            bpf: self.bpf,
-            hang_after: self.hang_after,
-        }
+        let mut options = GroupOptions::default();
+        options.accept = self.serving.accept;
+        options.workers = self.workers;
+        options.backlog = self.backlog;
+        options.fast_open = self.fast_open;
+        options.v6_only = self.v6_only;
+        options.nonblocking = true;
+        options.defer_accept = true;
+        options.no_delay = true;
+        options.steer = self.bpf;
+        options.policy = self.policy;
+        options.stall_after = self.hang_after;
+        options
     }
 
     /// Whether connections are to be steered, if the kernel lets this process.

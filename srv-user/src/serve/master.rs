@@ -45,17 +45,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::control::{self, Request};
-use crate::kernel::overflow::Overflow;
 use crate::logging;
 use crate::serve::channel::ToMaster;
 use crate::serve::config::Settings;
 use crate::serve::config::args::ServeArgs;
 use crate::serve::sandbox::User;
 use crate::serve::systemd;
-use crate::steering::group::Group;
-use crate::steering::listeners::ListenerGroup;
-use crate::steering::slots::SlotTable;
-use crate::steering::stall::Looks;
 use back_off::BackOff;
 use between_masters::Peer;
 use event::Event;
@@ -66,6 +61,11 @@ use leftover::Leftover;
 use reading::{Readings, Unsettled};
 use root::RootWatch;
 use spawn::Worker;
+use srv_steer::Group;
+use srv_steer::ListenerGroup;
+use srv_steer::Looks;
+use srv_steer::Overflow;
+use srv_steer::SlotTable;
 use stop::Stopping;
 use takeover::{Takeover, ToPredecessor, ToSuccessor};
 use upgrade::Upgrade;
@@ -303,7 +303,7 @@ impl Master {
     }
 
     fn tick(&mut self) {
-        self.groups.iter_mut().for_each(Group::heal);
+        self.groups.iter_mut().for_each(Group::reconcile);
         self.inspect();
         self.give_up_late_starters();
         systemd::catch_up();

@@ -13,7 +13,7 @@ pub use notify::{catch_up, finish, is_idle};
 use sd_notify::NotifyState;
 use socket2::Socket;
 
-use crate::steering::listeners::ListenerGroup;
+use srv_steer::ListenerGroup;
 
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 

@@ -24,7 +24,6 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::control::Confinement;
-use crate::kernel::clock::monotonic_ns;
 use crate::kernel::packets;
 use crate::kernel::reactor::Reactor;
 use crate::logging;
@@ -34,12 +33,9 @@ use crate::serve::sandbox;
 use crate::serve::site::Site;
 use crate::serve::worker::connection::Driver;
 use crate::serve::worker::http::Http;
-use crate::steering::accept_mode::AcceptMode;
-use crate::steering::memory::SharedMemory;
-use crate::steering::published::Published;
-use crate::steering::ring::{self, Accepted, Ring};
 use accepting::Rest;
 use connections::{Connections, Room};
+use srv_steer::{AcceptMode, Accepted, Load, Ring, monotonic_ns};
 
 /// Runs the worker process to its end.
 ///
@@ -61,7 +57,7 @@ pub fn run() -> anyhow::Result<()> {
     result
 }
 
-/// Tokens: connections have their slab key, listeners what [`ring`] gives them.
+/// Tokens: connections have their slab key, listeners what [`Ring`] gives them.
 const TERMINATE_TOKEN: u64 = 1 << 62;
 const CHANNEL_TOKEN: u64 = 1 << 63;
 
@@ -114,6 +110,7 @@ impl Worker {
         logging::start(start.log_json);
         let room = room(&start).context("raise RLIMIT_NOFILE")?;
         let (listeners, published) = take_inherited(&start)?;
+        let published = Rc::new(published);
         let reactor = Reactor::new().context("create an epoll instance")?;
         sandbox::become_user(start.user)?;
         let site = Site::new(&start.serving, named(&start))?;
@@ -143,10 +140,10 @@ impl Worker {
 
     fn serve(&mut self) -> anyhow::Result<()> {
         self.reactor
-            .watch_listener(&self.terminate, TERMINATE_TOKEN, false)?;
+            .watch_readable(&self.terminate, TERMINATE_TOKEN)?;
         let channel = self.channel.as_ref().context("no channel")?;
         self.reactor
-            .watch_listener(channel.as_ref(), CHANNEL_TOKEN, false)?;
+            .watch_readable(channel.as_ref(), CHANNEL_TOKEN)?;
         if self.start.serving.accept != AcceptMode::Blocking {
             self.ring.watch_own(&self.reactor)?;
         }
@@ -193,7 +190,7 @@ impl Worker {
         if now_ns >= self.swept_ns + self.sweeps_every_ns() {
             self.sweep(now_ns);
         }
-        self.published().turns();
+        self.published().ends_loop();
         Ok(())
     }
 
@@ -209,7 +206,7 @@ impl Worker {
             match ready.token {
                 CHANNEL_TOKEN => self.obey(now_ns)?,
                 TERMINATE_TOKEN => self.retire(now_ns)?,
-                token if ring::is_listener(token) => {
+                token if srv_steer::is_listener(token) => {
                     if std::mem::take(&mut may_accept) {
                         self.accept(now_ns)?;
                     }
@@ -226,7 +223,7 @@ impl Worker {
         Ok(())
     }
 
-    fn published(&self) -> &Published {
+    fn published(&self) -> &Load {
         self.driver.published()
     }
 
@@ -244,7 +241,10 @@ impl Worker {
             (None, false) => Some(Duration::from_nanos(SWEEP_NS)),
             (None, true) => None,
         };
-        let turn = self.published().turns_within_ns().map(Duration::from_nanos);
+        let turn = self
+            .published()
+            .sleeps_at_most_ns()
+            .map(Duration::from_nanos);
         deadlines.into_iter().chain(turn).min()
     }
 
@@ -336,7 +336,7 @@ fn receive_start(channel: &Channel) -> anyhow::Result<Start> {
 }
 
 /// What serves connections as `start` says.
-fn driver(site: Site, start: &Start, published: Published, files: Rc<Cell<usize>>) -> Driver {
+fn driver(site: Site, start: &Start, published: Rc<Load>, files: Rc<Cell<usize>>) -> Driver {
     if start.serving.synthetic {
         // A synthetic sleep is to last what it says, not 50 µs more.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
@@ -371,7 +371,7 @@ fn inherited(start: &Start) -> Inherited {
 }
 
 /// Adopts the inherited file descriptors.
-fn take_inherited(start: &Start) -> anyhow::Result<(Vec<Vec<OwnedFd>>, Published)> {
+fn take_inherited(start: &Start) -> anyhow::Result<(Vec<Vec<OwnedFd>>, Load)> {
     let count = start.listeners;
     let inherited = inherited(start);
     // SAFETY: the master passed exactly these, and each is adopted once.
@@ -379,16 +379,14 @@ fn take_inherited(start: &Start) -> anyhow::Result<(Vec<Vec<OwnedFd>>, Published
     let mut listeners = Vec::new();
     let mut memories = Vec::new();
     for group in 0..start.groups {
-        let memory = SharedMemory::checked(adopt(inherited.memory(group)))?;
-        let mapped = memory.map_for_worker(start.slot);
-        memories.push(mapped.context("map the shared status memory")?);
+        memories.push(adopt(inherited.memory(group)));
         listeners.push(
             (0..count)
                 .map(|nth| adopt(inherited.listener(group, nth)))
                 .collect(),
         );
     }
-    Ok((listeners, Published::new(memories, start.slot)))
+    Ok((listeners, Load::attach(start.slot, memories)?))
 }
 
 /// As many connections as are wanted, and as there can be file descriptors for.

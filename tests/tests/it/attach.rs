@@ -12,7 +12,7 @@ use srv::attach::detach::{Detached, detach};
 use srv::attach::group::Target;
 use srv::control::attached::AttachedStatus;
 use srv::kernel::sock_diag::SockDiag;
-use srv::steering::program::Steering;
+use srv_steer::SelectProgram;
 
 use crate::agent::{Agent, answered_by, is_in_turn, nginx, refused, said};
 use crate::gate;
@@ -222,7 +222,7 @@ fn a_panic_detaches() {
         .unwrap();
     socket.listen(8).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
-    let mut steering = Steering::load().unwrap();
+    let mut steering = SelectProgram::load().unwrap();
     steering.program("select").unwrap().attach(&socket).unwrap();
     let target = Target::new(address, None).unwrap();
     detach_on_panic(&target).unwrap();

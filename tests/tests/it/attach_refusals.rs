@@ -5,7 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use srv::steering::program::Steering;
+use srv_steer::SelectProgram;
 use srv_tests::child::Child;
 use srv_tests::nginx::{self, Nginx};
 use srv_tests::server::Server;
@@ -112,7 +112,7 @@ fn srvs_own_server() {
 fn somebody_elses_program_is_replaced_only_if_told_to() {
     gate::needs!(steer);
     let (sockets, address) = listening(2);
-    let mut others = Steering::load().unwrap();
+    let mut others = SelectProgram::load().unwrap();
     for (slot, socket) in sockets.iter().enumerate() {
         others.set_listener(slot as u32, socket).unwrap();
     }
@@ -128,7 +128,7 @@ fn somebody_elses_program_is_replaced_only_if_told_to() {
     ];
     let mut agent = Child::spawn(srv().args(arguments)).unwrap();
     // Others may hold on to their array for a moment after their program is gone.
-    let is_off = || Steering::load().is_ok().then_some(());
+    let is_off = || SelectProgram::load().is_ok().then_some(());
     until("the kernel loads programs", is_off);
     drop(others);
     agent.await_line("attached to").unwrap();

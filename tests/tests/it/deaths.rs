@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use rustix::process::Signal;
+use srv::control::status::GroupStatus;
 use srv::measure::arrivals::{Draw, Service, poisson};
-use srv::steering::status::GroupStatus;
 use srv_tests::server::Server;
 
 use crate::client::{Client, get_many};

@@ -7,9 +7,9 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use srv::steering::program::Steering;
 use srv_common::layout::{ELIGIBLE, eligibility};
 use srv_common::{Group, Policy, Reason};
+use srv_steer::SelectProgram;
 use srv_tests::server::Server;
 
 use crate::client::get;
@@ -19,7 +19,7 @@ use crate::probe::{group, pid, signal, until, until_group};
 /// A listener group of this process with the program attached, everything
 /// else as zero as the kernel hands it out.
 struct Steered {
-    steering: Steering,
+    steering: SelectProgram,
     memory: &'static Group,
     listeners: Vec<Socket>,
     address: SocketAddr,
@@ -28,8 +28,8 @@ struct Steered {
 impl Steered {
     fn attach(listeners: usize) -> Self {
         let listeners = listening((Ipv4Addr::LOCALHOST, 0).into(), listeners);
-        let mut steering = Steering::load().unwrap();
-        let memory = steering.memory().map().unwrap();
+        let mut steering = SelectProgram::load().unwrap();
+        let memory = steering.memory().map().unwrap().leak();
         steering.attach(&listeners[0]).unwrap();
         let address = listeners[0].local_addr().unwrap().as_socket().unwrap();
         Self {
@@ -169,7 +169,7 @@ fn dropping_leaves_the_group_as_it_was_found() {
     } = steered;
     drop(steering);
     let unsteered = Steered {
-        steering: Steering::load().unwrap(),
+        steering: SelectProgram::load().unwrap(),
         memory,
         listeners,
         address,

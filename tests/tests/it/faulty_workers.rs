@@ -7,8 +7,8 @@ use std::process::Command;
 
 use rustix::net::Shutdown;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open};
+use srv::control::status::GroupStatus;
 use srv::serve::channel::Inherited;
-use srv::steering::status::GroupStatus;
 use srv_tests::server::{self, Server};
 
 use crate::client::get;
@@ -21,7 +21,7 @@ use crate::probe::{Stopped, group, pid, signal, until, until_group, worker};
 /// so many workers.
 fn are_whole(group: &GroupStatus, starts: &[u32]) -> bool {
     let is_whole =
-        |worker: &srv::steering::status::WorkerStatus| worker.state == "ready" && !worker.behind;
+        |worker: &srv::control::status::WorkerStatus| worker.state == "ready" && !worker.behind;
     let found: Vec<_> = group.workers.iter().map(|worker| worker.starts).collect();
     found == starts && group.workers.iter().all(is_whole)
 }

@@ -190,7 +190,7 @@ fn a_filter_that_drops_syns_is_taken_off() {
     let workers = workers(&server);
     kill_all(&mut server, &workers);
     for stored in &manager.heard().stored {
-        srv::steering::listeners::drop_syns(&stored.socket).unwrap();
+        srv_steer::drop_syns(&stored.socket).unwrap();
     }
     let address = address.to_string();
     let server = manager.start(&["--workers", "2", "--listen", &address]);

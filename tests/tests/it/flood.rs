@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use rustix::process::Pid;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use srv::control::status::ProgramStatus;
 use srv::measure::arrivals::{Service, poisson};
 use srv::measure::load::closed::Closed;
 use srv::measure::load::{Load, Run};
-use srv::steering::status::ProgramStatus;
 use srv_tests::server::{self, Server};
 
 use crate::gate;

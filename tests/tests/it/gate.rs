@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use srv::steering::program::Steering;
+use srv_steer::SelectProgram;
 
 pub use srv_tests::gate::can;
 
@@ -20,7 +20,7 @@ pub(crate) use needs;
 pub fn steer() -> bool {
     static LOADS: OnceLock<Result<(), String>> = OnceLock::new();
     let load = || {
-        Steering::load()
+        SelectProgram::load()
             .map(drop)
             .map_err(|error| format!("{error:#}"))
     };

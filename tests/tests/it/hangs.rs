@@ -6,9 +6,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use rustix::process::Signal;
+use srv::control::status::GroupStatus;
 use srv::measure::arrivals::{Service, poisson};
 use srv::measure::load::Run;
-use srv::steering::status::GroupStatus;
 use srv_tests::server::Server;
 
 use crate::client::{Client, get};

@@ -102,7 +102,7 @@ fn no_call_of_its_reaches_its_siblings() {
     }
     let after = group(&server);
     assert!(after.program.steered >= before.program.steered + 40);
-    let starts = |group: &srv::steering::status::GroupStatus| -> Vec<u32> {
+    let starts = |group: &srv::control::status::GroupStatus| -> Vec<u32> {
         group.workers.iter().map(|worker| worker.starts).collect()
     };
     assert_eq!(starts(&after), starts(&before));

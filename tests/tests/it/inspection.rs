@@ -8,7 +8,7 @@ use aya::programs::SkReuseport;
 use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use socket2::{SockRef, Socket};
-use srv::steering::listeners::drop_syns;
+use srv_steer::drop_syns;
 use srv_tests::server::Server;
 
 use crate::client::{Client, get};

@@ -3,8 +3,8 @@
 //! lost.
 
 use rustix::process::{Pid, Signal};
+use srv::control::status::{GroupStatus, WorkerStatus};
 use srv::control::{Reply, Request, Status, ask};
-use srv::steering::status::{GroupStatus, WorkerStatus};
 use srv_tests::server::Server;
 
 use crate::client::{Client, get_many};

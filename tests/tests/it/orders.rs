@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use rustix::process::{Pid, Signal};
-use srv::steering::status::WorkerStatus;
+use srv::control::status::WorkerStatus;
 use srv_tests::server::Server;
 use tempfile::TempDir;
 

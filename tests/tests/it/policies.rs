@@ -4,8 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use srv::control::status::GroupStatus;
 use srv::measure::hold::{Held, Opening};
-use srv::steering::status::GroupStatus;
 use srv_common::policy::{About, Policy};
 use srv_tests::server::Server;
 

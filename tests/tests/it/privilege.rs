@@ -14,9 +14,9 @@ use rustix::process::{Pid, Signal};
 use rustix::thread::CapabilitySet;
 use socket2::{Domain, Socket, Type};
 use srv::serve::sandbox::{capabilities, paths};
-use srv::steering::listeners::drop_syns;
-use srv::steering::program::Steering;
 use srv_common::{Group, MAX_WORKERS, Slot};
+use srv_steer::SelectProgram;
+use srv_steer::drop_syns;
 use srv_tests::server::{self, Server};
 use tempfile::TempDir;
 
@@ -342,7 +342,7 @@ fn a_worker_writes_to_its_own_page_and_to_what_all_share() {
         let memory = SharedMemory::of(pid(&worker(&server, slot)));
         assert_eq!(memory.writable(), Group::<MAX_WORKERS>::writable_by(slot));
     }
-    let steering = Steering::load().unwrap();
+    let steering = SelectProgram::load().unwrap();
     let group = steering.memory().map_for_worker(1).unwrap();
     let others = std::ptr::from_ref(&group.slots[2]);
     // SAFETY: nobody has the page; that it cannot be had is the question.

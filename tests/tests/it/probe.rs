@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+use srv::control::status::{GroupStatus, WorkerStatus};
 use srv::control::{Reply, Request, Status, ask};
-use srv::steering::status::{GroupStatus, WorkerStatus};
 use srv_tests::server::Server;
 
 /// What does not come about in this time will not.

@@ -2,8 +2,8 @@
 //! what is new holds, and a bad file changes nothing.
 
 use rustix::process::Signal;
+use srv::control::status::GroupStatus;
 use srv::control::{Request, ask};
-use srv::steering::status::GroupStatus;
 use srv_tests::server::Server;
 
 use crate::client::{Client, get};

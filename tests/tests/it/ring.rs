@@ -2,8 +2,8 @@
 //! Connections are dealt out in turn here, so that some are always steered to
 //! the one that stands still.
 
+use srv::control::status::GroupStatus;
 use srv::measure::hold::{Held, Opening};
-use srv::steering::status::GroupStatus;
 use srv_tests::server::Server;
 
 use crate::client::{Client, get_many};

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use rustix::process::Pid;
-use srv::steering::status::GroupStatus;
+use srv::control::status::GroupStatus;
 use srv_tests::server::{Server, binary};
 use tempfile::TempDir;
 

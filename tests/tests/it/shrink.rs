@@ -40,7 +40,7 @@ fn srv_loses_nothing() {
         assert!(server.srv(&["reload"]).unwrap().status.success());
         until_group(&server, "the workers are as many as asked for", |group| {
             let living = group.workers.iter().filter(|worker| worker.pid != 0);
-            let is_ready = |worker: &srv::steering::status::WorkerStatus| worker.state == "ready";
+            let is_ready = |worker: &srv::control::status::WorkerStatus| worker.state == "ready";
             living.clone().count() == workers && living.clone().all(is_ready)
         });
     });

@@ -69,7 +69,7 @@ fn a_reload_waits_for_an_upgrade_that_fails() {
     child.await_line("did not come up").unwrap();
     child.await_line("reloaded: workers 2 to 4").unwrap();
     until_group(&scripted.server, "four workers are ready", |group| {
-        let is_ready = |worker: &srv::steering::status::WorkerStatus| worker.state == "ready";
+        let is_ready = |worker: &srv::control::status::WorkerStatus| worker.state == "ready";
         group.workers.len() == 4 && group.workers.iter().all(is_ready)
     });
 }

@@ -7,7 +7,7 @@ use std::fs;
 
 use object::elf::EM_BPF;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind};
-use srv::steering::program::Steering;
+use srv_steer::SelectProgram;
 use srv_tests::server;
 
 use crate::gate;
@@ -19,7 +19,7 @@ const VERIFIED_MAX: u32 = 100_000;
 #[test]
 fn the_verifier_is_far_from_its_limit() {
     gate::needs!(steer);
-    let mut steering = Steering::load().expect("it was loaded a moment ago");
+    let mut steering = SelectProgram::load().expect("it was loaded a moment ago");
     let select = steering.program("select").expect("the object has it");
     let verified = select
         .info()

@@ -5,8 +5,8 @@
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
 use rustix::process::{Pid, Signal};
+use srv::control::status::{GroupStatus, WorkerStatus};
 use srv::control::{Request, Status, ask};
-use srv::steering::status::{GroupStatus, WorkerStatus};
 use srv_tests::server::Server;
 
 use crate::client::get_many;

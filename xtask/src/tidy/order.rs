@@ -17,20 +17,19 @@ pub struct Rule {
 /// From the bottom to the top. The root of the crate, which only declares, and the binary,
 /// which is a crate of its own, may import all of them.
 #[rustfmt::skip]
-pub const ORDER: [Rule; 11] = [
+pub const ORDER: [Rule; 10] = [
     Rule { folder: "values", may_import: &[] },
     Rule { folder: "logging", may_import: &[] },
     Rule { folder: "output", may_import: &["logging"] },
     Rule { folder: "kernel", may_import: &[] },
-    Rule { folder: "steering", may_import: &["values", "logging", "output", "kernel"] },
-    Rule { folder: "control", may_import: &["values", "logging", "output", "kernel", "steering"] },
+    Rule { folder: "control", may_import: &["values", "logging", "output", "kernel"] },
     // Siblings: neither imports the other.
-    Rule { folder: "serve", may_import: &["values", "logging", "output", "kernel", "steering", "control"] },
-    Rule { folder: "attach", may_import: &["values", "logging", "output", "kernel", "steering", "control"] },
+    Rule { folder: "serve", may_import: &["values", "logging", "output", "kernel", "control"] },
+    Rule { folder: "attach", may_import: &["values", "logging", "output", "kernel", "control"] },
     // Siblings, too.
-    Rule { folder: "doctor", may_import: &["values", "logging", "output", "kernel", "steering", "control", "serve", "attach"] },
-    Rule { folder: "measure", may_import: &["values", "logging", "output", "kernel", "steering", "control", "serve", "attach"] },
-    Rule { folder: "cli", may_import: &["values", "logging", "output", "kernel", "steering", "control", "serve", "attach", "doctor", "measure"] },
+    Rule { folder: "doctor", may_import: &["values", "logging", "output", "kernel", "control", "serve", "attach"] },
+    Rule { folder: "measure", may_import: &["values", "logging", "output", "kernel", "control", "serve", "attach"] },
+    Rule { folder: "cli", may_import: &["values", "logging", "output", "kernel", "control", "serve", "attach", "doctor", "measure"] },
 ];
 
 /// The imports that the order does not allow, and the folders that it does not know or
@@ -97,25 +96,25 @@ mod tests {
             may_import: &[],
         },
         Rule {
-            folder: "steering",
+            folder: "control",
             may_import: &["kernel"],
         },
         Rule {
             folder: "serve",
-            may_import: &["kernel", "steering"],
+            may_import: &["kernel", "control"],
         },
     ];
 
-    /// The findings in a crate with `text` in a module within steering.
+    /// The findings in a crate with `text` in a module within control.
     fn findings(root: &str, text: &str) -> Vec<String> {
         let small = tree::small(&[
             ("srv-user/src/lib.rs", root),
             ("srv-user/src/kernel.rs", ""),
-            ("srv-user/src/steering.rs", "mod group;"),
-            ("srv-user/src/steering/group.rs", text),
+            ("srv-user/src/control.rs", "mod group;"),
+            ("srv-user/src/control/group.rs", text),
             (
                 "srv-user/src/serve.rs",
-                "pub mod config;\nuse crate::steering::Group;",
+                "pub mod config;\nuse crate::control::Group;",
             ),
             ("srv-user/src/serve/config.rs", "use super::super::kernel;"),
             ("srv-user/src/attach.rs", ""),
@@ -127,7 +126,7 @@ mod tests {
         findings.iter().map(ToString::to_string).collect()
     }
 
-    const ROOT: &str = "mod kernel;\nmod steering;\nmod serve;\n";
+    const ROOT: &str = "mod kernel;\nmod control;\nmod serve;\n";
 
     #[test]
     fn a_back_import_is_found_in_each_notation() {
@@ -171,7 +170,7 @@ mod tests {
         ] {
             let findings = findings(ROOT, text);
             let expected = format!(
-                "srv-user/src/steering/group.rs:{line}: steering imports serve ({path}): steering may import kernel"
+                "srv-user/src/control/group.rs:{line}: control imports serve ({path}): control may import kernel"
             );
             assert_eq!(findings.first(), Some(&expected), "{text}");
         }
@@ -179,7 +178,7 @@ mod tests {
 
     #[test]
     fn what_the_order_allows_is_not_found_nor_what_only_tests_import() {
-        let text = "use crate::kernel::Clock;\nuse super::group;\nuse crate::steering::Group;
+        let text = "use crate::kernel::Clock;\nuse super::group;\nuse crate::control::Group;
 #[cfg(test)]\nmod tests {\n    use crate::serve::run;\n}\n#[cfg(test)]\nuse crate::serve::X;\n";
         assert_eq!(findings(ROOT, text), [""; 0]);
     }
@@ -189,8 +188,8 @@ mod tests {
         assert_eq!(
             findings(&format!("{ROOT}mod attach;"), "use crate::attach;"),
             [
-                "srv-user/src/steering/group.rs:1: steering imports attach (crate::attach): \
-                 steering may import kernel",
+                "srv-user/src/control/group.rs:1: control imports attach (crate::attach): \
+                 control may import kernel",
                 "srv-user/src/attach.rs:1: attach is not in the order: say in \
                  xtask/src/tidy/order.rs what it may import",
             ]
@@ -200,7 +199,7 @@ mod tests {
     #[test]
     fn a_folder_that_is_not_there_is_found() {
         assert_eq!(
-            findings("mod kernel; mod steering;", ""),
+            findings("mod kernel; mod control;", ""),
             [
                 "srv-user/src/lib.rs:1: serve is in the order of xtask/src/tidy/order.rs, but not \
               in the crate"

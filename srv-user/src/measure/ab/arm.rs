@@ -17,8 +17,8 @@ use crate::measure::baseline::nginx::{self, Content, Nginx, Options};
 use crate::measure::baseline::python::{self, Python};
 use crate::measure::baseline::server::{self, Server};
 use crate::measure::simulate;
-use crate::steering::accept_mode::AcceptMode;
-use crate::steering::program;
+use srv_steer::AcceptMode;
+use srv_steer::program;
 
 /// One way of handing connections to workers.
 #[derive(Clone, Debug)]
@@ -72,7 +72,7 @@ pub fn ensure_can_steer(arms: &[Arm]) -> Result<()> {
     if names.is_empty() {
         return Ok(());
     }
-    program::Steering::load().map(drop).with_context(|| {
+    program::SelectProgram::load().map(drop).with_context(|| {
         format!(
             "the arms {} steer, and this process cannot: run srv ab as root, or leave such arms \
              out with --unsteered",
@@ -230,7 +230,7 @@ impl Arm {
         match &self.kind {
             Kind::Srv(Policy::Hash, _) => None,
             Kind::Srv(..) => {
-                let error = program::Steering::load().err()?;
+                let error = program::SelectProgram::load().err()?;
                 Some(format!(
                     "steering cannot be loaded: {error:#} (see `srv doctor`)"
                 ))

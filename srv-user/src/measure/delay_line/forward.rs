@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::kernel::clock::monotonic_ns;
+use srv_steer::monotonic_ns;
 
 /// With traffic, how long to let packets gather: late by this much at most on
 /// reading and on writing, instead of two wake-ups for each packet.

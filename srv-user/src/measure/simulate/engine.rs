@@ -11,7 +11,7 @@ use super::ring::Watch;
 use super::tally::Tally;
 use super::{Arm, Model, Outcome};
 use crate::measure::arrivals::{Draw, Uniform};
-use crate::steering::accept_mode::AcceptMode;
+use srv_steer::AcceptMode;
 
 /// See the module.
 pub struct Engine<const N: usize> {
@@ -274,7 +274,7 @@ impl<const N: usize> Engine<N> {
     fn patience_ns(&self, worker: u32, listener: u32, now_ns: u64) -> u64 {
         let owner = &self.group.slots[listener as usize];
         let watch = &self.workers[worker as usize].watch;
-        if listener == worker || watch.was_patient(listener, owner.load.accepts()) {
+        if listener == worker || watch.had_its_chance(listener, owner.load.accepts()) {
             return 0;
         }
         policy::steal_patience_ns(&self.group, worker, listener, now_ns)
@@ -286,7 +286,7 @@ impl<const N: usize> Engine<N> {
             let due_ns = now_ns + self.patience_ns(worker, listener, now_ns);
             let owner_accepts = self.group.slots[listener as usize].load.accepts();
             let watch = &mut self.workers[worker as usize].watch;
-            watch.leave_alone(listener, owner_accepts, due_ns);
+            watch.leave_to_owner(listener, owner_accepts, now_ns, due_ns);
         }
     }
 

@@ -1,9 +1,10 @@
-//! One simulated worker's view of the listeners that it watches: which its
-//! epoll would report, whose turn it is, which it leaves alone for a while. The
-//! bookkeeping of [`crate::steering::ring`] and of the kernel's level-triggered epoll,
-//! where that one needs sockets.
+//! One simulated worker's view of the listeners that it watches: what its level-triggered epoll
+//! would report, if there were sockets. From which listener it accepts is
+//! [`srv_common::acceptance`], as in a real ring.
 
 use std::collections::VecDeque;
+
+use srv_common::acceptance::{Acceptance, Place};
 
 use crate::kernel::reactor::BATCH;
 
@@ -13,21 +14,12 @@ pub struct Watch {
     linked: VecDeque<u32>,
     /// Whether a listener is in it.
     is_linked: Vec<bool>,
-    /// [`Self::accepts`] when a listener last had its turn.
-    turns: Vec<u32>,
-    accepts: u32,
-    turns_since: u32,
-    several_ready: bool,
-    deferrals: Vec<Deferral>,
+    acceptance: Acceptance,
 }
 
-/// A listener left to its owner, not watched until `due_ns`.
-struct Deferral {
-    listener: u32,
-    /// The owner's accepts at the time.
-    owner_accepts: u64,
-    due_ns: u64,
-    watched: bool,
+/// There is one group.
+fn place(listener: u32) -> Place {
+    Place { group: 0, listener }
 }
 
 impl Watch {
@@ -36,18 +28,13 @@ impl Watch {
         Self {
             linked: VecDeque::new(),
             is_linked: vec![false; listeners],
-            turns: vec![0; listeners],
-            accepts: 0,
-            turns_since: 0,
-            several_ready: false,
-            deferrals: Vec::new(),
+            acceptance: Acceptance::new([listeners]),
         }
     }
 
     /// A connection has come to `listener`. Whether it is being watched.
     pub fn notice(&mut self, listener: u32) -> bool {
-        let mut deferrals = self.deferrals.iter();
-        if deferrals.any(|deferral| deferral.listener == listener && !deferral.watched) {
+        if self.acceptance.is_left_to_owner(place(listener)) {
             return false;
         }
         if !std::mem::replace(&mut self.is_linked[listener as usize], true) {
@@ -56,7 +43,7 @@ impl Watch {
         true
     }
 
-    /// `epoll_wait`, as [`crate::steering::ring::Ring::wait`] calls it: the listeners
+    /// `epoll_wait`, as [`srv_steer::Ring::wait`] calls it: the listeners
     /// that are reported, in the order in which it is their turn. None: it sleeps.
     ///
     /// `age_of_first` is that of the first connection at a listener, if it is known.
@@ -67,13 +54,13 @@ impl Watch {
         age_of_first: impl Fn(u32) -> Option<u32>,
     ) {
         self.poll(batch, is_ready);
-        if !self.several_ready || batch.is_empty() {
-            self.turns_since = self.accepts;
+        if !self.acceptance.looks_before_sleep() || batch.is_empty() {
+            self.acceptance.sleeps();
         }
-        self.several_ready = batch.len() > 1;
-        batch.sort_by_cached_key(|&listener| match age_of_first(listener) {
-            Some(age) => u32::MAX - age,
-            None => self.turns[listener as usize].saturating_sub(self.turns_since),
+        self.acceptance.found_ready(batch.len());
+        let acceptance = &self.acceptance;
+        batch.sort_by_cached_key(|&listener| {
+            acceptance.order(place(listener), age_of_first(listener))
         });
     }
 
@@ -99,52 +86,37 @@ impl Watch {
 
     /// A connection is being accepted from `listener`.
     pub fn take_turn(&mut self, listener: u32) {
-        self.deferrals
-            .retain(|deferral| deferral.listener != listener);
-        self.accepts += 1;
-        self.turns[listener as usize] = self.accepts;
+        self.acceptance.take_turn(place(listener));
     }
 
-    /// Whether `listener` was left alone before and its owner, whose accepts
-    /// are `owner_accepts`, has made nothing of it.
-    pub fn was_patient(&self, listener: u32, owner_accepts: u64) -> bool {
-        let mut deferrals = self.deferrals.iter();
-        deferrals.any(|deferral| {
-            deferral.listener == listener && deferral.owner_accepts == owner_accepts
-        })
+    /// Whether `listener` was left to its owner before and the owner, whose accepts
+    /// are `owner_accepts`, has accepted nothing since.
+    pub fn had_its_chance(&self, listener: u32, owner_accepts: u64) -> bool {
+        let place = place(listener);
+        self.acceptance.had_its_chance(place, owner_accepts)
     }
 
     /// Does not watch `listener` until `due_ns`.
-    pub fn leave_alone(&mut self, listener: u32, owner_accepts: u64, due_ns: u64) {
-        self.deferrals
-            .retain(|deferral| deferral.listener != listener);
-        self.deferrals.push(Deferral {
-            listener,
-            owner_accepts,
-            due_ns,
-            watched: false,
-        });
+    pub fn leave_to_owner(&mut self, listener: u32, owner_accepts: u64, now_ns: u64, due_ns: u64) {
+        let place = place(listener);
+        self.acceptance
+            .leave_to_owner(place, owner_accepts, now_ns, due_ns);
         self.linked.retain(|&linked| linked != listener);
         self.is_linked[listener as usize] = false;
     }
 
-    /// When to stop sleeping because of a listener that is left alone, ns.
+    /// When to stop sleeping because of a listener that is left to its owner, ns.
     pub fn due_ns(&self) -> Option<u64> {
-        let unwatched = self.deferrals.iter().filter(|deferral| !deferral.watched);
-        unwatched.map(|deferral| deferral.due_ns).min()
+        self.acceptance.due_ns()
     }
 
-    /// Watches again what was left alone for long enough; what is ready there
-    /// is noticed at once.
+    /// Watches again what was left to its owner for long enough; what is ready there
+    /// is noticed at once. A simulated worker is never late, so that no grace period is extended.
     pub fn watch_deferred(&mut self, now_ns: u64, is_ready: impl Fn(u32) -> bool) {
-        for nth in 0..self.deferrals.len() {
-            let deferral = &mut self.deferrals[nth];
-            if !deferral.watched && deferral.due_ns <= now_ns {
-                deferral.watched = true;
-                let listener = deferral.listener;
-                if is_ready(listener) {
-                    self.notice(listener);
-                }
+        while let Some(Place { listener, .. }) = self.acceptance.next_due(now_ns, now_ns, |_| 0) {
+            self.acceptance.watched(place(listener));
+            if is_ready(listener) {
+                self.notice(listener);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::measure::arrivals::{endless, poisson};
 use crate::measure::bound;
-use crate::steering::balance::most_in_window;
+use srv_steer::balance::most_in_window;
 
 /// 98 % × 1 ms, 2 % × 25 ms.
 const BIMODAL: Service = Service::Two {
@@ -301,7 +301,7 @@ fn assert_even_after(past: &str, draws: Vec<Draw>) {
         cheap.iter().for_each(|by| counts[usize::from(*by)] += 1);
         let most = most_in_window(cheap, 400);
         assert!(most <= 62, "{arm} after {past}: {most} of 400");
-        let cv = crate::steering::balance::coefficient_of_variation(&counts);
+        let cv = srv_steer::balance::coefficient_of_variation(&counts);
         assert!(cv <= 0.02, "{arm} after {past}: {cv} of {counts:?}");
     }
 }

@@ -18,11 +18,11 @@ use super::limits::{LimitArgs, Limits};
 use super::root::Root;
 use super::{Types, rules};
 use crate::serve::sandbox::User;
-use crate::steering::accept_mode::AcceptMode;
 use crate::values::{
     Count, FileType, ListenAddr, LogFormat, Period, PolicyName, UserName, list, policies, scalar,
     table,
 };
+use srv_steer::AcceptMode;
 
 /// Accept queue limit when nothing else is said: the kernel's default of
 /// net.core.somaxconn, to which it cuts any larger one.

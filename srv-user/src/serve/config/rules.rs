@@ -12,9 +12,9 @@ use super::keys::Said;
 use super::root::Root;
 use super::{LISTEN, Types};
 use crate::serve::sandbox::User;
-use crate::steering::accept_mode::AcceptMode;
-use crate::steering::options::ensure_workers_fit;
 use crate::values::{Count, FileType, ListenAddr, Period, PolicyName, UserName};
+use srv_steer::AcceptMode;
+use srv_steer::ensure_workers_fit;
 
 /// Media types go to workers in a message with everything else, which has 64 KiB.
 const TYPES_BYTES_MAX: usize = 16 << 10;

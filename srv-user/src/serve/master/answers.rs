@@ -6,13 +6,13 @@ use srv_common::Policy;
 
 use super::{Master, Second};
 use crate::control::Confinement;
+use crate::control::status::GroupStatus;
 use crate::control::{Reply, Request, SocketStatus, Status};
-use crate::kernel::overflow::Overflow;
 use crate::serve::master::spawn::{self, Worker};
-use crate::steering::group::Group;
-use crate::steering::listeners::ListenerInfo;
-use crate::steering::status::GroupStatus;
 use crate::values::PolicyName;
+use srv_steer::Group;
+use srv_steer::ListenerInfo;
+use srv_steer::Overflow;
 
 impl Master {
     pub(super) fn answer(&mut self, request: &Request) -> Reply {
@@ -75,7 +75,7 @@ impl Master {
     }
 
     fn group_status(&self, group: &Group) -> GroupStatus {
-        let mut status = group.status();
+        let mut status = GroupStatus::of(group);
         for worker in &mut status.workers {
             worker.hang_kills = self.slots[worker.slot].hang_kills;
             worker.behind = self.is_behind(worker.slot);

@@ -6,12 +6,12 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 
-use crate::kernel::clock::monotonic_ns;
 use crate::kernel::packets;
 use crate::kernel::packets::FDS_MAX;
 use crate::serve::channel::ToWorker;
 use crate::serve::orders::Orders;
-use crate::steering::group::Group;
+use srv_steer::Group;
+use srv_steer::monotonic_ns;
 
 /// After so many looks, orders that a worker does not answer are sent once more: its answer
 /// may have been lost.

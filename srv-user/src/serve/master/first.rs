@@ -17,7 +17,7 @@ use crate::kernel::packets;
 use crate::serve::master::between_masters::Peer;
 use crate::serve::master::join::{self, ToFirst, ToJoined, Welcome};
 use crate::serve::orders::Task;
-use crate::steering::group::{Group, Hang, Stage};
+use srv_steer::{Group, Stage, Stall};
 
 /// The second server, as the first knows it.
 pub(super) struct Second {
@@ -315,7 +315,7 @@ impl Master {
     }
 
     /// A worker of the second server hangs, or may.
-    pub(super) fn tell_of_hang(&self, hang: &Hang) {
+    pub(super) fn tell_of_hang(&self, hang: &Stall) {
         let slot = hang.slot;
         let is_its = |second: &&Second| second.slots.contains(&slot);
         if let Some(second) = self.second.as_ref().filter(is_its) {

@@ -6,15 +6,19 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::Master;
-use crate::kernel::clock::monotonic_ns;
 use crate::serve::channel::ToWorker;
-use crate::steering::group::{Group, Hang, Stage};
+use srv_steer::monotonic_ns;
+use srv_steer::{Group, Stage, Stall};
 
 impl Master {
     pub(super) fn spot_hangs(&mut self) {
         self.note_look();
-        let found: Vec<Hang> = self.groups.iter_mut().flat_map(Group::spot_hangs).collect();
-        if found.iter().any(|hang| hang.stage == Stage::FoundOut) {
+        let found: Vec<Stall> = self
+            .groups
+            .iter_mut()
+            .flat_map(Group::detect_stalls)
+            .collect();
+        if found.iter().any(|hang| hang.stage == Stage::Detected) {
             self.have_somebody_look_around();
         }
         let suspects = found.iter().filter(|hang| hang.stage == Stage::Suspected);
@@ -33,7 +37,7 @@ impl Master {
     }
 
     /// A worker of this server's hangs, by this master's account or the other one's.
-    pub(super) fn kill_if_hung_too_long(&mut self, hang: &Hang) {
+    pub(super) fn kill_if_hung_too_long(&mut self, hang: &Stall) {
         self.note_look();
         let watched = Duration::from_nanos(self.hang_looks.watched_ns());
         let kill_after = self.settings.hang_kill;
@@ -50,7 +54,7 @@ impl Master {
         self.hang_looks.look(monotonic_ns(), late_after_ns);
     }
 
-    pub(super) fn kill_hung(&mut self, hang: &Hang) {
+    pub(super) fn kill_hung(&mut self, hang: &Stall) {
         let mut workers = self.workers.values_mut();
         let found = workers.find(|worker| {
             worker.slot == hang.slot && worker.is_in_charge() && !worker.hang_killed

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use super::Master;
-use crate::steering::group::Group;
+use srv_steer::Group;
 
 /// Between two replacements: should something from outside change listeners over and
 /// over, workers are to serve nevertheless.

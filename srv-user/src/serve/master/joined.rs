@@ -4,6 +4,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -18,11 +19,8 @@ use crate::serve::master::between_masters::Peer;
 use crate::serve::master::join::{self, Given, ToFirst, ToJoined};
 use crate::serve::master::takeover::Takeover;
 use crate::serve::orders::Task;
-use crate::steering::group::{Group, Hang, Stage};
-use crate::steering::listeners::ListenerGroup;
-use crate::steering::memory::SharedMemory;
-use crate::steering::program::Steering;
 use crate::values::PolicyName;
+use srv_steer::{Group, HashingReason, ListenerGroup, SelectProgram, SharedMemory, Stage, Stall};
 
 /// The kernel closes a dead process's files in this time.
 const CLOSED_WITHIN: Duration = Duration::from_secs(5);
@@ -98,13 +96,15 @@ fn adopt(
     settings: &Settings,
     memory: &SharedMemory<srv_common::Group>,
     handles: Option<(OwnedFd, OwnedFd)>,
-) -> Result<Steering, String> {
-    let adopt = || {
-        ensure!(settings.bpf, "--no-bpf was given");
-        let (program, listeners) = handles.context("the server that was joined had no program")?;
-        Steering::adopt(program, listeners, memory.try_clone()?)
-    };
-    adopt().map_err(|error: anyhow::Error| format!("{error:#}"))
+) -> Result<SelectProgram, HashingReason> {
+    if !settings.bpf {
+        return Err(HashingReason::SwitchedOff);
+    }
+    let (program, listeners) = handles.ok_or(HashingReason::NothingToAdopt)?;
+    let memory = memory.try_clone();
+    memory
+        .and_then(|memory| SelectProgram::adopt(program, listeners, memory))
+        .map_err(|error| HashingReason::Refused(Arc::new(error)))
 }
 
 fn policy(name: &str) -> Policy {
@@ -128,10 +128,10 @@ impl Master {
             Some(ToJoined::Policy(name)) => first.policy = policy(&name),
             Some(ToJoined::Registered(slot)) => self.step_back(slot),
             Some(ToJoined::Nudge(slot)) => self.nudge(slot),
-            Some(ToJoined::Hangs { slot, lasted }) => self.kill_if_hung_too_long(&Hang {
+            Some(ToJoined::Hangs { slot, lasted }) => self.kill_if_hung_too_long(&Stall {
                 slot,
                 lasted,
-                stage: Stage::GoesOn,
+                stage: Stage::Continues,
             }),
             Some(ToJoined::LookAround) => self.have_somebody_look_around(),
             // Its answer is underway: this one leaves as well.

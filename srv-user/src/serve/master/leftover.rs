@@ -11,10 +11,10 @@ use crate::serve::config::{Serving, Settings};
 use crate::serve::master::spawn::{self, Worker};
 use crate::serve::orders::Task;
 use crate::serve::systemd;
-use crate::steering::accept_mode::AcceptMode;
-use crate::steering::group::Group;
-use crate::steering::listeners::ListenerGroup;
-use crate::steering::program;
+use srv_steer::AcceptMode;
+use srv_steer::Group;
+use srv_steer::ListenerGroup;
+use srv_steer::program;
 
 /// One address, and the worker that empties its queues.
 pub(super) struct Leftover {

@@ -1,24 +1,27 @@
 //! What a server has before it has workers: its listener groups and its first policy.
 
-use anyhow::bail;
+use std::net::SocketAddr;
+
+use anyhow::{anyhow, bail};
+use rustix::process::Pid;
 use srv_common::Policy;
 
 use super::takeover::Takeover;
+use crate::control::status::why_hashing;
 use crate::kernel::open_files;
+use crate::kernel::owners::Owners;
+use crate::kernel::sock_diag::SockDiag;
 use crate::serve::config::Settings;
 use crate::serve::systemd;
-use crate::steering::group::Group;
-use crate::steering::listeners::ListenerGroup;
-use crate::steering::program;
+use srv_steer::{ErrorKind, Group, ListenerGroup, program};
 
 pub(super) fn open_groups(
     settings: &Settings,
     takeover: &mut Takeover,
 ) -> anyhow::Result<Vec<Group>> {
     let listeners = open_listeners(settings, takeover)?.into_iter();
-    listeners
-        .map(|listeners| Group::open(listeners, &settings.group()))
-        .collect()
+    let groups = listeners.map(|listeners| Group::open(listeners, &settings.group()));
+    Ok(groups.collect::<Result<_, _>>()?)
 }
 
 /// The listeners of all addresses that are asked for, as many at each: those that
@@ -34,7 +37,7 @@ fn open_listeners(
                 listeners.inherit(&settings.group())?
             }
             Some(listeners) => take_back(listeners, settings)?,
-            None => ListenerGroup::bind(*address, &settings.group())?,
+            None => bind(*address, settings)?,
         });
     }
     if settings.serving.accept.has_own_listeners() {
@@ -46,20 +49,63 @@ fn open_listeners(
     Ok(groups)
 }
 
+/// Binds new listeners.
+fn bind(address: SocketAddr, settings: &Settings) -> anyhow::Result<ListenerGroup> {
+    ListenerGroup::bind(address, &settings.group()).map_err(|error| {
+        let is_in_use = error.kind() == ErrorKind::AddressInUse;
+        match (is_in_use, error.is_shareable()) {
+            (true, true) => anyhow!(
+                "{error}, or pass another --listen; the kernel would have let this server in, \
+                 since what listens there has the same user and set SO_REUSEPORT as this one \
+                 would: it would get a share of the other's connections, and the other's program \
+                 would not know of it; {}",
+                way_in(address)
+            ),
+            (true, false) => anyhow!("{error}, or pass another --listen"),
+            (false, _) => error.into(),
+        }
+    })
+}
+
+/// How to share the address with the server that has it.
+fn way_in(address: SocketAddr) -> String {
+    let holder = holder(address);
+    let name = holder.as_ref().map(|(name, _)| name.as_str());
+    match (name, &holder) {
+        (Some("srv"), _) => "with --join it adds its workers to the other's".into(),
+        (_, Some((name, pid))) => format!(
+            "it is {name}, process {pid}: `srv attach --listen {address}` steers that server \
+             from outside"
+        ),
+        (_, None) => "if it is srv, --join adds this one's workers to the other's".into(),
+    }
+}
+
+/// Name and number of a process that has a listener on the address, if it can be seen.
+fn holder(address: SocketAddr) -> Option<(String, Pid)> {
+    let listeners = SockDiag::open(None).ok()?.listeners_on(address).ok()?;
+    let inodes = listeners.iter().map(|listener| listener.inode).collect();
+    let owners = Owners::of(&inodes).owners;
+    let owner = owners.into_iter().next()?;
+    Some((owner.command, owner.pid))
+}
+
 /// Takes what systemd kept, as a server that may not have lived to leave it well did.
 fn take_back(listeners: ListenerGroup, settings: &Settings) -> anyhow::Result<ListenerGroup> {
     // A new socket could not join a group with a program, nor a new program get these.
     listeners.sockets.iter().for_each(program::take_off);
     let stored = systemd::store::names(&listeners);
-    listeners.inherit(&settings.group()).inspect_err(|_| {
+    let inherited = listeners.inherit(&settings.group()).inspect_err(|_| {
         // With these no start can succeed; the next makes new ones.
         stored.iter().for_each(|name| systemd::store::remove(name));
-    })
+    });
+    Ok(inherited?)
 }
 
 /// The policy asked for, or the hash where a default cannot be had.
 pub(super) fn first_policy(settings: &Settings, groups: &[Group]) -> anyhow::Result<Policy> {
     let why = groups.iter().find_map(Group::why_unsteered);
+    let why = why.map(why_hashing);
     match why {
         Some(why) if settings.policy_is_explicit && settings.policy != Policy::Hash => {
             bail!("steer by {}: {why}", settings.policy.name())

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Master;
 use crate::serve::master::spawn::Worker;
 use crate::serve::orders::{Orders, Task};
-use crate::steering::accept_mode::AcceptMode;
+use srv_steer::AcceptMode;
 
 /// How often workers that are behind are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);

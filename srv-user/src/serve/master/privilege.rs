@@ -13,7 +13,6 @@ use crate::serve::config::args::ServeArgs;
 use crate::serve::rehearsal::{self, rehearse};
 use crate::serve::sandbox::capabilities::{self, Deeds};
 use crate::serve::sandbox::user::User;
-use crate::steering::listeners;
 
 /// Whom workers run as: the user asked for, or, where only the default cannot be
 /// had, who runs this process (which is said).
@@ -91,7 +90,7 @@ pub(super) fn drop_the_rest(
     let kept = deeds.capabilities(held);
     deeds.administers_filters = !with_only(kept, || {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        listeners::drop_syns(&socket)
+        srv_steer::drop_syns(&socket)
     });
     let config = flags.config.as_deref();
     let root = settings.serving.root.as_ref();

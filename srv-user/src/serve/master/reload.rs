@@ -13,7 +13,7 @@ use super::{Master, hang_check};
 use crate::serve::config::{Changes, Settings};
 use crate::serve::master::join::ToJoined;
 use crate::serve::orders::Task;
-use crate::steering::options::ensure_workers_fit;
+use srv_steer::ensure_workers_fit;
 
 impl Master {
     /// Changes to the configuration that was read again. What has changed, for people.

@@ -19,7 +19,7 @@ use crate::kernel::process::Process;
 use crate::serve::channel::{Inherited, Start, ToMaster, ToWorker};
 use crate::serve::master::dispatch::Dispatch;
 use crate::serve::orders::{Orders, Task};
-use crate::steering::group::Group;
+use srv_steer::Group;
 
 /// A worker process as the master knows it.
 pub struct Worker {

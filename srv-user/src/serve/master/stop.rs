@@ -71,7 +71,7 @@ impl Master {
                     "{address}: without CAP_NET_ADMIN this kernel goes on answering SYNs; \
                      clients that come while the queues are emptied are served, too"
                 ),
-                Err(error) => tracing::warn!("stop listening on {address}: {error:#}"),
+                Err(error) => tracing::warn!("stop listening on {address}: {error}"),
             }
         }
         self.dismiss_all();
@@ -213,7 +213,7 @@ impl Master {
     }
 }
 
-fn is_not_permitted(error: &anyhow::Error) -> bool {
-    let error = error.root_cause().downcast_ref::<std::io::Error>();
+fn is_not_permitted(error: &srv_steer::Error) -> bool {
+    let error = error.kernel();
     error.is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
 }

@@ -24,7 +24,7 @@ use crate::kernel::packets;
 use crate::kernel::process::Process;
 use crate::serve::master::between_masters::{Message, Peer};
 use crate::serve::systemd;
-use crate::steering::listeners::ListenerGroup;
+use srv_steer::ListenerGroup;
 
 /// Says to a new process what it inherits.
 const VARIABLE: &str = "SRV_TAKE_OVER";

@@ -11,7 +11,7 @@ use std::os::fd::AsFd as _;
 use socket2::Socket;
 
 use super::notify;
-use crate::steering::listeners::ListenerGroup;
+use srv_steer::ListenerGroup;
 
 const PREFIX: &str = "srv-listener-";
 

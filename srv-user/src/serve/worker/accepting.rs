@@ -1,13 +1,14 @@
 //! When a worker accepts connections, and what it does where the system cannot give it
 //! one: no file descriptors, no memory.
 
+use std::io;
 use std::time::Duration;
 
 use rustix::io::Errno;
 
 use super::Worker;
 use crate::serve::seldom::Seldom;
-use crate::steering::ring::Accepted;
+use srv_steer::Accepted;
 
 /// For how long no connection is accepted where one could not be, ns.
 const REST_NS: u64 = 50_000_000;
@@ -54,13 +55,15 @@ impl Worker {
         match accepted {
             Accepted::Connection(connection) => self.open(connection, now_ns),
             Accepted::Nothing => {}
-            Accepted::Failed(error) => self.fall_short(error, now_ns),
+            Accepted::Failed(error) => self.fall_short(&error, now_ns),
         }
     }
 
-    fn fall_short(&mut self, error: Errno, now_ns: u64) {
+    fn fall_short(&mut self, error: &io::Error, now_ns: u64) {
         let shortage = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-        let made_room = shortage.contains(&error) && self.make_room(now_ns);
+        let is_shortage =
+            Errno::from_io_error(error).is_some_and(|error| shortage.contains(&error));
+        let made_room = is_shortage && self.make_room(now_ns);
         if !made_room {
             self.rest.until_ns = now_ns + REST_NS;
         }

@@ -21,9 +21,9 @@ use srv_common::Refusal;
 use crate::kernel::reactor::Readiness;
 use crate::serve::worker::http::{Exchange, Handler, Http};
 use crate::serve::worker::stream::{Socket, Stream};
-use crate::steering::published::Published;
 use active::Active;
 use linger::Linger;
+use srv_steer::Load;
 
 const UNAVAILABLE: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
@@ -77,7 +77,7 @@ impl Driver {
     }
 
     /// Where the worker's load is published.
-    pub fn published(&self) -> &Published {
+    pub fn published(&self) -> &Load {
         &self.http.published
     }
 

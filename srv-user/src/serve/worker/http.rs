@@ -18,7 +18,7 @@ use srv_common::Refusal;
 
 use crate::serve::config::Limits;
 use crate::serve::site::{Body, Site};
-use crate::steering::published::Published;
+use srv_steer::Load;
 
 mod host;
 
@@ -29,7 +29,7 @@ pub struct Http {
     /// What a client may do.
     pub limits: Limits,
     /// Where the worker's load is published.
-    pub published: Published,
+    pub published: Rc<Load>,
     /// Files that responses on their way keep open, whichever settings they were begun with.
     pub files: Rc<Cell<usize>>,
 }

@@ -109,7 +109,7 @@ impl Worker {
             self.ring.adopt(reactor, *slot)?;
         }
         if orders.looks != before.looks {
-            self.ring.look_around(reactor)?;
+            self.ring.rescan(reactor)?;
         }
         let released = before.adopted.iter().filter(|slot| known(slot));
         let released = released.filter(|slot| !orders.adopted.contains(slot));
@@ -138,7 +138,7 @@ impl Worker {
         let site = &self.driver.http().site;
         let site = site.again(&start.serving, named(&start))?;
         let files = self.driver.http().files.clone();
-        self.driver = driver(site, &start, self.published().clone(), files);
+        self.driver = driver(site, &start, self.driver.http().published.clone(), files);
         self.room = room(&start).unwrap_or(self.room);
         self.start = start;
         Ok(())

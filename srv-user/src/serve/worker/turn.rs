@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 
-use crate::kernel::clock::monotonic_ns;
+use srv_steer::monotonic_ns;
 
 /// Most bytes that are read and written in one turn: four chunks of a file, some
 /// 100 µs of work, beside which one more `epoll_wait` does not count.

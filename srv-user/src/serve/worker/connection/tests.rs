@@ -6,6 +6,7 @@ mod turns;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 
 use proptest::prelude::*;
@@ -16,7 +17,7 @@ use crate::measure::load::response;
 use crate::mutation::{config, mutated};
 use crate::serve::config::{Limits, Serving};
 use crate::serve::site::Site;
-use crate::steering::memory::SharedMemory;
+use srv_steer::{Load, SharedMemory};
 
 /// Well-formed requests, and how each is answered.
 const REQUESTS: [(&str, u16); 8] = [
@@ -83,7 +84,8 @@ fn cuts() -> impl Strategy<Value = Vec<Index>> {
 }
 
 fn driver() -> Driver {
-    let group = SharedMemory::new().unwrap().map().unwrap();
+    let memory = SharedMemory::new().unwrap();
+    let memory = memory.as_fd().try_clone_to_owned().unwrap();
     let serving = Serving {
         synthetic: true,
         ..Serving::default()
@@ -91,7 +93,7 @@ fn driver() -> Driver {
     Driver::new(Rc::new(Http {
         site: Site::new(&serving, None).unwrap(),
         limits: Limits::default(),
-        published: Published::new(vec![group], 0),
+        published: Rc::new(Load::attach(0, [memory]).unwrap()),
         files: Rc::default(),
     }))
 }

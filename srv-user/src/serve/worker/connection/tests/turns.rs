@@ -122,7 +122,7 @@ fn pipelined_requests_have_turns() {
     let request = "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n";
     let requests = request.repeat(REQUESTS as usize);
     client.write_all(requests.as_bytes()).unwrap();
-    let served = || driver.published().in_first_group().load.served.get();
+    let served = || driver.published().memory().slots[0].load.served.get();
     let turns = turns(
         &mut connection,
         &driver,

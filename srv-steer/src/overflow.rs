@@ -3,7 +3,7 @@
 //! listener's own `sk_drops` is of no use here: with TCP_DEFER_ACCEPT it counts
 //! the last ACK of every handshake.)
 
-use anyhow::{Context, Result};
+use std::io;
 
 /// Counts since the machine started, or between two readings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,10 +20,10 @@ impl Overflow {
     ///
     /// # Errors
     /// If `/proc` can't be read.
-    pub fn read() -> Result<Self> {
+    pub fn read() -> io::Result<Self> {
         const PATH: &str = "/proc/self/net/netstat";
-        let text = std::fs::read_to_string(PATH).with_context(|| format!("read {PATH}"))?;
-        parse(&text).with_context(|| format!("find ListenDrops in {PATH}"))
+        let text = std::fs::read_to_string(PATH)?;
+        parse(&text).ok_or_else(|| io::Error::other(format!("there is no ListenDrops in {PATH}")))
     }
 
     /// What has been counted since `before`.

@@ -1,5 +1,5 @@
-//! The state of a listener group, as others see it. What is said of each of its workers is
-//! in `workers`.
+//! The state of a listener group, as others see it: what a group of srv-steer has counted, in
+//! the types that are sent. What is said of each of its workers is in `workers`.
 
 mod workers;
 
@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use srv_common::Reason;
+use srv_steer::{Group, GroupState, HashingReason, monotonic_ns};
 
 #[cfg(test)]
 pub(crate) use workers::worker_for_tests;
@@ -23,6 +25,25 @@ pub struct GroupStatus {
     pub workers: Vec<WorkerStatus>,
     /// Sums over the workers, and how evenly they share.
     pub totals: Totals,
+}
+
+impl GroupStatus {
+    /// As the group is now.
+    pub fn of(group: &Group) -> Self {
+        let now_ns = monotonic_ns();
+        let worker = |slot: u32| {
+            let mut status = WorkerStatus::of(group.figures(), slot, now_ns);
+            status.waiting = group.waiting(slot);
+            status
+        };
+        let workers: Vec<_> = group.slots().map(worker).collect();
+        Self {
+            listen: group.address(),
+            program: ProgramStatus::of(group),
+            totals: Totals::of(&workers),
+            workers,
+        }
+    }
 }
 
 /// The BPF program's state and counts.
@@ -42,6 +63,33 @@ pub struct ProgramStatus {
     pub acks: u64,
     /// Runs that left the choice to the kernel's hash, by reason.
     pub fallbacks: BTreeMap<String, u64>,
+}
+
+impl ProgramStatus {
+    fn of(group: &Group) -> Self {
+        let counts = group.counts();
+        let names = Reason::NAMES.map(str::to_string).into_iter();
+        let state = group.state();
+        Self {
+            attached: matches!(state, GroupState::Steered),
+            why_not: match state {
+                GroupState::Steered => None,
+                GroupState::Hashing(reason) => Some(why_hashing(&reason)),
+            },
+            runs: counts.runs,
+            steered: counts.steered,
+            acks: counts.acks,
+            fallbacks: names.zip(counts.fallbacks).collect(),
+        }
+    }
+}
+
+/// As a user of srv knows it: by the flag.
+pub fn why_hashing(reason: &HashingReason) -> String {
+    match reason {
+        HashingReason::SwitchedOff => "--no-bpf was given".into(),
+        reason => reason.to_string(),
+    }
 }
 
 /// A group of these workers that has steered, and has left some choices to the hash.

@@ -7,14 +7,14 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsRawFd as _;
 
-use anyhow::Context as _;
 use rustix::fs::OFlags;
 use socket2::Socket;
 
-use super::{Group, healing};
-use crate::steering::balance;
-use crate::steering::listeners::{ListenerGroup, accept_queue};
-use crate::steering::program::Steering;
+use super::{Group, reconciliation};
+use crate::balance;
+use crate::error::{ErrorKind, Result, Tried as _};
+use crate::listeners::{ListenerGroup, accept_queue};
+use crate::program::SelectProgram;
 
 /// Flags of a listener that anything may depend on.
 const WATCHED: OFlags = OFlags::NONBLOCK.union(ASYNC);
@@ -78,7 +78,7 @@ impl Group {
     /// Looks at every listener and at the program, and mends what is not as it was made.
     /// What was found, for the log.
     pub fn inspect(&mut self) -> Vec<String> {
-        if self.is_anothers {
+        if self.is_anothers() {
             return Vec::new();
         }
         let mut found = Vec::new();
@@ -96,9 +96,10 @@ impl Group {
             return Vec::new();
         }
         let socket = &self.listeners.sockets[nth];
-        let mut changes: Vec<(&str, anyhow::Result<()>)> = Vec::new();
+        let mut changes: Vec<(&str, Result<()>)> = Vec::new();
         let restored = restore(socket, self.inspection.flags, self.listeners.is_closed);
-        changes.extend(restored.map(|(what, mended)| (what, mended.map_err(Into::into))));
+        let repair = |mended: io::Result<()>| mended.tried(ErrorKind::Socket, "restore it");
+        changes.extend(restored.map(|(what, mended)| (what, repair(mended))));
         if !socket.is_listener().unwrap_or(true) {
             changes.push(("does not listen any more", self.listen_again(nth)));
         }
@@ -109,7 +110,7 @@ impl Group {
                 Err(error) => {
                     self.inspection.given_up.insert(nth);
                     format!(
-                        "listener {nth} {what}, and that cannot be mended: {error:#}; restart \
+                        "listener {nth} {what}, and that cannot be mended: {error}; restart \
                          the server"
                     )
                 }
@@ -118,14 +119,16 @@ impl Group {
         found
     }
 
-    fn listen_again(&mut self, nth: usize) -> anyhow::Result<()> {
+    fn listen_again(&mut self, nth: usize) -> Result<()> {
         let socket = &self.listeners.sockets[nth];
         let backlog = i32::try_from(self.backlog).unwrap_or(i32::MAX);
-        socket.listen(backlog).context("listen again")?;
+        socket
+            .listen(backlog)
+            .tried(ErrorKind::Listen, "listen again")?;
         // The array has forgotten it, and if it was the only one the program is gone as well.
-        if let Ok(steering) = &mut self.steering {
-            steering.set_listener(nth as u32, socket)?;
-            steering.attach_again()?;
+        if let Ok(program) = &mut self.program {
+            program.set_listener(nth as u32, socket)?;
+            program.attach_again()?;
         }
         Ok(())
     }
@@ -135,19 +138,19 @@ impl Group {
     /// a cookie back. If some came without, the program is taken off, which says whether it
     /// was there, and attached again. For the microsecond between these the kernel hashes.
     fn inspect_program(&mut self) -> Option<String> {
-        let memory = self.memory;
-        let Some(steering) = self
-            .steering
-            .as_mut()
-            .ok()
-            .filter(|steering| Steering::is_attached(steering))
-        else {
+        let memory = &self.memory;
+        let program = self.program.as_mut().ok();
+        let Some(program) = program.filter(|program| SelectProgram::is_attached(program)) else {
             self.inspection.idle_looks = 0;
             return None;
         };
         let fallbacks = memory.program.fallbacks.iter().map(|count| count.get());
         let steered = memory.steering.iter().map(|slot| slot.steered.get());
-        let runs = balance::sum(fallbacks.chain(steered).chain([healing::acks(memory)]));
+        let runs = balance::sum(
+            fallbacks
+                .chain(steered)
+                .chain([reconciliation::acks(memory)]),
+        );
         let sockets = &self.listeners.sockets;
         let established = || {
             let queued = |socket| accept_queue(socket).map_or(0, |(queued, _)| queued.into());
@@ -162,13 +165,13 @@ impl Group {
             return None;
         }
         self.inspection.idle_looks = 0;
-        match steering.attach_again() {
+        match program.attach_again() {
             Ok(true) if strangers < HANDSHAKES_LATE => None,
             Ok(true) => Some(format!(
                 "another program decided about {strangers} connections; mended"
             )),
             Ok(false) => Some("the program was not attached any more; mended".into()),
-            Err(error) => Some(format!("the program cannot be attached again: {error:#}")),
+            Err(error) => Some(format!("the program cannot be attached again: {error}")),
         }
     }
 }
@@ -258,7 +261,7 @@ mod tests {
         // SAFETY: no memory is passed.
         unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETOWN, this) };
         socket.set_linger(Some(std::time::Duration::ZERO)).unwrap();
-        crate::steering::listeners::drop_syns(&socket).unwrap();
+        crate::listeners::drop_syns(&socket).unwrap();
         let changes = look();
         assert_eq!(changes.len(), 4);
         assert!(
@@ -266,7 +269,7 @@ mod tests {
             "{changes:?}"
         );
         assert!(look().is_empty());
-        crate::steering::listeners::drop_syns(&socket).unwrap();
+        crate::listeners::drop_syns(&socket).unwrap();
         assert_eq!(restore(&socket, OFlags::NONBLOCK, true).count(), 0);
     }
 }

@@ -1,16 +1,16 @@
-//! What waits at listeners, brought back to the kernel's truth: connections that
-//! the kernel hashed, half-open ones that never complete, floods of these.
+//! Reconciliation of the waiting counts with the kernel's: connections that the kernel hashed,
+//! half-open connections that never complete, and floods of these.
 
 use socket2::Socket;
 use srv_common::Group as Memory;
 
 use super::Group;
-use crate::kernel::overflow::Overflow;
-use crate::steering::balance;
-use crate::steering::listeners::accept_queue;
+use crate::balance;
+use crate::listeners::accept_queue;
+use crate::overflow::Overflow;
 
 /// What the looks at the listeners have to remember.
-pub(super) struct Healing {
+pub(super) struct Reconciliation {
     /// Until when half-open connections are taken for those of a flood, ns.
     flooded_until_ns: u64,
     /// SYN cookies that had come back at the last look.
@@ -19,8 +19,8 @@ pub(super) struct Healing {
     drops: u64,
 }
 
-impl Healing {
-    /// Nothing was seen yet; what was dropped before is nobody's concern.
+impl Reconciliation {
+    /// Nothing was seen yet. What was dropped before does not count.
     pub(super) fn new() -> Self {
         Self {
             flooded_until_ns: 0,
@@ -32,7 +32,7 @@ impl Healing {
     /// Whether listeners have dropped something since the last call. A SYN that finds
     /// the SYN queue full has been counted as assigned, and nothing comes of it: so it
     /// is for as long as a flood's half-open connections last, which is longer than the
-    /// flood, and for whoever has not connected before (`tcp_peer_is_proven`).
+    /// flood, and for clients that have not connected before (`tcp_peer_is_proven`).
     fn sees_drops(&mut self) -> bool {
         let before = self.drops;
         self.drops = drops().unwrap_or(before);
@@ -47,20 +47,20 @@ const FLOOD: u64 = 256;
 const FLOOD_LASTS_NS: u64 = 2_000_000_000;
 
 impl Group {
-    /// Brings the slots' waiting counts back to the kernel's truth. To be
-    /// called at an interval longer than a handshake takes.
-    pub fn heal(&mut self) {
-        if self.is_anothers {
+    /// Reconciles the slots' waiting counts with the kernel's. To be called at an interval
+    /// longer than a handshake takes.
+    pub fn reconcile(&mut self) {
+        if self.is_anothers() {
             return;
         }
-        if let Ok(steering) = &mut self.steering {
-            steering.flush_log();
+        if let Ok(program) = &mut self.program {
+            program.flush_log();
         }
         for (slot, record) in self.slots.iter_mut().enumerate() {
             let Some(socket) = self.listeners.sockets.get(slot) else {
                 return;
             };
-            let Some(Surplus { most: surplus, .. }) = surplus(self.memory, slot, socket) else {
+            let Some(Surplus { most: surplus, .. }) = surplus(&self.memory, slot, socket) else {
                 continue;
             };
             let to_write_off = to_write_off(surplus.min(record.surplus_min), surplus);
@@ -74,23 +74,23 @@ impl Group {
     /// left over from a flood, would keep everything away from that one until the
     /// next second but one.
     pub(super) fn sample_surplus(&mut self, now_ns: u64) {
-        let (healing, memory) = (&mut self.healing, self.memory);
+        let (reconciliation, memory) = (&mut self.reconciliation, &self.memory);
         let slots = self.listeners.sockets.iter().enumerate();
-        let acks_before = std::mem::replace(&mut healing.acks, acks(memory));
-        // Who was dropped waits for ever, so the kernel is asked only where somebody waits.
+        let acks_before = std::mem::replace(&mut reconciliation.acks, acks(memory));
+        // A connection that was dropped waits for ever, so the kernel is asked only if one waits.
         let is_waited = slots.clone().any(|(slot, _)| memory.waiting(slot) > 0);
-        let is_dropping = is_waited && healing.sees_drops();
+        let is_dropping = is_waited && reconciliation.sees_drops();
         // A SYN that got a cookie stays counted where it came to: its ACK is
         // accepted wherever that goes.
         if is_dropping
-            || healing.acks != acks_before
+            || reconciliation.acks != acks_before
             || slots
                 .clone()
                 .any(|(slot, socket)| is_flooded(memory, slot, socket))
         {
-            healing.flooded_until_ns = now_ns.saturating_add(FLOOD_LASTS_NS);
+            reconciliation.flooded_until_ns = now_ns.saturating_add(FLOOD_LASTS_NS);
         }
-        let is_flood = now_ns < healing.flooded_until_ns;
+        let is_flood = now_ns < reconciliation.flooded_until_ns;
         for (record, (slot, socket)) in self.slots.iter_mut().zip(slots) {
             if !is_flood && record.surplus_min <= 0 {
                 continue;
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_healed_connection_that_completes_late_does_not_count_below_zero() {
+    fn a_reconciled_connection_that_completes_late_does_not_count_below_zero() {
         assert_eq!(to_write_off(-3, -3), -3);
         assert_eq!(to_write_off(0, -3), -3);
     }

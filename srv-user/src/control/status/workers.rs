@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use srv_common::{Group as Memory, Refusal, Slot, State};
 
-use crate::steering::balance::{coefficient_of_variation, max_over_mean, sum};
+use srv_steer::balance::{coefficient_of_variation, max_over_mean, sum};
 
 /// A worker's state and counts within one listener group.
 #[derive(Clone, Debug, Serialize, Deserialize)]

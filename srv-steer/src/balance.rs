@@ -42,8 +42,8 @@ fn mean(counts: &[u64]) -> Option<f64> {
 }
 
 /// A sum that stays at the largest number: counts are read from memory that
-/// workers write, and from whoever answers.
-pub(crate) fn sum(counts: impl IntoIterator<Item = u64>) -> u64 {
+/// workers write, and from answers of other processes.
+pub fn sum(counts: impl IntoIterator<Item = u64>) -> u64 {
     counts.into_iter().fold(0, u64::saturating_add)
 }
 

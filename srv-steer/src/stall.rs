@@ -1,11 +1,11 @@
-//! Is a worker stuck, and for how long? Told by what it publishes; knows no
-//! processes and does nothing about it.
+//! Whether a worker has stalled, and for how long, judged by what it publishes. Knows no
+//! processes and does nothing about a stall.
 
 use srv_common::layout::Load;
 
 /// What was seen of one slot so far.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct HangWatch {
+pub struct StallWatch {
     woke_ns: u64,
     pending: u32,
     /// Since when neither of these has changed, ns.
@@ -15,18 +15,18 @@ pub struct HangWatch {
     passed_over_since_ns: u64,
 }
 
-/// For how long a worker has been stuck.
+/// For how long a worker has stalled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stuck {
+pub struct Stalled {
     /// Since it was last ready for a new connection, ns; 0 if it is.
     pub away_ns: u64,
     /// Since anything of it moved, ns; 0 if it is not away. A worker that goes through
-    /// many events may be away for long, and is not stuck: each event that it is done
+    /// many events may be away for long, and has not stalled: each event that it is done
     /// with counts. (One connection's turn is bounded, so a transfer cannot be one event.)
     pub still_ns: u64,
 }
 
-impl HangWatch {
+impl StallWatch {
     /// Looks at a worker with that `load` at `now_ns`. It is away if it is not in
     /// `epoll_wait`, or asleep there although a connection came to its own listener: the
     /// kernel wakes a listener's owner first, so a worker that sleeps on is stopped.
@@ -38,7 +38,7 @@ impl HangWatch {
         accepted: u64,
         now_ns: u64,
         queued: impl FnOnce() -> bool,
-    ) -> Stuck {
+    ) -> Stalled {
         let busy_since_ns = load.busy_since_ns.get();
         let woke_ns = load.woke_ns.get();
         if busy_since_ns != 0 || woke_ns != self.woke_ns {
@@ -51,7 +51,7 @@ impl HangWatch {
             0 => 0,
             since_ns => now_ns.saturating_sub(since_ns),
         };
-        Stuck {
+        Stalled {
             away_ns,
             still_ns: away_ns,
         }
@@ -65,7 +65,7 @@ impl HangWatch {
         load: &Load,
         accepted: u64,
         now_ns: u64,
-    ) -> Stuck {
+    ) -> Stalled {
         let pending = load.pending.get();
         if woke_ns != self.woke_ns {
             self.still_since_ns = busy_since_ns;
@@ -80,9 +80,9 @@ impl HangWatch {
             passed_over_since_ns: 0,
         };
         if busy_since_ns == 0 {
-            return Stuck::default();
+            return Stalled::default();
         }
-        Stuck {
+        Stalled {
             away_ns: now_ns.saturating_sub(busy_since_ns),
             still_ns: now_ns.saturating_sub(self.still_since_ns.max(busy_since_ns)),
         }
@@ -97,7 +97,7 @@ impl HangWatch {
 }
 
 /// The looks of the process that watches the workers. If that process does not run either,
-/// because both were stopped, frozen or suspended, no worker was stuck: what was before a look
+/// because both were stopped, frozen or suspended, no worker has stalled: what was before a look
 /// that came late does not count.
 #[derive(Debug, Default)]
 pub struct Looks {
@@ -124,23 +124,23 @@ impl Looks {
 mod tests {
     use super::*;
 
-    fn stuck(watch: &mut HangWatch, load: &Load, now_ns: u64) -> u64 {
+    fn away_ns(watch: &mut StallWatch, load: &Load, now_ns: u64) -> u64 {
         watch.look(load, 0, now_ns, || false).away_ns
     }
 
     #[test]
-    fn one_that_is_busy_is_stuck_since_it_woke() {
-        let (load, mut watch) = (Load::default(), HangWatch::default());
+    fn a_busy_worker_has_stalled_since_it_woke() {
+        let (load, mut watch) = (Load::default(), StallWatch::default());
         load.woke_ns.set(1_000);
         load.busy_since_ns.set(1_000);
-        assert_eq!(stuck(&mut watch, &load, 5_000), 4_000);
+        assert_eq!(away_ns(&mut watch, &load, 5_000), 4_000);
         load.busy_since_ns.set(0);
-        assert_eq!(stuck(&mut watch, &load, 9_000), 0);
+        assert_eq!(away_ns(&mut watch, &load, 9_000), 0);
     }
 
     #[test]
-    fn one_that_sleeps_while_others_take_what_came_for_it_is_stuck() {
-        let (load, mut watch) = (Load::default(), HangWatch::default());
+    fn a_worker_that_sleeps_while_others_take_what_came_for_it_has_stalled() {
+        let (load, mut watch) = (Load::default(), StallWatch::default());
         let mut stuck = |accepted, now_ns| watch.look(&load, accepted, now_ns, || false).away_ns;
         load.woke_ns.set(1_000);
         assert_eq!(stuck(0, 2_000), 0);
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn it_is_suspected_once() {
-        let (load, mut watch) = (Load::default(), HangWatch::default());
+        let (load, mut watch) = (Load::default(), StallWatch::default());
         watch.look(&load, 1, 3_000, || false);
         assert!(watch.is_new_suspect(3_000));
         watch.look(&load, 1, 8_000, || false);
@@ -160,23 +160,23 @@ mod tests {
     }
 
     #[test]
-    fn one_that_sleeps_beside_its_queue_is_stuck() {
-        let (load, mut watch) = (Load::default(), HangWatch::default());
+    fn a_worker_that_sleeps_beside_its_queue_has_stalled() {
+        let (load, mut watch) = (Load::default(), StallWatch::default());
         watch.look(&load, 0, 1_000, || true);
         let stuck = watch.look(&load, 0, 4_000, || true);
         assert_eq!((stuck.away_ns, stuck.still_ns), (3_000, 3_000));
     }
 
     #[test]
-    fn one_that_nothing_comes_for_may_sleep_for_ever() {
-        let (load, mut watch) = (Load::default(), HangWatch::default());
-        assert_eq!(stuck(&mut watch, &load, 1_000), 0);
-        assert_eq!(stuck(&mut watch, &load, u64::MAX / 2), 0);
+    fn a_worker_that_nothing_comes_for_may_sleep_for_ever() {
+        let (load, mut watch) = (Load::default(), StallWatch::default());
+        assert_eq!(away_ns(&mut watch, &load, 1_000), 0);
+        assert_eq!(away_ns(&mut watch, &load, u64::MAX / 2), 0);
     }
 
     #[test]
-    fn one_that_goes_through_its_events_is_away_and_not_still() {
-        let (load, mut watch) = (Load::default(), HangWatch::default());
+    fn a_worker_that_goes_through_its_events_is_away_and_not_still() {
+        let (load, mut watch) = (Load::default(), StallWatch::default());
         let mut look = |now_ns, busy_since_ns, pending| {
             load.woke_ns.set(busy_since_ns);
             load.busy_since_ns.set(busy_since_ns);

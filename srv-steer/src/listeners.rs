@@ -1,5 +1,5 @@
-//! The listener group of one address: its sockets, bound and listening. Knows
-//! nothing of who accepts from them.
+//! The listeners of one address: sockets that are bound and listen. Knows nothing of the
+//! processes that accept from them.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -8,14 +8,12 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, ensure};
-use rustix::process::Pid;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
-use crate::kernel::owners::Owners;
-use crate::kernel::sock_diag::SockDiag;
-use crate::steering::accept_mode::AcceptMode;
-use crate::steering::options::GroupOptions;
+use crate::accept_mode::AcceptMode;
+use crate::error::{Error, ErrorKind, Result, Tried as _};
+use crate::options::GroupOptions;
+use crate::socket_options::set_socket_option;
 
 /// Sockets bound to one address.
 pub struct ListenerGroup {
@@ -26,14 +24,13 @@ pub struct ListenerGroup {
     pub sockets: Vec<Socket>,
     /// New SYNs are dropped.
     pub is_closed: bool,
-    /// The first so many are a socket unit's: systemd keeps them by itself.
+    /// The first so many were passed by a service manager, which keeps them by itself.
     pub activated: usize,
-    /// The first so many outlive this process: the socket unit's, and those in
-    /// systemd's store.
+    /// The first so many outlive this process: a service manager has them, too.
     pub kept: usize,
 }
 
-/// Somebody else may have the sockets, too: a successor, systemd.
+/// Other processes may have the sockets, too: a successor, or systemd.
 impl Drop for ListenerGroup {
     fn drop(&mut self) {
         if self.is_closed {
@@ -42,8 +39,9 @@ impl Drop for ListenerGroup {
     }
 }
 
-/// How long a worker may sit in a blocking `accept` before it looks at its channel.
-const BLOCKING_ACCEPT_PATIENCE: Duration = Duration::from_millis(100);
+/// How long a worker waits in a blocking `accept` on a shared listener, so that it can look at
+/// other things.
+const BLOCKING_ACCEPT_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The kernel waits this long for a connection's first bytes before it hands
 /// the connection over without them (rounded to SYN-ACK retransmissions).
@@ -69,10 +67,10 @@ impl ListenerGroup {
     /// Binds `address` and listens.
     ///
     /// # Errors
-    /// If the address is taken (by anybody, one's own uid included: the kernel
-    /// would let a second server join the group and take a share of its
-    /// connections), not local, or forbidden.
-    pub fn bind(address: SocketAddr, options: &GroupOptions) -> anyhow::Result<Self> {
+    /// If the address is not local or forbidden, or another socket has it, one of the same user
+    /// included: the kernel would let a second server join the group, and that one would get a
+    /// share of the first one's connections.
+    pub fn bind(address: SocketAddr, options: &GroupOptions) -> Result<Self> {
         let own = options.accept.has_own_listeners();
         let count = if own { options.workers } else { 1 };
         refuse_if_taken(address, options)?;
@@ -81,27 +79,55 @@ impl ListenerGroup {
         Ok(group)
     }
 
-    /// Checks listeners that were inherited, and makes them enough.
+    /// Listeners of one address that exist already, as they are.
+    ///
+    /// # Errors
+    /// If there is none, or they have no IP address, or not the same.
+    pub fn of_existing(sockets: Vec<Socket>) -> Result<Self> {
+        let tried = "form a group of existing listeners";
+        let Some(first) = sockets.first() else {
+            let error = Error::new(ErrorKind::Socket, format!("{tried}: there is none"));
+            return Err(error.remedy("pass one listener for each worker"));
+        };
+        let address = local_address(first)?;
+        for socket in &sockets {
+            let other = local_address(socket)?;
+            if other != address {
+                let why = format!("{tried}: they listen on {address} and on {other}");
+                let error = Error::new(ErrorKind::Socket, why);
+                return Err(error.remedy("make a group of each address"));
+            }
+        }
+        Ok(Self {
+            sockets,
+            ..Self::empty(address)
+        })
+    }
+
+    /// Checks listeners that were inherited, and adds those that are missing.
     ///
     /// # Errors
     /// If they were made for another accept mode.
-    pub fn inherit(mut self, options: &GroupOptions) -> anyhow::Result<Self> {
+    pub fn inherit(mut self, options: &GroupOptions) -> Result<Self> {
         let own = options.accept.has_own_listeners();
         let shared = self
             .sockets
             .iter()
             .any(|socket| !socket.reuse_port().unwrap_or(false));
-        ensure!(
-            own != shared,
-            "the listeners of {} were made for another accept mode than {}: stop and start anew \
-             (a systemd socket unit needs ReusePort=yes for ring and own, and ReusePort=no else)",
-            self.address,
-            options.accept.name()
-        );
+        if own == shared {
+            let tried = format!(
+                "the listeners of {} were made for another accept mode than {}: stop and start \
+                 anew (a systemd socket unit needs ReusePort=yes for ring and own, and \
+                 ReusePort=no else)",
+                self.address,
+                options.accept.name()
+            );
+            return Err(Error::new(ErrorKind::AcceptMode, tried));
+        }
         for socket in &self.sockets {
             configure(socket, options)?;
         }
-        // Whoever had them may have been killed while it stopped.
+        // The process that had them may have been killed while it stopped.
         self.readmit();
         if own {
             self.grow(options.workers, options)?;
@@ -120,13 +146,15 @@ impl ListenerGroup {
     ///
     /// # Errors
     /// As [`Self::bind`]; there are then as many as before.
-    pub fn grow(&mut self, count: u32, options: &GroupOptions) -> anyhow::Result<()> {
+    pub fn grow(&mut self, count: u32, options: &GroupOptions) -> Result<()> {
         let own = options.accept.has_own_listeners();
         let mut more = Vec::new();
         for _ in self.sockets.len()..count as usize {
             let socket = new_socket(self.address, options)?;
             // Before bind: only then is it part of a group.
-            socket.set_reuse_port(own).context("set SO_REUSEPORT")?;
+            socket
+                .set_reuse_port(own)
+                .tried(ErrorKind::Socket, "set SO_REUSEPORT")?;
             bind_and_listen(&socket, self.address, options.backlog)?;
             self.address = local_address(&socket)?;
             more.push(socket);
@@ -161,97 +189,75 @@ pub fn drop_syns(socket: &Socket) -> io::Result<()> {
     socket.attach_filter(&[LOAD_FLAGS, KEEP_SYN_AND_ACK, IF_SYN_ONLY, DROP, PASS])
 }
 
-fn new_socket(address: SocketAddr, options: &GroupOptions) -> anyhow::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )
-    .with_context(|| format!("create a socket for {address}"))?;
-    socket.set_reuse_address(true).context("set SO_REUSEADDR")?;
+fn new_socket(address: SocketAddr, options: &GroupOptions) -> Result<Socket> {
+    let kind = ErrorKind::Socket;
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).map_err(|error| {
+        Error::new(kind, format!("create a socket for {address}")).because(error)
+    })?;
+    socket
+        .set_reuse_address(true)
+        .tried(kind, "set SO_REUSEADDR")?;
     if address.is_ipv6() {
         socket
             .set_only_v6(options.v6_only)
-            .context("set IPV6_V6ONLY")?;
+            .tried(kind, "set IPV6_V6ONLY")?;
     }
     configure(&socket, options)?;
     Ok(socket)
 }
 
 /// Everything that can be set on a socket that listens already.
-fn configure(socket: &Socket, options: &GroupOptions) -> anyhow::Result<()> {
-    // Accepted connections inherit it: no setsockopt for each of them.
-    socket.set_tcp_nodelay(true).context("set TCP_NODELAY")?;
-    set_tcp_option(socket, libc::TCP_DEFER_ACCEPT, DEFER_ACCEPT_SECONDS)
-        .context("set TCP_DEFER_ACCEPT")?;
+fn configure(socket: &Socket, options: &GroupOptions) -> Result<()> {
+    let kind = ErrorKind::Socket;
+    let set_tcp = |option, value| set_socket_option(socket, libc::IPPROTO_TCP, option, value);
+    if options.no_delay {
+        // Accepted connections inherit it: no setsockopt for each of them.
+        socket
+            .set_tcp_nodelay(true)
+            .tried(kind, "set TCP_NODELAY")?;
+    }
+    if options.defer_accept {
+        set_tcp(libc::TCP_DEFER_ACCEPT, DEFER_ACCEPT_SECONDS)
+            .tried(kind, "set TCP_DEFER_ACCEPT")?;
+    }
     if options.fast_open > 0 {
-        set_tcp_option(socket, libc::TCP_FASTOPEN, options.fast_open as i32)
-            .context("set TCP_FASTOPEN")?;
+        let length = i32::try_from(options.fast_open).unwrap_or(i32::MAX);
+        set_tcp(libc::TCP_FASTOPEN, length).tried(kind, "set TCP_FASTOPEN")?;
     }
     if options.accept == AcceptMode::Blocking {
-        let patience = Some(BLOCKING_ACCEPT_PATIENCE);
         socket
-            .set_read_timeout(patience)
-            .context("set SO_RCVTIMEO")?;
-    } else {
+            .set_read_timeout(Some(BLOCKING_ACCEPT_TIMEOUT))
+            .tried(kind, "set SO_RCVTIMEO")?;
+    } else if options.nonblocking {
         socket
             .set_nonblocking(true)
-            .context("make a listener non-blocking")?;
+            .tried(kind, "make a listener non-blocking")?;
     }
     Ok(())
 }
 
-fn bind_and_listen(socket: &Socket, address: SocketAddr, backlog: u32) -> anyhow::Result<()> {
-    socket
-        .bind(&address.into())
-        .map_err(|error| explain_bind(address, error))?;
+fn bind_and_listen(socket: &Socket, address: SocketAddr, backlog: u32) -> Result<()> {
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
     socket
-        .listen(backlog)
+        .bind(&address.into())
+        .and_then(|()| socket.listen(backlog))
         .map_err(|error| explain_bind(address, error))
 }
 
-/// Without SO_REUSEPORT a bind fails wherever somebody else listens.
-fn refuse_if_taken(address: SocketAddr, options: &GroupOptions) -> anyhow::Result<()> {
+/// Without SO_REUSEPORT, a bind fails if any other socket listens there.
+fn refuse_if_taken(address: SocketAddr, options: &GroupOptions) -> Result<()> {
     if address.port() == 0 {
         return Ok(());
     }
     let probe = new_socket(address, options)?;
     bind_and_listen(&probe, address, 1).map_err(|error| match could_join(address, options) {
-        true => anyhow!(
-            "{error:#}; the kernel would have let this server in, since what listens there has \
-             the same user and set SO_REUSEPORT as this one would: it would get a share of the \
-             other's connections, and the other's program would not know of it; {}",
-            way_in(address)
-        ),
+        true => error.could_share(),
         false => error,
     })
 }
 
-/// How to share the address with the server that has it.
-fn way_in(address: SocketAddr) -> String {
-    let holder = holder(address);
-    let name = holder.as_ref().map(|(name, _)| name.as_str());
-    match (name, &holder) {
-        (Some("srv"), _) => "with --join it adds its workers to the other's".into(),
-        (_, Some((name, pid))) => format!(
-            "it is {name}, process {pid}: `srv attach --listen {address}` steers that server \
-             from outside"
-        ),
-        (_, None) => "if it is srv, --join adds this one's workers to the other's".into(),
-    }
-}
-
-/// Name and number of a process that has a listener on the address, if it can be seen.
-fn holder(address: SocketAddr) -> Option<(String, Pid)> {
-    let listeners = SockDiag::open(None).ok()?.listeners_on(address).ok()?;
-    let inodes = listeners.iter().map(|listener| listener.inode).collect();
-    let owners = Owners::of(&inodes).owners;
-    let owner = owners.into_iter().next()?;
-    Some((owner.command, owner.pid))
-}
-
-/// Whether a bind succeeds with SO_REUSEPORT; without a listen that takes nothing.
+/// Whether a bind succeeds with SO_REUSEPORT; without a listen it takes nothing.
 fn could_join(address: SocketAddr, options: &GroupOptions) -> bool {
     let own = options.accept.has_own_listeners();
     new_socket(address, options).is_ok_and(|socket| {
@@ -259,31 +265,35 @@ fn could_join(address: SocketAddr, options: &GroupOptions) -> bool {
     })
 }
 
-fn explain_bind(address: SocketAddr, error: io::Error) -> anyhow::Error {
-    let mend = match error.kind() {
+fn explain_bind(address: SocketAddr, error: io::Error) -> Error {
+    let reason = error.kind();
+    let kind = match reason {
+        io::ErrorKind::AddrInUse => ErrorKind::AddressInUse,
+        _ => ErrorKind::Listen,
+    };
+    let port = address.port();
+    let remedy = match reason {
         io::ErrorKind::AddrInUse => {
-            let port = address.port();
-            format!(
-                "; `ss -ltnp 'sport = :{port}'` shows who listens there: stop it, or pass another --listen"
-            )
+            format!("`ss -ltnp 'sport = :{port}'` shows who listens there: stop it")
         }
         io::ErrorKind::AddrNotAvailable => {
-            "; `ip address` lists the addresses of this machine".to_string()
+            "`ip address` lists the addresses of this machine".to_string()
         }
         io::ErrorKind::PermissionDenied => {
-            "; ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE"
-                .to_string()
+            "ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE".to_string()
         }
-        _ => String::new(),
+        _ => return Error::new(kind, format!("listen on {address}")).because(error),
     };
-    anyhow!("listen on {address}: {error}{mend}")
+    let refused = Error::new(kind, format!("listen on {address}")).because(error);
+    refused.remedy(remedy)
 }
 
-fn local_address(socket: &Socket) -> anyhow::Result<SocketAddr> {
+fn local_address(socket: &Socket) -> Result<SocketAddr> {
     let address = socket
         .local_addr()
-        .context("ask for a listener's address")?;
-    address.as_socket().context("a listener has no IP address")
+        .tried(ErrorKind::Socket, "ask for a listener's address")?;
+    let no_ip = || Error::new(ErrorKind::Socket, "a listener has no IP address");
+    address.as_socket().ok_or_else(no_ip)
 }
 
 /// A listening socket as the kernel sees it.
@@ -303,12 +313,16 @@ impl ListenerInfo {
     ///
     /// # Errors
     /// If `socket` is no socket.
-    pub fn of(socket: &Socket) -> anyhow::Result<Self> {
-        let file = std::fs::File::from(socket.as_fd().try_clone_to_owned()?);
-        let (queued, backlog) = accept_queue(socket).context("read TCP_INFO of a listener")?;
+    pub fn of(socket: &Socket) -> Result<Self> {
+        let kind = ErrorKind::Socket;
+        let file = socket.as_fd().try_clone_to_owned();
+        let file = std::fs::File::from(file.tried(kind, "duplicate a listener")?);
+        let (queued, backlog) = accept_queue(socket).tried(kind, "read TCP_INFO of a listener")?;
         Ok(Self {
-            inode: file.metadata().context("stat a listener")?.ino(),
-            cookie: socket.cookie().context("read SO_COOKIE of a listener")?,
+            inode: file.metadata().tried(kind, "stat a listener")?.ino(),
+            cookie: socket
+                .cookie()
+                .tried(kind, "read SO_COOKIE of a listener")?,
             queued,
             backlog,
         })
@@ -341,16 +355,4 @@ pub fn accept_queue(socket: impl AsFd) -> io::Result<(u32, u32)> {
         info.assume_init()
     };
     Ok((info.tcpi_unacked, info.tcpi_sacked))
-}
-
-/// For the TCP options that socket2 does not know.
-fn set_tcp_option(socket: &Socket, option: i32, value: i32) -> io::Result<()> {
-    let length = size_of_val(&value) as libc::socklen_t;
-    let value = std::ptr::from_ref(&value).cast();
-    // SAFETY: `value` points to an int of `length` bytes.
-    match unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, value, length) }
-    {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }

@@ -1,0 +1,113 @@
+//! Which workers have stalled or are full, so that new connections are steered around them.
+
+use std::time::Duration;
+
+use srv_common::State;
+
+use super::Group;
+use crate::clock::monotonic_ns;
+use crate::listeners::accept_queue;
+use crate::stall::Stalled;
+
+/// A worker that has stalled, or may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stall {
+    /// Its slot.
+    pub slot: u32,
+    /// For how long nothing of it has moved so far.
+    pub lasted: Duration,
+    /// What is known of it.
+    pub stage: Stage,
+}
+
+/// What is known of a stall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The worker sleeps and may have missed a connection. A worker that has not stalled wakes up
+    /// when it is sent anything.
+    Suspected,
+    /// The stall was detected at this call.
+    Detected,
+    /// The stall was detected before.
+    Continues,
+}
+
+impl Group {
+    /// Steers around workers that have stalled or whose accept queue is full, and to those for
+    /// which that is over. (The program does not check that itself: reading a clock costs it
+    /// 36 ns a run.) Returns the workers that have stalled, and those that are newly suspected to.
+    pub fn detect_stalls(&mut self) -> Vec<Stall> {
+        if self.is_anothers() {
+            return Vec::new();
+        }
+        let now_ns = monotonic_ns();
+        self.sample_surplus(now_ns);
+        let mut stalls = Vec::new();
+        for slot in self.slots.used() {
+            let was = self.slots[slot].state.get();
+            if !matches!(was, State::Ready | State::Hung | State::Full) {
+                continue;
+            }
+            let found = self.stall_of(slot, was, now_ns);
+            let has_stalled = found.is_some_and(|stall| stall.stage != Stage::Suspected);
+            stalls.extend(found);
+            let now = match (has_stalled, self.is_full(slot)) {
+                (true, _) => State::Hung,
+                (false, true) => State::Full,
+                (false, false) => State::Ready,
+            };
+            if now != was {
+                self.set_state(slot, now);
+            }
+        }
+        stalls
+    }
+
+    /// The stall of the worker in `slot`, whose state `was` this, if it has stalled or may have.
+    fn stall_of(&mut self, slot: u32, was: State, now_ns: u64) -> Option<Stall> {
+        let stalled = self.look_at(slot, now_ns);
+        let stall_after_ns = self.ordered.stall_after_ns;
+        let stage = if stall_after_ns != 0 && stalled.away_ns > stall_after_ns {
+            match was {
+                State::Hung => Stage::Continues,
+                _ => Stage::Detected,
+            }
+        } else if self.slots[slot].stall.is_new_suspect(now_ns) {
+            Stage::Suspected
+        } else {
+            return None;
+        };
+        let lasted_ns = match stage {
+            Stage::Suspected => 0,
+            _ => stalled.still_ns,
+        };
+        Some(Stall {
+            slot,
+            lasted: Duration::from_nanos(lasted_ns),
+            stage,
+        })
+    }
+
+    /// The kernel is asked only if it may be so.
+    fn is_full(&self, slot: u32) -> bool {
+        let waiting = self.memory.waiting(slot as usize);
+        let may_be = |limit| waiting >= u64::from(limit);
+        let full = |socket| accept_queue(socket).is_ok_and(|(queued, limit)| queued >= limit);
+        let socket = self.listeners.sockets.get(slot as usize);
+        self.listeners.sockets.len() > 1 && may_be(self.backlog) && socket.is_some_and(full)
+    }
+
+    fn look_at(&mut self, slot: u32, now_ns: u64) -> Stalled {
+        let load = &self.memory.slots[slot as usize].load;
+        let watch = &mut self.slots[slot].stall;
+        // If all share one listener, it has no owner that would be woken first.
+        if self.listeners.sockets.len() < 2 {
+            return watch.look(load, 0, now_ns, || false);
+        }
+        let socket = self.listeners.sockets.get(slot as usize);
+        let has_queue = |socket| accept_queue(socket).is_ok_and(|(queued, _)| queued > 0);
+        let queued = || socket.is_some_and(has_queue);
+        let accepted = self.memory.accepted(slot as usize);
+        watch.look(load, accepted, now_ns, queued)
+    }
+}
