@@ -1,17 +1,36 @@
-//! The checks of `cargo xtask ci` that run no srv.
+//! The checks of [`crate::ci`] that run no srv: each is the call of one tool.
 
 use std::process::Command;
 
 use anyhow::Result;
 
 use crate::{
-    apt,
+    apt::{self, Package},
     compiler::Compiler,
     object,
     step::{self, Step},
     toolchain::Toolchain,
     workspace,
 };
+
+/// What compiles ring, the cryptography of `srv load`, for arm64.
+pub const ARM64_TOOLS: [Package; 2] = [
+    Package {
+        name: "gcc-aarch64-linux-gnu",
+        shown_by: "aarch64-linux-gnu-gcc",
+    },
+    Package {
+        name: "libc6-dev-arm64-cross",
+        shown_by: "/usr/aarch64-linux-gnu/include/stdint.h",
+    },
+];
+
+/// The combinations of srv-steer's features, as arguments of cargo, that the check of the
+/// whole workspace does not compile. A feature of srv-steer that is new is added here.
+const FEATURE_SETS: [&[&str]; 2] = [
+    &["--no-default-features"],
+    &["--no-default-features", "--features", "tracing"],
+];
 
 /// The release of cargo-deny whose settings deny.toml is written for.
 const DENY: &str = "0.20.2";
@@ -36,6 +55,26 @@ pub fn host() -> Result<()> {
         "lint the host's crates",
         workspace::cargo().args(["clippy", "--all-targets", "--", "--deny", "warnings"]),
     )
+}
+
+/// clippy over srv-steer with each set of its features: in the workspace, features of one
+/// crate are those that all others ask for, taken together.
+///
+/// # Errors
+/// At any warning.
+pub fn features() -> Result<()> {
+    if !workspace::root().join("srv-steer/Cargo.toml").exists() {
+        return Ok(());
+    }
+    for set in FEATURE_SETS {
+        let mut command = workspace::cargo();
+        command.args(["clippy", "--package", "srv-steer", "--all-targets"]);
+        step::show(
+            &format!("lint srv-steer with {}", set.join(" ")),
+            command.args(set).args(["--", "--deny", "warnings"]),
+        )?;
+    }
+    Ok(())
 }
 
 /// clippy over the BPF crate, for its own target, by the clippy of the very

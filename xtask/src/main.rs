@@ -4,10 +4,11 @@
 //! Reading order: [`tasks`] is what a person asks for, [`setup`] finds or
 //! makes the BPF [`toolchain`] ([`compiler`] + [`linker`], remembered by
 //! [`proven`]), [`object`] builds the BPF object with it, [`image`] the
-//! container image, [`kernels`] tests on other kernels, [`lint`] and [`tidy`] check the
-//! sources, [`apt`] and [`rights`] deal with the distribution, [`step`] runs every tool.
+//! container image, [`kernels`] tests on other kernels, [`ci`] runs the checks of [`lint`]
+//! and [`tidy`], [`apt`] and [`rights`] deal with the distribution, [`step`] runs every tool.
 
 mod apt;
+mod ci;
 mod compiler;
 mod image;
 mod kernels;
@@ -26,7 +27,7 @@ mod workspace;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, builder::PossibleValuesParser};
 
 /// Sets up, builds, runs, tests and measures srv.
 #[derive(Parser)]
@@ -96,9 +97,12 @@ enum Task {
         #[arg(long)]
         write_api: bool,
     },
-    /// Format, check the structure, lint (host and BPF), check for arm64, document, check
-    /// the dependencies, test
-    Ci,
+    /// Everything that a change has to pass, which is what `.ci/run` runs
+    Ci {
+        /// Which checks (default: all)
+        #[arg(value_parser = PossibleValuesParser::new(ci::names()))]
+        checks: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -114,7 +118,7 @@ fn main() -> ExitCode {
         Task::Tidy { root, write_api } => {
             tidy::run(root.as_deref().unwrap_or(workspace::root()), write_api)
         }
-        Task::Ci => tasks::ci(),
+        Task::Ci { checks } => ci::run(&checks),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,134 @@
+//! `cargo xtask ci`: everything that a change has to pass. Owns which checks there are,
+//! their order and the summary. It does not know how a check works: [`lint`], [`tidy`]
+//! and [`tasks`] do.
+//!
+//! A check that fails does not end the run, so that one run names everything that has to
+//! be mended.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::{apt, lint, object, setup, tasks, tidy, workspace};
+
+type Check = fn() -> Result<()>;
+
+/// The checks by name, in the order in which they run: quick ones first.
+///
+/// Each uses what those before it have built. The BPF objects come before everything that
+/// compiles srv, since srv is compiled anew when they change; `docs` and `features` read
+/// what `clippy` has made of the dependencies.
+const CHECKS: [(&str, Check); 9] = [
+    ("format", lint::format),
+    ("tidy", || tidy::run(workspace::root(), false)),
+    ("bpf", || {
+        let toolchain = setup::toolchain()?;
+        object::build(&toolchain)?;
+        lint::bpf(&toolchain)
+    }),
+    ("clippy", lint::host),
+    ("features", lint::features),
+    ("docs", lint::documentation),
+    ("arm64", || {
+        apt::ensure(
+            &lint::ARM64_TOOLS,
+            "a dependency has parts in C and assembly",
+        )?;
+        lint::arm64(&setup::toolchain()?)
+    }),
+    ("deny", lint::dependencies),
+    ("test", || tasks::test(&[])),
+];
+
+/// What [`run`] can be asked for.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    CHECKS.iter().map(|(name, _)| *name)
+}
+
+/// Runs the named checks, or all, and prints how long each took.
+///
+/// # Errors
+/// If a check fails: which ones did. Each has printed why.
+pub fn run(asked: &[String]) -> Result<()> {
+    let is_asked = |name: &str| asked.is_empty() || asked.iter().any(|other| other == name);
+    let chosen = CHECKS.iter().filter(|(name, _)| is_asked(name));
+    let outcomes: Vec<_> = chosen.map(|(name, check)| timed(name, *check)).collect();
+    eprint!("{}", summary(&outcomes));
+    let failed: Vec<_> = outcomes.iter().filter(|one| !one.passed).collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = failed.iter().map(|one| one.name).collect();
+    bail!(
+        "check this change: {} failed, for the reasons above; after a change, repeat by `cargo \
+         xtask ci {}`",
+        names.join(", "),
+        names.join(" ")
+    )
+}
+
+/// How a check ended.
+struct Outcome {
+    name: &'static str,
+    passed: bool,
+    took: Duration,
+}
+
+fn timed(name: &'static str, check: Check) -> Outcome {
+    eprintln!("==> check {name}");
+    let began = Instant::now();
+    let outcome = check();
+    if let Err(error) = &outcome {
+        eprintln!("error: {error:#}");
+    }
+    Outcome {
+        name,
+        passed: outcome.is_ok(),
+        took: began.elapsed(),
+    }
+}
+
+/// A line for each check, and one for all.
+fn summary(outcomes: &[Outcome]) -> String {
+    let line = |name: &str, took: Duration, end: &str| {
+        format!("{name:<9} {:>6.1} s  {end}\n", took.as_secs_f64())
+    };
+    let word = |passed: bool| if passed { "passed" } else { "FAILED" };
+    let each = outcomes
+        .iter()
+        .map(|one| line(one.name, one.took, word(one.passed)));
+    let took = outcomes.iter().map(|one| one.took).sum();
+    let passed = outcomes.iter().all(|one| one.passed);
+    each.chain([line("all", took, word(passed))]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_failure_does_not_hide_what_comes_after_it() {
+        let mut outcomes = vec![
+            timed("one", || Err(anyhow!("a reason"))),
+            timed("other", || Ok(())),
+        ];
+        outcomes[0].took = Duration::from_millis(1_300);
+        outcomes[1].took = Duration::from_secs(100);
+        assert_eq!(
+            summary(&outcomes),
+            "one          1.3 s  FAILED\n\
+             other      100.0 s  passed\n\
+             all        101.3 s  FAILED\n"
+        );
+    }
+
+    #[test]
+    fn a_check_has_one_name() {
+        let mut all: Vec<_> = names().collect();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), CHECKS.len());
+    }
+}
