@@ -1,11 +1,11 @@
 //! The container image: a static srv in an otherwise empty image. Knows what
 //! goes into it; dist/Dockerfile says how.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, process::Command};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{step, workspace};
+use crate::{static_build, step, workspace};
 
 /// What a person runs it by; it has a tag with the version, too.
 const NAME: &str = "srv:latest";
@@ -14,47 +14,6 @@ const NAME: &str = "srv:latest";
 const LAID_INTO: &str = "built-by-cargo-xtask-image";
 /// What srv needs to steer and to run its workers as another user.
 const CAPABILITIES: [&str; 6] = ["BPF", "PERFMON", "SETUID", "SETGID", "KILL", "SETPCAP"];
-/// The C library's static half, which Debian ships with its headers.
-const STATIC: &str = "-C target-feature=+crt-static";
-
-/// Where [`static_srv`] leaves it.
-///
-/// # Errors
-/// If rustc cannot be asked for this machine's target.
-pub fn srv_path(release: bool) -> Result<PathBuf> {
-    let profile = if release { "release" } else { "debug" };
-    let folder = workspace::static_build().join(workspace::host()?);
-    Ok(folder.join(profile).join("srv"))
-}
-
-/// Builds srv without any shared library, for this machine's architecture.
-///
-/// # Errors
-/// If the build fails.
-pub fn static_srv(release: bool) -> Result<PathBuf> {
-    let mut command = static_cargo("build")?;
-    command.args(["--package", "srv-user", "--bin", "srv"]);
-    if release {
-        command.arg("--release");
-    }
-    step::show("build a static srv", &mut command)?;
-    srv_path(release)
-}
-
-/// A cargo `task` whose programs need no shared library.
-///
-/// # Errors
-/// If rustc cannot be asked for this machine's target.
-pub fn static_cargo(task: &str) -> Result<Command> {
-    let mut command = workspace::cargo();
-    command
-        // Named although it is the host, so that build scripts and macros,
-        // which are loaded by the compiler, are built as ever.
-        .args([task, "--target", &workspace::host()?, "--target-dir"])
-        .arg(workspace::static_build())
-        .env("RUSTFLAGS", STATIC);
-    Ok(command)
-}
 
 /// Builds the image in the Docker engine that `docker` talks to.
 ///
@@ -75,7 +34,7 @@ pub fn build() -> Result<()> {
         Command::new("strip")
             .arg("-o")
             .arg(&srv)
-            .arg(static_srv(true)?),
+            .arg(static_build::srv(true)?),
     )?;
     let version = env!("CARGO_PKG_VERSION");
     let mut command = Command::new("docker");

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{apt, image, step, workspace};
+use crate::{apt, static_build, step, workspace};
 
 /// Debian 12's own kernel, 6.1, and the newer one that it offers beside it.
 const PACKAGES: [&str; 2] = ["linux-image-amd64", "linux-image-6.12-amd64"];
@@ -63,7 +63,7 @@ pub fn test(packages: &[String], args: Vec<String>) -> Result<()> {
     let busybox = fetched("busybox-static", &["*/bin/busybox"])?.join("busybox");
     let programs = initramfs::Programs {
         busybox,
-        srv: image::static_srv(false)?,
+        srv: static_build::srv(false)?,
         tests: static_tests()?,
     };
     let args = if args.is_empty() { usual() } else { args };
@@ -160,7 +160,7 @@ fn kernel_in(folder: &Path) -> Result<PathBuf> {
 
 /// The test binary without any shared library.
 fn static_tests() -> Result<PathBuf> {
-    let mut command = image::static_cargo("test")?;
+    let mut command = static_build::cargo("test")?;
     command.args(["--no-run", "--package", "srv-tests", "--test", "it"]);
     step::show("build static tests", &mut command)?;
     // Built already: this only says where.

@@ -19,6 +19,7 @@ mod proven;
 mod python;
 mod rights;
 mod setup;
+mod static_build;
 mod step;
 mod tasks;
 mod tidy;

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     apt::{self, Package},
-    image, kernels, object, python, rights, setup as toolchains, step,
+    image, kernels, object, python, rights, setup as toolchains, static_build, step,
     toolchain::Toolchain,
     workspace,
 };
@@ -184,12 +184,12 @@ pub fn test(args: &[String]) -> Result<()> {
         .args(["test", "--no-fail-fast"])
         .args(args)
         .env("SRV_BIN", workspace::srv(false)?)
-        .env("SRV_STATIC_BIN", image::srv_path(false)?)
+        .env("SRV_STATIC_BIN", static_build::srv_path(false)?)
         .env("SRV_SKIPPED", workspace::skipped());
     run_binaries_as_root(&mut command)?;
     // Who asks for some tests should not wait for a second build.
     if args.is_empty() {
-        image::static_srv(false)?;
+        static_build::srv(false)?;
     }
     // There is none unless a run before this one has left it.
     let _ = fs::remove_file(workspace::skipped());
