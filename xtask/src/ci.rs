@@ -1,6 +1,6 @@
 //! `cargo xtask ci`: everything that a change has to pass. Owns which checks there are,
-//! their order and the summary. It does not know how a check works: [`lint`], [`tidy`]
-//! and [`tasks`] do.
+//! their order and the summary. It does not know how a check works: [`lint`], [`tidy`],
+//! [`tasks`] and [`release`] do.
 //!
 //! A check that fails does not end the run, so that one run names everything that has to
 //! be mended.
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{apt, lint, object, setup, tasks, tidy, workspace};
+use crate::{apt, lint, object, release, setup, tasks, tidy, workspace};
 
 type Check = fn() -> Result<()>;
 
@@ -18,7 +18,7 @@ type Check = fn() -> Result<()>;
 /// Each uses what those before it have built. The BPF objects come before everything that
 /// compiles srv, since srv is compiled anew when they change; `docs` and `features` read
 /// what `clippy` has made of the dependencies.
-const CHECKS: [(&str, Check); 9] = [
+const CHECKS: [(&str, Check); 10] = [
     ("format", lint::format),
     ("tidy", || tidy::run(workspace::root(), false)),
     ("bpf", || {
@@ -38,6 +38,8 @@ const CHECKS: [(&str, Check); 9] = [
     }),
     ("deny", lint::dependencies),
     ("test", || tasks::test(&[])),
+    // With the static srv that the tests have used.
+    ("release", || release::run(true)),
 ];
 
 /// What [`run`] can be asked for.

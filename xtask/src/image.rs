@@ -52,9 +52,10 @@ pub fn build() -> Result<()> {
 
 /// The commit that srv was built from.
 fn revision() -> String {
-    let mut git = Command::new("git");
-    git.args(["describe", "--always", "--dirty", "--abbrev=40"]);
-    let output = git.current_dir(workspace::root()).output();
+    let mut git = workspace::git();
+    let output = git
+        .args(["describe", "--always", "--dirty", "--abbrev=40"])
+        .output();
     let output = output.ok().filter(|output| output.status.success());
     output.map_or_else(
         || "unknown".into(),

@@ -145,7 +145,13 @@ pub fn dependencies() -> Result<()> {
     };
     step::show(
         "check the dependencies",
-        &mut run(&["check", "licenses", "bans", "sources"]),
+        &mut run(&[
+            "check",
+            "--hide-inclusion-graph",
+            "licenses",
+            "bans",
+            "sources",
+        ]),
     )?;
     if let Err(error) = step::ask(&mut run(&["fetch", "db"])) {
         let error = format!("{error:#}");
@@ -179,11 +185,13 @@ fn install_deny() -> Result<()> {
         "--version",
         DENY,
         "--locked",
+        // Half the time to build; the check takes seconds either way.
+        "--debug",
         "--root",
     ];
     let step = Step {
         what: format!("build cargo-deny {DENY}"),
-        why: "it checks the dependencies; about three minutes, once".into(),
+        why: "it checks the dependencies; about two minutes, once".into(),
         mend: format!("cargo {} {}", arguments.join(" "), tools.display()),
     };
     step.run(

@@ -4,7 +4,7 @@
 //! Reading order: [`tasks`] is what a person asks for, [`setup`] finds or
 //! makes the BPF [`toolchain`] ([`compiler`] + [`linker`], remembered by
 //! [`proven`]), [`object`] builds the BPF object with it, [`image`] the
-//! container image, [`kernels`] tests on other kernels, [`ci`] runs the checks of [`lint`]
+//! container image, [`release`] what is published, [`kernels`] tests on other kernels, [`ci`] runs the checks of [`lint`]
 //! and [`tidy`], [`apt`] and [`rights`] deal with the distribution, [`step`] runs every tool.
 
 mod apt;
@@ -17,6 +17,7 @@ mod lint;
 mod object;
 mod proven;
 mod python;
+mod release;
 mod rights;
 mod setup;
 mod static_build;
@@ -78,6 +79,13 @@ enum Task {
     },
     /// Build the container image srv:latest: a static srv and nothing else
     Image,
+    /// Make what is published, in target/artefacts: static binaries, Debian packages, man
+    /// pages, completions, SHA256SUMS
+    Release {
+        /// Of this machine's debug build: to check the packing, not to be published
+        #[arg(long)]
+        debug: bool,
+    },
     /// Boot Debian's kernels under qemu (emulated: no rights are needed, minutes
     /// are) and run there the tests of all that srv has of the kernel
     TestKernels {
@@ -115,6 +123,7 @@ fn main() -> ExitCode {
         Task::Bench { names } => tasks::bench(&names),
         Task::Ab { args } => tasks::ab(&args),
         Task::Image => tasks::image(),
+        Task::Release { debug } => release::run(debug),
         Task::TestKernels { packages, args } => tasks::test_kernels(&packages, args),
         Task::Tidy { root, write_api } => {
             tidy::run(root.as_deref().unwrap_or(workspace::root()), write_api)

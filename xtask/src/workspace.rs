@@ -54,6 +54,11 @@ pub fn image_context() -> PathBuf {
     root().join("target/image")
 }
 
+/// What `cargo xtask release` makes.
+pub fn artefacts() -> PathBuf {
+    root().join("target/artefacts")
+}
+
 /// The list of the tests that were skipped, a line each.
 pub fn skipped() -> PathBuf {
     root().join("target/skipped.txt")
@@ -84,6 +89,13 @@ pub fn srv(release: bool) -> Result<PathBuf> {
 pub fn cargo() -> Command {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(cargo);
+    command.current_dir(root());
+    command
+}
+
+/// git, at the workspace's root.
+pub fn git() -> Command {
+    let mut command = Command::new("git");
     command.current_dir(root());
     command
 }
