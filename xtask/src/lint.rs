@@ -27,9 +27,10 @@ pub const ARM64_TOOLS: [Package; 2] = [
 
 /// The combinations of srv-steer's features, as arguments of cargo, that the check of the
 /// whole workspace does not compile. A feature of srv-steer that is new is added here.
-const FEATURE_SETS: [&[&str]; 2] = [
+const FEATURE_SETS: [&[&str]; 3] = [
     &["--no-default-features"],
     &["--no-default-features", "--features", "tracing"],
+    &["--no-default-features", "--features", "serde"],
 ];
 
 /// The release of cargo-deny whose settings deny.toml is written for.
