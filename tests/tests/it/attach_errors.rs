@@ -67,7 +67,7 @@ fn a_network_namespace_without_an_address_is_searched() {
     let output = run(&format!("observe --netns {}", apart.id()));
     apart.kill().unwrap();
     apart.wait().unwrap();
-    assert_says(&output, 1, &["no server with several workers listens here"]);
+    assert_says(&output, 1, &["sees no server with several workers"]);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn an_address_that_nothing_of_ones_own_serves_is_named_beside_those_that_are() {
     assert_says(
         &output,
         1,
-        &["nothing of yours serves or steers 127.0.0.1:1"],
+        &["no server or agent of this user serves or steers 127.0.0.1:1"],
     );
 }
 

@@ -48,13 +48,13 @@ fn more_and_fewer_workers_are_followed() {
     without_loss(address, PER_SECOND, || nginx.reload(&options(5)).unwrap());
     agent
         .child()
-        .await_line("2 joined, 0 left; steering 5 sockets")
+        .await_line("2 sockets joined, 0 left; the program steers 5 sockets")
         .unwrap();
     until_in_turn(&agent, address, 5);
     nginx.reload(&options(2)).unwrap();
     agent
         .child()
-        .await_line("0 joined, 3 left; steering 2 sockets")
+        .await_line("0 sockets joined, 3 left; the program steers 2 sockets")
         .unwrap();
     until_in_turn(&agent, address, 2);
 }
@@ -66,7 +66,10 @@ fn a_restart_is_followed() {
     let mut agent = Agent::attach(address, &["--policy", "round-robin"]);
     answered_by(address, 6);
     nginx.restart(&options(4)).unwrap();
-    agent.child().await_line("steering 4 sockets").unwrap();
+    agent
+        .child()
+        .await_line("the program steers 4 sockets")
+        .unwrap();
     until_in_turn(&agent, address, 4);
     assert_eq!(agent.stop().code(), Some(0));
 }
@@ -76,7 +79,7 @@ fn an_agent_ends_well_when_the_server_is_gone() {
     let Some(nginx) = nginx(2) else { return };
     let mut agent = Agent::attach(nginx.address(), &["--policy", "random"]);
     drop(nginx);
-    agent.child().await_line("nobody listens on").unwrap();
+    agent.child().await_line("no process listens on").unwrap();
     assert_eq!(agent.stop().code(), Some(0));
 }
 

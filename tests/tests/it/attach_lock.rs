@@ -85,7 +85,7 @@ fn a_process_with_a_former_agents_id_is_left_alone() {
 fn a_held_lock_with_an_unreadable_record_is_reported() {
     let held = Held::with("no record");
     let said = held.refused();
-    for part in ["record is unreadable", held.path.to_str().unwrap()] {
+    for part in ["record cannot be read", held.path.to_str().unwrap()] {
         assert!(said.contains(part), "no `{part}` in: {said}");
     }
 }

@@ -4,8 +4,9 @@
 use io_uring::IoUring;
 use srv::attach::programs::{Programs, Snapshot};
 use srv::attach::select::Reads;
-use srv::attach::signals::Signal;
+use srv::control::attached::Signal;
 use srv_common::Policy;
+use srv_common::attached::Sleep;
 
 use crate::attached_server::{Server, Waits, Worker, can_read_all, in_each_way, sleeps, steered};
 use crate::gate;
@@ -55,7 +56,7 @@ fn who_joins_is_served(reads: Reads) {
         clients.len() as u64,
         "{snapshot:?}"
     );
-    // As it was again: the program steers again, without anybody's help.
+    // As it was again: the program steers again, without the help of an agent.
     server.workers.pop();
     until("the socket has left the group", || {
         clients.push(server.connect());
@@ -109,7 +110,7 @@ fn who_replaces_another_is_served(reads: Reads) {
 }
 
 #[test]
-fn who_waits_in_another_way_is_not_believed_to_sleep() {
+fn a_worker_that_waits_in_another_way_is_not_believed_to_sleep() {
     gate::needs!(steer);
     let has_rings = IoUring::new(2).map(drop).map_err(|error| error.to_string());
     let rings = gate::can("use io_uring", has_rings).then_some(Waits::IoUring);
@@ -121,7 +122,11 @@ fn who_waits_in_another_way_is_not_believed_to_sleep() {
         }
         let clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
         let snapshot = programs.snapshot();
-        assert_eq!(sleeps(&snapshot), ["unknown"; 3], "{waits:?}: {snapshot:?}");
+        assert_eq!(
+            sleeps(&snapshot),
+            [Sleep::Unknown; 3],
+            "{waits:?}: {snapshot:?}"
+        );
         // Queues and live connections are left to go by.
         assert_eq!(steered(&snapshot), [10; 3], "{waits:?}: {snapshot:?}");
         drop(clients);
@@ -140,7 +145,7 @@ fn a_program_that_reads_nothing_goes_by_connections() {
     let clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
     let snapshot = programs.snapshot();
     assert_eq!(steered(&snapshot), [10; 3], "{snapshot:?}");
-    assert_eq!(sleeps(&snapshot), ["unknown"; 3], "{snapshot:?}");
+    assert_eq!(sleeps(&snapshot), [Sleep::Unknown; 3], "{snapshot:?}");
     server.workers[1].held.lock().unwrap().clear();
     until("closed connections do not count", || {
         (programs.snapshot().slots[1].live == 0).then_some(())

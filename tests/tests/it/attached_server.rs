@@ -13,8 +13,9 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 use socket2::{Protocol, SockAddr, Socket, Type};
 use srv::attach::programs::{Programs, Snapshot};
 use srv::attach::select::Reads;
-use srv::attach::signals::Signal;
+use srv::control::attached::Signal;
 use srv_common::Policy;
+use srv_common::attached::Sleep;
 
 use crate::gate;
 use crate::probe::until;
@@ -111,7 +112,7 @@ impl Server {
     pub fn connect(&self) -> TcpStream {
         let accepted = self.accepted();
         let client = TcpStream::connect(self.address).unwrap();
-        until("somebody accepts", || {
+        until("a worker accepts", || {
             (self.accepted() > accepted).then_some(())
         });
         for worker in self.workers.iter().filter(|worker| !worker.is_busy()) {
@@ -274,7 +275,7 @@ fn work_by_io_uring(listener: &Socket, held: &Mutex<Vec<Socket>>) {
         if accepted < 0 {
             return;
         }
-        // SAFETY: just made, and nobody else's.
+        // SAFETY: just made, and no other owner has it.
         let connection = unsafe { OwnedFd::from_raw_fd(accepted) };
         held.lock().unwrap().push(connection.into());
     }
@@ -296,7 +297,7 @@ pub fn steered(snapshot: &Snapshot) -> Vec<u64> {
 }
 
 /// What the program last saw of each worker.
-pub fn sleeps(snapshot: &Snapshot) -> Vec<&'static str> {
+pub fn sleeps(snapshot: &Snapshot) -> Vec<Sleep> {
     snapshot.slots.iter().map(|slot| slot.sleep).collect()
 }
 

@@ -7,6 +7,7 @@ use socket2::Socket;
 use srv::attach::programs::{Programs, Snapshot};
 use srv::attach::select::Reads;
 use srv_common::Policy;
+use srv_common::attached::Sleep;
 use srv_tests::nginx::{Content, Nginx, Options};
 
 use crate::attached_server::{Server, Waits, Worker, can_read_all, in_each_way, sleeps, steered};
@@ -14,11 +15,11 @@ use crate::gate;
 use crate::probe::until;
 
 #[test]
-fn who_sleeps_is_chosen_while_others_are_busy() {
-    in_each_way(who_sleeps_is_chosen);
+fn a_sleeping_worker_is_chosen_while_others_are_busy() {
+    in_each_way(a_sleeping_worker_is_chosen);
 }
 
-fn who_sleeps_is_chosen(reads: Reads) {
+fn a_sleeping_worker_is_chosen(reads: Reads) {
     let server = Server::start(4, Waits::Epoll);
     let programs = server.steer_reading(reads);
     if !can_read_all(&programs) {
@@ -92,7 +93,7 @@ fn the_shortest_queue_is_chosen(reads: Reads) {
     let snapshot = programs.snapshot();
     assert_eq!(steered(&snapshot), [4; 3], "{snapshot:?}");
     assert_eq!((snapshot.idle, snapshot.shortest), (0, 12), "{snapshot:?}");
-    assert!(!sleeps(&snapshot).contains(&"asleep"), "{snapshot:?}");
+    assert!(!sleeps(&snapshot).contains(&Sleep::Asleep), "{snapshot:?}");
     drop((busy, clients));
 }
 
@@ -195,7 +196,7 @@ fn listeners_of(process: rustix::process::Pid) -> Vec<Socket> {
 }
 
 #[test]
-fn an_nginx_is_steered_to_who_sleeps() {
+fn an_nginx_is_steered_to_a_sleeping_worker() {
     gate::needs!(steer);
     let options = Options {
         workers: 4,
@@ -231,7 +232,7 @@ fn an_nginx_is_steered_to_who_sleeps() {
     assert_eq!(
         sleeps(&snapshot)
             .iter()
-            .filter(|sleep| **sleep == "unknown")
+            .filter(|sleep| **sleep == Sleep::Unknown)
             .count(),
         0,
         "{snapshot:?}"

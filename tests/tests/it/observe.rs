@@ -9,6 +9,7 @@ use socket2::SockRef;
 use srv::attach::closes::Closes;
 use srv::attach::observe::Observation;
 use srv::attach::verdict::Finding;
+use srv::control::attached::Attachment;
 use srv::kernel::owners::Owners;
 use srv::kernel::sock_diag::SockDiag;
 use srv_tests::child::Child;
@@ -122,7 +123,7 @@ fn a_worker_that_takes_all_of_a_shared_socket_is_found() {
     assert_eq!(seen.verdict.finding, Finding::Uneven, "{seen:?}");
     let text = &seen.verdict.text;
     assert!(
-        text.starts_with("one of 3 workers took 100 % of "),
+        text.starts_with("one of 3 workers accepted 100 % of "),
         "{text}"
     );
     let fix = seen.verdict.fix.expect("it can be fixed");
@@ -139,7 +140,11 @@ fn a_worker_that_takes_all_of_a_shared_socket_is_found() {
         .map(|row| row.pid)
         .collect();
     assert_eq!(took, [nginx.workers()[0].as_raw_nonzero().get() as u32]);
-    assert_eq!(seen.status.program.attached, Some(false));
+    let attachment = &seen.status.program.attachment;
+    assert!(
+        matches!(attachment, Attachment::NotAttached(_)),
+        "{attachment:?}"
+    );
 }
 
 #[test]
@@ -158,7 +163,7 @@ fn beside_an_agent_its_state_is_shown_and_the_shares_are_even() {
     assert_eq!(seen.status.agent, Some(pid));
     assert_eq!(seen.status.policy.as_deref(), Some("round-robin"));
     let program = &seen.status.program;
-    assert_eq!((program.attached, &program.why_not), (Some(true), &None));
+    assert_eq!(program.attachment, Attachment::Attached);
     assert!(program.steered > Some(0), "{program:?}");
     let raw: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(raw["schema"], srv::output::json::SCHEMA);

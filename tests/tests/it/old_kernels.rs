@@ -3,6 +3,7 @@
 
 use std::process::{Command, Output};
 
+use srv::control::attached::Signal;
 use srv_tests::old_kernel::{Lacking, lack};
 use srv_tests::server::{self, Server};
 
@@ -132,9 +133,11 @@ fn a_signal_that_the_kernel_cannot_give_is_named_and_the_others_steer() {
     answered_by(nginx.address(), 20);
     let status = agent.status();
     let signals = status.signals.expect("the agent tells");
-    assert_eq!(signals["queues"], "known");
-    assert_eq!(signals["sleep"], "known");
-    let why = &signals["live"];
+    assert_eq!(signals["queues"], Signal::Known);
+    assert_eq!(signals["sleep"], Signal::Known);
+    let Signal::Missing(why) = &signals["live"] else {
+        panic!("live is known: {signals:?}")
+    };
     assert!(
         why.contains("inet_sock_set_state") && why.contains("Invalid argument"),
         "{why}"
