@@ -1,5 +1,5 @@
-//! `srv attach` on an nginx that knows nothing of it: what is found, what is
-//! steered, how it ends.
+//! `srv attach` on an nginx that does not know of it: what srv finds, what it steers, and how the
+//! steering ends.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,7 +22,7 @@ fn number(pid: Pid) -> u32 {
     pid.as_raw_nonzero().get() as u32
 }
 
-/// Whether a program is attached; if one was, it is taken off by asking.
+/// Whether a program is attached. The question detaches the program.
 fn was_attached(address: SocketAddr) -> bool {
     let said = said(&format!("detach --listen {address}"));
     assert!(said.contains("detached") || said.contains("nothing was attached"));
@@ -106,7 +106,7 @@ fn a_program_attached_once_needs_no_agent() {
 }
 
 #[test]
-fn a_killed_agent_leaves_a_server_that_serves_and_can_be_mended() {
+fn a_killed_agent_leaves_a_server_that_serves_and_can_be_steered_again() {
     let Some(nginx) = nginx(3) else { return };
     let address = nginx.address();
     let attach = ["--policy", "round-robin"];

@@ -1,5 +1,5 @@
-//! An attached nginx that reloads, grows, shrinks, restarts and is upgraded:
-//! the agent follows, and no client notices.
+//! An attached nginx that reloads, changes its number of workers, restarts and is upgraded: the agent
+//! follows, and no client notices.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -38,8 +38,8 @@ fn a_reload_is_followed() {
     }
 }
 
-/// nginx itself resets what waits at the sockets that it closes, so that only
-/// growing has to be without loss.
+/// When nginx closes sockets, the kernel resets the connections that wait there. Therefore only a
+/// change to more workers has to be without loss.
 #[test]
 fn more_and_fewer_workers_are_followed() {
     let Some(mut nginx) = nginx(3) else { return };
@@ -75,7 +75,7 @@ fn a_restart_is_followed() {
 }
 
 #[test]
-fn an_agent_ends_well_when_the_server_is_gone() {
+fn an_agent_ends_without_error_after_the_server_is_gone() {
     let Some(nginx) = nginx(2) else { return };
     let mut agent = Agent::attach(nginx.address(), &["--policy", "random"]);
     drop(nginx);
@@ -83,7 +83,7 @@ fn an_agent_ends_well_when_the_server_is_gone() {
     assert_eq!(agent.stop().code(), Some(0));
 }
 
-/// nginx whose parent is gone: in the foreground of its parent it takes no upgrade.
+/// nginx without its parent: if nginx runs in the foreground of its parent, it does not upgrade.
 struct Daemon {
     nginx: Nginx,
 }

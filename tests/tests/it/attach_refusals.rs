@@ -1,4 +1,4 @@
-//! What `srv attach` refuses, each refusal with its mend, and none with harm.
+//! What `srv attach` refuses: each refusal names the remedy, and changes nothing.
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
@@ -22,7 +22,7 @@ fn assert_says(said: &str, parts: &[&str]) {
     }
 }
 
-/// Listeners of this process with a socket each, which no program has.
+/// Listening sockets of this process in one group, to which no program is attached.
 pub fn listening(count: usize) -> (Vec<Socket>, SocketAddr) {
     let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut sockets = Vec::new();
@@ -128,7 +128,7 @@ fn another_program_is_replaced_only_with_take_over() {
         &address.to_string(),
     ];
     let mut agent = Child::spawn(srv().args(arguments)).unwrap();
-    // Others may hold on to their array for a moment after their program is gone.
+    // The kernel may free the array of a program a moment after the program.
     let is_off = || SelectProgram::load().is_ok().then_some(());
     until("the kernel loads programs", is_off);
     drop(others);
@@ -184,7 +184,7 @@ fn a_group_in_another_network_namespace_is_named_and_steered() {
     let steered = status.listeners.iter().map(|each| each.steered);
     assert_eq!(steered.collect::<Vec<_>>(), [Some(4), Some(4)]);
     assert_eq!(agent.stop().code(), Some(0));
-    // The process says in which namespace it is.
+    // With --pid, srv takes the namespace of that process.
     let agent = Child::spawn(srv().args(["attach", "--once", "--pid", &pid])).map(|mut agent| {
         agent.await_line("attached to").unwrap();
     });
@@ -233,7 +233,7 @@ fn missing_capabilities_are_named() {
     }
 }
 
-/// Those that the unit in dist/ grants.
+/// The capabilities that the unit in dist/ grants.
 #[test]
 fn the_units_capabilities_suffice() {
     let Some(nginx) = nginx(2) else { return };

@@ -1,4 +1,4 @@
-//! Other servers than nginx: what docs/attach.md says of each is so.
+//! Other servers than nginx: each is steered as docs/attach.md says.
 
 use std::net::SocketAddr;
 
@@ -68,6 +68,6 @@ fn gunicorn_with_reuse_port() {
 }
 
 #[test]
-fn granian_as_it_is() {
+fn granian_without_any_setting() {
     assert_python_is_steered(Server::Granian);
 }

@@ -1,5 +1,5 @@
-//! What the program for attached servers goes by where it cannot know all, and when it leaves the
-//! choice to the kernel's hash: a signal that is missing, a group that has changed.
+//! What the program for attached servers goes by if a signal is missing, and when it leaves the choice
+//! to the kernel's hash because the group has changed.
 
 use io_uring::IoUring;
 use srv::attach::programs::{Programs, Snapshot};
@@ -31,10 +31,10 @@ fn a_kernel_that_lets_programs_load_is_read_by_loads() {
 
 #[test]
 fn a_socket_that_joins_is_noticed_and_served() {
-    in_each_way(who_joins_is_served);
+    in_each_way(a_joining_socket_is_served);
 }
 
-fn who_joins_is_served(reads: Reads) {
+fn a_joining_socket_is_served(reads: Reads) {
     let mut server = Server::start(2, Waits::Epoll);
     let programs = server.steer_reading(reads);
     if !can_read_all(&programs) {
@@ -66,10 +66,10 @@ fn who_joins_is_served(reads: Reads) {
 
 #[test]
 fn a_socket_in_anothers_place_is_noticed_and_served() {
-    in_each_way(who_replaces_another_is_served);
+    in_each_way(a_replacing_socket_is_served);
 }
 
-fn who_replaces_another_is_served(reads: Reads) {
+fn a_replacing_socket_is_served(reads: Reads) {
     let mut server = Server::start(2, Waits::Epoll);
     let mut programs = server.steer_reading(reads);
     if !can_read_all(&programs) {
@@ -155,8 +155,8 @@ fn a_program_that_reads_nothing_goes_by_connections() {
     drop((clients, more));
 }
 
-/// The agent's end, however it comes: what its tracepoint program has counted no
-/// longer misleads.
+/// After the end of the agent, in whichever way, the program does not use the counts that the
+/// tracepoint program has left.
 #[test]
 fn without_its_agent_the_program_goes_by_the_rest() {
     gate::needs!(steer);

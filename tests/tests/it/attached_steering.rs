@@ -1,5 +1,5 @@
-//! Which listener the program for attached servers chooses: sleepers, the shortest queue, live
-//! connections, the other policies; over a server of the test's own and over a real nginx.
+//! Which listener the program for attached servers chooses: by sleeping workers, the shortest queue,
+//! live connections, and the other policies. The servers are one inside the test process and nginx.
 
 use std::net::TcpStream;
 
@@ -44,7 +44,7 @@ fn a_sleeping_worker_is_chosen(reads: Reads) {
 }
 
 #[test]
-fn around_one_that_is_away_the_others_share_evenly() {
+fn around_a_busy_worker_the_others_share_evenly() {
     in_each_way(the_others_share_evenly);
 }
 
@@ -76,7 +76,7 @@ fn the_others_share_evenly(reads: Reads) {
 }
 
 #[test]
-fn with_all_busy_the_shortest_queue_is_chosen() {
+fn if_all_are_busy_the_shortest_queue_is_chosen() {
     in_each_way(the_shortest_queue_is_chosen);
 }
 
@@ -179,7 +179,7 @@ fn every_other_policy_steers_too() {
     assert!(Programs::detach(&*server.workers[0].listener).is_err());
 }
 
-/// The listening sockets of a process, taken from outside.
+/// Copies of the listening sockets of another process.
 fn listeners_of(process: rustix::process::Pid) -> Vec<Socket> {
     use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
     let pidfd = pidfd_open(process, PidfdFlags::empty()).unwrap();

@@ -1,5 +1,5 @@
-//! `srv observe`: which of a server's workers accepts how much, and the verdict. What it
-//! counts by is tried on connections of this process first.
+//! `srv observe`: how many connections each worker of a server accepts, and the verdict. The program
+//! that counts closes is tested on connections of this process first.
 
 use std::io::Read as _;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -22,7 +22,7 @@ use crate::client::get;
 use crate::gate;
 use crate::probe::{Stopped, until};
 
-/// A connection that this thread accepts: its client's end and its own.
+/// A connection that this thread accepts: the end of the client and the accepted end.
 fn pair(listener: &TcpListener) -> (TcpStream, TcpStream) {
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     (client, listener.accept().unwrap().0)
@@ -75,7 +75,7 @@ fn each_close_of_this_thread_is_counted_and_a_reset_is_not() {
     assert_eq!(counted(), 3, "another port");
 }
 
-/// What `srv observe --once` says while `request` is called again and again.
+/// The report of `srv observe --once` while the test calls `request` again and again.
 fn observed(arguments: &[&str], mut request: impl FnMut()) -> (Observation, Output) {
     let mut command = srv();
     command.args(["observe", "--once", "--json", "--interval", "2s"]);
@@ -96,9 +96,9 @@ fn observed(arguments: &[&str], mut request: impl FnMut()) -> (Observation, Outp
     )
 }
 
-/// nginx as it is by default: one socket, which all workers share.
+/// By default all workers of nginx share one socket.
 #[test]
-fn a_worker_that_takes_all_of_a_shared_socket_is_found() {
+fn a_worker_that_accepts_all_connections_of_a_shared_socket_is_found() {
     if nginx(2).is_none() {
         return;
     }
@@ -170,7 +170,7 @@ fn beside_an_agent_its_state_is_shown_and_the_shares_are_even() {
     assert!(raw["time"].is_string(), "{raw}");
 }
 
-/// Its threads share one socket, and each waits for it by an epoll of its own.
+/// The threads of HAProxy share one socket, and each has an epoll instance of its own.
 #[test]
 fn haproxys_threads_are_its_workers() {
     let required = haproxy::version().map(drop);
@@ -203,7 +203,7 @@ fn haproxys_threads_are_its_workers() {
 }
 
 #[test]
-fn too_few_connections_are_no_verdict() {
+fn too_few_connections_allow_no_verdict() {
     let Some(nginx) = nginx(2) else { return };
     let address = nginx.address().to_string();
     let (seen, output) = observed(&["--listen", &address], || {
