@@ -72,11 +72,7 @@ fn a_network_namespace_without_an_address_is_searched() {
 
 #[test]
 fn a_master_that_leaves_the_sockets_to_its_workers_is_understood() {
-    let required = Server::Gunicorn.version().map(drop);
-    let required = required.map_err(|error| format!("{error:#}"));
-    if !gate::steer() || !gate::can("run gunicorn", required) {
-        return;
-    }
+    gate::needs!(steer, "run gunicorn": &Server::Gunicorn.version());
     let python = Python::start(Server::Gunicorn, LOCALHOST, 2).unwrap();
     let master = python.pid();
     let own = owners::sockets_of(master).unwrap();

@@ -43,21 +43,13 @@ fn assert_steers(address: SocketAddr, command: &str) {
 
 #[test]
 fn haproxy_with_a_shard_per_thread() {
-    let required = haproxy::version().map(drop);
-    let required = required.map_err(|error| format!("{error:#}"));
-    if !gate::steer() || !gate::can("run HAProxy", required) {
-        return;
-    }
+    gate::needs!(steer, "run HAProxy": &haproxy::version());
     let haproxy = Haproxy::start(LOCALHOST, WORKERS).unwrap();
     assert_steers(haproxy.address(), "haproxy");
 }
 
 fn assert_python_is_steered(server: Server) {
-    let required = server.version().map(drop);
-    let required = required.map_err(|error| format!("{error:#}"));
-    if !gate::steer() || !gate::can(&format!("run {}", server.name()), required) {
-        return;
-    }
+    gate::needs!(steer, "run a server from PyPI": &server.version());
     let python = Python::start(server, LOCALHOST, WORKERS).unwrap();
     assert_steers(python.address(), server.name());
 }

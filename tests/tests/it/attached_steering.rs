@@ -205,10 +205,7 @@ fn an_nginx_is_steered_to_a_sleeping_worker() {
         tuning: "",
         content: Content::Files("/usr/share".into()),
     };
-    let can_run = srv_tests::nginx::require(&options).map_err(|error| error.to_string());
-    if !gate::can("run nginx", can_run) {
-        return;
-    }
+    gate::needs!("run nginx": &srv_tests::nginx::require(&options));
     let nginx = Nginx::start(crate::agent::LOCALHOST, &options).unwrap();
     let mut listeners = listeners_of(nginx.pid());
     assert_eq!(listeners.len(), 4);

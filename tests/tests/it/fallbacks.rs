@@ -140,14 +140,7 @@ fn select_failed() {
     gate::needs!(steer);
     let mut steered = Steered::attach(2);
     let address = (std::net::Ipv6Addr::LOCALHOST, 0).into();
-    if !gate::can(
-        "use IPv6",
-        std::net::TcpListener::bind(address)
-            .map(drop)
-            .map_err(|e| e.to_string()),
-    ) {
-        return;
-    }
+    gate::needs!("use IPv6": &std::net::TcpListener::bind(address));
     // Another family is an error of its own kind.
     let others = listening(address, 1);
     steered.steering.set_listener(0, &others[0]).unwrap();

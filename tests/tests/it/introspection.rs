@@ -10,7 +10,7 @@ use srv_tests::server::{Server, binary};
 
 use crate::client::get;
 use crate::gate;
-use crate::probe::{Stopped, group, pid, until_group, worker};
+use crate::probe::{Stopped, group, pid, sockets_beside, until_group, worker};
 
 fn said(server: &Server, arguments: &[&str]) -> String {
     let output = server.srv(arguments).unwrap();
@@ -79,7 +79,7 @@ fn sockets_are_those_that_the_kernel_knows() {
         assert_eq!((socket.recv_q, socket.backlog), (0, 77));
     }
     assert_ne!(sockets[0].cookie, sockets[1].cookie);
-    let listening = procfs::net::tcp().unwrap();
+    let listening = sockets_beside(&server);
     let inodes: Vec<_> = listening
         .iter()
         .filter(|entry| entry.local_address == server.address())

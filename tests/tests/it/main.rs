@@ -5,7 +5,8 @@ mod support;
 
 // So that a test names them as it does the modules beside it.
 use support::{
-    agent, attached_server, client, configured, frozen, gate, loaded, manager, probe, upgradable,
+    agent, attached_server, client, configured, frozen, gate, loaded, manager, network, probe,
+    upgradable,
 };
 
 mod ab;

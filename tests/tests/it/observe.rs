@@ -173,11 +173,7 @@ fn beside_an_agent_its_state_is_shown_and_the_shares_are_even() {
 /// The threads of HAProxy share one socket, and each has an epoll instance of its own.
 #[test]
 fn haproxys_threads_are_its_workers() {
-    let required = haproxy::version().map(drop);
-    let required = required.map_err(|error| format!("{error:#}"));
-    if !gate::steer() || !gate::can("run HAProxy", required) {
-        return;
-    }
+    gate::needs!(steer, "run HAProxy": &haproxy::version());
     let folder = tempfile::tempdir().unwrap();
     let address: SocketAddr = free_address(LOCALHOST).unwrap();
     let file = folder.path().join("haproxy.cfg");

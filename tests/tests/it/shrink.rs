@@ -47,11 +47,6 @@ fn srv_loses_nothing() {
     assert_eq!(counted.lost, 0, "{counted:?}");
 }
 
-fn can_run_nginx() -> bool {
-    let required = nginx::require(&options(MANY)).map_err(|error| format!("{error:#}"));
-    gate::can("run nginx", required)
-}
-
 fn nginx_counted(name: &str, mut nginx: Nginx) {
     let counted = shrink_and_grow(name, nginx.address(), |workers| {
         nginx.reload(&options(workers)).unwrap();
@@ -64,18 +59,15 @@ fn nginx_counted(name: &str, mut nginx: Nginx) {
 
 #[test]
 fn nginx_is_counted() {
-    if can_run_nginx() {
-        let nginx = Nginx::start(LOCALHOST, &options(MANY)).unwrap();
-        nginx_counted("nginx", nginx);
-    }
+    gate::needs!("run nginx": &nginx::require(&options(MANY)));
+    let nginx = Nginx::start(LOCALHOST, &options(MANY)).unwrap();
+    nginx_counted("nginx", nginx);
 }
 
 /// The kernel moves a closing listener's queue to another of the group.
 #[test]
 fn nginx_is_counted_where_the_kernel_migrates() {
-    if !can_run_nginx() || !gate::root() {
-        return;
-    }
+    gate::needs!(root, "run nginx": &nginx::require(&options(MANY)));
     let apart = || {
         let script = "ip link set lo up && echo 1 >/proc/sys/net/ipv4/tcp_migrate_req && \
                       exec nginx \"$@\"";

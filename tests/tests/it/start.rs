@@ -156,12 +156,7 @@ fn a_stale_control_socket_is_replaced() {
 
 #[test]
 fn several_addresses_of_both_families() {
-    let can_v6 = TcpListener::bind("[::1]:0")
-        .map(drop)
-        .map_err(|error| error.to_string());
-    if !gate::can("use IPv6", can_v6) {
-        return;
-    }
+    gate::needs!("use IPv6": &TcpListener::bind("[::1]:0"));
     let server = Server::start([
         "--workers",
         "2",

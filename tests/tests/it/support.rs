@@ -8,5 +8,6 @@ pub mod frozen;
 pub mod gate;
 pub mod loaded;
 pub mod manager;
+pub mod network;
 pub mod probe;
 pub mod upgradable;

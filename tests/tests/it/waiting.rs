@@ -112,9 +112,7 @@ fn a_worker_that_does_not_end_when_it_is_killed_is_given_up() {
     let worker = busy.workers.iter().find(|worker| worker.running == 1);
     let worker = pid(worker.unwrap());
     let unreapable = Unreapable::new(worker);
-    if !gate::can("trace", unreapable.as_ref().map(drop).map_err(Clone::clone)) {
-        return;
-    }
+    gate::needs!("trace": &unreapable);
     signal(server.pid(), Signal::TERM);
     assert_eq!(server.child().await_exit().unwrap().code(), Some(1));
     let said = server.child().stderr();
@@ -145,9 +143,7 @@ fn a_new_binary_that_does_not_end_when_it_is_killed_is_given_up() {
         Pid::from_raw(number.trim_end().parse().ok()?)
     });
     let unreapable = Unreapable::new(successor);
-    if !gate::can("trace", unreapable.as_ref().map(drop).map_err(Clone::clone)) {
-        return;
-    }
+    gate::needs!("trace": &unreapable);
     until("the new binary was killed", || {
         (state(successor) == Some('Z')).then_some(())
     });
