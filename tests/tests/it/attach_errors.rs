@@ -12,6 +12,7 @@ use srv_tests::python::{Python, Server};
 use crate::agent::{Agent, LOCALHOST, answered_by, is_in_turn, nginx, run, said};
 use crate::gate;
 use crate::probe::until;
+use crate::serve::serve;
 
 #[track_caller]
 fn assert_says(output: &Output, code: i32, parts: &[&str]) {
@@ -137,7 +138,7 @@ fn an_address_that_no_server_of_the_user_serves_is_refused_and_the_others_are_na
 
 #[test]
 fn strict_status_fails_if_the_server_is_not_steered() {
-    let server = srv_tests::server::Server::start(["--workers", "1", "--policy", "hash"]).unwrap();
+    let server = serve().workers(1).policy("hash").start();
     let code = |arguments: &[&str]| server.srv(arguments).unwrap().status.code();
     assert_eq!(code(&["status"]), Some(0));
     assert_eq!(code(&["status", "--strict"]), Some(3));

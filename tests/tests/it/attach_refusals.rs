@@ -9,11 +9,11 @@ use srv::control::attached::Signal;
 use srv_steer::SelectProgram;
 use srv_tests::child::Child;
 use srv_tests::nginx::{self, Nginx};
-use srv_tests::server::Server;
 
 use crate::agent::{Agent, LOCALHOST, nginx, options, refused, run, said, srv};
 use crate::gate;
 use crate::probe::until;
+use crate::serve::serve;
 
 #[track_caller]
 fn assert_says(said: &str, parts: &[&str]) {
@@ -72,7 +72,7 @@ fn a_process_without_a_listener_or_with_several_groups_is_refused() {
     sleeper.kill().unwrap();
     sleeper.wait().unwrap();
     assert_says(&said, &["has no listening TCP socket", "ss -ltnp"]);
-    let server = Server::start(["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"]).unwrap();
+    let server = serve().listen("127.0.0.1:0").listen("127.0.0.1:0").start();
     let said = refused(&format!("attach --pid {}", server.pid().as_raw_nonzero()));
     let [first, second] = server.addresses() else {
         panic!("two addresses")
@@ -103,7 +103,7 @@ fn a_shared_socket_is_refused_with_the_setting_of_the_server() {
 #[test]
 fn the_server_of_srv_itself_is_refused() {
     gate::needs!(steer);
-    let server = Server::start(["--workers", "2"]).unwrap();
+    let server = serve().workers(2).start();
     let said = refused(&format!("attach --listen {}", server.address()));
     assert_says(&said, &["is srv itself", "srv policy"]);
     assert!(server.status().unwrap().groups[0].program.attached);

@@ -15,14 +15,14 @@ use srv_tests::server::Server;
 use crate::client::{Client, get};
 use crate::gate;
 use crate::probe::{group, refused, signal, sockets_beside, until, until_group};
+use crate::serve::serve;
 
 /// More than one read of srv's.
 const MORE_BYTES: usize = 20_000;
 const BODY_BYTES: usize = 200_000;
 
 fn start(arguments: &[&str]) -> Server {
-    let always = ["--workers", "1", "--synthetic"];
-    Server::start(always.iter().chain(arguments)).unwrap()
+    serve().workers(1).synthetic().flags(arguments).start()
 }
 
 /// Most of the answer is still at the server when it closes.

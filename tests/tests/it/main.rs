@@ -6,7 +6,7 @@ mod support;
 // So that a test names them as it does the modules beside it.
 use support::{
     agent, attached_server, client, configured, frozen, gate, loaded, manager, network, probe,
-    upgradable,
+    serve, upgradable,
 };
 
 mod ab;

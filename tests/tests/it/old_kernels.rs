@@ -5,10 +5,11 @@ use std::process::{Command, Output};
 
 use srv::control::attached::Signal;
 use srv_tests::old_kernel::{Lacking, lack};
-use srv_tests::server::{self, Server};
+use srv_tests::server;
 
 use crate::agent::{Agent, answered_by, nginx, said, srv};
 use crate::gate;
+use crate::serve::serve;
 
 const BPF_MAP_CREATE: u64 = 0;
 const BPF_PROG_LOAD: u64 = 5;
@@ -162,8 +163,7 @@ fn a_server_that_cannot_steer_serves_and_says_why() {
         let mut command = Command::new(server::binary().unwrap());
         lack(&mut command, &[lacking]);
         let folder = tempfile::tempdir().unwrap();
-        let arguments = ["--workers", "2", "--synthetic"];
-        let server = Server::start_as(command, folder, arguments).unwrap();
+        let server = serve().workers(2).synthetic().start_as(command, folder);
         assert_eq!(crate::client::get(server.address(), "/work").status(), 200);
         let group = server.status().unwrap().groups.swap_remove(0);
         let why = group.program.why_not.expect("it does not steer");

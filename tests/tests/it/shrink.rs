@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use srv_tests::nginx::{self, Nginx};
-use srv_tests::server::Server;
 
 use crate::agent::{LOCALHOST, options};
 use crate::gate;
 use crate::loaded::{Counted, under_load};
 use crate::probe::{endurance, in_namespace_of, until_group};
+use crate::serve::serve;
 
 const MANY: usize = 6;
 const PER_SECOND: f64 = 400.0;
@@ -34,7 +34,7 @@ fn srv_loses_nothing() {
     let file = folder.path().join("srv.toml");
     let write = |workers: usize| std::fs::write(&file, format!("workers = {workers}\n")).unwrap();
     write(MANY);
-    let server = Server::start(["--synthetic", "--config", file.to_str().unwrap()]).unwrap();
+    let server = serve().synthetic().config(&file).start();
     let counted = shrink_and_grow("srv", server.address(), |workers| {
         write(workers);
         assert!(server.srv(&["reload"]).unwrap().status.success());

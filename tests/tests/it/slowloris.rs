@@ -14,6 +14,7 @@ use srv_tests::server::Server;
 
 use crate::gate;
 use crate::probe::{group, open_files, pid, refused, stress, until_group};
+use crate::serve::serve;
 
 const CONNECTIONS: usize = 5_000;
 /// Each connection's next byte comes after so long.
@@ -22,14 +23,11 @@ const PACE: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 25;
 
 fn start(header_timeout: &str) -> Server {
-    let arguments = [
-        "--workers",
-        "2",
-        "--synthetic",
-        "--header-timeout",
-        header_timeout,
-    ];
-    Server::start(arguments).unwrap()
+    serve()
+        .workers(2)
+        .synthetic()
+        .with("--header-timeout", header_timeout)
+        .start()
 }
 
 /// Clients in the middle of a header.

@@ -10,4 +10,5 @@ pub mod loaded;
 pub mod manager;
 pub mod network;
 pub mod probe;
+pub mod serve;
 pub mod upgradable;
