@@ -7,6 +7,7 @@ pub mod old_kernel;
 pub mod past;
 pub mod report;
 pub mod runs;
+pub mod slowloris;
 pub mod wrk;
 
 pub use srv::measure::baseline::free_address;
