@@ -204,7 +204,8 @@ fn other_namespace(pid: Pid) -> anyhow::Result<Option<Pid>> {
 fn namespace_of(process: Option<Pid>) -> anyhow::Result<u64> {
     let path = match process {
         Some(pid) => format!("/proc/{}/ns/net", pid.as_raw_nonzero()),
-        None => "/proc/self/ns/net".to_owned(),
+        // The thread's, which its netlink sockets are of.
+        None => "/proc/thread-self/ns/net".to_owned(),
     };
     match (std::fs::metadata(&path), process) {
         (Ok(about), _) => Ok(about.ino()),
