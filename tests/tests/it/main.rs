@@ -42,6 +42,7 @@ mod join_backlog;
 mod join_hostile;
 mod join_refusals;
 mod lateness;
+mod library;
 mod limits;
 mod load;
 mod load_limits;
