@@ -18,7 +18,7 @@ type Check = fn() -> Result<()>;
 /// Each uses what those before it have built. The BPF objects come before everything that
 /// compiles srv, since srv is compiled anew when they change; `docs` and `features` read
 /// what `clippy` has made of the dependencies.
-const CHECKS: [(&str, Check); 10] = [
+const CHECKS: [(&str, Check); 11] = [
     ("format", lint::format),
     ("tidy", || tidy::run(workspace::root(), false)),
     ("bpf", || {
@@ -28,6 +28,7 @@ const CHECKS: [(&str, Check); 10] = [
     }),
     ("clippy", lint::host),
     ("features", lint::features),
+    ("msrv", lint::oldest_rust),
     ("docs", lint::documentation),
     ("arm64", || {
         apt::ensure(

@@ -78,6 +78,34 @@ pub fn features() -> Result<()> {
     Ok(())
 }
 
+/// srv-steer with the oldest Rust that its manifest promises. If that toolchain cannot be had,
+/// this says so, and what remains is clippy's `incompatible_msrv`, which knows since when the
+/// standard library has what.
+///
+/// # Errors
+/// If it does not compile.
+pub fn oldest_rust() -> Result<()> {
+    const OLDEST: &str = env!("CARGO_PKG_RUST_VERSION");
+    let mut install = Command::new("rustup");
+    install.args(["toolchain", "install", OLDEST, "--profile", "minimal"]);
+    let title = format!("install Rust {OLDEST}");
+    if let Err(error) = step::show(&title, &mut install) {
+        eprintln!("skipped: srv-steer was not compiled with Rust {OLDEST}: {error:#}");
+        return Ok(());
+    }
+    let mut check = Command::new("rustup");
+    check
+        .current_dir(workspace::root())
+        .args(["run", OLDEST, "cargo", "check", "--package", "srv-steer"])
+        .args(["--all-features", "--target-dir"])
+        .arg(workspace::root().join("target/oldest-rust"));
+    // Cargo names the newer compiler to its children, of which this one is.
+    for variable in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN"] {
+        check.env_remove(variable);
+    }
+    step::show(&format!("check srv-steer with Rust {OLDEST}"), &mut check)
+}
+
 /// clippy over the BPF crate, for its own target, by the clippy of the very
 /// compiler that builds it.
 ///
