@@ -9,11 +9,16 @@
 pub mod attached;
 pub mod hermes;
 mod idle;
+mod least;
+mod score;
+mod steal_grace;
 
-use crate::branchless::{bounded, lower, up_to};
-use crate::layout::{ELIGIBLE, Group, MAX_WORKERS, NOT_ELIGIBLE, Reason, State};
-use crate::turns::{self, TURN_FIELD, TURN_FIELD_BITS};
-use idle::{LANES, NO_SLOT, next_idle};
+use crate::branchless::{bounded, lower};
+use crate::layout::{Group, MAX_WORKERS, NOT_ELIGIBLE, Reason};
+pub use least::SCAN_ALL_MAX;
+pub use score::Score;
+use score::{Scoring, found};
+pub use steal_grace::steal_patience_ns;
 
 /// How the program chooses a worker.
 #[repr(u32)]
@@ -201,11 +206,6 @@ pub trait Host {
     }
 }
 
-/// Up to this many workers, `least` looks at every one.
-pub const SCAN_ALL_MAX: u32 = 16;
-/// Beyond [`SCAN_ALL_MAX`]: how many idle workers `least` compares.
-const IDLE_SAMPLE: u32 = 2;
-
 /// Chooses the slot for a new connection.
 ///
 /// # Errors
@@ -214,7 +214,7 @@ const IDLE_SAMPLE: u32 = 2;
 pub fn choose<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<u32, Reason> {
     let policy = group.config.policy.get();
     if policy == Policy::Least as u32 {
-        return least(group, host);
+        return least::choose(group, host);
     }
     let ready = group.config.ready_count.get();
     if policy == Policy::Hash as u32 || policy >= Policy::COUNT {
@@ -243,180 +243,6 @@ pub fn choose<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<
         return Err(Reason::NoPolicy);
     };
     checked_ready(group, nth_ready(group, nth))
-}
-
-/// How much work a slot has outstanding, as one integer; the lowest wins.
-///
-/// Below what [`crate::layout::Steering::eligible`] takes off, from the top: waiting +
-/// running + busy (16 bits), open connections (16), a guard, the worker's turn relative
-/// to the virtual time of [`crate::turns`] (28 less the slot's bits), slot. A count beyond its
-/// bits wraps, which costs one imperfect choice.
-///
-/// One integer, and no branch on the way to it: the verifier follows every
-/// path through a scan, and a function call costs more than a score (with
-/// return thunks about 20 ns). What a worker adds to it the worker itself has put
-/// together ([`Group::sum_up`]).
-pub type Score = u64;
-
-/// Whatever is eligible is below this, in the order of [`lower`].
-const NOT_READY: Score = 0;
-const OUTSTANDING_MAX: u64 = (1 << 15) - 1;
-const OUTSTANDING_SHIFT: u32 = 45;
-const ACTIVE_SHIFT: u32 = 29;
-const ACTIVE_MAX: u64 = (1 << (OUTSTANDING_SHIFT - ACTIVE_SHIFT)) - 1;
-/// What a smaller turn borrows from when a larger one is subtracted.
-const TURN_GUARD: u64 = 1 << TURN_FIELD_BITS;
-/// Where what is running and open is.
-const LOAD_FIELD: u64 = OUTSTANDING_MAX << OUTSTANDING_SHIFT | ACTIVE_MAX << ACTIVE_SHIFT;
-
-impl<const N: usize> Group<N> {
-    /// Puts together what scores are made of. For whoever has written to the slot's
-    /// `busy_since_ns`, `running`, `active` or `turn`, after that.
-    pub fn sum_up(&self, slot: u32) {
-        let load = &self.slots[slot as usize].load;
-        let is_busy = u64::from(load.busy_since_ns.get() != 0);
-        let outstanding = (u64::from(load.running.get()) + is_busy).min(OUTSTANDING_MAX);
-        let active = u64::from(load.active.get()).min(ACTIVE_MAX);
-        let turn = u64::from(load.turn.get()) << N.trailing_zeros() & TURN_FIELD;
-        let sum = outstanding << OUTSTANDING_SHIFT | active << ACTIVE_SHIFT | turn;
-        self.summaries[slot as usize].load.set(sum);
-    }
-}
-
-/// The same for all scores that are compared.
-#[derive(Clone, Copy)]
-struct Scoring {
-    /// What no turn is ahead of, less the guard: to subtract it is to set the guard.
-    /// What is compared is how far each turn is behind that. A worker that was away for
-    /// longer than the field can tell therefore comes first all the same, or, once in
-    /// 100,000 times, after a few rounds.
-    turns_from: u64,
-    /// [`Host::waiting_mask`].
-    waiting_mask: u64,
-}
-
-impl Scoring {
-    #[inline(always)]
-    fn new<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Self {
-        let ahead_max = u64::from(turns::AHEAD_MAX) << N.trailing_zeros();
-        let ahead_of_all = group.tickets.virtual_time.get().wrapping_add(ahead_max);
-        Self {
-            turns_from: (ahead_of_all & TURN_FIELD).wrapping_sub(TURN_GUARD),
-            waiting_mask: host.waiting_mask() & OUTSTANDING_MAX,
-        }
-    }
-
-    #[inline(always)]
-    fn score<const N: usize>(self, group: &Group<N>, slot: usize) -> Score {
-        // Equals are dealt out in turn. Not one bit more than is the worker's: it may
-        // have written anything.
-        let sum = group.summaries[slot]
-            .load
-            .get()
-            .wrapping_sub(self.turns_from);
-        let load = sum & (LOAD_FIELD | TURN_FIELD & !(N as u64 - 1));
-        let waiting = (group.waiting(slot) & self.waiting_mask) << OUTSTANDING_SHIFT;
-        (load + waiting).wrapping_sub(group.steering[slot].eligible.get())
-    }
-
-    #[inline(always)]
-    fn score_at<const N: usize>(self, group: &Group<N>, slot: u32) -> Score {
-        self.score(group, bounded(slot, N))
-    }
-}
-
-#[inline(always)]
-fn least<const N: usize>(group: &Group<N>, host: &mut impl Host) -> Result<u32, Reason> {
-    let workers = group.config.workers.get();
-    if workers > N as u32 {
-        return Err(Reason::NoneReady);
-    }
-    if workers > SCAN_ALL_MAX {
-        return least_of_many(group, workers, host);
-    }
-    let scoring = Scoring::new(group, host);
-    let mut best = NOT_READY;
-    for slot in up_to::<SCAN_ALL_MAX>(workers) {
-        // The bound is the loop's; the mask is for the compiler, and costs nothing.
-        best = lower(best, scoring.score(group, slot as usize & (N - 1)));
-    }
-    found::<N>(best)
-}
-
-/// Idle workers first, a few of them from a rotating start; if none is idle,
-/// the best of a bounded sample.
-#[inline(always)]
-fn least_of_many<const N: usize>(
-    group: &Group<N>,
-    workers: u32,
-    host: &mut impl Host,
-) -> Result<u32, Reason> {
-    let start = remainder(host.advance_cursor(), workers);
-    let scoring = Scoring::new(group, host);
-    let mut best = NOT_READY;
-    let mut from = start;
-    let mut skipped = 0;
-    for nth in 0..IDLE_SAMPLE {
-        let slot = next_idle(group, from);
-        if slot == NO_SLOT {
-            break;
-        }
-        if nth == 0 {
-            // Around the end, there is nothing beyond the last worker.
-            let around = if slot < start { workers } else { 0 };
-            skipped = (slot + around).wrapping_sub(start);
-        }
-        best = lower(best, scoring.score_at(group, slot));
-        from = slot + 1;
-    }
-    if is_idle(best) {
-        if skipped > 0 {
-            host.skip(skipped);
-        }
-        return found::<N>(best);
-    }
-    // The eight slots around the start: as each slot is the start equally
-    // often, so is each among those compared, in a smaller last block too.
-    let block = start / LANES * LANES;
-    // A number of lanes that the compiler does not know: unrolled, with all slots'
-    // words at once in ten registers, the loop takes longer.
-    let lanes = bounded(LANES, MAX_WORKERS) as u32;
-    for lane in 0..SCAN_ALL_MAX {
-        if lane >= lanes {
-            break;
-        }
-        best = lower(best, scoring.score_at(group, block + lane));
-    }
-    if is_eligible(best) {
-        return found::<N>(best);
-    }
-    // A whole block is down: the ready list knows who is not.
-    let ready = group.config.ready_count.get();
-    if ready == 0 {
-        return Err(Reason::NoneReady);
-    }
-    checked_ready(group, nth_ready(group, remainder(start, ready)))
-}
-
-/// Whether the score is of a slot that may be chosen.
-#[inline(always)]
-fn is_eligible(score: Score) -> bool {
-    (score as i64) < NOT_READY as i64
-}
-
-/// Whether the score is of a slot without reserve that has nothing to do.
-#[inline(always)]
-fn is_idle(score: Score) -> bool {
-    score.wrapping_add(ELIGIBLE) < 1 << OUTSTANDING_SHIFT
-}
-
-#[inline(always)]
-fn found<const N: usize>(best: Score) -> Result<u32, Reason> {
-    if is_eligible(best) {
-        Ok(best as u32 & (N as u32 - 1))
-    } else {
-        Err(Reason::NoneReady)
-    }
 }
 
 #[inline(always)]
@@ -480,43 +306,6 @@ fn scale(random: u32, n: u32) -> u32 {
 fn mix(random: u32) -> u32 {
     let mixed = (random ^ (random >> 16)).wrapping_mul(0x9e37_79b1);
     mixed ^ (mixed >> 15)
-}
-
-/// For how long, ns, the worker in slot `thief` should leave a connection that
-/// waits at the listener of slot `owner` to the owner; `now_ns` is of the clock of
-/// [`crate::layout::Load::busy_since_ns`].
-///
-/// A burst wakes all workers, and the one that runs first could take most of it, while
-/// the others are about to run. Therefore the thief waits if it would end up with more
-/// connections than the owner has, those that wait for each included: this keeps
-/// long-lived connections even. It also waits if it has lately had more than its share
-/// ([`crate::turns`]) and the owner sleeps, as the kernel has then woken the owner: this
-/// keeps short ones even. An owner that is at work is not waited for in the second case.
-/// The time is zero if the owner is not ready, or has been at one thing for too long.
-pub fn steal_patience_ns<const N: usize>(
-    group: &Group<N>,
-    thief: u32,
-    owner: u32,
-    now_ns: u64,
-) -> u64 {
-    const PER_CONNECTION_NS: u64 = 10_000_000;
-    const MAX_CONNECTIONS: u64 = 2;
-    /// Longer than a worker with more workers than cores waits for its next turn.
-    const STUCK_NS: u64 = 2_000_000;
-    let (thief, owner) = (thief as usize, owner as usize);
-    let busy_since_ns = group.slots[owner].load.busy_since_ns.get();
-    let is_stuck = busy_since_ns != 0 && now_ns.saturating_sub(busy_since_ns) > STUCK_NS;
-    if is_stuck || group.steering[owner].state.get() != State::Ready as u32 {
-        return 0;
-    }
-    let connections =
-        |slot: usize| u64::from(group.slots[slot].load.active.get()) + group.waiting(slot);
-    let excess = (connections(thief) + 1).saturating_sub(connections(owner));
-    let owner_sleeps = group.idle.0[owner].get() == 1;
-    if excess == 0 && owner_sleeps && group.is_ahead(thief as u32, owner as u32) {
-        return PER_CONNECTION_NS;
-    }
-    excess.min(MAX_CONNECTIONS) * PER_CONNECTION_NS
 }
 
 /// `x mod n` for `n` ≠ 0, without the panic branch that the verifier refuses.

@@ -4,11 +4,12 @@
 
 use proptest::prelude::*;
 
+use super::idle::{NO_SLOT, next_idle};
 use super::*;
+use crate::layout::{ELIGIBLE, LAST_RESORT, MAX_WORKERS, State, eligibility};
 
 mod hermes;
 mod shares;
-use crate::layout::{LAST_RESORT, MAX_WORKERS, eligibility};
 
 /// A place to run in whose answers the test decides.
 #[derive(Clone, Debug, Default)]
