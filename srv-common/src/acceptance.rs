@@ -15,7 +15,7 @@
 //!   being exclusive, no other. While the worker finds several ready without sleeping, from each
 //!   in turn, which comes close.
 //! - From a sibling's listener only after its steal grace period
-//!   ([`crate::policy::steal_patience_ns`]).
+//!   ([`crate::policy::steal_grace_ns`]).
 
 use alloc::vec;
 use alloc::vec::Vec;

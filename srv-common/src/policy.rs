@@ -18,7 +18,7 @@ use crate::layout::{Group, MAX_WORKERS, NOT_ELIGIBLE, Reason};
 pub use least::SCAN_ALL_MAX;
 pub use score::Score;
 use score::{Scoring, found};
-pub use steal_grace::steal_patience_ns;
+pub use steal_grace::steal_grace_ns;
 
 /// How the program chooses a worker.
 #[repr(u32)]

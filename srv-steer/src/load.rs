@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use srv_common::layout::{Figures, Load as LoadFields};
-use srv_common::policy::{Policy, hermes, steal_patience_ns};
+use srv_common::policy::{Policy, hermes, steal_grace_ns};
 use srv_common::{Group, Refusal, Slot};
 
 use crate::clock::monotonic_ns;
@@ -167,10 +167,10 @@ impl Load {
         load.accepts()
     }
 
-    /// See [`steal_patience_ns`].
+    /// See [`steal_grace_ns`].
     pub(crate) fn steal_grace_period_ns(&self, group: usize, listener: u32, now_ns: u64) -> u64 {
         let group = &self.published.groups[group];
-        steal_patience_ns(group, self.slot(), listener, now_ns)
+        steal_grace_ns(group, self.slot(), listener, now_ns)
     }
 
     /// See [`Group::age_of_first`]; `None` while the kernel hashes.

@@ -14,7 +14,7 @@ use crate::layout::{Group, State};
 /// ([`crate::turns`]) and the owner sleeps, as the kernel has then woken the owner: this
 /// keeps short ones even. An owner that is at work is not waited for in the second case.
 /// The time is zero if the owner is not ready, or has been at one thing for too long.
-pub fn steal_patience_ns<const N: usize>(
+pub fn steal_grace_ns<const N: usize>(
     group: &Group<N>,
     thief: u32,
     owner: u32,

@@ -62,7 +62,7 @@ impl Host for Bench {
 #[derive(Clone, Debug)]
 struct Posed {
     state: u32,
-    hangs: bool,
+    is_stalled: bool,
     idle: u8,
     steered: u64,
     taken: u64,
@@ -75,7 +75,7 @@ struct Posed {
 prop_compose! {
     fn posed()(
         state in 0..5u32,
-        hangs in any::<bool>(),
+        is_stalled in any::<bool>(),
         idle in 0..2u8,
         steered in prop_oneof![0..8u64, any::<u64>()],
         taken in prop_oneof![0..8u64, any::<u64>()],
@@ -84,7 +84,7 @@ prop_compose! {
         active in prop_oneof![0..4u32, any::<u32>()],
         turn in prop_oneof![0..8u32, any::<u32>()],
     ) -> Posed {
-        Posed { state, hangs, idle, steered, taken, busy_since_ns, running, active, turn }
+        Posed { state, is_stalled, idle, steered, taken, busy_since_ns, running, active, turn }
     }
 }
 
@@ -130,7 +130,7 @@ fn group(policy: Policy, slots: &[Posed]) -> Box<Group> {
         slot.load.active.set(posed.active);
         slot.load.turn.set(posed.turn);
         set_state(&group, nth as u32, posed.state);
-        if posed.hangs && posed.state == State::Ready as u32 {
+        if posed.is_stalled && posed.state == State::Ready as u32 {
             let eligible = &group.steering[nth].eligible;
             eligible.set(eligibility(LAST_RESORT, nth as u32));
         }
@@ -164,7 +164,7 @@ fn is_ready(group: &Group, slot: u32) -> bool {
     group.steering[slot as usize].state.get() == State::Ready as u32
 }
 
-fn is_hung(group: &Group, slot: u32) -> bool {
+fn is_last_resort(group: &Group, slot: u32) -> bool {
     group.steering[slot as usize].eligible.get() == eligibility(LAST_RESORT, slot)
 }
 
@@ -180,7 +180,7 @@ fn equals(policy: Policy, workers: u32) -> Box<Group> {
     group
 }
 
-/// `hermes` may find nobody where the others do: see its own tests.
+/// `hermes` may find no worker although one is ready: it has tests of its own.
 fn steering() -> impl Strategy<Value = Policy> {
     let is_tested = |policy: &Policy| !matches!(policy, Policy::Hash | Policy::Hermes);
     let policies = Policy::TABLE.iter().map(|about| about.policy);
@@ -220,7 +220,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_workers_write_who_is_not_ready_is_not_chosen(
+    fn a_worker_that_is_not_ready_is_not_chosen_whatever_workers_write(
         policy in steering(), slots in slots(), written in any::<[u64; 4]>(), mut host in bench(),
     ) {
         let group = group(policy, &slots);
@@ -252,7 +252,7 @@ proptest! {
             let busy = u64::from(load.busy_since_ns.get() != 0);
             let waiting = group.waiting(*slot as usize);
             let outstanding = waiting + u64::from(load.running.get()) + busy;
-            (is_hung(&group, *slot), outstanding, load.active.get(), load.turn.get(), *slot)
+            (is_last_resort(&group, *slot), outstanding, load.active.get(), load.turn.get(), *slot)
         };
         let ready = (0..slots.len() as u32).filter(|slot| is_ready(&group, *slot));
         let least = ready.min_by_key(key).ok_or(Reason::NoneReady);
@@ -260,13 +260,13 @@ proptest! {
     }
 
     #[test]
-    fn a_hung_worker_comes_after_all_others(
+    fn a_stalled_worker_comes_after_all_others(
         slots in prop::collection::vec(posed(), 1..=SCAN_ALL_MAX as usize), mut host in bench(),
     ) {
         let group = group(Policy::Least, &slots);
-        if let Ok(slot) = choose(&group, &mut host) && is_hung(&group, slot) {
+        if let Ok(slot) = choose(&group, &mut host) && is_last_resort(&group, slot) {
             let mut ready = (0..slots.len() as u32).filter(|slot| is_ready(&group, *slot));
-            prop_assert!(ready.all(|slot| is_hung(&group, slot)));
+            prop_assert!(ready.all(|slot| is_last_resort(&group, slot)));
         }
     }
 
@@ -323,7 +323,7 @@ proptest! {
     }
 
     #[test]
-    fn patience_is_for_who_has_as_many_and_is_bounded(
+    fn the_steal_grace_period_is_bounded_and_zero_for_a_thief_with_fewer_connections(
         mine in any::<u32>(), at_mine in any::<u32>(), owners in any::<u32>(), at_owners in any::<u32>(),
     ) {
         let group = equals(Policy::Least, 2);
@@ -332,16 +332,16 @@ proptest! {
         group.steering[0].steered.set(at_mine.into());
         owner.load.active.set(owners);
         group.steering[1].steered.set(at_owners.into());
-        let patience_ns = steal_patience_ns(&group, 0, 1, 0);
-        prop_assert!(patience_ns <= 20_000_000);
+        let grace_ns = steal_grace_ns(&group, 0, 1, 0);
+        prop_assert!(grace_ns <= 20_000_000);
         let (mine, owners) = (u64::from(mine) + u64::from(at_mine), u64::from(owners) + u64::from(at_owners));
-        prop_assert_eq!(patience_ns > 0, mine >= owners);
+        prop_assert_eq!(grace_ns > 0, mine >= owners);
         owner.load.busy_since_ns.set(1);
-        prop_assert_eq!(steal_patience_ns(&group, 0, 1, 2_000_001), patience_ns);
-        prop_assert_eq!(steal_patience_ns(&group, 0, 1, 2_000_002), 0);
+        prop_assert_eq!(steal_grace_ns(&group, 0, 1, 2_000_001), grace_ns);
+        prop_assert_eq!(steal_grace_ns(&group, 0, 1, 2_000_002), 0);
         owner.load.busy_since_ns.set(0);
         group.steering[1].state.set(State::Dead as u32);
-        prop_assert_eq!(steal_patience_ns(&group, 0, 1, 0), 0);
+        prop_assert_eq!(steal_grace_ns(&group, 0, 1, 0), 0);
     }
 }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::{AHEAD_MAX, MEMORY_ROUNDS};
 use crate::layout::{ELIGIBLE, NOT_ELIGIBLE, eligibility};
-use crate::policy::steal_patience_ns;
+use crate::policy::steal_grace_ns;
 use crate::{Group, Host, Policy, State, choose};
 
 /// In so many consecutive connections no worker gets more than 1.25 times its share.
@@ -229,17 +229,17 @@ fn a_burst_is_not_for_the_one_that_runs_first() {
     while traffic.group.waiting(own as usize) > 0 {
         traffic.accept(own, own);
     }
-    let patience_ns = |owner| steal_patience_ns(&traffic.group, own, owner, 0);
+    let grace_ns = |owner| steal_grace_ns(&traffic.group, own, owner, 0);
     for owner in (0..8).filter(|owner| *owner != own) {
-        assert!(patience_ns(owner) > 0, "{owner} sleeps");
+        assert!(grace_ns(owner) > 0, "{owner} sleeps");
         // One that is at work may be at it for long.
         traffic.group.idle.0[owner as usize].set(0);
-        assert_eq!(patience_ns(owner), 0, "{owner} is at work");
+        assert_eq!(grace_ns(owner), 0, "{owner} is at work");
     }
     traffic.group.join_turns(own);
     traffic.group.idle.0[0].set(1);
     assert_eq!(
-        steal_patience_ns(&traffic.group, own, 0, 0),
+        steal_grace_ns(&traffic.group, own, 0, 0),
         0,
         "its share, and no more"
     );
@@ -254,7 +254,7 @@ fn where_the_kernel_hashes_nothing_is_left_to_sleepers() {
         traffic.group.take_turn(1);
     }
     traffic.group.steering[1].steered.bump(5);
-    assert_eq!(steal_patience_ns(&traffic.group, 0, 1, 0), 0);
+    assert_eq!(steal_grace_ns(&traffic.group, 0, 1, 0), 0);
 }
 
 /// A flood's connections are assigned and not accepted.

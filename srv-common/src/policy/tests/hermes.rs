@@ -54,10 +54,10 @@ proptest! {
     }
 
     #[test]
-    fn somebody_passes_where_somebody_is_ready(slots in few_slots(), now_ns in any::<u64>()) {
+    fn a_worker_passes_if_one_is_ready(slots in few_slots(), now_ns in any::<u64>()) {
         let group = hermes_group(&slots, 0);
-        let is_anybody_ready = group.config.ready_count.get() > 0;
-        prop_assert_eq!(filter(&group, now_ns) != 0, is_anybody_ready);
+        let is_one_ready = group.config.ready_count.get() > 0;
+        prop_assert_eq!(filter(&group, now_ns) != 0, is_one_ready);
     }
 
     #[test]
@@ -104,7 +104,7 @@ fn zeroed_memory_and_more_workers_than_bits_do_no_harm() {
 }
 
 #[test]
-fn first_who_hangs_then_events_then_connections() {
+fn the_filter_removes_the_stalled_then_by_events_then_by_connections() {
     let group = equals(Policy::Hermes, 4);
     group.config.hang_after_ns.set(1_000);
     let load = |slot: usize| &group.slots[slot].load;
@@ -115,8 +115,8 @@ fn first_who_hangs_then_events_then_connections() {
         0b1110,
         "a lot more events than average"
     );
-    assert_eq!(filter(&group, 1_002), 0b1110, "hangs");
-    // Were the hung one's events counted in, the average would hide this one.
+    assert_eq!(filter(&group, 1_002), 0b1110, "stalled");
+    // If the events of the stalled worker counted, the average would hide this one.
     load(1).pending.set(1);
     assert_eq!(filter(&group, 1_002), 0b1100);
     // 3 is 1.5 times the average of 1 and 3; 2 is less than that of 1 and 2.

@@ -55,7 +55,7 @@ fn cookies_that_come_back_are_shared_evenly() {
 }
 
 #[test]
-fn random_favours_nobody() {
+fn random_favours_no_worker() {
     for workers in [1, 2, 3, 7, 16, 17, 100, 256] {
         let group = equals(Policy::Random, workers);
         assert_even(&spread(&group, workers * 1_000, false), "random");
@@ -127,7 +127,7 @@ fn least_deals_out_in_turn_when_nothing_else_changes() {
 }
 
 #[test]
-fn least_of_many_favours_nobody_idle_or_busy() {
+fn least_of_many_favours_no_worker_idle_or_busy() {
     for workers in [17, 20, 23, 64, 100, 255, 256] {
         for idle in [1, 0] {
             let group = equals(Policy::Least, workers);
@@ -162,7 +162,7 @@ fn least_of_many_prefers_an_idle_worker_wherever_it_is() {
 }
 
 #[test]
-fn two_choices_favour_nobody_and_avoid_the_busy() {
+fn two_choices_favour_no_worker_and_avoid_the_busy() {
     for workers in [1, 2, 3, 16, 17, 256] {
         let group = equals(Policy::P2c, workers);
         assert_even(&spread(&group, workers * 1_000, true), "p2c");

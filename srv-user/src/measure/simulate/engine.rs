@@ -277,7 +277,7 @@ impl<const N: usize> Engine<N> {
         if listener == worker || watch.had_its_chance(listener, owner.load.accepts()) {
             return 0;
         }
-        policy::steal_patience_ns(&self.group, worker, listener, now_ns)
+        policy::steal_grace_ns(&self.group, worker, listener, now_ns)
     }
 
     fn leave_alone(&mut self, worker: u32, now_ns: u64) {
