@@ -1,10 +1,10 @@
-//! The steering policies: given a [`Group`] as it stands, which slot gets the
-//! next connection? Pure over the group and a [`Host`], which supplies random
-//! numbers, a cursor and what is known of the packet and its CPU. There is no
-//! clock. The BPF program, the unit tests and the simulator all call [`choose`].
+//! The steering policies: which slot gets the next connection. The choice is a pure function of
+//! a [`Group`] and a [`Host`], which supplies random numbers, a cursor, and what is known of the
+//! packet and its CPU. It reads no clock. The BPF program, the unit tests and the simulator all
+//! call [`choose`].
 //!
-//! No policy ever returns a slot whose worker is not ready; with none ready
-//! the answer is a [`Reason`] and the kernel hashes.
+//! No policy returns a slot whose worker is not ready. If no worker is ready, the answer is a
+//! [`Reason`], and the kernel hashes.
 
 pub mod attached;
 pub mod hermes;
@@ -38,7 +38,7 @@ pub enum Policy {
     P2c = 5,
     /// The worker with the least outstanding work ([`Score`]).
     Least = 6,
-    /// One of those that the workers' own filter lets pass ([`hermes`]).
+    /// One of the workers that their own filter lets pass ([`hermes`]).
     Hermes = 7,
 }
 
@@ -180,8 +180,8 @@ impl Policy {
     }
 }
 
-/// What a policy may ask of the place where it runs. Each is asked only when
-/// needed: in BPF each costs a helper call.
+/// What a policy may ask of the place where it runs. A policy asks only for what it needs: in
+/// BPF each answer costs a call of a helper.
 pub trait Host {
     /// Uniform over all 32 bits.
     fn random(&mut self) -> u32;
@@ -193,13 +193,12 @@ pub trait Host {
     fn flow_hash(&mut self) -> u32;
     /// Returns the cursor ([`crate::layout::Program::cursor`]) and advances it by one.
     fn advance_cursor(&mut self) -> u32;
-    /// A scan that began at the cursor passed over so many places: it is that much
-    /// further on next time. If it were not, the worker behind one that is away would
-    /// get the share of both.
+    /// Advances the cursor by the number of places that a scan from it has passed over. If the
+    /// cursor stayed, the worker behind one that does not sleep would get the share of both.
     fn skip(&mut self, places: u32);
-    /// Taken of what waits: all bits, or none. An ACK that brings a SYN cookie
-    /// back comes amid a flood, and what waits then is handshakes that never
-    /// complete: it says nothing of a worker's load.
+    /// Which bits of the number of waiting connections count: all, or none. An ACK that brings
+    /// a SYN cookie back comes during a flood. What waits then is handshakes that never
+    /// complete, which say nothing about the load of a worker.
     #[inline(always)]
     fn waiting_mask(&mut self) -> u64 {
         u64::MAX
@@ -253,7 +252,7 @@ fn better_of_two<const N: usize>(
 ) -> Result<u32, Reason> {
     let random = host.random();
     let first = scale(random, ready);
-    // Two distinct ones where there are two.
+    // Two distinct workers, if there are two.
     let mut second = first;
     if ready > 1 {
         second = wrap(first + 1 + scale(mix(random), ready - 1), ready);
@@ -265,8 +264,8 @@ fn better_of_two<const N: usize>(
     found::<N>(lower(one, scoring.score_at(group, second)))
 }
 
-/// By slot number, not by place in the ready list: a worker's death moves only
-/// its own clients, and all of them come back with its replacement.
+/// By slot number, not by place in the ready list: if a worker dies, only its own clients move,
+/// and all of them come back to its replacement.
 #[inline(always)]
 fn source<const N: usize>(
     group: &Group<N>,
@@ -276,7 +275,8 @@ fn source<const N: usize>(
     let workers = group.config.workers.get();
     let hash = host.source_hash();
     let home = checked_ready(group, scale(hash, workers));
-    // Other bits of the hash, or the clients of one would all go to one.
+    // Other bits of the hash: with the same bits, all clients of a dead worker would go to one
+    // worker.
     home.or_else(|_| checked_ready(group, nth_ready(group, scale(mix(hash), ready))))
 }
 
@@ -285,7 +285,7 @@ fn nth_ready<const N: usize>(group: &Group<N>, nth: u32) -> u32 {
     group.ready[bounded(nth, N)].get() as u32
 }
 
-/// The list of ready slots may be a moment old.
+/// The slot, if its worker is ready now: the list of ready slots may be a moment old.
 #[inline(always)]
 fn checked_ready<const N: usize>(group: &Group<N>, slot: u32) -> Result<u32, Reason> {
     if group.steering[bounded(slot, N)].eligible.get() != NOT_ELIGIBLE {

@@ -1,17 +1,17 @@
-//! Counters that programs on any CPU add to at once.
+//! Counters to which programs on several CPUs add at the same time.
 
 use srv_common::Shared;
 
-/// Adds one and returns what was there before.
+/// Adds one and returns the value before.
 #[inline(always)]
 pub fn add_one(counter: &Shared<u64>) -> u64 {
     add(counter, 1)
 }
 
-/// Adds, wrapping, and returns what was there before.
+/// Adds, wrapping, and returns the value before.
 ///
-/// SeqCst on purpose: with Relaxed, LLVM 22 emits the non-fetching `lock +=`
-/// and takes the operand for the result. `tests` looks for that.
+/// The ordering must be SeqCst: with Relaxed, LLVM 22 emits `lock +=`, which does not fetch, and
+/// takes the operand for the result. A test of the policy round-robin would fail then.
 #[inline(always)]
 pub fn add(counter: &Shared<u64>, by: u64) -> u64 {
     // SAFETY: the pointer comes from a reference.

@@ -1,11 +1,10 @@
-//! The select program: the kernel runs it for every new TCP connection to a
-//! listener group and it names the worker's socket ([`steer`]).
+//! The select program: the kernel runs it for every new TCP connection to a listener group, and
+//! the program selects the socket of a worker ([`steer`]).
 //!
-//! Whatever goes wrong is counted by reason and left to the kernel's hash:
-//! the program only ever returns `SK_PASS`, since anything else would reset
-//! the client's connection.
+//! If anything fails, the program counts the reason and leaves the choice to the kernel's hash. It
+//! returns nothing but `SK_PASS`, since any other verdict would reset the client's connection.
 //!
-//! It logs nothing: user space loads it with a constant log level of zero, and
+//! The program logs nothing by default: user space loads it with a constant log level of zero, and
 //! the verifier removes the calls. `RUST_LOG=srv_ebpf=debug` loads it with them.
 
 #![no_std]
@@ -60,31 +59,31 @@ pub fn select(ctx: SkReuseportContext) -> u32 {
     SK_PASS
 }
 
-// Does nothing; benches subtract what a run of it costs.
+// Does nothing. Benches subtract what a run of it costs.
 #[sk_reuseport]
 pub fn empty(_ctx: SkReuseportContext) -> u32 {
     SK_PASS
 }
 
-// Always selects slot 0: benches tell by it what the select helper costs.
+// Always selects slot 0. Benches measure by it what the select helper costs.
 #[sk_reuseport]
 pub fn first(ctx: SkReuseportContext) -> u32 {
     let _ = LISTENERS.select_reuseport(&ctx, 0);
     SK_PASS
 }
 
-/// What asks for a listener.
+/// Which kind of segment the kernel looks up a listener for.
 #[derive(Clone, Copy)]
 enum Kind {
-    /// A connection to be assigned.
+    /// A SYN: a connection to be assigned.
     Request,
-    /// Perhaps one that was, and got a cookie: whose listener it comes to now
-    /// is the one that it is accepted from.
+    /// An ACK that may bring a SYN cookie back. Its connection is accepted from the listener
+    /// that the program selects now.
     Ack,
 }
 
-/// Whether a segment with these TCP flags may bring a SYN cookie back. The ACK of a
-/// handshake without one meets its half-open connection, and no listener.
+/// Whether a segment with these TCP flags may bring a SYN cookie back. Without a cookie, the
+/// kernel finds the half-open connection of an ACK, and looks up no listener.
 #[inline(always)]
 fn is_ack(flags: u8) -> bool {
     const FIN_SYN_RST_ACK: u8 = 0x17;
@@ -122,7 +121,7 @@ fn steer(ctx: &SkReuseportContext, group: &Group) -> Result<(u32, Kind), Reason>
 const ENOENT: i64 = -2;
 const EBADFD: i64 = -77;
 
-/// The policies' view of the running kernel.
+/// What the policies ask of the running kernel.
 struct Kernel<'a> {
     ctx: &'a SkReuseportContext,
     group: &'a Group,

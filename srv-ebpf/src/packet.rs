@@ -1,4 +1,4 @@
-//! What the select programs read in the packet of a new connection.
+//! What the select programs read from the packet of a new connection.
 
 use aya_ebpf::helpers::bpf_skb_load_bytes_relative;
 use aya_ebpf::programs::SkReuseportContext;
@@ -9,8 +9,8 @@ pub struct Truncated;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
-/// Whether TCP flags ask for a connection. Listener lookups also happen for stray
-/// segments and for the ACK of a SYN cookie; only a SYN is a connection to be assigned.
+/// Whether TCP flags ask for a connection. The kernel also looks up listeners for stray segments
+/// and for the ACK of a SYN cookie; only a SYN is a connection to be assigned.
 #[inline(always)]
 pub fn is_syn(flags: u8) -> bool {
     flags & (SYN | ACK) == SYN
@@ -20,17 +20,17 @@ pub fn is_syn(flags: u8) -> bool {
 #[inline(always)]
 pub fn flags(ctx: &SkReuseportContext) -> Result<u8, Truncated> {
     const FLAGS_OFFSET: usize = 13;
-    // The data start at the TCP header.
+    // The data begin with the TCP header.
     let data = ctx.data();
     if data + FLAGS_OFFSET + 1 > ctx.data_end() {
         return Err(Truncated);
     }
-    // SAFETY: bounds checked above, as the verifier demands.
+    // SAFETY: the bounds are checked above, as the verifier demands.
     Ok(unsafe { *((data + FLAGS_OFFSET) as *const u8) })
 }
 
-/// A hash of the client's address. One that cannot be read hashes as zero:
-/// every packet agrees.
+/// A hash of the client's address. If the address cannot be read, its words stay zero, and the
+/// hash is the same for each such packet.
 #[inline(always)]
 pub fn source_hash(ctx: &SkReuseportContext) -> u32 {
     const ETH_P_IP: u32 = 0x0800;

@@ -1,13 +1,12 @@
 //! The policy `hermes`, as published by Pan et al., "Hermes: Enhancing Layer-7
 //! Cloud Load Balancers with Userspace-Directed I/O Event Notification",
-//! SIGCOMM 2025: a peer to compare the others with.
+//! SIGCOMM 2025: a baseline to compare the other policies with.
 //!
-//! At each end of its loop a worker runs [`filter`] over all workers and stores
-//! the outcome, a bitmap, for the program; the program picks one of the set
-//! bits by the hash of the connection ([`choose`]). What differs: the bitmap is
-//! stored to mapped memory, where the publication spends a system call, a third
-//! of its cost; and a worker that sleeps in `epoll_wait` is never taken for one
-//! that hangs, however long ago its last loop began.
+//! At each end of its loop a worker runs [`filter`] over all workers and stores the result, a
+//! bitmap, for the program. The program picks one of the set bits by the hash of the connection
+//! ([`choose`]). Two things differ from the publication. The worker stores the bitmap to mapped
+//! memory; the published system call is a third of the cost. And a worker that sleeps in
+//! `epoll_wait` never counts as stalled, however long ago its last loop began.
 
 use super::{Host, checked_ready, scale};
 use crate::branchless::sign;
@@ -16,14 +15,16 @@ use crate::layout::{Group, NOT_ELIGIBLE, Reason, Slot};
 /// Most workers that the policy can tell apart: the bits of its bitmap.
 pub const WORKERS_MAX: u32 = u64::BITS;
 
-/// The workers that may get the next connection, one bit for each slot: those
-/// that are ready and whose loop began no longer than
-/// [`crate::layout::Config::hang_after_ns`] before `now_ns`; of these, those
-/// with less than 1.5 times the average of pending events; of these, those with
-/// less than 1.5 times the average of open connections.
+/// The workers that may get the next connection, one bit for each slot. Three filters follow one
+/// another. A worker passes
 ///
-/// Never zero while a worker passes the first filter: somebody is always at or
-/// below the average.
+/// 1. if it is ready and its loop began at most [`crate::layout::Config::hang_after_ns`] before
+///    `now_ns`,
+/// 2. if it has less than 1.5 times the average of pending events,
+/// 3. if it has less than 1.5 times the average of open connections.
+///
+/// The result is not zero if a worker passes the first filter: at least one of several workers is
+/// at or below their average.
 pub fn filter<const N: usize>(group: &Group<N>, now_ns: u64) -> u64 {
     let workers = group.config.workers.get().min(WORKERS_MAX);
     let slots = &group.slots[..N.min(workers as usize)];
@@ -47,10 +48,10 @@ fn is_turning(at: &Slot, hang_after_ns: u64, now_ns: u64) -> bool {
     since_ns == 0 || hang_after_ns == 0 || now_ns.saturating_sub(since_ns) <= hang_after_ns
 }
 
-/// Those of `among` whose count is below 1.5 times the average of `among`, or
-/// zero (where all are zero, so is the average).
+/// The workers of `among` whose count is below 1.5 times the average of `among`, or is zero (if
+/// all counts are zero, so is the average).
 fn below_average(slots: &[Slot], among: u64, count: impl Fn(&Slot) -> u32) -> u64 {
-    // Counted once: the average must be that of the counts compared with it.
+    // Each count is read once: the average must be that of the counts compared with it.
     let mut counts = [0u64; WORKERS_MAX as usize];
     for (count_of_slot, at) in counts.iter_mut().zip(slots) {
         *count_of_slot = count(at).into();
@@ -80,12 +81,12 @@ pub(super) fn choose<const N: usize>(
         return Err(Reason::NoneReady);
     }
     let nth = scale(host.flow_hash(), count_ones(passed) as u32);
-    // What the bitmap says may be a loop old.
+    // The bitmap may be as old as one loop of a worker.
     checked_ready(group, nth_set_bit(passed, nth))
 }
 
-/// Number of the set bit that has `nth` set bits below it, for `nth` below
-/// their count. Six halvings without a branch: the verifier follows one path.
+/// Number of the set bit that has `nth` set bits below it, for `nth` below their count. It takes
+/// six halvings without a branch, so that the verifier follows one path.
 #[inline(always)]
 fn nth_set_bit(word: u64, nth: u32) -> u32 {
     let mut word = word;
@@ -104,8 +105,8 @@ fn nth_set_bit(word: u64, nth: u32) -> u32 {
     at
 }
 
-/// Number of set bits. (BPF has no instruction for it. In adjacent pairs, then
-/// fours, then bytes, which one multiplication adds up.)
+/// Number of set bits. BPF has no instruction for it: this counts in adjacent pairs, then fours,
+/// then bytes, and one multiplication adds up the bytes.
 #[inline(always)]
 fn count_ones(word: u64) -> u64 {
     let pairs = word - (word >> 1 & 0x5555_5555_5555_5555);

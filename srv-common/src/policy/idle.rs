@@ -1,4 +1,5 @@
-//! Which workers sleep: one byte for each, eight to a word. Knows no policy and no load.
+//! Which workers sleep in `epoll_wait`: one byte for each, eight in a word. Knows no policy and
+//! no load.
 
 use crate::branchless::bounded;
 use crate::layout::Group;
@@ -15,7 +16,7 @@ const LINE_WORDS: u32 = 8;
 /// [`NO_SLOT`]. Slots without a worker are never idle.
 #[inline(always)]
 pub(super) fn next_idle<const N: usize>(group: &Group<N>, from: u32) -> u32 {
-    // The lanes of the first word below `from` come last, after the wrap.
+    // In the first word, the lanes below `from` come last, after the way around the end.
     let first = from / LANES;
     let skipped = (1u64 << (8 * (from % LANES))) - 1;
     let mut word = idle_word(group, first) & !skipped;
@@ -37,7 +38,7 @@ pub(super) fn next_idle<const N: usize>(group: &Group<N>, from: u32) -> u32 {
     }
 }
 
-/// Whether any worker sleeps. Where none does, the way around takes much longer.
+/// Whether any worker sleeps. If none does, this is much faster than the way around.
 #[inline(always)]
 fn is_any_idle<const N: usize>(group: &Group<N>) -> bool {
     let mut idle = 0;

@@ -6,9 +6,9 @@ use super::{Host, checked_ready, nth_ready, remainder};
 use crate::branchless::{bounded, lower, up_to};
 use crate::layout::{Group, MAX_WORKERS, Reason};
 
-/// Up to this many workers, `least` looks at every one.
+/// Up to this number of workers, `least` compares all of them.
 pub const SCAN_ALL_MAX: u32 = 16;
-/// Beyond [`SCAN_ALL_MAX`]: how many idle workers `least` compares.
+/// With more workers than [`SCAN_ALL_MAX`]: how many idle workers `least` compares.
 const IDLE_SAMPLE: u32 = 2;
 
 #[inline(always)]
@@ -26,14 +26,14 @@ pub(super) fn choose<const N: usize>(
     let scoring = Scoring::new(group, host);
     let mut best = NOT_READY;
     for slot in up_to::<SCAN_ALL_MAX>(workers) {
-        // The bound is the loop's; the mask is for the compiler, and costs nothing.
+        // The loop keeps the bound. The mask tells the compiler, and costs no instruction.
         best = lower(best, scoring.score(group, slot as usize & (N - 1)));
     }
     found::<N>(best)
 }
 
-/// Idle workers first, a few of them from a rotating start; if none is idle,
-/// the best of a bounded sample.
+/// Compares a few idle workers, from a start that rotates. If no worker is idle, compares a
+/// bounded sample.
 #[inline(always)]
 fn least_of_many<const N: usize>(
     group: &Group<N>,
@@ -51,7 +51,7 @@ fn least_of_many<const N: usize>(
             break;
         }
         if nth == 0 {
-            // Around the end, there is nothing beyond the last worker.
+            // If the scan went around the end: there are no places behind the last worker.
             let around = if slot < start { workers } else { 0 };
             skipped = (slot + around).wrapping_sub(start);
         }
@@ -64,11 +64,11 @@ fn least_of_many<const N: usize>(
         }
         return found::<N>(best);
     }
-    // The eight slots around the start: as each slot is the start equally
-    // often, so is each among those compared, in a smaller last block too.
+    // The block of eight slots with the start. Each slot is the start equally often, and so is
+    // each compared equally often, in a smaller last block, too.
     let block = start / LANES * LANES;
-    // A number of lanes that the compiler does not know: unrolled, with all slots'
-    // words at once in ten registers, the loop takes longer.
+    // The compiler must not know the number of lanes: it would unroll the loop, which takes
+    // longer, as the words of all slots do not fit into ten registers.
     let lanes = bounded(LANES, MAX_WORKERS) as u32;
     for lane in 0..SCAN_ALL_MAX {
         if lane >= lanes {
@@ -79,7 +79,7 @@ fn least_of_many<const N: usize>(
     if is_eligible(best) {
         return found::<N>(best);
     }
-    // A whole block is down: the ready list knows who is not.
+    // No worker of the block is ready. The ready list has those that are.
     let ready = group.config.ready_count.get();
     if ready == 0 {
         return Err(Reason::NoneReady);

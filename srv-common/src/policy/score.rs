@@ -6,33 +6,33 @@ use crate::branchless::bounded;
 use crate::layout::{ELIGIBLE, Group, Reason};
 use crate::turns::{self, TURN_FIELD, TURN_FIELD_BITS};
 
-/// How much work a slot has outstanding, as one integer; the lowest wins.
+/// How much work a slot has outstanding, as one integer. The slot with the lowest score wins.
 ///
-/// Below what [`crate::layout::Steering::eligible`] takes off, from the top: waiting +
-/// running + busy (16 bits), open connections (16), a guard, the worker's turn relative
-/// to the virtual time of [`crate::turns`] (28 less the slot's bits), slot. A count beyond its
-/// bits wraps, which costs one imperfect choice.
+/// Below what [`crate::layout::Steering::eligible`] subtracts, the fields are, from the top:
+/// waiting + running + busy (16 bits), open connections (16), a guard, the worker's turn relative
+/// to the virtual time of [`crate::turns`] (28 less the slot's bits), slot. A count that needs
+/// more bits than its field wraps, which costs one imperfect choice.
 ///
-/// One integer, and no branch on the way to it: the verifier follows every
-/// path through a scan, and a function call costs more than a score (with
-/// return thunks about 20 ns). What a worker adds to it the worker itself has put
-/// together ([`Group::sum_up`]).
+/// A score is computed without a branch, since the verifier follows every path through a scan,
+/// and without a call, since a call costs more than a score (about 20 ns with return thunks). A
+/// worker puts its part together itself ([`Group::sum_up`]).
 pub type Score = u64;
 
-/// Whatever is eligible is below this, in the order of [`lower`].
+/// Each eligible slot has a lower score than this, in the order of
+/// [`crate::branchless::lower`].
 pub(super) const NOT_READY: Score = 0;
 const OUTSTANDING_MAX: u64 = (1 << 15) - 1;
 const OUTSTANDING_SHIFT: u32 = 45;
 const ACTIVE_SHIFT: u32 = 29;
 const ACTIVE_MAX: u64 = (1 << (OUTSTANDING_SHIFT - ACTIVE_SHIFT)) - 1;
-/// What a smaller turn borrows from when a larger one is subtracted.
+/// A bit above the turn. If a larger turn is subtracted from a smaller one, it takes the borrow.
 const TURN_GUARD: u64 = 1 << TURN_FIELD_BITS;
-/// Where what is running and open is.
+/// The fields of running requests and of open connections.
 const LOAD_FIELD: u64 = OUTSTANDING_MAX << OUTSTANDING_SHIFT | ACTIVE_MAX << ACTIVE_SHIFT;
 
 impl<const N: usize> Group<N> {
-    /// Puts together what scores are made of. For whoever has written to the slot's
-    /// `busy_since_ns`, `running`, `active` or `turn`, after that.
+    /// Puts together the worker's part of its score. A process that has written to the slot's
+    /// `busy_since_ns`, `running`, `active` or `turn` calls this afterwards.
     pub fn sum_up(&self, slot: u32) {
         let load = &self.slots[slot as usize].load;
         let is_busy = u64::from(load.busy_since_ns.get() != 0);
@@ -44,13 +44,13 @@ impl<const N: usize> Group<N> {
     }
 }
 
-/// The same for all scores that are compared.
+/// What is the same for all scores that are compared.
 #[derive(Clone, Copy)]
 pub(super) struct Scoring {
-    /// What no turn is ahead of, less the guard: to subtract it is to set the guard.
-    /// What is compared is how far each turn is behind that. A worker that was away for
-    /// longer than the field can tell therefore comes first all the same, or, once in
-    /// 100,000 times, after a few rounds.
+    /// A point in virtual time that no turn is ahead of, less the guard: subtracting it sets the
+    /// guard. Scores compare how far each turn is behind that point. A worker that was away for
+    /// longer than the field can count still comes first, except once in 100,000 times, when it
+    /// comes after a few rounds.
     turns_from: u64,
     /// [`Host::waiting_mask`].
     waiting_mask: u64,
@@ -69,8 +69,8 @@ impl Scoring {
 
     #[inline(always)]
     pub(super) fn score<const N: usize>(self, group: &Group<N>, slot: usize) -> Score {
-        // Equals are dealt out in turn. Not one bit more than is the worker's: it may
-        // have written anything.
+        // Workers with equal load take turns. The mask admits only the bits that are the
+        // worker's, since a worker may have written anything.
         let sum = group.summaries[slot]
             .load
             .get()
@@ -92,7 +92,7 @@ pub(super) fn is_eligible(score: Score) -> bool {
     (score as i64) < NOT_READY as i64
 }
 
-/// Whether the score is of a slot without reserve that has nothing to do.
+/// Whether the score is of an eligible slot, not a last resort, without outstanding work.
 #[inline(always)]
 pub(super) fn is_idle(score: Score) -> bool {
     score.wrapping_add(ELIGIBLE) < 1 << OUTSTANDING_SHIFT

@@ -1,6 +1,6 @@
-//! The policies on the host: what holds for any state of a group, and how the
-//! choices spread over equals. Worker counts go up to the maximum, so that
-//! both the full scan and the sampled one are met.
+//! The policies on the host: what holds for any state of a group, and how choices spread over
+//! workers with equal load. Worker counts go up to the maximum, so that the tests reach both the
+//! full scan and the sampled one.
 
 use proptest::prelude::*;
 
@@ -11,7 +11,7 @@ use crate::layout::{ELIGIBLE, LAST_RESORT, MAX_WORKERS, State, eligibility};
 mod hermes;
 mod shares;
 
-/// A place to run in whose answers the test decides.
+/// A host whose answers the test sets.
 #[derive(Clone, Debug, Default)]
 struct Bench {
     seed: u64,
@@ -89,7 +89,7 @@ prop_compose! {
 }
 
 fn slots() -> impl Strategy<Value = Vec<Posed>> {
-    // Both kinds of scan, and few ready ones among many as often as many.
+    // For both kinds of scan, and with few ready workers among many as often as with many.
     prop_oneof![1..=16usize, 1..=MAX_WORKERS]
         .prop_flat_map(|workers| (prop::collection::vec(posed(), workers), 0..=4u32))
         .prop_map(|(mut slots, rare)| {
@@ -168,7 +168,7 @@ fn is_last_resort(group: &Group, slot: u32) -> bool {
     group.steering[slot as usize].eligible.get() == eligibility(LAST_RESORT, slot)
 }
 
-/// Ready workers with nothing to do.
+/// Ready workers without work.
 fn equals(policy: Policy, workers: u32) -> Box<Group> {
     let group = group(policy, &[]);
     group.config.workers.set(workers);

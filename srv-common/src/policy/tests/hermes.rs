@@ -1,5 +1,5 @@
-//! The policy `hermes`: its filter beside one written down naively, and what
-//! the program makes of the bitmap.
+//! The policy `hermes`: its filter beside a naive one, and what the program chooses by the
+//! bitmap.
 
 use super::*;
 use crate::policy::hermes::{WORKERS_MAX, filter};
@@ -8,7 +8,7 @@ fn few_slots() -> impl Strategy<Value = Vec<Posed>> {
     prop::collection::vec(posed(), 1..=WORKERS_MAX as usize)
 }
 
-/// Poses pending events, too: any numbers will do.
+/// With pending events, too; any numbers suffice.
 fn hermes_group(slots: &[Posed], hang_after_ns: u64) -> Box<Group> {
     let group = group(Policy::Hermes, slots);
     group.config.hang_after_ns.set(hang_after_ns);

@@ -1,9 +1,8 @@
-//! How each policy shares connections between workers that are alike.
+//! How each policy shares connections among workers with equal load.
 
 use super::*;
 
-/// How often each worker was chosen; each takes its turn then, or leaves things as
-/// they are.
+/// How often each worker was chosen. A chosen worker takes its turn, or changes nothing.
 fn spread(group: &Group, draws: u32, takes_turns: bool) -> Vec<u32> {
     let mut host = Bench::default();
     let workers = group.config.workers.get();
@@ -34,7 +33,7 @@ fn assert_even(counts: &[u32], what: &str) {
     }
 }
 
-/// Whatever a flood left at their listeners.
+/// The connections that a flood left at the listeners do not matter.
 #[test]
 fn cookies_that_come_back_are_shared_evenly() {
     let group = equals(Policy::Least, 4);
