@@ -20,7 +20,7 @@ use crate::{apt, static_build, step, workspace};
 const PACKAGES: [&str; 2] = ["linux-image-amd64", "linux-image-6.12-amd64"];
 
 /// The modules of tests/tests/it that run: all in which the kernel's part matters.
-const MODULES: [&str; 14] = [
+const MODULES: [&str; 15] = [
     "attach::",
     "attach_follow::",
     "attach_refusals::",
@@ -35,6 +35,7 @@ const MODULES: [&str; 14] = [
     "ring::",
     "start::",
     "unprivileged::",
+    "verifier::",
 ];
 
 /// Tests of these modules that cannot run there.

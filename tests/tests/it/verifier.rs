@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::BufRead as _;
 
 use object::elf::EM_BPF;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind};
@@ -146,7 +147,9 @@ impl Function {
     /// What may run after the instruction: the target of its jump, and what follows it.
     fn after(&self, at: usize) -> Vec<usize> {
         let [code, _, low, high, ..] = self.instructions[at];
-        let target = at.wrapping_add_signed(i16::from_le_bytes([low, high]).into()) + 1;
+        let offset = isize::from(i16::from_le_bytes([low, high]));
+        // Of another instruction than a jump it is no target, and may lie before the first.
+        let target = at.wrapping_add_signed(offset).wrapping_add(1);
         let follows = at + 1 + usize::from(code == LOAD_OF_64_BITS);
         match (code & CLASS, code & OPERATION) {
             (JUMP | JUMP_32, EXITS) => vec![],
@@ -181,9 +184,15 @@ const LOAD_OF_64_BITS: u8 = 0x18;
 /// The BPF objects inside a file.
 fn objects(file: &[u8]) -> Vec<object::File<'_>> {
     const ELF_OF_64_BITS: [u8; 5] = *b"\x7fELF\x02";
-    // aya::include_bytes_aligned puts them there.
-    let places = (0..file.len()).step_by(32);
-    let starts = places.filter(|at| file[*at..].starts_with(&ELF_OF_64_BITS));
+    let mut starts = Vec::new();
+    let (mut left, mut passed) = (file, 0);
+    while let Ok(bytes @ 1..) = left.skip_until(ELF_OF_64_BITS[0]) {
+        passed += bytes;
+        starts.push(passed - 1);
+    }
+    let starts = starts
+        .into_iter()
+        .filter(|at| file[*at..].starts_with(&ELF_OF_64_BITS));
     let parsed = starts.filter_map(|at| {
         let is_bpf = file.get(at + 18..at + 20)? == EM_BPF.to_le_bytes();
         // What follows the object does not matter: its tables say where everything is.
