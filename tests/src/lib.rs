@@ -3,12 +3,14 @@
 
 pub mod arm;
 pub mod gate;
+pub mod nginx;
 pub mod old_kernel;
 pub mod past;
 pub mod report;
 pub mod runs;
+pub mod server;
 pub mod wrk;
 
 pub use srv::measure::baseline::free_address;
-pub use srv::measure::baseline::{child, haproxy, nginx, python, server, usage};
+pub use srv::measure::baseline::{child, haproxy, python, usage};
 pub use srv::measure::environment;

@@ -38,7 +38,7 @@ impl Environment {
             cpu: cpu_model(),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             load: first_word("/proc/loadavg"),
-            srv: crate::measure::baseline::server::binary().map_or_else(
+            srv: crate::measure::baseline::srv::binary().map_or_else(
                 |error| format!("{error:#}"),
                 |path| said(&path.to_string_lossy(), &["--version"]),
             ),

@@ -16,7 +16,8 @@ mod page;
 mod palette;
 mod png;
 pub(crate) mod quantity;
-pub mod sample;
+#[cfg(test)]
+mod sample;
 mod series;
 mod shares;
 mod tables;

@@ -7,15 +7,17 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Pid;
 use srv_common::Policy;
+use tempfile::TempDir;
 
 use super::scenario::{Keeping, Scenario};
 use crate::attach;
+use crate::control::{self, Reply, Request};
 use crate::measure::arrivals::Service;
 use crate::measure::baseline::child::Child;
 use crate::measure::baseline::haproxy::{self, Haproxy};
 use crate::measure::baseline::nginx::{self, Content, Nginx, Options};
 use crate::measure::baseline::python::{self, Python};
-use crate::measure::baseline::server::{self, Server};
+use crate::measure::baseline::srv::{self, Srv};
 use crate::measure::simulate;
 use srv_steer::AcceptMode;
 use srv_steer::program;
@@ -41,15 +43,23 @@ enum Kind {
 /// An arm's server while it runs; dropping it stops it.
 #[derive(Debug)]
 pub struct Running {
-    /// Goes first, as it detaches.
-    _agent: Option<Child>,
+    /// Dropped first, as it detaches.
+    _agent: Option<Agent>,
     server: Started,
+}
+
+/// A running `srv attach`; dropping it detaches.
+#[derive(Debug)]
+struct Agent {
+    _child: Child,
+    // Held: dropping it removes the folder, in which its control socket is.
+    _folder: TempDir,
 }
 
 #[derive(Debug)]
 enum Started {
     /// srv.
-    Srv(Server),
+    Srv(Srv),
     /// nginx.
     Nginx(Nginx),
     /// HAProxy.
@@ -278,7 +288,7 @@ impl Arm {
             Kind::Srv(policy, accept) => {
                 let workers = scenario.workers.to_string();
                 let listen = SocketAddr::new(host, 0).to_string();
-                Server::start([
+                Srv::start([
                     "--listen",
                     &listen,
                     "--workers",
@@ -314,13 +324,25 @@ impl Arm {
     }
 }
 
-/// Steers whoever listens on `address`, as a user would.
-fn attach(address: SocketAddr) -> Result<Child> {
-    let mut command = Command::new(server::binary()?);
-    command.args(["attach", "--listen", &address.to_string()]);
-    let mut agent = Child::spawn(command.env("NO_COLOR", "1").env_remove("RUST_LOG"))?;
-    agent.await_line("attached to")?;
-    Ok(agent)
+/// Steers the server that listens on `address`, as a user would.
+fn attach(address: SocketAddr) -> Result<Agent> {
+    let folder = tempfile::tempdir().context("create a temporary folder")?;
+    let control = folder.path().join("control");
+    let mut command = Command::new(srv::binary()?);
+    command.args(["attach", "--listen", &address.to_string(), "--control"]);
+    command.arg(&control);
+    let mut child = Child::spawn(command.env("NO_COLOR", "1").env_remove("RUST_LOG"))?;
+    child.await_ready("the program is attached", || {
+        Ok(match control::ask(Some(&control), &Request::Status) {
+            Ok(Reply::Attached(status)) => (status.program.attached == Some(true)).then_some(()),
+            // It has not opened the socket yet.
+            _ => None,
+        })
+    })?;
+    Ok(Agent {
+        _child: child,
+        _folder: folder,
+    })
 }
 
 /// The arms of a list like [`DEFAULT`].

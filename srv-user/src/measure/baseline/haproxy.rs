@@ -10,7 +10,7 @@ use rustix::process::Pid;
 use tempfile::TempDir;
 
 use super::child::Child;
-use super::{free_address, retry_if_in_use};
+use super::{await_listeners, free_address, retry_if_in_use};
 
 /// A running HAProxy; dropping it stops it.
 #[derive(Debug)]
@@ -44,9 +44,9 @@ impl Haproxy {
             .with_context(|| format!("write {}", file.display()))?;
         check(&file)?;
         let mut command = Command::new("haproxy");
-        // -W: a master that tells when its worker is ready.
+        // -W: a master process and a worker process.
         let mut child = Child::spawn(command.args(["-W", "-f"]).arg(&file))?;
-        child.await_line("Loading success")?;
+        await_listeners(&mut child, address, threads, 2)?;
         Ok(Self {
             child,
             address,

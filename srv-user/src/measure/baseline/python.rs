@@ -5,15 +5,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use rustix::process::Pid;
 use tempfile::TempDir;
 
 use super::child::Child;
-use super::{free_address, retry_if_in_use};
-use crate::kernel::sock_diag::SockDiag;
+use super::{await_listeners, free_address, retry_if_in_use};
 
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,9 +55,6 @@ def application(environ, start_response):
     start_response('200 OK', [('Content-Length', '3'), ('X-Worker', NUMBER)])
     return [b'ok\\n']
 ";
-
-/// Workers that do not listen in this time will not.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Server {
     /// Its command.
@@ -139,7 +134,11 @@ impl Python {
             .current_dir(folder.path())
             .args(server.arguments(address, workers).split_whitespace());
         let mut child = Child::spawn(&mut command)?;
-        await_workers(&mut child, address, &folder, workers)?;
+        await_listeners(&mut child, address, workers, 1 + workers)?;
+        let last = folder.path().join(format!("worker-{}", workers - 1));
+        child.await_ready("each worker has the application", || {
+            Ok(last.exists().then_some(()))
+        })?;
         Ok(Self {
             child,
             address,
@@ -156,26 +155,4 @@ impl Python {
     pub fn pid(&self) -> Pid {
         self.child.pid()
     }
-}
-
-/// Waits until each worker has its socket and the application.
-fn await_workers(
-    child: &mut Child,
-    address: SocketAddr,
-    folder: &TempDir,
-    workers: usize,
-) -> Result<()> {
-    const STEP: Duration = Duration::from_millis(20);
-    let mut diag = SockDiag::open(None)?;
-    let deadline = Instant::now() + PATIENCE;
-    let last = folder.path().join(format!("worker-{}", workers - 1));
-    while diag.listeners_on(address)?.len() < workers || !last.exists() {
-        ensure!(
-            Instant::now() < deadline,
-            "{workers} workers do not listen on {address} after {PATIENCE:?}; they said:\n{}",
-            child.stderr()
-        );
-        std::thread::sleep(STEP);
-    }
-    Ok(())
 }

@@ -1,5 +1,5 @@
-//! A made-up comparison for whoever tests or changes reports: the draws are
-//! real, the server is a handful of queues.
+//! A made-up comparison for the tests of reports: the draws are real, the server is a
+//! handful of queues.
 
 use std::time::Duration;
 
