@@ -7,7 +7,6 @@ pub mod baseline;
 pub mod bound;
 pub mod delay_line;
 pub mod environment;
-pub mod hold;
 pub mod load;
 pub mod report;
 pub mod result;

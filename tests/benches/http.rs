@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use serde::Serialize;
-use srv::measure::hold::{Held, Opening};
+use srv::measure::load::keep_alive::{KeepAlive, Opening};
 use srv::measure::stats::{Ratio, Spread};
 use srv_tests::arm::{self, Arm, Running};
 use srv_tests::nginx::{Content, Options};
@@ -102,7 +102,7 @@ fn arms(root: &std::path::Path) -> Vec<Arm> {
 fn measure(arm: &Arm, round: usize, duration: Duration) -> Result<Vec<Sample>> {
     let running = arm.start()?;
     // First requests of a process are not those to be measured.
-    Held::open(
+    KeepAlive::open(
         running.address(),
         FILE,
         CONNECTIONS as usize,

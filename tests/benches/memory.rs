@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
-use srv::measure::hold::{Held, Opening};
+use srv::measure::load::keep_alive::{KeepAlive, Opening};
 use srv::measure::stats::{Ratio, Spread};
 use srv_tests::arm::{self, Arm, Running};
 use srv_tests::nginx::{Content, Options};
@@ -121,8 +121,8 @@ fn measure(arm: &Arm, round: usize, connections: usize) -> Result<Sample> {
     })
 }
 
-fn hold(running: &Running, connections: usize) -> Result<Held> {
-    Held::open(running.address(), FILE, connections, Opening::OneByOne)
+fn hold(running: &Running, connections: usize) -> Result<KeepAlive> {
+    KeepAlive::open(running.address(), FILE, connections, Opening::OneByOne)
 }
 
 fn report(arms: &[Arm], samples: &[Sample]) {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Pid;
 use srv::control::Status;
-pub use srv::measure::baseline::srv::{binary, profile_folder};
+pub use srv::measure::baseline::srv::{executable as binary, profile_folder};
 use tempfile::TempDir;
 
 use crate::child::Child;

@@ -5,8 +5,8 @@ use serde::Serialize;
 use srv::measure::ab::arm::Arm;
 use srv::measure::ab::measure::{Measured, Plan, measure};
 use srv::measure::ab::scenario::Scenario;
-use srv::measure::hold::{Held, Opening};
 use srv::measure::load::Record;
+use srv::measure::load::keep_alive::{KeepAlive, Opening};
 use srv::measure::result::Round;
 use srv_tests::report::Raw;
 
@@ -87,7 +87,7 @@ impl Homes {
         for connections in HELD {
             for opening in [Opening::OneByOne, Opening::Burst] {
                 let running = arm.start(scenario, None)?;
-                let held = Held::open(running.address(), IDLE, connections, opening)
+                let held = KeepAlive::open(running.address(), IDLE, connections, opening)
                     .with_context(|| format!("hold connections to arm {}", arm.name))?;
                 homes.push(Self {
                     arm: arm.name.clone(),

@@ -17,7 +17,7 @@ use crate::measure::baseline::child::Child;
 use crate::measure::baseline::haproxy::{self, Haproxy};
 use crate::measure::baseline::nginx::{self, Content, Nginx, Options};
 use crate::measure::baseline::python::{self, Python};
-use crate::measure::baseline::srv::{self, Srv};
+use crate::measure::baseline::srv::{Srv, executable};
 use crate::measure::simulate;
 use srv_steer::AcceptMode;
 use srv_steer::program;
@@ -328,7 +328,7 @@ impl Arm {
 fn attach(address: SocketAddr) -> Result<Agent> {
     let folder = tempfile::tempdir().context("create a temporary folder")?;
     let control = folder.path().join("control");
-    let mut command = Command::new(srv::binary()?);
+    let mut command = Command::new(executable()?);
     command.args(["attach", "--listen", &address.to_string(), "--control"]);
     command.arg(&control);
     let mut child = Child::spawn(command.env("NO_COLOR", "1").env_remove("RUST_LOG"))?;

@@ -12,7 +12,7 @@ use super::scenario::{Arrivals, Keeping, Mishap, Scenario};
 use crate::measure::arrivals::{Draw, burst, poisson};
 use crate::measure::baseline::usage::{MachineTime, Tree};
 use crate::measure::delay_line::DelayLine;
-use crate::measure::hold::{Held, Opening};
+use crate::measure::load::keep_alive::{KeepAlive, Opening};
 use crate::measure::load::{Connections, Load, Record, Run};
 use crate::measure::result::{Live, Round, Served};
 use crate::measure::stats::{Summary, coefficient_of_variation, deviation, jain, max_over_mean};
@@ -105,7 +105,7 @@ fn warm_up(arm: &Arm, running: &Running, path: Option<&DelayLine>) -> Result<()>
         None => Opening::OneByOne,
     };
     let target = running.address();
-    let hold = || Held::open(target, IDLE, WARM_UP, opening).map(drop);
+    let hold = || KeepAlive::open(target, IDLE, WARM_UP, opening).map(drop);
     let held = match path {
         Some(path) => path.client(hold),
         None => hold(),
@@ -177,7 +177,7 @@ fn tell(pid: Pid, signal: Signal) {
 fn homes(arm: &Arm, scenario: &Scenario, count: usize) -> Result<(Vec<u64>, u64)> {
     let hold = |opening| -> Result<(Vec<u64>, u64)> {
         let running = arm.start(scenario, None)?;
-        let held = Held::open(running.address(), IDLE, count, opening)
+        let held = KeepAlive::open(running.address(), IDLE, count, opening)
             .with_context(|| format!("hold connections to arm {}", arm.name))?;
         let shares: Vec<u64> = whole(&held.shares(scenario.workers));
         let most = shares.iter().max().copied().unwrap_or(0);

@@ -31,7 +31,7 @@ impl Srv {
     pub fn start<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<Self> {
         let folder = tempfile::tempdir().context("create a temporary folder")?;
         let control = folder.path().join("control");
-        let mut command = Command::new(binary()?);
+        let mut command = Command::new(executable()?);
         command.arg("serve").arg("--control").arg(&control);
         command.args(arguments);
         // What it logs becomes part of an error message.
@@ -74,7 +74,7 @@ fn ready_address(status: &Status) -> Option<SocketAddr> {
 ///
 /// # Errors
 /// It is not there; the message says how to build it.
-pub fn binary() -> Result<PathBuf> {
+pub fn executable() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("SRV_BIN") {
         return Ok(path.into());
     }

@@ -6,11 +6,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-
 use crate::measure::arrivals::{Draw, Service, Services};
-use crate::measure::load::exchange::Outcome;
-use crate::measure::load::{Connections, Load};
+use crate::measure::load::record::Outcome;
 
 /// What clients in a closed loop are to do; it ends with whichever of the two
 /// bounds comes first, and then awaits what is in flight.
@@ -27,27 +24,6 @@ pub struct Closed {
     pub duration: Option<Duration>,
     /// At most this many requests.
     pub requests: Option<usize>,
-}
-
-impl Closed {
-    /// Whether it can be run over `load`.
-    pub(crate) fn check(&self, load: &Load) -> Result<()> {
-        ensure!(self.clients > 0, "run 0 clients: at least one is needed");
-        ensure!(
-            self.duration.is_some() || self.requests.is_some(),
-            "run {} clients without end: a duration or a number of requests is needed",
-            self.clients
-        );
-        if let Connections::Pool(count) = load.connections {
-            ensure!(
-                count >= self.clients,
-                "run {} clients over {count} kept connections: each client needs its own, \
-                 allow at least {0}",
-                self.clients
-            );
-        }
-        Ok(())
-    }
 }
 
 /// A client that could not connect tries again after this long: refusals are

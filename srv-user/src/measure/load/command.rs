@@ -121,7 +121,7 @@ impl Ready {
             success: args.success.clone(),
         };
         if let Paced::Closed(closed) = &paced {
-            closed.check(&load)?;
+            load.check(closed)?;
         }
         let asked = asked(args, targets.url, &load, &paced);
         Ok(Self {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::net::{RecvFlags, SendFlags};
 use rustls::ClientConnection;
 
-use crate::measure::load::Tls;
+use crate::measure::load::target::Tls;
 
 /// A session over a socket that is passed to each call.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use rustix::net::{
 };
 
 use super::tls::Session;
-use crate::measure::load::{Address, Server};
+use crate::measure::load::target::{Address, Server};
 
 /// A connection.
 #[derive(Debug)]

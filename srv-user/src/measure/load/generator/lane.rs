@@ -12,7 +12,8 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::measure::load::exchange::Wire;
-use crate::measure::load::{Address, Connections, Load, Server};
+use crate::measure::load::spec::{Connections, Load};
+use crate::measure::load::target::{Address, Server};
 
 /// One server: connections to it, and requests that wait for one.
 pub(super) struct Lane {

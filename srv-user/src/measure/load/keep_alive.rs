@@ -14,7 +14,7 @@ use crate::measure::load::response::{Head, Reader};
 
 /// Open connections; dropping closes them all.
 #[derive(Debug)]
-pub struct Held {
+pub struct KeepAlive {
     streams: Vec<TcpStream>,
     /// The slot that answered on each, in order of opening; `None` without `X-Worker`.
     pub workers: Vec<Option<u16>>,
@@ -32,7 +32,7 @@ pub enum Opening {
 /// An answer that takes longer than this is none.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-impl Held {
+impl KeepAlive {
     /// Opens `count` connections to `target` and gets `path` once on each.
     ///
     /// # Errors

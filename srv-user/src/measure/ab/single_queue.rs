@@ -1,0 +1,70 @@
+//! What one first-come-first-served queue ([`bound`]) makes of the rounds of a comparison,
+//! with the overhead per request that was measured of an arm.
+
+use super::distribution::{Sorted, over_rounds};
+use super::measure::Plan;
+use super::overhead::Overhead;
+use super::scenario::Scenario;
+use crate::measure::arrivals::Draw;
+use crate::measure::bound;
+use crate::measure::result::Limit;
+use crate::measure::stats::{Summary, deviation};
+
+/// Has a single queue serve each of `plans`.
+pub(super) fn replay(scenario: &Scenario, plans: &[Plan], overhead: Overhead) -> Limit {
+    let rtt_ns = scenario.rtt.map_or(0, |rtt| rtt.as_nanos() as u64);
+    // The handshake takes one, the request and its answer another.
+    let delay_ns = overhead.delays_ns + 2 * rtt_ns;
+    let occupies_ns = overhead.occupies_ns;
+    let mut limit = Limit {
+        about: format!(
+            "one first-come-first-served queue replays the same draws; each request keeps its \
+             worker {} µs longer and its answer comes {} µs later, as measured",
+            occupies_ns / 1000,
+            delay_ns / 1000
+        ),
+        overhead_ns: occupies_ns,
+        delay_ns,
+        short: Vec::new(),
+        all: Vec::new(),
+        deviation_ns: Vec::new(),
+        cdf: Vec::new(),
+    };
+    let is_short = |draw: &Draw| scenario.service.is_short(draw.service_us);
+    let mut short_by_round = Vec::new();
+    for plan in plans {
+        let latencies = latencies(scenario, plan, occupies_ns, delay_ns);
+        let short = latencies.iter().filter(|(draw, _)| is_short(draw));
+        let short: Vec<u64> = short.map(|(_, ns)| *ns).collect();
+        let all = || latencies.iter().map(|(_, ns)| *ns);
+        let deviation_ns = deviation(all().map(|ns| ns as f64));
+        limit.short.push(Summary::of(short.iter().copied()));
+        limit.all.push(Summary::of(all()));
+        limit.deviation_ns.push(deviation_ns);
+        short_by_round.push(Sorted::new(short));
+    }
+    limit.cdf = over_rounds(&short_by_round);
+    limit
+}
+
+/// What is judged of one plan: each request and its latency, ns.
+fn latencies(
+    scenario: &Scenario,
+    plan: &Plan,
+    occupies_ns: u64,
+    delay_ns: u64,
+) -> Vec<(Draw, u64)> {
+    let workers = scenario.workers;
+    let served = match scenario.closed(plan.seed) {
+        Some(closed) => {
+            let mut sent = bound::replay_closed(&closed, workers, occupies_ns, delay_ns);
+            sent.split_off(closed.clients.min(sent.len()))
+        }
+        None => {
+            let latencies = bound::replay(&plan.draws, workers, occupies_ns);
+            plan.draws.iter().copied().zip(latencies).collect()
+        }
+    };
+    let delayed = served.into_iter().map(|(draw, ns)| (draw, ns + delay_ns));
+    delayed.collect()
+}
