@@ -6,6 +6,7 @@ pub mod arrivals;
 pub mod baseline;
 pub mod bound;
 pub mod delay_line;
+mod distribution;
 pub mod environment;
 pub mod load;
 pub mod report;

@@ -3,6 +3,7 @@
 //! panic aborts srv, whatever it had begun.
 
 pub mod json;
+pub mod table;
 
 use std::fmt;
 use std::io::{self, Write as _};

@@ -344,6 +344,6 @@ fn report(source: Source, arms: &[Arm], samples: &[Sample]) {
         ]
     };
     let header = ["arm", "p50 ms", "p99 ms", "max ms", "downloads MB/s"];
-    print_table(&header, &arms.iter().map(row).collect::<Vec<_>>());
+    print_table(&header, arms.iter().map(row));
     println!();
 }

@@ -81,7 +81,7 @@ fn main() -> Result<()> {
     let header = [
         "policy", "reads", "workers", "asleep", "cost", "empty", "limit", "met",
     ];
-    print_table(&header, &rows);
+    print_table(&header, rows);
     raw.finish()
 }
 

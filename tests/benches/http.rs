@@ -163,7 +163,7 @@ fn report(mode: &str, arms: &[Arm], samples: &[Sample]) {
         "range",
         "errors",
     ];
-    print_table(&header, &arms.iter().map(row).collect::<Vec<_>>());
+    print_table(&header, arms.iter().map(row));
     for base in ["nginx", "nginx tuned"] {
         if let Some(ratio) = ratio(&samples, cpu, "srv", base) {
             let met = verdict(ratio.rounds.median <= CPU_TARGET);

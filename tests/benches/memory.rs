@@ -145,7 +145,7 @@ fn report(arms: &[Arm], samples: &[Sample]) {
         "all memory/connection",
         "before, KiB",
     ];
-    print_table(&header, &arms.iter().map(row).collect::<Vec<_>>());
+    print_table(&header, arms.iter().map(row));
     println!(
         "  nginx sets its connection table aside at the start: that is in `before` and in \
          `all memory`, not in `added`"

@@ -88,7 +88,7 @@ fn main() -> Result<()> {
         "limit",
         "warm",
     ];
-    print_table(&header, &rows);
+    print_table(&header, rows);
     raw.finish()
 }
 

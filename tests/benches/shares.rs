@@ -77,7 +77,7 @@ fn main() -> Result<()> {
         &format!("most of {WINDOW}"),
         &format!("≤ {WINDOW_MOST}"),
     ];
-    print_table(&header, &rows);
+    print_table(&header, rows);
     raw.finish()
 }
 

@@ -56,7 +56,7 @@ impl Raw {
     }
 }
 
-pub use srv::measure::ab::table::print_table;
+pub use srv::output::table::print as print_table;
 
 /// How a target is reported.
 pub fn verdict(is_met: bool) -> &'static str {

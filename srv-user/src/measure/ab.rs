@@ -9,7 +9,6 @@ pub mod args;
 pub mod arm;
 mod capacity;
 pub mod compare;
-mod distribution;
 pub mod doubts;
 pub mod files;
 pub mod judge;

@@ -13,10 +13,33 @@ pub mod usage;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use anyhow::{Context as _, Result};
+use rustix::process::Pid;
+use tempfile::TempDir;
 
 use crate::kernel::sock_diag::SockDiag;
 use child::Child;
 use usage::Tree;
+
+/// A running baseline server; dropping it stops it.
+#[derive(Debug)]
+pub struct BaselineServer {
+    child: Child,
+    address: SocketAddr,
+    // Held: dropping it removes the folder of its configuration.
+    _folder: TempDir,
+}
+
+impl BaselineServer {
+    /// The address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The process id of its master.
+    pub fn pid(&self) -> Pid {
+        self.child.pid()
+    }
+}
 
 /// An address of `host` that no process uses now. Another process may take it
 /// before it is used.

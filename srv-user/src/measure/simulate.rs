@@ -24,6 +24,7 @@ use srv_common::{MAX_WORKERS, Policy};
 
 use crate::measure::arrivals::{Draw, Service};
 use crate::measure::stats::{Summary, coefficient_of_variation};
+use crate::output::table::table;
 use engine::Engine;
 use srv_steer::AcceptMode;
 pub use tally::Latencies;
@@ -114,8 +115,7 @@ pub struct Outcome {
 impl Outcome {
     /// Coefficient of variation of the accepts per worker; 0 is perfectly even.
     pub fn accepts_cv(&self) -> f64 {
-        let accepts: Vec<f64> = self.accepts.iter().map(|&count| count as f64).collect();
-        coefficient_of_variation(&accepts)
+        coefficient_of_variation(&self.accepts)
     }
 }
 
@@ -182,9 +182,7 @@ pub fn compare<D: IntoIterator<Item = Draw>>(
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{:<18} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>6} {:>7} {:>6}",
+        let header = [
             "latency, ms",
             "short p50",
             "short p99",
@@ -194,31 +192,29 @@ impl fmt::Display for Table {
             "mean wait",
             "busy",
             "stolen",
-            "CV"
-        )?;
-        for (arm, outcome) in &self.rows {
-            row(f, *arm, outcome)?;
-        }
-        Ok(())
+            "CV",
+        ];
+        let rows = self.rows.iter().map(|(arm, outcome)| row(*arm, outcome));
+        f.write_str(&table(&header, &header[..1], rows))
     }
 }
 
-fn row(f: &mut fmt::Formatter<'_>, arm: Arm, outcome: &Outcome) -> fmt::Result {
-    let ms = |ns: u64| ns as f64 / 1e6;
+fn row(arm: Arm, outcome: &Outcome) -> Vec<String> {
+    let ms = |ns: u64| format!("{:.2}", ns as f64 / 1e6);
     let Outcome { all, short, .. } = outcome;
-    writeln!(
-        f,
-        "{arm:<18} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9.3} {:>6.3} {:>7.3} {:>6.3}",
+    let stolen = outcome.stolen as f64 / all.count.max(1) as f64;
+    vec![
+        arm.to_string(),
         ms(short.p50_ns),
         ms(short.p99_ns),
         ms(all.p50_ns),
         ms(all.p99_ns),
         ms(all.p99_9_ns),
-        outcome.wait.mean_ns / 1e6,
-        outcome.utilisation,
-        outcome.stolen as f64 / all.count.max(1) as f64,
-        outcome.accepts_cv(),
-    )
+        format!("{:.3}", outcome.wait.mean_ns / 1e6),
+        format!("{:.3}", outcome.utilisation),
+        format!("{stolen:.3}"),
+        format!("{:.3}", outcome.accepts_cv()),
+    ]
 }
 
 #[cfg(test)]

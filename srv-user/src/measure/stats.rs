@@ -1,12 +1,13 @@
-//! What is said about measurements: percentiles of latencies, evenness of
-//! shares, and the comparison of two arms over rounds. Pure arithmetic; knows
-//! nothing of how the figures came about.
+//! What is said about measurements: percentiles of latencies, evenness of shares (the same
+//! functions as in `srv status`), and the comparison of two arms over rounds. Pure
+//! arithmetic; knows nothing of how the figures came about.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::measure::arrivals::Uniform;
+pub use srv_steer::balance::{coefficient_of_variation, max_over_mean};
 
 /// Latencies in ns, summed up; exact percentiles by nearest rank.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -55,20 +56,6 @@ pub fn nearest_rank(sorted: &[u64], fraction: f64) -> u64 {
     sorted[rank.clamp(1, sorted.len()) - 1]
 }
 
-/// Standard deviation (of the population) over mean: 0 is perfectly even. 0 if
-/// there is nothing to share.
-pub fn coefficient_of_variation(shares: &[f64]) -> f64 {
-    let mean = mean(shares);
-    if mean == 0.0 {
-        return 0.0;
-    }
-    let variance = shares
-        .iter()
-        .map(|share| (share - mean).powi(2))
-        .sum::<f64>();
-    (variance / shares.len() as f64).sqrt() / mean
-}
-
 /// Standard deviation (of the population); 0 if there is nothing.
 pub fn deviation(values: impl Iterator<Item = f64>) -> f64 {
     // Welford's update: stable, and one pass.
@@ -86,25 +73,28 @@ pub fn deviation(values: impl Iterator<Item = f64>) -> f64 {
     }
 }
 
-/// The largest share over the mean: 1 is perfectly even. 1 if there is nothing to share.
-pub fn max_over_mean(shares: &[f64]) -> f64 {
-    let mean = mean(shares);
-    if mean == 0.0 {
-        return 1.0;
-    }
-    shares.iter().copied().fold(0.0, f64::max) / mean
-}
-
 /// Jain's fairness index, (Σx)² / (n·Σx²): 1 is perfectly even, 1/n is all to
 /// one. 1 if there is nothing to share.
 ///
 /// Source: Jain, Chiu, Hawe, DEC-TR-301, 1984.
-pub fn jain(shares: &[f64]) -> f64 {
-    let squares: f64 = shares.iter().map(|share| share * share).sum();
+pub fn jain(counts: &[u64]) -> f64 {
+    let counts = || counts.iter().map(|&count| count as f64);
+    let squares: f64 = counts().map(|count| count * count).sum();
     if squares == 0.0 {
         return 1.0;
     }
-    shares.iter().sum::<f64>().powi(2) / (shares.len() as f64 * squares)
+    counts().sum::<f64>().powi(2) / (counts().count() as f64 * squares)
+}
+
+/// How many of `workers` each worker from 0 to `count` has; a larger number counts nowhere.
+pub fn per_worker(workers: impl IntoIterator<Item = u16>, count: usize) -> Vec<u64> {
+    let mut counts = vec![0; count];
+    for worker in workers {
+        if let Some(count) = counts.get_mut(usize::from(worker)) {
+            *count += 1;
+        }
+    }
+    counts
 }
 
 /// Arithmetic mean; 0 if there are none.
@@ -292,15 +282,22 @@ mod tests {
 
     #[test]
     fn evenness_at_both_ends() {
-        let even = [3.0; 8];
+        let even = [3; 8];
         assert_eq!(coefficient_of_variation(&even), 0.0);
         assert_eq!(max_over_mean(&even), 1.0);
         assert_eq!(jain(&even), 1.0);
-        let all_to_one = [8.0, 0.0, 0.0, 0.0];
+        let all_to_one = [8, 0, 0, 0];
         assert_eq!(coefficient_of_variation(&all_to_one), 3.0_f64.sqrt());
         assert_eq!(max_over_mean(&all_to_one), 4.0);
         assert_eq!(jain(&all_to_one), 0.25);
-        assert_eq!(coefficient_of_variation(&[0.0; 4]), 0.0);
+        assert_eq!(coefficient_of_variation(&[0; 4]), 0.0);
+        assert_eq!(jain(&[0; 4]), 1.0);
+    }
+
+    #[test]
+    fn what_each_worker_has_is_counted() {
+        assert_eq!(per_worker([0, 2, 2, 9], 3), [1, 0, 2]);
+        assert_eq!(per_worker([1], 0), [0; 0]);
     }
 
     #[test]

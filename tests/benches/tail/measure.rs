@@ -76,7 +76,7 @@ pub struct Homes {
     pub arm: String,
     pub connections: usize,
     pub burst: bool,
-    pub per_worker: Vec<f64>,
+    pub per_worker: Vec<u64>,
 }
 
 impl Homes {
@@ -101,13 +101,10 @@ impl Homes {
     }
 
     /// Live connections of the worker with most, less those of the worker with fewest.
-    pub fn gap(&self) -> f64 {
-        let most = self.per_worker.iter().copied().fold(0.0, f64::max);
-        most - self
-            .per_worker
-            .iter()
-            .copied()
-            .fold(f64::INFINITY, f64::min)
+    pub fn gap(&self) -> u64 {
+        let most = self.per_worker.iter().max().copied().unwrap_or(0);
+        let fewest = self.per_worker.iter().min().copied().unwrap_or(0);
+        most - fewest
     }
 }
 

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use srv::kernel::owners;
 use srv::kernel::sock_diag::SockDiag;
 use srv_common::Policy;
-use srv_tests::python::{Python, Server};
+use srv_tests::python::{self, Program};
 
 use crate::agent::{Agent, LOCALHOST, answered_by, is_in_turn, nginx, run, said};
 use crate::gate;
@@ -72,12 +72,12 @@ fn a_network_namespace_without_an_address_is_searched() {
 
 #[test]
 fn a_master_that_leaves_the_sockets_to_its_workers_is_understood() {
-    let required = Server::Gunicorn.version().map(drop);
+    let required = Program::Gunicorn.version().map(drop);
     let required = required.map_err(|error| format!("{error:#}"));
     if !gate::steer() || !gate::can("run gunicorn", required) {
         return;
     }
-    let python = Python::start(Server::Gunicorn, LOCALHOST, 2).unwrap();
+    let python = python::start(Program::Gunicorn, LOCALHOST, 2).unwrap();
     let master = python.pid();
     let own = owners::sockets_of(master).unwrap();
     let listeners = SockDiag::open(None).unwrap().listeners_on(python.address());

@@ -259,7 +259,7 @@ fn a_hung_worker_comes_last() {
     });
     // More open connections than the hung one has, and still the better choice.
     let held = KeepAlive::open(server.address(), "/", 20, Opening::OneByOne).unwrap();
-    assert_eq!(held.shares(2)[1 - hung], 20.0);
+    assert_eq!(held.shares(2)[1 - hung], 20);
     drop(stopped);
     assert_eq!(client.response().status(), 200);
 }

@@ -14,10 +14,8 @@ use crate::attach;
 use crate::control::{self, Reply, Request};
 use crate::measure::arrivals::Service;
 use crate::measure::baseline::child::Child;
-use crate::measure::baseline::haproxy::{self, Haproxy};
-use crate::measure::baseline::nginx::{self, Content, Nginx, Options};
-use crate::measure::baseline::python::{self, Python};
-use crate::measure::baseline::srv::{Srv, executable};
+use crate::measure::baseline::nginx::{Content, Options};
+use crate::measure::baseline::{BaselineServer, haproxy, nginx, python, srv};
 use crate::measure::simulate;
 use srv_steer::AcceptMode;
 use srv_steer::program;
@@ -37,7 +35,7 @@ enum Kind {
     Srv(Policy, AcceptMode),
     Nginx { reuseport: bool },
     Haproxy,
-    Python(python::Server),
+    Python(python::Program),
 }
 
 /// An arm's server while it runs; dropping it stops it.
@@ -45,7 +43,7 @@ enum Kind {
 pub struct Running {
     /// Dropped first, as it detaches.
     _agent: Option<Agent>,
-    server: Started,
+    server: BaselineServer,
 }
 
 /// A running `srv attach`; dropping it detaches.
@@ -54,18 +52,6 @@ struct Agent {
     _child: Child,
     // Held: dropping it removes the folder, in which its control socket is.
     _folder: TempDir,
-}
-
-#[derive(Debug)]
-enum Started {
-    /// srv.
-    Srv(Srv),
-    /// nginx.
-    Nginx(Nginx),
-    /// HAProxy.
-    Haproxy(Haproxy),
-    /// gunicorn or granian.
-    Python(Python),
 }
 
 /// What runs if no arm is named: the subject first, so that it is the control too.
@@ -109,8 +95,8 @@ impl Arm {
             "nginx" => Kind::Nginx { reuseport: false },
             "nginx-reuseport" => Kind::Nginx { reuseport: true },
             "haproxy" => Kind::Haproxy,
-            "gunicorn" => Kind::Python(python::Server::Gunicorn),
-            "granian" => Kind::Python(python::Server::Granian),
+            "gunicorn" => Kind::Python(python::Program::Gunicorn),
+            "granian" => Kind::Python(python::Program::Granian),
             "ring" => Kind::Srv(Policy::Hash, AcceptMode::Ring),
             "shared" => Kind::Srv(Policy::Hash, AcceptMode::Shared),
             "shared-herd" => Kind::Srv(Policy::Hash, AcceptMode::SharedHerd),
@@ -184,7 +170,7 @@ impl Arm {
 
     /// Whether its server keeps connections for further requests.
     pub fn keeps_connections(&self) -> bool {
-        !matches!(self.kind, Kind::Python(python::Server::Gunicorn))
+        !matches!(self.kind, Kind::Python(python::Program::Gunicorn))
     }
 
     /// What runs, with its version.
@@ -283,12 +269,12 @@ impl Arm {
         start().with_context(|| format!("start arm {}", self.name))
     }
 
-    fn start_server(&self, scenario: &Scenario, host: IpAddr) -> Result<Started> {
+    fn start_server(&self, scenario: &Scenario, host: IpAddr) -> Result<BaselineServer> {
         match &self.kind {
             Kind::Srv(policy, accept) => {
                 let workers = scenario.workers.to_string();
                 let listen = SocketAddr::new(host, 0).to_string();
-                Srv::start([
+                srv::start([
                     "--listen",
                     &listen,
                     "--workers",
@@ -300,15 +286,12 @@ impl Arm {
                     "--synthetic",
                     "--worker-header",
                 ])
-                .map(Started::Srv)
             }
             Kind::Nginx { reuseport } => {
-                Nginx::start(host, &self.nginx_options(scenario, *reuseport)).map(Started::Nginx)
+                nginx::start(host, &self.nginx_options(scenario, *reuseport))
             }
-            Kind::Haproxy => Haproxy::start(host, scenario.workers).map(Started::Haproxy),
-            Kind::Python(server) => {
-                Python::start(*server, host, scenario.workers).map(Started::Python)
-            }
+            Kind::Haproxy => haproxy::start(host, scenario.workers),
+            Kind::Python(server) => python::start(*server, host, scenario.workers),
         }
     }
 
@@ -328,7 +311,7 @@ impl Arm {
 fn attach(address: SocketAddr) -> Result<Agent> {
     let folder = tempfile::tempdir().context("create a temporary folder")?;
     let control = folder.path().join("control");
-    let mut command = Command::new(executable()?);
+    let mut command = Command::new(srv::executable()?);
     command.args(["attach", "--listen", &address.to_string(), "--control"]);
     command.arg(&control);
     let mut child = Child::spawn(command.env("NO_COLOR", "1").env_remove("RUST_LOG"))?;
@@ -375,23 +358,7 @@ impl Running {
 
     /// The master's process id.
     pub fn pid(&self) -> Pid {
-        match &self.server {
-            Started::Srv(server) => server.pid(),
-            Started::Nginx(nginx) => nginx.pid(),
-            Started::Haproxy(haproxy) => haproxy.pid(),
-            Started::Python(python) => python.pid(),
-        }
-    }
-}
-
-impl Started {
-    fn address(&self) -> SocketAddr {
-        match self {
-            Self::Srv(server) => server.address(),
-            Self::Nginx(nginx) => nginx.address(),
-            Self::Haproxy(haproxy) => haproxy.address(),
-            Self::Python(python) => python.address(),
-        }
+        self.server.pid()
     }
 }
 

@@ -2,9 +2,9 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::judge::paired;
-use super::table::print_table;
-use crate::measure::result::{Arm, Comparison, Round};
+use super::judge::{paired, series};
+use crate::measure::result::{Comparison, Round};
+use crate::output::table;
 
 type Figure = (&'static str, fn(&Round) -> f64);
 
@@ -40,13 +40,7 @@ pub fn compare(before: &Comparison, after: &Comparison) -> Result<()> {
             continue;
         };
         for (name, figure) in FIGURES {
-            let series = |arm: &Arm| -> Vec<Option<f64>> {
-                let rounds = arm.rounds.iter();
-                rounds
-                    .map(|round| (!round.is_disturbed()).then(|| figure(round)))
-                    .collect()
-            };
-            let Some(ratio) = paired(&series(new), &series(old)) else {
+            let Some(ratio) = paired(&series(new, figure), &series(old, figure)) else {
                 continue;
             };
             rows.push(vec![
@@ -61,6 +55,6 @@ pub fn compare(before: &Comparison, after: &Comparison) -> Result<()> {
         bail!("the runs have no arm in common that both measured");
     }
     println!("after / before, paired by round; below 1 is less");
-    print_table(&["arm", "figure", "ratio", "judgement"], &rows);
+    table::print(&["arm", "figure", "ratio", "judgement"], rows);
     Ok(())
 }

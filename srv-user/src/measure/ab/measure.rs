@@ -179,7 +179,7 @@ fn homes(arm: &Arm, scenario: &Scenario, count: usize) -> Result<(Vec<u64>, u64)
         let running = arm.start(scenario, None)?;
         let held = KeepAlive::open(running.address(), IDLE, count, opening)
             .with_context(|| format!("hold connections to arm {}", arm.name))?;
-        let shares: Vec<u64> = whole(&held.shares(scenario.workers));
+        let shares = held.shares(scenario.workers);
         let most = shares.iter().max().copied().unwrap_or(0);
         let fewest = shares.iter().min().copied().unwrap_or(0);
         Ok((shares, most - fewest))
@@ -203,10 +203,9 @@ fn sum_up(
     let requests = run.records.len();
     let answered = run.shares(scenario.workers);
     let (accepts, live_gap, served) = match homes {
-        Some((shares, gap)) => (shares, Some(gap), Some(served(&answered))),
-        None => (whole(&answered), None, None),
+        Some((shares, gap)) => (shares, Some(gap), Some(served(answered))),
+        None => (answered, None, None),
     };
-    let shares: Vec<f64> = accepts.iter().map(|&count| count as f64).collect();
     let round = Round {
         seed,
         requests,
@@ -214,9 +213,9 @@ fn sum_up(
         short: Summary::of(short.map(Record::latency_ns)),
         all: Summary::of(latencies()),
         deviation_ns: deviation(latencies().map(|ns| ns as f64)),
-        accepts_cv: coefficient_of_variation(&shares),
-        accepts_max_over_mean: max_over_mean(&shares),
-        accepts_jain: jain(&shares),
+        accepts_cv: coefficient_of_variation(&accepts),
+        accepts_max_over_mean: max_over_mean(&accepts),
+        accepts_jain: jain(&accepts),
         accepts,
         live_gap,
         served,
@@ -229,11 +228,11 @@ fn sum_up(
 }
 
 /// Where the requests over kept connections went.
-fn served(answered: &[f64]) -> Served {
+fn served(answered: Vec<u64>) -> Served {
     Served {
-        per_worker: whole(answered),
-        cv: coefficient_of_variation(answered),
-        max_over_mean: max_over_mean(answered),
+        cv: coefficient_of_variation(&answered),
+        max_over_mean: max_over_mean(&answered),
+        per_worker: answered,
     }
 }
 
@@ -244,10 +243,6 @@ pub fn judged<'a>(scenario: &Scenario, records: &'a [Record]) -> &'a [Record] {
         Arrivals::Closed(clients) => &records[clients.min(records.len())..],
         Arrivals::Poisson(_) | Arrivals::Burst(..) => records,
     }
-}
-
-fn whole(shares: &[f64]) -> Vec<u64> {
-    shares.iter().map(|&share| share as u64).collect()
 }
 
 /// Connections that were open over time, from the requests that had one each.

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Result, bail, ensure};
 
 use super::arm::Arm;
-use super::distribution::{Sorted, over_rounds};
 use super::files::Folder;
 use super::measure::{self, Measured, Plan, live, measure};
 use super::overhead::Overhead;
@@ -16,6 +15,7 @@ use super::{Asked, blank, blank_arm, judge, single_queue, table};
 use crate::measure::arrivals::Service;
 use crate::measure::baseline::others;
 use crate::measure::delay_line::DelayLine;
+use crate::measure::distribution::{Sorted, over_rounds};
 use crate::measure::environment::Environment;
 use crate::measure::load::Record;
 use crate::measure::result::{self, Comparison, Round};

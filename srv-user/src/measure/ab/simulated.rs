@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Result, bail, ensure};
 
 use super::arm::{self, Arm};
-use super::distribution::over_rounds;
 use super::files::Folder;
 use super::judge;
 use super::scenario::{self, Arrivals, Keeping, Scenario};
 use super::{Asked, blank, blank_arm, catch_interrupt};
 use crate::measure::arrivals::{Draw, burst, endless};
+use crate::measure::distribution::over_rounds;
 use crate::measure::environment::Environment;
 use crate::measure::result::{Comparison, Limit, Round};
 use crate::measure::simulate::{self, Latencies, Model, Outcome};
@@ -205,7 +205,7 @@ fn draws(scenario: &Scenario, seed: u64) -> Box<dyn Iterator<Item = Draw>> {
 }
 
 fn round(seed: u64, outcome: &Outcome) -> Round {
-    let shares: Vec<f64> = outcome.accepts.iter().map(|&count| count as f64).collect();
+    let accepts = &outcome.accepts;
     Round {
         seed,
         requests: outcome.all.count,
@@ -213,10 +213,10 @@ fn round(seed: u64, outcome: &Outcome) -> Round {
         short: outcome.short,
         all: outcome.all,
         deviation_ns: outcome.deviation_ns,
-        accepts: outcome.accepts.clone(),
-        accepts_cv: coefficient_of_variation(&shares),
-        accepts_max_over_mean: max_over_mean(&shares),
-        accepts_jain: jain(&shares),
+        accepts: accepts.clone(),
+        accepts_cv: coefficient_of_variation(accepts),
+        accepts_max_over_mean: max_over_mean(accepts),
+        accepts_jain: jain(accepts),
         live_gap: None,
         served: None,
         cpu_ns_per_request: 0.0,

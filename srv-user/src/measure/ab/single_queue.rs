@@ -1,12 +1,12 @@
 //! What one first-come-first-served queue ([`bound`]) makes of the rounds of a comparison,
 //! with the overhead per request that was measured of an arm.
 
-use super::distribution::{Sorted, over_rounds};
 use super::measure::Plan;
 use super::overhead::Overhead;
 use super::scenario::Scenario;
 use crate::measure::arrivals::Draw;
 use crate::measure::bound;
+use crate::measure::distribution::{Sorted, over_rounds};
 use crate::measure::result::Limit;
 use crate::measure::stats::{Summary, deviation};
 

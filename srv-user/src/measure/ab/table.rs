@@ -1,9 +1,8 @@
 //! What `srv ab` prints on the terminal.
 
-use std::fmt::Write as _;
-
 use crate::measure::result::{Arm, Comparison, Round, Served};
 use crate::measure::stats::{Spread, Summary, median};
+use crate::output::table;
 
 /// Says what is about to be measured.
 pub fn announce(comparison: &Comparison) {
@@ -34,7 +33,7 @@ pub fn conclude(comparison: &Comparison) {
         row.extend(latencies(&limit.short, &limit.all));
         rows.push(row);
     }
-    print_table(
+    table::print(
         &[
             "arm",
             "short p99",
@@ -53,7 +52,7 @@ pub fn conclude(comparison: &Comparison) {
             "lost",
             "late p99",
         ],
-        &rows,
+        rows,
     );
     if let Some(limit) = &comparison.limit {
         println!("  limit: {}", limit.about);
@@ -84,7 +83,7 @@ fn print_served(arms: &[Arm]) {
     let rows: Vec<_> = arms.iter().filter_map(row).collect();
     if !rows.is_empty() {
         println!("\nrequests per worker over the kept connections, medians over the rounds");
-        print_table(&["arm", "CV", "max/mean"], &rows);
+        table::print(&["arm", "CV", "max/mean"], rows);
     }
 }
 
@@ -139,27 +138,4 @@ fn latencies(short: &[Summary], all: &[Summary]) -> Vec<String> {
         over(|all| all.p99_9_ns as f64),
         over(|all| all.max_ns as f64),
     ]
-}
-
-/// Prints rows as a table, each column as wide as its widest cell; all but the
-/// first are aligned to the right.
-pub fn print_table(header: &[&str], rows: &[Vec<String>]) {
-    let header: Vec<String> = header.iter().map(|cell| (*cell).to_owned()).collect();
-    let all = || std::iter::once(&header).chain(rows);
-    let width = |column: usize| {
-        let cells = all().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    for row in all() {
-        let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            let width = widths[column];
-            let _ = match column {
-                0 => write!(line, "  {cell:<width$}"),
-                _ => write!(line, "  {cell:>width$}"),
-            };
-        }
-        println!("{line}");
-    }
 }

@@ -6,63 +6,40 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::Pid;
-use tempfile::TempDir;
 
 use super::child::Child;
-use super::{await_listeners, free_address, retry_if_in_use};
-
-/// A running HAProxy; dropping it stops it.
-#[derive(Debug)]
-pub struct Haproxy {
-    child: Child,
-    address: SocketAddr,
-    // Held: dropping it removes the folder.
-    _folder: TempDir,
-}
+use super::{BaselineServer, await_listeners, free_address, retry_if_in_use};
 
 const MEND: &str = "`cargo xtask ab` installs it, or: apt-get install haproxy";
 
-impl Haproxy {
-    /// Starts HAProxy on a port of `host` with `threads` threads, a socket of its own for each, and
-    /// waits until it listens.
-    ///
-    /// # Errors
-    /// It is not installed, or it did not start; the message carries what it said.
-    pub fn start(host: IpAddr, threads: usize) -> Result<Self> {
-        if let Err(error) = version() {
-            bail!("{error:#}; {MEND}");
-        }
-        retry_if_in_use(|| Self::try_start(host, threads))
+/// Starts HAProxy on a port of `host` with `threads` threads, a socket of its own for each, and
+/// waits until it listens.
+///
+/// # Errors
+/// It is not installed, or it did not start; the message carries what it said.
+pub fn start(host: IpAddr, threads: usize) -> Result<BaselineServer> {
+    if let Err(error) = version() {
+        bail!("{error:#}; {MEND}");
     }
+    retry_if_in_use(|| try_start(host, threads))
+}
 
-    fn try_start(host: IpAddr, threads: usize) -> Result<Self> {
-        let folder = tempfile::tempdir().context("create a temporary folder")?;
-        let address = free_address(host)?;
-        let file = folder.path().join("haproxy.cfg");
-        std::fs::write(&file, configuration(address, threads))
-            .with_context(|| format!("write {}", file.display()))?;
-        check(&file)?;
-        let mut command = Command::new("haproxy");
-        // -W: a master process and a worker process.
-        let mut child = Child::spawn(command.args(["-W", "-f"]).arg(&file))?;
-        await_listeners(&mut child, address, threads, 2)?;
-        Ok(Self {
-            child,
-            address,
-            _folder: folder,
-        })
-    }
-
-    /// The address it listens on.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The master's process id.
-    pub fn pid(&self) -> Pid {
-        self.child.pid()
-    }
+fn try_start(host: IpAddr, threads: usize) -> Result<BaselineServer> {
+    let folder = tempfile::tempdir().context("create a temporary folder")?;
+    let address = free_address(host)?;
+    let file = folder.path().join("haproxy.cfg");
+    std::fs::write(&file, configuration(address, threads))
+        .with_context(|| format!("write {}", file.display()))?;
+    check(&file)?;
+    let mut command = Command::new("haproxy");
+    // -W: a master process and a worker process.
+    let mut child = Child::spawn(command.args(["-W", "-f"]).arg(&file))?;
+    await_listeners(&mut child, address, threads, 2)?;
+    Ok(BaselineServer {
+        child,
+        address,
+        _folder: folder,
+    })
 }
 
 fn check(file: &Path) -> Result<()> {

@@ -7,11 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::Pid;
-use tempfile::TempDir;
 
 use super::child::Child;
-use super::{await_listeners, free_address, retry_if_in_use};
+use super::{BaselineServer, await_listeners, free_address, retry_if_in_use};
 
 /// What nginx is to be.
 #[derive(Clone, Debug)]
@@ -38,56 +36,35 @@ pub enum Content {
     Work,
 }
 
-/// A running nginx; dropping it stops it.
-#[derive(Debug)]
-pub struct Nginx {
-    child: Child,
-    address: SocketAddr,
-    // Held: dropping it removes the folder.
-    _folder: TempDir,
-}
-
 const MODULES: &str = "/usr/lib/nginx/modules";
 const LUA_MODULES: [&str; 2] = ["ndk_http_module.so", "ngx_http_lua_module.so"];
 const MEND: &str = "`cargo xtask ab` installs it, or: \
      apt-get install nginx-light libnginx-mod-http-lua";
 
-impl Nginx {
-    /// Starts nginx on a port of `host` and waits until all its workers have started.
-    ///
-    /// # Errors
-    /// nginx or its Lua module is not installed, or it did not start; the
-    /// message carries what it said.
-    pub fn start(host: IpAddr, options: &Options) -> Result<Self> {
-        require(options)?;
-        retry_if_in_use(|| {
-            let folder = tempfile::tempdir().context("create a temporary folder")?;
-            let address = free_address(host)?;
-            let mut child = spawn(Command::new("nginx"), options, address, folder.path())?;
-            let listeners = if options.reuseport {
-                options.workers
-            } else {
-                1
-            };
-            let processes = 1 + options.workers;
-            await_listeners(&mut child, address, listeners, processes)?;
-            Ok(Self {
-                child,
-                address,
-                _folder: folder,
-            })
+/// Starts nginx on a port of `host` and waits until all its workers have started.
+///
+/// # Errors
+/// nginx or its Lua module is not installed, or it did not start; the
+/// message carries what it said.
+pub fn start(host: IpAddr, options: &Options) -> Result<BaselineServer> {
+    require(options)?;
+    retry_if_in_use(|| {
+        let folder = tempfile::tempdir().context("create a temporary folder")?;
+        let address = free_address(host)?;
+        let mut child = spawn(Command::new("nginx"), options, address, folder.path())?;
+        let listeners = if options.reuseport {
+            options.workers
+        } else {
+            1
+        };
+        let processes = 1 + options.workers;
+        await_listeners(&mut child, address, listeners, processes)?;
+        Ok(BaselineServer {
+            child,
+            address,
+            _folder: folder,
         })
-    }
-
-    /// The address it listens on.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The master's process id.
-    pub fn pid(&self) -> Pid {
-        self.child.pid()
-    }
+    })
 }
 
 /// Writes `nginx.conf` into `folder`, for `address`.

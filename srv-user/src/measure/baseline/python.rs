@@ -7,28 +7,17 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use rustix::process::Pid;
-use tempfile::TempDir;
 
 use super::child::Child;
-use super::{await_listeners, free_address, retry_if_in_use};
+use super::{BaselineServer, await_listeners, free_address, retry_if_in_use};
 
-/// Which server.
+/// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Server {
+pub enum Program {
     /// gunicorn with its default, synchronous workers and `--reuse-port`.
     Gunicorn,
     /// granian, WSGI, one thread for the application in each worker.
     Granian,
-}
-
-/// A running one; dropping it stops it.
-#[derive(Debug)]
-pub struct Python {
-    child: Child,
-    address: SocketAddr,
-    // Held: dropping it removes the folder.
-    _folder: TempDir,
 }
 
 /// `/work?sleep_us=N`, which *blocks* its worker; answers carry `X-Worker`. The
@@ -56,7 +45,7 @@ def application(environ, start_response):
     return [b'ok\\n']
 ";
 
-impl Server {
+impl Program {
     /// Its command.
     pub fn name(self) -> &'static str {
         match self {
@@ -114,45 +103,33 @@ impl Server {
     }
 }
 
-impl Python {
-    /// Starts `server` on a port of `host` and waits until each worker listens.
-    ///
-    /// # Errors
-    /// It is not installed, or it did not start; the message carries what it said.
-    pub fn start(server: Server, host: IpAddr, workers: usize) -> Result<Self> {
-        server.version()?;
-        retry_if_in_use(|| Self::try_start(server, host, workers))
-    }
+/// Starts `program` on a port of `host` and waits until each worker listens.
+///
+/// # Errors
+/// It is not installed, or it did not start; the message carries what it said.
+pub fn start(program: Program, host: IpAddr, workers: usize) -> Result<BaselineServer> {
+    program.version()?;
+    retry_if_in_use(|| try_start(program, host, workers))
+}
 
-    fn try_start(server: Server, host: IpAddr, workers: usize) -> Result<Self> {
-        let folder = tempfile::tempdir().context("create a temporary folder")?;
-        let file = folder.path().join("application.py");
-        std::fs::write(&file, APPLICATION).with_context(|| format!("write {}", file.display()))?;
-        let address = free_address(host)?;
-        let mut command = Command::new(server.binary());
-        command
-            .current_dir(folder.path())
-            .args(server.arguments(address, workers).split_whitespace());
-        let mut child = Child::spawn(&mut command)?;
-        await_listeners(&mut child, address, workers, 1 + workers)?;
-        let last = folder.path().join(format!("worker-{}", workers - 1));
-        child.await_ready("each worker has the application", || {
-            Ok(last.exists().then_some(()))
-        })?;
-        Ok(Self {
-            child,
-            address,
-            _folder: folder,
-        })
-    }
-
-    /// The address it listens on.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The master's process id.
-    pub fn pid(&self) -> Pid {
-        self.child.pid()
-    }
+fn try_start(program: Program, host: IpAddr, workers: usize) -> Result<BaselineServer> {
+    let folder = tempfile::tempdir().context("create a temporary folder")?;
+    let file = folder.path().join("application.py");
+    std::fs::write(&file, APPLICATION).with_context(|| format!("write {}", file.display()))?;
+    let address = free_address(host)?;
+    let mut command = Command::new(program.binary());
+    command
+        .current_dir(folder.path())
+        .args(program.arguments(address, workers).split_whitespace());
+    let mut child = Child::spawn(&mut command)?;
+    await_listeners(&mut child, address, workers, 1 + workers)?;
+    let last = folder.path().join(format!("worker-{}", workers - 1));
+    child.await_ready("each worker has the application", || {
+        Ok(last.exists().then_some(()))
+    })?;
+    Ok(BaselineServer {
+        child,
+        address,
+        _folder: folder,
+    })
 }

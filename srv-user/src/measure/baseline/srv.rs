@@ -7,58 +7,36 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::process::Pid;
-use tempfile::TempDir;
 
+use super::BaselineServer;
 use super::child::Child;
 use crate::control::{self, Reply, Request, Status};
 
-/// A running `srv serve`; dropping it stops it.
-#[derive(Debug)]
-pub struct Srv {
-    child: Child,
-    address: SocketAddr,
-    // Held: dropping it removes the folder, in which its control socket is.
-    _folder: TempDir,
-}
-
-impl Srv {
-    /// Starts `srv serve` with these further arguments and waits until each of its
-    /// workers is ready, which it says over its control socket.
-    ///
-    /// # Errors
-    /// There is no binary, or it ended; the message carries what it said.
-    pub fn start<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<Self> {
-        let folder = tempfile::tempdir().context("create a temporary folder")?;
-        let control = folder.path().join("control");
-        let mut command = Command::new(executable()?);
-        command.arg("serve").arg("--control").arg(&control);
-        command.args(arguments);
-        // What it logs becomes part of an error message.
-        let mut child = Child::spawn(command.env("NO_COLOR", "1").env_remove("RUST_LOG"))?;
-        let address = child.await_ready("all workers are ready", || {
-            Ok(match control::ask(Some(&control), &Request::Status) {
-                Ok(Reply::Status(status)) => ready_address(&status),
-                // It has not opened the socket yet.
-                _ => None,
-            })
-        })?;
-        Ok(Self {
-            child,
-            address,
-            _folder: folder,
+/// Starts `srv serve` with these further arguments and waits until each of its
+/// workers is ready, which it says over its control socket.
+///
+/// # Errors
+/// There is no binary, or it ended; the message carries what it said.
+pub fn start<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<BaselineServer> {
+    let folder = tempfile::tempdir().context("create a temporary folder")?;
+    let control = folder.path().join("control");
+    let mut command = Command::new(executable()?);
+    command.arg("serve").arg("--control").arg(&control);
+    command.args(arguments);
+    // What it logs becomes part of an error message.
+    let mut child = Child::spawn(command.env("NO_COLOR", "1").env_remove("RUST_LOG"))?;
+    let address = child.await_ready("all workers are ready", || {
+        Ok(match control::ask(Some(&control), &Request::Status) {
+            Ok(Reply::Status(status)) => ready_address(&status),
+            // It has not opened the socket yet.
+            _ => None,
         })
-    }
-
-    /// The address it listens on.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The master's process id.
-    pub fn pid(&self) -> Pid {
-        self.child.pid()
-    }
+    })?;
+    Ok(BaselineServer {
+        child,
+        address,
+        _folder: folder,
+    })
 }
 
 /// The address of the first listener group; `None` if a worker is not ready.
@@ -105,7 +83,7 @@ pub fn profile_folder() -> Result<PathBuf> {
 mod tests {
     use super::*;
     use crate::control::status_for_tests;
-    use crate::steering::status::{group_for_tests, worker_for_tests};
+    use crate::control::status::{group_for_tests, worker_for_tests};
 
     #[test]
     fn a_server_is_ready_when_each_of_its_workers_is() {

@@ -146,7 +146,7 @@ impl Figures {
             latency_short: Summary::of(short.map(Record::latency_ns)),
             lateness: run.lateness,
             generator_busy: run.busy,
-            answers_per_worker: shares.into_iter().map(|share| share as u64).collect(),
+            answers_per_worker: shares,
             doubts,
         }
     }

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::measure::load::response::{Head, Reader};
+use crate::measure::stats::per_worker;
 
 /// Open connections; dropping closes them all.
 #[derive(Debug)]
@@ -80,14 +81,8 @@ impl KeepAlive {
     }
 
     /// Connections per worker, for workers 0 to `workers`.
-    pub fn shares(&self, workers: usize) -> Vec<f64> {
-        let mut shares = vec![0.0; workers];
-        for slot in self.workers.iter().flatten() {
-            if let Some(share) = shares.get_mut(usize::from(*slot)) {
-                *share += 1.0;
-            }
-        }
-        shares
+    pub fn shares(&self, workers: usize) -> Vec<u64> {
+        per_worker(self.workers.iter().copied().flatten(), workers)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::measure::stats::Summary;
+use crate::measure::stats::{Summary, per_worker};
 
 /// What became of one request. Instants are ns from the start of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -68,15 +68,11 @@ impl Run {
     }
 
     /// Responses per worker, for workers 0 to `workers`.
-    pub fn shares(&self, workers: usize) -> Vec<f64> {
-        let mut shares = vec![0.0; workers];
-        let slots = self.records.iter().filter_map(|record| record.worker);
-        for slot in slots {
-            if let Some(share) = shares.get_mut(usize::from(slot)) {
-                *share += 1.0;
-            }
-        }
-        shares
+    pub fn shares(&self, workers: usize) -> Vec<u64> {
+        per_worker(
+            self.records.iter().filter_map(|record| record.worker),
+            workers,
+        )
     }
 }
 

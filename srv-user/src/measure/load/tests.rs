@@ -75,7 +75,7 @@ fn every_request_ends_in_its_own_outcome() {
         let expected = [Ok, Status, Reset, Timeout, Malformed, Ok, Ok, Status, Ok];
         assert_eq!(outcomes, expected, "{connections:?}");
         assert_eq!(run.lost(), 5);
-        assert_eq!(run.shares(4), [0.0, 0.0, 0.0, 4.0]);
+        assert_eq!(run.shares(4), [0, 0, 0, 4]);
         assert_eq!(run.first_error.as_deref(), Some("status 404"));
         for record in &run.records {
             assert!(record.sent_ns.unwrap() >= record.scheduled_ns);

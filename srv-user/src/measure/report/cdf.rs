@@ -68,7 +68,7 @@ fn top_decades(comparison: &Comparison, series: &[Series]) -> f64 {
 fn curves(comparison: &Comparison, series: &[Series], top: f64) -> Vec<Curve> {
     let arms = series.iter().map(|series| {
         let p99 = series.arm.median(|round| round.short.p99_ns as f64);
-        (&series.arm.name[..], series.role, p99, &series.arm.cdf)
+        (&series.name[..], series.role, p99, &series.arm.cdf)
     });
     let limit = comparison.limit.iter().map(|limit| {
         let rounds: Vec<f64> = limit
@@ -301,11 +301,6 @@ fn ticks(low: f64, high: f64, width: Width) -> Vec<f64> {
 
 fn tick_label(tick: f64) -> String {
     let ns = 10_f64.powf(tick).round();
-    let (scale, unit) = match ns {
-        ns if ns >= 0.999e9 => (1e9, "s"),
-        ns if ns >= 0.999e6 => (1e6, "ms"),
-        ns if ns >= 0.999e3 => (1e3, "µs"),
-        _ => (1.0, "ns"),
-    };
+    let (scale, unit) = quantity::unit(ns);
     format!("{:.0} {unit}", ns / scale)
 }

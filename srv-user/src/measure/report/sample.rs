@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use crate::measure::arrivals::{Draw, Service, Uniform, poisson};
 use crate::measure::bound;
+use crate::measure::distribution::{Sorted, over_rounds};
 use crate::measure::result::{
-    Arm, CdfPoint, Compared, Comparison, Key, Limit, Live, Round, SCHEMA, Scenario,
+    Arm, Compared, Comparison, Key, Limit, Live, Round, SCHEMA, Scenario,
 };
 use crate::measure::stats::{
     Ratio, Summary, coefficient_of_variation, deviation, jain, max_over_mean,
@@ -115,7 +116,7 @@ fn draws(round: u64) -> Vec<Draw> {
 }
 
 fn arm(name: &str, choice: Choice) -> Arm {
-    let mut short = Vec::new();
+    let mut short: Vec<Sorted> = Vec::new();
     let mut accepts = vec![0; WORKERS];
     let mut rounds = Vec::new();
     let mut live = None;
@@ -126,7 +127,7 @@ fn arm(name: &str, choice: Choice) -> Arm {
             accepts[worker] += 1;
         }
         let latencies: Vec<u64> = served.iter().map(|served| served.1).collect();
-        short.extend(shorts(&draws, &latencies));
+        short.push(Sorted::new(shorts(&draws, &latencies)));
         live.get_or_insert_with(|| samples(&draws, &served));
         rounds.push(round(seed, &draws, &served, choice));
     }
@@ -135,7 +136,7 @@ fn arm(name: &str, choice: Choice) -> Arm {
         about: format!("srv 0.1.0, {name}"),
         left_out: None,
         rounds,
-        cdf: cdf(short),
+        cdf: over_rounds(&short),
         accepts,
         live,
     }
@@ -178,7 +179,6 @@ fn round(seed: u64, draws: &[Draw], served: &[(usize, u64)], choice: Choice) -> 
     for &(worker, _) in served {
         accepts[worker] += 1;
     }
-    let shares: Vec<f64> = accepts.iter().map(|&accepts| accepts as f64).collect();
     let all = Summary::of(latencies.iter().copied());
     let squares = latencies
         .iter()
@@ -195,10 +195,10 @@ fn round(seed: u64, draws: &[Draw], served: &[(usize, u64)], choice: Choice) -> 
         short: Summary::of(shorts(draws, &latencies)),
         all,
         deviation_ns,
+        accepts_cv: coefficient_of_variation(&accepts),
+        accepts_max_over_mean: max_over_mean(&accepts),
+        accepts_jain: jain(&accepts),
         accepts,
-        accepts_cv: coefficient_of_variation(&shares),
-        accepts_max_over_mean: max_over_mean(&shares),
-        accepts_jain: jain(&shares),
         live_gap: None,
         served: None,
         cpu_ns_per_request: 61_000.0 + extra_ns + 900.0 * seed as f64,
@@ -255,24 +255,11 @@ fn limit() -> Limit {
             .iter()
             .map(|(_, all)| deviation(all.iter().map(|&ns| ns as f64)))
             .collect(),
-        cdf: cdf(rounds.into_iter().flat_map(|(short, _)| short).collect()),
+        cdf: {
+            let short = rounds.into_iter().map(|(short, _)| Sorted::new(short));
+            over_rounds(&short.collect::<Vec<_>>())
+        },
     }
-}
-
-/// Two hundred points, evenly spaced in rarity.
-fn cdf(mut latencies: Vec<u64>) -> Vec<CdfPoint> {
-    latencies.sort_unstable();
-    let count = latencies.len() as f64;
-    let decades = count.log10();
-    let rank = |step: u32| {
-        let rarer = 10_f64.powf(-decades * f64::from(step) / 200.0);
-        (count * (1.0 - rarer)) as usize
-    };
-    let points = (0..=200).map(|step| CdfPoint {
-        latency_ns: latencies[rank(step).min(latencies.len() - 1)],
-        at_most: (rank(step) + 1) as f64 / count,
-    });
-    points.filter(|point| point.at_most <= 1.0).collect()
 }
 
 fn figure(name: &str, round: &Round) -> f64 {

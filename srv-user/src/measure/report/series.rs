@@ -9,6 +9,8 @@ pub struct Series<'a> {
     pub index: usize,
     /// The arm.
     pub arm: &'a Arm,
+    /// What it is called on the page.
+    pub name: String,
     /// How it looks.
     pub role: Role,
 }
@@ -39,7 +41,16 @@ impl<'a> Series<'a> {
                 |(_, style)| style.again(),
             );
             let role = style.into();
-            series.push((Self { index, arm, role }, style));
+            let name = arm.name.clone();
+            series.push((
+                Self {
+                    index,
+                    arm,
+                    name,
+                    role,
+                },
+                style,
+            ));
         }
         series.into_iter().map(|(series, _)| series).collect()
     }

@@ -5,8 +5,9 @@ use anyhow::Result;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::canvas::{Area, Drawing, Width, bold, drawing_error, line, px, text};
+use super::canvas::{Area, Drawing, Width, drawing_error, line, px, text};
 use super::palette::Role;
+use super::panels::{self, Columns};
 use super::series::Series;
 
 /// More bars than this would be narrower than the gaps between them.
@@ -31,24 +32,15 @@ pub fn draw(series: &[Series], width: Width) -> Result<Option<Drawing>> {
         .map(|series| (series, bars(series)))
         .filter(|(_, bars)| !bars.is_empty())
         .collect();
-    if panels.is_empty() {
-        return Ok(None);
-    }
-    let rows = panels.len().div_ceil(if width.is_wide() { 4 } else { 2 });
-    let columns = panels.len().div_ceil(rows);
     let all = panels.iter().flat_map(|(_, bars)| bars);
     let top = all
         .map(|bar| bar.range.1.max(bar.share))
         .fold(1.0, f64::max)
         * 1.04;
-    let drawing = Drawing::new(width, rows as u32 * PANEL_PX, |area| {
-        let areas = area.split_evenly((rows, columns));
-        for (area, (series, bars)) in areas.iter().zip(&panels) {
-            draw_panel(area, series, bars, top)?;
-        }
-        Ok(())
-    })?;
-    Ok(Some(drawing))
+    let columns = Columns { wide: 4, narrow: 2 };
+    panels::draw(&panels, width, &columns, PANEL_PX, |area, series, bars| {
+        draw_panel(area, series, bars, top)
+    })
 }
 
 fn bars(series: &Series) -> Vec<Bar> {
@@ -133,9 +125,6 @@ fn draw_panel(area: &Area, series: &Series, bars: &[Bar], top: f64) -> Result<()
 }
 
 fn draw_head(area: &Area, series: &Series) -> Result<()> {
-    let name = bold(Role::Ink, 13.0, HPos::Left, VPos::Top);
-    area.draw_text(&series.arm.name, &name, (px(4.0), px(4.0)))
-        .map_err(drawing_error)?;
     let figures = format!(
         "CV {:.4} · max/mean {:.3}",
         series.arm.median(|round| round.accepts_cv),

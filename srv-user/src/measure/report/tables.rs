@@ -15,39 +15,47 @@ use crate::measure::result::{Compared, Comparison};
 /// shown of the rounds.
 struct Column(&'static str, &'static str, Quantity, Over);
 
+const fn median(head: &'static str, path: &'static str, quantity: Quantity) -> Column {
+    Column(head, path, quantity, Over::Median)
+}
+
+const fn sum(head: &'static str, path: &'static str) -> Column {
+    Column(head, path, Count, Over::Sum)
+}
+
 const SHORT: [Column; 5] = [
-    Column("p50", "short.p50_ns", Ns, Over::Median),
-    Column("p90", "short.p90_ns", Ns, Over::Median),
-    Column("p99", "short.p99_ns", Ns, Over::Median),
-    Column("p99.9", "short.p99_9_ns", Ns, Over::Median),
-    Column("max", "short.max_ns", Ns, Over::Median),
+    median("p50", "short.p50_ns", Ns),
+    median("p90", "short.p90_ns", Ns),
+    median("p99", "short.p99_ns", Ns),
+    median("p99.9", "short.p99_9_ns", Ns),
+    median("max", "short.max_ns", Ns),
 ];
 
 const ALL: [Column; 4] = [
-    Column("p50", "all.p50_ns", Ns, Over::Median),
-    Column("p99", "all.p99_ns", Ns, Over::Median),
-    Column("mean", "all.mean_ns", Ns, Over::Median),
-    Column("deviation", "deviation_ns", Ns, Over::Median),
+    median("p50", "all.p50_ns", Ns),
+    median("p99", "all.p99_ns", Ns),
+    median("mean", "all.mean_ns", Ns),
+    median("deviation", "deviation_ns", Ns),
 ];
 
 const BALANCE: [Column; 4] = [
-    Column("CV", "accepts_cv", Part, Over::Median),
-    Column("max/mean", "accepts_max_over_mean", Part, Over::Median),
-    Column("Jain", "accepts_jain", Part, Over::Median),
-    Column("live gap", "live_gap", Count, Over::Median),
+    median("CV", "accepts_cv", Part),
+    median("max/mean", "accepts_max_over_mean", Part),
+    median("Jain", "accepts_jain", Part),
+    median("live gap", "live_gap", Count),
 ];
 
 const SERVED: [Column; 2] = [
-    Column("CV", "served.cv", Part, Over::Median),
-    Column("max/mean", "served.max_over_mean", Part, Over::Median),
+    median("CV", "served.cv", Part),
+    median("max/mean", "served.max_over_mean", Part),
 ];
 
 const HEALTH: [Column; 5] = [
-    Column("CPU per request", "cpu_ns_per_request", Ns, Over::Median),
-    Column("requests", "requests", Count, Over::Sum),
-    Column("lost", "lost", Count, Over::Sum),
-    Column("generator late, p99", "lateness.p99_ns", Ns, Over::Median),
-    Column("max", "lateness.max_ns", Ns, Over::Median),
+    median("CPU per request", "cpu_ns_per_request", Ns),
+    sum("requests", "requests"),
+    sum("lost", "lost"),
+    median("generator late, p99", "lateness.p99_ns", Ns),
+    median("max", "lateness.max_ns", Ns),
 ];
 
 /// The figures per arm.
@@ -95,7 +103,7 @@ fn table(
                 tbody {
                     @for row in series {
                         tr {
-                            (name(&row.arm.name, row.role))
+                            (name(&row.name, row.role))
                             @for column in columns {
                                 (cell(figures, &format!("arms.{}.rounds.*.{}", row.index, column.1), column)?)
                             }
@@ -295,7 +303,7 @@ pub fn rounds(figures: &Figures, series: &[Series]) -> Result<Markup> {
                             @for row in series {
                                 @for round in 0..row.arm.rounds.len() {
                                     tr {
-                                        (name(&row.arm.name, row.role))
+                                        (name(&row.name, row.role))
                                         td { (round + 1) }
                                         td { (figures.text(&format!("arms.{}.rounds.{round}.seed", row.index))?) }
                                         @for (_, field, quantity) in COLUMNS {
