@@ -63,7 +63,7 @@ pub fn sockets(sockets: &[SocketStatus]) -> String {
             format!("sk:{:x}", socket.cookie),
         ]
     });
-    table(&header, &["listen", "server"], rows)
+    table(&header, &["listen", "server", "cookie"], rows)
 }
 
 fn group(group: &GroupStatus) -> String {
