@@ -114,7 +114,11 @@ fn arms(root: &Path) -> Vec<Arm> {
     };
     let nginx = Arm::nginx("nginx", options);
     let srv = format!("--workers 1 --root {}", root.display());
-    vec![Arm::srv("srv", &srv), nginx.again("nginx again"), nginx]
+    vec![
+        Arm::srv("srv", &srv),
+        nginx.as_control("nginx (control)"),
+        nginx,
+    ]
 }
 
 fn fill(root: &Path) -> Result<PathBuf> {

@@ -93,7 +93,7 @@ fn arms(root: &std::path::Path) -> Vec<Arm> {
     let nginx = Arm::nginx("nginx", nginx);
     vec![
         Arm::srv("srv", &format!("--workers 2 --root {}", root.display())),
-        nginx.again("nginx again"),
+        nginx.as_control("nginx (control)"),
         Arm::nginx("nginx tuned", tuned),
         nginx,
     ]
@@ -174,9 +174,9 @@ fn report(mode: &str, arms: &[Arm], samples: &[Sample]) {
             println!("  requests/s, srv / {base}: {ratio}  ≥ {RATE_TARGET}: {met}");
         }
     }
-    if let Some(ratio) = ratio(&samples, cpu, "nginx again", "nginx") {
+    if let Some(ratio) = ratio(&samples, cpu, "nginx (control)", "nginx") {
         println!(
-            "  A/A, CPU, nginx again / nginx: {ratio}: {}",
+            "  A/A, CPU, nginx (control) / nginx: {ratio}: {}",
             ratio.as_control()
         );
     }

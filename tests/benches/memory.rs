@@ -83,7 +83,7 @@ fn arms(root: &std::path::Path) -> Vec<Arm> {
     let nginx = Arm::nginx("nginx", nginx);
     vec![
         Arm::srv("srv", &format!("--workers 2 --root {}", root.display())),
-        nginx.again("nginx again"),
+        nginx.as_control("nginx (control)"),
         nginx,
     ]
 }
@@ -156,9 +156,9 @@ fn report(arms: &[Arm], samples: &[Sample]) {
             println!("  {name}, srv / nginx: {ratio}  ≤ 1: {met}");
         }
     }
-    if let Some(ratio) = ratio(samples, columns[0], "nginx again") {
+    if let Some(ratio) = ratio(samples, columns[0], "nginx (control)") {
         println!(
-            "  A/A, nginx again / nginx: {ratio}: {}",
+            "  A/A, nginx (control) / nginx: {ratio}: {}",
             ratio.as_control()
         );
     }

@@ -9,7 +9,7 @@ pub mod args;
 pub mod arm;
 mod capacity;
 pub mod compare;
-pub mod doubts;
+mod doubts;
 pub mod files;
 pub mod judge;
 pub mod measure;
@@ -30,7 +30,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::measure::result::{self, Comparison, SCHEMA};
+use crate::measure::result::{ArmResult, Comparison, SCHEMA, ScenarioRecord};
 
 use arm::Arm;
 use files::Folder;
@@ -116,7 +116,7 @@ impl Asked {
                 eprintln!("srv: scenario {} is incomplete: {why}", scenario.name);
                 return Ok(ExitCode::FAILURE);
             }
-            if doubts::is_unusable(&comparison) {
+            if !comparison.is_usable() {
                 code = ExitCode::from(2);
             }
         }
@@ -187,7 +187,7 @@ fn catch_interrupt() -> Result<Arc<AtomicBool>> {
 fn blank(
     asked: &Asked,
     scenario: &Scenario,
-    arms: Vec<result::Arm>,
+    arms: Vec<ArmResult>,
     environment: Vec<(String, String)>,
 ) -> Comparison {
     Comparison {
@@ -197,7 +197,7 @@ fn blank(
         began: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         command: asked.command.clone(),
         environment,
-        scenario: result::Scenario {
+        scenario: ScenarioRecord {
             name: scenario.name.into(),
             about: scenario.about.into(),
             parameters: scenario.parameters(),
@@ -205,7 +205,7 @@ fn blank(
             key: scenario.key,
         },
         arms,
-        limit: None,
+        bound: None,
         others: None,
         ratios: Vec::new(),
         verdict: Vec::new(),
@@ -213,9 +213,10 @@ fn blank(
     }
 }
 
-fn blank_arm(arm: &Arm, about: String, scenario: &Scenario) -> result::Arm {
-    result::Arm {
+fn blank_arm(arm: &Arm, about: String, scenario: &Scenario) -> ArmResult {
+    ArmResult {
         name: arm.name.clone(),
+        role: arm.role,
         about,
         left_out: None,
         rounds: Vec::new(),

@@ -5,6 +5,8 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
+use strum::{Display, EnumString};
 
 use crate::measure::arrivals::Uniform;
 pub use srv_steer::balance::{coefficient_of_variation, max_over_mean};
@@ -144,10 +146,34 @@ impl Spread {
 
 /// Fewer rounds than this say nothing about chance.
 pub const ROUNDS_MIN: usize = 3;
-const TOO_FEW_ROUNDS: &str = "too few rounds to tell";
 
 /// How far an A/A control may be off, as a part of 1: what cannot be told apart anyway.
 const CONTROL_TOLERANCE: f64 = 0.02;
+
+/// What the rounds say of two arms. The text is that of `result.json`, too.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, SerializeDisplay, DeserializeFromStr, Display, EnumString,
+)]
+pub enum Judgement {
+    /// There is no confidence interval.
+    #[strum(serialize = "too few rounds to tell")]
+    TooFewRounds,
+    /// The interval does not contain 1.
+    #[strum(serialize = "differs")]
+    Differs,
+    /// The interval contains 1.
+    #[strum(serialize = "no difference")]
+    NoDifference,
+    /// Of the control: it differs by more than matters.
+    #[strum(serialize = "THE CONTROL DIFFERS: this run is not usable")]
+    ControlDiffers,
+    /// Of the control: it differs, but by no more than [`CONTROL_TOLERANCE`].
+    #[strum(serialize = "differs, but by less than matters here")]
+    ControlDiffersLittle,
+    /// Of the control: the interval contains 1.
+    #[strum(serialize = "no difference, as it must be")]
+    ControlAgrees,
+}
 
 /// The ratio of two arms' figures, paired by round: its median, its range, and
 /// the 95 % bootstrap confidence interval of the median.
@@ -190,11 +216,11 @@ impl Ratio {
     }
 
     /// What the rounds say of two different arms.
-    pub fn judgement(&self) -> &'static str {
+    pub fn judgement(&self) -> Judgement {
         match (self.interval(), self.differs()) {
-            (None, _) => TOO_FEW_ROUNDS,
-            (Some(_), true) => "differs",
-            (Some(_), false) => "no difference",
+            (None, _) => Judgement::TooFewRounds,
+            (Some(_), true) => Judgement::Differs,
+            (Some(_), false) => Judgement::NoDifference,
         }
     }
 
@@ -206,14 +232,14 @@ impl Ratio {
     /// The judgement of an A/A control, whose arms are the same server. With few
     /// rounds one in a dozen sound runs has them all on one side of 1, so the
     /// control also has to be off by more than [`CONTROL_TOLERANCE`] to condemn the run.
-    pub fn as_control(&self) -> &'static str {
+    pub fn as_control(&self) -> Judgement {
         if self.interval().is_none() {
-            return TOO_FEW_ROUNDS;
+            return Judgement::TooFewRounds;
         }
         match (self.differs(), self.matters()) {
-            (true, true) => "THE CONTROL DIFFERS: this run is not usable",
-            (true, false) => "differs, but by less than matters here",
-            (false, _) => "no difference, as it must be",
+            (true, true) => Judgement::ControlDiffers,
+            (true, false) => Judgement::ControlDiffersLittle,
+            (false, _) => Judgement::ControlAgrees,
         }
     }
 }
@@ -324,7 +350,7 @@ mod tests {
         assert_eq!(one.to_string(), "2.000 (one round: no interval)");
         let two = Ratio::paired(&[2.0, 3.0], &[1.0, 1.0]);
         assert_eq!((two.interval(), two.matters()), (None, false));
-        assert_eq!(two.judgement(), TOO_FEW_ROUNDS);
+        assert_eq!(two.judgement(), Judgement::TooFewRounds);
         assert!(two.to_string().contains("no interval"), "{two}");
         let three = Ratio::paired(&[2.0, 2.0, 2.0], &[1.0, 1.0, 1.0]);
         assert_eq!(
@@ -337,10 +363,10 @@ mod tests {
     fn a_control_condemns_only_what_matters() {
         let base = [10.0, 11.0, 9.0, 10.5, 9.5];
         let control = |factor| Ratio::paired(&base.map(|value| value * factor), &base);
-        assert!(control(1.0).as_control().contains("no difference"));
-        assert!(control(1.01).as_control().contains("less than matters"));
-        assert!(control(1.05).as_control().contains("not usable"));
+        assert_eq!(control(1.0).as_control(), Judgement::ControlAgrees);
+        assert_eq!(control(1.01).as_control(), Judgement::ControlDiffersLittle);
+        assert_eq!(control(1.05).as_control(), Judgement::ControlDiffers);
         let single = Ratio::paired(&[1.05], &[1.0]);
-        assert!(single.as_control().contains("too few"));
+        assert_eq!(single.as_control(), Judgement::TooFewRounds);
     }
 }

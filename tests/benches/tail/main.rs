@@ -45,7 +45,7 @@ const ARMS: &str = "hash,least,ring,shared,nginx,nginx-reuseport,least+ring";
 /// The arm that is judged.
 pub const SUBJECT: &str = "least+ring";
 /// The same once more, as the control.
-pub const CONTROL: &str = "least+ring again";
+pub const CONTROL: &str = "least+ring (control)";
 /// The arm that waits where the hash sent it.
 pub const HASH: &str = "hash";
 /// nginx as it comes.
@@ -125,7 +125,7 @@ fn plans(seeds: u64, scenario: &Scenario) -> Vec<Plan> {
 
 fn arms() -> Result<Vec<Arm>> {
     let mut arms = arm::list(ARMS)?;
-    let control = Arm::by_name(SUBJECT)?.again();
+    let control = Arm::by_name(SUBJECT)?.as_control();
     // Not beside the arm that it repeats.
     arms.insert(arms.len() / 2, control);
     Ok(arms)
@@ -153,7 +153,7 @@ impl Overheads {
     fn measure(scenario: &Scenario, arms: &[Arm], raw: &mut Raw) -> Result<Self> {
         let mut overheads = Self::default();
         for arm in arms {
-            let overhead = match arm.name.as_str() {
+            let overhead = match arm.label().as_str() {
                 SUBJECT => &mut overheads.srv,
                 NGINX_SHARED => &mut overheads.nginx,
                 _ => continue,
@@ -163,7 +163,7 @@ impl Overheads {
                 occupies_ns,
                 delays_ns,
             } = *overhead;
-            raw.write(&(&arm.name, occupies_ns, delays_ns))?;
+            raw.write(&(arm.label(), occupies_ns, delays_ns))?;
         }
         Ok(overheads)
     }

@@ -29,7 +29,7 @@ impl Sample {
     pub fn measure(arm: &Arm, scenario: &Scenario, plan: &Plan, raw: &mut Raw) -> Result<Self> {
         let Measured { round, run } = measure(arm, scenario, plan, None)?;
         let sample = Self {
-            arm: arm.name.clone(),
+            arm: arm.label(),
             service: scenario.service.to_string(),
             per_second: scenario.per_second(),
             round,
@@ -90,7 +90,7 @@ impl Homes {
                 let held = KeepAlive::open(running.address(), IDLE, connections, opening)
                     .with_context(|| format!("hold connections to arm {}", arm.name))?;
                 homes.push(Self {
-                    arm: arm.name.clone(),
+                    arm: arm.label(),
                     connections,
                     burst: opening == Opening::Burst,
                     per_worker: held.shares(scenario.workers),

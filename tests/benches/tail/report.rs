@@ -97,20 +97,20 @@ pub fn print_cheap(scenario: &Scenario, arms: &[Arm], samples: &[Sample]) {
         scenario.per_second().unwrap_or_default()
     );
     let row = |arm: &Arm| {
-        let cv = Spread::of(&series(samples, &arm.name, |s| s.round.accepts_cv));
-        let mean = Spread::of(&series(samples, &arm.name, mean_us));
-        let p99 = Spread::of(&series(samples, &arm.name, |s| {
+        let cv = Spread::of(&series(samples, &arm.label(), |s| s.round.accepts_cv));
+        let mean = Spread::of(&series(samples, &arm.label(), mean_us));
+        let p99 = Spread::of(&series(samples, &arm.label(), |s| {
             s.round.all.p99_ns as f64 / 1e3
         }));
         vec![
-            arm.name.clone(),
+            arm.label(),
             format!("{:.4}", cv.mean),
             format!("{:.4} to {:.4}", cv.min, cv.max),
             format!("{:.1}", mean.mean),
             format!("{:.1} to {:.1}", mean.min, mean.max),
             format!("{:.0}", p99.mean),
-            cpu_us(samples, &arm.name),
-            lost(samples, &arm.name),
+            cpu_us(samples, &arm.label()),
+            lost(samples, &arm.label()),
         ]
     };
     let header = [
@@ -157,8 +157,8 @@ pub fn print_homes(arms: &[Arm], homes: &[Homes]) {
     let row = |arm: &Arm| {
         let cells = settings
             .iter()
-            .map(|&setting| worst(&arm.name, setting).to_string());
-        std::iter::once(arm.name.clone()).chain(cells).collect()
+            .map(|&setting| worst(&arm.label(), setting).to_string());
+        std::iter::once(arm.label()).chain(cells).collect()
     };
     let header = [
         "arm",
@@ -179,21 +179,21 @@ pub fn print_homes(arms: &[Arm], homes: &[Homes]) {
 }
 
 fn tail_row(arm: &Arm, samples: &[Sample]) -> Vec<String> {
-    let ms = |figure: fn(&Sample) -> f64| Spread::of(&series(samples, &arm.name, figure));
+    let ms = |figure: fn(&Sample) -> f64| Spread::of(&series(samples, &arm.label(), figure));
     let short = ms(short_p99);
     let mut row = vec![
-        arm.name.clone(),
+        arm.label(),
         format!("{:.2}", short.mean),
         format!("{:.2} to {:.2}", short.min, short.max),
     ];
     let summaries = samples
         .iter()
-        .filter(|s| s.arm == arm.name)
+        .filter(|s| s.arm == arm.label())
         .map(|s| s.round.all);
     row.extend(percentiles(&summaries.collect::<Vec<_>>()));
     row.push(format!("{:.3}", ms(|s| s.round.accepts_cv).mean));
-    row.push(cpu_us(samples, &arm.name));
-    row.push(lost(samples, &arm.name));
+    row.push(cpu_us(samples, &arm.label()));
+    row.push(lost(samples, &arm.label()));
     row.push(format!(
         "{:.3}",
         ms(|s| s.round.lateness.p99_ns as f64 / 1e6).max

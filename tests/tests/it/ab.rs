@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use srv::measure::result::Comparison;
+use srv::measure::result::{ArmResult, Comparison};
 use srv_tests::server::binary;
 
 use crate::gate;
@@ -33,17 +33,17 @@ fn a_run_leaves_result_report_and_samples() {
 
     let result = Comparison::read(&out).unwrap();
     assert_eq!(result.incomplete, None);
-    let names: Vec<&str> = result.arms.iter().map(|arm| arm.name.as_str()).collect();
-    assert_eq!(names, ["hash", "ring", "hash again", "haproxy"]);
+    let labels: Vec<String> = result.arms.iter().map(ArmResult::label).collect();
+    assert_eq!(labels, ["hash", "ring", "hash (control)", "haproxy"]);
     let haproxy = &result.arms[3];
     let why = haproxy.left_out.as_deref().expect("it cannot sleep");
     assert!(why.contains("no handler"), "{why}");
-    let limit = result.limit.as_ref().expect("an open loop has one");
+    let bound = result.bound.as_ref().expect("an open loop has one");
     for (nth, arm) in result.arms[..3].iter().enumerate() {
         assert_eq!(arm.rounds.len(), 2, "{}", arm.name);
-        for (round, short) in arm.rounds.iter().zip(&limit.short) {
+        for (round, short) in arm.rounds.iter().zip(&bound.short) {
             assert_eq!(round.lost, 0);
-            // The same draws for every arm, and for the limit.
+            // The same draws for every arm, and for the bound.
             assert_eq!(round.short.count, short.count);
             assert_eq!(round.accepts.iter().sum::<u64>(), round.requests as u64);
         }
@@ -58,13 +58,12 @@ fn a_run_leaves_result_report_and_samples() {
         }
     }
     // If the hypervisor disturbs all rounds, the run is not usable, and says so.
-    let is_controlled = result.ratios.iter().any(|ratio| ratio.control);
+    let is_controlled = result.ratios.iter().any(|ratio| ratio.pair.is_control());
     assert_eq!(
         is_controlled,
-        !result
-            .doubts
-            .iter()
-            .any(|doubt| doubt.contains("hypervisor disturbed hash or its control"))
+        !result.doubts.iter().any(|doubt| doubt
+            .sentence
+            .contains("hypervisor disturbed hash or its control"))
     );
     let page = std::fs::read_to_string(out.join("report.html")).unwrap();
     assert!(page.contains(&result.verdict[0]), "verdict first");
@@ -129,14 +128,14 @@ fn a_simulation_leaves_the_same_kind_of_result() {
     assert!(result.simulated && result.incomplete.is_none());
     let names: Vec<&str> = result.arms.iter().map(|arm| arm.name.as_str()).collect();
     assert_eq!(names, ["least+ring", "hash", "shared", "least"]);
-    assert!(result.ratios.iter().all(|ratio| !ratio.control));
-    let limit = result.limit.unwrap();
+    assert!(result.ratios.iter().all(|ratio| !ratio.pair.is_control()));
+    let bound = result.bound.unwrap();
     for arm in &result.arms {
         assert_eq!(arm.rounds.len(), 5);
-        for (round, limit) in arm.rounds.iter().zip(&limit.all) {
-            assert_eq!(round.requests, limit.count, "the same draws");
+        for (round, bound) in arm.rounds.iter().zip(&bound.all) {
+            assert_eq!(round.requests, bound.count, "the same draws");
             let expected = if arm.name == "hash" { 2.0 } else { 0.9 };
-            assert!(round.all.mean_ns > expected * limit.mean_ns, "{}", arm.name);
+            assert!(round.all.mean_ns > expected * bound.mean_ns, "{}", arm.name);
         }
     }
     let page = std::fs::read_to_string(out.join("bimodal/report.html")).unwrap();

@@ -173,7 +173,10 @@ fn check_flooded(server: &Server, cookies: u32, during: &[Run], after: &[Run]) -
     }
     let shares = all_shares(during);
     let tenth = requests(during) as f64 / WORKERS as f64 / 10.0;
-    assert!(shares.iter().all(|share| *share as f64 > tenth), "{shares:?}");
+    assert!(
+        shares.iter().all(|share| *share as f64 > tenth),
+        "{shares:?}"
+    );
     assert_even(after);
     until("the last half-open connection is given up", || {
         (half_open(server.pid()) == 0).then_some(())

@@ -16,6 +16,7 @@ use crate::measure::arrivals::Service;
 use crate::measure::baseline::child::Child;
 use crate::measure::baseline::nginx::{Content, Options};
 use crate::measure::baseline::{BaselineServer, haproxy, nginx, python, srv};
+use crate::measure::result::{ArmRole, label};
 use crate::measure::simulate;
 use srv_steer::AcceptMode;
 use srv_steer::program;
@@ -25,6 +26,8 @@ use srv_steer::program;
 pub struct Arm {
     /// Its name on the command line.
     pub name: String,
+    /// Whether it is compared, or repeats another arm as the control.
+    pub role: ArmRole,
     kind: Kind,
     /// Whether `srv attach` steers it.
     is_attached: bool,
@@ -131,17 +134,23 @@ impl Arm {
         );
         Ok(Self {
             name: name.to_owned(),
+            role: ArmRole::Candidate,
             kind,
             is_attached,
         })
     }
 
-    /// The same once more, under another name: as the A/A control.
-    pub fn again(&self) -> Self {
+    /// The same once more, as the A/A control.
+    pub fn as_control(&self) -> Self {
         Self {
-            name: format!("{} again", self.name),
+            role: ArmRole::Control,
             ..self.clone()
         }
+    }
+
+    /// How it is called where people read it.
+    pub fn label(&self) -> String {
+        label(&self.name, self.role)
     }
 
     /// Its counterpart in the simulation.
@@ -374,8 +383,8 @@ mod tests {
             .map(|arm| arm.name)
             .collect();
         assert_eq!(names.join(","), DEFAULT);
-        let control = Arm::by_name("least+ring").unwrap().again();
-        assert_eq!(control.name, "least+ring again");
+        let control = Arm::by_name("least+ring").unwrap().as_control();
+        assert_eq!(control.label(), "least+ring (control)");
         for name in [
             "p2c+ring",
             "source",

@@ -3,17 +3,15 @@
 use anyhow::{Result, bail, ensure};
 
 use super::judge::{paired, series};
-use crate::measure::result::{Comparison, Round};
+use crate::measure::result::{ArmResult, Comparison, Figure};
 use crate::output::table;
 
-type Figure = (&'static str, fn(&Round) -> f64);
-
 const FIGURES: [Figure; 5] = [
-    ("short p99", |round| round.short.p99_ns as f64),
-    ("mean", |round| round.all.mean_ns),
-    ("deviation", |round| round.deviation_ns),
-    ("accepts CV", |round| round.accepts_cv),
-    ("CPU per request", |round| round.cpu_ns_per_request),
+    Figure::ShortP99,
+    Figure::Mean,
+    Figure::Deviation,
+    Figure::AcceptsCv,
+    Figure::CpuPerRequest,
 ];
 
 /// Prints `after` over `before` for every arm that both have.
@@ -36,18 +34,18 @@ pub fn compare(before: &Comparison, after: &Comparison) -> Result<()> {
     );
     let mut rows = Vec::new();
     for old in &before.arms {
-        let Some(new) = after.arms.iter().find(|arm| arm.name == old.name) else {
+        let Some(new) = after.arms.iter().find(|new| is_same(old, new)) else {
             continue;
         };
-        for (name, figure) in FIGURES {
+        for figure in FIGURES {
             let Some(ratio) = paired(&series(new, figure), &series(old, figure)) else {
                 continue;
             };
             rows.push(vec![
-                old.name.clone(),
-                name.into(),
+                old.label(),
+                figure.to_string(),
                 ratio.to_string(),
-                ratio.judgement().into(),
+                ratio.judgement().to_string(),
             ]);
         }
     }
@@ -57,4 +55,8 @@ pub fn compare(before: &Comparison, after: &Comparison) -> Result<()> {
     println!("after / before, paired by round; below 1 is less");
     table::print(&["arm", "figure", "ratio", "judgement"], rows);
     Ok(())
+}
+
+fn is_same(one: &ArmResult, other: &ArmResult) -> bool {
+    (&one.name, one.role) == (&other.name, other.role)
 }

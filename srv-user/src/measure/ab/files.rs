@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::arm::Arm;
 use crate::measure::load::Run;
 use crate::measure::load::files::{distribution, records};
 use crate::measure::report;
-use crate::measure::result::{Comparison, RESULT};
+use crate::measure::result::{Comparison, RESULT, name_in_file};
 
 /// Kept free for the result, bytes: a disk that is full of samples has room for
 /// it. A default run's result and report are 0.8 MB.
@@ -48,8 +49,12 @@ impl Folder {
     ///
     /// # Errors
     /// The disk is full, or the like.
-    pub fn write_samples(&self, arm: &str, round: usize, run: &Run) -> Result<()> {
-        let stem = format!("{}-{}", arm.replace([' ', '+'], "-"), round + 1);
+    pub fn write_samples(&self, arm: &Arm, round: usize, run: &Run) -> Result<()> {
+        let stem = format!(
+            "{}-{}",
+            name_in_file(&arm.name, arm.role).replace([' ', '+'], "-"),
+            round + 1
+        );
         let samples = self.path.join(SAMPLES);
         fs::create_dir_all(&samples).with_context(|| full(&samples))?;
         let [csv, hgrm] = ["csv", "hgrm"].map(|kind| samples.join(format!("{stem}.{kind}")));

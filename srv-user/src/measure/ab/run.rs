@@ -18,7 +18,7 @@ use crate::measure::delay_line::DelayLine;
 use crate::measure::distribution::{Sorted, over_rounds};
 use crate::measure::environment::Environment;
 use crate::measure::load::Record;
-use crate::measure::result::{self, Comparison, Round};
+use crate::measure::result::{ArmResult, Comparison, Round};
 
 /// What a request costs, by the arm's name, whether its handler burns CPU, and whether it
 /// does nothing.
@@ -50,9 +50,9 @@ impl<'a> Run<'a> {
         let mut arms = arms.to_vec();
         // The first that can run is compared with the others, and is the control.
         if let Some(first) = arms.iter().find(|arm| arm.obstacle(scenario).is_none()) {
-            arms.insert(arms.len() / 2 + 1, first.again());
+            arms.insert(arms.len() / 2 + 1, first.as_control());
         }
-        let blank_arms = arms.iter().map(|arm| result::Arm {
+        let blank_arms = arms.iter().map(|arm| ArmResult {
             left_out: arm.obstacle(scenario),
             ..blank_arm(arm, arm.about(), scenario)
         });
@@ -168,8 +168,8 @@ impl<'a> Run<'a> {
             "  round {} of {}, {}: {} {:.2} ms, {} requests, {:.1} % of the CPUs taken by the hypervisor{}",
             round + 1,
             self.asked.rounds,
-            arm.name,
-            self.scenario.key.name(),
+            arm.label(),
+            self.scenario.key.figure(),
             self.scenario.key.of(&figures) / 1e6,
             figures.requests,
             figures.hypervisor_share * 100.0,
@@ -177,7 +177,7 @@ impl<'a> Run<'a> {
                 .as_ref()
                 .map_or_else(String::new, |error| format!(", first error: {error}")),
         );
-        folder.write_samples(&arm.name, round, &run)?;
+        folder.write_samples(arm, round, &run)?;
         let is_short = |record: &&Record| self.scenario.service.is_short(record.service_us);
         let judged = measure::judged(self.scenario, &run.records);
         let short = judged.iter().filter(is_short).map(Record::latency_ns);
@@ -216,7 +216,7 @@ impl<'a> Run<'a> {
             }
         }
         if !self.plans.is_empty() {
-            self.comparison.limit = Some(single_queue::replay(
+            self.comparison.bound = Some(single_queue::replay(
                 self.scenario,
                 &self.plans,
                 self.overhead,

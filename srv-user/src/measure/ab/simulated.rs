@@ -15,7 +15,7 @@ use super::{Asked, blank, blank_arm, catch_interrupt};
 use crate::measure::arrivals::{Draw, burst, endless};
 use crate::measure::distribution::over_rounds;
 use crate::measure::environment::Environment;
-use crate::measure::result::{Comparison, Limit, Round};
+use crate::measure::result::{Bound, Comparison, Round};
 use crate::measure::simulate::{self, Latencies, Model, Outcome};
 use crate::measure::stats::{Summary, coefficient_of_variation, jain, max_over_mean};
 
@@ -72,9 +72,9 @@ struct Simulation<'a> {
     arms: &'a [(Arm, simulate::Arm)],
     interrupted: &'a AtomicBool,
     comparison: Comparison,
-    /// The short requests' latencies by arm, then the limit's; of each by round.
+    /// The short requests' latencies by arm, then the bound's; of each by round.
     short: Vec<Vec<Latencies>>,
-    limit: Limit,
+    bound: Bound,
 }
 
 impl<'a> Simulation<'a> {
@@ -92,7 +92,7 @@ impl<'a> Simulation<'a> {
             simulated: true,
             ..blank(asked, scenario, blank_arms.collect(), environment)
         };
-        let limit = Limit {
+        let bound = Bound {
             about: "simulated: one first-come-first-served queue, the same draws".into(),
             overhead_ns: 0,
             delay_ns: 2 * rtt_ns(scenario),
@@ -108,7 +108,7 @@ impl<'a> Simulation<'a> {
             interrupted,
             comparison,
             short: vec![Vec::new(); arms.len() + 1],
-            limit,
+            bound,
         }
     }
 
@@ -123,16 +123,16 @@ impl<'a> Simulation<'a> {
         }
         let Self {
             mut comparison,
-            mut limit,
+            mut bound,
             short,
             ..
         } = self;
         for (arm, short) in comparison.arms.iter_mut().zip(&short) {
             arm.cdf = over_rounds(short);
         }
-        if let (false, Some(short)) = (limit.short.is_empty(), short.last()) {
-            limit.cdf = over_rounds(short);
-            comparison.limit = Some(limit);
+        if let (false, Some(short)) = (bound.short.is_empty(), short.last()) {
+            bound.cdf = over_rounds(short);
+            comparison.bound = Some(bound);
         }
         judge::judge(&mut comparison);
         say_simulated(&mut comparison);
@@ -159,7 +159,7 @@ impl<'a> Simulation<'a> {
         println!("\nseed {seed}\n{table}");
         let all = arms.iter().chain([&simulate::Arm::LIMIT]);
         for (nth, arm) in all.enumerate() {
-            // One that is the limit is simulated once.
+            // An arm that is the single queue itself is simulated once.
             if let Some((_, outcome)) = table.rows.iter().find(|(ran, _)| ran == arm) {
                 self.keep(nth, seed, outcome);
             }
@@ -170,9 +170,9 @@ impl<'a> Simulation<'a> {
     fn keep(&mut self, nth: usize, seed: u64, outcome: &Outcome) {
         self.short[nth].push(outcome.short_latencies.clone());
         let Some(arm) = self.comparison.arms.get_mut(nth) else {
-            self.limit.short.push(outcome.short);
-            self.limit.all.push(outcome.all);
-            self.limit.deviation_ns.push(outcome.deviation_ns);
+            self.bound.short.push(outcome.short);
+            self.bound.all.push(outcome.all);
+            self.bound.deviation_ns.push(outcome.deviation_ns);
             return;
         };
         for (sum, accepts) in arm.accepts.iter_mut().zip(&outcome.accepts) {

@@ -1,6 +1,6 @@
 //! What `srv ab` prints on the terminal.
 
-use crate::measure::result::{Arm, Comparison, Round, Served};
+use crate::measure::result::{ArmResult, BOUND, Comparison, Round, Served};
 use crate::measure::stats::{Spread, Summary, median};
 use crate::output::table;
 
@@ -13,8 +13,8 @@ pub fn announce(comparison: &Comparison) {
     }
     for arm in &comparison.arms {
         match &arm.left_out {
-            None => println!("  arm {}: {}", arm.name, arm.about),
-            Some(why) => println!("  arm {} is left out: {why}", arm.name),
+            None => println!("  arm {}: {}", arm.label(), arm.about),
+            Some(why) => println!("  arm {} is left out: {why}", arm.label()),
         }
     }
 }
@@ -28,9 +28,9 @@ pub fn conclude(comparison: &Comparison) {
         .filter(|arm| !arm.rounds.is_empty())
         .map(row)
         .collect();
-    if let Some(limit) = &comparison.limit {
-        let mut row = vec!["limit".to_owned()];
-        row.extend(latencies(&limit.short, &limit.all));
+    if let Some(bound) = &comparison.bound {
+        let mut row = vec![BOUND.to_owned()];
+        row.extend(latencies(&bound.short, &bound.all));
         rows.push(row);
     }
     table::print(
@@ -54,8 +54,8 @@ pub fn conclude(comparison: &Comparison) {
         ],
         rows,
     );
-    if let Some(limit) = &comparison.limit {
-        println!("  limit: {}", limit.about);
+    if let Some(bound) = &comparison.bound {
+        println!("  {BOUND}: {}", bound.about);
     }
     print_served(&comparison.arms);
     println!();
@@ -68,14 +68,14 @@ pub fn conclude(comparison: &Comparison) {
 }
 
 /// Where the requests over kept connections went, if any were kept.
-fn print_served(arms: &[Arm]) {
-    let row = |arm: &Arm| {
+fn print_served(arms: &[ArmResult]) {
+    let row = |arm: &ArmResult| {
         let rounds = arm.judged();
         let served = || rounds.iter().filter_map(|round| round.served.as_ref());
         served().next()?;
         let over = |figure: fn(&Served) -> f64| median(&served().map(figure).collect::<Vec<_>>());
         Some(vec![
-            arm.name.clone(),
+            arm.label(),
             format!("{:.4}", over(|served| served.cv)),
             format!("{:.3}", over(|served| served.max_over_mean)),
         ])
@@ -87,11 +87,11 @@ fn print_served(arms: &[Arm]) {
     }
 }
 
-fn row(arm: &Arm) -> Vec<String> {
+fn row(arm: &ArmResult) -> Vec<String> {
     let rounds = arm.judged();
     let over = |figure: fn(&Round) -> f64| arm.median(figure);
     let summaries = |of: fn(&Round) -> Summary| rounds.iter().copied().map(of).collect::<Vec<_>>();
-    let mut row = vec![arm.name.clone()];
+    let mut row = vec![arm.label()];
     row.extend(latencies(
         &summaries(|round| round.short),
         &summaries(|round| round.all),

@@ -1,10 +1,10 @@
 //! What a comparison comes to, in sentences for people: what the scenario is about
 //! first.
 
-use super::doubts::{advice, is_unusable};
-use super::roles::{find, rival, rivals, subject};
+use super::doubts::advice;
+use super::roles::{self, rival, rivals, subject};
 use crate::measure::report::quantity::ns;
-use crate::measure::result::{Arm, Compared, Comparison, HYPERVISOR_SHARE_MAX, Key};
+use crate::measure::result::{ArmResult, Compared, Comparison, HYPERVISOR_SHARE_MAX, Key};
 use crate::measure::stats::Ratio;
 
 /// The sentences.
@@ -12,7 +12,7 @@ pub fn verdict(comparison: &Comparison) -> Vec<String> {
     let Some(subject) = subject(&comparison.arms) else {
         return vec!["Nothing was measured.".into()];
     };
-    if is_unusable(comparison) {
+    if !comparison.is_usable() {
         return vec![
             "This run is not usable: its A/A control says that the machine was too noisy to tell arms apart.".into(),
             advice(comparison),
@@ -21,7 +21,7 @@ pub fn verdict(comparison: &Comparison) -> Vec<String> {
     let mut verdict = vec![imbalance(comparison, subject)];
     let mut latency: Vec<String> = effect(comparison, subject)
         .into_iter()
-        .chain(beside_the_limit(comparison, subject))
+        .chain(beside_the_bound(comparison, subject))
         .collect();
     // Where hardly any request waits, the imbalance is what there is to see.
     match comparison.scenario.key {
@@ -29,9 +29,8 @@ pub fn verdict(comparison: &Comparison) -> Vec<String> {
         Key::ShortP99 | Key::Deviation => verdict.splice(0..0, latency).for_each(drop),
     }
     verdict.push(shares(comparison, subject));
-    let key = comparison.scenario.key.name();
-    let mut controls = comparison.ratios.iter().filter(|ratio| ratio.control);
-    if let Some(control) = controls.find(|ratio| ratio.figure == key) {
+    let figure = comparison.scenario.key.figure();
+    if let Some(control) = roles::control(&comparison.ratios, figure) {
         verdict.push(format!("A/A: {} ({}).", control.judgement, control.ratio));
     }
     let rounds = comparison.arms.iter().flat_map(|arm| &arm.rounds);
@@ -46,10 +45,10 @@ pub fn verdict(comparison: &Comparison) -> Vec<String> {
 }
 
 /// How much the workers have, in plain words: the most uneven arm first.
-fn imbalance(comparison: &Comparison, subject: &Arm) -> String {
+fn imbalance(comparison: &Comparison, subject: &ArmResult) -> String {
     let workers = comparison.scenario.workers;
-    let mut arms: Vec<&Arm> = rivals(&comparison.arms, subject).collect();
-    let unevenness = |arm: &Arm| arm.median(|round| round.accepts_max_over_mean);
+    let mut arms: Vec<&ArmResult> = rivals(&comparison.arms, subject).collect();
+    let unevenness = |arm: &ArmResult| arm.median(|round| round.accepts_max_over_mean);
     arms.sort_by(|a, b| unevenness(b).total_cmp(&unevenness(a)));
     arms.push(subject);
     let kept = arms.iter().filter_map(|arm| {
@@ -80,12 +79,13 @@ fn imbalance(comparison: &Comparison, subject: &Arm) -> String {
 }
 
 /// The scenario's figure, of the subject and the arm that it is measured against.
-fn effect(comparison: &Comparison, subject: &Arm) -> Option<String> {
+fn effect(comparison: &Comparison, subject: &ArmResult) -> Option<String> {
     let key = comparison.scenario.key;
     let rival = rival(&comparison.arms, subject)?;
-    let Compared { ratio, .. } = find(&comparison.ratios, key.name(), &rival.name, &subject.name)?;
+    let figure = key.figure();
+    let Compared { ratio, .. } = roles::to_subject(&comparison.ratios, figure, rival, subject)?;
     let (name, of, title) = (&subject.name, &rival.name, key.title());
-    let written = |arm: &Arm| ns(arm.median(|round| key.of(round)));
+    let written = |arm: &ArmResult| ns(arm.median(|round| key.of(round)));
     let Some((low, high)) = ratio.interval() else {
         return Some(format!(
             "{title}: {} with {name}, {} with {of}; {}.",
@@ -94,8 +94,7 @@ fn effect(comparison: &Comparison, subject: &Arm) -> Option<String> {
             ratio.judgement()
         ));
     };
-    let mut controls = comparison.ratios.iter().filter(|ratio| ratio.control);
-    let control = controls.find(|ratio| ratio.figure == key.name());
+    let control = roles::control(&comparison.ratios, figure);
     let is_noise = control.is_some_and(|control| is_within(ratio, &control.ratio));
     if !ratio.matters() || is_noise {
         let why = match key {
@@ -121,9 +120,9 @@ fn effect(comparison: &Comparison, subject: &Arm) -> Option<String> {
     ))
 }
 
-fn beside_the_limit(comparison: &Comparison, subject: &Arm) -> Option<String> {
-    let key = comparison.scenario.key.name();
-    let Compared { ratio, .. } = find(&comparison.ratios, key, &subject.name, "limit")?;
+fn beside_the_bound(comparison: &Comparison, subject: &ArmResult) -> Option<String> {
+    let figure = comparison.scenario.key.figure();
+    let Compared { ratio, .. } = roles::to_bound(&comparison.ratios, figure, subject)?;
     let percent = (ratio.rounds.median - 1.0) * 100.0;
     let beside = match percent {
         100.0.. => format!("{:.1} times", ratio.rounds.median),
@@ -132,15 +131,15 @@ fn beside_the_limit(comparison: &Comparison, subject: &Arm) -> Option<String> {
     };
     let confidence = match ratio.interval() {
         Some((low, high)) => format!("95 % CI of the ratio {low:.2} to {high:.2}"),
-        None => ratio.judgement().to_owned(),
+        None => ratio.judgement().to_string(),
     };
     Some(format!(
-        "It is {beside} the limit of one queue ({confidence})."
+        "It is {beside} the single-queue bound ({confidence})."
     ))
 }
 
-fn shares(comparison: &Comparison, subject: &Arm) -> String {
-    let cv = |arm: &Arm| {
+fn shares(comparison: &Comparison, subject: &ArmResult) -> String {
+    let cv = |arm: &ArmResult| {
         format!(
             "{:.4} with {}",
             arm.median(|round| round.accepts_cv),

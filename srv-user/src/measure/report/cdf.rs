@@ -9,7 +9,7 @@ use super::canvas::{Area, Drawing, Width, drawing_error, line, px, text, text_wi
 use super::palette::Role;
 use super::quantity;
 use super::series::Series;
-use crate::measure::result::{CdfPoint, Comparison};
+use crate::measure::result::{BOUND, CdfPoint, Comparison};
 use crate::measure::stats::median;
 
 /// Where percentiles are marked: name and part that took at most so long.
@@ -57,10 +57,10 @@ pub fn draw(comparison: &Comparison, series: &[Series], width: Width) -> Result<
 /// One request in a power of ten: as far up as the samples of every round reach.
 fn top_decades(comparison: &Comparison, series: &[Series]) -> f64 {
     let arms = series.iter().flat_map(|series| series.arm.judged());
-    let limit = comparison.limit.iter().flat_map(|limit| &limit.short);
+    let bound = comparison.bound.iter().flat_map(|bound| &bound.short);
     let counts = arms
         .map(|round| round.short.count)
-        .chain(limit.map(|short| short.count));
+        .chain(bound.map(|short| short.count));
     let fewest = counts.min().unwrap_or_default();
     (fewest.max(1) as f64).log10().clamp(2.1, 4.3)
 }
@@ -70,15 +70,15 @@ fn curves(comparison: &Comparison, series: &[Series], top: f64) -> Vec<Curve> {
         let p99 = series.arm.median(|round| round.short.p99_ns as f64);
         (&series.name[..], series.role, p99, &series.arm.cdf)
     });
-    let limit = comparison.limit.iter().map(|limit| {
-        let rounds: Vec<f64> = limit
+    let bound = comparison.bound.iter().map(|bound| {
+        let rounds: Vec<f64> = bound
             .short
             .iter()
             .map(|short| short.p99_ns as f64)
             .collect();
-        ("limit", Role::Limit, median(&rounds), &limit.cdf)
+        (BOUND, Role::Bound, median(&rounds), &bound.cdf)
     });
-    let curves = arms.chain(limit).map(|(name, role, p99_ns, cdf)| Curve {
+    let curves = arms.chain(bound).map(|(name, role, p99_ns, cdf)| Curve {
         name: format!("{name} · p99 {}", quantity::ns(p99_ns)),
         role,
         points: points(cdf, top),
@@ -152,7 +152,7 @@ fn draw_legend(area: &Area, curves: &[Curve], rows: &[(u32, f64)]) -> Result<()>
 
 /// The mark of the curve at this place. The limit has none.
 fn draw_mark(area: &Area, place: usize, role: Role, (x, y): (i32, i32)) -> Result<()> {
-    if role == Role::Limit {
+    if role == Role::Bound {
         return Ok(());
     }
     let around = |corners: &[(f64, f64)]| {
@@ -191,7 +191,7 @@ fn draw_plot(area: &Area, curves: &[Curve], top: f64, width: Width) -> Result<()
     draw_axes(area, &frame, at)?;
     for (place, curve) in curves.iter().enumerate() {
         let path: Vec<_> = curve.points.iter().map(|&(x, y)| at(x, y)).collect();
-        let stroke = if curve.role == Role::Limit { 2.4 } else { 2.0 };
+        let stroke = if curve.role == Role::Bound { 2.4 } else { 2.0 };
         area.draw(&PathElement::new(path, line(curve.role, stroke)))
             .map_err(drawing_error)?;
         for &(_, height) in &frame.percentiles {

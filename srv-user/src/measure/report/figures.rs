@@ -76,7 +76,7 @@ impl Figures {
 
     /// All values at a path with one `*`; those that are null are left out, and so
     /// are, but for a sum, those of rounds that the hypervisor disturbed (unless it
-    /// disturbed each): as [`crate::measure::result::Arm::judged`].
+    /// disturbed each): as [`crate::measure::result::ArmResult::judged`].
     pub fn all(&self, path: &str, over: Over) -> Result<Vec<f64>> {
         let (list, rest) = path.split_once(".*").unwrap_or((path, ""));
         let none = Vec::new();

@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use crate::measure::arrivals::{Draw, Service, Uniform, poisson};
-use crate::measure::bound;
+use crate::measure::bound as single_queue;
 use crate::measure::distribution::{Sorted, over_rounds};
 use crate::measure::result::{
-    Arm, Compared, Comparison, Key, Limit, Live, Round, SCHEMA, Scenario,
+    ArmResult, ArmRole, Bound, Compared, Comparison, Figure, Key, Live, Pair, Round, SCHEMA,
+    ScenarioRecord,
 };
 use crate::measure::stats::{
     Ratio, Summary, coefficient_of_variation, deviation, jain, max_over_mean,
@@ -27,22 +28,25 @@ pub fn comparison() -> Comparison {
     let mut hash = arm("hash", Choice::Random(1));
     // No figure of an arm may contain it.
     hash.rounds[1].hypervisor_share = 0.3;
-    let again = arm("hash again", Choice::Random(2));
+    let again = ArmResult {
+        role: ArmRole::Control,
+        ..arm("hash", Choice::Random(2))
+    };
     let least = arm("least", Choice::Least);
     let ring = arm("least+ring", Choice::OneQueue);
-    let limit = limit();
+    let bound = bound();
     let mut ratios = vec![
-        compared("short p99", &again, &hash, true),
-        compared("short p99", &ring, &hash, false),
-        compared("short p99", &least, &hash, false),
-        compared("accepts CV", &ring, &hash, false),
-        compared("CPU per request", &ring, &hash, false),
+        compared(Figure::ShortP99, &again, &hash),
+        compared(Figure::ShortP99, &ring, &hash),
+        compared(Figure::ShortP99, &least, &hash),
+        compared(Figure::AcceptsCv, &ring, &hash),
+        compared(Figure::CpuPerRequest, &ring, &hash),
     ];
-    ratios.push(against(&ring, &limit));
+    ratios.push(against(&ring, &bound));
     let verdict = vec![
         format!(
             "least+ring: the short requests' p99 is {:.3} of hash's (95 % CI {:.3} to {:.3}), \
-             {:.0} % above the limit.",
+             {:.0} % above the single-queue bound.",
             ratios[1].ratio.rounds.median,
             ratios[1].ratio.low,
             ratios[1].ratio.high,
@@ -62,7 +66,7 @@ pub fn comparison() -> Comparison {
             ("cores", "2"),
             ("srv", "0.1.0"),
         ]),
-        scenario: Scenario {
+        scenario: ScenarioRecord {
             name: "bimodal".into(),
             about: "98 % of the requests block their worker for 1 ms, 2 % for 25 ms.".into(),
             parameters: text(&[
@@ -76,7 +80,7 @@ pub fn comparison() -> Comparison {
             key: Key::default(),
         },
         arms: vec![hash, again, least, ring, left_out()],
-        limit: Some(limit),
+        bound: Some(bound),
         others: None,
         ratios,
         verdict,
@@ -91,9 +95,10 @@ fn text(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     owned.collect()
 }
 
-fn left_out() -> Arm {
-    Arm {
+fn left_out() -> ArmResult {
+    ArmResult {
         name: "nginx".into(),
+        role: ArmRole::Candidate,
         about: "nginx, one shared listener".into(),
         left_out: Some("nginx is not installed: sudo apt-get install nginx-light".into()),
         rounds: Vec::new(),
@@ -115,7 +120,7 @@ fn draws(round: u64) -> Vec<Draw> {
     poisson(round, rate, Duration::from_secs(5), SERVICE)
 }
 
-fn arm(name: &str, choice: Choice) -> Arm {
+fn arm(name: &str, choice: Choice) -> ArmResult {
     let mut short: Vec<Sorted> = Vec::new();
     let mut accepts = vec![0; WORKERS];
     let mut rounds = Vec::new();
@@ -131,8 +136,9 @@ fn arm(name: &str, choice: Choice) -> Arm {
         live.get_or_insert_with(|| samples(&draws, &served));
         rounds.push(round(seed, &draws, &served, choice));
     }
-    Arm {
+    ArmResult {
         name: name.into(),
+        role: ArmRole::Candidate,
         about: format!("srv 0.1.0, {name}"),
         left_out: None,
         rounds,
@@ -232,14 +238,14 @@ fn samples(draws: &[Draw], served: &[(usize, u64)]) -> Live {
     }
 }
 
-fn limit() -> Limit {
+fn bound() -> Bound {
     let replayed = (1..=ROUNDS).map(|seed| {
         let draws = draws(seed);
-        let latencies = bound::replay(&draws, WORKERS, OVERHEAD_NS - 30_000);
+        let latencies = single_queue::replay(&draws, WORKERS, OVERHEAD_NS - 30_000);
         (shorts(&draws, &latencies), latencies)
     });
     let rounds: Vec<_> = replayed.collect();
-    Limit {
+    Bound {
         about: "one queue before 8 workers, 150 µs of overhead per request".into(),
         overhead_ns: OVERHEAD_NS - 30_000,
         delay_ns: 0,
@@ -262,54 +268,36 @@ fn limit() -> Limit {
     }
 }
 
-fn figure(name: &str, round: &Round) -> f64 {
-    match name {
-        "short p99" => round.short.p99_ns as f64,
-        "accepts CV" => round.accepts_cv,
-        _ => round.cpu_ns_per_request,
-    }
-}
-
-fn compared(name: &str, arm: &Arm, base: &Arm, control: bool) -> Compared {
-    let figures = |arm: &Arm| {
-        let figures = arm.rounds.iter().map(|round| figure(name, round));
+fn compared(figure: Figure, arm: &ArmResult, base: &ArmResult) -> Compared {
+    let figures = |arm: &ArmResult| {
+        let figures = arm.rounds.iter().map(|round| figure.of(round));
         figures.collect::<Vec<_>>()
     };
     let ratio = Ratio::paired(&figures(arm), &figures(base));
-    judged(name, &arm.name, &base.name, ratio, control)
-}
-
-fn against(arm: &Arm, limit: &Limit) -> Compared {
-    let figures: Vec<f64> = arm
-        .rounds
-        .iter()
-        .map(|round| round.short.p99_ns as f64)
-        .collect();
-    let base: Vec<f64> = limit
-        .short
-        .iter()
-        .map(|short| short.p99_ns as f64)
-        .collect();
-    judged(
-        "short p99",
-        &arm.name,
-        "limit",
-        Ratio::paired(&figures, &base),
-        false,
-    )
-}
-
-fn judged(figure: &str, arm: &str, base: &str, ratio: Ratio, control: bool) -> Compared {
-    let judgement = match control {
-        true => ratio.as_control(),
-        false => ratio.judgement(),
+    let (pair, judgement) = match arm.role {
+        ArmRole::Control => (Pair::Control(base.name.clone()), ratio.as_control()),
+        ArmRole::Candidate => {
+            let (arm, base) = (arm.name.clone(), base.name.clone());
+            (Pair::Arms { arm, base }, ratio.judgement())
+        }
     };
     Compared {
-        figure: figure.into(),
-        arm: arm.into(),
-        base: base.into(),
+        figure,
+        pair,
         ratio,
-        judgement: judgement.into(),
-        control,
+        judgement,
+    }
+}
+
+fn against(arm: &ArmResult, bound: &Bound) -> Compared {
+    let p99 = |summary: &Summary| summary.p99_ns as f64;
+    let figures: Vec<f64> = arm.rounds.iter().map(|round| p99(&round.short)).collect();
+    let base: Vec<f64> = bound.short.iter().map(p99).collect();
+    let ratio = Ratio::paired(&figures, &base);
+    Compared {
+        figure: Figure::ShortP99,
+        pair: Pair::Bound(arm.name.clone()),
+        ratio,
+        judgement: ratio.judgement(),
     }
 }

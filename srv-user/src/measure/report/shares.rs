@@ -111,7 +111,7 @@ fn draw_panel(area: &Area, series: &Series, bars: &[Bar], top: f64) -> Result<()
             .map_err(drawing_error)?;
     }
     let fair = vec![(left - px(4.0), at(1.0)), (right, at(1.0))];
-    area.draw(&PathElement::new(fair, line(Role::Limit, 1.2)))
+    area.draw(&PathElement::new(fair, line(Role::Bound, 1.2)))
         .map_err(drawing_error)?;
     let base = vec![(left, floor), (right, floor)];
     area.draw(&PathElement::new(base, line(Role::Muted, 1.0)))

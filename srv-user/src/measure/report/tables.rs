@@ -9,7 +9,7 @@ use super::figures::{Figures, Over};
 use super::palette::Role;
 use super::quantity::Quantity::{self, Count, Ns, Part};
 use super::series::Series;
-use crate::measure::result::{Compared, Comparison};
+use crate::measure::result::{BOUND, Compared, Comparison};
 
 /// One column: its head, the path within a round, what it counts, and what is
 /// shown of the rounds.
@@ -63,7 +63,7 @@ pub fn figures(comparison: &Comparison, figures: &Figures, series: &[Series]) ->
     if series.is_empty() {
         return Ok(html! {});
     }
-    let has_limit = comparison.limit.is_some();
+    let has_bound = comparison.bound.is_some();
     let mut rounds = series.iter().flat_map(|row| &row.arm.rounds);
     let are_kept = rounds.all(|round| round.served.is_some());
     Ok(html! {
@@ -71,9 +71,9 @@ pub fn figures(comparison: &Comparison, figures: &Figures, series: &[Series]) ->
             h2 { "Figures" }
             p.note { "Large: the median of the rounds, without those that the hypervisor disturbed; small: from the smallest to the largest. Requests and lost are sums over all rounds." }
             h3 { "Latency of short requests" }
-            (table(&SHORT, series, figures, has_limit)?)
+            (table(&SHORT, series, figures, has_bound)?)
             h3 { "Latency of all requests" }
-            (table(&ALL, series, figures, has_limit)?)
+            (table(&ALL, series, figures, has_bound)?)
             h3 { "Balance: connections accepted per worker" }
             (table(&BALANCE, series, figures, false)?)
             @if are_kept {
@@ -92,7 +92,7 @@ fn table(
     columns: &[Column],
     series: &[Series],
     figures: &Figures,
-    with_limit: bool,
+    with_bound: bool,
 ) -> Result<Markup> {
     Ok(html! {
         div.scroll tabindex="0" {
@@ -109,11 +109,11 @@ fn table(
                             }
                         }
                     }
-                    @if with_limit {
-                        tr.limit {
-                            (name("limit", Role::Limit))
+                    @if with_bound {
+                        tr.bound {
+                            (name(BOUND, Role::Bound))
                             @for column in columns {
-                                // Of the limit there are summaries only.
+                                // Of the bound there are summaries only.
                                 @match column.1.split_once('.') {
                                     Some((group, figure)) => {
                                         (cell(figures, &format!("limit.{group}.*.{figure}"), column)?)
@@ -183,12 +183,13 @@ pub fn ratios(comparison: &Comparison, figures: &Figures) -> Result<Markup> {
 }
 
 fn ratio(figures: &Figures, scale: &Scale, index: usize, compared: &Compared) -> Result<Markup> {
+    let [arm, base] = compared.pair.labels();
     let show = |field: &str| figures.one(&format!("ratios.{index}.ratio.{field}"), Part);
     Ok(html! {
-        tr.control[compared.control] {
+        tr.control[compared.pair.is_control()] {
             th scope="row" {
-                (compared.arm) " : " (compared.base)
-                @if compared.control { " " span.badge { "A/A control" } }
+                (arm) " : " (base)
+                @if compared.pair.is_control() { " " span.badge { "A/A control" } }
             }
             td.left { (compared.figure) }
             td { strong { (show("rounds.median")?) } }

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 use super::*;
-use crate::measure::result::Served;
+use crate::measure::result::{Doubt, Pair, Served};
 
 /// Made once: it is a small simulation.
 fn made() -> Comparison {
@@ -129,7 +129,7 @@ fn hostile_names_stay_text() {
     let mut comparison = made();
     comparison.arms[0].name = HOSTILE.into();
     comparison.arms[4].left_out = Some(HOSTILE.into());
-    comparison.ratios[0].base = HOSTILE.into();
+    comparison.ratios[0].pair = Pair::Bound(HOSTILE.into());
     comparison.verdict[0] = HOSTILE.into();
     comparison.command = HOSTILE.into();
     comparison.environment[0].1 = HOSTILE.into();
@@ -142,7 +142,7 @@ fn hostile_names_stay_text() {
 fn doubts_and_an_early_end_come_before_the_verdict() {
     let mut comparison = made();
     comparison.incomplete = Some("stopped by Ctrl-C in round 2".into());
-    comparison.doubts = vec!["the control differs".into()];
+    comparison.doubts = vec![Doubt::unusable("the control differs")];
     let html = page(&comparison);
     let place = |text: &str| html.find(text).unwrap_or_else(|| panic!("no {text}"));
     assert!(place("stopped by Ctrl-C in round 2") < place("<h1>"));
@@ -160,7 +160,7 @@ fn what_was_never_measured_leaves_no_hole() {
         arm.accepts.clear();
         arm.live = None;
     }
-    comparison.limit = None;
+    comparison.bound = None;
     comparison.ratios.clear();
     comparison.verdict.clear();
     let html = page(&comparison);
