@@ -32,7 +32,7 @@ struct Arguments {
 
 const LARGE_BYTES: u64 = 600 << 20;
 const DISK_BYTES_PER_SECOND: u64 = 80_000_000;
-/// Kept connections that ask for a small file.
+/// Keep-alive connections that ask for a small file.
 const SMALL: usize = 8;
 /// Between two requests of one of them.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -70,7 +70,7 @@ fn main() -> Result<()> {
     let large = fill(root.path())?;
     let arms = arms(root.path());
     println!(
-        "{SMALL} kept connections ask for a small file, each {PAUSE:?} after its answer, beside \
+        "{SMALL} keep-alive connections ask for a small file, each {PAUSE:?} after its answer, beside \
          downloads of {} MB;\n1 worker each, {rounds} interleaved rounds of {lasts:?}, fresh \
          processes each\n",
         LARGE_BYTES / 1_000_000
@@ -265,7 +265,7 @@ fn connect(address: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Asks for a file on a kept connection and reads the answer's end: its last byte is known.
+/// Asks for a file on a keep-alive connection and reads the answer's end: its last byte is known.
 fn ask(stream: &mut TcpStream, path: &str) -> Result<()> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n")?;
     let mut answer = Vec::new();

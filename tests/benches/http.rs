@@ -1,6 +1,6 @@
 //! `bench http`: what a request costs srv and nginx in CPU time, and how many
 //! they answer per second, when wrk keeps them busy with a file of 1 KiB; on
-//! kept connections and with a connection for each request.
+//! keep-alive connections and with a connection for each request.
 
 use std::time::Duration;
 

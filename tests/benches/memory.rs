@@ -1,4 +1,4 @@
-//! `bench memory`: what an idle kept connection costs srv and nginx in
+//! `bench memory`: what an idle keep-alive connection costs srv and nginx in
 //! resident memory. What the kernel keeps for the sockets is the same for both
 //! and not counted.
 

@@ -1,9 +1,11 @@
-//! `srv ab`: an A/B comparison of ways of distributing connections. Arms take
-//! turns in rounds, each time in fresh processes, all with the same draws, the
-//! first one twice as the control. This file owns the order of things:
-//! [`scenario`] is what is asked ([`capacity`] whether this machine can), [`arm`] who answers, [`mod@measure`] one arm in
-//! one round, [`overhead`] what the limit is given, [`judge`] what it comes to,
-//! [`files`] and [`table`] where it goes.
+//! `srv ab`: an A/B comparison of ways of distributing connections. Arms run one after
+//! another in rounds, each time in fresh processes, all with the same draws. The first one
+//! runs twice, as the control. This file owns what was asked for, and the order of scenarios.
+//!
+//! [`scenario`] is what is asked of each arm, and [`capacity`] whether this machine can
+//! generate it. [`arm`] is what answers, [`mod@run`] the rounds, [`mod@measure`] one arm in one
+//! round. [`single_queue`] is the bound, with the overhead that [`overhead`] measures.
+//! [`judge`] draws the conclusion, and [`files`] and [`table`] write and print it.
 
 pub mod args;
 pub mod arm;
@@ -30,72 +32,74 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::measure::load::Connections;
 use crate::measure::result::{ArmResult, Comparison, SCHEMA, ScenarioRecord};
 
 use arm::Arm;
 use files::Folder;
 use run::{Overheads, Run};
-use scenario::{Arrivals, Keeping, Scenario};
+use scenario::{Arrivals, Scenario};
 
-/// What was asked for; `None`: as the scenario says.
+/// What was asked for. `None` means: as the scenario says.
 #[derive(Clone, Debug)]
-pub struct Asked {
-    /// Names of scenarios; none: [`scenario::DEFAULT`], or what of it can be simulated.
+pub struct Options {
+    /// Names of scenarios. If there is none: [`scenario::DEFAULT`], or what of it can be
+    /// simulated.
     pub scenarios: Vec<String>,
     /// Names of arms, separated by commas.
     pub arms: String,
     /// How often each arm runs.
     pub rounds: usize,
-    /// How often runs are repeated that the hypervisor disturbed.
+    /// How often a run is repeated that the hypervisor disturbed.
     pub repeats: usize,
-    /// Of the first round; the next has the next.
+    /// Seed of the first round. Each further round has the next number.
     pub seed: u64,
     /// Requests per second.
     pub rate: Option<f64>,
-    /// Of a round.
+    /// How long a round lasts.
     pub duration: Option<Duration>,
     /// Worker processes of each arm.
     pub workers: Option<usize>,
-    /// Of the client's path.
+    /// The delay of the client's path, both ways together.
     pub rtt: Option<Duration>,
-    /// Connections that are kept.
-    pub kept: Option<usize>,
+    /// Keep-alive connections, in scenarios that have them.
+    pub keep_alive: Option<usize>,
     /// Whether the handler burns CPU instead of sleeping.
     pub spin: bool,
     /// Whether arms may be left out because this process cannot steer.
     pub unsteered: bool,
     /// Whether more may be asked for than can be done.
     pub overload: bool,
-    /// Where it goes.
+    /// The folder for the result.
     pub out: PathBuf,
-    /// As typed.
+    /// The command line, as typed.
     pub command: String,
 }
 
 /// Runs each scenario that was asked for.
 ///
 /// # Errors
-/// What was asked for makes no sense or cannot be run here: before anything
-/// starts. An arm fails: after what was measured has been written.
-pub fn run(asked: &Asked) -> Result<ExitCode> {
-    let scenarios = asked.scenarios(&scenario::DEFAULT)?;
-    let arms = arm::list(&asked.arms)?;
+/// If what was asked for makes no sense or cannot be run here, before anything starts. If
+/// an arm fails, after what was measured has been written.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let scenarios = options.scenarios(&scenario::DEFAULT)?;
+    let arms = arm::list(&options.arms)?;
     for scenario in &scenarios {
         capacity::check(scenario)?;
     }
-    if !asked.unsteered {
+    if !options.unsteered {
         arm::ensure_can_steer(&arms)?;
     }
     let interrupted = catch_interrupt()?;
     let mut overheads = Overheads::new();
-    asked.each(&scenarios, |scenario, folder| {
-        Run::new(asked, scenario, &arms, &interrupted, &mut overheads).complete(folder)
+    options.each(&scenarios, |scenario, folder| {
+        Run::new(options, scenario, &arms, &interrupted, &mut overheads).complete(folder)
     })
 }
 
-impl Asked {
+impl Options {
     /// Makes a comparison of each scenario, in a folder of its own, and writes
-    /// and prints what it comes to.
+    /// and prints the conclusion.
     fn each(
         &self,
         scenarios: &[Scenario],
@@ -123,8 +127,8 @@ impl Asked {
         Ok(code)
     }
 
-    /// The scenarios that were asked for, else those `by_default`, with what is to be
-    /// different.
+    /// The scenarios that were asked for, or else those `by_default`, with the options
+    /// applied.
     fn scenarios(&self, by_default: &[&str]) -> Result<Vec<Scenario>> {
         let mut scenarios = Vec::new();
         let names = self.scenarios.iter().map(String::as_str);
@@ -141,7 +145,7 @@ impl Asked {
         Ok(scenarios)
     }
 
-    /// `scenario` with what was asked for differently.
+    /// `scenario` with the options applied.
     fn applied_to(&self, mut scenario: Scenario) -> Result<Scenario> {
         if let Some(rate) = self.rate {
             ensure!(
@@ -161,20 +165,20 @@ impl Asked {
         scenario.duration = self.duration.unwrap_or(scenario.duration);
         scenario.workers = self.workers.unwrap_or(scenario.workers);
         scenario.rtt = self.rtt.or(scenario.rtt);
-        if let Some(count) = self.kept {
+        if let Some(count) = self.keep_alive {
             ensure!(
-                count > 0 && scenario.connections != Keeping::PerRequest,
-                "--kept {count}: scenario {} keeps no connections, or none would be kept",
+                count > 0 && scenario.connections != Connections::PerRequest,
+                "--kept {count}: scenario {} has a new connection for each request, or the count is 0",
                 scenario.name
             );
-            scenario.connections = Keeping::Kept(count);
+            scenario.connections = Connections::Pool(count);
         }
         scenario.spins |= self.spin;
         Ok(scenario)
     }
 }
 
-/// Ends the run at the next opportunity instead of this process at once.
+/// From now on SIGINT and SIGTERM set the flag, at which the run ends as soon as it can.
 fn catch_interrupt() -> Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -185,7 +189,7 @@ fn catch_interrupt() -> Result<Arc<AtomicBool>> {
 
 /// A comparison in which nothing has been measured yet.
 fn blank(
-    asked: &Asked,
+    options: &Options,
     scenario: &Scenario,
     arms: Vec<ArmResult>,
     environment: Vec<(String, String)>,
@@ -195,7 +199,7 @@ fn blank(
         incomplete: None,
         simulated: false,
         began: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-        command: asked.command.clone(),
+        command: options.command.clone(),
         environment,
         scenario: ScenarioRecord {
             name: scenario.name.into(),

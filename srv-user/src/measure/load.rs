@@ -41,7 +41,7 @@ pub use lookup::ConnectTo;
 pub use record::{Outcome, Record, Run};
 pub use spec::{Connections, Load, Pace};
 pub use statuses::Statuses;
-pub use target::{Address, Server, Target, Tls};
+pub use target::{Address, Endpoint, Target, Tls};
 pub use watch::Watch;
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ use crate::measure::stats::{Judgement, Ratio, Summary, median};
 
 /// Version of this schema.
 pub const SCHEMA: u32 = 1;
+/// The label of the injected fault in [`ScenarioRecord::parameters`].
+pub const FAULT: &str = "fault injection";
 /// The name of its file.
 pub const RESULT: &str = "result.json";
 
@@ -41,6 +43,22 @@ impl Comparison {
             path.display()
         );
         serde_json::from_value(json).with_context(|| format!("read {}", path.display()))
+    }
+
+    /// Whether it asked the same of its arms as `other`. The sentence about the scenario may
+    /// have been put otherwise since.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let asked = |comparison: &Self| {
+            let ScenarioRecord {
+                name,
+                about: _,
+                parameters,
+                workers,
+                key,
+            } = comparison.scenario.clone();
+            (name, parameters, workers, key)
+        };
+        asked(self) == asked(other)
     }
 
     /// Whether anything can be concluded from it.
@@ -87,6 +105,7 @@ pub struct Comparison {
 
 /// What was asked of each arm.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "format::Scenario")]
 pub struct ScenarioRecord {
     /// Its name on the command line.
     pub name: String,
@@ -97,21 +116,20 @@ pub struct ScenarioRecord {
     /// Worker processes of each arm.
     pub workers: usize,
     /// What the verdict is about.
-    #[serde(default)]
     pub key: Key,
 }
 
 /// The figure by which arms are judged, and the control with them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Key {
-    /// Where requests wait for others: what the unluckiest hundredth meets.
+    /// If requests wait for others: the latency that one request in a hundred exceeds.
     #[default]
     #[serde(rename = "short p99")]
     ShortP99,
-    /// Where hardly any waits: the tail is then the machine's own stalls.
+    /// If hardly any request waits: the tail then shows the machine's own stalls.
     #[serde(rename = "short p50")]
     ShortP50,
-    /// Where all wait for as long: how unequally they do.
+    /// If all requests wait about equally long: how much they differ.
     #[serde(rename = "deviation")]
     Deviation,
 }
@@ -180,7 +198,7 @@ pub struct ArmResult {
     pub cdf: Vec<CdfPoint>,
     /// Connections accepted per worker, all rounds together.
     pub accepts: Vec<u64>,
-    /// Of the first round; `None` if nothing was kept of it.
+    /// Of the first round; `None` if it has none.
     pub live: Option<Live>,
 }
 
@@ -208,10 +226,10 @@ pub struct Round {
     /// Jain's index of the accepts.
     pub accepts_jain: f64,
     /// Live connections of the worker with most, less those of the one with
-    /// fewest; `None` where connections are not kept.
+    /// fewest; `None` without keep-alive connections.
     pub live_gap: Option<u64>,
-    /// How evenly the requests over kept connections fell on the workers;
-    /// `None` where each request had its own, and in older files.
+    /// How evenly the requests over keep-alive connections fell on the workers. `None` if
+    /// each request had a connection of its own, and in older files.
     pub served: Option<Served>,
     /// User and system time of the arm's processes per request, ns.
     pub cpu_ns_per_request: f64,

@@ -1,6 +1,6 @@
-//! What this machine is too small to run: a discrete-event simulation of up to
-//! [`WORKERS_MAX`] workers and millions of connections, one request each, that
-//! asks the very policy code of srv-common where each connection goes.
+//! A discrete-event simulation, for what this machine is too small to run: up to
+//! [`WORKERS_MAX`] workers and millions of connections, one request each. It asks the very
+//! policy code of srv-common where each connection goes.
 //!
 //! A worker serves one request at a time, from its first byte to its last, as
 //! one does whose handler blocks. A connection is assigned when its SYN comes
@@ -55,29 +55,29 @@ impl Model {
     }
 }
 
-/// A way of handing connections to workers.
+/// A way of distributing connections to workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Arm {
-    /// Whose queue a connection joins; without effect where there is one queue.
+pub struct Dispatch {
+    /// Which queue a connection joins; without effect if there is one queue.
     pub policy: Policy,
-    /// Who accepts it from there. The three modes of one listener are one
-    /// first-come-first-served queue here, whose first sleeper in order is
-    /// woken, as with `EPOLLEXCLUSIVE`.
+    /// Which worker accepts it from there. The three modes of one listener are one
+    /// first-come-first-served queue here. The first worker in order that sleeps is woken, as
+    /// with `EPOLLEXCLUSIVE`.
     pub accept: AcceptMode,
 }
 
-impl Arm {
-    /// The single queue, which is the limit ([`crate::measure::bound`]).
-    pub const LIMIT: Self = Self {
+impl Dispatch {
+    /// One queue before all workers: the single-queue bound ([`crate::measure::bound`]).
+    pub const SINGLE_QUEUE: Self = Self {
         policy: Policy::Hash,
         accept: AcceptMode::Shared,
     };
 }
 
-impl fmt::Display for Arm {
+impl fmt::Display for Dispatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == Self::LIMIT {
-            f.pad("limit")
+        if *self == Self::SINGLE_QUEUE {
+            f.pad("single-queue bound")
         } else if self.accept.has_own_listeners() {
             f.pad(&format!("{}+{}", self.policy.name(), self.accept.name()))
         } else {
@@ -126,14 +126,14 @@ impl Outcome {
 /// If there are no workers or more than [`WORKERS_MAX`].
 pub fn run(
     model: &Model,
-    arm: Arm,
+    arm: Dispatch,
     draws: impl IntoIterator<Item = Draw>,
 ) -> anyhow::Result<Outcome> {
     let workers = model.workers;
     check(workers)?;
     ensure!(
         arm.policy != Policy::Hermes,
-        "simulate hermes: it goes by what workers publish in loops that are not simulated"
+        "simulate hermes: it depends on what workers publish in loops that are not simulated"
     );
     // With the slots of the BPF program where they suffice: the same code runs.
     Ok(if workers <= MAX_WORKERS {
@@ -155,25 +155,25 @@ pub fn check(workers: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Arms that served the same draws, and the limit.
+/// Arms that served the same draws, and the single-queue bound.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
-    /// In the order in which they were named, the limit last.
-    pub rows: Vec<(Arm, Outcome)>,
+    /// In the order in which they were named, the bound last.
+    pub rows: Vec<(Dispatch, Outcome)>,
 }
 
-/// Lets each of `arms` and [`Arm::LIMIT`] serve the draws that `draws` begins
+/// Lets each of `arms` and [`Dispatch::SINGLE_QUEUE`] serve the draws that `draws` begins
 /// anew for each.
 ///
 /// # Errors
 /// As [`run`].
 pub fn compare<D: IntoIterator<Item = Draw>>(
     model: &Model,
-    arms: &[Arm],
+    arms: &[Dispatch],
     draws: impl Fn() -> D,
 ) -> anyhow::Result<Table> {
-    let arms = arms.iter().filter(|&&arm| arm != Arm::LIMIT);
-    let rows = arms.chain([&Arm::LIMIT]);
+    let arms = arms.iter().filter(|&&arm| arm != Dispatch::SINGLE_QUEUE);
+    let rows = arms.chain([&Dispatch::SINGLE_QUEUE]);
     let rows = rows.map(|&arm| Ok((arm, run(model, arm, draws())?)));
     Ok(Table {
         rows: rows.collect::<anyhow::Result<_>>()?,
@@ -199,7 +199,7 @@ impl fmt::Display for Table {
     }
 }
 
-fn row(arm: Arm, outcome: &Outcome) -> Vec<String> {
+fn row(arm: Dispatch, outcome: &Outcome) -> Vec<String> {
     let ms = |ns: u64| format!("{:.2}", ns as f64 / 1e6);
     let Outcome { all, short, .. } = outcome;
     let stolen = outcome.stolen as f64 / all.count.max(1) as f64;

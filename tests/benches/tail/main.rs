@@ -1,6 +1,6 @@
 //! `bench tail`: how long short requests wait behind long ones, and how evenly
 //! workers share, for every way of handing connections to workers that srv
-//! has, for nginx's two, and for the limit that none of them can beat: what
+//! has, for nginx's two, and for the single-queue bound: what
 //! `srv ab` measures, held against targets. The handler *blocks*, so that the
 //! queueing is real on any number of cores.
 
@@ -35,10 +35,10 @@ struct Arguments {
 
 /// How often the blocking handler is called per second.
 pub const BLOCKING_RATES: [f64; 2] = [3700.0, 2400.0];
-/// In how many rounds kept connections are opened.
+/// In how many rounds keep-alive connections are opened.
 const HOMES_ROUNDS: usize = 3;
-/// Kept connections whose homes are counted.
-pub const HELD: [usize; 2] = [256, 32];
+/// Keep-alive connections whose homes are counted.
+pub const KEEP_ALIVE: [usize; 2] = [256, 32];
 
 /// In this order in the tables; the control is added.
 const ARMS: &str = "hash,least,ring,shared,nginx,nginx-reuseport,least+ring";

@@ -1,4 +1,4 @@
-//! One arm under one plan, and where an arm's kept connections live.
+//! One arm under one plan, and where an arm's keep-alive connections live.
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -10,7 +10,7 @@ use srv::measure::load::keep_alive::{KeepAlive, Opening};
 use srv::measure::result::Round;
 use srv_tests::report::Raw;
 
-use crate::HELD;
+use crate::KEEP_ALIVE;
 
 /// One arm in one round.
 #[derive(Debug, Serialize)]
@@ -70,7 +70,7 @@ impl Columns {
     }
 }
 
-/// Over which workers an arm's kept connections are spread.
+/// Over which workers an arm's keep-alive connections are spread.
 #[derive(Debug, Serialize)]
 pub struct Homes {
     pub arm: String,
@@ -84,11 +84,11 @@ impl Homes {
     /// to fresh processes.
     pub fn measure(arm: &Arm, scenario: &Scenario) -> Result<Vec<Self>> {
         let mut homes = Vec::new();
-        for connections in HELD {
+        for connections in KEEP_ALIVE {
             for opening in [Opening::OneByOne, Opening::Burst] {
                 let running = arm.start(scenario, None)?;
                 let held = KeepAlive::open(running.address(), IDLE, connections, opening)
-                    .with_context(|| format!("hold connections to arm {}", arm.name))?;
+                    .with_context(|| format!("open keep-alive connections to arm {}", arm.name))?;
                 homes.push(Self {
                     arm: arm.label(),
                     connections,

@@ -10,10 +10,10 @@ use srv::measure::stats::{Ratio, Spread, Summary};
 use srv_tests::report::{print_table, verdict};
 
 use crate::measure::{Homes, Sample};
-use crate::{CONTROL, HASH, HELD, NGINX_REUSEPORT, NGINX_SHARED, Overheads, SUBJECT};
+use crate::{CONTROL, HASH, KEEP_ALIVE, NGINX_REUSEPORT, NGINX_SHARED, Overheads, SUBJECT};
 
-/// Short-request p99, the subject's to the limit's.
-const LIMIT_TARGET: f64 = 1.05;
+/// Short-request p99, the subject's to the single-queue bound's.
+const BOUND_TARGET: f64 = 1.05;
 /// Coefficient of variation of accepts with the cheap handler.
 const SHARES_TARGET: f64 = 0.005;
 /// Live connections, largest less smallest.
@@ -44,12 +44,12 @@ pub fn print_tail(
         scenario.service
     );
     let mut rows: Vec<Vec<String>> = arms.iter().map(|arm| tail_row(arm, samples)).collect();
-    let limits = [
-        ("limit", Overhead::default()),
-        ("limit + srv's overhead", overheads.srv),
-        ("limit + nginx's overhead", overheads.nginx),
+    let bounds = [
+        ("bound", Overhead::default()),
+        ("bound + srv's overhead", overheads.srv),
+        ("bound + nginx's overhead", overheads.nginx),
     ];
-    rows.extend(limits.map(|(name, overhead)| limit_row(name, scenario, plans, overhead)));
+    rows.extend(bounds.map(|(name, overhead)| bound_row(name, scenario, plans, overhead)));
     let header = [
         "arm",
         "short p99",
@@ -74,10 +74,10 @@ pub fn print_tail(
         );
     }
     let subject = series(samples, SUBJECT, short_p99);
-    let limit = limit_p99(scenario, plans, overheads.srv);
-    print_target("limit + srv's overhead", &subject, &limit, LIMIT_TARGET);
-    if let Some(ratio) = ratio(&subject, &limit_p99(scenario, plans, Overhead::default())) {
-        println!("  {SUBJECT} / limit: {ratio}");
+    let bound = bound_p99(scenario, plans, overheads.srv);
+    print_target("bound + srv's overhead", &subject, &bound, BOUND_TARGET);
+    if let Some(ratio) = ratio(&subject, &bound_p99(scenario, plans, Overhead::default())) {
+        println!("  {SUBJECT} / bound: {ratio}");
     }
     let nginx = series(samples, NGINX_SHARED, short_p99);
     print_target(NGINX_SHARED, &subject, &nginx, 1.0);
@@ -138,8 +138,8 @@ pub fn print_cheap(scenario: &Scenario, arms: &[Arm], samples: &[Sample]) {
 }
 
 pub fn print_homes(arms: &[Arm], homes: &[Homes]) {
-    println!("kept connections: live ones per worker, largest less smallest, worst round");
-    let settings: Vec<(usize, bool)> = HELD
+    println!("keep-alive connections: live ones per worker, largest less smallest, worst round");
+    let settings: Vec<(usize, bool)> = KEEP_ALIVE
         .iter()
         .flat_map(|&connections| [(connections, false), (connections, true)])
         .collect();
@@ -201,14 +201,14 @@ fn tail_row(arm: &Arm, samples: &[Sample]) -> Vec<String> {
     row
 }
 
-fn limit_row(name: &str, scenario: &Scenario, plans: &[Plan], overhead: Overhead) -> Vec<String> {
-    let short = Spread::of(&limit_p99(scenario, plans, overhead));
+fn bound_row(name: &str, scenario: &Scenario, plans: &[Plan], overhead: Overhead) -> Vec<String> {
+    let short = Spread::of(&bound_p99(scenario, plans, overhead));
     let mut row = vec![
         name.to_owned(),
         format!("{:.2}", short.mean),
         format!("{:.2} to {:.2}", short.min, short.max),
     ];
-    let all = |plan: &Plan| Summary::of(limit_latencies(scenario, plan, overhead));
+    let all = |plan: &Plan| Summary::of(bound_latencies(scenario, plan, overhead));
     row.extend(percentiles(&plans.iter().map(all).collect::<Vec<_>>()));
     row
 }
@@ -229,9 +229,9 @@ fn percentiles(rounds: &[Summary]) -> [String; 5] {
 }
 
 /// Short-request p99 of the single queue, ms, plan by plan.
-fn limit_p99(scenario: &Scenario, plans: &[Plan], overhead: Overhead) -> Vec<f64> {
+fn bound_p99(scenario: &Scenario, plans: &[Plan], overhead: Overhead) -> Vec<f64> {
     let p99 = |plan: &Plan| {
-        let latencies = limit_latencies(scenario, plan, overhead);
+        let latencies = bound_latencies(scenario, plan, overhead);
         let both = plan.draws.iter().zip(latencies);
         let short = both.filter(|(draw, _)| scenario.service.is_short(draw.service_us));
         Summary::of(short.map(|(_, latency_ns)| latency_ns)).p99_ns as f64 / 1e6
@@ -240,7 +240,7 @@ fn limit_p99(scenario: &Scenario, plans: &[Plan], overhead: Overhead) -> Vec<f64
 }
 
 /// Latency of each request in the single queue, ns.
-fn limit_latencies(
+fn bound_latencies(
     scenario: &Scenario,
     plan: &Plan,
     overhead: Overhead,

@@ -97,7 +97,7 @@ fn what_makes_no_sense_is_refused_before_anything_starts() {
         (&["cloudflare", "--rate", "5"], "closed loop"),
         (&["--spin", "--workers", "200"], "cores"),
         (&["--rounds", "0"], "--rounds 0"),
-        (&["--simulate", "longlived"], "kept connections"),
+        (&["--simulate", "longlived"], "keep-alive connections"),
         (&["--simulate", "cloudflare"], "wait for answers"),
         (&["--simulate", "hung"], "a stopped worker"),
         (&["--simulate", "--arms", "nginx"], "cannot be simulated"),
@@ -147,7 +147,7 @@ fn a_simulation_leaves_the_same_kind_of_result() {
 
 /// Where they are installed.
 #[test]
-fn peers_are_behind_the_delayed_path_too() {
+fn baseline_servers_are_behind_the_delayed_path_too() {
     gate::needs!(root);
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
@@ -166,9 +166,9 @@ fn peers_are_behind_the_delayed_path_too() {
     }
 }
 
-/// What kept connections meant for later requests is told, where they are kept.
+/// What keep-alive connections meant for later requests is told, if there are any.
 #[test]
-fn the_later_load_of_kept_connections_is_reported() {
+fn the_later_load_of_keep_alive_connections_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let arguments = [&["longlived", "--arms", "ring"], &SHORT[..]].concat();
@@ -176,7 +176,7 @@ fn the_later_load_of_kept_connections_is_reported() {
     assert!(matches!(output.status.code(), Some(0 | 2)), "{output:?}");
     let table = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
-        table.contains("requests per worker over the kept"),
+        table.contains("requests per worker over the keep-alive"),
         "{table}"
     );
     let result = Comparison::read(&out).unwrap();

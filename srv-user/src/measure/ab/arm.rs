@@ -1,5 +1,5 @@
-//! The arms of `srv ab`: ways of handing connections to workers, by name, and
-//! what can run here.
+//! The arms of `srv ab`: ways of distributing connections to workers, by name, and which
+//! of them can run here.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
@@ -9,19 +9,20 @@ use rustix::process::Pid;
 use srv_common::Policy;
 use tempfile::TempDir;
 
-use super::scenario::{Keeping, Scenario};
+use super::scenario::Scenario;
 use crate::attach;
 use crate::control::{self, Reply, Request};
 use crate::measure::arrivals::Service;
 use crate::measure::baseline::child::Child;
 use crate::measure::baseline::nginx::{Content, Options};
 use crate::measure::baseline::{BaselineServer, haproxy, nginx, python, srv};
+use crate::measure::load::Connections;
 use crate::measure::result::{ArmRole, label};
 use crate::measure::simulate;
 use srv_steer::AcceptMode;
 use srv_steer::program;
 
-/// One way of handing connections to workers.
+/// One way of distributing connections to workers.
 #[derive(Clone, Debug)]
 pub struct Arm {
     /// Its name on the command line.
@@ -57,11 +58,12 @@ struct Agent {
     _folder: TempDir,
 }
 
-/// What runs if no arm is named: the subject first, so that it is the control too.
+/// What runs if no arm is named. The first is the subject, which is run again as the
+/// control.
 pub const DEFAULT: &str = "least+ring,hash,shared,least,nginx,nginx-reuseport";
 
-/// Whether this process may steer, if one of `arms` needs that: a comparison without
-/// the arms that it is about is not what was asked for.
+/// Whether this process may steer, if one of `arms` needs that. A comparison that leaves
+/// out the arms that it is about is not what was asked for.
 ///
 /// # Errors
 /// It may not; the message says why, and how to go on.
@@ -83,18 +85,18 @@ pub fn ensure_can_steer(arms: &[Arm]) -> Result<()> {
 const SLEEPS_ONLY: &str = "its handler sleeps; it has none that burns CPU";
 
 impl Arm {
-    /// `POLICY`, `POLICY+own`, `POLICY+ring`, `ring` (hash behind the ring), an
-    /// accept mode with one socket, or a peer.
+    /// `POLICY`, `POLICY+own`, `POLICY+ring`, `ring` (hash and the ring), an
+    /// accept mode with one socket, or a baseline server.
     ///
     /// # Errors
     /// There is no such arm; the message says what there is.
     pub fn by_name(name: &str) -> Result<Self> {
-        let (peer, is_attached) = match name.strip_suffix("+attach") {
+        let (server, is_attached) = match name.strip_suffix("+attach") {
             Some("nginx") => ("nginx-reuseport", true),
-            Some(peer) => (peer, true),
+            Some(server) => (server, true),
             None => (name, false),
         };
-        let kind = match peer {
+        let kind = match server {
             "nginx" => Kind::Nginx { reuseport: false },
             "nginx-reuseport" => Kind::Nginx { reuseport: true },
             "haproxy" => Kind::Haproxy,
@@ -105,13 +107,13 @@ impl Arm {
             "shared-herd" => Kind::Srv(Policy::Hash, AcceptMode::SharedHerd),
             "blocking" => Kind::Srv(Policy::Hash, AcceptMode::Blocking),
             _ => {
-                let (policy, accept) = peer.split_once('+').unwrap_or((peer, "own"));
+                let (policy, accept) = server.split_once('+').unwrap_or((server, "own"));
                 let accept = match accept {
                     "own" => AcceptMode::Own,
                     "ring" => AcceptMode::Ring,
                     _ => bail!(
-                        "no arm is called `{name}`: behind a policy's + comes own or ring, behind \
-                         a peer's attach"
+                        "no arm is called `{name}`: a policy may be followed by +own or \
+                         +ring, a baseline server by +attach"
                     ),
                 };
                 let Some((_, policy)) = Policy::NAMED.iter().find(|(known, _)| *known == policy)
@@ -120,8 +122,8 @@ impl Arm {
                     bail!(
                         "no arm is called `{name}`; there are the policies {} (each also with \
                          +ring), ring, shared, shared-herd, blocking, nginx, nginx-reuseport, \
-                         haproxy, gunicorn, granian, and these four with +attach, steered from \
-                         outside",
+                         haproxy, gunicorn, granian; of these nginx, haproxy, gunicorn and \
+                         granian also with +attach, which `srv attach` steers",
                         policies.join(", ")
                     );
                 };
@@ -156,17 +158,17 @@ impl Arm {
     /// Its counterpart in the simulation.
     ///
     /// # Errors
-    /// It is a peer, whose inside nobody here knows, or goes by what is not simulated.
-    pub fn simulated(&self) -> Result<simulate::Arm> {
+    /// It is a baseline server, or a policy that depends on what is not simulated.
+    pub fn simulated(&self) -> Result<simulate::Dispatch> {
         match self.kind {
             Kind::Srv(Policy::Hermes, _) => bail!(
-                "arm {} cannot be simulated: it goes by what workers publish in their loops; \
-                 name others with --arms",
+                "arm {} cannot be simulated: it depends on what workers publish in their loops; \
+                 name other arms with --arms",
                 self.name
             ),
-            Kind::Srv(policy, accept) => Ok(simulate::Arm { policy, accept }),
+            Kind::Srv(policy, accept) => Ok(simulate::Dispatch { policy, accept }),
             Kind::Nginx { .. } | Kind::Haproxy | Kind::Python(_) => bail!(
-                "arm {} cannot be simulated, only srv's own can: name others with --arms",
+                "arm {} cannot be simulated, only srv's own arms can: name other arms with --arms",
                 self.name
             ),
         }
@@ -248,14 +250,14 @@ impl Arm {
                 required.err().map(|error| format!("{error:#}"))
             }
             Kind::Haproxy if scenario.service != Service::Fixed(0) => {
-                Some("it has no handler that keeps a worker".into())
+                Some("it has no handler that keeps a worker busy".into())
             }
             Kind::Haproxy => haproxy::version().err().map(|error| format!("{error:#}")),
             Kind::Python(_) if scenario.spins => Some(SLEEPS_ONLY.into()),
             Kind::Python(_)
-                if scenario.connections != Keeping::PerRequest && !self.keeps_connections() =>
+                if scenario.connections != Connections::PerRequest && !self.keeps_connections() =>
             {
-                Some("its workers keep no connections".into())
+                Some("it does not keep connections alive".into())
             }
             Kind::Python(server) => server.version().err().map(|error| format!("{error:#}")),
         }
@@ -309,7 +311,7 @@ impl Arm {
             workers: scenario.workers,
             reuseport,
             deferred: true,
-            // Kept connections are to be kept as long as srv keeps them.
+            // As srv, nginx is not to close keep-alive connections.
             tuning: "keepalive_requests 1000000;",
             content: Content::Work,
         }
@@ -400,7 +402,7 @@ mod tests {
         }
         for (names, part) in [
             ("leest", "there are the policies hash"),
-            ("least+rung", "own or ring"),
+            ("least+rung", "+own or +ring"),
             ("least+attach", "steers itself"),
             ("hash,hash", "named twice"),
             (" , ", "no arms"),

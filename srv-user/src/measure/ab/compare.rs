@@ -25,7 +25,7 @@ pub fn compare(before: &Comparison, after: &Comparison) -> Result<()> {
         }
     }
     ensure!(
-        before.scenario == after.scenario,
+        before.is_like(after),
         "the runs asked different things: {} {:?} and {} {:?}",
         before.scenario.name,
         before.scenario.parameters,

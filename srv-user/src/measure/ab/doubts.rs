@@ -39,14 +39,13 @@ pub fn advice(comparison: &Comparison) -> String {
     let rounds = rounds.unwrap_or(0).max(ROUNDS_MIN);
     let stop = match &comparison.others {
         Some(others) if others.share > OTHERS_MAX => {
-            format!("stop what else runs here ({}), or ", named(others))
+            format!("stop the other processes ({}), or ", named(others))
         }
-        _ => {
-            "run it when the machine is quieter (nothing else of this system was busy), or ".into()
-        }
+        _ => "run it when the machine is less busy (no other process of this system was busy), or "
+            .into(),
     };
     format!(
-        "What to do: {stop}take more rounds (--rounds {}).",
+        "What to do: {stop}run more rounds (--rounds {}).",
         rounds * 2
     )
 }

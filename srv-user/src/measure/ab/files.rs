@@ -13,8 +13,8 @@ use crate::measure::load::files::{distribution, records};
 use crate::measure::report;
 use crate::measure::result::{Comparison, RESULT, name_in_file};
 
-/// Kept free for the result, bytes: a disk that is full of samples has room for
-/// it. A default run's result and report are 0.8 MB.
+/// Reserved for the result, bytes: if samples fill the disk, there is still room for it. The
+/// result and the report of a default run are 0.8 MB.
 pub const RESERVE_BYTES: usize = 4 << 20;
 const RESERVE: &str = "reserve";
 const SAMPLES: &str = "samples";
@@ -105,7 +105,7 @@ fn full(path: &Path) -> String {
     )
 }
 
-/// Makes room: who cannot remove a file will hear of it when writing the next.
+/// Makes room. If a file cannot be removed, that shows when the next is written.
 fn remove(path: &Path) {
     let _ = fs::remove_file(path);
 }

@@ -1,5 +1,5 @@
-//! What a comparison comes to: ratios with their confidence, whether they can be
-//! believed ([`doubts`]), and sentences for people ([`verdict`]). Only reads figures.
+//! The conclusion of a comparison: ratios with their confidence, reasons not to believe them
+//! ([`doubts`]), and sentences for people ([`verdict`]). Only reads figures.
 
 use super::roles::{is_control, others, subject};
 use super::{doubts, verdict};
@@ -67,7 +67,7 @@ pub fn series(arm: &ArmResult, figure: Figure) -> Vec<Option<f64>> {
         .collect()
 }
 
-/// Round by round, as far as both have them; `None` where that makes no sense.
+/// Round by round, where both have the figure; `None` if there is no such round or a base is 0.
 pub fn paired(arm: &[Option<f64>], base: &[Option<f64>]) -> Option<Ratio> {
     let both = arm.iter().zip(base);
     let (arm, base): (Vec<f64>, Vec<f64>) = both.filter_map(|(arm, base)| arm.zip(*base)).unzip();

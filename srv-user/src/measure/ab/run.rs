@@ -11,7 +11,7 @@ use super::files::Folder;
 use super::measure::{self, Measured, Plan, live, measure};
 use super::overhead::Overhead;
 use super::scenario::Scenario;
-use super::{Asked, blank, blank_arm, judge, single_queue, table};
+use super::{Options, blank, blank_arm, judge, single_queue, table};
 use crate::measure::arrivals::Service;
 use crate::measure::baseline::others;
 use crate::measure::delay_line::DelayLine;
@@ -26,7 +26,7 @@ pub(super) type Overheads = BTreeMap<(String, bool, bool), Overhead>;
 
 /// A run in progress.
 pub(super) struct Run<'a> {
-    asked: &'a Asked,
+    options: &'a Options,
     scenario: &'a Scenario,
     arms: Vec<Arm>,
     interrupted: &'a AtomicBool,
@@ -41,7 +41,7 @@ pub(super) struct Run<'a> {
 
 impl<'a> Run<'a> {
     pub(super) fn new(
-        asked: &'a Asked,
+        options: &'a Options,
         scenario: &'a Scenario,
         arms: &'a [Arm],
         interrupted: &'a AtomicBool,
@@ -57,9 +57,9 @@ impl<'a> Run<'a> {
             ..blank_arm(arm, arm.about(), scenario)
         });
         let environment = Environment::read().labelled();
-        let comparison = blank(asked, scenario, blank_arms.collect(), environment);
+        let comparison = blank(options, scenario, blank_arms.collect(), environment);
         Self {
-            asked,
+            options,
             scenario,
             short_ns: vec![Vec::new(); arms.len()],
             arms,
@@ -98,11 +98,11 @@ impl<'a> Run<'a> {
         if let Some(nth) = (0..self.arms.len()).find(able) {
             self.overhead = self.overhead_of(nth)?;
         }
-        for round in 0..self.asked.rounds {
-            let plan = Plan::of(self.scenario, self.asked.seed + round as u64);
+        for round in 0..self.options.rounds {
+            let plan = Plan::of(self.scenario, self.options.seed + round as u64);
             self.plans.push(plan);
             // Each round begins with another arm, so that none always follows
-            // the same neighbour.
+            // the same other one.
             for step in 0..self.arms.len() {
                 let nth = (round + step) % self.arms.len();
                 if self.comparison.arms[nth].left_out.is_none() {
@@ -110,8 +110,8 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        // After all others: a hypervisor takes its time for seconds or minutes.
-        for _ in 0..self.asked.repeats {
+        // After all others: a hypervisor takes CPU time for seconds or minutes on end.
+        for _ in 0..self.options.repeats {
             for (nth, round) in self.disturbed() {
                 self.one(nth, round, path.as_ref(), folder)?;
             }
@@ -119,8 +119,8 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Arm and round of what the hypervisor disturbed. It is told by what it took,
-    /// not by what came out: no arm can gain by a repeat.
+    /// Arm and round of each run that the hypervisor disturbed. That is decided by the CPU
+    /// time that it took, not by the outcome: no arm can gain by a repeat.
     fn disturbed(&self) -> Vec<(usize, usize)> {
         let arms = self.comparison.arms.iter().enumerate();
         arms.flat_map(|(nth, arm)| {
@@ -138,7 +138,9 @@ impl<'a> Run<'a> {
         if let Some(known) = self.overheads.get(&key) {
             return Ok(*known);
         }
-        println!("  measuring what a request costs beyond its service time");
+        println!(
+            "  measuring what a request costs beyond its service time (for the single-queue bound)"
+        );
         let overhead = Overhead::measure(arm, self.scenario)?;
         self.overheads.insert(key, overhead);
         Ok(overhead)
@@ -167,7 +169,7 @@ impl<'a> Run<'a> {
         println!(
             "  round {} of {}, {}: {} {:.2} ms, {} requests, {:.1} % of the CPUs taken by the hypervisor{}",
             round + 1,
-            self.asked.rounds,
+            self.options.rounds,
             arm.label(),
             self.scenario.key.figure(),
             self.scenario.key.of(&figures) / 1e6,

@@ -1,6 +1,6 @@
-//! `srv ab --simulate`: the scenarios before simulated workers, for what this
-//! machine is too small to run. The result is of the same kind; it has no
-//! control, since the same draws would give the very same figures.
+//! `srv ab --simulate`: the scenarios with simulated workers, for what this machine is too
+//! small to run. The result is of the same kind. It has no control, since the same draws
+//! would give the very same figures.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,11 +10,12 @@ use anyhow::{Result, bail, ensure};
 use super::arm::{self, Arm};
 use super::files::Folder;
 use super::judge;
-use super::scenario::{self, Arrivals, Keeping, Scenario};
-use super::{Asked, blank, blank_arm, catch_interrupt};
+use super::scenario::{self, Arrivals, Scenario};
+use super::{Options, blank, blank_arm, catch_interrupt};
 use crate::measure::arrivals::{Draw, burst, endless};
 use crate::measure::distribution::over_rounds;
 use crate::measure::environment::Environment;
+use crate::measure::load::Connections;
 use crate::measure::result::{Bound, Comparison, Round};
 use crate::measure::simulate::{self, Latencies, Model, Outcome};
 use crate::measure::stats::{Summary, coefficient_of_variation, jain, max_over_mean};
@@ -23,23 +24,23 @@ use crate::measure::stats::{Summary, coefficient_of_variation, jain, max_over_me
 ///
 /// # Errors
 /// A scenario or an arm is beyond what the simulation knows: before anything starts.
-pub fn run(asked: &Asked) -> Result<ExitCode> {
-    let arms = match asked.arms.as_str() {
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let arms = match options.arms.as_str() {
         arm::DEFAULT => arm::list(arm::DEFAULT)?
             .into_iter()
             .filter(Arm::is_srv)
             .collect(),
         names => arm::list(names)?,
     };
-    let arms: Vec<(Arm, simulate::Arm)> = arms
+    let arms: Vec<(Arm, simulate::Dispatch)> = arms
         .into_iter()
         .map(|arm| arm.simulated().map(|simulated| (arm, simulated)))
         .collect::<Result<_>>()?;
-    let scenarios = asked.scenarios(&[scenario::DEFAULT_SIMULATED])?;
+    let scenarios = options.scenarios(&[scenario::DEFAULT_SIMULATED])?;
     scenarios.iter().try_for_each(check)?;
     let interrupted = catch_interrupt()?;
-    asked.each(&scenarios, |scenario, _: &Folder| {
-        Simulation::new(asked, scenario, &arms, &interrupted).complete()
+    options.each(&scenarios, |scenario, _: &Folder| {
+        Simulation::new(options, scenario, &arms, &interrupted).complete()
     })
 }
 
@@ -50,12 +51,10 @@ fn check(scenario: &Scenario) -> Result<()> {
             ..
         } => "clients that wait for answers",
         Scenario {
-            connections: Keeping::Kept(_),
+            connections: Connections::Pool(_),
             ..
-        } => "kept connections",
-        Scenario {
-            mishap: Some(_), ..
-        } => "a stopped worker",
+        } => "keep-alive connections",
+        Scenario { fault: Some(_), .. } => "a stopped worker",
         _ => return simulate::check(scenario.workers),
     };
     bail!(
@@ -69,7 +68,7 @@ fn check(scenario: &Scenario) -> Result<()> {
 struct Simulation<'a> {
     scenario: &'a Scenario,
     seeds: std::ops::Range<u64>,
-    arms: &'a [(Arm, simulate::Arm)],
+    arms: &'a [(Arm, simulate::Dispatch)],
     interrupted: &'a AtomicBool,
     comparison: Comparison,
     /// The short requests' latencies by arm, then the bound's; of each by round.
@@ -79,9 +78,9 @@ struct Simulation<'a> {
 
 impl<'a> Simulation<'a> {
     fn new(
-        asked: &Asked,
+        options: &Options,
         scenario: &'a Scenario,
-        arms: &'a [(Arm, simulate::Arm)],
+        arms: &'a [(Arm, simulate::Dispatch)],
         interrupted: &'a AtomicBool,
     ) -> Self {
         let blank_arms = arms
@@ -90,7 +89,7 @@ impl<'a> Simulation<'a> {
         let environment = Environment::read().of_the_program();
         let comparison = Comparison {
             simulated: true,
-            ..blank(asked, scenario, blank_arms.collect(), environment)
+            ..blank(options, scenario, blank_arms.collect(), environment)
         };
         let bound = Bound {
             about: "simulated: one first-come-first-served queue, the same draws".into(),
@@ -103,7 +102,7 @@ impl<'a> Simulation<'a> {
         };
         Self {
             scenario,
-            seeds: asked.seed..asked.seed + asked.rounds as u64,
+            seeds: options.seed..options.seed + options.rounds as u64,
             arms,
             interrupted,
             comparison,
@@ -147,7 +146,7 @@ impl<'a> Simulation<'a> {
             rtt_ns: rtt_ns(self.scenario),
             seed,
         };
-        let arms: Vec<simulate::Arm> = self.arms.iter().map(|(_, arm)| *arm).collect();
+        let arms: Vec<simulate::Dispatch> = self.arms.iter().map(|(_, arm)| *arm).collect();
         let go_on = |_: &Draw| !self.interrupted.load(Ordering::Relaxed);
         let draws = || draws(self.scenario, seed).take_while(go_on);
         let table = simulate::compare(&model, &arms, draws)?;
@@ -157,7 +156,7 @@ impl<'a> Simulation<'a> {
             "it was interrupted"
         );
         println!("\nseed {seed}\n{table}");
-        let all = arms.iter().chain([&simulate::Arm::LIMIT]);
+        let all = arms.iter().chain([&simulate::Dispatch::SINGLE_QUEUE]);
         for (nth, arm) in all.enumerate() {
             // An arm that is the single queue itself is simulated once.
             if let Some((_, outcome)) = table.rows.iter().find(|(ran, _)| ran == arm) {

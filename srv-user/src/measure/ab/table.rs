@@ -67,7 +67,7 @@ pub fn conclude(comparison: &Comparison) {
     }
 }
 
-/// Where the requests over kept connections went, if any were kept.
+/// Which workers the requests over keep-alive connections went to, if there were any.
 fn print_served(arms: &[ArmResult]) {
     let row = |arm: &ArmResult| {
         let rounds = arm.judged();
@@ -82,7 +82,7 @@ fn print_served(arms: &[ArmResult]) {
     };
     let rows: Vec<_> = arms.iter().filter_map(row).collect();
     if !rows.is_empty() {
-        println!("\nrequests per worker over the kept connections, medians over the rounds");
+        println!("\nrequests per worker over the keep-alive connections, medians over the rounds");
         table::print(&["arm", "CV", "max/mean"], rows);
     }
 }

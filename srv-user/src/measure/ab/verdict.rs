@@ -1,5 +1,5 @@
-//! What a comparison comes to, in sentences for people: what the scenario is about
-//! first.
+//! The conclusion of a comparison, in sentences for people. The first one answers what the
+//! scenario is about.
 
 use super::doubts::advice;
 use super::roles::{self, rival, rivals, subject};
@@ -23,7 +23,7 @@ pub fn verdict(comparison: &Comparison) -> Vec<String> {
         .into_iter()
         .chain(beside_the_bound(comparison, subject))
         .collect();
-    // Where hardly any request waits, the imbalance is what there is to see.
+    // If hardly any request waits, the arms differ in their imbalance alone.
     match comparison.scenario.key {
         Key::ShortP50 => verdict.append(&mut latency),
         Key::ShortP99 | Key::Deviation => verdict.splice(0..0, latency).for_each(drop),
@@ -44,28 +44,28 @@ pub fn verdict(comparison: &Comparison) -> Vec<String> {
     verdict
 }
 
-/// How much the workers have, in plain words: the most uneven arm first.
+/// How unevenly the workers are used, the most uneven arm first.
 fn imbalance(comparison: &Comparison, subject: &ArmResult) -> String {
     let workers = comparison.scenario.workers;
     let mut arms: Vec<&ArmResult> = rivals(&comparison.arms, subject).collect();
     let unevenness = |arm: &ArmResult| arm.median(|round| round.accepts_max_over_mean);
     arms.sort_by(|a, b| unevenness(b).total_cmp(&unevenness(a)));
     arms.push(subject);
-    let kept = arms.iter().filter_map(|arm| {
+    let counts = arms.iter().filter_map(|arm| {
         let worst = arm.rounds.iter().max_by_key(|round| round.live_gap)?;
         worst.live_gap?;
         let (most, least) = (worst.accepts.iter().max()?, worst.accepts.iter().min()?);
         Some((arm, worst.accepts.iter().sum::<u64>(), most, least))
     });
-    let kept: Vec<_> = kept.collect();
-    if let Some(&(_, count, ..)) = kept.first() {
-        let held = kept
+    let counts: Vec<_> = counts.collect();
+    if let Some(&(_, count, ..)) = counts.first() {
+        let each = counts
             .iter()
             .map(|(arm, _, most, least)| format!("{most} and {least} with {}", arm.name));
         return format!(
-            "Of {count} kept connections the fullest of {workers} workers holds, and the emptiest, \
+            "Of {count} keep-alive connections the fullest of {workers} workers has, and the emptiest, \
              in the worst round: {}.",
-            held.collect::<Vec<_>>().join("; ")
+            each.collect::<Vec<_>>().join("; ")
         );
     }
     let even = 100.0 / workers as f64;
@@ -151,7 +151,7 @@ fn shares(comparison: &Comparison, subject: &ArmResult) -> String {
     format!("Shares: coefficient of variation {}.", shares.join(", "))
 }
 
-/// Whether the ratio is no further from 1 than the control's interval is wide.
+/// Whether the ratio is no further from 1 than the width of the control's interval.
 fn is_within(ratio: &Ratio, control: &Ratio) -> bool {
     control.interval().is_some_and(|(low, high)| {
         let spread = high / low.max(f64::MIN_POSITIVE);

@@ -21,7 +21,7 @@ pub struct Child {
 }
 
 /// If a process does not do what is awaited in this time, it is taken to have failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Child {
     /// Starts `command`; its standard error goes to [`Self::await_line`].
@@ -58,7 +58,7 @@ impl Child {
     /// # Errors
     /// The process ended first, or 20 s passed; the message carries what it said.
     pub fn await_line(&mut self, part: &str) -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
@@ -80,7 +80,7 @@ impl Child {
                 Err(RecvTimeoutError::Timeout) => {
                     let said = self.seen.join("\n");
                     bail!(
-                        "await `{part}` from {}: nothing in {PATIENCE:?}; it said:\n{said}",
+                        "await `{part}` from {}: nothing in {TIMEOUT:?}; it said:\n{said}",
                         self.name
                     );
                 }
@@ -99,7 +99,7 @@ impl Child {
         mut check: impl FnMut() -> Result<Option<T>>,
     ) -> Result<T> {
         const STEP: Duration = Duration::from_millis(5);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let ended = self.process.try_wait()?;
             let found = check().with_context(|| format!("await `{what}` from {}", self.name))?;
@@ -116,7 +116,7 @@ impl Child {
             if Instant::now() >= deadline {
                 let said = self.stderr();
                 bail!(
-                    "await `{what}` from {}: it is not so after {PATIENCE:?}; it said:\n{said}",
+                    "await `{what}` from {}: it is not so after {TIMEOUT:?}; it said:\n{said}",
                     self.name
                 );
             }
@@ -154,7 +154,7 @@ impl Child {
     /// 20 s passed.
     pub fn await_exit(&mut self) -> Result<ExitStatus> {
         // Its standard error closes when it and all processes that inherited it have ended.
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
@@ -166,7 +166,7 @@ impl Child {
                         .with_context(|| format!("wait for {}", self.name));
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!("{} did not end in {PATIENCE:?}", self.name)
+                    bail!("{} did not end in {TIMEOUT:?}", self.name)
                 }
             }
         }

@@ -1,5 +1,5 @@
-//! A private HAProxy on a port of its own: a peer that answers by itself. It has
-//! no way to block a worker, so it only takes part where the handler does not.
+//! A private HAProxy on a port of its own, which answers requests itself. Its handler cannot
+//! block a worker, so it only takes part if the handlers do nothing.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -55,7 +55,7 @@ fn check(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// It reckons with two files for each, and ends if it cannot have so many.
+/// HAProxy needs two files for each connection, and ends if it may not open so many.
 fn connections() -> u64 {
     const ENOUGH: u64 = 20_000;
     const OTHER_FILES: u64 = 200;

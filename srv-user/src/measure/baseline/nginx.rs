@@ -100,7 +100,7 @@ impl Options {
             workers, tuning, ..
         } = self;
         let folder = folder.display();
-        // As root, workers would become another user, who cannot read a private root.
+        // If this is root, workers would become another user, which cannot read a private root.
         let user = if rustix::process::geteuid().is_root() {
             "user root;"
         } else {

@@ -1,5 +1,5 @@
 //! A private gunicorn or granian on a port of its own, whose workers have a
-//! listening socket each: peers that `srv attach` can steer. From the virtual
+//! listening socket each, so that `srv attach` can steer them. They are taken from the virtual
 //! environment that xtask makes, or from PATH.
 
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +21,7 @@ pub enum Program {
 }
 
 /// `/work?sleep_us=N`, which *blocks* its worker; answers carry `X-Worker`. The
-/// servers do not tell a worker its number: it takes the first that is free.
+/// servers do not tell a worker its number: the worker takes the first that is free.
 const APPLICATION: &str = "\
 import os, time
 from urllib.parse import parse_qs

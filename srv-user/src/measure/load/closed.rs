@@ -1,7 +1,7 @@
-//! A closed loop: clients that each send the next request when the former one
-//! has its outcome. What it offers depends on how fast the server answers, so
-//! a stall hides the requests that it kept from being sent; here for what is to
-//! stand beside figures that others took this way. Knows no socket and no clock.
+//! A closed loop: clients that each send the next request when the former one has its
+//! outcome. Its rate depends on how fast the server answers, so that a stall hides the
+//! requests that were not sent because of it. It is there for comparisons with figures that
+//! others measured this way. Knows no socket and no clock.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -26,8 +26,8 @@ pub struct Closed {
     pub requests: Option<usize>,
 }
 
-/// A client that could not connect tries again after this long: refusals are
-/// immediate, and it would do nothing but collect them.
+/// If a client could not connect, it tries again after this time: a refusal comes at once,
+/// and the client would do nothing but collect refusals.
 const REST_NS: u64 = 10_000_000;
 
 /// The clients of a run in progress.
@@ -73,7 +73,7 @@ impl Clients {
     /// A client's request has its outcome.
     pub(crate) fn finish(&mut self, now_ns: u64, outcome: Outcome) {
         match outcome {
-            // What could not be sent could not for longer than a moment, either.
+            // The reason for which a request could not be sent lasts longer than a moment.
             Outcome::Connect | Outcome::NoPort | Outcome::NoSocket => {
                 self.resting.push_back(now_ns + REST_NS);
             }
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn who_found_nobody_rests() {
+    fn a_client_whose_connect_failed_rests() {
         let mut clients = clients(None);
         let (_, _) = (clients.next(0), clients.next(0));
         clients.finish(1, Outcome::Connect);

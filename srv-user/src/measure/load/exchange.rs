@@ -14,7 +14,7 @@ pub(crate) use self::wire::Wire;
 use crate::measure::load::record::Outcome;
 use crate::measure::load::requests::Request;
 use crate::measure::load::response::{Head, Reader};
-use crate::measure::load::target::Server;
+use crate::measure::load::target::Endpoint;
 
 /// A request on its way, or its response.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl Exchange {
     /// # Errors
     /// There is no socket to be had: this process's fault, not the server's.
     pub(crate) fn connect(
-        server: &Server,
+        server: &Endpoint,
         request: Rc<Request>,
     ) -> rustix::io::Result<(Self, Progress)> {
         let wire = Wire::to(server)?;

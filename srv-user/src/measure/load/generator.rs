@@ -32,7 +32,7 @@ use crate::measure::load::spec::{Connections, Load, Pace};
 use crate::measure::load::watch::Watch;
 use crate::measure::stats::Summary;
 
-/// Events handled, and requests started, before looking at the others again.
+/// How many events are handled, or requests started, before the others are looked at.
 const EVENTS_MAX: usize = 64;
 /// The timer's epoll token; any other but those below is the number of a request.
 const TIMER: u64 = u64::MAX;
@@ -40,11 +40,11 @@ const TIMER: u64 = u64::MAX;
 const IDLE: u64 = u64::MAX - 1;
 /// The epoll token of [`Watch::stop`].
 const STOP: u64 = u64::MAX - 2;
-/// Answered connections that are kept until the server has closed them, as it said
-/// it would, or there are more: the side that closes first has the
-/// TIME_WAIT, and on the client's side it would block a port for its next
-/// connects, which search for a free one at a growing price. Servers that wait for the
-/// client's end after their own (gunicorn, for up to 2 s) are not kept waiting.
+/// Answered connections that stay open until the server closes them, as it said it would,
+/// or until there are more. The side that closes first has the TIME_WAIT. On the client's side
+/// it would block a port, and later connects would search longer and longer for a free one.
+/// Some servers wait until the client closes, too (gunicorn, for up to 2 s): the client closes
+/// at once when they have.
 const CLOSING_MAX: usize = 64;
 /// From the end of the preparations to instant 0: the server has accepted the pool by then.
 const LEAD: Duration = Duration::from_millis(10);

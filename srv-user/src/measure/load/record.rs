@@ -2,6 +2,7 @@
 //! data; the judgement is left to its readers.
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use crate::measure::stats::{Summary, per_worker};
 
@@ -77,8 +78,9 @@ impl Run {
 }
 
 /// How a request ended. Every request ends in exactly one of these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Outcome {
     /// A complete response of a status that counts as a success.
     Ok,
@@ -103,17 +105,7 @@ pub enum Outcome {
 impl Outcome {
     /// Its name in files and on the terminal, the one that serde writes.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Connect => "connect",
-            Self::Reset => "reset",
-            Self::Timeout => "timeout",
-            Self::Status => "status",
-            Self::Malformed => "malformed",
-            Self::NoPort => "no-port",
-            Self::NoSocket => "no-socket",
-            Self::Late => "late",
-        }
+        self.into()
     }
 
     /// Whether the generator's own limits kept the request from being sent. It

@@ -1,6 +1,7 @@
 //! What a run is to send, where, and when. Plain data: knows neither the generator nor
 //! what becomes of the requests.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use anyhow::{Result, ensure};
 
 use super::closed::Closed;
 use super::statuses::Statuses;
-use super::target::{Address, Server, Target};
+use super::target::{Address, Endpoint, Target};
 use crate::measure::arrivals::Draw;
 
 /// What to send where.
@@ -17,7 +18,7 @@ pub struct Load {
     /// What is asked for: request n asks for target n, and after the last for
     /// the first again.
     pub targets: Vec<Target>,
-    /// How requests come by connections.
+    /// Which connections requests are sent on.
     pub connections: Connections,
     /// After its scheduled instant a request has this long.
     pub timeout: Duration,
@@ -25,7 +26,7 @@ pub struct Load {
     pub success: Statuses,
 }
 
-/// How requests come by connections.
+/// Which connections requests are sent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Connections {
     /// A new one each, with `Connection: close`.
@@ -33,6 +34,15 @@ pub enum Connections {
     /// This many to each server, opened beforehand and kept alive. A request takes
     /// the one that has been idle longest, and waits if all are in use.
     Pool(usize),
+}
+
+impl fmt::Display for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PerRequest => write!(f, "a new one for each request"),
+            Self::Pool(count) => write!(f, "{count}, kept alive"),
+        }
+    }
 }
 
 /// When requests are due.
@@ -49,7 +59,7 @@ impl Load {
     /// for a response, which has to be a 200.
     pub fn get(address: SocketAddr, path: impl Into<String>) -> Self {
         let target = Target {
-            server: Server {
+            server: Endpoint {
                 address: Address::Tcp(address),
                 tls: None,
             },

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::figures::{Asked, Figures};
+use super::figures::{Figures, Settings};
 use crate::measure::stats::{Summary, coefficient_of_variation, jain, max_over_mean};
 use crate::output::table;
 
@@ -45,7 +45,7 @@ pub(super) fn table(figures: &Figures) -> String {
     text + "\n"
 }
 
-fn asked(asked: &Asked) -> String {
+fn asked(asked: &Settings) -> String {
     let mut pace = match (asked.rate_per_s, asked.clients) {
         (Some(rate), _) => {
             let arrivals = asked.arrivals.as_deref().unwrap_or_default();
@@ -64,7 +64,7 @@ fn asked(asked: &Asked) -> String {
         let _ = write!(pace, ", service {service}");
     }
     let connections = match asked.keep_alive {
-        Some(count) => format!("{count} connections, kept"),
+        Some(count) => format!("{count} keep-alive connections"),
         None => "a new connection per request".into(),
     };
     let url = match asked.targets {
@@ -195,7 +195,7 @@ mod tests {
             busy: 0.25,
             put_off: 0,
         };
-        let asked = Asked {
+        let asked = Settings {
             url: "http://h:1/{us}".into(),
             targets: 1,
             addresses: vec!["127.0.0.1:1".into()],

@@ -85,7 +85,7 @@ fn every_request_ends_in_its_own_outcome() {
 }
 
 #[test]
-fn nobody_there_is_a_connect_error_each() {
+fn without_a_server_each_request_is_a_connect_error() {
     let free = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

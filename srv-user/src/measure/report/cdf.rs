@@ -1,5 +1,6 @@
-//! The latency distribution of every arm and of the limit: latency along, how
-//! many took longer upwards, both logarithmic, so that the tail has the room.
+//! The latency distribution of every arm and of the single-queue bound. Horizontal: latency.
+//! Vertical: how rare a longer latency is. Both axes are logarithmic, so that there is room
+//! for the tail.
 
 use anyhow::Result;
 use plotters::prelude::*;
@@ -98,7 +99,7 @@ fn points(cdf: &[CdfPoint], top: f64) -> Vec<(f64, f64)> {
             }
             break;
         }
-        // Closer than a pixel nobody sees it.
+        // Points that are closer than a pixel cannot be told apart.
         let is_far = |&(last_x, last_y): &(f64, f64)| x - last_x > 0.004 || y - last_y > 0.008;
         if points.last().is_none_or(is_far) {
             points.push((x, y));
@@ -150,7 +151,7 @@ fn draw_legend(area: &Area, curves: &[Curve], rows: &[(u32, f64)]) -> Result<()>
     Ok(())
 }
 
-/// The mark of the curve at this place. The limit has none.
+/// The mark of the curve at this place. The bound has none.
 fn draw_mark(area: &Area, place: usize, role: Role, (x, y): (i32, i32)) -> Result<()> {
     if role == Role::Bound {
         return Ok(());

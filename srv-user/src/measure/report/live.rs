@@ -18,7 +18,7 @@ const LEFT_PX: f64 = 40.0;
 /// More samples than this are not to be told apart.
 const SAMPLES_MAX: usize = 240;
 
-/// The plot; `None` if no arm kept them.
+/// The plot; `None` if no arm has them.
 pub fn draw(series: &[Series], width: Width) -> Result<Option<Drawing>> {
     let panels: Vec<(&Series, &Live)> = series
         .iter()

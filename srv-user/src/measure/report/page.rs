@@ -1,5 +1,5 @@
-//! The order of the page: what it comes to first, then what shows it, then
-//! what a sceptic asks for.
+//! The order of the page: first the conclusion, then the plots and figures that show it,
+//! then the circumstances.
 
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -12,7 +12,7 @@ use crate::measure::result::{BOUND, Comparison};
 
 const STYLE: &str = include_str!("page.css");
 
-/// Nothing is ever to be fetched; the browser holds the page to it.
+/// The page must never fetch anything: the browser enforces it.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 
 /// The whole page.

@@ -25,7 +25,7 @@ struct Bar {
     range: (f64, f64),
 }
 
-/// The plot; `None` if nobody accepted anything.
+/// The plot; `None` if no connection was accepted.
 pub fn draw(series: &[Series], width: Width) -> Result<Option<Drawing>> {
     let panels: Vec<(&Series, Vec<Bar>)> = series
         .iter()

@@ -77,7 +77,7 @@ pub fn figures(comparison: &Comparison, figures: &Figures, series: &[Series]) ->
             h3 { "Balance: connections accepted per worker" }
             (table(&BALANCE, series, figures, false)?)
             @if are_kept {
-                h3 { "Later load: requests per worker over the kept connections" }
+                h3 { "Later load: requests per worker over the keep-alive connections" }
                 (table(&SERVED, series, figures, false)?)
             }
             @if !comparison.simulated {

@@ -169,7 +169,7 @@ fn what_was_never_measured_leaves_no_hole() {
 }
 
 #[test]
-fn the_later_load_of_kept_connections_has_a_table() {
+fn the_later_load_of_keep_alive_connections_has_a_table() {
     let mut comparison = made();
     assert!(!page(&comparison).contains("Later load"));
     for round in comparison.arms.iter_mut().flat_map(|arm| &mut arm.rounds) {

@@ -3,13 +3,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ArmResult, ArmRole, CdfPoint, Doubt, Figure, Gravity, Live, Pair, Round};
+use super::{
+    ArmResult, ArmRole, CdfPoint, Doubt, FAULT, Figure, Gravity, Key, Live, Pair, Round,
+    ScenarioRecord,
+};
 use crate::measure::stats::{Judgement, Ratio};
 
 /// Behind the name of the arm that a control repeats.
 const CONTROL: &str = " again";
 /// The single-queue bound, as the base of a ratio.
 const BOUND: &str = "limit";
+/// [`FAULT`] in older files.
+const OLDER_FAULT: &str = "mishap";
 /// Before the sentence of a doubt from which follows that nothing can be concluded.
 pub(super) const UNUSABLE: &str = "Unusable: ";
 
@@ -67,6 +72,34 @@ impl From<ArmResult> for Arm {
             cdf: arm.cdf,
             accepts: arm.accepts,
             live: arm.live,
+        }
+    }
+}
+
+/// A [`ScenarioRecord`], as it is read.
+#[derive(Deserialize)]
+pub(super) struct Scenario {
+    name: String,
+    about: String,
+    parameters: Vec<(String, String)>,
+    workers: usize,
+    #[serde(default)]
+    key: Key,
+}
+
+impl From<Scenario> for ScenarioRecord {
+    fn from(mut scenario: Scenario) -> Self {
+        for (label, _) in &mut scenario.parameters {
+            if label == OLDER_FAULT {
+                FAULT.clone_into(label);
+            }
+        }
+        Self {
+            name: scenario.name,
+            about: scenario.about,
+            parameters: scenario.parameters,
+            workers: scenario.workers,
+            key: scenario.key,
         }
     }
 }
@@ -173,6 +206,16 @@ mod tests {
         }
         let older: serde_json::Value = serde_json::from_str(OLDER).unwrap();
         assert_eq!(written, older);
+    }
+
+    #[test]
+    fn a_fault_of_an_older_file_is_the_same_fault() {
+        let older = r#"{"name": "hung", "about": "", "parameters": [["mishap", "one worker"]], "workers": 8}"#;
+        let scenario: ScenarioRecord = serde_json::from_str(older).unwrap();
+        assert_eq!(
+            scenario.parameters,
+            [(FAULT.to_owned(), "one worker".to_owned())]
+        );
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl Generator<'_> {
     }
 }
 
-/// What to wait for. One event at a time: an idle pooled connection must not wake anyone.
+/// What to wait for. One event at a time: an idle pooled connection must not wake the generator.
 pub(super) fn interest(progress: &Progress) -> Option<EventFlags> {
     match progress {
         Progress::Writing => Some(EventFlags::OUT | EventFlags::IN | EventFlags::ONESHOT),
