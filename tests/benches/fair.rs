@@ -11,24 +11,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use clap::Parser;
+use clap::Parser as _;
 use rustix::fs::{Advice, fadvise, major, makedev, minor};
 use serde::Serialize;
 use srv::measure::stats::{Spread, Summary};
+use srv_tests::arguments::Arguments;
 use srv_tests::arm::{self, Arm};
 use srv_tests::nginx::{Content, Options};
 use srv_tests::report::{Raw, print_table};
 use srv_tests::usage::Tree;
-
-#[derive(Parser)]
-struct Arguments {
-    /// One short round: to see that it works, not to quote.
-    #[arg(long)]
-    quick: bool,
-    /// What `cargo bench` passes to every bench.
-    #[arg(long, hide = true)]
-    bench: bool,
-}
 
 const LARGE_BYTES: u64 = 600 << 20;
 const DISK_BYTES_PER_SECOND: u64 = 80_000_000;

@@ -1,6 +1,7 @@
 //! What integration tests and benches share: servers as child processes, what
 //! they cost, and how a bench reports. Nothing here judges a result.
 
+pub mod arguments;
 pub mod arm;
 pub mod gate;
 pub mod nginx;

@@ -10,28 +10,16 @@ mod report;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::Parser as _;
 use srv::measure::ab::arm::{self, Arm};
 use srv::measure::ab::measure::Plan;
 use srv::measure::ab::overhead::Overhead;
 use srv::measure::ab::scenario::{self, Arrivals, Scenario};
+use srv_tests::arguments::ArmArguments;
 use srv_tests::arm::in_round;
 use srv_tests::report::Raw;
 
 use measure::{Homes, Sample};
-
-#[derive(Parser)]
-struct Arguments {
-    /// One seed and short runs: to see that it works, not to quote.
-    #[arg(long)]
-    quick: bool,
-    /// Only arms whose name contains this.
-    #[arg(long, default_value = "")]
-    arms: String,
-    /// What `cargo bench` passes to every bench.
-    #[arg(long, hide = true)]
-    bench: bool,
-}
 
 /// How often the blocking handler is called per second.
 pub const BLOCKING_RATES: [f64; 2] = [3700.0, 2400.0];
@@ -63,8 +51,8 @@ struct Extent {
 }
 
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    let extent = if arguments.quick {
+    let arguments = ArmArguments::parse();
+    let extent = if arguments.common.quick {
         Extent::new([1, 1], [2, 1])
     } else {
         Extent::new([5, 9], [5, 2])

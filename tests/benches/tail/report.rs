@@ -6,8 +6,8 @@ use srv::measure::ab::measure::Plan;
 use srv::measure::ab::overhead::Overhead;
 use srv::measure::ab::scenario::Scenario;
 use srv::measure::bound;
-use srv::measure::stats::{Ratio, Spread, Summary};
-use srv_tests::report::{print_table, verdict};
+use srv::measure::stats::{Spread, Summary};
+use srv_tests::report::{print_table, ratio, verdict};
 
 use crate::measure::{Homes, Sample};
 use crate::{CONTROL, HASH, KEEP_ALIVE, NGINX_REUSEPORT, NGINX_SHARED, Overheads, SUBJECT};
@@ -276,11 +276,6 @@ fn series(samples: &[Sample], arm: &str, figure: fn(&Sample) -> f64) -> Vec<f64>
     let mut of_arm: Vec<&Sample> = samples.iter().filter(|s| s.arm == arm).collect();
     of_arm.sort_by_key(|sample| sample.round.seed);
     of_arm.into_iter().map(figure).collect()
-}
-
-/// `None` if either arm did not run.
-fn ratio(arm: &[f64], base: &[f64]) -> Option<Ratio> {
-    (!arm.is_empty() && !base.is_empty()).then(|| Ratio::paired(arm, base))
 }
 
 fn print_target(base: &str, subject: &[f64], figures: &[f64], bound: f64) {

@@ -43,17 +43,7 @@ pub fn comparison() -> Comparison {
         compared(Figure::CpuPerRequest, &ring, &hash),
     ];
     ratios.push(against(&ring, &bound));
-    let verdict = vec![
-        format!(
-            "least+ring: the short requests' p99 is {:.3} of hash's (95 % CI {:.3} to {:.3}), \
-             {:.0} % above the single-queue bound.",
-            ratios[1].ratio.rounds.median,
-            ratios[1].ratio.low,
-            ratios[1].ratio.high,
-            (ratios[5].ratio.rounds.median - 1.0) * 100.0,
-        ),
-        format!("A/A control: {}.", ratios[0].judgement),
-    ];
+    let verdict = verdict(&ratios);
     Comparison {
         schema: SCHEMA,
         incomplete: None,
@@ -86,6 +76,20 @@ pub fn comparison() -> Comparison {
         verdict,
         doubts: Vec::new(),
     }
+}
+
+fn verdict(ratios: &[Compared]) -> Vec<String> {
+    vec![
+        format!(
+            "least+ring: the short requests' p99 is {:.3} of hash's (95 % CI {:.3} to {:.3}), \
+             {:.0} % above the single-queue bound.",
+            ratios[1].ratio.rounds.median,
+            ratios[1].ratio.low,
+            ratios[1].ratio.high,
+            (ratios[5].ratio.rounds.median - 1.0) * 100.0,
+        ),
+        format!("A/A control: {}.", ratios[0].judgement),
+    ]
 }
 
 fn text(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
