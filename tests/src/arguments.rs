@@ -16,6 +16,7 @@ pub struct Arguments {
 /// What a bench takes that compares arms.
 #[derive(Parser)]
 pub struct ArmArguments {
+    /// What every bench takes.
     #[command(flatten)]
     pub common: Arguments,
     /// Only arms whose name contains this.

@@ -10,7 +10,6 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
-use serde_with::{DeserializeFromStr, SerializeDisplay};
 use strum::{Display, EnumString, VariantArray};
 
 pub use self::format::name_in_file;
@@ -403,17 +402,9 @@ pub const BOUND: &str = "single-queue bound";
 
 /// A figure that is compared between arms. Its name is the one in `result.json`.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    SerializeDisplay,
-    DeserializeFromStr,
-    Display,
-    EnumString,
-    VariantArray,
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Display, EnumString, VariantArray,
 )]
+#[serde(into = "String", try_from = "String")]
 pub enum Figure {
     /// 99th percentile of the short requests' latency.
     #[strum(serialize = "short p99")]

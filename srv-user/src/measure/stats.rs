@@ -5,7 +5,6 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use serde_with::{DeserializeFromStr, SerializeDisplay};
 use strum::{Display, EnumString};
 
 use crate::measure::arrivals::Uniform;
@@ -151,9 +150,8 @@ pub const ROUNDS_MIN: usize = 3;
 const CONTROL_TOLERANCE: f64 = 0.02;
 
 /// What the rounds say of two arms. The text is that of `result.json`, too.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, SerializeDisplay, DeserializeFromStr, Display, EnumString,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Display, EnumString)]
+#[serde(into = "String", try_from = "String")]
 pub enum Judgement {
     /// There is no confidence interval.
     #[strum(serialize = "too few rounds to tell")]
@@ -173,6 +171,20 @@ pub enum Judgement {
     /// Of the control: the interval contains 1.
     #[strum(serialize = "no difference, as it must be")]
     ControlAgrees,
+}
+
+impl From<Judgement> for String {
+    fn from(judgement: Judgement) -> Self {
+        judgement.to_string()
+    }
+}
+
+impl TryFrom<String> for Judgement {
+    type Error = strum::ParseError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
 }
 
 /// The ratio of two arms' figures, paired by round: its median, its range, and

@@ -82,8 +82,8 @@ pub fn profile_folder() -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::status_for_tests;
     use crate::control::status::{group_for_tests, worker_for_tests};
+    use crate::control::status_for_tests;
 
     #[test]
     fn a_server_is_ready_when_each_of_its_workers_is() {

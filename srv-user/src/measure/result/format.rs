@@ -153,6 +153,20 @@ impl From<super::Compared> for Compared {
     }
 }
 
+impl From<Figure> for String {
+    fn from(figure: Figure) -> Self {
+        figure.to_string()
+    }
+}
+
+impl TryFrom<String> for Figure {
+    type Error = strum::ParseError;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        name.parse()
+    }
+}
+
 impl From<String> for Doubt {
     fn from(text: String) -> Self {
         match text.strip_prefix(UNUSABLE) {
