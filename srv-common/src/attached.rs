@@ -1,47 +1,45 @@
 //! The memory that the select program for attached servers shares with user space: one
-//! [`AttachedGroup`] per group of listeners that belong to somebody else's server.
-//! Its workers publish nothing; the program reads the kernel's own state and
-//! keeps here what it may read less often, so that it needs no agent.
+//! [`AttachedGroup`] for each listener group of an attached server. The workers of such a server
+//! publish nothing. The program reads the kernel's own state, and keeps here what it needs to read
+//! less often, so that it works without an agent.
 //!
-//! The rules of growth are [`crate::layout`]'s. Where two words belong together
-//! ([`Place`]) the second says what the first has to be, so that a pair torn by
-//! two CPUs is noticed and not believed.
+//! The rules of growth are those of [`crate::layout`]. If two words belong together ([`Place`]), the
+//! second says what the first has to be. If two CPUs write them at the same time, the program
+//! notices that they do not match, and does not use them.
 
 use crate::layout::Line;
 use crate::shared::Shared;
 
-/// Most listeners that an attached group can have; a power of two, so that the
-/// program can bound an index with a mask.
+/// The most listeners that an attached group can have. It is a power of two, so that the program can
+/// bound an index with a mask.
 pub const MAX_LISTENERS: usize = 256;
 
 /// Everything about one attached group.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct AttachedGroup {
-    /// What user space asks for.
+    /// What user space configures.
     pub config: Config,
     /// What the program counts.
     pub program: Program,
-    /// What the tracepoint program says of itself.
+    /// The state of the tracepoint program.
     pub tracepoint: Line<Tracepoint>,
-    /// Slots with a listener, the first `config.members` entries. Written by
-    /// user space.
+    /// The slots that have a listener: the first `config.members` entries. Written by user space.
     pub list: [Shared<u16>; MAX_LISTENERS],
-    /// `SO_COOKIE` of each slot's listener, 0 if there is none. Written by user
-    /// space. The program knows a socket by it.
+    /// `SO_COOKIE` of the listener of each slot, 0 if there is none. Written by user space. The
+    /// program identifies a socket by it.
     pub cookies: [Shared<u64>; MAX_LISTENERS],
-    /// What the program remembers of each place in the kernel's
-    /// `sock_reuseport.socks`, whose order changes when a member closes.
+    /// What the program remembers of each place in the kernel's `sock_reuseport.socks`. The order of
+    /// the places changes when a member closes.
     pub places: [Place; MAX_LISTENERS],
-    /// Connections that came through each slot's listener since it was inserted
-    /// and that the server has not closed; side by side, since each choice reads many.
-    /// Written by the tracepoint program, by atomic additions from any CPU, and by user
-    /// space, which stores 0 when the slot's listener changes. It changes
-    /// [`Connections::tag`] first, so that connections of the former listener count no
-    /// more; one whose state changes in that very moment may leave the number one too
-    /// low until the listener changes again.
+    /// Connections that came through the listener of each slot since it was inserted, and that the
+    /// server has not closed. They are side by side, since each choice reads many. Written by the
+    /// tracepoint program, with atomic additions from any CPU, and by user space, which stores 0
+    /// when the listener of the slot changes. User space changes [`Connections::tag`] first, so that
+    /// connections of the former listener do not count any more. If the state of such a connection
+    /// changes at that moment, the number can be one too low until the listener changes again.
     pub live: Line<[Shared<u64>; MAX_LISTENERS]>,
-    /// One slot per listener.
+    /// One slot for each listener.
     pub slots: [Slot; MAX_LISTENERS],
 }
 
@@ -49,13 +47,13 @@ pub struct AttachedGroup {
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct Config {
-    /// A [`crate::Policy`] as number; 0 leaves the choice to the kernel.
+    /// The number of a [`crate::Policy`]. With 0 the kernel chooses.
     pub policy: Shared<u32>,
-    /// Listeners in the socket array: as many as the group has to have. 0
-    /// leaves the choice to the kernel.
+    /// The number of listeners in the socket array. The group must have as many. With 0 the kernel
+    /// chooses.
     pub members: Shared<u32>,
-    /// Changes with every change of members: what the program has learned of
-    /// another generation does not count.
+    /// Changes with each change of members. The program does not use what it has learned in another
+    /// generation.
     pub generation: Shared<u32>,
     /// 1 while the tracepoint program counts connections.
     pub counts_live: Shared<u32>,
@@ -65,24 +63,24 @@ pub struct Config {
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct Program {
-    /// SYNs that were chosen for in turn. With `skipped`: turns of round robin, and where a
-    /// scan starts.
+    /// SYNs for which the program chose by rotation. Together with `skipped` this is the turn of
+    /// round robin, and the place at which a scan starts.
     pub cursor: Shared<u64>,
-    /// Address of the group's `struct sock_reuseport`.
+    /// The address of the `struct sock_reuseport` of the group.
     pub reuseport: Shared<u64>,
-    /// The generation found not to be the group's members, plus one.
+    /// The generation that was found to differ from the group, plus one.
     pub outdated: Shared<u32>,
-    /// How it was found: a [`Reason`] as number, counted for each run since.
+    /// How that was found: the number of a [`Reason`], which is counted for each run since then.
     pub outdated_by: Shared<u32>,
-    /// Choices of `least` that ended at a listener that was idle and empty.
+    /// Choices of `least` for a listener with an idle worker and an empty queue.
     pub idle: Shared<u64>,
-    /// Choices of `least` of the least outstanding work, none being idle.
+    /// Choices of `least` for the least outstanding work, because no worker was idle.
     pub shortest: Shared<u64>,
-    /// How often a chain from a listener to its epoll was walked.
+    /// How often the program followed the pointers from a listener to its epoll instance.
     pub walks: Shared<u64>,
-    /// Places that scans passed over, since no connection was for them.
+    /// Places that scans passed over, because their listeners were not chosen.
     pub skipped: Shared<u64>,
-    /// Runs that ended in the kernel's own choice, by [`Reason`].
+    /// Runs that left the choice to the kernel, by [`Reason`].
     pub fallbacks: Line<[Shared<u64>; Reason::COUNT]>,
 }
 
@@ -94,9 +92,9 @@ pub struct Tracepoint {
     pub cursor: Shared<u64>,
 }
 
-/// So many SYNs in a row without an established connection, and the tracepoint
-/// program is taken for gone: its link dies with the agent, and what it left
-/// behind would mislead for ever.
+/// After more SYNs than this without an established connection, the select program assumes that the
+/// tracepoint program no longer runs. Its link ends with the agent, and the counts that it left are
+/// wrong from then on.
 pub const LIVE_STALE_AFTER_SYNS: u64 = 128;
 
 impl AttachedGroup {
@@ -110,8 +108,8 @@ impl AttachedGroup {
 }
 
 impl AttachedGroup {
-    /// For the program: from now on the kernel chooses, until user space says
-    /// what the group is now. Returns `reason`.
+    /// Called by the program: from now on the kernel chooses, until user space tells the new members.
+    /// Returns `reason`.
     #[inline(always)]
     pub fn set_outdated(&self, reason: Reason) -> Reason {
         let generation = self.config.generation.get();
@@ -129,23 +127,22 @@ pub struct Place {
     pub socket: Shared<u64>,
     /// [`Place::key`] of that socket, its slot and the generation.
     pub key: Shared<u64>,
-    /// The epoll that waits for it: address of a `struct eventpoll`, 0 if the
-    /// listener has none.
+    /// The epoll instance that waits for it: the address of a `struct eventpoll`, 0 if the listener
+    /// has none.
     pub epoll: Shared<u64>,
-    /// The epoll's address exclusive-or the socket's.
+    /// The address of the epoll instance, exclusive-or the address of the socket.
     pub epoll_key: Shared<u64>,
 }
 
 impl Place {
-    /// What proves that `socket` is in `slot`: two sockets' addresses differ by
-    /// more than the slot's bits, so that no torn pair passes for a valid one.
+    /// The word that proves that `socket` is in `slot`. The addresses of two sockets differ by more
+    /// than the bits of the slot, so that a torn pair does not look valid.
     #[inline(always)]
     pub fn key(socket: u64, slot: u32, generation: u32) -> u64 {
         socket ^ (u64::from(generation & 0x7fff_ffff) << 8 | u64::from(slot & SLOT_MASK) | GIVEN)
     }
 
-    /// The slot that `socket` was last found to be in, if that was here and in
-    /// this generation.
+    /// The slot in which `socket` was last found, if that was at this place and in this generation.
     #[inline(always)]
     pub fn slot_of(&self, socket: u64, generation: u32) -> Option<u32> {
         let told = self.key.get() ^ socket;
@@ -155,7 +152,7 @@ impl Place {
     }
 }
 
-/// Set in every key, so that zeroed memory holds none.
+/// Set in every key. Memory that is all zeros therefore contains no key.
 const GIVEN: u64 = 1 << 63;
 const SLOT_MASK: u32 = MAX_LISTENERS as u32 - 1;
 
@@ -163,27 +160,27 @@ const SLOT_MASK: u32 = MAX_LISTENERS as u32 - 1;
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct Slot {
-    /// The select program's line.
+    /// The cache line of the select program.
     pub seen: Seen,
-    /// The tracepoint program's line.
+    /// The cache line of the tracepoint program.
     pub connections: Connections,
 }
 
-/// Written by the select program. When the slot's listener is removed, user space stores
-/// [`Sleep::Unknown`] in `sleep` and 0 in `epoll_seen`: a run that looks at that moment may
-/// write what it saw of the former listener, and the next look writes anew.
+/// Written by the select program. When the listener of the slot is removed, user space stores
+/// [`Sleep::Unknown`] in `sleep` and 0 in `epoll_seen`. A run at that moment may write what it saw of
+/// the former listener; the next look replaces it.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// SYNs assigned to this listener: atomic additions, from any CPU.
+    /// SYNs assigned to this listener. Written by atomic additions, from any CPU.
     pub steered: Shared<u64>,
-    /// Connections in the accept queue when last looked at.
+    /// Connections in the accept queue at the last look.
     pub queued: Shared<u32>,
-    /// Half-open connections when last looked at.
+    /// Half-open connections at the last look.
     pub half_open: Shared<u32>,
-    /// A [`Sleep`] as number, when last looked at.
+    /// The number of a [`Sleep`], at the last look.
     pub sleep: Shared<u32>,
-    /// 1 once an epoll was found to wait for this listener.
+    /// 1 after the program has found an epoll instance that waits for this listener.
     pub epoll_seen: Shared<u32>,
 }
 
@@ -194,13 +191,13 @@ pub struct Seen {
 pub struct Connections {
     /// Connections that came through this listener since the program was loaded.
     pub established: Shared<u64>,
-    /// Whose connections count: those of a listener that was in the slot before
-    /// carry another tag. Written by user space.
+    /// Connections with this tag count. Connections of a listener that was in the slot before have
+    /// another tag. Written by user space.
     pub tag: Shared<u32>,
 }
 
-/// What a socket of the group carries (`BPF_MAP_TYPE_SK_STORAGE`): given to the
-/// listener by user space, inherited by what it accepts.
+/// The tag of a socket of the group (`BPF_MAP_TYPE_SK_STORAGE`). User space gives it to the listener,
+/// and the connections that come through the listener inherit it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tag {
@@ -214,30 +211,32 @@ pub struct Tag {
     pub _pad: u32,
 }
 
-/// Whether a listener's worker sleeps in `epoll_wait`. Zero, as of fresh
-/// memory, is not to be believed.
+/// Whether the worker of a listener sleeps in `epoll_wait`. Memory that is all zeros means
+/// `Unknown`.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sleep {
-    /// Not to be told: somebody waits for the listener in another way (`poll`,
-    /// a blocking accept, io_uring), or nothing could be read.
+    /// The program cannot tell: a process waits for the listener in another way (`poll`, a blocking
+    /// accept, io_uring), or the program could read nothing.
     Unknown = 0,
-    /// In `epoll_wait`: a connection is accepted at once.
+    /// The worker is in `epoll_wait`, so it accepts a connection at once.
     Asleep = 1,
-    /// Not in `epoll_wait`, or not waiting for anything.
+    /// The worker is not in `epoll_wait`.
     Busy = 2,
-    /// There was an epoll, and no longer is: the worker died, or accepts no
-    /// more for now.
+    /// An epoll instance waited for the listener and does not any more: the worker has died, or it
+    /// does not accept for now.
     Gone = 3,
 }
 
 impl Sleep {
-    /// The state's name; `unknown` for a number that is no state.
-    pub fn name(number: u32) -> &'static str {
-        ["unknown", "asleep", "busy", "gone"]
-            .get(number as usize)
-            .copied()
-            .unwrap_or("unknown")
+    /// The state with this number; `Unknown` for a number that is no state.
+    pub fn of(number: u32) -> Self {
+        match number {
+            1 => Self::Asleep,
+            2 => Self::Busy,
+            3 => Self::Gone,
+            _ => Self::Unknown,
+        }
     }
 }
 
@@ -247,14 +246,13 @@ impl Sleep {
 pub enum Reason {
     /// The configuration asks for no policy, or for one that needs the server's help.
     NoPolicy = 0,
-    /// Not a connection request: a stray segment or a SYN-cookie ACK.
+    /// The segment does not ask for a connection: it is a stray one, or the ACK of a SYN cookie.
     NotSyn = 1,
     /// The TCP header could not be read.
     Truncated = 2,
     /// The configuration names no listener.
     NoMembers = 3,
-    /// The group has more or fewer sockets than the configuration says: one
-    /// joined or left.
+    /// The group has more or fewer sockets than the configuration says, because one joined or left.
     GroupSize = 4,
     /// The group has a socket that is not in the array.
     UnknownMember = 5,
@@ -267,7 +265,7 @@ pub enum Reason {
 impl Reason {
     /// Number of reasons.
     pub const COUNT: usize = 8;
-    /// Their names, in order of number.
+    /// The names of the reasons, in the order of their numbers.
     pub const NAMES: [&'static str; Self::COUNT] = [
         "no_policy",
         "not_syn",
@@ -280,19 +278,19 @@ impl Reason {
     ];
 }
 
-/// The number under which the program calls `bpf_rdonly_cast`. The kernel has no
-/// such helper: user space puts a call of the kernel's function there
-/// ([`Offsets::reads_directly`]), or the verifier never comes to it.
+/// The number under which the program calls `bpf_rdonly_cast`. The kernel has no helper of this
+/// number. User space replaces the call by one of the kernel's function
+/// ([`Offsets::reads_directly`]); if it does not, the verifier never reaches the call.
 pub const RDONLY_CAST: u32 = 0x7cad_5700;
 
-/// Where the running kernel keeps what the program reads: bytes from the start
-/// of the structure. Constants of the program, given at load; all zero: nothing
-/// is read.
+/// Where the running kernel keeps the fields that the program reads, in bytes from the start of the
+/// structure. They are constants of the program, which user space sets at load. If all are 0, the
+/// program reads nothing.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offsets {
-    /// 1 if kernel memory is read by plain loads, 0 if by a helper's copies: the
-    /// program's calls of `bpf_rdonly_cast` were made ready for this kernel.
+    /// 1 if the program reads kernel memory with plain loads, since its calls of `bpf_rdonly_cast`
+    /// were prepared for this kernel; 0 if it reads with a helper.
     pub reads_directly: u32,
     /// 1 if the fields down to `qlen` are known and may be read.
     pub reads_queues: u32,
@@ -337,10 +335,10 @@ pub struct Offsets {
 }
 
 impl Offsets {
-    /// Number of fields.
+    /// The number of fields.
     pub const COUNT: usize = 21;
 
-    /// All fields in order.
+    /// All fields, in their order.
     #[rustfmt::skip]
     pub fn words(&self) -> [u32; Self::COUNT] {
         [

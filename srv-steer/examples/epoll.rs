@@ -2,7 +2,7 @@
 //! The arguments are those of the example `threads`.
 
 use std::error::Error;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,10 +20,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let connections: Option<u64> = arguments.next().map(|count| count.parse()).transpose()?;
 
     let mut group = Group::bind(address.parse::<SocketAddr>()?, WORKERS)?;
-    println!("listening on {}: {}", group.address(), group.state());
     let served = Arc::new(AtomicU64::new(0));
     let all_watch = Arc::new(Barrier::new(WORKERS as usize));
-    for worker in group.workers()? {
+    let workers = group.workers()?;
+    println!("listening on {}: {}", group.address(), group.state());
+    for worker in workers {
         let (served, all_watch) = (served.clone(), all_watch.clone());
         std::thread::spawn(move || {
             if let Err(error) = serve(worker, &all_watch, &served) {
@@ -61,8 +62,11 @@ fn serve(worker: Worker, all_watch: &Barrier, served: &AtomicU64) -> Result<(), 
             Accepted::Connection(connection) => {
                 let _connection = load.connection();
                 let _request = load.request();
+                let mut stream = TcpStream::from(connection);
+                stream.set_nonblocking(false)?;
                 // A client that has gone is its own affair.
-                let _ = TcpStream::from(connection).write_all(b"hello\n");
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(b"hello\n");
                 served.fetch_add(1, Ordering::Relaxed);
             }
             Accepted::Nothing => {}

@@ -21,10 +21,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let connections: Option<u64> = arguments.next().map(|count| count.parse()).transpose()?;
 
     let mut group = Group::bind(address.parse::<SocketAddr>()?, WORKERS)?;
-    println!("listening on {}: {}", group.address(), group.state());
     let served = Arc::new(AtomicU64::new(0));
     let all_watch = Arc::new(Barrier::new(WORKERS as usize));
-    for worker in group.workers()? {
+    let workers = group.workers()?;
+    println!("listening on {}: {}", group.address(), group.state());
+    for worker in workers {
         let (served, all_watch) = (served.clone(), all_watch.clone());
         std::thread::spawn(move || {
             if let Err(error) = serve(worker, &all_watch, &served) {

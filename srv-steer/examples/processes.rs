@@ -21,11 +21,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let connections: Option<u64> = arguments.next().map(|count| count.parse()).transpose()?;
 
     let mut group = Group::bind(address.parse::<SocketAddr>()?, WORKERS)?;
-    println!("listening on {}: {}", group.address(), group.state());
     let mut children = Vec::new();
     for slot in 0..WORKERS {
         children.push(start(&mut group, slot)?);
     }
+    println!("listening on {}: {}", group.address(), group.state());
     let served = |group: &Group| -> u64 {
         let slots = group.figures().slots.iter();
         slots.map(|slot| slot.load.served.get()).sum()

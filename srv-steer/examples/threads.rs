@@ -19,9 +19,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let connections: Option<u64> = arguments.next().map(|count| count.parse()).transpose()?;
 
     let mut group = Group::bind(address.parse::<SocketAddr>()?, WORKERS)?;
-    println!("listening on {}: {}", group.address(), group.state());
     let served = Arc::new(AtomicU64::new(0));
-    for worker in group.workers()? {
+    let workers = group.workers()?;
+    println!("listening on {}: {}", group.address(), group.state());
+    for worker in workers {
         let served = served.clone();
         std::thread::spawn(move || {
             loop {

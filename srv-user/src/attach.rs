@@ -1,26 +1,27 @@
-//! Other people's servers: finding a listener group that is not srv's own,
-//! steering it from outside, following it as it changes, and leaving it as it
-//! was. Knows nothing of srv's own workers.
+//! Attached servers, that is, servers of others: finding a listener group that is not srv's own,
+//! steering it from outside, following it as it changes, and leaving it as it was. Knows nothing
+//! of srv's own workers.
 
 pub mod agent;
-pub mod btf;
+mod btf;
 pub mod closes;
-pub mod command;
+pub(crate) mod command;
 pub mod detach;
-pub mod follow;
+mod follow;
 pub mod group;
 pub mod lock;
-pub mod object;
+mod object;
 pub mod observe;
-pub mod offsets;
+mod offsets;
 pub mod process;
 mod processes;
 pub mod programs;
 pub mod rates;
-pub mod refusal;
-pub mod report;
+pub(crate) mod refusal;
+pub(crate) mod report;
 pub mod select;
 pub mod signals;
-pub mod table;
-pub mod take;
+pub(crate) mod table;
+mod take;
+mod tracepoint;
 pub mod verdict;

@@ -1,6 +1,6 @@
-//! `srv doctor`: what this machine lacks, what each lack costs and how to mend
-//! it. [`run`] gathers [`Facts`] and judges them; judging is pure, so that
-//! tests can pose any machine. Changes nothing.
+//! `srv doctor`: what this machine lacks, what each lack costs, and the remedy. [`run`] gathers
+//! [`Facts`] and judges them. Judging is pure, so that tests can describe any machine. Changes
+//! nothing.
 
 use std::fmt;
 
@@ -22,8 +22,8 @@ mod test_machine;
 
 /// Examines this machine.
 ///
-/// `try_load` loads the BPF program and drops it again: the proof that the
-/// other lines only explain. It is called only if the binary carries one.
+/// `try_load` loads the BPF program and drops it again. Its result decides whether srv can steer;
+/// the other lines explain it. It is called only if the binary carries a program.
 pub fn run(carries_program: bool, try_load: impl FnOnce() -> Result<()>) -> Report {
     let program = match carries_program.then(try_load) {
         None => ProgramState::NotBuilt,
@@ -35,43 +35,43 @@ pub fn run(carries_program: bool, try_load: impl FnOnce() -> Result<()>) -> Repo
     Report::of(&Facts::gather(program))
 }
 
-/// What was found; prints as text for people, serialises for programs.
+/// The report: text for people, JSON for programs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Whether `srv serve` can run here, steered or not.
+    /// Whether `srv serve` can run on this machine, with steering or without.
     pub serves: bool,
-    /// Whether it can steer.
+    /// Whether `srv serve` can steer.
     pub steers: bool,
-    /// Line by line.
+    /// The lines.
     pub checks: Vec<Check>,
 }
 
 /// One line of the report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What was looked at.
+    /// What was examined.
     pub name: String,
-    /// How it stands.
+    /// Its condition.
     pub verdict: Condition,
     /// What was found.
     pub found: String,
-    /// What does not work, or not as well; `None` if all is well.
+    /// What does not work, or works less well; `None` if nothing is lost.
     pub costs: Option<String>,
-    /// How to mend it; `None` if all is well.
+    /// The remedy; `None` if nothing is lost.
     pub mend: Option<String>,
 }
 
-/// How something stands.
+/// The condition of something that was examined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Condition {
     /// Nothing is lost.
     Ok,
-    /// It works, but not as well as it could.
+    /// It works, but less well than it could.
     Degraded,
     /// A part of srv does not work at all.
     Missing,
-    /// As `Missing`, and the part is `srv serve` itself.
+    /// `srv serve` does not work at all.
     #[serde(rename = "missing")]
     Prevents,
 }
@@ -106,7 +106,7 @@ impl Check {
 }
 
 impl Report {
-    /// Judges the facts.
+    /// The report on these facts.
     pub fn of(facts: &Facts) -> Self {
         let mut checks = steering::checks(facts);
         checks.extend(process::checks(facts));
@@ -121,8 +121,8 @@ impl Report {
         }
     }
 
-    /// 1 if `srv serve` cannot run here, else 0; if it can and `is_strict`, 2 where a line is not
-    /// ok.
+    /// The exit code: 1 if `srv serve` cannot run on this machine, otherwise 0. With `is_strict` it
+    /// is 2 if `srv serve` can run and a line is not ok.
     pub fn exit_code(&self, is_strict: bool) -> u8 {
         let is_well = || {
             self.checks
@@ -152,18 +152,18 @@ impl fmt::Display for Report {
                 Condition::Missing | Condition::Prevents => "missing",
             };
             writeln!(f, "{verdict:8}  {:width$}  {}", check.name, check.found)?;
-            for (label, text) in [("costs", &check.costs), ("mend", &check.mend)] {
+            for (label, text) in [("costs", &check.costs), ("remedy", &check.mend)] {
                 if let Some(text) = text {
                     writeln!(f, "{:8}  {label:>width$}: {text}", "")?;
                 }
             }
         }
         f.write_str(match (self.serves, self.steers) {
-            (false, _) => "srv serve does not run here.\n",
+            (false, _) => "srv serve cannot run on this machine.\n",
             (true, false) => {
-                "srv serve runs here, but does not steer: the kernel's hash chooses.\n"
+                "srv serve can run on this machine, but without steering: the kernel's hash chooses.\n"
             }
-            (true, true) => "srv serve runs here and steers.\n",
+            (true, true) => "srv serve can run and steer on this machine.\n",
         })
     }
 }
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_loader_said_is_reported() {
+    fn the_error_of_the_loader_is_reported() {
         let report = run(true, || Err(anyhow!("EPERM").context("load the program")));
         assert!(!report.steers);
         assert!(
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_reads_like_this() {
+    fn the_text_of_a_report() {
         let check = |verdict, name: &str, lack: Option<&str>| Check {
             name: name.into(),
             verdict,
@@ -224,11 +224,11 @@ mod tests {
 ok        kernel              found
 degraded  net.core.somaxconn  found
                        costs: shorter queues
-                        mend: do this
+                      remedy: do this
 missing   files               found
                        costs: everything
-                        mend: do this
-srv serve does not run here.
+                      remedy: do this
+srv serve cannot run on this machine.
 "
         );
         assert_eq!((report.exit_code(false), report.exit_code(true)), (1, 1));
@@ -249,7 +249,7 @@ srv serve does not run here.
     }
 
     #[test]
-    fn a_strict_examination_is_failed_by_any_line() {
+    fn a_strict_examination_fails_if_any_line_is_not_ok() {
         let degraded = Facts {
             somaxconn: Some(128),
             ..healthy()
@@ -265,7 +265,7 @@ srv serve does not run here.
     }
 
     #[test]
-    fn every_lack_says_what_it_costs_and_how_to_mend_it() {
+    fn every_lack_says_what_it_costs_and_has_a_remedy() {
         let facts = Facts {
             program: ProgramState::Refused("EPERM".into()),
             version: (4, 4),

@@ -4,6 +4,7 @@
 
 pub mod json;
 pub mod table;
+pub(crate) mod whole_file;
 
 use std::fmt;
 use std::io::{self, Write as _};

@@ -10,6 +10,7 @@ pub mod past;
 pub mod report;
 pub mod runs;
 pub mod server;
+pub mod slowloris;
 pub mod wrk;
 
 pub use srv::measure::baseline::free_address;

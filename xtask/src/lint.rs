@@ -199,6 +199,7 @@ fn install_deny() -> Result<()> {
         workspace::cargo()
             .args(arguments)
             .arg(&tools)
+            .env("CARGO_PROFILE_DEV_DEBUG", "none")
             .env_remove("CARGO_TARGET_DIR"),
     )
 }

@@ -59,6 +59,12 @@ pub fn run(debug: bool) -> Result<()> {
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     let epoch = step::ask(workspace::git().args(["log", "-1", "--format=%ct"]))?;
     let epoch = epoch.trim();
+    let version = env!("CARGO_PKG_VERSION");
+    let changes = workspace::root().join("CHANGELOG.md");
+    let changes = fs::read_to_string(&changes).context("read CHANGELOG.md")?;
+    if !debug && !dates(&changes, version) {
+        eprintln!("CHANGELOG.md has no date for {version}: do not publish what is made now");
+    }
     object::build(&setup::toolchain()?)?;
     let pages = pages()?;
     let wanted = |machine: &&Machine| machine.is_this() || !debug;
@@ -76,6 +82,16 @@ pub fn run(debug: bool) -> Result<()> {
         archive(&pages, kind, epoch, &folder)?;
     }
     sum_up(&folder)
+}
+
+/// Whether the list of changes has a section for this version that says when it came out.
+fn dates(changes: &str, version: &str) -> bool {
+    let heading = format!("## [{version}] - ");
+    let dates = changes
+        .lines()
+        .filter_map(|line| line.strip_prefix(&heading));
+    let mut dates = dates.map(|date| date.split('-').map(str::parse::<u16>));
+    dates.any(|mut date| date.clone().count() == 3 && date.all(|number| number.is_ok()))
 }
 
 /// The man pages and completions, made from the definition of the command line.
@@ -144,4 +160,17 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = list().with_context(|| format!("list {}", folder.display()))?;
     files.sort();
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_without_a_date_is_noticed() {
+        let changes = "# Changelog\n\n## [0.2.0] - not released yet\n\n## [0.1.0] - 2026-11-27\n";
+        assert!(dates(changes, "0.1.0"));
+        assert!(!dates(changes, "0.2.0"));
+        assert!(!dates(changes, "0.3.0"));
+    }
 }

@@ -20,8 +20,15 @@ use crate::{
 };
 
 /// The benches, in the order in which they run.
-pub const BENCHES: [&str; 7] = [
-    "select", "foreign", "http", "fair", "memory", "shares", "tail",
+pub const BENCHES: [&str; 8] = [
+    "select",
+    "foreign",
+    "http",
+    "fair",
+    "memory",
+    "shares",
+    "slowloris",
+    "tail",
 ];
 
 /// What the tests use beside cargo.

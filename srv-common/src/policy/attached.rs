@@ -1,35 +1,33 @@
-//! The policies for a server that publishes nothing: which of its listeners
-//! gets the next connection? Pure over a [`View`] of the kernel's own state,
-//! each part of which costs something to look at and is asked for only when it
-//! is needed.
+//! The policies for attached servers, which publish nothing: which listener gets the next
+//! connection? They are pure functions over a [`View`] of the kernel's own state. Each part of that
+//! state costs something to read, and a policy asks for it only if it needs it.
 //!
-//! A signal may be missing: without queues, all are empty; without the sleep
-//! signal, nobody is known to be busy; without live connections, all have as
-//! many. What is left decides.
+//! A signal may be missing. Without the signal queues, all queues count as empty. Without the signal
+//! sleep, no worker counts as busy. Without the signal live, all listeners count as having equally
+//! many connections. The signals that are known decide.
 
 use super::{Host, Policy, mix, remainder, scale, wrap};
 use crate::attached::{AttachedGroup, MAX_LISTENERS, Reason, Sleep};
 use crate::branchless::{is_negative, sign};
 
-/// What a policy may ask about the group's listeners. A *place* is a number below
-/// [`View::members`]; which listener is there the kernel decides. Places are
-/// looked at in one [`Window`].
+/// What a policy may ask about the listeners of the group. A *place* is a number below
+/// [`View::members`]. The kernel decides which listener is at which place. One choice looks at the
+/// places of one [`Window`].
 pub trait Listeners {
-    /// Whether the worker sleeps who waits for the listener at `place`, and if
-    /// it [may be idle](Look::may_be_idle), how many connections are in the accept
-    /// queue or half-open.
+    /// Whether the worker sleeps that waits for the listener at `place`. If it
+    /// [may be idle](Look::may_be_idle), the answer also has the number of connections that are in
+    /// the accept queue or half-open.
     ///
     /// # Errors
     /// The listener is in no slot.
     fn look(&mut self, place: u32, window: Window) -> Result<Look, Reason>;
-    /// What waits at the listener at `place`, with what [`Listeners::look`] has
-    /// said of its worker before.
+    /// How many connections wait at the listener at `place`, with the last answer of
+    /// [`Listeners::look`] about its worker.
     ///
     /// # Errors
     /// The listener is in no slot.
     fn waiting(&mut self, place: u32, window: Window) -> Result<Look, Reason>;
-    /// Connections that came through a slot's listener and that the server has
-    /// not closed.
+    /// Connections that came through the listener of a slot and that the server has not closed.
     fn live(&mut self, slot: u32) -> u32;
     /// The `nth` slot that has a listener.
     fn nth_slot(&mut self, nth: u32) -> u32;
@@ -37,15 +35,16 @@ pub trait Listeners {
 
 /// What a policy may ask about the group.
 pub trait View: Host + Listeners + Sized {
-    /// The listeners of the group.
+    /// The number of listeners of the group.
     ///
     /// # Errors
-    /// The group is not what the configuration says.
+    /// The group differs from the configuration.
     fn members(&mut self) -> Result<u32, Reason>;
     /// Whether a slot has a listener.
     fn is_member(&mut self, slot: u32) -> bool;
-    /// Answers with [`find_idle`]. The program has it, and [`find_shortest`],
-    /// verified apart: all loops in one go beyond a million instructions.
+    /// Calls [`find_idle`]. In the program, [`find_idle`] and [`find_shortest`] are functions that
+    /// the verifier checks separately: in one function, all loops together have more than a million
+    /// instructions.
     ///
     /// # Errors
     /// As [`find_idle`].
@@ -53,7 +52,7 @@ pub trait View: Host + Listeners + Sized {
     fn idle(&mut self, window: Window) -> Result<Option<Found>, Reason> {
         find_idle(window, self)
     }
-    /// Answers with [`find_shortest`].
+    /// Calls [`find_shortest`].
     ///
     /// # Errors
     /// As [`find_shortest`].
@@ -63,9 +62,9 @@ pub trait View: Host + Listeners + Sized {
     }
 }
 
-/// What was seen of a listener, in one integer, as the program's separately
-/// verified parts hand it over: waiting (32 bits from bit 24), a [`Sleep`] (8
-/// from bit 16), slot (16).
+/// What was seen of a listener, in one integer, since separately verified functions of the program
+/// return it: the number of waiting connections (32 bits from bit 24), a [`Sleep`] (8 bits from bit
+/// 16), the slot (16 bits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look(pub u64);
 
@@ -73,8 +72,8 @@ impl Look {
     const SLEEP_SHIFT: u32 = 16;
     const WAITING_SHIFT: u32 = 24;
 
-    /// Of a listener: its slot, what its worker does or did when last asked, and
-    /// what waits, if asked.
+    /// The slot of a listener, the [`Sleep`] of its worker at the last look, and how many
+    /// connections wait, if that was read.
     #[inline(always)]
     pub fn new(slot: u32, sleep: u32, waiting: u32) -> Self {
         Self(
@@ -90,8 +89,8 @@ impl Look {
         self.0 as u32 & (MAX_LISTENERS as u32 - 1)
     }
 
-    /// Whether its worker might accept at once, for all that is known of it: only
-    /// then it is worth a read to ask for what waits.
+    /// Whether its worker may accept a connection at once. Only then does the program read how many
+    /// connections wait.
     #[inline(always)]
     pub fn may_be_idle(self) -> bool {
         let sleep = self.sleep();
@@ -114,14 +113,15 @@ impl Look {
         self.0 >> Self::WAITING_SHIFT & 0xffff_ffff
     }
 
-    /// How much is outstanding; the lowest wins. From the top: nobody is there
-    /// (bit 62), waiting and busy (30 bits), live connections (32).
+    /// The outstanding work; the lowest score wins. From the highest bit: no worker waits for the
+    /// listener any more (bit 62), waiting connections and the busy worker (30 bits), live
+    /// connections (32 bits).
     #[inline(always)]
     fn score(self, live: u32) -> u64 {
         let sleep = self.sleep();
         let waiting = self.waiting() & 0x1fff_ffff;
-        // Where something waits, whoever sleeps is about to be woken. Without a
-        // branch: 1 if anything waits, or the worker is known to be busy.
+        // If a connection waits, a sleeping worker is about to be woken, and counts as busy. The
+        // sum adds 1 if a connection waits or the worker is known to be busy, without a branch.
         let is_waiting = is_negative((waiting as i64).wrapping_neg());
         let is_busy = is_zero(sleep ^ Sleep::Busy as u64);
         let is_gone = is_zero(sleep ^ Sleep::Gone as u64);
@@ -135,22 +135,22 @@ fn is_zero(x: u64) -> u64 {
     is_negative((x as i64).wrapping_sub(1)) & is_negative(!(x as i64))
 }
 
-/// Most listeners that one choice looks at: each costs two or three reads of
-/// kernel memory. With more, a part of them from a rotating start.
+/// The most listeners that one choice looks at, since each costs two or three reads of kernel
+/// memory. In a larger group, a choice looks at a part of the listeners, from a rotating start.
 pub const LOOK_MAX: u32 = 16;
 
-/// The places among which one choice is made: from `start` on, around the end of the group,
-/// at most [`LOOK_MAX`].
+/// The places that one choice looks at: at most [`LOOK_MAX`], from `start` on, around the end of the
+/// group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     /// The first place, below `members`.
     pub start: u32,
-    /// Listeners of the group.
+    /// The number of listeners of the group.
     pub members: u32,
 }
 
 impl Window {
-    /// How many places it has.
+    /// The number of places of the window.
     #[inline(always)]
     pub fn count(self) -> u32 {
         if self.members < LOOK_MAX {
@@ -160,11 +160,11 @@ impl Window {
         }
     }
 
-    /// The first of [`LOOK_MAX`] consecutive places of the group, or of all, that has
-    /// `place` among them; the same for all of the window but those around the end.
+    /// The first of [`LOOK_MAX`] consecutive places (or of all places of a small group) that include
+    /// `place`. It is the same for all places of the window, except for those around the end.
     #[inline(always)]
     pub fn block(self, place: u32) -> u32 {
-        // Without a branch: it is in the program's loops.
+        // The loops of the program call this, so it has no branch.
         let beyond = i64::from(self.members - self.count()) - i64::from(self.start);
         let first = (i64::from(self.start) + (beyond & sign(beyond as u64) as i64)) as u32;
         let is_around_the_end = is_negative(i64::from(place) - i64::from(self.start));
@@ -179,8 +179,8 @@ impl Window {
     }
 }
 
-/// A listener that was found in a [`Window`], in one integer as [`Look`]: the steps that it
-/// took from the window's start (16 bits from bit 16), its slot (16).
+/// A listener that was found in a [`Window`], in one integer like [`Look`]: the number of steps from
+/// the start of the window (16 bits from bit 16), and its slot (16 bits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found(pub u64);
 
@@ -196,28 +196,29 @@ impl Found {
         self.0 as u32 & (MAX_LISTENERS as u32 - 1)
     }
 
-    /// So many places before it were passed over.
+    /// The number of places before it that were passed over.
     #[inline(always)]
     pub fn steps(self) -> u32 {
         self.0 as u32 >> 16 & 0xff
     }
 }
 
-/// How `least` came to its choice.
+/// By what the listener was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
-    /// By a policy that looks at no load.
+    /// The policy looks at no load.
     Unseen,
-    /// The listener is empty, its worker idle, and none has fewer connections.
+    /// The queue of the listener is empty, its worker is idle, and no listener has fewer live
+    /// connections.
     Idle,
-    /// The least outstanding work among those looked at.
+    /// The listener has the least outstanding work of those that the choice looked at.
     Shortest,
 }
 
 /// Chooses the slot for a new connection.
 ///
 /// # Errors
-/// The reason why the kernel should choose.
+/// The reason why the kernel chooses instead.
 #[inline(always)]
 pub fn choose(policy: u32, view: &mut impl View) -> Result<(u32, How), Reason> {
     if !Policy::is_for_attached(policy) {
@@ -251,10 +252,10 @@ pub fn choose(policy: u32, view: &mut impl View) -> Result<(u32, How), Reason> {
     Ok((slot, How::Unseen))
 }
 
-/// A worker that sleeps and has an empty queue, and not more connections than
-/// the others, serves at once: the first such from a rotating start. If there is
-/// none, the least outstanding work (join the shortest queue), then the fewest
-/// connections, then rotation. The next start is behind the listener that was chosen.
+/// The first listener from a rotating start whose worker sleeps, whose queue is empty, and that has
+/// no more live connections than the others: its worker serves at once. If there is none, the
+/// listener with the least outstanding work (join the shortest queue), then with the fewest live
+/// connections, then by rotation. The next start is behind the listener that was chosen.
 #[inline(always)]
 fn least(members: u32, view: &mut impl View) -> Result<(u32, How), Reason> {
     let start = remainder(view.advance_cursor(), members);
@@ -269,8 +270,8 @@ fn least(members: u32, view: &mut impl View) -> Result<(u32, How), Reason> {
     Ok((found.slot(), how))
 }
 
-/// The first listener of the window that is empty, whose worker sleeps and that has no
-/// more live connections than another.
+/// The first listener of the window whose queue is empty, whose worker sleeps, and that has no more
+/// live connections than another.
 ///
 /// # Errors
 /// A listener is in no slot.
@@ -283,8 +284,8 @@ pub fn find_idle(window: Window, listeners: &mut impl Listeners) -> Result<Optio
         if !is_below(step, count) {
             break;
         }
-        // What a worker does costs one read, so does its queue: in this order,
-        // a busy one costs one.
+        // To read the state of a worker costs one read, and its queue another. In this order a busy
+        // worker costs one read.
         let look = listeners.look(place, window)?;
         if look.is_idle() && listeners.live(look.slot()) <= floor {
             return Ok(Some(Found::new(look.slot(), step)));
@@ -294,8 +295,8 @@ pub fn find_idle(window: Window, listeners: &mut impl Listeners) -> Result<Optio
     Ok(None)
 }
 
-/// The listener with the least outstanding, the first of the window; after [`find_idle`]
-/// has looked at all.
+/// The first listener of the window that has the least outstanding work. Called after [`find_idle`]
+/// has looked at all of them.
 ///
 /// # Errors
 /// A listener is in no slot.
@@ -319,8 +320,8 @@ pub fn find_shortest(window: Window, listeners: &mut impl Listeners) -> Result<F
     Ok(Found(chosen))
 }
 
-/// `a < b`, in a way from which the verifier learns nothing about either: each
-/// value that a bound may have would be another path through all that follows.
+/// `a < b`, in a form from which the verifier derives no bounds: it would check all later code once
+/// for each value that a bound can have.
 #[inline(always)]
 fn is_below(a: u32, b: u32) -> bool {
     is_negative(i64::from(a) - i64::from(b)) != 0
@@ -333,8 +334,8 @@ fn lower_mask(a: u64, b: u64) -> u64 {
     sign(a.wrapping_sub(b))
 }
 
-/// The fewest live connections of as many listeners as are looked at: of all of
-/// them in a small group, of a sample that moves with the window in a large one.
+/// The fewest live connections of as many listeners as the choice looks at: of all listeners in a
+/// small group, of a sample that moves with the window in a large group.
 #[inline(always)]
 fn fewest_live(window: Window, listeners: &mut impl Listeners) -> u32 {
     let count = window.count();
@@ -377,12 +378,11 @@ fn scored(place: u32, members: u32, view: &mut impl View) -> Result<(u32, u64), 
     Ok((look.slot(), look.score(view.live(look.slot()))))
 }
 
-/// By slot number where the slot has a listener: another listener's end moves
-/// only its own clients.
+/// The slot for the client address. If a listener closes, only its own clients move to other slots.
 #[inline(always)]
 fn source(members: u32, view: &mut impl View) -> u32 {
     let hash = view.source_hash();
-    // The slots in use need not be the first ones: the last in the list bounds them.
+    // The slots in use need not be the first ones. The last slot in the list bounds them.
     let last = view.nth_slot(members - 1);
     let home = scale(hash, last + 1);
     if view.is_member(home) {
@@ -392,7 +392,7 @@ fn source(members: u32, view: &mut impl View) -> u32 {
 }
 
 impl AttachedGroup {
-    /// The slot whose listener has this `SO_COOKIE`.
+    /// The slot of the listener with this `SO_COOKIE`.
     #[inline(always)]
     pub fn slot_of_cookie(&self, cookie: u64) -> Option<u32> {
         if cookie == 0 {

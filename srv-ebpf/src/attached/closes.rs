@@ -1,6 +1,6 @@
-//! Which thread closes how many connections of one port: what `srv observe` tells
-//! workers' shares by. No tracepoint tells of an accept, and a look at every system call
-//! of the machine would cost all of its processes; a close is one change of state per
+//! Counts how many connections of one port each thread closes. `srv observe` derives the shares of
+//! the workers from these counts. The kernel has no tracepoint for an accept, and a program at each
+//! system call would slow down all processes of the machine. A close is one change of state for each
 //! connection.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
@@ -17,7 +17,8 @@ static OBSERVED: Observed = Observed {
     skc_num: 0,
 };
 
-/// One of [`OBSERVED`]; what the compiler knows of it is not what will be there.
+/// A field of [`OBSERVED`]. The read is volatile, because user space sets the value after the
+/// compiler has seen it.
 macro_rules! observed {
     ($field:ident) => {
         // SAFETY: a reference to a static.
@@ -25,8 +26,8 @@ macro_rules! observed {
     };
 }
 
-/// Process id (upper half) and thread id of each thread, in the first PID namespace, to
-/// the connections that it has closed. Only that thread writes its entry.
+/// The number of connections that each thread has closed. The key is the process id (upper half) and
+/// the thread id, in the first PID namespace. Only that thread writes its entry.
 #[map]
 static CLOSES: HashMap<u64, u64> = HashMap::with_max_entries(MAX_CLOSERS, 0);
 
@@ -50,9 +51,9 @@ pub fn count_closes(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Whether the running thread closes the connection or shuts its sending side down: no
-/// other change leads to these states (tcp_close_state, net/ipv4/tcp.c). A reset leads to
-/// CLOSE whichever side sends it, and may arrive while any thread runs.
+/// Whether the running thread closes the connection or shuts down its sending side. No other change
+/// leads to these states (tcp_close_state, net/ipv4/tcp.c). A reset of either side leads to CLOSE,
+/// and can arrive while any thread runs.
 #[inline(always)]
 fn is_close(old: i32, new: i32) -> bool {
     matches!(

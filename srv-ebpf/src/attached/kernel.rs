@@ -1,5 +1,5 @@
-//! Reading the running kernel's structures: at offsets that user space took
-//! from its BTF, each a constant to the verifier.
+//! Reading the structures of the running kernel, at offsets that user space took from its BTF. To
+//! the verifier each offset is a constant.
 
 use core::mem::MaybeUninit;
 
@@ -31,7 +31,8 @@ static OFFSETS: Offsets = Offsets {
     ep_rbr: 0,
 };
 
-/// One of [`OFFSETS`]; what the compiler knows of it is not what will be there.
+/// A field of [`OFFSETS`]. The read is volatile, because user space sets the value after the compiler
+/// has seen it.
 macro_rules! offset {
     ($field:ident) => {
         // SAFETY: a reference to a static.
@@ -45,22 +46,22 @@ pub fn offsets() -> &'static Offsets {
     &OFFSETS
 }
 
-/// Whether what is read costs a load, or else a helper's call.
+/// Whether a read is a plain load. If not, it is a call of a helper.
 #[inline(always)]
 pub fn reads_directly() -> bool {
     offset!(reads_directly) != 0
 }
 
-/// The integer at `address` in the kernel's memory; `None`, or 0 if it is read
-/// directly, if nothing is mapped there.
+/// The integer at `address` in the kernel's memory. If nothing is mapped there, a helper gives `None`,
+/// and a plain load gives 0.
 #[inline(always)]
 pub fn read<T: Copy>(address: u64) -> Option<T> {
     if reads_directly() {
         return Some(load(address));
     }
     let mut value = MaybeUninit::<T>::uninit();
-    // SAFETY: the helper writes as many bytes as `T` has, zeroes if it fails,
-    // and takes any address. Callers ask for integers and arrays of them.
+    // SAFETY: the helper writes as many bytes as `T` has (zeros if it fails) and accepts any
+    // address. Callers read integers and arrays of integers.
     unsafe {
         let failed = bpf_probe_read_kernel(
             value.as_mut_ptr().cast(),
@@ -71,23 +72,23 @@ pub fn read<T: Copy>(address: u64) -> Option<T> {
     }
 }
 
-/// The integer at `address` by a plain load, 0 if nothing is mapped there. Only
-/// where the program [reads directly](reads_directly).
+/// The integer at `address`, by a plain load; 0 if nothing is mapped there. Call it only if the
+/// program [reads directly](reads_directly).
 #[inline(always)]
 pub fn load<T: Copy>(address: u64) -> T {
-    // SAFETY: a function of the kernel that takes any address, and 0 for "of no
-    // type", and returns the address; any load from there is allowed, and one that
-    // faults gives 0. The verifier makes a move of the call.
+    // SAFETY: this function of the kernel accepts any address, and 0 for "no type". It returns the
+    // address. Any load from there is allowed, and a load that faults gives 0. The verifier replaces
+    // the call by a move.
     unsafe {
         let cast: extern "C" fn(u64, u32) -> *const T = core::mem::transmute(RDONLY_CAST as usize);
         core::ptr::read_volatile(cast(address, 0))
     }
 }
 
-/// `bytes` bytes from `address` on, into `to`.
+/// Copies `bytes` bytes from `address` to `to`.
 #[inline(always)]
 pub fn read_into<T>(to: *mut T, bytes: u32, address: u64) -> Option<()> {
-    // SAFETY: the verifier refuses a length that `to` has not room for.
+    // SAFETY: the verifier refuses a length that is larger than the memory at `to`.
     let failed = unsafe { bpf_probe_read_kernel(to.cast(), bytes, address as *const _) };
     (failed == 0).then_some(())
 }

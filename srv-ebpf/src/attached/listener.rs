@@ -1,5 +1,5 @@
-//! One listener as the running kernel has it. In functions of their own that the
-//! verifier goes through once: inside the policy's loop it went beyond a million
+//! The state of one listener in the running kernel. The functions are global, so that the verifier
+//! checks each of them once. Inside the loop of the policy it checked more than a million
 //! instructions.
 
 use srv_common::attached::{AttachedGroup, MAX_LISTENERS, Place, Reason, Seen, Sleep};
@@ -11,11 +11,11 @@ use crate::counter::add_one;
 use crate::kernel::{offset, read};
 use crate::scratch::Scratch;
 
-/// Set in an answer that is none.
+/// Set in a result if the function failed.
 pub const FAILED: u64 = 1 << 63;
 
-/// Whether the worker sleeps that waits for the listener at `place`, which is read in
-/// the block of places from `first` on, and what waits if so: a [`Look`], or [`FAILED`].
+/// Whether the worker sleeps that waits for the listener at `place`, and if so, how many connections
+/// wait: a [`Look`], or [`FAILED`]. The place is read with the block of places from `first` on.
 /// `turn` is pseudo-random.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -32,7 +32,7 @@ pub extern "C" fn look_at_worker(place: u32, first: u32, turn: u32) -> u64 {
     Look::new(listener.slot, sleep, listener.waiting()).0
 }
 
-/// What waits at the listener at `place`, likewise.
+/// How many connections wait at the listener at `place`: a [`Look`], or [`FAILED`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn look_at_queue(place: u32, first: u32) -> u64 {
@@ -43,8 +43,8 @@ pub extern "C" fn look_at_queue(place: u32, first: u32) -> u64 {
     Look::new(listener.slot, listener.seen().sleep.get(), waiting).0
 }
 
-/// The slot whose listener has this `SO_COOKIE`, or [`FAILED`]. Apart, since to
-/// the verifier each slot that it may return would be another path.
+/// The slot of the listener with this `SO_COOKIE`, or [`FAILED`]. It is a global function, because the
+/// verifier would otherwise check all later code once for each slot that it can return.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn slot_of_cookie(cookie: u64) -> u64 {
@@ -58,12 +58,12 @@ struct Listener<'a> {
     group: &'a AttachedGroup,
     scratch: Scratch,
     at: &'a Place,
-    /// Address of its `struct sock`.
+    /// The address of its `struct sock`.
     socket: u64,
     slot: u32,
 }
 
-/// One look in so many (as a power of two) walks the chain to the epoll anew.
+/// One look in 2^4 follows the pointers to the epoll instance again.
 const WALK_BITS: u32 = 4;
 
 impl Listener<'_> {
@@ -88,7 +88,7 @@ impl Listener<'_> {
         Some(listener)
     }
 
-    /// Reads the queues.
+    /// Reads how many connections wait.
     #[inline(always)]
     fn waiting(&mut self) -> u32 {
         let from = offset!(sk_ack_backlog);
@@ -117,7 +117,7 @@ impl Listener<'_> {
         }
     }
 
-    /// Finds the slot of a socket that is new at this place.
+    /// Finds the slot of a socket that was not at this place before.
     #[inline(always)]
     fn learn(&self, generation: u32) -> Option<u32> {
         let cookie = read::<u64>(self.socket + u64::from(offset!(skc_cookie)))?;
@@ -132,7 +132,8 @@ impl Listener<'_> {
         Some(slot)
     }
 
-    /// The epoll that waits for the listener, as remembered or found anew.
+    /// The address of the epoll instance that waits for the listener, remembered or found again; 0 if
+    /// there is none.
     #[inline(always)]
     fn epoll(&mut self, was_seen: bool, turn: u32) -> u64 {
         let known = self.at.epoll.get();
@@ -152,13 +153,13 @@ impl Listener<'_> {
         epoll
     }
 
-    /// The epoll whose entry is the first in the listener's wait queue; none if
-    /// nobody waits there, or somebody in another way.
+    /// The epoll instance that has the first entry in the wait queue of the listener. `None` if no
+    /// process waits there, or if the first one waits in another way.
     ///
-    /// What tells an epoll's entry from those of `poll`, a blocking accept and
-    /// io_uring is its shape: it points to the queue it is in, and to an item
-    /// that points back to the entry (fs/eventpoll.c: ep_ptable_queue_proc). No
-    /// other does, and no symbol's address is needed, which the kernel may hide.
+    /// The program recognises the entry of an epoll instance by its shape: it points to its queue,
+    /// and to an item that points back to the entry (fs/eventpoll.c: ep_ptable_queue_proc). The
+    /// entries of `poll`, a blocking accept and io_uring do not. This needs no address of a symbol,
+    /// which the kernel may hide.
     #[inline(always)]
     fn walk(&mut self) -> Option<u64> {
         let wq = read::<u64>(self.socket + u64::from(offset!(sk_wq)))?;
@@ -182,7 +183,7 @@ impl Listener<'_> {
         read::<u64>(item + u64::from(offset!(item_ep)))
     }
 
-    /// Whether somebody is in the epoll's own queue of sleepers.
+    /// Whether a thread waits in the epoll instance's own queue, that is, sleeps in `epoll_wait`.
     #[inline(always)]
     fn sleeps_in(&mut self, epoll: u64) -> Sleep {
         let from = offset!(ep_wq_head);
@@ -191,7 +192,8 @@ impl Listener<'_> {
             return Sleep::Unknown;
         };
         if root == 0 {
-            // An epoll that watches nothing is none any more: look anew next time.
+            // The epoll instance watches nothing, so it may have been freed. The next look follows
+            // the pointers again.
             self.at.epoll_key.set(0);
         }
         if first == head {
@@ -199,7 +201,7 @@ impl Listener<'_> {
         } else if first != 0 {
             Sleep::Asleep
         } else {
-            // No list: nothing was mapped there.
+            // This is no list head, so nothing was mapped there.
             Sleep::Unknown
         }
     }

@@ -1,4 +1,5 @@
-//! Live connections per listener: a socket that came from one carries its tag.
+//! Counts the live connections of each listener. A connection carries the tag of the listener that it
+//! came through.
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE},
@@ -14,8 +15,8 @@ use crate::counter::add;
 const BPF_F_CLONE: usize = 1 << 9;
 const FLAGS: usize = BPF_F_NO_PREALLOC as usize | BPF_F_CLONE;
 
-/// A socket storage map whose values a listener's children inherit. As
-/// aya's own `SkStorage`, which has no way to ask for `BPF_F_CLONE`.
+/// A socket storage map with values that connections inherit from their listener. It is like
+/// `SkStorage` of aya, which cannot set `BPF_F_CLONE`.
 #[repr(C)]
 pub struct Tags {
     r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
@@ -25,7 +26,7 @@ pub struct Tags {
     map_flags: *const [i32; FLAGS],
 }
 
-// SAFETY: placeholders that the loader replaces; never dereferenced.
+// SAFETY: the pointers are placeholders that the loader replaces. No code dereferences them.
 unsafe impl Sync for Tags {}
 
 #[btf_map]
@@ -40,13 +41,13 @@ static TAGS: Tags = Tags {
 const TCP_ESTABLISHED: i32 = 1;
 const TCP_CLOSE_WAIT: i32 = 8;
 
-/// `inet_sock_set_state(sk, oldstate, newstate)` (include/trace/events/sock.h):
-/// runs for every socket of the machine; those of others carry no tag.
+/// `inet_sock_set_state(sk, oldstate, newstate)` (include/trace/events/sock.h). The program runs for
+/// every socket of the machine. Sockets of other servers have no tag.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn count_live(ctx: BtfTracePointContext) -> i32 {
     let socket: *mut core::ffi::c_void = ctx.arg(0);
     let state: i32 = ctx.arg(2);
-    // SAFETY: the socket is the tracepoint's own; without a flag nothing is created.
+    // SAFETY: the tracepoint passes the socket. Without a flag the helper creates nothing.
     let tag = unsafe {
         bpf_sk_storage_get(
             (&raw const TAGS).cast_mut().cast(),
@@ -56,15 +57,16 @@ pub fn count_live(ctx: BtfTracePointContext) -> i32 {
         )
     }
     .cast::<Tag>();
-    // SAFETY: null or the socket's value; states change under the socket's lock.
+    // SAFETY: the pointer is null, or points to the value of the socket. The kernel changes states
+    // under the lock of the socket.
     if let Some(tag) = unsafe { tag.as_mut() } {
         count(tag, state);
     }
     0
 }
 
-/// A connection lives until the server has closed it: what the client's side
-/// still has to say costs no worker anything.
+/// A connection counts until the server has closed it. Segments that the client still sends after
+/// that cost no worker anything.
 #[inline(always)]
 fn count(tag: &mut Tag, state: i32) {
     let Some(group) = ATTACHED.get(0) else { return };

@@ -1,10 +1,10 @@
-//! The programs for a server that already runs and publishes nothing:
-//! [`steer_attached`] selects the listener for a new connection by what the
-//! kernel knows of each, [`count_live`] counts the connections of each.
+//! The programs for attached servers, which publish nothing: [`steer_attached`] selects the listener
+//! for a new connection by what the kernel knows of each, and [`count_live`] counts the connections
+//! of each.
 //!
-//! Whatever goes wrong is counted by reason and left to the kernel's hash; so is
-//! a group that is no longer what user space said, which the program notices by
-//! itself: a new worker is never starved, agent or none.
+//! If anything fails, the program counts the reason, and the kernel's hash chooses. The program also
+//! notices by itself if the group differs from what user space said. Then the hash chooses, too, so
+//! that a new worker gets connections with and without an agent.
 
 #![no_std]
 #![no_main]
@@ -35,11 +35,11 @@ use counter::add_one;
 use srv_common::attached::{AttachedGroup, MAX_LISTENERS, Reason};
 use srv_common::policy::attached::{How, choose};
 
-/// The one group that this copy of the program steers, mapped by user space.
+/// The group that this copy of the program steers. User space maps it.
 #[map]
 static ATTACHED: Array<AttachedGroup> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// Slot number to listening socket.
+/// The listening socket of each slot.
 #[map]
 static LISTENERS: ReusePortSockArray =
     ReusePortSockArray::with_max_entries(MAX_LISTENERS as u32, 0);
@@ -64,7 +64,7 @@ pub fn steer_attached(ctx: SkReuseportContext) -> u32 {
     SK_PASS
 }
 
-// Does nothing; benches subtract what a run of it costs.
+// Does nothing. Benches subtract the cost of a run of it.
 #[sk_reuseport]
 pub fn empty(_ctx: SkReuseportContext) -> u32 {
     SK_PASS
@@ -100,7 +100,7 @@ fn panic(_info: &core::panic::PanicInfo) -> ! {
     loop {}
 }
 
-/// Without a GPL-compatible licence the kernel withholds helpers.
+/// The kernel gives some helpers only to a program with a GPL-compatible licence.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,6 +1,6 @@
-//! What the program reads of the kernel in one piece, and where it puts it: where
-//! each read costs a helper's call, few large ones are cheaper than many. Where
-//! it costs a load, the room is not used.
+//! Reads of several fields of the kernel in one piece, and the memory for them. If each read is a
+//! call of a helper, few large reads are cheaper than many small ones. If reads are plain loads, the
+//! program does not use this memory.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
@@ -10,8 +10,8 @@ use srv_common::policy::attached::LOOK_MAX;
 
 use crate::kernel::{load, offset, read_into, reads_directly};
 
-/// This CPU's room for what is read in one piece: too large for the program's
-/// stack, and kept from one function to the next.
+/// The memory of this CPU for what is read in one piece. It is too large for the stack of the
+/// program, and its content is kept from one function to the next.
 #[derive(Clone, Copy)]
 pub struct Scratch(*mut Room);
 
@@ -19,30 +19,30 @@ pub struct Scratch(*mut Room);
 pub struct Room {
     /// `struct sock_reuseport`, with the sockets of a block of places.
     group: [u64; 32],
-    /// A listener from `sk_ack_backlog` to `qlen`.
+    /// A listener, from `sk_ack_backlog` to `qlen`.
     listener: [u32; 256],
-    /// A `struct eppoll_entry`, or an eventpoll from its wait queue on.
+    /// A `struct eppoll_entry`, or a `struct eventpoll` from its wait queue on.
     entry: [u64; 16],
     /// The first place of the block in `group`.
     block_at: u32,
 }
 
-/// Of [`Room::group`], the sockets.
+/// The size of the sockets in [`Room::group`].
 const BLOCK_BYTES: u32 = 8 * LOOK_MAX;
 
 #[map]
 static SCRATCH: PerCpuArray<Room> = PerCpuArray::with_max_entries(1, 0);
 
-// SAFETY of all accesses below: the room is this CPU's own and a program is not
-// interrupted by itself; the verifier refuses what is outside.
+// SAFETY of all accesses below: each CPU has a `Room` of its own, and the program does not interrupt
+// itself. The verifier refuses an access outside of it.
 impl Scratch {
     #[inline(always)]
     pub fn of_this_cpu() -> Option<Self> {
         SCRATCH.get_ptr_mut(0).map(Self)
     }
 
-    /// How many sockets the `struct sock_reuseport` at `address` has, and room
-    /// for how many; its first block is read along.
+    /// The number of sockets of the `struct sock_reuseport` at `address`, and the number for which it
+    /// has room. The same read gets its first block of places.
     #[inline(always)]
     pub fn sizes(&mut self, address: u64) -> Option<(u16, u16)> {
         let (num, max) = (offset!(num_socks), offset!(max_socks));
@@ -66,7 +66,7 @@ impl Scratch {
         unsafe { (&raw mut (*self.0).group).cast::<u8>().add(offset as usize) }
     }
 
-    /// The socket at a place, read with the block of places from `first` on.
+    /// The socket at a place, which is read with the block of places from `first` on.
     #[inline(always)]
     pub fn socket_at(&mut self, group: &AttachedGroup, place: u32, first: u32) -> Option<u64> {
         if reads_directly() {
@@ -87,7 +87,7 @@ impl Scratch {
         Some(unsafe { *socket })
     }
 
-    /// Two integers: at `address`, and `apart` bytes on.
+    /// Two integers: at `address`, and `apart` bytes behind it.
     #[inline(always)]
     pub fn two_u32(&mut self, address: u64, apart: u32) -> Option<(u32, u32)> {
         if reads_directly() {
@@ -101,7 +101,7 @@ impl Scratch {
         }
     }
 
-    /// Two pointers: at `address`, and `apart` bytes on.
+    /// Two pointers: at `address`, and `apart` bytes behind it.
     #[inline(always)]
     pub fn two_u64(&mut self, address: u64, apart: u32) -> Option<(u64, u64)> {
         if reads_directly() {

@@ -1,5 +1,5 @@
-//! The policy's loops over the group's listeners, each in a function of its own
-//! that the verifier goes through once.
+//! The loops of the policy over the listeners of the group. Each is a global function, so that the
+//! verifier checks it once.
 
 use srv_common::attached::{AttachedGroup, MAX_LISTENERS, Reason, Sleep};
 use srv_common::branchless::bounded;
@@ -9,10 +9,10 @@ use crate::ATTACHED;
 use crate::kernel::offset;
 use crate::listener::{FAILED, look_at_queue, look_at_worker};
 
-/// No slot, and no failure either.
+/// The result if no listener is idle, which is no failure.
 pub const NONE: u64 = 1 << 62;
 
-/// [`find_idle`] as a number: a [`Found`], [`NONE`] or [`FAILED`].
+/// The result of [`find_idle`] as a number: a [`Found`], [`NONE`] or [`FAILED`].
 ///
 /// [`Found`]: srv_common::policy::attached::Found
 #[unsafe(no_mangle)]
@@ -28,7 +28,7 @@ pub extern "C" fn search_idle(start: u32, members: u32, turn: u32) -> u64 {
     }
 }
 
-/// [`find_shortest`] as a number, likewise.
+/// The result of [`find_shortest`] as a number: a `Found` or [`FAILED`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn search_shortest(start: u32, members: u32) -> u64 {
@@ -39,7 +39,7 @@ pub extern "C" fn search_shortest(start: u32, members: u32) -> u64 {
         .map_or(FAILED, |found| found.0)
 }
 
-/// The group's listeners.
+/// The listeners of the group.
 pub struct Group<'a> {
     group: &'a AttachedGroup,
     /// Pseudo-random bits from the cursor.
@@ -80,7 +80,7 @@ impl Listeners for Group<'_> {
     fn live(&mut self, slot: u32) -> u32 {
         let slot = bounded(slot, MAX_LISTENERS);
         let live = self.group.live.0[slot].get();
-        // Below zero for a moment at most.
+        // The count can be below zero for a moment; then it counts as 0.
         (live & !((live as i64 >> 63) as u64) & self.live_mask) as u32
     }
 

@@ -1,4 +1,4 @@
-//! The policies' view of an attached group, for one run.
+//! The state of an attached group as the policies see it, for one run of the program.
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_get_smp_processor_id};
 use aya_ebpf::programs::SkReuseportContext;
@@ -14,7 +14,7 @@ use crate::packet;
 use crate::scratch::Scratch;
 use crate::search::{Group, NONE, search_idle, search_shortest};
 
-/// One run's view.
+/// The state of the group and the packet, for one run.
 pub struct Kernel<'a> {
     ctx: &'a SkReuseportContext,
     group: &'a AttachedGroup,
@@ -24,7 +24,7 @@ pub struct Kernel<'a> {
 
 impl<'a> Kernel<'a> {
     /// # Errors
-    /// Never in practice: an array has its first entry.
+    /// This does not happen, since an array always has its first entry.
     #[inline(always)]
     pub fn new(ctx: &'a SkReuseportContext, group: &'a AttachedGroup) -> Result<Self, Reason> {
         Ok(Self {
@@ -35,8 +35,8 @@ impl<'a> Kernel<'a> {
         })
     }
 
-    /// Reads the group at `address`: whether it has as many sockets as it
-    /// should, and room for more (a full one is left for a larger one).
+    /// Reads the group at `address`: whether it has the expected number of sockets, and room for more.
+    /// If a full group grows, the kernel replaces it by a larger one at another address.
     #[inline(always)]
     fn read_group(&mut self, address: u64, members: u32) -> Option<Size> {
         let (num, max) = self.scratch.sizes(address)?;
@@ -46,8 +46,8 @@ impl<'a> Kernel<'a> {
         })
     }
 
-    /// Whether the group remembered is the one, which saves two reads. Where a
-    /// read costs next to nothing, nothing is taken from memory.
+    /// Whether the remembered address is still that of the group, which saves two reads. If reads are
+    /// plain loads, the program does not use the remembered address.
     #[inline(always)]
     fn remembers_group(&mut self, members: u32) -> bool {
         let known = self.group.program.reuseport.get();
@@ -58,7 +58,7 @@ impl<'a> Kernel<'a> {
     }
 }
 
-/// What the kernel says of the number of sockets.
+/// The number of sockets of the group, compared with the expected number and with its room.
 struct Size {
     is_expected: bool,
     is_full: bool,
@@ -171,7 +171,7 @@ impl Host for Kernel<'_> {
         cursor.wrapping_add(self.group.program.skipped.get() as u32)
     }
 
-    // Not the cursor itself, which counts SYNs (`AttachedGroup::counts_live`).
+    // This is not added to the cursor, which counts SYNs (`AttachedGroup::counts_live`).
     #[inline(always)]
     fn skip(&mut self, places: u32) {
         add(&self.group.program.skipped, places.into());

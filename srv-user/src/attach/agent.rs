@@ -1,12 +1,13 @@
-//! The agent of one group: a process in the foreground that follows the group,
-//! answers through a control socket, and detaches when it ends in any way that
-//! can be caught.
+//! The agent of one group: a process in the foreground that follows the group and answers on a
+//! control socket. When the agent ends, in any way that a process can catch, it detaches the
+//! program.
 //!
-//! It looks at the group ten times a second. The kernel can report each socket
-//! that is destroyed (`SKNLGRP_INET_TCP_DESTROY`), but does so for every
-//! connection, and tells nothing of sockets that begin to listen. What the
-//! agent does not know yet, the program leaves to the hash.
+//! The agent scans the group ten times a second. The kernel can report each socket that is
+//! destroyed (`SKNLGRP_INET_TCP_DESTROY`), but it reports every connection, and no socket that
+//! begins to listen. Until the agent has seen a change, the program leaves the choice to the
+//! kernel's hash.
 
+use std::net::SocketAddr;
 use std::panic;
 use std::time::Duration;
 
@@ -23,34 +24,34 @@ use super::group::Target;
 use super::lock::{Lock, control_path};
 use super::processes::Processes;
 use super::programs::Snapshot;
-use crate::control::attached::{AttachedProgram, AttachedStatus};
+use crate::control::attached::{Activity, AttachedProgram, AttachedStatus, Attachment, Signal};
 use crate::control::{self, Question, Reply, Request};
 use crate::kernel::sock_diag::SockDiag;
 use crate::logging;
 use crate::values::PolicyName;
 
-/// How often it looks at the group.
+/// How often the agent scans the group.
 const RESCAN_EVERY: Duration = Duration::from_millis(100);
-/// How often it says what the program did, if it did anything.
+/// How often the agent logs what the program has done, if it has done anything.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
-/// Attaches and leaves: the program goes on without a process. Returns the number of
+/// Attaches the program and returns. The program goes on without a process. Returns the number of
 /// sockets that it chooses between.
 ///
 /// # Errors
-/// The reason why it cannot attach.
-pub fn attach_once(mut options: AttachOptions) -> anyhow::Result<usize> {
+/// The reason why srv cannot attach.
+pub(crate) fn attach_once(mut options: AttachOptions) -> anyhow::Result<usize> {
     options.control = None;
     let (following, _record_stays) = attach(&options)?;
     log_attached(&following, options.policy);
     Ok(following.cookies().len())
 }
 
-/// Attaches and follows the group until it is told to stop.
+/// Attaches the program and follows the group until a signal ends the agent.
 ///
 /// # Errors
-/// The reason why it cannot attach.
-pub fn run(mut options: AttachOptions) -> anyhow::Result<()> {
+/// The reason why srv cannot attach.
+pub(crate) fn run(mut options: AttachOptions) -> anyhow::Result<()> {
     let Target {
         address, namespace, ..
     } = options.target;
@@ -63,18 +64,19 @@ pub fn run(mut options: AttachOptions) -> anyhow::Result<()> {
     runtime
         .context("start the agent's event loop")?
         .block_on(async {
-            // Caught before there is anything to leave behind.
+            // The agent catches signals before it attaches, so that no signal ends it without a
+            // detach.
             let stop = stop()?;
             let mut agent = Agent::start(options)?;
             agent.follow(stop).await
         })
 }
 
-/// Completes with the name of the signal that ends the agent. Those that mean other things
-/// to other servers, or come with the end of a terminal, do not: by their default they would
-/// end it without detaching.
+/// Completes with the name of the signal that ends the agent. Three more signals are caught and
+/// have no effect: their default would end the agent without a detach. A terminal that closes
+/// sends SIGHUP, and for other servers all three have a meaning.
 fn stop() -> anyhow::Result<impl Future<Output = &'static str>> {
-    let catch = |kind| signal(kind).context("catch a signal");
+    let catch = |kind| signal(kind).context("install a signal handler");
     let mut terminate = catch(SignalKind::terminate())?;
     let mut interrupt = catch(SignalKind::interrupt())?;
     let mut quit = catch(SignalKind::quit())?;
@@ -91,7 +93,7 @@ fn stop() -> anyhow::Result<impl Future<Output = &'static str>> {
                 _ = user1.recv() => "SIGUSR1",
                 _ = user2.recv() => "SIGUSR2",
             };
-            tracing::info!("{name} has no effect on an agent: SIGTERM detaches and ends it");
+            tracing::info!("{name} has no effect on an agent; SIGTERM makes it detach and end");
         }
     })
 }
@@ -99,14 +101,32 @@ fn stop() -> anyhow::Result<impl Future<Output = &'static str>> {
 struct Agent {
     options: AttachOptions,
     following: Following,
-    /// Of the server.
+    /// The processes of the server.
     processes: Processes,
-    /// Until it has detached.
-    lock: Option<Lock>,
-    /// What it last complained of.
-    complaint: String,
-    /// Connections assigned, when it last told.
-    told: u64,
+    hold: Hold,
+    /// What the last scan found.
+    scan: Scan,
+    /// The number of connections that the program had assigned at the last report.
+    reported: u64,
+}
+
+/// Whether the agent still has to detach.
+enum Hold {
+    /// The program is attached, and this agent has the lock of the group.
+    Attached(Lock),
+    /// The agent has detached the program, or has tried to.
+    Detached,
+}
+
+/// What a scan of the group found.
+#[derive(PartialEq, Eq)]
+enum Scan {
+    /// The program knows every socket.
+    Complete,
+    /// A socket joined that srv cannot take yet.
+    Incomplete,
+    /// The kernel could not be asked; the reason.
+    Failed(String),
 }
 
 impl Agent {
@@ -119,9 +139,9 @@ impl Agent {
             options,
             processes,
             following,
-            lock: Some(lock),
-            complaint: String::new(),
-            told: 0,
+            hold: Hold::Attached(lock),
+            scan: Scan::Complete,
+            reported: 0,
         })
     }
 
@@ -131,7 +151,7 @@ impl Agent {
             .options
             .control
             .clone()
-            .context("know where to answer")?;
+            .context("open the control socket: it has no path")?;
         let _control = control::Server::open(path, events)?;
         let mut rescan = tokio::time::interval(RESCAN_EVERY);
         rescan.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -140,12 +160,12 @@ impl Agent {
         loop {
             tokio::select! {
                 name = &mut stop => {
-                    tracing::info!("{name}: detaching");
+                    tracing::info!("{name}: the agent detaches and ends");
                     return self.detach();
                 }
                 Some(question) = questions.recv() => {
                     let reply = self.answer(&question.request);
-                    // Whoever asked may have gone again.
+                    // The process that asked may have closed the connection.
                     let _ = question.reply.send(reply);
                 }
                 _ = rescan.tick() => {
@@ -161,30 +181,31 @@ impl Agent {
     }
 
     fn rescan(&mut self) {
-        let rescanned = self.following.refresh();
-        let complaint = match rescanned {
-            Ok(change) if change == Change::default() => return,
+        let scan = match self.following.refresh() {
+            Ok(change) if change == Change::default() => Scan::Complete,
             Ok(Change {
                 joined: 0, left: 0, ..
-            }) => "a socket joined that cannot be taken yet; the kernel's hash chooses".to_owned(),
+            }) => Scan::Incomplete,
             Ok(change) => {
                 self.changed(change);
-                String::new()
+                Scan::Complete
             }
-            Err(error) => format!("{error:#}; the kernel's hash chooses"),
+            Err(error) => Scan::Failed(format!("{error:#}")),
         };
-        if complaint != self.complaint && !complaint.is_empty() {
-            tracing::warn!("follow {}: {complaint}", self.options.target.address);
+        // A state that lasts is logged once.
+        if scan != self.scan {
+            scan.log(self.options.target.address);
         }
-        self.complaint = complaint;
+        self.scan = scan;
     }
 
-    /// A server that reloads may keep its sockets, and replace the processes that have them.
+    /// Logs if processes of the server were replaced: a reload can keep the sockets and replace
+    /// the processes that have them.
     fn check_processes(&mut self) {
         if !self.processes.has_ended() {
             return;
         }
-        // If the kernel cannot be asked, the next look tries again.
+        // If the kernel cannot be asked, the next call tries again.
         let Ok(owners) = self.following.owners() else {
             return;
         };
@@ -192,7 +213,7 @@ impl Agent {
         let new = now.new_since(&self.processes);
         if !new.is_empty() {
             tracing::info!(
-                "{}: the server has new processes, {new:?}, and kept its sockets: steering goes on",
+                "{}: the server has new processes, {new:?}, and kept its sockets; steering goes on",
                 self.options.target.address
             );
         }
@@ -206,9 +227,11 @@ impl Agent {
         }
         let cookies = self.following.cookies();
         match cookies.len() {
-            0 => tracing::warn!("nobody listens on {address} any more; waiting"),
+            0 => {
+                tracing::warn!("no process listens on {address} any more; the agent waits for one")
+            }
             now => tracing::info!(
-                "{address} changed: {} joined, {} left; steering {now} sockets",
+                "{address} changed: {} sockets joined, {} left; the program steers {now} sockets",
                 change.joined,
                 change.left
             ),
@@ -216,10 +239,12 @@ impl Agent {
         self.record();
     }
 
-    /// Records what is attached now, for the time when this agent is gone.
+    /// Writes what is attached now to the lock file, which others read after this agent has ended.
     fn record(&mut self) {
         let cookies = self.following.cookies();
-        let Some(lock) = &mut self.lock else { return };
+        let Hold::Attached(lock) = &mut self.hold else {
+            return;
+        };
         let written = record(&self.options, cookies, self.following.program_id())
             .and_then(|record| lock.write(&record));
         if let Err(error) = written {
@@ -231,10 +256,12 @@ impl Agent {
         let snapshot = self.following.snapshot();
         let fallbacks: u64 = snapshot.fallbacks.values().sum();
         let steered = snapshot.runs - fallbacks;
-        if steered != self.told {
-            tracing::info!("{steered} connections steered, {fallbacks} runs left to the hash");
+        if steered != self.reported {
+            tracing::info!(
+                "the program has steered {steered} connections and left {fallbacks} to the hash"
+            );
         }
-        self.told = steered;
+        self.reported = steered;
     }
 
     fn answer(&mut self, request: &Request) -> Reply {
@@ -242,7 +269,8 @@ impl Agent {
             Request::Status => self.status().map(Reply::Attached),
             Request::Sockets => self.status().map(|status| Reply::Sockets(status.sockets())),
             Request::Reload | Request::Upgrade | Request::Join(_) => Err(anyhow::anyhow!(
-                "that is for srv's own servers, not for agents"
+                "the process that answers is an agent of `srv attach`, which has no such command; \
+                 name a server of `srv serve` (--listen or --control)"
             )),
             Request::Policy(name) => self
                 .switch(name)
@@ -265,7 +293,7 @@ impl Agent {
         let target = *self.following.target();
         let mut status = AttachedStatus::of_kernel(&target, self.following.diag())?;
         let signals = self.following.signals();
-        let counts_live = signals.get("live").is_some_and(|signal| signal == "known");
+        let counts_live = signals.get("live") == Some(&Signal::Known);
         for listener in &mut status.listeners {
             listener.slot = self.following.slot(listener.cookie);
             let slot = listener
@@ -273,7 +301,7 @@ impl Agent {
                 .and_then(|slot| snapshot.slots.get(slot as usize));
             if let Some(slot) = slot {
                 listener.steered = Some(slot.steered);
-                listener.sleep = Some(slot.sleep.to_owned());
+                listener.sleep = Some(Activity::from(slot.sleep));
                 listener.live = counts_live.then_some(slot.live);
             }
         }
@@ -285,11 +313,14 @@ impl Agent {
     }
 
     fn program(&self, snapshot: Snapshot) -> AttachedProgram {
-        let attached = !self.following.cookies().is_empty();
-        let why_not = "no process listens there at present; the agent waits";
+        let attachment = match self.following.cookies()[..] {
+            [] => Attachment::NotAttached(
+                "no process listens on that address; the agent waits for one".to_owned(),
+            ),
+            _ => Attachment::Attached,
+        };
         AttachedProgram {
-            attached: Some(attached),
-            why_not: (!attached).then(|| why_not.to_owned()),
+            attachment,
             runs: Some(snapshot.runs),
             steered: Some(snapshot.runs - snapshot.fallbacks.values().sum::<u64>()),
             fallbacks: Some(snapshot.fallbacks),
@@ -297,10 +328,10 @@ impl Agent {
     }
 
     fn detach(&mut self) -> anyhow::Result<()> {
-        let Some(lock) = self.lock.take() else {
+        let Hold::Attached(lock) = std::mem::replace(&mut self.hold, Hold::Detached) else {
             return Ok(());
         };
-        // Nobody listens: with the group, the program has gone.
+        // Without a socket the group is gone, and its program with it.
         if !self.following.cookies().is_empty() {
             self.following.detach()?;
         }
@@ -312,9 +343,24 @@ impl Drop for Agent {
     fn drop(&mut self) {
         if let Err(error) = self.detach() {
             tracing::error!(
-                "leave {} as it was found: {error:#}",
-                self.options.target.address
+                "detach from {address}: {error:#}; `srv detach --listen {address}` detaches",
+                address = self.options.target.address
             );
+        }
+    }
+}
+
+impl Scan {
+    fn log(&self, address: SocketAddr) {
+        match self {
+            Self::Complete => {}
+            Self::Incomplete => tracing::warn!(
+                "follow {address}: a socket joined that srv cannot take yet; the kernel's hash \
+                 chooses until srv has it"
+            ),
+            Self::Failed(why) => tracing::warn!(
+                "follow {address}: {why}; if the group changes, the kernel's hash chooses"
+            ),
         }
     }
 }
@@ -322,20 +368,24 @@ impl Drop for Agent {
 fn log_attached(following: &Following, policy: Policy) {
     let (address, sockets) = (following.target().address, following.cookies().len());
     tracing::info!(
-        "attached to {address}: {sockets} sockets, by {}",
+        "attached to {address}: {sockets} sockets, policy {}",
         policy.name()
     );
-    for (signal, why) in following.signals() {
-        if why != "known" {
-            tracing::warn!("{address}: goes without {signal}: {why}");
+    for (signal, is_known) in following.signals() {
+        if let Signal::Missing(why) = is_known {
+            tracing::warn!("{address}: the program goes without the signal {signal}: {why}");
         }
     }
     if sockets == 1 {
-        tracing::warn!("{address} has one worker: there is nothing to choose between yet");
+        tracing::warn!(
+            "{address} has one socket, so there is nothing to choose between yet; start more workers, \
+             each with a socket of its own"
+        );
     }
 }
 
-/// A release build aborts on a panic: nothing is dropped.
+/// Makes a panic of this process detach the program. A release build aborts on a panic and drops
+/// nothing, so a destructor would not run.
 ///
 /// # Errors
 /// The kernel cannot be asked about sockets.
@@ -345,7 +395,7 @@ pub fn detach_on_panic(target: &Target) -> anyhow::Result<()> {
     let before = panic::take_hook();
     panic::set_hook(Box::new(move |about| {
         before(about);
-        // Who panics while it holds this has detached already, or cannot.
+        // If this very detach panics, the lock is held and there is nothing more to try.
         if let Ok(mut diag) = diag.try_lock() {
             match detach::detach(&target, &mut diag) {
                 Ok(Detached::Program) => eprintln!("srv: detached from {}", target.address),

@@ -1,21 +1,21 @@
-//! The kernel's type information (BTF): where in a structure a field is. As
-//! much of the format as that takes (Documentation/bpf/btf.rst). aya's own
-//! parser keeps members to itself, and the crates that offer them are not under
-//! licences that srv takes, or know no kernel of the last years.
+//! The type information of the kernel (BTF): the offset of a field in a structure. This module
+//! reads as much of the format as that needs (Documentation/bpf/btf.rst). The parser of aya does not
+//! give access to the members of structures. The crates that do have licences that srv does not
+//! accept, or do not know the kernels of the last years.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use anyhow::{Context as _, bail, ensure};
 
-/// Where a kernel with `CONFIG_DEBUG_INFO_BTF` shows its own.
-pub const KERNEL: &str = "/sys/kernel/btf/vmlinux";
+/// The file in which a kernel with `CONFIG_DEBUG_INFO_BTF` shows its type information.
+pub(crate) const KERNEL: &str = "/sys/kernel/btf/vmlinux";
 
 /// Parsed type information.
-pub struct Btf {
+pub(crate) struct Btf {
     bytes: Vec<u8>,
     strings: Range<usize>,
-    /// Where each type's record begins; types are numbered from 1.
+    /// Where the record of each type begins. Types are numbered from 1.
     records: Vec<usize>,
     structs: HashMap<String, u32>,
 }
@@ -25,62 +25,64 @@ const RECORD_BYTES: usize = 12;
 const MEMBER_BYTES: usize = 12;
 
 mod kind {
-    pub const INT: u32 = 1;
-    pub const ARRAY: u32 = 3;
-    pub const STRUCT: u32 = 4;
-    pub const UNION: u32 = 5;
-    pub const ENUM: u32 = 6;
-    pub const TYPEDEF: u32 = 8;
-    pub const VOLATILE: u32 = 9;
-    pub const CONST: u32 = 10;
-    pub const RESTRICT: u32 = 11;
-    pub const FUNC: u32 = 12;
-    pub const FUNC_PROTO: u32 = 13;
-    pub const VAR: u32 = 14;
-    pub const DATASEC: u32 = 15;
-    pub const DECL_TAG: u32 = 17;
-    pub const TYPE_TAG: u32 = 18;
-    pub const ENUM64: u32 = 19;
+    pub(crate) const INT: u32 = 1;
+    pub(crate) const ARRAY: u32 = 3;
+    pub(crate) const STRUCT: u32 = 4;
+    pub(crate) const UNION: u32 = 5;
+    pub(crate) const ENUM: u32 = 6;
+    pub(crate) const TYPEDEF: u32 = 8;
+    pub(crate) const VOLATILE: u32 = 9;
+    pub(crate) const CONST: u32 = 10;
+    pub(crate) const RESTRICT: u32 = 11;
+    pub(crate) const FUNC: u32 = 12;
+    pub(crate) const FUNC_PROTO: u32 = 13;
+    pub(crate) const VAR: u32 = 14;
+    pub(crate) const DATASEC: u32 = 15;
+    pub(crate) const DECL_TAG: u32 = 17;
+    pub(crate) const TYPE_TAG: u32 = 18;
+    pub(crate) const ENUM64: u32 = 19;
 }
 
-/// A type's record, without its name.
+/// The record of a type, without its name.
 struct Record {
     kind: u32,
     count: usize,
     has_bit_fields: bool,
-    /// Size in bytes, or the type it refers to.
+    /// The size in bytes, or the type to which this one refers.
     size_or_type: u32,
 }
 
-/// A part of a structure.
+/// A member of a structure.
 struct Member {
     /// Where its name begins, among the strings.
     name: u32,
     /// Its type.
     of: u32,
-    /// Where it lies, in bits; above them the width of a bit field was cut off.
+    /// Its offset, in bits. The width of a bit field, which is in the bits above, is removed.
     bits: u32,
 }
 
 impl Btf {
-    /// The running kernel's.
+    /// The type information of the running kernel.
     ///
     /// # Errors
-    /// There is none, or it cannot be read.
-    pub fn of_kernel() -> anyhow::Result<Self> {
+    /// The kernel has none, or it cannot be read.
+    pub(crate) fn of_kernel() -> anyhow::Result<Self> {
         let bytes = std::fs::read(KERNEL).with_context(|| {
-            format!("read {KERNEL} (a kernel built with CONFIG_DEBUG_INFO_BTF has it)")
+            format!("read {KERNEL} (this needs a kernel built with CONFIG_DEBUG_INFO_BTF=y)")
         })?;
-        Self::parse(bytes).with_context(|| format!("understand {KERNEL}"))
+        Self::parse(bytes).with_context(|| format!("parse {KERNEL}"))
     }
 
+    /// Parses type information.
+    ///
     /// # Errors
-    /// It is no BTF of this machine's byte order, or ends early.
-    pub fn parse(bytes: Vec<u8>) -> anyhow::Result<Self> {
+    /// It is no BTF of the byte order of this machine, or it ends too early.
+    pub(crate) fn parse(bytes: Vec<u8>) -> anyhow::Result<Self> {
         let magic = bytes.get(..2).context("it is empty")?;
         ensure!(
             magic == MAGIC.to_ne_bytes(),
-            "it does not begin as BTF does"
+            "it does not begin with the magic number of BTF"
         );
         let header = word(&bytes, 4)? as usize;
         let section = |at: usize| -> anyhow::Result<Range<usize>> {
@@ -100,12 +102,12 @@ impl Btf {
         Ok(this)
     }
 
-    /// Offset in bytes of a field, named by its path: `eventpoll.wq.head`. Fields
-    /// of anonymous members are found without naming those.
+    /// The offset in bytes of a field that is named by its path, such as `eventpoll.wq.head`. The
+    /// path leaves out anonymous members.
     ///
     /// # Errors
-    /// There is no such structure or field; the message names it.
-    pub fn offset(&self, path: &str) -> anyhow::Result<u32> {
+    /// There is no such structure or field; the error names it.
+    pub(crate) fn offset(&self, path: &str) -> anyhow::Result<u32> {
         let mut names = path.split('.');
         let name = names.next().unwrap_or_default();
         let found = self.structs.get(name);
@@ -117,17 +119,17 @@ impl Btf {
                 member.with_context(|| format!("the kernel has no field {name} in {path}"))?;
             ensure!(bits % 8 == 0, "{path} is a bit field");
             let inner = offset.checked_add(bits / 8);
-            offset = inner.with_context(|| format!("{path} lies too far"))?;
+            offset = inner.with_context(|| format!("the offset of {path} is too large"))?;
             at = of;
         }
         Ok(offset)
     }
 
-    /// The number of a function's type.
+    /// The number of the type of a function.
     ///
     /// # Errors
-    /// There is no such function; the message names it.
-    pub fn function(&self, name: &str) -> anyhow::Result<u32> {
+    /// There is no such function; the error names it.
+    pub(crate) fn function(&self, name: &str) -> anyhow::Result<u32> {
         for (nth, at) in self.records.iter().enumerate() {
             if self.record(*at)?.kind == kind::FUNC && self.name(word(&self.bytes, *at)?)? == name {
                 return Ok(nth as u32 + 1);
@@ -145,7 +147,7 @@ impl Btf {
             if record.kind == kind::STRUCT {
                 let name = self.name(word(&self.bytes, at)?)?.to_owned();
                 let id = self.records.len() as u32;
-                // A later one of the same name would be a module's or a variant.
+                // A later structure of the same name belongs to a module, or is a variant.
                 self.structs.entry(name).or_insert(id);
             }
             at += RECORD_BYTES + record.trailing_bytes()?;
@@ -175,14 +177,14 @@ impl Btf {
         let strings = &self.bytes[self.strings.clone()];
         let from = strings
             .get(offset as usize..)
-            .context("a name is outside")?;
+            .context("a name is outside of the strings")?;
         let end = from.iter().position(|byte| *byte == 0);
         Ok(std::str::from_utf8(&from[..end.unwrap_or(from.len())])?)
     }
 
-    /// Offset in bits and type of a member of a structure, or of what lies in it
-    /// without a name. Each such part is looked into once: type information that
-    /// goes in circles comes to an end.
+    /// The offset in bits and the type of a member of a structure or of its anonymous members. Each
+    /// anonymous member is searched once, so that the search ends even if type information refers
+    /// to itself.
     fn member(&self, id: u32, name: &str) -> anyhow::Result<Option<(u32, u32)>> {
         let mut seen = HashSet::new();
         let mut parts = vec![(id, 0u32)];
@@ -193,7 +195,9 @@ impl Btf {
             }
             for member in self.members(id)? {
                 let Member { name: at, of, bits } = member?;
-                let bits = base.checked_add(bits).context("a field lies too far")?;
+                let bits = base
+                    .checked_add(bits)
+                    .context("the offset of a field is too large")?;
                 let its_name = self.name(at)?;
                 if its_name == name {
                     return Ok(Some((bits, of)));
@@ -206,7 +210,7 @@ impl Btf {
         Ok(None)
     }
 
-    /// What a structure or union consists of; nothing in other types.
+    /// The members of a structure or union. Other types have none.
     fn members(
         &self,
         id: u32,
@@ -248,7 +252,7 @@ impl Btf {
 }
 
 impl Record {
-    /// What follows the record.
+    /// The number of bytes that follow the record and belong to it.
     fn trailing_bytes(&self) -> anyhow::Result<usize> {
         Ok(match self.kind {
             kind::INT | kind::VAR | kind::DECL_TAG => 4,
@@ -256,14 +260,17 @@ impl Record {
             kind::STRUCT | kind::UNION => MEMBER_BYTES * self.count,
             kind::ENUM | kind::FUNC_PROTO => 8 * self.count,
             kind::DATASEC | kind::ENUM64 => 12 * self.count,
-            0 | 20.. => bail!("it has types of a kind ({}) not known here", self.kind),
+            0 | 20.. => bail!(
+                "it has a type of kind {}, which srv does not know",
+                self.kind
+            ),
             _ => 0,
         })
     }
 }
 
 fn word(bytes: &[u8], at: usize) -> anyhow::Result<u32> {
-    let word = bytes.get(at..at + 4).context("it ends early")?;
+    let word = bytes.get(at..at + 4).context("it ends too early")?;
     Ok(u32::from_ne_bytes(word.try_into()?))
 }
 
@@ -329,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_found_through_what_has_no_name() {
+    fn fields_are_found_through_anonymous_members() {
         let btf = Btf::parse(sample()).unwrap();
         for (path, offset) in [
             ("outer.a", 0),
@@ -393,7 +400,7 @@ mod tests {
         });
     }
 
-    /// The search went round until the stack was full.
+    /// In an earlier version the search recursed until the stack was full.
     #[test]
     fn a_structure_inside_itself_comes_to_an_end() {
         const OUTER: u32 = 7;

@@ -1,5 +1,5 @@
-//! `srv attach`, up to the moment at which the program chooses: the lock, the
-//! program, what may be replaced.
+//! `srv attach`, up to the moment at which the program chooses: it takes the lock, loads the
+//! program, and decides whether another program may be replaced.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use rustix::thread::CapabilitySet;
 use srv_common::Policy;
 
 use super::detach::end_agent;
-use super::follow::Following;
+use super::follow::{Following, FormerProgram};
 use super::group::{Target, ensure_steerable};
 use super::lock::{Lock, Record};
 use super::process::ProcessId;
@@ -18,49 +18,53 @@ use crate::kernel::owners::Owners;
 use crate::kernel::sock_diag::SockDiag;
 use srv_steer::program;
 
-/// What is asked for.
+/// What to attach to, and how.
 #[derive(Clone, Debug)]
-pub struct AttachOptions {
+pub(crate) struct AttachOptions {
     /// The group.
-    pub target: Target,
-    /// How to choose.
-    pub policy: Policy,
-    /// Whether an agent, or a program that is not known, may be replaced.
-    pub takes_over: bool,
-    /// Where the agent will answer; `None`: it will leave.
-    pub control: Option<PathBuf>,
+    pub(crate) target: Target,
+    /// How the program chooses.
+    pub(crate) policy: Policy,
+    /// Whether another agent, or a program that srv does not know, may be replaced.
+    pub(crate) takes_over: bool,
+    /// The control socket of the agent; `None` if this process does not stay as an agent.
+    pub(crate) control: Option<PathBuf>,
 }
 
-/// Attaches.
+/// Attaches the program to the group.
 ///
 /// # Errors
-/// The reason why not, with its mend.
-pub fn attach(options: &AttachOptions) -> anyhow::Result<(Following, Lock)> {
+/// The reason why srv cannot attach, with the remedy.
+pub(crate) fn attach(options: &AttachOptions) -> anyhow::Result<(Following, Lock)> {
     let target = options.target;
     let mut diag = SockDiag::open(target.netns)?;
-    // Before anything of another agent is touched, or loaded.
+    // srv checks the group before it ends another agent or loads a program.
     let listeners = target.listeners(&mut diag)?;
     let owners = Owners::of(&listeners.iter().map(|each| each.inode).collect());
     ensure_steerable(target.address, &listeners, &owners)?;
     let mut lock = lock(options)?;
-    // What this user's former agents attached is nobody else's.
+    // A program that a former agent of this user attached may be replaced.
     let before = lock.record();
     let is_ours = |record: &Record| {
         let mut cookies = listeners.iter().map(|each| each.cookie);
         cookies.any(|cookie| record.cookies.contains(&cookie))
     };
-    let replaces = options.takes_over || before.as_ref().is_some_and(is_ours);
+    let former = match options.takes_over || before.as_ref().is_some_and(is_ours) {
+        true => FormerProgram::Replace,
+        false => FormerProgram::Keep,
+    };
     let begin = || {
         let programs = load(options.policy)?;
-        // Before anything is attached: a killed agent's program is to be known.
+        // The record is written before the program is attached. If the agent is killed in between,
+        // the next one knows the program.
         let cookies = listeners.iter().map(|each| each.cookie).collect();
         lock.write(&record(options, cookies, programs.program_id())?)?;
-        Following::begin(target, diag, programs, replaces)
+        Following::begin(target, diag, programs, former)
     };
     match begin() {
         Ok(following) => Ok((following, lock)),
         Err(error) => {
-            // What is attached is what was before.
+            // Nothing has changed, so the former record is right again.
             match before {
                 Some(before) => lock.write(&before)?,
                 None => lock.remove()?,
@@ -70,11 +74,15 @@ pub fn attach(options: &AttachOptions) -> anyhow::Result<(Following, Lock)> {
     }
 }
 
-/// What the lock file is to say.
+/// The record for the lock file.
 ///
 /// # Errors
-/// There is no `/proc`.
-pub fn record(options: &AttachOptions, cookies: Vec<u64>, program: u32) -> anyhow::Result<Record> {
+/// `/proc` is not mounted.
+pub(crate) fn record(
+    options: &AttachOptions,
+    cookies: Vec<u64>,
+    program: u32,
+) -> anyhow::Result<Record> {
     Ok(Record {
         address: options.target.address,
         namespace: options.target.namespace,
@@ -93,7 +101,7 @@ fn lock(options: &AttachOptions) -> anyhow::Result<Lock> {
     match Lock::acquire(namespace, address)? {
         Ok(lock) => Ok(lock),
         Err(holder) if options.takes_over => {
-            tracing::info!("ending agent {} of {address}", holder.process.pid);
+            tracing::info!("end agent {} of {address}", holder.process.pid);
             end_agent(&holder)
         }
         Err(holder) => {
@@ -105,7 +113,7 @@ fn lock(options: &AttachOptions) -> anyhow::Result<Lock> {
 
 fn load(policy: Policy) -> anyhow::Result<Programs> {
     Programs::load(policy).map_err(|error| {
-        // What the verifier said has many lines.
+        // The message of the verifier has many lines.
         tracing::debug!("{error:#}");
         let lacks = lacking();
         match lacks.is_empty() {
@@ -131,10 +139,10 @@ fn does_not_load(error: anyhow::Error) -> anyhow::Error {
     .into()
 }
 
-/// Capabilities without which no program is loaded: for a process without
-/// CAP_PERFMON the verifier forbids arithmetic with pointers that the program,
-/// even one that reads nothing of the kernel, cannot do without. (Booted with
-/// `mitigations=off`, Linux 6.12 loads such a program, and it steers.)
+/// The missing capabilities without which the kernel loads no program. Without CAP_PERFMON the
+/// verifier forbids arithmetic with pointers, which even the program that reads no kernel memory
+/// needs. (If Linux 6.12 is booted with `mitigations=off`, it loads such a program, and the program
+/// steers.)
 fn lacking() -> Vec<&'static str> {
     let held = rustix::thread::capabilities(None);
     let held = held.map_or(CapabilitySet::empty(), |sets| sets.effective);

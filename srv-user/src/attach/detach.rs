@@ -1,6 +1,6 @@
-//! Leaving a group to the kernel's hash again, whoever attached the program:
-//! any socket of the group will do. Keeps nothing, so that it also serves when
-//! everything else has failed.
+//! Detaching the program of a group, also one that another process attached: any socket of the
+//! group suffices for that. This module keeps no state, so that it also works if everything else
+//! has failed.
 
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
@@ -20,19 +20,19 @@ use super::take::take;
 use crate::kernel::owners::Owners;
 use crate::kernel::sock_diag::SockDiag;
 
-/// What was found.
+/// What a detach found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detached {
-    /// A program, which is gone now.
+    /// A program was attached. It is detached now.
     Program,
     /// No program was attached.
     Nothing,
 }
 
-/// Detaches whatever program the group has.
+/// Detaches the program of the group, if it has one.
 ///
 /// # Errors
-/// Nobody listens there, or none of its sockets may be taken.
+/// No process listens on that address, or this process may take none of the sockets.
 pub fn detach(target: &Target, diag: &mut SockDiag) -> anyhow::Result<Detached> {
     let listeners = target.listeners(diag)?;
     let owners = Owners::of(&listeners.iter().map(|each| each.inode).collect());
@@ -43,8 +43,9 @@ pub fn detach(target: &Target, diag: &mut SockDiag) -> anyhow::Result<Detached> 
         let detached = SkReuseport::detach(&socket).map_err(anyhow::Error::from);
         return match detached {
             Ok(()) => Ok(Detached::Program),
-            // ENOENT: no program; EINVAL: bound without SO_REUSEPORT, so there is no group
-            // (reuseport_detach_prog, net/core/sock_reuseport.c).
+            // ENOENT means that no program is attached. EINVAL means that the socket was bound
+            // without SO_REUSEPORT and has no group (reuseport_detach_prog,
+            // net/core/sock_reuseport.c).
             Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::INVAL)) => {
                 Ok(Detached::Nothing)
             }
@@ -54,7 +55,8 @@ pub fn detach(target: &Target, diag: &mut SockDiag) -> anyhow::Result<Detached> 
     Err(Refusal::OwnersHidden(target.address).into())
 }
 
-/// `srv detach`: ends the agent, if one is left, and detaches.
+/// `srv detach`: ends the agent, if one runs, and detaches the program. Returns a message for
+/// people.
 ///
 /// # Errors
 /// The agent does not end, or as [`detach`].
@@ -66,7 +68,7 @@ pub fn run(target: &Target) -> anyhow::Result<String> {
     };
     let record = lock.record();
     let detached = detach(target, &mut diag);
-    // With a group that is gone, its program is gone as well.
+    // If the group is gone, its program is gone, too.
     if detached.is_ok() || record.is_none() || diag.listeners_on(target.address)?.is_empty() {
         lock.remove()?;
         if let Some(control) = record.and_then(|record| record.control) {
@@ -82,7 +84,7 @@ pub fn run(target: &Target) -> anyhow::Result<String> {
     })
 }
 
-/// An agent that is told to end does so in a few milliseconds.
+/// How long an agent may take to end after SIGTERM. It needs a few milliseconds.
 const AGENT_EXIT_TIMEOUT: Timespec = Timespec {
     tv_sec: 5,
     tv_nsec: 0,
@@ -91,7 +93,8 @@ const AGENT_EXIT_TIMEOUT: Timespec = Timespec {
 /// Ends the agent that holds a group's lock, and returns the lock.
 ///
 /// # Errors
-/// It may not be signalled, does not end, or another agent has followed it.
+/// This process may not signal the agent, the agent does not end, or another agent has taken the
+/// lock.
 pub fn end_agent(holder: &Record) -> anyhow::Result<Lock> {
     let pid = holder.process.pid;
     if let Some(process) = holder.process.open()? {
@@ -105,20 +108,22 @@ pub fn end_agent(holder: &Record) -> anyhow::Result<Lock> {
             poll(&mut ended, Some(&AGENT_EXIT_TIMEOUT)).context("wait for the agent's end")?;
         ensure!(
             has_ended > 0,
-            "agent {pid} did not end in {} s: `kill -9 {pid}`, the server serves on",
+            "end agent {pid}: it has not ended {} s after SIGTERM; `kill -9 {pid}` ends it, and the \
+             server goes on serving",
             AGENT_EXIT_TIMEOUT.tv_sec
         );
     }
     Lock::acquire(holder.namespace, holder.address)?.map_err(|next| {
         anyhow!(
-            "agent {pid} has ended, and agent {} has taken its place: try again",
+            "take the lock of the group: agent {pid} has ended, but agent {} has taken the lock; \
+             try again",
             next.process.pid
         )
     })
 }
 
-/// Removes what a killed agent left of its control socket. What answers is another
-/// process's, and what is no socket was never the agent's.
+/// Removes the control socket that a killed agent left. A socket that answers belongs to another
+/// process, and a file that is no socket did not belong to the agent.
 fn remove_dead_socket(path: &Path) {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|about| about.file_type().is_socket());
     let refuses = || {
@@ -126,7 +131,7 @@ fn remove_dead_socket(path: &Path) {
         answer.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
     };
     if is_socket && refuses() {
-        // It may have gone by itself.
+        // Another process may have removed it.
         let _ = fs::remove_file(path);
     }
 }

@@ -1,9 +1,9 @@
-//! One group under steering: which of its sockets has which slot, and bringing
-//! the program up to date with a group that changes.
+//! One steered group: which of its sockets has which slot, and how the program learns that the
+//! group has changed.
 //!
-//! No order of these steps can starve a socket or refuse a connection: a
-//! program that finds its group otherwise than it was told leaves the choice
-//! to the kernel's hash, and does so until [`Following::refresh`] has told it.
+//! In no order of these steps does a socket get no connections, or is a connection refused. If the
+//! group differs from what the program was told, the program leaves the choice to the kernel's
+//! hash until [`Following::refresh`] has told it the new state.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,46 +16,62 @@ use super::detach::{self, Detached};
 use super::group::Target;
 use super::programs::{Programs, Snapshot};
 use super::refusal::{Refusal, errno, of_option};
-use super::signals::Signal;
 use super::take::take;
+use crate::control::attached::Signal;
 use crate::kernel::owners::Owners;
 use crate::kernel::sock_diag::{Listener, SockDiag};
 
-/// A group that the program chooses for.
-pub struct Following {
+/// A group to which the program is attached.
+pub(crate) struct Following {
     target: Target,
     diag: SockDiag,
     programs: Programs,
-    /// Slot by `SO_COOKIE`.
+    /// The slot of each socket, by `SO_COOKIE`.
     slots: BTreeMap<u64, u32>,
 }
 
 /// What a refresh found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Change {
-    /// Sockets that joined and are in the array now.
-    pub joined: usize,
+pub(crate) struct Change {
+    /// Sockets that joined and that are in the array now.
+    pub(crate) joined: usize,
     /// Sockets that are gone.
-    pub left: usize,
-    /// Sockets that joined and could not be taken yet.
-    pub pending: usize,
+    pub(crate) left: usize,
+    /// Sockets that joined and that srv cannot take yet.
+    pub(crate) pending: usize,
 }
 
-/// How long the kernel may take to free a former program's array.
+/// What becomes of a program that has the sockets already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FormerProgram {
+    /// It stays, and this one is not attached.
+    Keep,
+    /// It is detached.
+    Replace,
+}
+
+/// Whether a socket is in the array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Insertion {
+    Inserted,
+    /// The socket was closed, or the process that had it has ended.
+    SocketGone,
+}
+
+/// How long the kernel may take to free the array of a former program.
 const FREED_WITHIN: Duration = Duration::from_secs(5);
 const FREED_CHECK_EVERY: Duration = Duration::from_millis(5);
 
 impl Following {
-    /// Attaches `programs` to the group. `replaces` says whether a program
-    /// that has the sockets already may be taken off.
+    /// Attaches `programs` to the group.
     ///
     /// # Errors
-    /// Why it cannot be steered.
-    pub fn begin(
+    /// The reason why the group cannot be steered.
+    pub(crate) fn begin(
         target: Target,
         mut diag: SockDiag,
         programs: Programs,
-        replaces: bool,
+        former: FormerProgram,
     ) -> anyhow::Result<Self> {
         let listeners = target.listeners(&mut diag)?;
         let mut this = Self {
@@ -66,17 +82,17 @@ impl Following {
         };
         let owners = owners_of(&listeners);
         for listener in &listeners {
-            this.insert(listener, &owners, replaces)?;
+            this.insert(listener, &owners, former)?;
         }
         this.attach(&listeners, &owners)?;
         Ok(this)
     }
 
-    /// Looks what has become of the group and tells the program.
+    /// Scans the group and tells the program what has changed.
     ///
     /// # Errors
-    /// What the kernel says; the next call tries again.
-    pub fn refresh(&mut self) -> anyhow::Result<Change> {
+    /// The kernel's error; the next call tries again.
+    pub(crate) fn refresh(&mut self) -> anyhow::Result<Change> {
         let listeners = self.diag.listeners_on(self.target.address)?;
         let mut change = Change::default();
         let is_there = |cookie: &u64| listeners.iter().any(|each| each.cookie == *cookie);
@@ -92,7 +108,7 @@ impl Following {
                 change.left += 1;
             }
         }
-        // With its last socket the group is gone, and the program with it.
+        // When the last socket of a group closes, the kernel frees the group and its program.
         let is_new_group = self.slots.is_empty();
         self.join(&listeners, &mut change)?;
         if change.joined > 0 && is_new_group {
@@ -111,93 +127,80 @@ impl Following {
         }
         let owners = owners_of(&new);
         for listener in &new {
-            match self.insert(listener, &owners, false)? {
-                true => change.joined += 1,
-                false => change.pending += 1,
+            match self.insert(listener, &owners, FormerProgram::Keep)? {
+                Insertion::Inserted => change.joined += 1,
+                Insertion::SocketGone => change.pending += 1,
             }
         }
         Ok(())
     }
 
-    /// Back to the kernel's hash.
+    /// Detaches the program, so that the kernel's hash chooses.
     ///
     /// # Errors
-    /// No socket of the group can be taken.
-    pub fn detach(&mut self) -> anyhow::Result<Detached> {
+    /// srv can take no socket of the group.
+    pub(crate) fn detach(&mut self) -> anyhow::Result<Detached> {
         detach::detach(&self.target, &mut self.diag)
     }
 
-    /// Its address and namespace.
-    pub fn target(&self) -> &Target {
+    /// The address and the namespace of the group.
+    pub(crate) fn target(&self) -> &Target {
         &self.target
     }
 
-    /// To look at the group with.
-    pub fn diag(&mut self) -> &mut SockDiag {
+    /// The socket with which to ask the kernel about the group.
+    pub(crate) fn diag(&mut self) -> &mut SockDiag {
         &mut self.diag
     }
 
     /// The processes that have the group's sockets now.
     ///
     /// # Errors
-    /// The kernel cannot be asked about sockets.
-    pub fn owners(&mut self) -> anyhow::Result<Owners> {
+    /// The kernel does not list the sockets.
+    pub(crate) fn owners(&mut self) -> anyhow::Result<Owners> {
         Ok(owners_of(&self.diag.listeners_on(self.target.address)?))
     }
 
     /// The slot of the socket with this cookie.
-    pub fn slot(&self, cookie: u64) -> Option<u32> {
+    pub(crate) fn slot(&self, cookie: u64) -> Option<u32> {
         self.slots.get(&cookie).copied()
     }
 
     /// `SO_COOKIE` of the sockets that the program chooses between.
-    pub fn cookies(&self) -> Vec<u64> {
+    pub(crate) fn cookies(&self) -> Vec<u64> {
         self.slots.keys().copied().collect()
     }
 
     /// What the program has counted.
-    pub fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         self.programs.snapshot()
     }
 
     /// As [`Programs::program_id`].
-    pub fn program_id(&self) -> u32 {
+    pub(crate) fn program_id(&self) -> u32 {
         self.programs.program_id()
     }
 
-    /// What the program goes by, and why not by more.
-    pub fn signals(&self) -> BTreeMap<String, String> {
-        let signals = self.programs.signals();
-        let named = [
-            ("queues", &signals.queues),
-            ("sleep", &signals.sleep),
-            ("live", &signals.live),
-        ];
-        let say = |signal: &Signal| match signal {
-            Signal::Known => "known".to_owned(),
-            Signal::Missing(why) => why.clone(),
-        };
-        named
-            .into_iter()
-            .map(|(name, signal)| (name.to_owned(), say(signal)))
-            .collect()
+    /// The signals that the program goes by, by name.
+    pub(crate) fn signals(&self) -> BTreeMap<String, Signal> {
+        self.programs.signals().named()
     }
 
-    /// Chooses by `policy` from now on.
+    /// Makes the program choose by `policy` from now on.
     ///
     /// # Errors
-    /// It is not one for other people's servers.
-    pub fn steer_by(&mut self, policy: Policy) -> anyhow::Result<()> {
+    /// Attached servers do not have this policy.
+    pub(crate) fn steer_by(&mut self, policy: Policy) -> anyhow::Result<()> {
         self.programs.set_policy(policy)
     }
 
-    /// Whether the socket was there to be inserted.
+    /// Puts the socket of a listener into a free slot.
     fn insert(
         &mut self,
         listener: &Listener,
         owners: &Owners,
-        replaces: bool,
-    ) -> anyhow::Result<bool> {
+        former: FormerProgram,
+    ) -> anyhow::Result<Insertion> {
         let Some(slot) = self.free_slot() else {
             let (address, listeners) = (self.target.address, MAX_LISTENERS + 1);
             return Err(Refusal::TooMany { address, listeners }.into());
@@ -205,23 +208,23 @@ impl Following {
         let deadline = Instant::now() + FREED_WITHIN;
         loop {
             let Some(socket) = take(listener, owners)? else {
-                return Ok(false);
+                return Ok(Insertion::SocketGone);
             };
             let inserted = self.programs.insert(slot, &socket, listener.cookie);
             drop(socket);
             let Err(error) = inserted else {
                 self.slots.insert(listener.cookie, slot);
-                return Ok(true);
+                return Ok(Insertion::Inserted);
             };
             if errno(&error) != Some(Errno::BUSY) {
                 return Err(error);
             }
-            if !replaces || Instant::now() > deadline {
+            if former == FormerProgram::Keep || Instant::now() > deadline {
                 let command = owners.command().unwrap_or_default().to_owned();
                 let address = self.target.address;
                 return Err(Refusal::OtherProgram { address, command }.into());
             }
-            // The array goes with the program, a moment after it.
+            // The kernel frees the array a moment after the program is detached.
             self.detach()?;
             std::thread::sleep(FREED_CHECK_EVERY);
         }

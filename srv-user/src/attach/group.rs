@@ -1,5 +1,5 @@
-//! Finding a listener group by what a user knows of it, and whether it can be
-//! steered at all. Changes nothing.
+//! Finding a listener group by its address, by a process of the server, or because it is the only
+//! one, and checking whether it can be steered. Changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,14 +16,14 @@ use super::take::take;
 use crate::kernel::owners::{self, Owners};
 use crate::kernel::sock_diag::{Listener, SockDiag};
 
-/// A group's name: its address, and the network namespace that it is in.
+/// What identifies a group: its address and its network namespace.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     /// The exact address that all its sockets are bound to.
     pub address: SocketAddr,
-    /// A process of its network namespace; `None`: this one's.
+    /// A process in its network namespace; `None` if it is the namespace of this process.
     pub netns: Option<Pid>,
-    /// That namespace's inode number.
+    /// The inode number of that namespace.
     pub namespace: u64,
 }
 
@@ -42,11 +42,11 @@ impl Target {
         })
     }
 
-    /// The group on `address` in the namespace with this inode number, if a
-    /// process is left there.
+    /// The group on `address` in the namespace with this inode number; `None` if no process is in
+    /// that namespace any more.
     ///
     /// # Errors
-    /// This process's own namespace cannot be looked at.
+    /// The namespace of this process cannot be read.
     pub fn in_namespace(address: SocketAddr, namespace: u64) -> anyhow::Result<Option<Self>> {
         let is_there = |pid: &Pid| namespace_of(Some(*pid)).is_ok_and(|its| its == namespace);
         let netns = match namespace_of(None)? == namespace {
@@ -63,13 +63,13 @@ impl Target {
         }))
     }
 
-    /// The only group that process `pid` listens with, in its own namespace; if it
-    /// listens nowhere, the one of its descendants: a master may leave the sockets to its
+    /// The only group of process `pid`, in the namespace of that process. If the process listens on
+    /// no address, this is the group of its descendants: a master may leave the sockets to its
     /// workers (gunicorn with `--reuse-port`).
     ///
     /// # Errors
-    /// There is no such process, they listen nowhere, or with several groups; its files
-    /// may not be seen.
+    /// There is no such process, this process may not read its files, or the process and its
+    /// descendants have no group or several.
     pub fn of_process(pid: Pid) -> anyhow::Result<Self> {
         let netns = Some(pid);
         let number = pid.as_raw_nonzero().get() as u32;
@@ -98,11 +98,11 @@ impl Target {
         }
     }
 
-    /// The only group in the namespace of process `netns` that has several sockets or
-    /// several workers.
+    /// The only group in the namespace of process `netns` that has several sockets or several
+    /// workers.
     ///
     /// # Errors
-    /// There is none, or there are several.
+    /// There is no such group, or there are several.
     pub fn only(netns: Option<Pid>) -> anyhow::Result<Self> {
         let place = Self::new(SocketAddr::from(([0, 0, 0, 0], 0)), netns)?;
         let listeners = SockDiag::open(place.netns)?.all_listeners(0)?;
@@ -111,7 +111,7 @@ impl Target {
         for listener in &listeners {
             groups.entry(listener.address).or_default().push(listener);
         }
-        // A process whose threads accept each by itself has an epoll for each.
+        // If each thread of a process accepts by itself, the process has an epoll instance for each.
         let has_workers = |listener: &&Listener| {
             let owners: Vec<_> = owners.having(listener.inode).collect();
             owners.len() > 1 || owners.iter().any(|owner| owner.epolls > 1)
@@ -136,10 +136,10 @@ impl Target {
         }
     }
 
-    /// Its sockets, at least one.
+    /// The sockets of the group, at least one.
     ///
     /// # Errors
-    /// Why there is none, as far as one can see from here.
+    /// There is no socket; the error says why, as far as this process can see.
     pub fn listeners(&self, diag: &mut SockDiag) -> anyhow::Result<Vec<Listener>> {
         let found = diag.listeners_on(self.address)?;
         match found.is_empty() {
@@ -149,10 +149,10 @@ impl Target {
     }
 }
 
-/// Whether these sockets can be steered.
+/// Checks that these sockets can be steered.
 ///
 /// # Errors
-/// The reason why not.
+/// The reason why they cannot be steered.
 pub fn ensure_steerable(
     address: SocketAddr,
     listeners: &[Listener],
@@ -177,15 +177,16 @@ pub fn ensure_steerable(
     Ok(())
 }
 
-/// One socket that only one worker polls may be the first of several; one that
-/// was bound without SO_REUSEPORT, or that several poll, is shared.
+/// Checks that the only socket of a group belongs to one worker. If one worker polls it, more
+/// sockets may follow. If it was bound without SO_REUSEPORT, or if several workers poll it, the
+/// workers share it.
 fn ensure_own_socket(only: &Listener, owners: &Owners) -> anyhow::Result<()> {
     let Some(socket) = take(only, owners)? else {
         return Err(Refusal::OwnersHidden(only.address).into());
     };
     let is_reuseport = SockRef::from(&socket).reuse_port();
     drop(socket);
-    let is_own = is_reuseport.context("ask for SO_REUSEPORT")?;
+    let is_own = is_reuseport.context("read the option SO_REUSEPORT of the socket")?;
     if is_own && owners.workers(only.inode).len() < 2 {
         return Ok(());
     }
@@ -194,8 +195,8 @@ fn ensure_own_socket(only: &Listener, owners: &Owners) -> anyhow::Result<()> {
     Err(Refusal::SharedSocket { address, command }.into())
 }
 
-/// The process, if it is in another network namespace: to join one's own
-/// would ask for CAP_SYS_ADMIN in vain.
+/// `pid`, if that process is in another network namespace. To enter a namespace takes
+/// CAP_SYS_ADMIN, also if it is the own one, so srv does not enter its own.
 fn other_namespace(pid: Pid) -> anyhow::Result<Option<Pid>> {
     Ok((namespace_of(Some(pid))? != namespace_of(None)?).then_some(pid))
 }
@@ -203,21 +204,22 @@ fn other_namespace(pid: Pid) -> anyhow::Result<Option<Pid>> {
 fn namespace_of(process: Option<Pid>) -> anyhow::Result<u64> {
     let path = match process {
         Some(pid) => format!("/proc/{}/ns/net", pid.as_raw_nonzero()),
-        None => "/proc/self/ns/net".to_owned(),
+        // The thread's, which its netlink sockets are of.
+        None => "/proc/thread-self/ns/net".to_owned(),
     };
     match (std::fs::metadata(&path), process) {
         (Ok(about), _) => Ok(about.ino()),
         (Err(error), Some(pid)) => Err(unseen(pid.as_raw_nonzero().get() as u32, error)),
-        (Err(error), None) => Err(error).with_context(|| format!("look at {path}")),
+        (Err(error), None) => Err(error).with_context(|| format!("read {path}")),
     }
 }
 
-/// Why a process cannot be looked at.
+/// The error if a process cannot be examined.
 fn unseen(pid: u32, error: io::Error) -> anyhow::Error {
     match error.kind() {
         io::ErrorKind::NotFound => Refusal::NoProcess(pid).into(),
         _ => anyhow::Error::new(error).context(format!(
-            "look at process {pid} (that of another user needs CAP_SYS_PTRACE: sudo)"
+            "examine process {pid} (if another user owns it, this needs CAP_SYS_PTRACE: sudo)"
         )),
     }
 }
@@ -240,11 +242,11 @@ fn why_no_listener(target: &Target, diag: &mut SockDiag) -> anyhow::Result<Refus
     })
 }
 
-/// Other network namespaces are looked into as long as there are not very many.
+/// The most network namespaces that srv searches for a listener.
 const NAMESPACES_MAX: usize = 256;
 
-/// A process of each other network namespace in which somebody listens there:
-/// the listener's owner, if it is seen.
+/// A process of each other network namespace in which a process listens on the address, with its
+/// command name: the owner of the listener, if this process can see it.
 fn elsewhere(target: &Target) -> Vec<(u32, String)> {
     let mut namespaces = BTreeMap::<u64, Vec<Pid>>::new();
     for pid in owners::all_processes() {

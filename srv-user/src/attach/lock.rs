@@ -1,10 +1,10 @@
-//! One agent per group: a lock file in the runtime directory, which also records what
-//! was attached. A file that no process has locked means that a program may be attached
-//! without an agent (`--once`, or a killed agent).
+//! One agent for each group: a lock file in the runtime directory, which also records what was
+//! attached. If a file exists and no process has locked it, a program may be attached without an
+//! agent (after `--once`, or after the agent was killed).
 //!
-//! A record is never written into the file that others see: it is written to a new
-//! file, which is locked and then renamed over the old one. So a record is complete
-//! whenever it can be read, and a file that replaces another is locked already.
+//! A record is never written into the file that other processes see. This module writes it to a
+//! new file, locks that file, and renames it over the old one. Therefore a record is complete
+//! whenever another process can read it, and the new file is locked from the beginning.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -17,33 +17,33 @@ use anyhow::{Context as _, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 
 use super::process::ProcessId;
 use crate::control;
+use crate::output::whole_file::{Readers, WholeFile};
 
-/// What was attached, and by which process.
+/// What was attached, and which process attached it. Agents of other versions of srv read it, too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The group's address.
     pub address: SocketAddr,
     /// Inode number of its network namespace.
     pub namespace: u64,
-    /// The process that wrote this; it may have ended.
+    /// The process that wrote this record. It may have ended.
     #[serde(flatten)]
     pub process: ProcessId,
-    /// Where the agent answers; `None` if the process does not stay (`--once`, `detach`).
+    /// The control socket of the agent; `None` if the process does not stay (`--once`, `detach`).
     pub control: Option<PathBuf>,
-    /// The policy, by name.
+    /// The name of the policy. It may be one that this version does not know.
     pub policy: String,
     /// `SO_COOKIE` of the sockets that the program chooses between.
     pub cookies: Vec<u64>,
-    /// The kernel's id of the program; 0: none.
+    /// The kernel's id of the program; 0 if there is none.
     pub program: u32,
 }
 
-/// Held while this process steers the group. Dropping it leaves the record
-/// behind; [`Lock::remove`] does not.
+/// Held while this process steers the group. Dropping it leaves the record in the file system.
+/// [`Lock::remove`] removes the record.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
@@ -54,11 +54,11 @@ pub struct Lock {
 /// What one attempt to lock a file found.
 enum Attempt {
     Locked(Lock),
-    /// An agent that lives holds the lock.
+    /// An agent that runs holds the lock.
     Agent(Record),
-    /// The file at that path was replaced or removed meanwhile.
+    /// The file at that path was replaced or removed during the attempt.
     Changed,
-    /// Another process holds the lock, for a moment or not: what is known of it.
+    /// Another process holds the lock; what is known of it.
     Busy(String),
 }
 
@@ -67,10 +67,10 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECK_EVERY: Duration = Duration::from_millis(10);
 
 impl Lock {
-    /// The lock of a group, or what the agent that holds it has recorded.
+    /// Takes the lock of a group, or returns the record of the agent that holds it.
     ///
     /// # Errors
-    /// The file cannot be locked, or for 5 s a process has held it that is no agent.
+    /// The file cannot be locked, or a process that is no agent has held it for 5 s.
     pub fn acquire(namespace: u64, address: SocketAddr) -> anyhow::Result<Result<Self, Record>> {
         let first = Record {
             address,
@@ -85,7 +85,7 @@ impl Lock {
         Self::acquire_at(path, &first, LOCK_TIMEOUT)
     }
 
-    /// As [`Self::acquire`]; `first` is recorded if there is no record yet.
+    /// As [`Self::acquire`]. If there is no record yet, `first` becomes the record.
     fn acquire_at(
         path: PathBuf,
         first: &Record,
@@ -97,13 +97,13 @@ impl Lock {
             let found = match attempt.with_context(|| format!("lock {}", path.display()))? {
                 Attempt::Locked(lock) => return Ok(Ok(lock)),
                 Attempt::Agent(record) => return Ok(Err(record)),
-                Attempt::Changed => "it is replaced again and again".to_owned(),
+                Attempt::Changed => "other processes replace it again and again".to_owned(),
                 Attempt::Busy(why) => why,
             };
             if Instant::now() >= deadline {
                 bail!(
-                    "lock {path}: another process has held it for {timeout:?}, and {found}: \
-                     `fuser -v {path}` shows that process; end it, then try again",
+                    "lock {path}: another process has held it for {timeout:?}, and {found}; \
+                     `fuser -v {path}` shows that process: end it, then try again",
                     path = path.display()
                 );
             }
@@ -133,44 +133,45 @@ impl Lock {
     }
 
     fn create(path: &Path, first: &Record) -> anyhow::Result<Attempt> {
-        match complete(path, first)?.persist_noclobber(path) {
+        match complete(path, first)?.create() {
             Ok(file) => Ok(Attempt::Locked(Self {
                 file,
                 path: path.to_owned(),
                 before: None,
             })),
-            Err(refused) if refused.error.kind() == io::ErrorKind::AlreadyExists => {
-                Ok(Attempt::Changed)
-            }
-            Err(refused) => Err(refused.error.into()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Attempt::Changed),
+            Err(error) => Err(error.into()),
         }
     }
 
-    /// What the last holder left; `None` if it left nothing, or no record that this
-    /// version can read.
+    /// The record that the last holder left; `None` if it left none, or none that this version can
+    /// read.
     pub fn record(&self) -> Option<Record> {
         self.before.clone()
     }
 
-    /// Records what is attached now.
+    /// Replaces the record by one of what is attached now.
     ///
     /// # Errors
-    /// The file cannot be written, or was removed by another process.
+    /// The file cannot be written, or another process has removed it.
     pub fn write(&mut self, record: &Record) -> anyhow::Result<()> {
         let mut write = || {
-            ensure!(is_at(&self.file, &self.path), "it was removed");
-            self.file = complete(&self.path, record)?.persist(&self.path)?;
+            ensure!(
+                is_at(&self.file, &self.path),
+                "another process has removed or replaced it"
+            );
+            self.file = complete(&self.path, record)?.replace()?;
             Ok(())
         };
         write().with_context(|| format!("write {}", self.path.display()))
     }
 
-    /// Nothing is attached any more.
+    /// Removes the record, because nothing is attached any more.
     ///
     /// # Errors
     /// The file cannot be removed.
     pub fn remove(self) -> anyhow::Result<()> {
-        // Another process's file of that name is its own.
+        // A file of that name that another process has put there belongs to that process.
         if !is_at(&self.file, &self.path) {
             return Ok(());
         }
@@ -178,23 +179,22 @@ impl Lock {
     }
 }
 
-/// A locked file with that record, beside `path` and not visible as it.
-fn complete(path: &Path, record: &Record) -> anyhow::Result<NamedTempFile> {
-    let folder = path.parent().context("it lies in no folder")?;
-    let mut file = NamedTempFile::new_in(folder)?;
-    file.write_all(&serde_json::to_vec(record)?)?;
-    flock(file.as_file(), FlockOperation::NonBlockingLockExclusive)?;
-    Ok(file)
+/// A locked file with that record, which is not visible as `path` yet.
+fn complete(path: &Path, record: &Record) -> anyhow::Result<WholeFile> {
+    let mut whole = WholeFile::beside(path, Readers::Owner)?;
+    whole.file().write_all(&serde_json::to_vec(record)?)?;
+    flock(whole.file(), FlockOperation::NonBlockingLockExclusive)?;
+    Ok(whole)
 }
 
-/// Which process holds a lock whose file says `record`. One that has just locked the
-/// file of a former agent has not replaced the record yet.
+/// Which process holds a lock whose file has `record`. A process that has just locked the file of a
+/// former agent has not replaced the record yet.
 fn holder(record: anyhow::Result<Record>) -> anyhow::Result<Attempt> {
     let record = match record {
         Ok(record) => record,
         Err(error) => {
             return Ok(Attempt::Busy(format!(
-                "its record is unreadable: {error:#}"
+                "its record cannot be read: {error:#}"
             )));
         }
     };
@@ -206,8 +206,8 @@ fn holder(record: anyhow::Result<Record>) -> anyhow::Result<Attempt> {
     })
 }
 
-/// What all agents of this user have recorded, the killed ones' too, and why a file
-/// among them cannot be read.
+/// The records of all agents of this user, including agents that were killed, and the reason for
+/// each file that cannot be read.
 ///
 /// # Errors
 /// The runtime directory cannot be listed.
@@ -218,7 +218,7 @@ pub fn records() -> anyhow::Result<(Vec<Record>, Vec<anyhow::Error>)> {
     let locks = paths.filter(|path| path.extension().is_some_and(|end| end == "lock"));
     let (mut records, mut unreadable) = (Vec::new(), Vec::new());
     for path in locks {
-        // What cannot be opened was removed meanwhile.
+        // If the file cannot be opened, it was removed after the folder was listed.
         let Ok(file) = File::open(&path) else {
             continue;
         };
@@ -233,7 +233,7 @@ pub fn records() -> anyhow::Result<(Vec<Record>, Vec<anyhow::Error>)> {
     Ok((records, unreadable))
 }
 
-/// Where the agent of a group answers by default.
+/// The default control socket of the agent of a group.
 ///
 /// # Errors
 /// There is no runtime directory.
@@ -253,7 +253,7 @@ fn is_at(file: &File, path: &Path) -> bool {
 }
 
 fn read(file: &File) -> anyhow::Result<Record> {
-    serde_json::from_reader(file).context("it is no record of this version of srv")
+    serde_json::from_reader(file).context("this version of srv does not understand it")
 }
 
 #[cfg(test)]
@@ -297,7 +297,7 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
-    /// On the build that wrote into the visible file a reader found it empty.
+    /// An earlier version wrote into the visible file, and a reader found it empty.
     #[test]
     fn a_record_is_complete_whenever_it_is_seen() {
         let folder = tempfile::tempdir().unwrap();
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_not_the_recorded_agent_is_waited_for_and_then_named() {
+    fn if_the_holder_is_not_the_recorded_agent_the_refusal_says_so() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
         let mut lock = acquire(&path).unwrap();
@@ -340,7 +340,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         fs::write(&path, "another process's").unwrap();
         let refused = format!("{:#}", lock.write(&record(1)).unwrap_err());
-        assert!(refused.contains("it was removed"), "{refused}");
+        assert!(refused.contains("another process has removed"), "{refused}");
         lock.remove().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "another process's");
     }

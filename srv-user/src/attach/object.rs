@@ -1,5 +1,5 @@
-//! The BPF object that the build embedded, made ready for the running kernel:
-//! aya knows no calls of the kernel's own functions, and the program has one.
+//! The BPF object that the build embedded, prepared for the running kernel. The program calls a
+//! function of the kernel. aya does not relocate such calls, so this module does.
 
 use anyhow::ensure;
 use srv_common::attached::RDONLY_CAST;
@@ -9,35 +9,35 @@ use super::btf::Btf;
 /// Empty if the build had no BPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/srv-attached.o"));
 
-/// `BPF_JMP | BPF_CALL`, and what its source register says of the number: a
-/// helper's, or that of a function's type in the kernel's BTF.
+/// The instruction `BPF_JMP | BPF_CALL`. Its source register says what the number of the call is:
+/// the number of a helper, or of the type of a function in the kernel's BTF.
 const CALL: u8 = 0x85;
 const OF_HELPER: u8 = 0 << 4;
 const OF_KERNEL: u8 = 2 << 4;
 
-/// The object as it was built: it reads the kernel's memory by a helper.
+/// The object as it was built. Its program reads the kernel's memory with a helper.
 ///
 /// # Errors
-/// This build carries none.
-pub fn built() -> anyhow::Result<&'static [u8]> {
+/// This build carries no object.
+pub(crate) fn built() -> anyhow::Result<&'static [u8]> {
     ensure!(
         !OBJECT.is_empty(),
-        "this binary carries no BPF program (built without the BPF toolchain): build it with `cargo xtask build`"
+        "load the BPF program: this binary was built without the BPF toolchain and carries none; build it with `cargo xtask build`"
     );
     Ok(OBJECT)
 }
 
-/// The object for a kernel that lets the program read its memory by plain loads.
+/// The object for a kernel that lets the program read its memory with plain loads.
 ///
 /// # Errors
-/// The kernel has no `bpf_rdonly_cast` (Linux 6.2; that it takes memory of no type,
-/// 6.17, the verifier says).
-pub fn reading_directly(kernel: &Btf) -> anyhow::Result<Vec<u8>> {
+/// The kernel has no `bpf_rdonly_cast` (Linux 6.2). Whether this function takes memory of no type
+/// (Linux 6.17), only the verifier tells.
+pub(crate) fn reading_directly(kernel: &Btf) -> anyhow::Result<Vec<u8>> {
     let function = kernel.function("bpf_rdonly_cast")?;
     Ok(with_calls(built()?, function))
 }
 
-/// `object` with each call of [`RDONLY_CAST`] made a call of the kernel's `function`.
+/// `object`, in which each call of [`RDONLY_CAST`] is a call of the kernel's `function`.
 fn with_calls(object: &[u8], function: u32) -> Vec<u8> {
     let from = call(OF_HELPER, RDONLY_CAST);
     let to = call(OF_KERNEL, function);

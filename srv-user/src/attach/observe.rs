@@ -1,6 +1,6 @@
-//! `srv observe`: attaches nothing and shows how a server's workers share its
-//! connections, so that its operator sees whether there is anything to gain. The server
-//! may be steered or not, and its workers may share one socket.
+//! `srv observe`: shows how the workers of a server share its connections, so that the operator
+//! sees whether steering would help. It attaches nothing. The server may be steered or not, and its
+//! workers may share one socket.
 
 use std::collections::HashSet;
 use std::process::ExitCode;
@@ -21,7 +21,7 @@ use super::refusal::{Refusal, how_to_own_sockets};
 use super::report::open_connections;
 use super::table;
 use super::verdict::{Finding, Seen, Verdict, judge};
-use crate::control::attached::AttachedStatus;
+use crate::control::attached::{AttachedStatus, Attachment};
 use crate::kernel::owners::Owners;
 use crate::kernel::sock_diag::SockDiag;
 use crate::output;
@@ -32,39 +32,39 @@ use crate::output::json;
 pub struct ObserveOptions {
     /// The server.
     pub target: Target,
-    /// How long each report's interval is.
+    /// The interval of each report.
     pub interval: Duration,
-    /// One report, then the end.
+    /// Whether to end after one report.
     pub once: bool,
-    /// JSON, one report a line.
+    /// Whether to print JSON, one line for each report.
     pub json: bool,
 }
 
 /// One report: the fields of `srv observe --json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Observation {
-    /// Length of the interval, in seconds.
+    /// The length of the interval, in seconds.
     pub interval_s: f64,
-    /// The group at the interval's end.
+    /// The group at the end of the interval.
     #[serde(flatten)]
     pub status: AttachedStatus,
-    /// The workers, with what they accepted in the interval.
+    /// The workers, with the connections that they accepted in the interval.
     pub workers: Vec<WorkerRate>,
-    /// Why accepts are unknown; `None`: they are known.
+    /// Why accepts are unknown; `None` if they are known.
     pub accepts_unknown: Option<String>,
-    /// How often the accept queues were looked at in the interval.
+    /// How often `srv observe` sampled the accept queues in the interval.
     pub looks: u32,
-    /// In how many looks one socket's queue held connections for 20 ms while another's was
-    /// empty.
+    /// In how many samples the queue of one socket held connections for 20 ms while the queue of
+    /// another was empty.
     pub looks_waiting: u32,
-    /// The judgement.
+    /// The verdict.
     pub verdict: Verdict,
 }
 
-/// Between two looks at the accept queues.
+/// The time between two samples of the accept queues.
 const SAMPLE_QUEUES_EVERY: Timespec = milliseconds(80);
-/// One look asks so often, with a pause in between: every connection is in a queue for a
-/// moment, and a queue that holds connections each time is no moment.
+/// How often one sample reads the queues, with a pause in between. Every connection is in a queue
+/// for a moment. If a queue holds connections at each read, they wait for longer.
 const READS: usize = 3;
 const PAUSE: Timespec = milliseconds(10);
 
@@ -75,18 +75,18 @@ const fn milliseconds(count: i64) -> Timespec {
     }
 }
 
-/// Prints one report, or one after each interval until it is told to stop. The exit code
-/// is that of the last verdict ([`Finding::exit_code`](super::verdict::Finding::exit_code)).
+/// Prints one report, or one after each interval until a signal ends the command. The exit code is
+/// that of the last verdict ([`Finding::exit_code`](super::verdict::Finding::exit_code)).
 ///
 /// # Errors
-/// No process listens there, its owner cannot be seen, or what the kernel says.
+/// No process listens on the address, this process does not see the owner, or the kernel's error.
 pub fn run(options: &ObserveOptions) -> anyhow::Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in signal_hook::consts::TERM_SIGNALS {
-        signal_hook::flag::register(*signal, stop.clone()).context("catch a signal")?;
+        signal_hook::flag::register(*signal, stop.clone()).context("install a signal handler")?;
     }
     let mut observer = Observer::start(options.target)?;
-    // Without any report nothing can be judged.
+    // If no report was made, there is no verdict.
     let mut code = ExitCode::from(Finding::Few.exit_code());
     loop {
         let Some(report) = observer.observe(options.interval, &stop)? else {
@@ -106,7 +106,7 @@ pub fn run(options: &ObserveOptions) -> anyhow::Result<ExitCode> {
 struct Observer {
     target: Target,
     diag: SockDiag,
-    /// Or why they cannot be counted.
+    /// The counts of closed connections, or why they cannot be had.
     closes: Result<Closes, String>,
 }
 
@@ -128,7 +128,7 @@ impl Observer {
         })
     }
 
-    /// `None` if it was told to stop.
+    /// Makes one report; `None` if a signal came.
     fn observe(
         &mut self,
         interval: Duration,
@@ -138,7 +138,7 @@ impl Observer {
         let (_, before) = self.sample()?;
         let (mut looks, mut looks_waiting) = (0, 0);
         while begin.elapsed() < interval {
-            // A signal ends this sleep, where std's would go on.
+            // A signal ends this sleep. The sleep of std would go on.
             let _ = rustix::thread::nanosleep(&SAMPLE_QUEUES_EVERY);
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
@@ -177,7 +177,8 @@ impl Observer {
         }))
     }
 
-    /// Whether one socket's queue holds connections, and another's is empty, each time.
+    /// Whether, at each read, the queue of one socket holds connections and that of another is
+    /// empty.
     fn waits_beside_an_empty_queue(&mut self) -> anyhow::Result<bool> {
         let (mut filled, mut empty) = (None, None);
         for nth in 0..READS {
@@ -208,7 +209,7 @@ impl Observer {
     }
 }
 
-/// What was found before and is found again.
+/// Keeps of `found` what was found `again`.
 fn retain(found: &mut Option<HashSet<u64>>, again: HashSet<u64>) {
     *found = Some(match found.take() {
         None => again,
@@ -216,7 +217,7 @@ fn retain(found: &mut Option<HashSet<u64>>, again: HashSet<u64>) {
     });
 }
 
-/// The processes that are the parent of another one with the sockets.
+/// The processes that are the parent of another process that has the sockets.
 fn masters(owners: &Owners) -> HashSet<Pid> {
     let parent = |pid: Pid| {
         let process = Process::new(pid.as_raw_nonzero().get()).ok()?;
@@ -229,9 +230,9 @@ fn masters(owners: &Owners) -> HashSet<Pid> {
         .collect()
 }
 
-/// What would steer the server; `None`: it is steered.
+/// How to steer the server; `None` if it is steered already.
 fn fix(status: &AttachedStatus, target: Target) -> Option<String> {
-    if status.program.attached == Some(true) {
+    if status.program.attachment == Attachment::Attached {
         return None;
     }
     let netns = match target.netns {

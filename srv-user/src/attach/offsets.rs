@@ -1,28 +1,30 @@
-//! Where the running kernel keeps what the select program for attached servers reads. A
-//! field that is not there costs the signals that need it, and is named.
+//! Where the running kernel keeps the fields that the select program for attached servers
+//! reads. If a field does not exist, the signals that need it are missing, and the reason names
+//! the field.
 
 use anyhow::ensure;
 use srv_common::attached::Offsets;
 
 use super::btf::Btf;
 
-/// What the program may read of the running kernel, or why not.
-pub struct Readable {
-    /// With the fields of each signal that can be had.
-    pub offsets: Offsets,
-    /// Why queues cannot be read (then nothing can be).
-    pub queues: anyhow::Result<()>,
-    /// Why it cannot be read who sleeps.
-    pub sleep: anyhow::Result<()>,
+/// What the program can read of the running kernel.
+pub(crate) struct Readable {
+    /// The offsets of the fields of each signal that can be read.
+    pub(crate) offsets: Offsets,
+    /// Whether the program can read queues, or the reason why not. Without queues it reads
+    /// nothing.
+    pub(crate) queues: anyhow::Result<()>,
+    /// Whether the program can read which workers sleep, or the reason why not.
+    pub(crate) sleep: anyhow::Result<()>,
 }
 
-/// Bytes that the program has room for in one read.
+/// Bytes that the program has room for in one read (`Room` in `srv-ebpf`).
 const GROUP_MAX_BYTES: u32 = 256 - 128;
 const LISTENER_MAX_BYTES: u32 = 1024;
 const ENTRY_MAX_BYTES: u32 = 128;
 
 /// Looks all fields up.
-pub fn find(btf: anyhow::Result<&Btf>) -> Readable {
+pub(crate) fn find(btf: anyhow::Result<&Btf>) -> Readable {
     let mut offsets = Offsets::default();
     let (queues, sleep) = match btf {
         Ok(btf) => {
@@ -42,19 +44,49 @@ pub fn find(btf: anyhow::Result<&Btf>) -> Readable {
     }
 }
 
+/// A field of [`Offsets`], and the path of the kernel's field that it is the offset of.
+type Field = (fn(&mut Offsets) -> &mut u32, &'static str);
+
+const QUEUES: [Field; 8] = [
+    (|to| &mut to.context_sk, "sk_reuseport_kern.sk"),
+    (|to| &mut to.sk_reuseport_cb, "sock.sk_reuseport_cb"),
+    (|to| &mut to.num_socks, "sock_reuseport.num_socks"),
+    (|to| &mut to.max_socks, "sock_reuseport.max_socks"),
+    (|to| &mut to.socks, "sock_reuseport.socks"),
+    (|to| &mut to.skc_cookie, "sock.__sk_common.skc_cookie"),
+    (|to| &mut to.sk_ack_backlog, "sock.sk_ack_backlog"),
+    (
+        |to| &mut to.qlen,
+        "inet_connection_sock.icsk_accept_queue.qlen",
+    ),
+];
+
+const SLEEP: [Field; 10] = [
+    (|to| &mut to.sk_wq, "sock.sk_wq"),
+    (|to| &mut to.wq_wait, "socket_wq.wait"),
+    (|to| &mut to.wait_head, "wait_queue_head.head"),
+    (|to| &mut to.entry_base, "eppoll_entry.base"),
+    (|to| &mut to.entry_link, "eppoll_entry.wait.entry"),
+    (|to| &mut to.entry_whead, "eppoll_entry.whead"),
+    (|to| &mut to.item_ep, "epitem.ep"),
+    (|to| &mut to.item_pwqlist, "epitem.pwqlist"),
+    (|to| &mut to.ep_wq_head, "eventpoll.wq.head"),
+    (|to| &mut to.ep_rbr, "eventpoll.rbr"),
+];
+
+fn look_up(btf: &Btf, fields: &[Field], offsets: &mut Offsets) -> anyhow::Result<()> {
+    for (field, path) in fields {
+        *field(offsets) = btf.offset(path)?;
+    }
+    Ok(())
+}
+
 fn queues(btf: &Btf) -> anyhow::Result<Offsets> {
-    let found = Offsets {
+    let mut found = Offsets {
         reads_queues: 1,
-        context_sk: btf.offset("sk_reuseport_kern.sk")?,
-        sk_reuseport_cb: btf.offset("sock.sk_reuseport_cb")?,
-        num_socks: btf.offset("sock_reuseport.num_socks")?,
-        max_socks: btf.offset("sock_reuseport.max_socks")?,
-        socks: btf.offset("sock_reuseport.socks")?,
-        skc_cookie: btf.offset("sock.__sk_common.skc_cookie")?,
-        sk_ack_backlog: btf.offset("sock.sk_ack_backlog")?,
-        qlen: btf.offset("inet_connection_sock.icsk_accept_queue.qlen")?,
         ..Offsets::default()
     };
+    look_up(btf, &QUEUES, &mut found)?;
     fits("sock_reuseport.socks", 0, found.socks, GROUP_MAX_BYTES)?;
     let from = found.sk_ack_backlog;
     fits("sock.sk_ack_backlog", from, found.qlen, LISTENER_MAX_BYTES)?;
@@ -62,21 +94,15 @@ fn queues(btf: &Btf) -> anyhow::Result<Offsets> {
 }
 
 fn sleep(btf: &Btf, queues: Offsets) -> anyhow::Result<Offsets> {
-    ensure!(queues.reads_queues == 1, "it is read after the queues");
-    let found = Offsets {
+    ensure!(
+        queues.reads_queues == 1,
+        "the program reads this signal only together with the signal queues, which is missing"
+    );
+    let mut found = Offsets {
         reads_sleep: 1,
-        sk_wq: btf.offset("sock.sk_wq")?,
-        wq_wait: btf.offset("socket_wq.wait")?,
-        wait_head: btf.offset("wait_queue_head.head")?,
-        entry_base: btf.offset("eppoll_entry.base")?,
-        entry_link: btf.offset("eppoll_entry.wait.entry")?,
-        entry_whead: btf.offset("eppoll_entry.whead")?,
-        item_ep: btf.offset("epitem.ep")?,
-        item_pwqlist: btf.offset("epitem.pwqlist")?,
-        ep_wq_head: btf.offset("eventpoll.wq.head")?,
-        ep_rbr: btf.offset("eventpoll.rbr")?,
         ..queues
     };
+    look_up(btf, &SLEEP, &mut found)?;
     let (base, whead) = (found.entry_base, found.entry_whead);
     fits("eppoll_entry.whead", base, whead, ENTRY_MAX_BYTES)?;
     let (head, root) = (found.ep_wq_head, found.ep_rbr);
@@ -84,11 +110,13 @@ fn sleep(btf: &Btf, queues: Offsets) -> anyhow::Result<Offsets> {
     Ok(found)
 }
 
-/// The program reads from the one field to the end of the other, 8 bytes, at once.
+/// Checks that the program can read from the field at `from` to the end of the field at `to`,
+/// which has 8 bytes, in one read.
 fn fits(name: &str, from: u32, to: u32, max_bytes: u32) -> anyhow::Result<()> {
     ensure!(
         from < to && to - from + 8 <= max_bytes,
-        "this kernel has {name} at a place ({to}, after {from}) that the program does not reach"
+        "read {name}: this kernel has it at offset {to}, too far behind offset {from} for one read of \
+         {max_bytes} bytes"
     );
     Ok(())
 }
@@ -98,8 +126,7 @@ mod tests {
     use super::*;
     use crate::gate;
 
-    /// `pahole`'s answers would be the same; here the shape is what can be said
-    /// of every kernel.
+    /// Offsets differ between kernels. The test checks what holds on every kernel.
     #[test]
     fn the_running_kernels_fields_are_found_and_make_sense() {
         let btf = Btf::of_kernel().map_err(|error| format!("{error:#}"));

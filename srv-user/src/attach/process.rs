@@ -1,5 +1,5 @@
-//! A process that a file names. A process id alone does not do: the kernel gives it to
-//! another process once the first has ended.
+//! A process that a file names. A process id alone does not suffice: after the process has ended,
+//! the kernel gives its id to another one.
 
 use std::os::fd::OwnedFd;
 
@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
-/// A process id with the moment at which that process started.
+/// A process id, with the moment at which that process started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessId {
     /// The process id.
@@ -22,19 +22,20 @@ impl ProcessId {
     /// This process.
     ///
     /// # Errors
-    /// There is no `/proc`.
+    /// `/proc` is not mounted.
     pub fn own() -> anyhow::Result<Self> {
         let pid = rustix::process::getpid();
         Ok(Self {
             pid: pid.as_raw_nonzero().get() as u32,
-            start_ticks: start_ticks(pid).context("read this process's start time")?,
+            start_ticks: start_ticks(pid)
+                .context("read the start time of this process from /proc/PID/stat")?,
         })
     }
 
     /// A pidfd of exactly this process; `None` if it has ended.
     ///
     /// # Errors
-    /// What `pidfd_open` says (needs Linux 5.3).
+    /// The error of `pidfd_open`, which needs Linux 5.3.
     pub fn open(&self) -> anyhow::Result<Option<OwnedFd>> {
         let Some(pid) = Pid::from_raw(self.pid as i32) else {
             return Ok(None);
@@ -44,8 +45,8 @@ impl ProcessId {
             Err(Errno::SRCH) => return Ok(None),
             Err(errno) => return Err(errno).context(format!("open process {}", self.pid)),
         };
-        // Read after the pidfd was opened: if the id still is that of the process that
-        // started then, the pidfd cannot be another's.
+        // The start time is read after the pidfd was opened. If it is the expected one, the pidfd
+        // belongs to the expected process.
         let is_it = start_ticks(pid).is_some_and(|ticks| ticks == self.start_ticks);
         Ok(is_it.then_some(pidfd))
     }
@@ -54,7 +55,7 @@ impl ProcessId {
 fn start_ticks(pid: Pid) -> Option<u64> {
     let process = Process::new(pid.as_raw_nonzero().get()).ok()?;
     let stat = process.stat().ok()?;
-    // A zombie runs no more, and holds nothing.
+    // A zombie runs no more and holds no file.
     (stat.state != 'Z').then_some(stat.starttime)
 }
 

@@ -1,32 +1,35 @@
-//! The BPF programs that steer one listener group of another server: loading,
-//! the sockets, attaching, what they have counted. Knows slots and sockets, no
-//! processes.
+//! The BPF programs that steer one listener group of an attached server: loading them, giving
+//! them the sockets, attaching, and reading what they have counted. Knows slots and sockets, and
+//! no processes.
 //!
-//! The select program and its maps live with the group: it goes on steering
-//! when this process ends, however it ends, and leaves a group that has changed
-//! since to the kernel's hash. The tracepoint program that counts live
-//! connections ends with this process. It is not pinned: nobody would be left
-//! to take the pin away when the server ends. The select program notices, and
-//! goes by queues and sleepers alone.
+//! The select program and its maps live as long as the group. When this process ends, in
+//! whichever way, the program goes on steering. If the group changes after that, the program
+//! leaves the choice to the kernel's hash.
+//!
+//! The tracepoint program that counts live connections ends with this process. It is not pinned,
+//! because no process would remove the pin when the server ends. The select program notices that
+//! the counts have stopped, and goes by queues and sleeping workers alone.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd as _};
 
 use anyhow::{Context as _, bail, ensure};
 use aya::maps::{MapData, ReusePortSockArray, SkStorage};
-use aya::programs::{BtfTracePoint, SkReuseport};
-use aya::{Btf, Ebpf, Pod};
+use aya::programs::SkReuseport;
+use aya::{Ebpf, Pod};
 use srv_common::Policy;
 use srv_common::attached::{AttachedGroup, MAX_LISTENERS, Reason, Sleep, Tag};
 use srv_common::policy::About;
 
 use super::select::{self, Loaded, Reads, SELECT};
-use super::signals::{Signal, Signals};
+use super::signals::Signals;
+use super::tracepoint;
+use crate::control::attached::Signal;
 use crate::values::policies;
 use srv_steer::program;
 
-/// The programs with their memory, for one listener group. Dropping it detaches
-/// nothing: the select program stays as long as the group has it.
+/// The programs with their memory, for one listener group. Dropping this detaches nothing: the
+/// select program stays as long as the group.
 pub struct Programs {
     ebpf: Ebpf,
     memory: &'static AttachedGroup,
@@ -45,33 +48,33 @@ pub struct Snapshot {
     pub runs: u64,
     /// Connections assigned to a listener that was idle and empty.
     pub idle: u64,
-    /// Connections assigned to the least outstanding work, nobody being idle.
+    /// Connections assigned to the listener with the least outstanding work, because no worker
+    /// was idle.
     pub shortest: u64,
-    /// How often the chain from a listener to its epoll was walked.
+    /// How often the program followed the pointers from a listener to its epoll instance.
     pub walks: u64,
-    /// Runs left to the kernel's hash, by reason.
+    /// Runs that left the choice to the kernel's hash, by reason.
     pub fallbacks: BTreeMap<String, u64>,
 }
 
-/// One listener.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What the programs have counted and seen of one listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotSnapshot {
     /// Whether it is in the socket array.
     pub is_member: bool,
     /// Connections assigned to it.
     pub steered: u64,
-    /// Live connections that came through it since it was inserted; 0 if they
-    /// are not counted.
+    /// Live connections that came through it since it was inserted; 0 if the program does not
+    /// count them.
     pub live: u64,
     /// Connections that came through it since the program was loaded.
     pub established: u64,
-    /// Accept queue when the program last looked.
+    /// Length of the accept queue when the program last looked.
     pub queued: u32,
     /// Half-open connections when the program last looked.
     pub half_open: u32,
-    /// `asleep`, `busy`, `gone` (nobody waits there any more) or `unknown`
-    /// (nobody waits there by epoll) when the program last looked.
-    pub sleep: &'static str,
+    /// What its worker did when the program last looked.
+    pub sleep: Sleep,
 }
 
 #[derive(Clone, Copy)]
@@ -82,17 +85,17 @@ struct TagValue(Tag);
 unsafe impl Pod for TagValue {}
 
 impl Programs {
-    /// Loads the programs; they steer nothing yet. A signal that cannot be had
-    /// is left out ([`Programs::signals`]).
+    /// Loads the programs; they steer nothing yet. If the kernel cannot give a signal, the
+    /// programs go without it ([`Programs::signals`]).
     ///
     /// # Errors
-    /// This build carries no program, the kernel refuses the select program
-    /// even without signals, or `policy` needs what only srv's own workers tell.
+    /// This build carries no program, the kernel refuses the select program even without signals,
+    /// or attached servers do not have `policy`.
     pub fn load(policy: Policy) -> anyhow::Result<Self> {
         Self::load_reading(policy, Reads::Directly)
     }
 
-    /// The same, but kernel memory is read at best so.
+    /// As [`Programs::load`], but the program reads kernel memory in no better way than `at_best`.
     ///
     /// # Errors
     /// As [`Programs::load`].
@@ -103,7 +106,7 @@ impl Programs {
             mut signals,
         } = select::load(at_best)?;
         let memory = map(&ebpf)?;
-        signals.live = count_live(&mut ebpf).into();
+        signals.live = tracepoint::attach(&mut ebpf, "count_live").into();
         let is_counted = signals.live == Signal::Known;
         memory.config.counts_live.set(is_counted.into());
         let mut programs = Self {
@@ -122,27 +125,27 @@ impl Programs {
         self.reads
     }
 
-    /// What the program goes by.
+    /// Which signals the program goes by.
     pub fn signals(&self) -> &Signals {
         &self.signals
     }
 
-    /// Makes `socket`, whose `SO_COOKIE` is `cookie`, the listener of `slot`.
-    /// The kernel keeps no reference: close the copy at once, or a dead worker's
-    /// listener would live on in it.
+    /// Makes `socket`, which has the `SO_COOKIE` `cookie`, the listener of `slot`. The kernel
+    /// keeps no reference to `socket`. Close it at once: a copy that stays open keeps the listener
+    /// of a dead worker open.
     ///
     /// # Errors
-    /// `EINVAL` if the socket does not listen or was bound without
-    /// `SO_REUSEPORT`, `EBUSY` if another array has it already, or `slot` is
-    /// beyond [`MAX_LISTENERS`].
+    /// `EINVAL` if the socket does not listen or was bound without `SO_REUSEPORT`, `EBUSY` if it
+    /// is in another array already, or `slot` is not below [`MAX_LISTENERS`].
     pub fn insert(&mut self, slot: u32, socket: &impl AsFd, cookie: u64) -> anyhow::Result<()> {
         let nth = slot as usize;
         ensure!(
             nth < MAX_LISTENERS,
-            "insert listener {slot}: srv steers groups of up to {MAX_LISTENERS}"
+            "insert the listener of slot {slot}: srv steers groups of at most {MAX_LISTENERS} sockets; \
+             start fewer workers"
         );
         let fd = socket.as_fd();
-        // Whose connections count in the slot from now on.
+        // Only connections with this tag count in the slot from now on.
         let connections = &self.memory.slots[nth].connections;
         let tag = connections.tag.get().wrapping_add(1);
         connections.tag.set(tag);
@@ -166,15 +169,15 @@ impl Programs {
         Ok(())
     }
 
-    /// `slot` has no listener any more (it is gone from the array by itself if
-    /// it was closed).
+    /// Records that `slot` has no listener any more. If the listener was closed, the kernel has
+    /// removed it from the array already.
     pub fn remove(&mut self, slot: u32) {
         let nth = slot as usize;
         if nth >= MAX_LISTENERS {
             return;
         }
         if let Ok(mut listeners) = listeners(&mut self.ebpf) {
-            // ENOENT: it was closed before.
+            // ENOENT means that the kernel has removed it.
             let _ = listeners.clear_index(&slot);
         }
         self.memory.cookies[nth].set(0);
@@ -188,8 +191,9 @@ impl Programs {
         self.publish_list();
     }
 
-    /// The group has this many listeners, all of them inserted: from now on the
-    /// program chooses, as long as the group is that. 0: the kernel chooses.
+    /// Tells the program that the group has this many listeners and that all of them are
+    /// inserted. From now on the program chooses, as long as the group has exactly these
+    /// listeners. With 0 the kernel chooses.
     pub fn set_members(&mut self, members: u32) {
         let config = &self.memory.config;
         config.members.set(0);
@@ -197,28 +201,29 @@ impl Programs {
         config.members.set(members);
     }
 
-    /// From now on the program decides for the group of `socket`, and for no
-    /// other. Replaces whatever program the group had.
+    /// Attaches the select program to the group of `socket`. If the group has another program,
+    /// this replaces it.
     ///
     /// # Errors
-    /// What `SO_ATTACH_REUSEPORT_EBPF` says.
+    /// The error of `SO_ATTACH_REUSEPORT_EBPF`.
     pub fn attach(&mut self, socket: &impl AsFd) -> anyhow::Result<()> {
         let program = self.program(SELECT)?;
         program.attach(socket).context("attach the select program")
     }
 
-    /// Leaves the choice to the kernel's hash again, whoever attached what.
+    /// Removes the program of the group of `socket`, also one that another process attached. From
+    /// now on the kernel's hash chooses.
     ///
     /// # Errors
-    /// What `SO_DETACH_REUSEPORT_BPF` says: `ENOENT` if nothing is attached.
+    /// The error of `SO_DETACH_REUSEPORT_BPF`; `ENOENT` if no program is attached.
     pub fn detach(socket: &impl AsFd) -> anyhow::Result<()> {
         SkReuseport::detach(socket).context("detach the select program")
     }
 
-    /// Chooses by `policy` from now on.
+    /// Makes the program choose by `policy` from now on.
     ///
     /// # Errors
-    /// It needs what only srv's own workers tell.
+    /// Attached servers do not have this policy.
     pub fn set_policy(&mut self, policy: Policy) -> anyhow::Result<()> {
         let About { name, attached, .. } = policy.about();
         // Under hash the program leaves each choice to the kernel.
@@ -260,10 +265,11 @@ impl Programs {
         }
     }
 
-    /// The program of that name, loaded: `steer_attached`, or `empty` for benches.
+    /// Loads the program of that name, if it is not loaded yet: `steer_attached`, or `empty` for
+    /// benches.
     ///
     /// # Errors
-    /// If there is none, or the kernel refuses it.
+    /// There is no such program, or the kernel refuses it.
     pub fn program(&mut self, name: &str) -> anyhow::Result<&mut SkReuseport> {
         Ok(program::program(&mut self.ebpf, name)?)
     }
@@ -285,7 +291,7 @@ impl Programs {
             established: at.connections.established.get(),
             queued: at.seen.queued.get(),
             half_open: at.seen.half_open.get(),
-            sleep: Sleep::name(at.seen.sleep.get()),
+            sleep: Sleep::of(at.seen.sleep.get()),
         }
     }
 
@@ -303,23 +309,9 @@ impl Programs {
 
 impl Drop for Programs {
     fn drop(&mut self) {
-        // Its program's link ends here; the select program may go on.
+        // The link of the tracepoint program ends here. The select program may go on.
         self.memory.config.counts_live.set(0);
     }
-}
-
-/// Has the kernel run the program that counts live connections.
-fn count_live(ebpf: &mut Ebpf) -> anyhow::Result<()> {
-    let btf = Btf::from_sys_fs().context("read the kernel's BTF")?;
-    let program = ebpf.program_mut("count_live");
-    let program: &mut BtfTracePoint = program.context("find program count_live")?.try_into()?;
-    program
-        .load("inet_sock_set_state", &btf)
-        .context("load the program that counts connections (needs CAP_PERFMON)")?;
-    program
-        .attach()
-        .context("attach to tracepoint inet_sock_set_state")?;
-    Ok(())
 }
 
 fn map(ebpf: &Ebpf) -> anyhow::Result<&'static AttachedGroup> {

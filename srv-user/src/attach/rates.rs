@@ -1,6 +1,7 @@
-//! How many connections each worker of a server accepted between two looks. No
-//! tracepoint tells of an accept; a connection that was accepted is open at the second
-//! look or has been closed since, so accepts are closes and the growth of what is open.
+//! How many connections each worker of a server accepted between two samples. The kernel has no
+//! tracepoint for an accept. A connection that was accepted is open at the second sample, or has
+//! been closed since the first. Therefore accepts are the closes, plus the growth of the number of
+//! open connections.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,37 +11,38 @@ use serde::{Deserialize, Serialize};
 use super::closes::Thread;
 use crate::kernel::owners::{Owner, Owners};
 
-/// A look at the connections of all processes.
+/// A sample of the connections of all processes.
 #[derive(Clone, Debug, Default)]
 pub struct Sample {
-    /// Open connections.
+    /// Open connections, by process.
     pub open: HashMap<Pid, u64>,
-    /// Connections closed so far, by thread; `None`: they are not counted.
+    /// Connections closed so far, by thread; `None` if they are not counted.
     pub closed: Option<BTreeMap<Thread, u64>>,
 }
 
-/// A worker: a process, or a thread of a process whose threads accept each by itself.
+/// A worker: a process, or a thread, if each thread of the process accepts by itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkerRate {
     /// Its process id.
     pub pid: u32,
-    /// Its thread id; `None` where the process is the worker.
+    /// Its thread id; `None` if the process is the worker.
     pub thread: Option<u32>,
-    /// Its process's command name.
+    /// The command name of its process.
     pub command: String,
-    /// Connections that it accepted in the interval; of a thread those that it closed,
-    /// since open connections are known by process only. `None`: unknown.
+    /// Connections that it accepted in the interval; `None` if unknown. If it is a thread, these
+    /// are the connections that it closed, since open connections are known by process only.
     pub accepted: Option<u64>,
     /// The same per second.
     pub accepts_per_s: Option<f64>,
-    /// Its share of all that were accepted, 0 to 1; `None`: unknown, or none was.
+    /// Its share of all accepted connections, from 0 to 1; `None` if it is unknown, or if no
+    /// connection was accepted.
     pub share: Option<f64>,
-    /// Open connections at the interval's end; `None` of a thread.
+    /// Open connections at the end of the interval; `None` if it is a thread.
     pub connections: Option<u64>,
 }
 
-/// The workers with what they accepted between two looks, `seconds` apart. `has_workers`
-/// says of a process whether another of the server's processes is its child.
+/// The workers, with the connections that they accepted between two samples `seconds` apart.
+/// `has_workers` tells whether another process of the server is a child of the given one.
 pub fn rates(
     owners: &Owners,
     has_workers: impl Fn(Pid) -> bool,
@@ -53,7 +55,7 @@ pub fn rates(
     let mut rows: Vec<WorkerRate> = match polling[..] {
         [only] if only.epolls > 1 => threads(only, before, after),
         _ => {
-            // A master has every socket, too, and accepts nothing.
+            // A master has every socket, too, but it accepts no connection.
             let is_worker = |(owner, row): &(&Owner, WorkerRate)| {
                 let waits = match polling.is_empty() {
                     true => !has_workers(owner.pid),
@@ -87,7 +89,8 @@ fn process(owner: &Owner, before: &Sample, after: &Sample) -> WorkerRate {
     let open = |sample: &Sample| sample.open.get(&owner.pid).copied().unwrap_or(0);
     let accepted = || {
         let (was, is) = (closed(before)? + open(before), closed(after)? + open(after));
-        // A close between the two halves of a look is missing in it.
+        // A sample reads the closes first and then the open connections. A close in between is
+        // missing in both.
         Some(is.saturating_sub(was))
     };
     WorkerRate {
@@ -101,8 +104,8 @@ fn process(owner: &Owner, before: &Sample, after: &Sample) -> WorkerRate {
     }
 }
 
-/// As many threads as there are epoll instances that watch the sockets: those that
-/// closed anything ever, then others, which have accepted nothing.
+/// As many threads as there are epoll instances that watch the sockets: first the threads that have
+/// ever closed a connection, then the others, which have accepted none.
 fn threads(owner: &Owner, before: &Sample, after: &Sample) -> Vec<WorkerRate> {
     let pid = owner.pid.as_raw_nonzero().get() as u32;
     let row = |thread: Option<u32>, accepted: Option<u64>| WorkerRate {
@@ -167,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_closed_and_what_is_open_more_was_accepted() {
+    fn accepts_are_the_closes_and_the_growth_of_open_connections() {
         let all = owners(vec![owner(1, 0), owner(2, 1), owner(3, 1)]);
         let before = sample(&[(2, 5), (3, 0)], &[((2, 2), 100)]);
         let after = sample(&[(2, 3), (3, 10)], &[((2, 2), 130), ((3, 3), 20)]);
@@ -179,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn where_no_process_polls_the_master_is_the_parent() {
+    fn if_no_process_polls_the_master_is_the_parent() {
         let all = owners(vec![owner(1, 0), owner(2, 0), owner(3, 0)]);
         let (before, after) = (sample(&[], &[]), sample(&[(3, 4)], &[]));
         let is_master = |pid: Pid| pid.as_raw_nonzero().get() == 1;
@@ -199,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn without_counts_nothing_is_made_up() {
+    fn without_counts_accepts_and_shares_are_unknown() {
         let all = owners(vec![owner(2, 1), owner(3, 1)]);
         let uncounted = Sample {
             closed: None,

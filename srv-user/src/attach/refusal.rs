@@ -1,5 +1,5 @@
-//! Why a group cannot be steered, each with what would mend it. Words only;
-//! whoever finds out is elsewhere.
+//! The reasons why a group cannot be steered, each with its remedy. This module owns the texts.
+//! Other modules find the reasons.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -7,102 +7,102 @@ use std::net::SocketAddr;
 use rustix::io::Errno;
 use srv_common::attached::MAX_LISTENERS;
 
-/// Why not.
+/// Why a group cannot be steered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// There is no TCP listener on this address.
+pub(crate) enum Refusal {
+    /// No process listens on this address by TCP.
     NoListener {
-        /// The address asked for.
+        /// The address that the user named.
         address: SocketAddr,
-        /// On which addresses somebody listens with the same port.
+        /// The addresses with the same port on which a process listens.
         instead: Vec<SocketAddr>,
     },
-    /// What is bound there is UDP.
+    /// The socket on this address is a UDP socket.
     Udp(SocketAddr),
-    /// Somebody listens there, in another network namespace.
+    /// A process listens on this address in another network namespace.
     OtherNamespace {
-        /// The address asked for.
+        /// The address that the user named.
         address: SocketAddr,
-        /// A process of each such namespace, with its command name.
+        /// A process in each such namespace, with its command name.
         processes: Vec<(u32, String)>,
     },
     /// No process has this id.
     NoProcess(u32),
-    /// No address was asked for, and not one group but none or several have several
-    /// workers: their addresses and command names.
+    /// The user named no address, and no group or several groups have several workers: their
+    /// addresses and command names.
     WhichGroup(Vec<(SocketAddr, String)>),
-    /// That process listens nowhere, and neither do its descendants.
+    /// This process listens on no address, and its descendants do not either.
     ProcessListensNowhere(u32),
-    /// That process listens on several addresses.
+    /// This process listens on several addresses.
     SeveralGroups {
-        /// The process asked for.
+        /// The process that the user named.
         pid: u32,
-        /// Where it listens.
+        /// The addresses on which it listens.
         addresses: Vec<SocketAddr>,
     },
-    /// All workers share one socket: there is nothing to choose between.
+    /// All workers share one socket, so there is nothing to choose between.
     SharedSocket {
         /// Its address.
         address: SocketAddr,
-        /// Command name of those who share it.
+        /// The command name of the processes that share it.
         command: String,
     },
-    /// Groups of the same address on different network devices.
+    /// The sockets on this address are bound to different network devices.
     SeveralDevices(SocketAddr),
-    /// More sockets than the program can choose between.
+    /// The group has more sockets than the program can choose between.
     TooMany {
         /// The address.
         address: SocketAddr,
         /// How many there are.
         listeners: usize,
     },
-    /// No process is seen that has the sockets.
+    /// This process does not see the owner of the sockets.
     OwnersHidden(SocketAddr),
-    /// The owner is seen, but its socket may not be taken.
+    /// This process may not take the socket from its owner.
     MayNotTake {
         /// The owner.
         pid: u32,
         /// Its command name.
         command: String,
     },
-    /// The kernel does not load the program for this process.
+    /// The kernel does not load the program, because this process lacks capabilities.
     MayNotLoad {
         /// Capabilities that are missing.
         lacks: Vec<&'static str>,
         /// What the loader said.
         why: String,
     },
-    /// The kernel does not load the program for anybody.
+    /// The kernel does not load the program, although this process has all capabilities for it.
     DoesNotLoad {
         /// What the loader said.
         why: String,
         /// The kernel's release.
         release: String,
     },
-    /// The kernel knows no such call, or no such option.
+    /// The kernel does not have a system call or a socket option.
     KernelTooOld {
         /// What was tried.
         tried: String,
         /// What the kernel said.
         said: Errno,
-        /// Since when kernels have it.
+        /// The first version of Linux that has it.
         since: &'static str,
     },
-    /// A socket is in another socket array already (`EBUSY`).
+    /// A socket is in the socket array of another program (`EBUSY`).
     OtherProgram {
         /// The address.
         address: SocketAddr,
-        /// Command name of the owners.
+        /// The command name of the owners.
         command: String,
     },
     /// An agent steers this group already.
     AgentRuns {
         /// The address.
         address: SocketAddr,
-        /// Its process id.
+        /// The process id of the agent.
         pid: u32,
     },
-    /// Something else, in the kernel's words.
+    /// Another error, in the words of the kernel.
     Kernel(String),
 }
 
@@ -114,40 +114,40 @@ impl fmt::Display for Refusal {
             Self::NoListener { address, instead } => no_listener(f, *address, instead),
             Self::Udp(address) => write!(
                 f,
-                "{address} is UDP (QUIC, DNS …): srv steers TCP connections only; pass the --listen address of a TCP listener, `ss -ltn` shows them"
+                "{address} is a UDP socket (QUIC, DNS), and srv steers TCP connections only: name the address of a TCP listener with --listen (`ss -ltn` lists them)"
             ),
             Self::OtherNamespace { address, processes } => other_namespace(f, *address, processes),
             Self::NoProcess(pid) => write!(
                 f,
-                "there is no process {pid}: `ss -ltnp` shows which process listens where"
+                "there is no process {pid}: `ss -ltnp` shows which process listens on which address"
             ),
             Self::WhichGroup(found) => which_group(f, found),
             Self::ProcessListensNowhere(pid) => write!(
                 f,
-                "process {pid} has no listening TCP socket, and no process that it started has one: `ss -ltnp` shows which process listens where; pass the server's master or a worker"
+                "process {pid} has no listening TCP socket, and no process that it started has one: name the master or a worker of the server (`ss -ltnp` shows which process listens on which address)"
             ),
             Self::SeveralGroups { pid, addresses } => write!(
                 f,
-                "process {pid} listens on several addresses, name one: --listen {}",
+                "process {pid} listens on several addresses: name one, --listen {}",
                 list(addresses, " or --listen ")
             ),
             Self::SharedSocket { address, command } => write!(
                 f,
-                "{address} is one socket that all workers of {command} share: there is nothing to choose between; enable reuseport in your server: {}",
+                "all workers of {command} share one socket on {address}, so there is nothing to choose between: give each worker a socket of its own; {}",
                 how_to_own_sockets(command, *address)
             ),
             Self::SeveralDevices(address) => write!(
                 f,
-                "{address} is bound on several network devices (SO_BINDTODEVICE), each a group of its own: this is not supported; bind without a device"
+                "the sockets on {address} are bound to several network devices (SO_BINDTODEVICE), and srv does not support that: bind them without a device"
             ),
             Self::TooMany { address, listeners } => write!(
                 f,
-                "{address} has {listeners} sockets, srv chooses between at most {MAX_LISTENERS}: start fewer workers"
+                "{address} has {listeners} sockets, and srv chooses between at most {MAX_LISTENERS}: start fewer workers"
             ),
             Self::OwnersHidden(address) => owners_hidden(f, *address),
             Self::MayNotTake { pid, command } => write!(
                 f,
-                "take a socket from process {pid} ({command}): not permitted; needs CAP_SYS_PTRACE (sudo, or AmbientCapabilities=CAP_SYS_PTRACE in the unit), or to be its user with kernel.yama.ptrace_scope=0"
+                "take a socket from process {pid} ({command}): not permitted; this needs CAP_SYS_PTRACE (sudo, or AmbientCapabilities=CAP_SYS_PTRACE in the unit), or the user of that process together with kernel.yama.ptrace_scope=0"
             ),
             Self::MayNotLoad { lacks, why } => write!(
                 f,
@@ -157,12 +157,12 @@ impl fmt::Display for Refusal {
             ),
             Self::DoesNotLoad { why, release } => write!(f, "{why}; this is Linux {release}"),
             Self::KernelTooOld { tried, said, since } => {
-                write!(f, "{tried}: {said}: needs Linux {since} or newer")
+                write!(f, "{tried}: {said}; this needs Linux {since} or newer")
             }
             Self::OtherProgram { address, command } => other_program(f, *address, command),
             Self::AgentRuns { address, pid } => write!(
                 f,
-                "an agent steers {address} already (process {pid}): --take-over replaces it, `srv detach --listen {address}` ends it"
+                "an agent (process {pid}) steers {address} already: --take-over replaces it, and `srv detach --listen {address}` ends it"
             ),
             Self::Kernel(said) => f.write_str(said),
         }
@@ -172,13 +172,13 @@ impl fmt::Display for Refusal {
 fn owners_hidden(f: &mut fmt::Formatter<'_>, address: SocketAddr) -> fmt::Result {
     write!(
         f,
-        "nobody is seen who has the sockets on {address}: needs CAP_SYS_PTRACE to see other users' processes (sudo), and the server's own PID namespace or one above (docker run --pid=host)"
+        "find the owner of the sockets on {address}: this process sees none; if another user owns the server, this needs CAP_SYS_PTRACE (sudo), and in a container the PID namespace of the server or one above it (docker run --pid=host)"
     )
 }
 
-/// `error`, which came of setting a socket's option, with its mend if the kernel has no
-/// such option.
-pub fn of_option(error: anyhow::Error, since: &'static str) -> anyhow::Error {
+/// `error`, which is of setting a socket option. If the kernel does not have the option, the error
+/// says since when kernels have it.
+pub(crate) fn of_option(error: anyhow::Error, since: &'static str) -> anyhow::Error {
     match errno(&error) {
         Some(said @ Errno::NOPROTOOPT) => Refusal::KernelTooOld {
             tried: error.to_string(),
@@ -190,8 +190,8 @@ pub fn of_option(error: anyhow::Error, since: &'static str) -> anyhow::Error {
     }
 }
 
-/// What the kernel said, beneath what it was asked for.
-pub fn errno(error: &anyhow::Error) -> Option<Errno> {
+/// The kernel's error at the root of `error`.
+pub(crate) fn errno(error: &anyhow::Error) -> Option<Errno> {
     let io = error
         .chain()
         .find_map(|cause| cause.downcast_ref::<std::io::Error>())?;
@@ -201,11 +201,11 @@ pub fn errno(error: &anyhow::Error) -> Option<Errno> {
 fn which_group(f: &mut fmt::Formatter<'_>, found: &[(SocketAddr, String)]) -> fmt::Result {
     if found.is_empty() {
         return f.write_str(
-            "no server with several workers listens here: name one by --listen ADDR or --pid PID \
-             (other users' processes are seen with CAP_SYS_PTRACE: sudo)",
+            "this process sees no server with several workers: name one by --listen ADDR or --pid PID \
+             (to see the processes of other users, it needs CAP_SYS_PTRACE: sudo)",
         );
     }
-    f.write_str("several servers listen here, name one:")?;
+    f.write_str("several servers listen on this machine: name one,")?;
     for (address, command) in found {
         write!(f, " --listen {address} ({command})")?;
     }
@@ -217,16 +217,16 @@ fn no_listener(
     address: SocketAddr,
     instead: &[SocketAddr],
 ) -> fmt::Result {
-    write!(f, "nobody listens on {address}")?;
+    write!(f, "no process listens on {address}")?;
     if instead.is_empty() {
         return write!(
             f,
-            ": start the server first; `ss -ltn` shows who listens where"
+            ": start the server first (`ss -ltn` lists all listeners)"
         );
     }
     write!(
         f,
-        ", a group is one exact address: --listen {}",
+        " exactly: name the address to which the sockets are bound, --listen {}",
         list(instead, " or --listen ")
     )
 }
@@ -243,7 +243,7 @@ fn other_namespace(
     let pids: Vec<String> = processes.iter().map(|(pid, _)| pid.to_string()).collect();
     write!(
         f,
-        "nobody listens on {address} in this network namespace, but in that of process {}: --netns {}",
+        "no process listens on {address} in this network namespace, but one does in the namespace of process {}: name it, --netns {}",
         named.join(", "),
         pids.join(" or --netns ")
     )
@@ -253,16 +253,16 @@ fn other_program(f: &mut fmt::Formatter<'_>, address: SocketAddr, command: &str)
     if command == "srv" {
         return write!(
             f,
-            "{address} is srv's own server, which steers already: `srv policy` changes how"
+            "the server on {address} is srv itself, which steers already: `srv policy` changes its policy"
         );
     }
     write!(
         f,
-        "the sockets on {address} are in the array of another program already (EBUSY), so somebody else steers them; --take-over replaces it, and it cannot be put back"
+        "the sockets on {address} are in the socket array of another program (EBUSY), which steers them: --take-over replaces that program; srv cannot restore it"
     )
 }
 
-/// How to make a server give each worker its own socket, by command name.
+/// How to configure a server so that each worker has a socket of its own, by command name.
 const OWN_SOCKETS: [(&str, &str); 7] = [
     (
         "nginx",
@@ -270,30 +270,30 @@ const OWN_SOCKETS: [(&str, &str); 7] = [
     ),
     (
         "haproxy",
-        "HAProxy: `bind ADDR shards by-thread` (2.5 or newer)",
+        "HAProxy 2.5 or newer: `bind ADDR shards by-thread`",
     ),
     (
         "gunicorn",
-        "gunicorn: `gunicorn --reuse-port --bind ADDR …` (27 or newer; before, one `gunicorn --reuse-port --workers 1` per worker)",
+        "gunicorn 27 or newer: `gunicorn --reuse-port --bind ADDR`; an older one: one `gunicorn --reuse-port --workers 1` for each worker",
     ),
     (
         "granian",
-        "granian: 2.8 or newer, whose workers have a socket each; before, one `granian --workers 1` per worker",
+        "granian 2.8 or newer: nothing to change, its workers have a socket each; an older one: one `granian --workers 1` for each worker",
     ),
     ("envoy", "Envoy: `enable_reuse_port: true` in the listener"),
     ("apache2", "Apache: `ListenCoresBucketsRatio 1`"),
     ("httpd", "Apache: `ListenCoresBucketsRatio 1`"),
 ];
 
-/// What gives each worker of this server a socket of its own.
-pub fn how_to_own_sockets(command: &str, address: SocketAddr) -> String {
+/// How to configure this server so that each worker has a socket of its own.
+pub(crate) fn how_to_own_sockets(command: &str, address: SocketAddr) -> String {
     let known = OWN_SOCKETS
         .iter()
         .find(|(name, _)| command.starts_with(name));
     match known {
         Some((_, how)) => how.replace("ADDR", &address.to_string()),
         None => format!(
-            "give each worker a listening socket of its own on {address}, with SO_REUSEPORT set before bind"
+            "each worker opens a listening socket of its own on {address}, with SO_REUSEPORT set before bind"
         ),
     }
 }
@@ -316,8 +316,8 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_socket_is_mended_in_the_servers_own_words() {
-        for (command, mend) in [
+    fn a_shared_socket_is_answered_with_the_setting_of_the_server() {
+        for (command, remedy) in [
             ("nginx", "`listen 0.0.0.0:8080 reuseport;`"),
             ("haproxy", "shards by-thread"),
             ("gunicorn", "--reuse-port --workers 1"),
@@ -328,7 +328,7 @@ mod tests {
             ("myserver", "SO_REUSEPORT set before bind"),
         ] {
             let said = shared(command);
-            assert!(said.contains(mend), "{command}: {said}");
+            assert!(said.contains(remedy), "{command}: {said}");
         }
     }
 
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn srvs_own_group_is_told_apart() {
+    fn the_refusal_says_whether_the_server_is_srv_itself() {
         let other = |command: &str| {
             Refusal::OtherProgram {
                 address: "127.0.0.1:80".parse().unwrap(),

@@ -1,4 +1,4 @@
-//! What is known of another server's group: what its agent says, or what the kernel shows.
+//! The status of an attached group: from its agent, or, without an agent, from the kernel.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use rustix::process::Pid;
 use super::group::Target;
 use super::lock::{self, Record};
 use crate::control::attached::{
-    AttachedListener, AttachedProgram, AttachedStatus, Balance, Shares,
+    AttachedListener, AttachedProgram, AttachedStatus, Attachment, Balance, Shares,
 };
 use crate::control::{Reply, Request, SocketStatus, ask};
 use crate::kernel::owners::{self, Owner, Owners};
@@ -17,11 +17,11 @@ use crate::kernel::sock_diag::{Listener, SockDiag};
 use srv_steer::balance::{coefficient_of_variation, max_over_mean};
 
 impl AttachedStatus {
-    /// What this user's agent says of a group; without an agent, what the kernel shows.
+    /// The status of a group from the agent of this user; without an agent, from the kernel.
     ///
     /// # Errors
-    /// What the kernel says.
-    pub fn of(target: &Target, diag: &mut SockDiag) -> anyhow::Result<Self> {
+    /// The kernel's error.
+    pub(crate) fn of(target: &Target, diag: &mut SockDiag) -> anyhow::Result<Self> {
         let (records, _) = lock::records()?;
         let is_its = |record: &&Record| {
             (record.address, record.namespace) == (target.address, target.namespace)
@@ -33,17 +33,17 @@ impl AttachedStatus {
         let mut status = Self::of_kernel(target, diag)?;
         match record {
             Some(record) if is_of_group(record, &status) => status.was_left(record),
-            _ => status.program = not_ours(status.listeners.len()),
+            _ => status.program = without_agent(not_ours(status.listeners.len())),
         }
         Ok(status)
     }
 
-    /// Looks at a group: its queues, which process owns what, and how many connections
-    /// each process has. What only an agent can tell stays `None`.
+    /// The status of a group from the kernel: its queues, the owners of its sockets, and how many
+    /// connections each process has. Fields that only an agent knows are `None`.
     ///
     /// # Errors
-    /// What the kernel says.
-    pub fn of_kernel(target: &Target, diag: &mut SockDiag) -> anyhow::Result<Self> {
+    /// The kernel's error.
+    pub(crate) fn of_kernel(target: &Target, diag: &mut SockDiag) -> anyhow::Result<Self> {
         let sockets = diag.listeners_on(target.address)?;
         let owners = Owners::of(&sockets.iter().map(|socket| socket.inode).collect());
         let connections = open_connections(target.address, diag, &owners)?;
@@ -55,13 +55,7 @@ impl AttachedStatus {
             server: owners.command().unwrap_or_default().to_owned(),
             agent: None,
             policy: None,
-            program: AttachedProgram {
-                attached: None,
-                why_not: None,
-                runs: None,
-                steered: None,
-                fallbacks: None,
-            },
+            program: without_agent(Attachment::Unknown(NOT_TOLD.to_owned())),
             signals: None,
             balance: balance(&listeners),
             listeners,
@@ -69,8 +63,8 @@ impl AttachedStatus {
         })
     }
 
-    /// As lines of `srv sockets`.
-    pub fn sockets(&self) -> Vec<SocketStatus> {
+    /// The lines for `srv sockets`.
+    pub(crate) fn sockets(&self) -> Vec<SocketStatus> {
         let socket = |listener: &AttachedListener| SocketStatus {
             listen: self.listen,
             slot: listener.slot,
@@ -86,12 +80,12 @@ impl AttachedStatus {
     }
 }
 
-/// All groups of other servers that this user's agents steer, or steered when
-/// they were killed or left; and why a record of one cannot be read.
+/// All attached groups of this user: those that an agent steers, and those whose agent was killed
+/// or has left the program. Also the reason for each record that cannot be read.
 ///
 /// # Errors
 /// The runtime directory cannot be read.
-pub fn all() -> anyhow::Result<(Vec<AttachedStatus>, Vec<anyhow::Error>)> {
+pub(crate) fn all() -> anyhow::Result<(Vec<AttachedStatus>, Vec<anyhow::Error>)> {
     let (records, unreadable) = lock::records()?;
     Ok((records.iter().filter_map(of_record).collect(), unreadable))
 }
@@ -100,7 +94,7 @@ fn of_record(record: &Record) -> Option<AttachedStatus> {
     of_agent(record).or_else(|| left_alone(record).ok().flatten())
 }
 
-/// What the agent answers that wrote this record; `None` if it has ended.
+/// The answer of the agent that wrote this record; `None` if the agent has ended.
 fn of_agent(record: &Record) -> Option<AttachedStatus> {
     let path = record.control.as_deref()?;
     match ask(Some(path), &Request::Status) {
@@ -109,8 +103,8 @@ fn of_agent(record: &Record) -> Option<AttachedStatus> {
     }
 }
 
-/// What can be told of a group whose agent has left or was killed; `None` once
-/// none of its sockets is there any more, and with them the program.
+/// The status of a group whose agent has left or was killed. `None` if all its sockets are closed,
+/// since then the program is gone, too.
 fn left_alone(record: &Record) -> anyhow::Result<Option<AttachedStatus>> {
     let Some(target) = Target::in_namespace(record.address, record.namespace)? else {
         return Ok(None);
@@ -130,40 +124,53 @@ fn is_of_group(record: &Record, status: &AttachedStatus) -> bool {
 }
 
 impl AttachedStatus {
-    /// An agent attached the recorded program and has left it, or was killed.
+    /// Adds what the record of an agent tells that has left the program, or was killed.
     fn was_left(&mut self, record: &Record) {
         let is_loaded = programs().map(|ids| ids.contains(&record.program));
-        self.program.attached = is_loaded;
-        self.program.why_not = match is_loaded {
-            Some(true) => None,
-            Some(false) => Some("its program is gone".to_owned()),
-            None => Some("the kernel does not list its programs to this user".to_owned()),
+        self.program.attachment = match is_loaded {
+            Some(true) => Attachment::Attached,
+            Some(false) => Attachment::NotAttached(
+                "the program that was attached is no longer loaded".to_owned(),
+            ),
+            None => Attachment::Unknown(
+                "the kernel lists programs only to a process that has CAP_SYS_ADMIN (sudo)"
+                    .to_owned(),
+            ),
         };
         self.policy = (is_loaded != Some(false)).then(|| record.policy.clone());
     }
 }
 
-/// Where this user has attached nothing.
-fn not_ours(listeners: usize) -> AttachedProgram {
-    let (attached, why_not) = match programs() {
-        _ if listeners < 2 => (Some(false), "one socket leaves nothing to choose between"),
-        Some(ids) if ids.is_empty() => (Some(false), "no program of this kind is loaded"),
-        _ => (
-            None,
-            "nothing of this user's is attached, and the kernel does not tell what others attached",
-        ),
-    };
+/// Why it is unknown what is attached to a group that no agent of this user steers.
+const NOT_TOLD: &str =
+    "this user has attached nothing, and the kernel does not tell what others attached";
+
+/// Whether a program is attached to a group to which this user has attached nothing.
+fn not_ours(listeners: usize) -> Attachment {
+    match programs() {
+        _ if listeners < 2 => {
+            Attachment::NotAttached("with one socket there is nothing to choose between".into())
+        }
+        Some(ids) if ids.is_empty() => {
+            Attachment::NotAttached("no program of this kind is loaded".into())
+        }
+        _ => Attachment::Unknown(NOT_TOLD.to_owned()),
+    }
+}
+
+/// A program whose counts are unknown, because no agent tells them.
+fn without_agent(attachment: Attachment) -> AttachedProgram {
     AttachedProgram {
-        attached,
-        why_not: Some(why_not.to_owned()),
+        attachment,
         runs: None,
         steered: None,
         fallbacks: None,
     }
 }
 
-/// The ids of all programs of this kind that the kernel has; `None` if it does not say
-/// (it takes CAP_SYS_ADMIN). It keeps a program as long as a group, or a process, has it.
+/// The ids of all select programs that the kernel has; `None` if the kernel does not list them to
+/// this process, which takes CAP_SYS_ADMIN. The kernel keeps a program as long as a group or a
+/// process has it.
 fn programs() -> Option<BTreeSet<u32>> {
     let programs = loaded_programs().collect::<Result<Vec<_>, _>>().ok()?;
     let is_select =
@@ -177,11 +184,11 @@ fn programs() -> Option<BTreeSet<u32>> {
     )
 }
 
-/// Open connections to `address`, by the process that has them.
+/// The number of open connections to `address` that each process has.
 ///
 /// # Errors
-/// What the kernel says.
-pub fn open_connections(
+/// The kernel's error.
+pub(crate) fn open_connections(
     address: SocketAddr,
     diag: &mut SockDiag,
     owners: &Owners,

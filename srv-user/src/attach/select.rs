@@ -1,5 +1,5 @@
-//! Loading the select program for attached servers in the cheapest form that the
-//! running kernel and this process's capabilities allow.
+//! Loading the select program for attached servers in the cheapest form that the running kernel
+//! and the capabilities of this process allow.
 
 use anyhow::{Context as _, ensure};
 use aya::Ebpf;
@@ -8,28 +8,29 @@ use srv_common::attached::Offsets;
 use super::btf::Btf;
 use super::object;
 use super::offsets::{self, Readable};
-use super::signals::{Signal, Signals};
+use super::signals::Signals;
+use crate::control::attached::Signal;
 use srv_steer::program::{loader, program};
 
 /// The select program's name.
 pub const SELECT: &str = "steer_attached";
 
-const NEEDS: &str = "load the program for attached servers (needs Linux 5.12 or newer, CAP_BPF and \
-                     CAP_PERFMON; `srv doctor` says what is missing)";
+const NEEDS: &str = "load the program for attached servers (this needs Linux 5.12 or newer, \
+                     CAP_BPF and CAP_PERFMON; `srv doctor` says what is missing)";
 
-/// How the select program reads the kernel's memory, the best last.
+/// How the select program reads the kernel's memory; the best way is the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reads {
-    /// Not at all: then it knows nothing of queues and sleepers.
+    /// It reads nothing, so it knows neither queues nor sleeping workers.
     Nothing,
-    /// By `bpf_probe_read_kernel`, which costs some 70 ns each time.
+    /// It calls `bpf_probe_read_kernel`, which costs about 70 ns each time.
     ByHelper,
-    /// By plain loads, a few ns each (tried on Linux 6.18).
+    /// It uses plain loads, which cost a few ns each (measured on Linux 6.18).
     Directly,
 }
 
 impl Reads {
-    /// For people.
+    /// The name, for people.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
@@ -39,20 +40,20 @@ impl Reads {
     }
 }
 
-/// The object with its select program loaded.
+/// The object, with its select program loaded.
 pub struct Loaded {
-    /// All of it.
+    /// The whole object.
     pub ebpf: Ebpf,
-    /// How the program reads.
+    /// How the program reads the kernel's memory.
     pub reads: Reads,
-    /// What it can go by; the live connections are another program's.
+    /// Which signals it can go by. Another program counts live connections.
     pub signals: Signals,
 }
 
-/// Loads the program that reads `at_best` so, or else the next best.
+/// Loads the program that reads in the way `at_best`, or in the next best way that works.
 ///
 /// # Errors
-/// The kernel refuses even the one that reads nothing, or this build has none.
+/// The kernel refuses even the program that reads nothing, or this build carries no program.
 pub fn load(at_best: Reads) -> anyhow::Result<Loaded> {
     let kernel = Btf::of_kernel();
     let told = kernel.as_ref();
@@ -64,7 +65,7 @@ pub fn load(at_best: Reads) -> anyhow::Result<Loaded> {
     let mut signals = Signals {
         queues: queues.into(),
         sleep: sleep.into(),
-        live: Signal::Missing("not asked for yet".into()),
+        live: Signal::Missing("the program that counts connections is not loaded yet".into()),
     };
     if let Ok(kernel) = kernel
         && offsets != Offsets::default()
@@ -77,7 +78,7 @@ pub fn load(at_best: Reads) -> anyhow::Result<Loaded> {
                     signals,
                 });
             }
-            Err(error) => signals.nothing_is_read(&error),
+            Err(error) => signals.set_unreadable(&error),
         }
     }
     Ok(Loaded {
@@ -87,9 +88,12 @@ pub fn load(at_best: Reads) -> anyhow::Result<Loaded> {
     })
 }
 
-/// One that reads what `offsets` allow.
+/// Loads the program that reads the fields at `offsets`.
 fn reading(kernel: &Btf, offsets: Offsets, at_best: Reads) -> anyhow::Result<(Ebpf, Reads)> {
-    ensure!(at_best != Reads::Nothing, "nobody asked for it");
+    ensure!(
+        at_best != Reads::Nothing,
+        "the caller asked for a program that reads nothing"
+    );
     if at_best == Reads::Directly
         && let Ok(ebpf) = reading_directly(kernel, offsets)
     {

@@ -1,10 +1,15 @@
-//! What the programs for an attached server can go by, and why they cannot go by the rest.
+//! The signals that the programs for an attached server can go by, and why the others are
+//! missing. How a signal is told to others is [`crate::control::attached`]'s.
 
-/// Which of the kernel's own facts the program goes by. Each missing one says why.
+use std::collections::BTreeMap;
+
+use crate::control::attached::Signal;
+
+/// Which of the kernel's own facts the select program goes by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signals {
-    /// Accept queues, half-open connections and the group's size. Without it a
-    /// socket that joins the group is not noticed by the program.
+    /// Accept queues, half-open connections and the size of the group. If it is missing, the
+    /// program does not notice a socket that joins the group.
     pub queues: Signal,
     /// Whether a worker sleeps in `epoll_wait`.
     pub sleep: Signal,
@@ -12,20 +17,22 @@ pub struct Signals {
     pub live: Signal,
 }
 
-/// Whether something can be known.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Signal {
-    /// It is.
-    Known,
-    /// It is not, and why.
-    Missing(String),
-}
-
 impl Signals {
-    /// The kernel refused the program that reads its memory.
-    pub(super) fn nothing_is_read(&mut self, error: &anyhow::Error) {
+    /// By name.
+    pub fn named(&self) -> BTreeMap<String, Signal> {
+        [
+            ("queues", &self.queues),
+            ("sleep", &self.sleep),
+            ("live", &self.live),
+        ]
+        .map(|(name, signal)| (name.to_owned(), signal.clone()))
+        .into()
+    }
+
+    /// Records that the kernel refused the program that reads its memory.
+    pub(super) fn set_unreadable(&mut self, error: &anyhow::Error) {
         let why = format!(
-            "the kernel refuses to have its memory read: {}",
+            "the kernel refuses the program that reads its memory: {}",
             error.root_cause()
         );
         self.queues = Signal::Missing(why.clone());

@@ -1,14 +1,14 @@
-//! Another server's group as a plain text table. Pure.
+//! Text rendering of an attached group and of its workers. Pure.
 
 use std::fmt::Write as _;
 
 use super::rates::WorkerRate;
-use crate::control::attached::{AttachedListener, AttachedStatus};
+use crate::control::attached::{Activity, AttachedListener, AttachedStatus, Attachment, Signal};
 use crate::control::text::{counts, known, or_dash};
 use crate::output::table::table;
 
-/// The group, for people.
-pub fn group(status: &AttachedStatus) -> String {
+/// The group as text.
+pub(crate) fn group(status: &AttachedStatus) -> String {
     let agent = match status.agent {
         Some(pid) => format!("agent {pid}"),
         None => "no agent".to_owned(),
@@ -20,9 +20,9 @@ pub fn group(status: &AttachedStatus) -> String {
     let server = or_dash(!status.server.is_empty(), &status.server);
     let program = program(status);
     let mut text = format!("{} ({server}; {agent}{policy}): {program}\n", status.listen);
-    for (signal, why) in status.signals.iter().flatten() {
-        if why != "known" {
-            let _ = writeln!(text, "goes without {signal}: {why}");
+    for (signal, is_known) in status.signals.iter().flatten() {
+        if let Signal::Missing(why) = is_known {
+            let _ = writeln!(text, "goes without the signal {signal}: {why}");
         }
     }
     let header = [
@@ -41,8 +41,8 @@ pub fn group(status: &AttachedStatus) -> String {
     text
 }
 
-/// What each worker accepted in an interval.
-pub fn workers(workers: &[WorkerRate]) -> String {
+/// A table of the connections that each worker accepted in an interval.
+pub(crate) fn workers(workers: &[WorkerRate]) -> String {
     let header = [
         "pid",
         "thread",
@@ -68,20 +68,16 @@ pub fn workers(workers: &[WorkerRate]) -> String {
 
 fn program(status: &AttachedStatus) -> String {
     let program = &status.program;
-    let why = program
-        .why_not
-        .as_deref()
-        .unwrap_or("the reason is unknown");
-    let mut text = match program.attached {
-        Some(true) => "steered by the BPF program".to_owned(),
-        Some(false) => format!("not steered: {why}"),
-        None => format!("unknown whether it is steered: {why}"),
+    let mut text = match &program.attachment {
+        Attachment::Attached => "steered by the BPF program".to_owned(),
+        Attachment::NotAttached(why) => format!("not steered: {why}"),
+        Attachment::Unknown(why) => format!("unknown whether it is steered: {why}"),
     };
     if let (Some(runs), Some(steered)) = (program.runs, program.steered) {
         let _ = write!(text, "; {runs} runs, {steered} steered");
-    } else if program.attached == Some(true) {
-        text += "; its counts are unknown without an agent; it steers until the group's \
-                 sockets change, `srv detach` takes it off";
+    } else if program.attachment == Attachment::Attached {
+        text += "; without an agent its counts are unknown, and it steers until a socket joins or \
+                 leaves the group; `srv detach` removes it";
     }
     let fallbacks = counts(program.fallbacks.iter().flatten());
     if !fallbacks.is_empty() {
@@ -93,7 +89,7 @@ fn program(status: &AttachedStatus) -> String {
 fn balance(status: &AttachedStatus) -> String {
     let balance = &status.balance;
     let shares = match &balance.connections {
-        None => "connections: not known by socket".to_owned(),
+        None => "connections: unknown for each socket".to_owned(),
         Some(shares) => format!(
             "connections {}: CV {:.4}, max/mean {:.3}",
             shares.sum, shares.cv, shares.max_over_mean
@@ -104,7 +100,7 @@ fn balance(status: &AttachedStatus) -> String {
     if balance.empty_while_others_queue > 0 {
         let _ = writeln!(
             text,
-            "connections wait while {} of {} queues are empty",
+            "connections wait although {} of {} queues are empty",
             balance.empty_while_others_queue,
             status.listeners.len()
         );
@@ -118,7 +114,7 @@ fn row(listener: &AttachedListener) -> Vec<String> {
         known(listener.slot),
         or_dash(!workers.is_empty(), workers.join(",")),
         listener.owners.to_string(),
-        known(listener.sleep.as_ref()),
+        known(listener.sleep.map(Activity::name)),
         known(listener.steered),
         known(listener.live),
         listener.queued.to_string(),
@@ -140,7 +136,7 @@ mod tests {
             workers: vec![4712],
             owners: 3,
             steered: Some(800),
-            sleep: Some("busy".into()),
+            sleep: Some(Activity::Busy),
             live: Some(12),
             queued: 4,
             backlog: 511,
@@ -163,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_reads_like_this() {
+    fn the_text_of_a_group() {
         let status = AttachedStatus {
             listen: "127.0.0.1:8080".parse().unwrap(),
             namespace: 1,
@@ -171,15 +167,14 @@ mod tests {
             agent: Some(99),
             policy: Some("least".into()),
             program: AttachedProgram {
-                attached: Some(true),
-                why_not: None,
+                attachment: Attachment::Attached,
                 runs: Some(801),
                 steered: Some(800),
                 fallbacks: Some([("not_syn".into(), 1)].into()),
             },
             signals: Some(BTreeMap::from([
-                ("live".into(), "no BTF".into()),
-                ("sleep".into(), "known".into()),
+                ("live".into(), Signal::Missing("no BTF".into())),
+                ("sleep".into(), Signal::Known),
             ])),
             listeners: listeners(),
             half_open: 2,
@@ -198,12 +193,12 @@ mod tests {
             "\
 127.0.0.1:8080 (nginx; agent 99, policy least): steered by the BPF program; 801 runs, 800 steered
 left to the kernel's hash: 1 not_syn
-goes without live: no BTF
+goes without the signal live: no BTF
 slot  workers  owners  sleep  steered  live  queued  backlog  connections
    0     4712       3  busy       800    12       4      511           13
    -        -       3  -            -     -       0      511            -
 connections 13: CV 1.0000, max/mean 2.000; queued 4, half-open 2
-connections wait while 1 of 2 queues are empty
+connections wait although 1 of 2 queues are empty
 "
         );
     }

@@ -1,6 +1,6 @@
-//! Taking another process's listening socket for a moment, with `pidfd_getfd`.
-//! Nobody may keep what is taken: a copy that stays open keeps a dead worker's
-//! listener alive, and its share of the connections unanswered.
+//! Taking a listening socket of another process for a moment, with `pidfd_getfd`. The caller closes
+//! it at once: a copy that stays open keeps the listener of a dead worker open, and no process
+//! answers the connections that arrive there.
 
 use std::os::fd::{OwnedFd, RawFd};
 
@@ -12,12 +12,12 @@ use super::refusal::Refusal;
 use crate::kernel::owners::{Owner, Owners};
 use crate::kernel::sock_diag::Listener;
 
-/// A copy of `listener` from whichever of its owners gives it; to be dropped
-/// at once. `None` if it, or they, are gone.
+/// A copy of `listener`, from the first of its owners that this process may take it from. Drop it
+/// at once. `None` if the socket is closed or its owners have ended.
 ///
 /// # Errors
-/// The owners are there, but may not be asked.
-pub fn take(listener: &Listener, owners: &Owners) -> Result<Option<OwnedFd>, Refusal> {
+/// There are owners, but this process may not take the socket from any of them.
+pub(crate) fn take(listener: &Listener, owners: &Owners) -> Result<Option<OwnedFd>, Refusal> {
     let mut refused = None;
     for owner in owners.having(listener.inode) {
         match take_from(owner.pid, owner.sockets[&listener.inode], listener.cookie) {
@@ -38,7 +38,7 @@ fn take_from(pid: Pid, fd: RawFd, cookie: u64) -> Result<Option<OwnedFd>, Errno>
         )
     };
     match open() {
-        // The number may be another file's by now.
+        // The number may belong to another file by now.
         Ok(socket) => Ok(is_it(&socket, cookie)?.then_some(socket)),
         Err(Errno::SRCH | Errno::BADF) => Ok(None),
         Err(errno) => Err(errno),
@@ -48,7 +48,7 @@ fn take_from(pid: Pid, fd: RawFd, cookie: u64) -> Result<Option<OwnedFd>, Errno>
 fn is_it(file: &OwnedFd, cookie: u64) -> Result<bool, Errno> {
     match SockRef::from(file).cookie() {
         Ok(its) => Ok(its == cookie),
-        // Before Linux 4.12; what is no socket says ENOTSOCK.
+        // Linux before 4.12 has no SO_COOKIE. If the file is no socket, the error is ENOTSOCK.
         Err(error) if Errno::from_io_error(&error) == Some(Errno::NOPROTOOPT) => {
             Err(Errno::NOPROTOOPT)
         }
@@ -65,7 +65,7 @@ fn refusal(owner: &Owner, errno: Errno) -> Refusal {
             since: "5.6",
         },
         said @ Errno::NOPROTOOPT => Refusal::KernelTooOld {
-            tried: format!("tell a socket of {from} from others by SO_COOKIE"),
+            tried: format!("read SO_COOKIE of a socket of {from}"),
             said,
             since: "4.12",
         },

@@ -1,29 +1,29 @@
-//! Whether a server has the problem that steering solves: one line that says so, what
-//! would fix it, and an exit code for scripts. Pure.
+//! Whether a server has the problem that steering solves: a verdict of one line, the remedy, and an
+//! exit code for scripts. Pure.
 
 use serde::{Deserialize, Serialize};
 
 use super::rates::WorkerRate;
 
-/// What the interval showed.
+/// What was measured in an interval.
 #[derive(Clone, Debug)]
 pub struct Seen<'a> {
-    /// The workers with what they accepted.
+    /// The workers, with the connections that they accepted.
     pub workers: &'a [WorkerRate],
-    /// Why accepts are unknown; `None`: they are known.
+    /// Why accepts are unknown; `None` if they are known.
     pub unknown: Option<&'a str>,
-    /// The interval, in seconds.
+    /// The length of the interval, in seconds.
     pub seconds: f64,
-    /// How often the accept queues were looked at.
+    /// How often the accept queues were sampled.
     pub looks: u32,
-    /// In how many of these looks one socket's queue held connections for 20 ms while
-    /// another socket's was empty.
+    /// In how many samples the queue of one socket held connections for 20 ms while the queue of
+    /// another was empty.
     pub waiting: u32,
-    /// What to do about it; `None`: it is done already.
+    /// What would steer the server; `None` if it is steered already.
     pub fix: Option<&'a str>,
 }
 
-/// The judgement.
+/// The kind of a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Finding {
@@ -31,30 +31,30 @@ pub enum Finding {
     Even,
     /// One worker takes much more than its share.
     Uneven,
-    /// Connections wait at one worker's socket while another worker has none.
+    /// Connections wait at the socket of one worker while no connection waits at that of another.
     Waiting,
-    /// Too few connections came to judge.
+    /// Too few connections came for a verdict.
     Few,
-    /// There is one worker, so nothing is shared.
+    /// There is one worker, so there are no shares.
     OneWorker,
-    /// It is not known which worker accepts what.
+    /// It is unknown which worker accepts how many connections.
     Unknown,
 }
 
-/// The judgement in words.
+/// The verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// Which it is.
+    /// Its kind.
     pub finding: Finding,
     /// One line for people.
     pub text: String,
-    /// What to do; `None` where there is nothing to do, or it is done.
+    /// The remedy; `None` if none is needed.
     pub fix: Option<String>,
 }
 
 impl Finding {
-    /// The command's exit code: 0 if all is well, 3 if there is something to fix, 4 if
-    /// nothing can be said.
+    /// The exit code of the command: 0 if the workers share evenly, 3 if there is something to fix,
+    /// 4 if a verdict is not possible.
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Even => 0,
@@ -64,25 +64,27 @@ impl Finding {
     }
 }
 
-/// Fewer connections for each worker than this are too few.
+/// The fewest connections for each worker that allow a verdict.
 const ENOUGH_PER_WORKER: u64 = 20;
-/// A worker with more than so many times its even share has too much,
+/// A worker takes too much if it has more than this multiple of an even share, and if its number of
+/// connections is also more than [`DEVIATIONS`] above the mean.
 const TOO_MUCH: f64 = 1.5;
-/// if it also is so many standard deviations above what a fair draw gives.
+/// In standard deviations of a fair draw.
 const DEVIATIONS: f64 = 4.0;
-/// Connections wait in more looks than this share of all: one look may meet a burst.
+/// Connections wait if they do so in more than this share of all samples. A single sample may meet a
+/// burst.
 const WAITING_SHARE: f64 = 0.1;
 
 /// Judges an interval.
 pub fn judge(seen: &Seen<'_>) -> Verdict {
-    // Where the kernel is steered there is nothing to advise: a worker that became busy
-    // after a connection was assigned to it keeps that connection.
+    // If the server is steered, connections that wait are no finding: a worker that becomes busy
+    // after a connection was assigned to it keeps that connection, and there is no remedy.
     let can_fix = seen.fix.is_some();
     let waits = f64::from(seen.waiting) > WAITING_SHARE * f64::from(seen.looks);
     let (finding, text) = if can_fix && waits {
         let (waiting, looks) = (seen.waiting, seen.looks);
         let text = format!(
-            "in {waiting} of {looks} looks connections waited at one worker's socket for 20 ms while another's had none"
+            "in {waiting} of {looks} samples connections waited at the socket of one worker for 20 ms while none waited at the socket of another"
         );
         (Finding::Waiting, text)
     } else {
@@ -105,14 +107,14 @@ fn shares(seen: &Seen<'_>) -> (Finding, String) {
     if count < 2 {
         return (
             Finding::OneWorker,
-            "one worker serves here: nothing is shared".into(),
+            "there is one worker, so there is nothing to share".into(),
         );
     }
     let accepted: Vec<u64> = seen.workers.iter().filter_map(|row| row.accepted).collect();
     let sum: u64 = accepted.iter().sum();
     if sum < ENOUGH_PER_WORKER * count as u64 {
         let text = format!(
-            "{sum} connections in {:.1} s are too few to judge {count} workers by: observe for longer (--interval 30s)",
+            "{sum} connections in {:.1} s are too few for a verdict on {count} workers: observe for longer (--interval 30s)",
             seen.seconds
         );
         return (Finding::Few, text);
@@ -125,14 +127,14 @@ fn shares(seen: &Seen<'_>) -> (Finding, String) {
     let excess = most as f64 - mean;
     if most as f64 > TOO_MUCH * mean && excess > DEVIATIONS * mean.sqrt() {
         let text = format!(
-            "one of {count} workers took {:.0} % of {sum} connections, an even share is {even:.1} %",
+            "one of {count} workers accepted {:.0} % of {sum} connections, an even share is {even:.1} %",
             percent(most)
         );
         return (Finding::Uneven, text);
     }
     let (least, most) = (percent(least), percent(most));
     let text = format!(
-        "each of {count} workers took {least:.0} to {most:.0} % of {sum} connections, an even share is {even:.1} %"
+        "each of {count} workers accepted {least:.0} to {most:.0} % of {sum} connections, an even share is {even:.1} %"
     );
     (Finding::Even, text)
 }
@@ -171,7 +173,7 @@ mod tests {
         assert_eq!(verdict.finding, Finding::Uneven);
         assert_eq!(
             verdict.text,
-            "one of 8 workers took 61 % of 1000 connections, an even share is 12.5 %; fix: srv attach"
+            "one of 8 workers accepted 61 % of 1000 connections, an even share is 12.5 %; fix: srv attach"
         );
         assert_eq!(verdict.finding.exit_code(), 3);
     }
@@ -196,7 +198,7 @@ mod tests {
     fn connections_that_wait_beside_an_idle_worker_are_worse_than_uneven_shares() {
         let verdict = judged(&[100, 100], 5);
         assert_eq!(verdict.finding, Finding::Waiting);
-        assert!(verdict.text.contains("in 5 of 10 looks"), "{verdict:?}");
+        assert!(verdict.text.contains("in 5 of 10 samples"), "{verdict:?}");
         assert_eq!(judged(&[100, 100], 1).finding, Finding::Even, "one burst");
         let workers = workers(&[100, 100]);
         let steered = judge(&Seen {

@@ -14,23 +14,23 @@ use crate::attach::{agent, detach};
 use crate::logging;
 use crate::values::{ListenAddr, LogFormat, PolicyName, policies};
 
-/// What `srv attach` may be told.
+/// The arguments of `srv attach`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-What it needs: each worker of the server has a listening socket of its own \
-(SO_REUSEPORT), and this process CAP_SYS_PTRACE, CAP_BPF and CAP_PERFMON. \
-`srv doctor` says what is missing; docs/attach.md says more.
+Requirements: each worker of the server needs a listening socket of its own (SO_REUSEPORT). \
+srv attach needs CAP_SYS_PTRACE, CAP_BPF and CAP_PERFMON. `srv doctor` says what is missing. \
+docs/attach.md describes the setting of each server.
 
-Signals: SIGTERM, SIGINT and SIGQUIT detach and end it. SIGHUP (a terminal that is \
-closed, a reload), SIGUSR1 and SIGUSR2 have no effect.
+Signals: SIGTERM, SIGINT and SIGQUIT make srv attach detach the program and end. SIGHUP, \
+SIGUSR1 and SIGUSR2 have no effect.
 
-Exit codes: 0 after a stop by a signal (it has detached then), or if --once attached. 3 if \
-there is nothing to choose between: all workers share one socket (nothing is attached), or \
-with --once there is one socket (the program is attached, and a second socket changes \
-nothing without an agent). 1 if it could not attach for another reason. 2 if the command \
-line is wrong.")]
+Exit codes: 0 if a signal ended srv attach and it has detached, or if --once has attached. 1 if \
+srv could not attach. 2 if the command line is wrong. 3 if there is nothing to choose between. \
+Either all workers share one socket, and nothing is attached. Or, with --once, there is one \
+socket: the program is attached, but it does not choose after a second socket has joined, since \
+no agent tells it.")]
 pub struct AttachArgs {
-    /// Which group.
+    /// The group to attach to.
     #[command(flatten)]
     pub group: GroupArgs,
 
@@ -39,45 +39,45 @@ pub struct AttachArgs {
           help = policy_help())]
     pub policy: PolicyName,
 
-    /// Attach and exit; the program goes on, but nobody follows a reload: it
-    /// then leaves the choice to the kernel's hash
+    /// Attach and exit. If the server reloads afterwards, the kernel's hash chooses again
     #[arg(long, conflicts_with = "control")]
     pub once: bool,
 
-    /// End another agent of this group, or replace a program that somebody
-    /// else attached (which cannot be put back)
+    /// If another agent steers this group, end it. If another program is attached, replace it; srv
+    /// cannot restore that program
     #[arg(long)]
     pub take_over: bool,
 
-    /// Control socket to create [default: where `srv status` looks]
+    /// Control socket to create [default: a path that `srv status` finds]
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
 
-    /// Log to stderr as text or json
+    /// Format of the log on standard error: text or json
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log: LogFormat,
 }
 
-/// Which listener group of another server; by default the only one with several workers.
+/// The arguments that name a listener group of another server. The default is the only group that
+/// has several workers.
 #[derive(Debug, Args)]
 pub struct GroupArgs {
-    /// The exact address that the server listens on
+    /// The exact address on which the server listens
     #[arg(long, value_name = "ADDR", conflicts_with = "pid")]
     pub listen: Option<ListenAddr>,
 
-    /// The server, by the process id of its master or a worker
+    /// The process id of the server: of its master or of a worker
     #[arg(long, value_name = "PID", value_parser = process, conflicts_with = "netns")]
     pub pid: Option<Pid>,
 
-    /// Look in the network namespace of this process (needs CAP_SYS_ADMIN)
+    /// Search in the network namespace of this process (this needs CAP_SYS_ADMIN)
     #[arg(long, value_name = "PID", value_parser = process)]
     pub netns: Option<Pid>,
 }
 
-/// What `srv detach` may be told.
+/// The arguments of `srv detach`.
 #[derive(Debug, Args)]
 pub struct DetachArgs {
-    /// Which group.
+    /// The group to detach from.
     #[command(flatten)]
     pub group: GroupArgs,
 }
@@ -86,7 +86,7 @@ impl AttachArgs {
     /// Runs the command.
     ///
     /// # Errors
-    /// The reason why it cannot attach, with its mend.
+    /// The reason why srv cannot attach, with the remedy.
     pub fn run(&self) -> anyhow::Result<ExitCode> {
         match self.attach() {
             Err(error) if leaves_nothing_to_choose(&error) => {
@@ -121,7 +121,7 @@ impl DetachArgs {
     /// Runs the command.
     ///
     /// # Errors
-    /// The group cannot be reached.
+    /// srv cannot find the group or take a socket of it.
     pub fn run(&self) -> anyhow::Result<()> {
         println!("{}", detach::run(&self.group.target()?)?);
         Ok(())
@@ -129,10 +129,10 @@ impl DetachArgs {
 }
 
 impl GroupArgs {
-    /// The group that is meant.
+    /// The group that the arguments name.
     ///
     /// # Errors
-    /// There is no such process, or it is not clear which group is meant.
+    /// There is no such process, or the arguments fit no group or several.
     pub fn target(&self) -> anyhow::Result<Target> {
         match (self.listen, self.pid) {
             (Some(ListenAddr(address)), _) => Target::new(address, self.netns),
@@ -142,7 +142,7 @@ impl GroupArgs {
     }
 }
 
-/// The exit code where all workers share one socket, or there is one worker.
+/// The exit code if all workers share one socket, or if there is one worker.
 const NOTHING_TO_CHOOSE: u8 = 3;
 
 fn leaves_nothing_to_choose(error: &anyhow::Error) -> bool {

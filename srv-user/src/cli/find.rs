@@ -1,5 +1,5 @@
-//! Finding the server or agent that a command is meant for, without its control socket's
-//! path: by the address that it serves or steers, or because it is the only one.
+//! Finding the server or agent for a command if the user does not name a control socket: by the
+//! address that the server serves or the agent steers, or because it is the only one.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,10 +10,10 @@ use super::Server;
 use crate::attach::lock;
 use crate::control::{self, Reply, Request, ask, no_server, only_server};
 
-/// The control socket of the server or agent that is meant.
+/// The control socket of the server or agent that the arguments name.
 ///
 /// # Errors
-/// There is none, or there are several.
+/// No server or agent fits, or several do.
 pub fn one(server: &Server) -> anyhow::Result<PathBuf> {
     match (&server.control, server.listen) {
         (Some(path), _) => Ok(path.clone()),
@@ -22,7 +22,7 @@ pub fn one(server: &Server) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// That of the only server; where no server runs, that of the only agent.
+/// The control socket of the only server; if no server runs, of the only agent.
 fn only() -> anyhow::Result<PathBuf> {
     if let Some(path) = only_server()? {
         return Ok(path);
@@ -31,14 +31,17 @@ fn only() -> anyhow::Result<PathBuf> {
     match agents.len() {
         0 => Err(no_server()),
         1 => Ok(agents.remove(0).1),
-        _ => bail!("several agents run here, name one: {}", named(&agents)),
+        _ => bail!(
+            "several agents run on this machine: name one, {}",
+            named(&agents)
+        ),
     }
 }
 
-/// That of what serves or steers on this address.
+/// The control socket of the agent that steers this address, or of the server that serves it.
 ///
 /// # Errors
-/// Nothing of this user's does, or agents in several network namespaces do.
+/// No agent or server of this user does, or agents in several network namespaces do.
 pub fn on(address: SocketAddr) -> anyhow::Result<PathBuf> {
     let (mut here, others): (Vec<_>, Vec<_>) = agents()?
         .into_iter()
@@ -49,7 +52,7 @@ pub fn on(address: SocketAddr) -> anyhow::Result<PathBuf> {
             .map(|(_, path)| path.display().to_string())
             .collect();
         bail!(
-            "agents in several network namespaces steer {address}, name one: --control {}",
+            "agents in several network namespaces steer {address}: name one, --control {}",
             paths.join(" or --control ")
         );
     }
@@ -71,7 +74,7 @@ pub fn on(address: SocketAddr) -> anyhow::Result<PathBuf> {
     match found.is_empty() {
         true => Err(no_server()),
         false => bail!(
-            "nothing of yours serves or steers {address}, but: {}",
+            "no server or agent of this user serves or steers {address}; these addresses are: {}",
             named(&found)
         ),
     }

@@ -8,34 +8,37 @@ use clap::Args;
 use super::attach::GroupArgs;
 use crate::attach::observe::{self, ObserveOptions};
 
-/// What `srv observe` may be told.
+/// The arguments of `srv observe`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Accepts of a process are the connections that it closed in the interval and those that it \
-has open more. They are counted by local port; a connection that ends by a reset is not \
-counted. Of a process whose threads accept each by itself (HAProxy), each thread is shown \
-with what it closed. Counting takes CAP_BPF and CAP_PERFMON, seeing other users' processes \
-CAP_SYS_PTRACE; without the first two the verdict goes by accept queues alone.
+The number of accepts of a process is the number of connections that it closed in the interval, \
+plus the growth of the number that it has open. srv observe counts by local port. It does not \
+count a connection that ends by a reset. If each thread of a process accepts by itself \
+(HAProxy), it shows each thread with the connections that the thread closed.
 
-Exit codes, of the last report: 0 if the workers share evenly; 3 if one takes much more than its \
-share, or connections wait at one worker's socket while another's queue is empty; 4 if \
-too few connections came to judge, there is one worker, or accepts cannot be counted. \
-1 if the server cannot be observed, 2 if the command line is wrong. SIGTERM and SIGINT \
-end it.")]
+Requirements: to count, srv observe needs CAP_BPF and CAP_PERFMON. Without them the verdict goes \
+by the accept queues alone. To see the processes of other users, it needs CAP_SYS_PTRACE.
+
+Signals: SIGTERM and SIGINT end srv observe.
+
+Exit codes, for the last report: 0 if the workers share evenly. 1 if srv cannot observe the \
+server. 2 if the command line is wrong. 3 if one worker accepts much more than its share, or if \
+connections wait at the socket of one worker while the queue of another is empty. 4 if a verdict \
+is not possible: too few connections came, there is one worker, or srv cannot count accepts.")]
 pub struct ObserveArgs {
-    /// Which server [default: the only one that listens with several workers]
+    /// The server to observe.
     #[command(flatten)]
     pub group: GroupArgs,
 
-    /// Length of a report's interval, such as 10s
+    /// Interval of each report, such as 10s
     #[arg(long, value_name = "TIME", default_value = "1s")]
     pub interval: humantime::Duration,
 
-    /// One report, after one interval
+    /// Print one report after one interval, and exit
     #[arg(long)]
     pub once: bool,
 
-    /// Print JSON, one report a line
+    /// Print JSON, one line for each report
     #[arg(long)]
     pub json: bool,
 }

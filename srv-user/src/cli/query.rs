@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{Query, Server, StatusArgs, find};
 use crate::attach::report;
 use crate::attach::table;
-use crate::control::attached::AttachedStatus;
+use crate::control::attached::{AttachedStatus, Attachment};
 use crate::control::text;
 use crate::control::{self, Reply, Request, SocketStatus, Status, ask, no_server};
 use crate::output::json;
@@ -88,7 +88,7 @@ pub fn status(query: &StatusArgs) -> anyhow::Result<ExitCode> {
     let own = own.map(|group| group.program.attached);
     let others = attached
         .iter()
-        .map(|status| status.program.attached == Some(true));
+        .map(|status| status.program.attachment == Attachment::Attached);
     let code = match own.chain(others).all(|is_steered| is_steered) {
         false if query.strict => ExitCode::from(3),
         _ => ExitCode::SUCCESS,

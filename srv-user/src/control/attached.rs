@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use srv_common::attached::Sleep;
 
 /// Another server's group.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,8 +22,8 @@ pub struct AttachedStatus {
     pub policy: Option<String>,
     /// The BPF program.
     pub program: AttachedProgram,
-    /// What it goes by: `known`, or why not; `None` where no agent tells.
-    pub signals: Option<BTreeMap<String, String>>,
+    /// The signals that it goes by, by name; `None` if no agent tells.
+    pub signals: Option<BTreeMap<String, Signal>>,
     /// Socket by socket.
     pub listeners: Vec<AttachedListener>,
     /// Handshakes that wait for their last packet, of all sockets together.
@@ -34,10 +35,9 @@ pub struct AttachedStatus {
 /// The BPF program of another server's group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachedProgram {
-    /// Whether it decides now; `None`: unknown.
-    pub attached: Option<bool>,
-    /// If it does not, or that is unknown: why.
-    pub why_not: Option<String>,
+    /// Whether it decides now.
+    #[serde(flatten)]
+    pub attachment: Attachment,
     /// Runs so far: those that steered and those that fell back. Like the two below
     /// `None` where no agent tells.
     pub runs: Option<u64>,
@@ -45,6 +45,117 @@ pub struct AttachedProgram {
     pub steered: Option<u64>,
     /// Runs that left the choice to the kernel's hash, by reason.
     pub fallbacks: Option<BTreeMap<String, u64>>,
+}
+
+/// Whether a program decides for a group. In JSON two fields: `attached`, which is null if that
+/// is unknown, and `why_not`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "AttachmentFields", into = "AttachmentFields")]
+pub enum Attachment {
+    /// The program decides.
+    Attached,
+    /// No program decides; the reason.
+    NotAttached(String),
+    /// This user cannot tell; the reason.
+    Unknown(String),
+}
+
+#[derive(Serialize, Deserialize)]
+struct AttachmentFields {
+    attached: Option<bool>,
+    why_not: Option<String>,
+}
+
+impl From<AttachmentFields> for Attachment {
+    fn from(fields: AttachmentFields) -> Self {
+        let why = || {
+            fields
+                .why_not
+                .unwrap_or_else(|| "the reason is unknown".into())
+        };
+        match fields.attached {
+            Some(true) => Self::Attached,
+            Some(false) => Self::NotAttached(why()),
+            None => Self::Unknown(why()),
+        }
+    }
+}
+
+impl From<Attachment> for AttachmentFields {
+    fn from(attachment: Attachment) -> Self {
+        let (attached, why_not) = match attachment {
+            Attachment::Attached => (Some(true), None),
+            Attachment::NotAttached(why) => (Some(false), Some(why)),
+            Attachment::Unknown(why) => (None, Some(why)),
+        };
+        Self { attached, why_not }
+    }
+}
+
+/// Whether the program knows a signal. In JSON `known`, or the reason why it is missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Signal {
+    /// The program goes by it.
+    Known,
+    /// The program goes without it; the reason.
+    Missing(String),
+}
+
+impl From<String> for Signal {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "known" => Self::Known,
+            _ => Self::Missing(text),
+        }
+    }
+}
+
+impl From<Signal> for String {
+    fn from(signal: Signal) -> Self {
+        match signal {
+            Signal::Known => "known".into(),
+            Signal::Missing(why) => why,
+        }
+    }
+}
+
+/// What the worker of a listener did when the program last looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activity {
+    /// It slept in `epoll_wait`.
+    Asleep,
+    /// It did something else.
+    Busy,
+    /// No process waited for the listener any more.
+    Gone,
+    /// The program could not tell. A state that a later version adds is this one, too.
+    #[serde(other)]
+    Unknown,
+}
+
+impl From<Sleep> for Activity {
+    fn from(sleep: Sleep) -> Self {
+        match sleep {
+            Sleep::Asleep => Self::Asleep,
+            Sleep::Busy => Self::Busy,
+            Sleep::Gone => Self::Gone,
+            Sleep::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl Activity {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Asleep => "asleep",
+            Self::Busy => "busy",
+            Self::Gone => "gone",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// One of its sockets.
@@ -58,9 +169,8 @@ pub struct AttachedListener {
     pub owners: usize,
     /// Connections that the program assigned to it; `None` where no agent tells.
     pub steered: Option<u64>,
-    /// `asleep`, `busy`, `gone` or `unknown`: its worker, when the program last
-    /// looked; `None` where no agent tells.
-    pub sleep: Option<String>,
+    /// What its worker did when the program last looked; `None` if no agent tells.
+    pub sleep: Option<Activity>,
     /// Live connections that came through it since it was attached; `None` where no
     /// agent tells, or they are not counted.
     pub live: Option<u64>,
@@ -82,7 +192,7 @@ pub struct AttachedListener {
 /// How evenly open connections are shared, and what waits.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Balance {
-    /// Open connections; `None` where nobody knows which socket they came by.
+    /// Open connections; `None` if it is unknown which socket they came by.
     pub connections: Option<Shares>,
     /// Connections that wait in accept queues.
     pub queued: u64,
@@ -100,4 +210,53 @@ pub struct Shares {
     pub cv: f64,
     /// The most over the mean; 1 is even.
     pub max_over_mean: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Scripts, and srv of another version, read these fields.
+    #[test]
+    fn types_are_the_same_strings_and_flags_in_json_as_ever() {
+        for (attachment, fields) in [
+            (
+                Attachment::Attached,
+                json!({"attached": true, "why_not": null}),
+            ),
+            (
+                Attachment::NotAttached("no socket".into()),
+                json!({"attached": false, "why_not": "no socket"}),
+            ),
+            (
+                Attachment::Unknown("no agent".into()),
+                json!({"attached": null, "why_not": "no agent"}),
+            ),
+        ] {
+            assert_eq!(serde_json::to_value(&attachment).unwrap(), fields);
+            let read: Attachment = serde_json::from_value(fields).unwrap();
+            assert_eq!(read, attachment);
+        }
+        for (signal, text) in [
+            (Signal::Known, json!("known")),
+            (Signal::Missing("no BTF".into()), json!("no BTF")),
+        ] {
+            assert_eq!(serde_json::to_value(&signal).unwrap(), text);
+            assert_eq!(serde_json::from_value::<Signal>(text).unwrap(), signal);
+        }
+        for activity in [
+            Activity::Asleep,
+            Activity::Busy,
+            Activity::Gone,
+            Activity::Unknown,
+        ] {
+            let text = json!(activity.name());
+            assert_eq!(serde_json::to_value(activity).unwrap(), text);
+            assert_eq!(serde_json::from_value::<Activity>(text).unwrap(), activity);
+        }
+        let later: Activity = serde_json::from_value(json!("dreams")).unwrap();
+        assert_eq!(later, Activity::Unknown);
+    }
 }

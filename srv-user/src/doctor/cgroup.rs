@@ -1,16 +1,16 @@
-//! How much CPU time the cgroups above a process leave it, in either version of cgroups.
+//! How much CPU time the cgroups above a process allow it, in both versions of cgroups.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where the cgroup v2 hierarchy is mounted, by the text of `/proc/self/mounts`.
-pub fn v2_mount(mounts: &str) -> Option<PathBuf> {
+/// The mount point of the cgroup v2 hierarchy, from the text of `/proc/self/mounts`.
+pub(crate) fn v2_mount(mounts: &str) -> Option<PathBuf> {
     mount(mounts, |kind, _| kind == "cgroup2")
 }
 
-/// CPU time per time: the tightest quota between a process's cgroup, as the text of its
-/// `/proc/PID/cgroup` names it, and the root. `None` without a quota.
-pub fn cpu_quota(mounts: &str, cgroups: &str) -> Option<f64> {
+/// CPU time per time: the lowest quota of the cgroups from the cgroup of a process up to the root.
+/// `cgroups` is the text of its `/proc/PID/cgroup`. `None` if there is no quota.
+pub(crate) fn cpu_quota(mounts: &str, cgroups: &str) -> Option<f64> {
     let v2 = || {
         let path = cgroups.lines().find_map(|line| line.strip_prefix("0::"))?;
         tightest(&v2_mount(mounts)?, path, v2_quota)
@@ -25,7 +25,7 @@ pub fn cpu_quota(mounts: &str, cgroups: &str) -> Option<f64> {
         })?;
         tightest(&mount, path, v1_quota)
     };
-    // Mounted both, as "hybrid" systems do, the controller is in one of them.
+    // A "hybrid" system mounts both versions. The controller is in one of them.
     [v2(), v1()].into_iter().flatten().reduce(f64::min)
 }
 
@@ -47,14 +47,14 @@ fn tightest(mount: &Path, path: &str, quota: fn(&Path) -> Option<f64>) -> Option
     upwards.filter_map(quota).reduce(f64::min)
 }
 
-/// `cpu.max`: quota and period, or `max` and the period.
+/// The quota in `cpu.max`, which has a quota and a period, or `max` and a period.
 fn v2_quota(folder: &Path) -> Option<f64> {
     let text = fs::read_to_string(folder.join("cpu.max")).ok()?;
     let (quota, period) = text.trim().split_once(' ')?;
     Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
 }
 
-/// `cpu.cfs_quota_us`, -1 without one, and `cpu.cfs_period_us`.
+/// The quota in `cpu.cfs_quota_us` (-1 if there is none) and `cpu.cfs_period_us`.
 fn v1_quota(folder: &Path) -> Option<f64> {
     let number = |name: &str| -> Option<f64> {
         let text = fs::read_to_string(folder.join(name)).ok()?;
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(quota(own), None);
         write(&inner, "50000\n");
         assert_eq!(quota(own), Some(0.5));
-        // In a container the mount is its own cgroup, whatever the path says.
+        // In a container the mount is the cgroup of the container, although the path is another.
         write(mount.path(), "150000\n");
         assert_eq!(quota("4:cpu,cpuacct:/kubepods/pod1\n"), Some(1.5));
     }

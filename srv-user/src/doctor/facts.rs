@@ -1,4 +1,4 @@
-//! What there is to know about this machine. Reads; judges nothing.
+//! The facts about this machine. This module reads them and judges nothing.
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,8 +13,7 @@ use crate::kernel::openat2::openat2_refusal;
 use crate::serve::rehearsal;
 use crate::serve::sandbox::{User, paths, syscalls};
 
-/// What was found. A field that is an `Option` is `None` where the machine
-/// does not say.
+/// The facts. An `Option` is `None` if the machine does not tell.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// Whether the BPF program loads.
@@ -23,25 +22,26 @@ pub struct Facts {
     pub release: String,
     /// Its first two numbers; zeros if it has none.
     pub version: (u32, u32),
-    /// The kernel describes its own types.
+    /// Whether the kernel describes its types.
     pub has_btf: bool,
-    /// Another process's socket can be asked for (`pidfd_getfd`, Linux 5.6).
+    /// Whether the kernel can copy a socket from another process (`pidfd_getfd`, Linux 5.6).
     pub has_pidfd_getfd: bool,
     /// `kernel.yama.ptrace_scope`.
     pub ptrace_scope: Option<u32>,
     /// Effective capabilities.
     pub capabilities: CapabilitySet,
-    /// Not in a user namespace of its own, where capabilities count for little.
+    /// Whether this process is in the initial user namespace. In another one, capabilities do not
+    /// count for BPF.
     pub is_initial_user_namespace: bool,
     /// `kernel.unprivileged_bpf_disabled`.
     pub unprivileged_bpf_disabled: Option<u32>,
-    /// Soft `RLIMIT_MEMLOCK`, bytes; `None` is unlimited.
+    /// Soft `RLIMIT_MEMLOCK` in bytes; `None` is unlimited.
     pub memlock_bytes: Option<u64>,
     /// Soft `RLIMIT_NOFILE`; `None` is unlimited.
     pub open_files_soft: Option<u64>,
-    /// The hard one, to which srv raises the soft one; `None` is unlimited.
+    /// Hard `RLIMIT_NOFILE`, to which srv raises the soft one; `None` is unlimited.
     pub open_files: Option<u64>,
-    /// Why `openat2` cannot be called; `None`: it can.
+    /// Why `openat2` cannot be called; `None` if it can be called.
     pub openat2_refusal: Option<String>,
     /// `net.core.somaxconn`.
     pub somaxconn: Option<u32>,
@@ -59,41 +59,41 @@ pub struct Facts {
     pub ip_local_port_range: Option<(u16, u16)>,
     /// `net.ipv4.ip_unprivileged_port_start`.
     pub ip_unprivileged_port_start: Option<u32>,
-    /// CPUs that are on.
+    /// CPUs that are online.
     pub cpus_online: u32,
     /// CPUs that this process may run on (affinity, cpuset).
     pub cpus_allowed: u32,
-    /// CPU time per time, from the tightest quota above this process: `cpu.max`, or
-    /// `cpu.cfs_quota_us` of cgroup v1.
+    /// CPU time per time: the lowest quota of the cgroups of this process (`cpu.max`, or
+    /// `cpu.cfs_quota_us` of cgroup v1).
     pub cpu_quota: Option<f64>,
-    /// Workers that `srv serve` would start.
+    /// Workers that `srv serve` starts by default.
     pub default_workers: u32,
-    /// Where the cgroup v2 hierarchy is mounted.
+    /// The mount point of the cgroup v2 hierarchy.
     pub cgroup2: Option<PathBuf>,
-    /// The container's kind, by the signs that it leaves.
+    /// The kind of container in which this process runs, if it shows any sign of one.
     pub container: Option<String>,
-    /// This process is its namespace's first.
+    /// Whether this process has the process id 1 in its namespace.
     pub is_pid_1: bool,
-    /// The network namespace is PID 1's.
+    /// Whether this process is in the network namespace of process 1.
     pub is_network_of_pid_1: Option<bool>,
-    /// A seccomp filter watches this process's system calls.
+    /// Whether a seccomp filter restricts the system calls of this process.
     pub has_seccomp_filter: bool,
-    /// Whom workers would run as by default, or why they cannot be nobody.
+    /// The user id of the workers by default, or why they cannot run as the user `nobody`.
     pub worker_user: Result<u32, String>,
-    /// Workers can be confined to the system calls that they need.
+    /// Whether workers can be restricted to the system calls that they need.
     pub filters_system_calls: bool,
-    /// Landlock's ABI, 0 if the kernel has none.
+    /// The ABI of Landlock; 0 if the kernel has no Landlock.
     pub landlock_abi: u32,
 }
 
-/// Whether the BPF program loads here.
+/// Whether the BPF program loads on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProgramState {
-    /// It does.
+    /// The program loads.
     Loads,
-    /// It does not; what the loader said.
+    /// The program does not load; the error of the loader.
     Refused(String),
-    /// The binary was built without it.
+    /// The binary was built without the program.
     NotBuilt,
 }
 
@@ -161,7 +161,8 @@ fn worker_user() -> Result<u32, String> {
     possible.map_err(|error| format!("{error:#}"))
 }
 
-/// Asks this very process for a descriptor that it cannot have.
+/// Calls `pidfd_getfd` for a descriptor that this process cannot have: the error tells whether the
+/// kernel has the call.
 fn has_pidfd_getfd() -> bool {
     let ask = || {
         let this = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
@@ -212,7 +213,7 @@ fn maps_every_user(uid_map: &str) -> bool {
     uid_map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
-/// podman and systemd-nspawn set `container`; docker leaves a file.
+/// podman and systemd-nspawn set the variable `container`; docker creates a file.
 fn container() -> Option<String> {
     if let Some(kind) = std::env::var("container")
         .ok()
@@ -230,7 +231,7 @@ fn container() -> Option<String> {
         .map(|(_, kind)| kind.into())
 }
 
-/// PID 1's link is readable only with the right to trace it.
+/// `None` if this process may not read the link of process 1, which needs the right to trace it.
 fn is_network_of_pid_1() -> Option<bool> {
     let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
     Some(namespace("self")? == namespace("1")?)
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_says_something() {
+    fn this_machine_has_facts() {
         let facts = Facts::gather(ProgramState::NotBuilt);
         assert!(facts.version > (3, 0), "{}", facts.release);
         assert!(facts.cpus_allowed >= 1 && facts.cpus_allowed <= facts.cpus_online);

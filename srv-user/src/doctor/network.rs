@@ -1,12 +1,12 @@
-//! The network's settings: what bounds queues, and which ports are free.
+//! The lines about network settings: limits of queues, and which ports are free.
 
 use rustix::thread::CapabilitySet;
 
 use super::{Check, Condition, Facts};
 use crate::serve::config::{BACKLOG, LISTEN};
 
-/// The lines about them.
-pub fn checks(facts: &Facts) -> Vec<Check> {
+/// The lines about network settings.
+pub(crate) fn checks(facts: &Facts) -> Vec<Check> {
     vec![
         somaxconn(facts),
         syn_cookies(facts),
@@ -26,7 +26,9 @@ fn somaxconn(facts: &Facts) -> Check {
             Condition::Degraded,
             name,
             limit.to_string(),
-            format!("accept queues hold {limit} connections, not {BACKLOG}: bursts lose SYNs"),
+            format!(
+                "an accept queue holds {limit} connections instead of {BACKLOG}, so the kernel drops SYNs in a burst"
+            ),
             set(name, BACKLOG),
         ),
         limit => Check::ok(name, shown(limit)),
@@ -46,9 +48,9 @@ fn syn_cookies(facts: &Facts) -> Check {
         Some(2) => Check::lacks(
             Condition::Degraded,
             name,
-            "2: every connection begins with a cookie",
-            "less exact steering: at the ACK that brings a cookie back, connections that wait are \
-             not counted",
+            "2: each connection begins with a SYN cookie",
+            "steering is less exact: for an ACK that brings a SYN cookie back, srv does not count the \
+             connections that wait",
             set(name, 1),
         ),
         value => Check::ok(name, shown(value)),
@@ -58,12 +60,14 @@ fn syn_cookies(facts: &Facts) -> Check {
 fn syn_backlog(facts: &Facts) -> Check {
     let name = "net.ipv4.tcp_max_syn_backlog";
     match (facts.tcp_max_syn_backlog, facts.tcp_syncookies) {
-        // With cookies, the listener's own backlog is the limit.
+        // With SYN cookies, the backlog of the listener is the limit.
         (Some(limit), Some(0)) if limit < BACKLOG => Check::lacks(
             Condition::Degraded,
             name,
             limit.to_string(),
-            format!("without SYN cookies, {limit} half-open connections a socket, not {BACKLOG}"),
+            format!(
+                "without SYN cookies, a socket holds {limit} half-open connections instead of {BACKLOG}"
+            ),
             set(name, BACKLOG),
         ),
         (limit, _) => Check::ok(name, shown(limit)),
@@ -77,7 +81,7 @@ fn abort_on_overflow(facts: &Facts) -> Check {
             Condition::Degraded,
             name,
             value.to_string(),
-            "a client whose handshake meets a full accept queue is reset, where it would try again",
+            "if the accept queue is full when a handshake completes, the kernel resets the client; with 0 the client tries again",
             set(name, 0),
         ),
         value => Check::ok(name, shown(value)),
@@ -85,17 +89,17 @@ fn abort_on_overflow(facts: &Facts) -> Check {
 }
 
 fn migration(facts: &Facts) -> Check {
-    // srv's master keeps its listeners open, so that nothing needs to migrate.
+    // The master keeps the listeners open, so no connection has to migrate.
     Check::ok(
         "net.ipv4.tcp_migrate_req",
         format!(
-            "{}; srv serve needs no migration",
+            "{}; srv serve does not need migration",
             shown(facts.tcp_migrate_req)
         ),
     )
 }
 
-/// In `tcp_fastopen`: the server's half.
+/// The bit of `tcp_fastopen` for servers.
 const FAST_OPEN_SERVER: u32 = 2;
 
 fn fast_open(facts: &Facts) -> Check {
@@ -107,7 +111,7 @@ fn fast_open(facts: &Facts) -> Check {
     let on = value | FAST_OPEN_SERVER;
     Check::ok(
         name,
-        format!("{value}: --fast-open would need {on} ({})", set(name, on)),
+        format!("{value}: --fast-open needs {on} ({})", set(name, on)),
     )
 }
 
@@ -119,7 +123,9 @@ fn local_ports(facts: &Facts) -> Check {
             Condition::Degraded,
             name,
             format!("{first} to {last}"),
-            format!("an outgoing connection may hold port {port} when srv wants to listen there"),
+            format!(
+                "an outgoing connection can use port {port} at the moment when srv starts to listen on it"
+            ),
             set("net.ipv4.ip_local_reserved_ports", port.into()),
         ),
         Some((first, last)) => Check::ok(name, format!("{first} to {last}")),
@@ -131,12 +137,12 @@ fn low_ports(facts: &Facts) -> Check {
     let name = "ports below 1024";
     let first = facts.ip_unprivileged_port_start.unwrap_or(1024);
     if facts.capabilities.contains(CapabilitySet::NET_BIND_SERVICE) || first == 0 {
-        return Check::ok(name, "may be listened on");
+        return Check::ok(name, "srv may listen on them");
     }
-    // Nothing is lost unless such a port is asked for.
+    // Nothing is lost unless the user asks for such a port.
     Check::ok(
         name,
-        format!("below {first} only with CAP_NET_BIND_SERVICE"),
+        format!("srv may listen on a port below {first} only with CAP_NET_BIND_SERVICE"),
     )
 }
 
@@ -145,7 +151,9 @@ fn set(name: &str, value: u32) -> String {
 }
 
 fn shown(value: Option<u32>) -> String {
-    value.map_or("not there".into(), |value| value.to_string())
+    value.map_or("this kernel does not have it".into(), |value| {
+        value.to_string()
+    })
 }
 
 #[cfg(test)]
@@ -164,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn cookies_should_come_only_under_pressure() {
+    fn syn_cookies_are_degraded_unless_they_come_only_under_pressure() {
         for value in [0, 2] {
             let check = only_lack(|facts| {
                 facts.tcp_syncookies = Some(value);
@@ -199,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_port_should_not_be_among_the_ephemeral_ones() {
+    fn a_default_port_among_the_ephemeral_ones_is_degraded() {
         let check = only_lack(|facts| facts.ip_local_port_range = Some((1024, 65535)));
         assert_eq!(
             check.mend.unwrap(),

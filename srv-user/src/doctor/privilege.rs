@@ -1,9 +1,9 @@
-//! What workers can be made to give up here.
+//! The lines about what workers can give up on this machine.
 
 use super::{Check, Condition, Facts};
 
-/// The lines about it.
-pub fn checks(facts: &Facts) -> Vec<Check> {
+/// The lines about the sandbox of the workers.
+pub(crate) fn checks(facts: &Facts) -> Vec<Check> {
     vec![worker_user(facts), system_calls(facts), landlock(facts)]
 }
 
@@ -15,8 +15,8 @@ fn worker_user(facts: &Facts) -> Check {
             Condition::Degraded,
             name,
             format!("root, without capabilities: {why}"),
-            "a worker that somebody takes over reads and writes what root owns",
-            "CAP_SETUID, CAP_SETGID and CAP_KILL; or start srv as another user",
+            "an attacker who controls a worker can read and write the files of root",
+            "give srv CAP_SETUID, CAP_SETGID and CAP_KILL, or start it as another user",
         ),
     }
 }
@@ -24,14 +24,14 @@ fn worker_user(facts: &Facts) -> Check {
 fn system_calls(facts: &Facts) -> Check {
     let name = "worker system calls";
     if facts.filters_system_calls {
-        return Check::ok(name, "filtered: those that serving needs");
+        return Check::ok(name, "filtered: only those that serving needs are allowed");
     }
     Check::lacks(
         Condition::Degraded,
         name,
-        "not filtered: no seccomp here",
-        "a worker that somebody takes over may ask the kernel for anything",
-        "a kernel built with CONFIG_SECCOMP_FILTER=y",
+        "not filtered: this kernel has no seccomp filters",
+        "an attacker who controls a worker can make any system call",
+        "use a kernel built with CONFIG_SECCOMP_FILTER=y",
     )
 }
 
@@ -41,19 +41,19 @@ fn landlock(facts: &Facts) -> Check {
         0 => Check::lacks(
             Condition::Degraded,
             name,
-            "not there, not enabled, or kept away by a container's filter",
-            "a worker that somebody takes over may read outside of its root",
-            "Linux 5.13 or newer, booted with landlock among its lsm=",
+            "the kernel does not have it, it is not enabled, or the filter of a container blocks it",
+            "an attacker who controls a worker can read files outside of the root directory of the site",
+            "use Linux 5.13 or newer, booted with landlock in the parameter lsm=",
         ),
         abi => Check::ok(name, format!("ABI {abi}{}", lacks(abi))),
     }
 }
 
-/// What older ABIs do not know.
+/// What an older ABI cannot restrict.
 fn lacks(abi: u32) -> &'static str {
     match abi {
-        1..=3 => ": files, but neither TCP (Linux 6.7) nor signals (6.12)",
-        4..=5 => ": files and TCP, but not signals (Linux 6.12)",
+        1..=3 => ": it restricts files, but neither TCP (Linux 6.7) nor signals (Linux 6.12)",
+        4..=5 => ": it restricts files and TCP, but not signals (Linux 6.12)",
         _ => "",
     }
 }

@@ -1,11 +1,11 @@
-//! What this process was given: files, CPUs, and the walls around it.
+//! The lines about what this process has: files, CPUs, and the container around it.
 
 use super::{Check, Condition, Facts};
 use crate::kernel::open_files;
 use crate::serve::config::Limits;
 
-/// The lines about it.
-pub fn checks(facts: &Facts) -> Vec<Check> {
+/// The lines about the resources of this process.
+pub(crate) fn checks(facts: &Facts) -> Vec<Check> {
     vec![
         open_files(facts),
         openat2(facts),
@@ -15,7 +15,7 @@ pub fn checks(facts: &Facts) -> Vec<Check> {
     ]
 }
 
-/// Files that a worker holds beside its connections, and a spare.
+/// Files that a worker has open beside its connections, and some more in reserve.
 const OWN_FILES: u64 = 512;
 
 fn open_files(facts: &Facts) -> Check {
@@ -28,17 +28,23 @@ fn open_files(facts: &Facts) -> Check {
     let workers = facts.default_workers;
     let fewest = open_files::of_master(workers, 1, workers.into());
     let found = match facts.open_files_soft {
-        Some(soft) if soft != files => format!("{files}, to which srv raises the {soft} of now"),
+        Some(soft) if soft != files => {
+            format!("{files}; srv raises the soft limit of {soft} to it")
+        }
         _ => files.to_string(),
     };
-    let mend = format!("ulimit -n {needed}, or LimitNOFILE={needed} in the unit; or --connections");
+    let mend =
+        format!("ulimit -n {needed}, or LimitNOFILE={needed} in the unit; or fewer --connections");
     if files < fewest {
-        let costs =
-            format!("{workers} workers by default take {fewest} at least in the master alone");
+        let costs = format!(
+            "with the default of {workers} workers, the master alone needs at least {fewest}"
+        );
         return Check::lacks(Condition::Prevents, name, found, costs, mend);
     }
     if files < needed {
-        let costs = format!("a worker runs out before its limit of {connections} connections");
+        let costs = format!(
+            "a worker runs out of files before it has {connections} connections, its limit"
+        );
         return Check::lacks(Condition::Degraded, name, found, costs, mend);
     }
     Check::ok(name, found)
@@ -47,14 +53,14 @@ fn open_files(facts: &Facts) -> Check {
 fn openat2(facts: &Facts) -> Check {
     let name = "openat2";
     let Some(why) = &facts.openat2_refusal else {
-        return Check::ok(name, "there");
+        return Check::ok(name, "srv can call it");
     };
     Check::lacks(
         Condition::Degraded,
         name,
-        format!("cannot be called: {why}"),
-        "a system call for each part of a file's name, where one would do; files stay as confined",
-        "Linux 5.6 or newer, and a sandbox (container, SystemCallFilter=) that lets openat2 through",
+        format!("srv cannot call it: {why}"),
+        "srv makes one system call for each part of the name of a file instead of one for all; access to files is restricted as before",
+        "use Linux 5.6 or newer, and a container or SystemCallFilter= that allows openat2",
     )
 }
 
@@ -66,8 +72,8 @@ fn cpus(facts: &Facts) -> Check {
     }
     found += &format!("; workers by default: {}", facts.default_workers);
     if facts.cpu_quota.is_some_and(|quota| quota < 1.0) {
-        let costs = "the kernel stops all workers whenever the quota is used up: long tails";
-        let mend = "a quota of one CPU or more (docker --cpus, CPUQuota= in the unit)";
+        let costs = "the kernel stops all workers whenever the quota is used up, so some requests take long";
+        let mend = "set a quota of one CPU or more (docker --cpus, CPUQuota= in the unit)";
         return Check::lacks(Condition::Degraded, name, found, costs, mend);
     }
     Check::ok(name, found)
@@ -85,13 +91,15 @@ fn container(facts: &Facts) -> Check {
         facts
             .container
             .clone()
-            .unwrap_or_else(|| "none seen".into()),
+            .unwrap_or_else(|| "no sign of one".into()),
     ];
     if facts.is_pid_1 {
-        found.push("PID 1 (srv reaps what is left to it)".into());
+        found.push("srv has PID 1, so it reaps orphaned processes".into());
     }
     if facts.is_network_of_pid_1 == Some(false) {
-        found.push("network namespace of its own (clients must get in there)".into());
+        found.push(
+            "srv has a network namespace of its own, and clients must be able to reach it".into(),
+        );
     }
     Check::ok("container", found.join(", "))
 }
@@ -121,9 +129,12 @@ mod tests {
     }
 
     #[test]
-    fn what_will_be_used_is_looked_at() {
+    fn the_limit_that_srv_will_use_counts() {
         let check = open_files(&healthy());
-        assert_eq!(check.found, "1048576, to which srv raises the 1024 of now");
+        assert_eq!(
+            check.found,
+            "1048576; srv raises the soft limit of 1024 to it"
+        );
         let many = Facts {
             default_workers: 256,
             open_files: Some(1024),

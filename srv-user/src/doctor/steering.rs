@@ -1,12 +1,12 @@
-//! What steering needs: the program, the kernel's features, privileges. What
-//! the program's own loading proves, no line contradicts.
+//! The lines about what steering needs: the program, features of the kernel, privileges. If the
+//! program loads, that proves that its requirements are met, and no line contradicts it.
 
 use rustix::thread::CapabilitySet;
 
 use super::{Check, Condition, Facts, ProgramState};
 
-/// The lines about it, the decisive one first.
-pub fn checks(facts: &Facts) -> Vec<Check> {
+/// The lines about steering; the first one decides.
+pub(crate) fn checks(facts: &Facts) -> Vec<Check> {
     let mut checks = vec![steering(facts)];
     checks.extend(kernel(facts));
     checks.push(btf(facts));
@@ -20,39 +20,40 @@ pub fn checks(facts: &Facts) -> Vec<Check> {
     checks
 }
 
-/// What unsteered serving loses.
-const UNSTEERED: &str = "no steering: the kernel's hash chooses, idle workers still take over";
-/// What only the steering of other servers needs.
-const NO_ATTACH: &str = "no steering of servers that are not srv's own";
+/// What is lost if srv cannot steer its own workers.
+const UNSTEERED: &str = "srv does not steer: the kernel's hash chooses, and idle workers still \
+                         steal connections from busy ones";
+/// What is lost if srv cannot attach to other servers.
+const NO_ATTACH: &str = "srv attach does not work";
 
 fn steering(facts: &Facts) -> Check {
     let name = "BPF program";
     match &facts.program {
-        ProgramState::Loads => Check::ok(name, "loads here"),
+        ProgramState::Loads => Check::ok(name, "it loads on this machine"),
         ProgramState::Refused(why) => Check::lacks(
             Condition::Missing,
             name,
-            format!("does not load here: {why}"),
+            format!("it does not load on this machine: {why}"),
             UNSTEERED,
-            "see what is missing below, or serve without it: --no-bpf",
+            "see the lines below, or serve without steering: --no-bpf",
         ),
         ProgramState::NotBuilt => Check::lacks(
             Condition::Missing,
             name,
             "this binary carries no BPF program",
             UNSTEERED,
-            "cargo xtask setup, then cargo xtask build",
+            "build srv again: cargo xtask setup, then cargo xtask build",
         ),
     }
 }
 
-/// What a kernel can do from some version on.
+/// A feature that kernels have from some version on.
 struct Feature {
     since: (u32, u32),
     name: &'static str,
     verdict: Condition,
     costs: &'static str,
-    /// Loading the program proves that it is there, backported maybe.
+    /// Whether a program that loads proves the feature, which a distribution may have backported.
     is_proven_by_load: bool,
 }
 
@@ -61,7 +62,7 @@ const FEATURES: [Feature; 6] = [
         since: (4, 5),
         name: "EPOLLEXCLUSIVE",
         verdict: Condition::Prevents,
-        costs: "the accept modes ring and shared",
+        costs: "srv serve cannot use the accept modes ring and shared",
         is_proven_by_load: true,
     },
     Feature {
@@ -82,12 +83,12 @@ const FEATURES: [Feature; 6] = [
         since: (5, 8),
         name: "CAP_BPF",
         verdict: Condition::Degraded,
-        costs: "steering needs CAP_SYS_ADMIN",
+        costs: "to steer, srv needs CAP_SYS_ADMIN",
         is_proven_by_load: false,
     },
     Feature {
         since: (5, 12),
-        name: "BPF's atomic additions that fetch",
+        name: "atomic BPF instructions that return the old value",
         verdict: Condition::Missing,
         costs: UNSTEERED,
         is_proven_by_load: true,
@@ -96,7 +97,7 @@ const FEATURES: [Feature; 6] = [
         since: (5, 14),
         name: "migration between listeners",
         verdict: Condition::Degraded,
-        costs: "a listener that another server closes resets what waits there",
+        costs: "if an attached server closes a listener, the kernel resets the connections that wait there",
         is_proven_by_load: false,
     },
 ];
@@ -109,7 +110,7 @@ fn kernel(facts: &Facts) -> Vec<Check> {
     let lines: Vec<Check> = absent
         .map(|feature| {
             let (major, minor) = feature.since;
-            let found = format!("Linux {}: before {}", facts.release, feature.name);
+            let found = format!("Linux {} has no {}", facts.release, feature.name);
             let mend = format!("Linux {major}.{minor} or newer");
             Check::lacks(feature.verdict, "kernel", found, feature.costs, mend)
         })
@@ -126,13 +127,13 @@ fn btf(facts: &Facts) -> Check {
     if facts.has_btf {
         return Check::ok(name, "/sys/kernel/btf/vmlinux");
     }
-    let mend = "a kernel built with CONFIG_DEBUG_INFO_BTF=y";
+    let mend = "use a kernel built with CONFIG_DEBUG_INFO_BTF=y";
     Check::lacks(
         Condition::Degraded,
         name,
-        "no /sys/kernel/btf/vmlinux",
-        "srv attach steers other servers in turn: it goes without queues, sleep and live \
-         (srv status says so)",
+        "this kernel has no /sys/kernel/btf/vmlinux",
+        "srv attach steers other servers in turn: it goes without the signals queues, sleep and \
+         live (srv status lists them)",
         mend,
     )
 }
@@ -140,7 +141,7 @@ fn btf(facts: &Facts) -> Check {
 struct Capability {
     bit: CapabilitySet,
     name: &'static str,
-    /// `CAP_SYS_ADMIN` stands in for it.
+    /// Whether `CAP_SYS_ADMIN` includes it.
     is_part_of_sys_admin: bool,
     costs: &'static str,
 }
@@ -162,13 +163,13 @@ const CAPABILITIES: [Capability; 4] = [
         bit: CapabilitySet::NET_ADMIN,
         name: "CAP_NET_ADMIN",
         is_part_of_sys_admin: true,
-        costs: "no steering of new listeners of other servers without touching them",
+        costs: "on some kernels a server that stops cannot refuse new connections while it drains",
     },
     Capability {
         bit: CapabilitySet::SYS_PTRACE,
         name: "CAP_SYS_PTRACE",
         is_part_of_sys_admin: false,
-        costs: "no steering of other users' servers",
+        costs: "srv attach cannot steer the servers of other users",
     },
 ];
 
@@ -178,28 +179,28 @@ fn capability(facts: &Facts, capability: &Capability) -> Check {
         capability.is_part_of_sys_admin && facts.capabilities.contains(CapabilitySet::SYS_ADMIN);
     let is_held = facts.capabilities.contains(capability.bit);
     if capability.bit == CapabilitySet::BPF && facts.program == ProgramState::Loads {
-        return Check::ok(name, "suffices: the program loads");
+        return Check::ok(name, "what srv holds suffices, since the program loads");
     }
     if !is_held && !by_admin {
         return Check::lacks(
             Condition::Missing,
             name,
-            "not held",
+            "srv does not hold it",
             capability.costs,
             how_to_grant(facts, name),
         );
     }
     if !facts.is_initial_user_namespace {
-        let found = "held in a user namespace, where it does not count";
-        let mend = "run outside of the user namespace (rootful container, sudo)";
+        let found = "srv holds it in a user namespace, where it does not count";
+        let mend = "run srv outside of the user namespace (rootful container, sudo)";
         return Check::lacks(Condition::Missing, name, found, capability.costs, mend);
     }
     Check::ok(
         name,
         if is_held {
-            "held"
+            "srv holds it"
         } else {
-            "held as part of CAP_SYS_ADMIN"
+            "srv holds it as part of CAP_SYS_ADMIN"
         },
     )
 }
@@ -210,36 +211,42 @@ fn how_to_grant(facts: &Facts, name: &str) -> String {
         return format!("start the container with --cap-add={short}");
     }
     let lower = name.to_lowercase();
-    format!("sudo; or setcap {lower}+ep on the binary; or AmbientCapabilities={name} in its unit")
+    format!("sudo, or setcap {lower}+ep on the binary, or AmbientCapabilities={name} in the unit")
 }
 
 fn pidfd_getfd(facts: &Facts) -> Check {
     let name = "pidfd_getfd";
     if facts.has_pidfd_getfd {
-        return Check::ok(name, "there");
+        return Check::ok(name, "this kernel has it");
     }
-    let mend = "Linux 5.6 or newer";
-    Check::lacks(Condition::Missing, name, "not there", NO_ATTACH, mend)
+    let mend = "use Linux 5.6 or newer";
+    Check::lacks(
+        Condition::Missing,
+        name,
+        "this kernel does not have it",
+        NO_ATTACH,
+        mend,
+    )
 }
 
-/// Yama's say in who may take a socket: `pidfd_getfd` asks as an attaching
-/// debugger does (security/yama/yama_lsm.c).
+/// Yama restricts which process may take a socket: for `pidfd_getfd` the kernel makes the same check
+/// as for a debugger (security/yama/yama_lsm.c).
 fn ptrace_scope(facts: &Facts) -> Check {
     let name = "kernel.yama.ptrace_scope";
     let is_held = facts.capabilities.contains(CapabilitySet::SYS_PTRACE);
     match facts.ptrace_scope {
-        None => Check::ok(name, "not there"),
+        None => Check::ok(name, "this kernel does not have it"),
         Some(scope @ 3..) => Check::lacks(
             Condition::Missing,
             name,
-            format!("{scope}: nobody may take a socket"),
+            format!("{scope}: no process may take a socket from another"),
             NO_ATTACH,
-            "a reboot with a lower value: it cannot be lowered while running",
+            "reboot with a lower value; the kernel does not lower it while it runs",
         ),
-        // What is lost then, the line on the capability says.
+        // The line about the capability says what is lost.
         Some(scope @ 1..=2) if !is_held => Check::ok(
             name,
-            format!("{scope}: one's own servers need CAP_SYS_PTRACE, too"),
+            format!("{scope}: servers of the same user need CAP_SYS_PTRACE, too"),
         ),
         Some(scope) => Check::ok(name, scope.to_string()),
     }
@@ -248,27 +255,30 @@ fn ptrace_scope(facts: &Facts) -> Check {
 fn unprivileged_bpf(facts: &Facts) -> Check {
     let name = "kernel.unprivileged_bpf_disabled";
     match facts.unprivileged_bpf_disabled {
-        // The kernel never lets the unprivileged load this program type.
-        Some(value) => Check::ok(name, format!("{value}; does not matter here")),
-        None => Check::ok(name, "not there; does not matter here"),
+        // The kernel never lets an unprivileged process load a program of this type.
+        Some(value) => Check::ok(name, format!("{value}; it does not matter for srv")),
+        None => Check::ok(
+            name,
+            "this kernel does not have it; it does not matter for srv",
+        ),
     }
 }
 
-/// What the maps and the program weigh, with room to spare.
+/// More than the memory of the maps and the program.
 const LOCKED_BYTES: u64 = 16 << 20;
 
 fn memlock(facts: &Facts) -> Check {
     let name = "RLIMIT_MEMLOCK";
     match facts.memlock_bytes {
         _ if facts.version >= (5, 11) => {
-            Check::ok(name, "does not count BPF memory on this kernel")
+            Check::ok(name, "it does not limit BPF memory on this kernel")
         }
         Some(bytes) if bytes < LOCKED_BYTES && facts.program != ProgramState::Loads => {
             Check::lacks(
                 Condition::Degraded,
                 name,
                 format!("{} KiB", bytes >> 10),
-                "loading may fail with EPERM: before Linux 5.11, BPF memory counts here",
+                "the kernel may refuse the program with EPERM: before Linux 5.11 it counts BPF memory",
                 "ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit",
             )
         }
@@ -284,8 +294,8 @@ fn seccomp(facts: &Facts) -> Check {
             Condition::Degraded,
             name,
             "a filter is active",
-            "it may be what refuses the bpf system call",
-            "a profile that allows bpf (docker's own does, with --cap-add=BPF)",
+            "the filter may refuse the system call bpf",
+            "use a profile that allows bpf (the default of docker does, with --cap-add=BPF)",
         ),
         (_, true) => Check::ok(name, "a filter is active"),
     }
@@ -321,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn kernels_lack_what_came_after_them() {
+    fn a_kernel_lacks_the_features_of_later_ones() {
         for (version, lacking, serves) in [
             ((4, 4), 6, false),
             ((4, 18), 5, true),
@@ -362,7 +372,7 @@ mod tests {
         );
     }
 
-    /// As attach and status say: it goes without what it cannot read.
+    /// `srv attach` and `srv status` say the same.
     #[test]
     fn without_btf_other_servers_are_steered_in_turn() {
         let check = only_lack(|facts| facts.has_btf = false);
@@ -400,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_is_told_about_containers() {
+    fn in_a_container_the_remedy_is_a_flag_of_the_container() {
         let check = only_lack(|facts| {
             facts.capabilities -= CapabilitySet::SYS_PTRACE | CapabilitySet::SYS_ADMIN;
             facts.container = Some("docker".into());
@@ -412,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_that_cannot_be_taken_cost_other_servers_only() {
+    fn if_sockets_cannot_be_taken_only_attach_is_lost() {
         let no_call = only_lack(|facts| facts.has_pidfd_getfd = false);
         let no_ptrace = only_lack(|facts| facts.ptrace_scope = Some(3));
         for check in [no_call, no_ptrace] {
@@ -448,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_is_suspected_only_when_the_program_was_refused() {
+    fn a_filter_is_suspected_only_if_the_program_was_refused() {
         let filtered = Facts {
             has_seccomp_filter: true,
             ..healthy()

@@ -1,11 +1,11 @@
-//! Machines for the tests: a healthy one, to be changed at one point.
+//! The machines of the tests: one that lacks nothing, and variants of it that differ in one fact.
 
 use rustix::thread::CapabilitySet;
 
 use super::{Check, Condition, Facts, ProgramState, Report};
 
 /// A machine on which everything works.
-pub fn healthy() -> Facts {
+pub(crate) fn healthy() -> Facts {
     Facts {
         program: ProgramState::Loads,
         release: "6.12.9".into(),
@@ -43,16 +43,16 @@ pub fn healthy() -> Facts {
     }
 }
 
-/// The lines that are not ok.
-pub fn lacks(facts: &Facts) -> Vec<(String, Condition)> {
+/// The lines that are not ok, by name.
+pub(crate) fn lacks(facts: &Facts) -> Vec<(String, Condition)> {
     let checks = Report::of(facts).checks.into_iter();
     let lacking = checks.filter(|check| check.verdict != Condition::Ok);
     lacking.map(|check| (check.name, check.verdict)).collect()
 }
 
-/// The one line that is not ok on an otherwise healthy machine.
+/// The only line that is not ok after `change` to a machine that lacks nothing.
 #[track_caller]
-pub fn only_lack(change: impl FnOnce(&mut Facts)) -> Check {
+pub(crate) fn only_lack(change: impl FnOnce(&mut Facts)) -> Check {
     let mut facts = healthy();
     change(&mut facts);
     let checks = Report::of(&facts).checks.into_iter();

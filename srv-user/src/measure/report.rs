@@ -26,12 +26,13 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
 use crate::measure::result::Comparison;
+use crate::output::whole_file::{Readers, WholeFile};
 use series::Series;
 
 /// The page, complete.
@@ -77,9 +78,14 @@ pub fn regenerate(dir: &Path) -> Result<()> {
     write_pngs(dir, &comparison)
 }
 
-/// Writes beside and renames: a reader never sees half a file.
+/// Writes a file that a reader sees only when it is complete.
 fn put(dir: &Path, name: &str, content: &[u8]) -> Result<()> {
-    let (path, part) = (dir.join(name), dir.join(format!("{name}.part")));
-    fs::write(&part, content).with_context(|| format!("write {}", part.display()))?;
-    fs::rename(&part, &path).with_context(|| format!("rename to {}", path.display()))
+    let path = dir.join(name);
+    let write = || {
+        let mut whole = WholeFile::beside(&path, Readers::Umask)?;
+        whole.file().write_all(content)?;
+        whole.replace()
+    };
+    write().with_context(|| format!("write {}", path.display()))?;
+    Ok(())
 }

@@ -1,5 +1,5 @@
-//! `srv attach` on an nginx that knows nothing of it: what is found, what is
-//! steered, how it ends.
+//! `srv attach` on an nginx that does not know of it: what srv finds, what it steers, and how the
+//! steering ends.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use srv::attach::agent::detach_on_panic;
 use srv::attach::detach::{Detached, detach};
 use srv::attach::group::Target;
-use srv::control::attached::AttachedStatus;
+use srv::control::attached::{AttachedStatus, Attachment};
 use srv::kernel::sock_diag::SockDiag;
 use srv_steer::SelectProgram;
 
@@ -22,7 +22,7 @@ fn number(pid: Pid) -> u32 {
     pid.as_raw_nonzero().get() as u32
 }
 
-/// Whether a program is attached; if one was, it is taken off by asking.
+/// Whether a program is attached. The question detaches the program.
 fn was_attached(address: SocketAddr) -> bool {
     let said = said(&format!("detach --listen {address}"));
     assert!(said.contains("detached") || said.contains("nothing was attached"));
@@ -42,7 +42,7 @@ fn each_socket_is_found_with_the_worker_that_polls_it() {
         is_polled.then_some(seen)
     });
     assert_eq!((seen.listeners.len(), &*seen.server), (4, "nginx"));
-    assert_ne!(seen.program.attached, Some(true));
+    assert_ne!(seen.program.attachment, Attachment::Attached);
     assert_eq!(seen.program.runs, None, "no agent tells");
     for (listener, worker) in seen.listeners.iter().zip(nginx.workers()) {
         // Each worker inherited every socket, and so did the master.
@@ -51,7 +51,7 @@ fn each_socket_is_found_with_the_worker_that_polls_it() {
         assert_eq!((listener.queued, listener.backlog), (0, 4096));
     }
     assert!(!was_attached(address), "observing attaches nothing");
-    // What was found is so: who answers is who the program assigned it to.
+    // The status is right: the worker that answers is the worker of the slot to which the program assigned the connection.
     let agent = Agent::attach(address, &["--policy", "round-robin"]);
     let mut before = agent.status();
     for _ in 0..8 {
@@ -76,7 +76,7 @@ fn connections_are_shared_as_the_program_says_until_it_detaches() {
         let status = agent.status();
         let program = &status.program;
         assert_eq!((program.runs, program.steered), (Some(40), Some(40)));
-        assert_eq!((program.attached, &program.why_not), (Some(true), &None));
+        assert_eq!(program.attachment, Attachment::Attached);
         let steered = status.listeners.iter().map(|each| each.steered);
         assert_eq!(steered.collect::<Vec<_>>(), [Some(10); 4]);
         agent.child().signal(end).unwrap();
@@ -106,7 +106,7 @@ fn a_program_attached_once_needs_no_agent() {
 }
 
 #[test]
-fn a_killed_agent_leaves_a_server_that_serves_and_can_be_mended() {
+fn a_killed_agent_leaves_a_server_that_serves_and_can_be_steered_again() {
     let Some(nginx) = nginx(3) else { return };
     let address = nginx.address();
     let attach = ["--policy", "round-robin"];
@@ -144,8 +144,12 @@ fn a_second_agent_is_refused_unless_it_takes_over() {
     let pid = number(first.child().pid());
     assert!(said.contains(&format!("process {pid}")), "{said}");
     assert!(said.contains("--take-over"), "{said}");
-    let attached = first.status().program.attached;
-    assert_eq!(attached, Some(true), "the refused one did no harm");
+    let attachment = first.status().program.attachment;
+    assert_eq!(
+        attachment,
+        Attachment::Attached,
+        "the refused one did no harm"
+    );
     let second = Agent::attach(address, &["--policy", "round-robin", "--take-over"]);
     assert_eq!(first.child().await_exit().unwrap().code(), Some(0));
     assert!(is_in_turn(&answered_by(address, 20), 2));

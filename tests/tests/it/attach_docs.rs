@@ -8,7 +8,7 @@ use srv_tests::nginx::{self, Nginx};
 
 use crate::agent::{LOCALHOST, nginx, options, said, srv};
 
-/// The blocks of shell commands below the heading that begins so.
+/// The blocks of shell commands below the heading that begins with `heading`.
 fn blocks(heading: &str) -> Vec<String> {
     let page = include_str!("../../../docs/attach.md");
     let (_, section) = page.split_once(heading).expect("the heading");
@@ -18,7 +18,7 @@ fn blocks(heading: &str) -> Vec<String> {
     blocks.map(block).collect()
 }
 
-/// What gives each worker a socket of its own, and what steers then.
+/// The commands that give each worker a socket of its own, and the commands that steer.
 fn commands() -> [String; 2] {
     let blocks = blocks("## Fix my nginx in two minutes");
     let [edit, steer, _unit] = &blocks[..] else {
@@ -27,7 +27,7 @@ fn commands() -> [String; 2] {
     [edit.clone(), steer.clone()]
 }
 
-/// `sudo` that is not needed, and the binary under test, before all others.
+/// A `PATH` that begins with a `sudo` that only runs its command, and with the binary under test.
 fn path_with(folder: &Path) -> String {
     std::os::unix::fs::symlink(srv().get_program(), folder.join("srv")).unwrap();
     let sudo = folder.join("sudo");
@@ -37,7 +37,7 @@ fn path_with(folder: &Path) -> String {
     format!("{}:{}", folder.display(), std::env::var("PATH").unwrap())
 }
 
-/// Runs commands as a reader does who has set these variables.
+/// Runs commands as a reader does after setting these variables.
 fn typed(commands: &str, folder: &Path, variables: &[(&str, &str)]) -> Output {
     let mut shell = Command::new("sh");
     let path = fs::read_to_string(folder.join("path")).unwrap();
@@ -123,7 +123,7 @@ http {
 }
 ";
 
-/// `nginx -t` takes what the commands make of each form of `listen`, and nothing else changes.
+/// `nginx -t` accepts what the commands make of each form of `listen`, and nothing else changes.
 #[test]
 fn every_form_of_listen_is_understood() {
     if nginx(2).is_none() {

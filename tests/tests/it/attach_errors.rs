@@ -1,5 +1,4 @@
-//! What a user who does not know srv yet types beside another server: the exit code, and
-//! what the message says instead of misleading.
+//! What a user types who does not know srv yet: the exit code, and what the message says.
 
 use std::fs::read_link;
 use std::process::{Command, Output};
@@ -13,6 +12,7 @@ use srv_tests::python::{self, Program};
 use crate::agent::{Agent, LOCALHOST, answered_by, is_in_turn, nginx, run, said};
 use crate::gate;
 use crate::probe::until;
+use crate::serve::serve;
 
 #[track_caller]
 fn assert_says(output: &Output, code: i32, parts: &[&str]) {
@@ -24,7 +24,7 @@ fn assert_says(output: &Output, code: i32, parts: &[&str]) {
 }
 
 #[test]
-fn a_process_that_is_not_there_is_not_there() {
+fn a_process_that_does_not_exist_is_refused() {
     // Larger than any process id (PID_MAX_LIMIT, include/linux/threads.h).
     let pid = (1 << 22) + 1;
     for command in ["attach", "observe", "detach"] {
@@ -51,7 +51,8 @@ fn only_policies_that_attach_has_are_offered() {
     assert_says(&ask("hash"), 2, &["`srv detach`"]);
 }
 
-/// `--netns` alone was refused for want of an argument that it did not name.
+/// In an earlier version `--netns` alone was refused, because an argument was missing that the error
+/// did not name.
 #[test]
 fn a_network_namespace_without_an_address_is_searched() {
     gate::needs!(root);
@@ -67,16 +68,12 @@ fn a_network_namespace_without_an_address_is_searched() {
     let output = run(&format!("observe --netns {}", apart.id()));
     apart.kill().unwrap();
     apart.wait().unwrap();
-    assert_says(&output, 1, &["no server with several workers listens here"]);
+    assert_says(&output, 1, &["sees no server with several workers"]);
 }
 
 #[test]
 fn a_master_that_leaves_the_sockets_to_its_workers_is_understood() {
-    let required = Program::Gunicorn.version().map(drop);
-    let required = required.map_err(|error| format!("{error:#}"));
-    if !gate::steer() || !gate::can("run gunicorn", required) {
-        return;
-    }
+    gate::needs!(steer, "run gunicorn": &Program::Gunicorn.version());
     let python = python::start(Program::Gunicorn, LOCALHOST, 2).unwrap();
     let master = python.pid();
     let own = owners::sockets_of(master).unwrap();
@@ -96,7 +93,7 @@ fn a_master_that_leaves_the_sockets_to_its_workers_is_understood() {
 }
 
 #[test]
-fn one_worker_is_attached_to_and_has_that_exit_code() {
+fn one_socket_is_attached_to_and_the_exit_code_says_so() {
     let Some(nginx) = nginx(1) else { return };
     let output = run(&format!("attach --once --listen {}", nginx.address()));
     assert_says(&output, 3, &["nothing to choose between yet"]);
@@ -127,7 +124,7 @@ fn an_agent_is_found_by_the_address_that_it_steers() {
 }
 
 #[test]
-fn an_address_that_nothing_of_ones_own_serves_is_named_beside_those_that_are() {
+fn an_address_that_no_server_of_the_user_serves_is_refused_and_the_others_are_named() {
     let Some(nginx) = nginx(2) else { return };
     let agent = Agent::attach(nginx.address(), &["--policy", "random"]);
     agent.status();
@@ -135,13 +132,13 @@ fn an_address_that_nothing_of_ones_own_serves_is_named_beside_those_that_are() {
     assert_says(
         &output,
         1,
-        &["nothing of yours serves or steers 127.0.0.1:1"],
+        &["no server or agent of this user serves or steers 127.0.0.1:1"],
     );
 }
 
 #[test]
-fn the_status_of_an_unsteered_server_fails_if_that_is_asked_for() {
-    let server = srv_tests::server::Server::start(["--workers", "1", "--policy", "hash"]).unwrap();
+fn strict_status_fails_if_the_server_is_not_steered() {
+    let server = serve().workers(1).policy("hash").start();
     let code = |arguments: &[&str]| server.srv(arguments).unwrap().status.code();
     assert_eq!(code(&["status"]), Some(0));
     assert_eq!(code(&["status", "--strict"]), Some(3));

@@ -1,5 +1,5 @@
-//! An attached nginx that reloads, grows, shrinks, restarts and is upgraded:
-//! the agent follows, and no client notices.
+//! An attached nginx that reloads, changes its number of workers, restarts and is upgraded: the agent
+//! follows, and no client notices.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -38,8 +38,8 @@ fn a_reload_is_followed() {
     }
 }
 
-/// nginx itself resets what waits at the sockets that it closes, so that only
-/// growing has to be without loss.
+/// When nginx closes sockets, the kernel resets the connections that wait there. Therefore only a
+/// change to more workers has to be without loss.
 #[test]
 fn more_and_fewer_workers_are_followed() {
     let Some(mut nginx) = nginx(3) else { return };
@@ -48,13 +48,13 @@ fn more_and_fewer_workers_are_followed() {
     without_loss(address, PER_SECOND, || nginx.reload(&options(5)).unwrap());
     agent
         .child()
-        .await_line("2 joined, 0 left; steering 5 sockets")
+        .await_line("2 sockets joined, 0 left; the program steers 5 sockets")
         .unwrap();
     until_in_turn(&agent, address, 5);
     nginx.reload(&options(2)).unwrap();
     agent
         .child()
-        .await_line("0 joined, 3 left; steering 2 sockets")
+        .await_line("0 sockets joined, 3 left; the program steers 2 sockets")
         .unwrap();
     until_in_turn(&agent, address, 2);
 }
@@ -66,21 +66,24 @@ fn a_restart_is_followed() {
     let mut agent = Agent::attach(address, &["--policy", "round-robin"]);
     answered_by(address, 6);
     nginx.restart(&options(4)).unwrap();
-    agent.child().await_line("steering 4 sockets").unwrap();
+    agent
+        .child()
+        .await_line("the program steers 4 sockets")
+        .unwrap();
     until_in_turn(&agent, address, 4);
     assert_eq!(agent.stop().code(), Some(0));
 }
 
 #[test]
-fn an_agent_ends_well_when_the_server_is_gone() {
+fn an_agent_ends_without_error_after_the_server_is_gone() {
     let Some(nginx) = nginx(2) else { return };
     let mut agent = Agent::attach(nginx.address(), &["--policy", "random"]);
     drop(nginx);
-    agent.child().await_line("nobody listens on").unwrap();
+    agent.child().await_line("no process listens on").unwrap();
     assert_eq!(agent.stop().code(), Some(0));
 }
 
-/// nginx whose parent is gone: in the foreground of its parent it takes no upgrade.
+/// nginx without its parent: if nginx runs in the foreground of its parent, it does not upgrade.
 struct Daemon {
     nginx: Nginx,
 }

@@ -1,5 +1,5 @@
-//! The lock of a group, held by a process that is no agent: the process that its record
-//! names is left alone, and a record that says nothing is reported.
+//! The lock of a group, held by a process that is no agent: srv does not signal the process that the
+//! record names, and it reports a record that it cannot read.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -22,7 +22,8 @@ struct Held {
 }
 
 impl Held {
-    /// With `record` in the lock's file; `ADDRESS` and `NAMESPACE` stand for its own.
+    /// With `record` in the lock file. `ADDRESS` and `NAMESPACE` in it are replaced by those of the
+    /// listener.
     fn with(record: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -43,7 +44,7 @@ impl Held {
         }
     }
 
-    /// What `srv detach` complains of.
+    /// The error of `srv detach`.
     fn refused(&self) -> String {
         let address = self.listener.local_addr().unwrap().to_string();
         let mut detach = Child::spawn(srv().args(["detach", "--listen", &address])).unwrap();
@@ -60,9 +61,9 @@ impl Drop for Held {
     }
 }
 
-/// The build before sent SIGTERM to the process that has the recorded id now.
+/// An earlier version sent SIGTERM to the process that has the recorded id now.
 #[test]
-fn a_process_with_a_former_agents_id_is_left_alone() {
+fn a_process_with_the_id_of_a_former_agent_is_not_signalled() {
     let mut bystander = Command::new("sleep").arg("1000").spawn().unwrap();
     let held = Held::with(&format!(
         r#"{{"address":"ADDRESS","namespace":NAMESPACE,"pid":{},"start_ticks":1,
@@ -80,18 +81,18 @@ fn a_process_with_a_former_agents_id_is_left_alone() {
     }
 }
 
-/// The build before tried to take the lock 500 times a second for ever.
+/// An earlier version tried to take the lock 500 times a second without end.
 #[test]
 fn a_held_lock_with_an_unreadable_record_is_reported() {
     let held = Held::with("no record");
     let said = held.refused();
-    for part in ["record is unreadable", held.path.to_str().unwrap()] {
+    for part in ["record cannot be read", held.path.to_str().unwrap()] {
         assert!(said.contains(part), "no `{part}` in: {said}");
     }
 }
 
-/// A file that no process has locked, such as an older version's, is reported by status
-/// and does not block `srv detach`.
+/// If no process has locked the file, for example one of an older version, `srv status` reports it,
+/// and it does not block `srv detach`.
 #[test]
 fn an_unreadable_record_that_nothing_holds_is_reported_and_replaced() {
     gate::needs!(steer);

@@ -1,18 +1,19 @@
-//! What `srv attach` refuses, each refusal with its mend, and none with harm.
+//! What `srv attach` refuses: each refusal names the remedy, and changes nothing.
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 
 use socket2::{Domain, Protocol, Socket, Type};
+use srv::control::attached::Signal;
 use srv_steer::SelectProgram;
 use srv_tests::child::Child;
 use srv_tests::nginx::{self, Nginx};
-use srv_tests::server::Server;
 
 use crate::agent::{Agent, LOCALHOST, nginx, options, refused, run, said, srv};
 use crate::gate;
 use crate::probe::until;
+use crate::serve::serve;
 
 #[track_caller]
 fn assert_says(said: &str, parts: &[&str]) {
@@ -21,7 +22,7 @@ fn assert_says(said: &str, parts: &[&str]) {
     }
 }
 
-/// Listeners of this process with a socket each, which no program has.
+/// Listening sockets of this process in one group, to which no program is attached.
 pub fn listening(count: usize) -> (Vec<Socket>, SocketAddr) {
     let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut sockets = Vec::new();
@@ -37,38 +38,41 @@ pub fn listening(count: usize) -> (Vec<Socket>, SocketAddr) {
 }
 
 #[test]
-fn nobody_listens_there() {
+fn an_address_without_a_listener_is_refused_and_the_right_one_is_named() {
     let (sockets, address) = listening(2);
     let all = SocketAddr::from(([0, 0, 0, 0], address.port()));
     let said = refused(&format!("attach --listen {all}"));
     assert_says(
         &said,
-        &["nobody listens on 0.0.0.0", &format!("--listen {address}")],
+        &[
+            "no process listens on 0.0.0.0",
+            &format!("--listen {address}"),
+        ],
     );
     drop(sockets);
     let said = refused(&format!("attach --listen {address}"));
-    assert_says(&said, &["nobody listens on", "start the server first"]);
+    assert_says(&said, &["no process listens on", "start the server first"]);
     assert_says(
         &refused(&format!("detach --listen {address}")),
-        &["nobody listens on"],
+        &["no process listens on"],
     );
 }
 
 #[test]
-fn udp() {
+fn a_udp_socket_is_refused() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let said = refused(&format!("attach --listen {}", socket.local_addr().unwrap()));
     assert_says(&said, &["UDP", "TCP connections only"]);
 }
 
 #[test]
-fn a_process_with_no_listener_or_with_several_groups() {
+fn a_process_without_a_listener_or_with_several_groups_is_refused() {
     let mut sleeper = Command::new("sleep").arg("1000").spawn().unwrap();
     let said = refused(&format!("attach --pid {}", sleeper.id()));
     sleeper.kill().unwrap();
     sleeper.wait().unwrap();
     assert_says(&said, &["has no listening TCP socket", "ss -ltnp"]);
-    let server = Server::start(["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"]).unwrap();
+    let server = serve().listen("127.0.0.1:0").listen("127.0.0.1:0").start();
     let said = refused(&format!("attach --pid {}", server.pid().as_raw_nonzero()));
     let [first, second] = server.addresses() else {
         panic!("two addresses")
@@ -80,7 +84,7 @@ fn a_process_with_no_listener_or_with_several_groups() {
 }
 
 #[test]
-fn one_socket_that_all_share() {
+fn a_shared_socket_is_refused_with_the_setting_of_the_server() {
     let shared = nginx::Options {
         reuseport: false,
         ..options(2)
@@ -92,24 +96,21 @@ fn one_socket_that_all_share() {
     let output = run(&format!("attach --listen {}", nginx.address()));
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     let said = String::from_utf8(output.stderr).unwrap();
-    let mend = format!("`listen {} reuseport;`", nginx.address());
-    assert_says(
-        &said,
-        &["one socket that all workers of nginx share", &mend],
-    );
+    let remedy = format!("`listen {} reuseport;`", nginx.address());
+    assert_says(&said, &["all workers of nginx share one socket", &remedy]);
 }
 
 #[test]
-fn srvs_own_server() {
+fn the_server_of_srv_itself_is_refused() {
     gate::needs!(steer);
-    let server = Server::start(["--workers", "2"]).unwrap();
+    let server = serve().workers(2).start();
     let said = refused(&format!("attach --listen {}", server.address()));
-    assert_says(&said, &["srv's own server", "srv policy"]);
+    assert_says(&said, &["is srv itself", "srv policy"]);
     assert!(server.status().unwrap().groups[0].program.attached);
 }
 
 #[test]
-fn somebody_elses_program_is_replaced_only_if_told_to() {
+fn another_program_is_replaced_only_with_take_over() {
     gate::needs!(steer);
     let (sockets, address) = listening(2);
     let mut others = SelectProgram::load().unwrap();
@@ -118,7 +119,7 @@ fn somebody_elses_program_is_replaced_only_if_told_to() {
     }
     others.attach(&sockets[0]).unwrap();
     let said = refused(&format!("attach --listen {address}"));
-    assert_says(&said, &["EBUSY", "--take-over", "cannot be put back"]);
+    assert_says(&said, &["EBUSY", "--take-over", "cannot restore it"]);
     let arguments = [
         "attach",
         "--once",
@@ -127,7 +128,7 @@ fn somebody_elses_program_is_replaced_only_if_told_to() {
         &address.to_string(),
     ];
     let mut agent = Child::spawn(srv().args(arguments)).unwrap();
-    // Others may hold on to their array for a moment after their program is gone.
+    // The kernel may free the array of a program a moment after the program.
     let is_off = || SelectProgram::load().is_ok().then_some(());
     until("the kernel loads programs", is_off);
     drop(others);
@@ -140,7 +141,7 @@ fn said_detached(address: SocketAddr) -> bool {
 }
 
 #[test]
-fn another_network_namespace() {
+fn a_group_in_another_network_namespace_is_named_and_steered() {
     if nginx(2).is_none() {
         return;
     }
@@ -153,7 +154,10 @@ fn another_network_namespace() {
     let nginx = Nginx::start_as(apart, LOCALHOST, &options(2)).unwrap();
     let (address, pid) = (nginx.address(), nginx.pid().as_raw_nonzero());
     let said_here = refused(&format!("attach --listen {address}"));
-    assert_says(&said_here, &["in that of process", "(nginx)", "--netns"]);
+    assert_says(
+        &said_here,
+        &["in the namespace of process", "(nginx)", "--netns"],
+    );
     let pid = pid.to_string();
     let mut agent = Agent::attach(address, &["--policy", "round-robin", "--netns", &pid]);
     let status = agent.status();
@@ -180,7 +184,7 @@ fn another_network_namespace() {
     let steered = status.listeners.iter().map(|each| each.steered);
     assert_eq!(steered.collect::<Vec<_>>(), [Some(4), Some(4)]);
     assert_eq!(agent.stop().code(), Some(0));
-    // The process says in which namespace it is.
+    // With --pid, srv takes the namespace of that process.
     let agent = Child::spawn(srv().args(["attach", "--once", "--pid", &pid])).map(|mut agent| {
         agent.await_line("attached to").unwrap();
     });
@@ -229,7 +233,7 @@ fn missing_capabilities_are_named() {
     }
 }
 
-/// Those that the unit in dist/ grants.
+/// The capabilities that the unit in dist/ grants.
 #[test]
 fn the_units_capabilities_suffice() {
     let Some(nginx) = nginx(2) else { return };
@@ -247,7 +251,7 @@ fn the_units_capabilities_suffice() {
     let answered = crate::agent::answered_by(nginx.address(), 20);
     assert!(crate::agent::is_in_turn(&answered, 2), "{answered:?}");
     for (signal, is_known) in agent.status().signals.expect("the agent tells") {
-        assert_eq!(is_known, "known", "{signal}");
+        assert_eq!(is_known, Signal::Known, "{signal}");
     }
     assert_eq!(agent.stop().code(), Some(0));
 }

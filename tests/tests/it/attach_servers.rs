@@ -1,4 +1,4 @@
-//! Other servers than nginx: what docs/attach.md says of each is so.
+//! Other servers than nginx: each is steered as docs/attach.md says.
 
 use std::net::SocketAddr;
 
@@ -43,21 +43,13 @@ fn assert_steers(address: SocketAddr, command: &str) {
 
 #[test]
 fn haproxy_with_a_shard_per_thread() {
-    let required = haproxy::version().map(drop);
-    let required = required.map_err(|error| format!("{error:#}"));
-    if !gate::steer() || !gate::can("run HAProxy", required) {
-        return;
-    }
+    gate::needs!(steer, "run HAProxy": &haproxy::version());
     let haproxy = haproxy::start(LOCALHOST, WORKERS).unwrap();
     assert_steers(haproxy.address(), "haproxy");
 }
 
 fn assert_python_is_steered(server: Program) {
-    let required = server.version().map(drop);
-    let required = required.map_err(|error| format!("{error:#}"));
-    if !gate::steer() || !gate::can(&format!("run {}", server.name()), required) {
-        return;
-    }
+    gate::needs!(steer, "run a server from PyPI": &server.version());
     let python = python::start(server, LOCALHOST, WORKERS).unwrap();
     assert_steers(python.address(), server.name());
 }
@@ -68,6 +60,6 @@ fn gunicorn_with_reuse_port() {
 }
 
 #[test]
-fn granian_as_it_is() {
+fn granian_without_any_setting() {
     assert_python_is_steered(Program::Granian);
 }

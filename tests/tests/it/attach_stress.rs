@@ -1,6 +1,5 @@
-//! Attaching, dying and reloading over and over under load, without a failed
-//! request. A few times by default; as often as the project promises with
-//! `SRV_STRESS=1`.
+//! Attach and detach, kills of the agent, and reloads, again and again under load, without a failed
+//! request: a few times by default, and as often as the project promises with `SRV_STRESS=1`.
 
 use std::time::Duration;
 

@@ -1,11 +1,12 @@
-//! What the program for attached servers goes by where it cannot know all, and when it leaves the
-//! choice to the kernel's hash: a signal that is missing, a group that has changed.
+//! What the program for attached servers goes by if a signal is missing, and when it leaves the choice
+//! to the kernel's hash because the group has changed.
 
 use io_uring::IoUring;
 use srv::attach::programs::{Programs, Snapshot};
 use srv::attach::select::Reads;
-use srv::attach::signals::Signal;
+use srv::control::attached::Signal;
 use srv_common::Policy;
+use srv_common::attached::Sleep;
 
 use crate::attached_server::{Server, Waits, Worker, can_read_all, in_each_way, sleeps, steered};
 use crate::gate;
@@ -30,10 +31,10 @@ fn a_kernel_that_lets_programs_load_is_read_by_loads() {
 
 #[test]
 fn a_socket_that_joins_is_noticed_and_served() {
-    in_each_way(who_joins_is_served);
+    in_each_way(a_joining_socket_is_served);
 }
 
-fn who_joins_is_served(reads: Reads) {
+fn a_joining_socket_is_served(reads: Reads) {
     let mut server = Server::start(2, Waits::Epoll);
     let programs = server.steer_reading(reads);
     if !can_read_all(&programs) {
@@ -55,7 +56,7 @@ fn who_joins_is_served(reads: Reads) {
         clients.len() as u64,
         "{snapshot:?}"
     );
-    // As it was again: the program steers again, without anybody's help.
+    // As it was again: the program steers again, without the help of an agent.
     server.workers.pop();
     until("the socket has left the group", || {
         clients.push(server.connect());
@@ -65,10 +66,10 @@ fn who_joins_is_served(reads: Reads) {
 
 #[test]
 fn a_socket_in_anothers_place_is_noticed_and_served() {
-    in_each_way(who_replaces_another_is_served);
+    in_each_way(a_replacing_socket_is_served);
 }
 
-fn who_replaces_another_is_served(reads: Reads) {
+fn a_replacing_socket_is_served(reads: Reads) {
     let mut server = Server::start(2, Waits::Epoll);
     let mut programs = server.steer_reading(reads);
     if !can_read_all(&programs) {
@@ -109,7 +110,7 @@ fn who_replaces_another_is_served(reads: Reads) {
 }
 
 #[test]
-fn who_waits_in_another_way_is_not_believed_to_sleep() {
+fn a_worker_that_waits_in_another_way_is_not_believed_to_sleep() {
     gate::needs!(steer);
     let has_rings = IoUring::new(2).map(drop).map_err(|error| error.to_string());
     let rings = gate::can("use io_uring", has_rings).then_some(Waits::IoUring);
@@ -121,7 +122,11 @@ fn who_waits_in_another_way_is_not_believed_to_sleep() {
         }
         let clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
         let snapshot = programs.snapshot();
-        assert_eq!(sleeps(&snapshot), ["unknown"; 3], "{waits:?}: {snapshot:?}");
+        assert_eq!(
+            sleeps(&snapshot),
+            [Sleep::Unknown; 3],
+            "{waits:?}: {snapshot:?}"
+        );
         // Queues and live connections are left to go by.
         assert_eq!(steered(&snapshot), [10; 3], "{waits:?}: {snapshot:?}");
         drop(clients);
@@ -140,7 +145,7 @@ fn a_program_that_reads_nothing_goes_by_connections() {
     let clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
     let snapshot = programs.snapshot();
     assert_eq!(steered(&snapshot), [10; 3], "{snapshot:?}");
-    assert_eq!(sleeps(&snapshot), ["unknown"; 3], "{snapshot:?}");
+    assert_eq!(sleeps(&snapshot), [Sleep::Unknown; 3], "{snapshot:?}");
     server.workers[1].held.lock().unwrap().clear();
     until("closed connections do not count", || {
         (programs.snapshot().slots[1].live == 0).then_some(())
@@ -150,8 +155,8 @@ fn a_program_that_reads_nothing_goes_by_connections() {
     drop((clients, more));
 }
 
-/// The agent's end, however it comes: what its tracepoint program has counted no
-/// longer misleads.
+/// After the end of the agent, in whichever way, the program does not use the counts that the
+/// tracepoint program has left.
 #[test]
 fn without_its_agent_the_program_goes_by_the_rest() {
     gate::needs!(steer);

@@ -1,5 +1,5 @@
-//! Which listener the program for attached servers chooses: sleepers, the shortest queue, live
-//! connections, the other policies; over a server of the test's own and over a real nginx.
+//! Which listener the program for attached servers chooses: by sleeping workers, the shortest queue,
+//! live connections, and the other policies. The servers are one inside the test process and nginx.
 
 use std::net::TcpStream;
 
@@ -7,6 +7,7 @@ use socket2::Socket;
 use srv::attach::programs::{Programs, Snapshot};
 use srv::attach::select::Reads;
 use srv_common::Policy;
+use srv_common::attached::Sleep;
 use srv_tests::nginx::{Content, Nginx, Options};
 
 use crate::attached_server::{Server, Waits, Worker, can_read_all, in_each_way, sleeps, steered};
@@ -14,11 +15,11 @@ use crate::gate;
 use crate::probe::until;
 
 #[test]
-fn who_sleeps_is_chosen_while_others_are_busy() {
-    in_each_way(who_sleeps_is_chosen);
+fn a_sleeping_worker_is_chosen_while_others_are_busy() {
+    in_each_way(a_sleeping_worker_is_chosen);
 }
 
-fn who_sleeps_is_chosen(reads: Reads) {
+fn a_sleeping_worker_is_chosen(reads: Reads) {
     let server = Server::start(4, Waits::Epoll);
     let programs = server.steer_reading(reads);
     if !can_read_all(&programs) {
@@ -43,7 +44,7 @@ fn who_sleeps_is_chosen(reads: Reads) {
 }
 
 #[test]
-fn around_one_that_is_away_the_others_share_evenly() {
+fn around_a_busy_worker_the_others_share_evenly() {
     in_each_way(the_others_share_evenly);
 }
 
@@ -75,7 +76,7 @@ fn the_others_share_evenly(reads: Reads) {
 }
 
 #[test]
-fn with_all_busy_the_shortest_queue_is_chosen() {
+fn if_all_are_busy_the_shortest_queue_is_chosen() {
     in_each_way(the_shortest_queue_is_chosen);
 }
 
@@ -92,7 +93,7 @@ fn the_shortest_queue_is_chosen(reads: Reads) {
     let snapshot = programs.snapshot();
     assert_eq!(steered(&snapshot), [4; 3], "{snapshot:?}");
     assert_eq!((snapshot.idle, snapshot.shortest), (0, 12), "{snapshot:?}");
-    assert!(!sleeps(&snapshot).contains(&"asleep"), "{snapshot:?}");
+    assert!(!sleeps(&snapshot).contains(&Sleep::Asleep), "{snapshot:?}");
     drop((busy, clients));
 }
 
@@ -178,7 +179,7 @@ fn every_other_policy_steers_too() {
     assert!(Programs::detach(&*server.workers[0].listener).is_err());
 }
 
-/// The listening sockets of a process, taken from outside.
+/// Copies of the listening sockets of another process.
 fn listeners_of(process: rustix::process::Pid) -> Vec<Socket> {
     use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
     let pidfd = pidfd_open(process, PidfdFlags::empty()).unwrap();
@@ -195,7 +196,7 @@ fn listeners_of(process: rustix::process::Pid) -> Vec<Socket> {
 }
 
 #[test]
-fn an_nginx_is_steered_to_who_sleeps() {
+fn an_nginx_is_steered_to_a_sleeping_worker() {
     gate::needs!(steer);
     let options = Options {
         workers: 4,
@@ -204,10 +205,7 @@ fn an_nginx_is_steered_to_who_sleeps() {
         tuning: "",
         content: Content::Files("/usr/share".into()),
     };
-    let can_run = srv_tests::nginx::require(&options).map_err(|error| error.to_string());
-    if !gate::can("run nginx", can_run) {
-        return;
-    }
+    gate::needs!("run nginx": &srv_tests::nginx::require(&options));
     let nginx = Nginx::start(crate::agent::LOCALHOST, &options).unwrap();
     let mut listeners = listeners_of(nginx.pid());
     assert_eq!(listeners.len(), 4);
@@ -231,7 +229,7 @@ fn an_nginx_is_steered_to_who_sleeps() {
     assert_eq!(
         sleeps(&snapshot)
             .iter()
-            .filter(|sleep| **sleep == "unknown")
+            .filter(|sleep| **sleep == Sleep::Unknown)
             .count(),
         0,
         "{snapshot:?}"

@@ -14,15 +14,15 @@ use srv_tests::server::Server;
 
 use crate::client::{Client, get};
 use crate::gate;
-use crate::probe::{group, refused, signal, until, until_group};
+use crate::probe::{group, refused, signal, sockets_beside, until, until_group};
+use crate::serve::serve;
 
 /// More than one read of srv's.
 const MORE_BYTES: usize = 20_000;
 const BODY_BYTES: usize = 200_000;
 
 fn start(arguments: &[&str]) -> Server {
-    let always = ["--workers", "1", "--synthetic"];
-    Server::start(always.iter().chain(arguments)).unwrap()
+    serve().workers(1).synthetic().flags(arguments).start()
 }
 
 /// Most of the answer is still at the server when it closes.
@@ -159,12 +159,7 @@ fn after_the_refusal_of_a_long_body() {
 #[test]
 fn python_sees_the_refusal_of_a_long_body() {
     let python = Command::new("python3").arg("--version").output();
-    if !gate::can(
-        "run python3",
-        python.map(drop).map_err(|error| error.to_string()),
-    ) {
-        return;
-    }
+    gate::needs!("run python3": &python);
     let server = start(&[]);
     let script = "import http.client, sys\n\
         c = http.client.HTTPConnection(sys.argv[1], timeout=60)\n\
@@ -205,7 +200,7 @@ fn of_an_idle_connection_with_an_answer_on_its_way() {
     // Its idle time passes.
     let (ours, theirs) = (client.stream().local_addr().unwrap(), server.address());
     until("srv has closed its side", || {
-        let sockets = procfs::net::tcp().unwrap();
+        let sockets = sockets_beside(&server);
         let found = sockets
             .into_iter()
             .find(|socket| socket.local_address == theirs && socket.remote_address == ours);

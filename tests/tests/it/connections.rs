@@ -10,9 +10,10 @@ use srv_tests::server::Server;
 
 use crate::client::{Client, get};
 use crate::probe::{open_files, pid, until_group, worker};
+use crate::serve::serve;
 
 fn start() -> Server {
-    Server::start(["--workers", "1", "--synthetic"]).unwrap()
+    serve().workers(1).synthetic().start()
 }
 
 #[test]
@@ -37,7 +38,7 @@ fn a_large_file_arrives_as_it_is() {
         .collect();
     std::fs::write(folder.path().join("large"), &content).unwrap();
     let root = folder.path().to_str().unwrap();
-    let server = Server::start(["--workers", "2", "--root", root]).unwrap();
+    let server = serve().workers(2).root(root).start();
     let address = server.address();
     let responses = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..4)

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use srv_tests::server::{Server, binary};
+use srv_tests::server::binary;
 
 use crate::attach_refusals::listening;
 use crate::gate;
+use crate::serve::serve;
 
 /// What `srv` says when it refuses to run with these arguments.
 fn refusal(arguments: &[&str]) -> String {
@@ -65,7 +66,7 @@ fn an_agent_keeps_it_too() {
 
 #[test]
 fn at_the_end_only_its_own_file_is_removed() {
-    let server = Server::start(["--workers", "1"]).unwrap();
+    let server = serve().workers(1).start();
     let control = server.control();
     fs::remove_file(&control).unwrap();
     fs::write(&control, "another's").unwrap();
@@ -83,7 +84,7 @@ fn at_the_end_only_its_own_file_is_removed() {
 /// So many that say nothing cost neither the server its descriptors nor others their answers.
 #[test]
 fn silent_connections_are_bounded_and_closed() {
-    let server = Server::start(["--workers", "1"]).unwrap();
+    let server = serve().workers(1).start();
     let connect = || {
         let stream = UnixStream::connect(server.control()).unwrap();
         let patience = Some(Duration::from_secs(20));
@@ -122,8 +123,8 @@ fn root_sees_every_server() {
     };
     let control = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(control.path(), Some(65_534), None).unwrap();
-    let nobodys = Server::start_as(as_nobody(), control, ["--workers", "1"]).unwrap();
-    let roots = Server::start(["--workers", "1"]).unwrap();
+    let nobodys = serve().workers(1).start_as(as_nobody(), control);
+    let roots = serve().workers(1).start();
     let status = Command::new(binary().unwrap())
         .arg("status")
         .output()

@@ -11,6 +11,7 @@ use crate::client::{Client, get_many};
 use crate::gate;
 use crate::loaded::of_sleepers;
 use crate::probe::{Stopped, group, pid, signal, state, until, until_group, worker};
+use crate::serve::serve;
 
 fn draws() -> Vec<Draw> {
     poisson(2, 400.0, Duration::from_millis(1_500), Service::Fixed(500))
@@ -51,19 +52,14 @@ fn an_aborting_worker_is_a_respawn_and_no_outage() {
 }
 
 fn a_death_under_load(accept: &str, by: Signal) {
-    let arguments = [
-        "--policy",
-        "round-robin",
-        "--workers",
-        "4",
-        "--synthetic",
-        "--accept",
-        accept,
+    let mut server = serve()
+        .policy("round-robin")
+        .workers(4)
+        .synthetic()
+        .accept(accept)
         // It is to be steered to, although it is stopped.
-        "--hang-after",
-        "0s",
-    ];
-    let mut server = Server::start(arguments).unwrap();
+        .with("--hang-after", "0s")
+        .start();
     // The request that is to be lost.
     let mut victim = Client::connect(server.address());
     victim.get("/work?sleep_us=500000");
@@ -96,17 +92,13 @@ fn a_death_under_load(accept: &str, by: Signal) {
 #[test]
 fn a_replacement_is_first_in_line_at_its_own_listener() {
     gate::needs!(steer);
-    let arguments = [
-        "--policy",
-        "round-robin",
-        "--workers",
-        "4",
-        "--worker-header",
+    let server = serve()
+        .policy("round-robin")
+        .workers(4)
+        .worker_header()
         // On a busy machine one of them may stand still for longer.
-        "--hang-after",
-        "0s",
-    ];
-    let server = Server::start(arguments).unwrap();
+        .with("--hang-after", "0s")
+        .start();
     let first = worker(&server, 2);
     signal(pid(&first), Signal::KILL);
     until_replaced(&server, 2);
@@ -124,7 +116,7 @@ fn a_replacement_is_first_in_line_at_its_own_listener() {
 
 #[test]
 fn a_worker_told_to_go_drains_and_is_replaced() {
-    let server = Server::start(["--workers", "4", "--synthetic"]).unwrap();
+    let server = serve().workers(4).synthetic().start();
     let mut client = Client::connect(server.address());
     client.get("/work?sleep_us=300000");
     let before = until_group(&server, "a request is in service", |group| {
@@ -146,7 +138,7 @@ fn a_worker_told_to_go_drains_and_is_replaced() {
 
 #[test]
 fn workers_leave_when_their_master_is_killed() {
-    let mut server = Server::start(["--workers", "2", "--synthetic"]).unwrap();
+    let mut server = serve().workers(2).synthetic().start();
     let mut client = Client::connect(server.address());
     client.get("/work?sleep_us=300000");
     let group = until_group(&server, "a request is in service", |group| {

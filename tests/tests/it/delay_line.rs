@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use srv::measure::arrivals::{Service, poisson};
 use srv::measure::delay_line::DelayLine;
-use srv_tests::server::Server;
 
 use crate::gate;
 use crate::loaded::of_sleepers;
 use crate::probe::until;
+use crate::serve::serve;
 
 const RTT: Duration = Duration::from_millis(40);
 
@@ -72,7 +72,7 @@ fn packets_stay_in_order() {
 fn five_hundred_connections_lose_nothing() {
     let Some(line) = open() else { return };
     let listen = format!("{}:0", line.server_address());
-    let server = Server::start(["--listen", &listen, "--workers", "2", "--synthetic"]).unwrap();
+    let server = serve().listen(&listen).workers(2).synthetic().start();
     let load = of_sleepers(server.address());
     let draws = poisson(1, 3_700.0, Duration::from_millis(140), Service::Fixed(0));
     assert!(draws.len() > 450);

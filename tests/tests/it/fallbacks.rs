@@ -10,11 +10,11 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use srv_common::layout::{ELIGIBLE, eligibility};
 use srv_common::{Group, Policy, Reason};
 use srv_steer::SelectProgram;
-use srv_tests::server::Server;
 
 use crate::client::get;
 use crate::gate;
 use crate::probe::{group, pid, signal, until, until_group};
+use crate::serve::serve;
 
 /// A listener group of this process with the program attached, everything
 /// else as zero as the kernel hands it out.
@@ -140,14 +140,7 @@ fn select_failed() {
     gate::needs!(steer);
     let mut steered = Steered::attach(2);
     let address = (std::net::Ipv6Addr::LOCALHOST, 0).into();
-    if !gate::can(
-        "use IPv6",
-        std::net::TcpListener::bind(address)
-            .map(drop)
-            .map_err(|e| e.to_string()),
-    ) {
-        return;
-    }
+    gate::needs!("use IPv6": &std::net::TcpListener::bind(address));
     // Another family is an error of its own kind.
     let others = listening(address, 1);
     steered.steering.set_listener(0, &others[0]).unwrap();
@@ -182,7 +175,7 @@ fn dropping_leaves_the_group_as_it_was_found() {
 #[test]
 fn not_syn() {
     gate::needs!(steer, root);
-    let server = Server::start(["--workers", "2"]).unwrap();
+    let server = serve().workers(2).start();
     const FIN: u8 = 0x01;
     const ACK: u8 = 0x10;
     const RST: u8 = 0x04;
@@ -240,7 +233,7 @@ fn checksum(address: Ipv4Addr, header: &[u8; 20]) -> u16 {
 #[test]
 fn none_ready_in_a_server() {
     gate::needs!(steer);
-    let server = Server::start(["--workers", "2"]).unwrap();
+    let server = serve().workers(2).start();
     // Each early death doubles the wait for the next start.
     until("no worker is alive", || {
         let workers = group(&server).workers;

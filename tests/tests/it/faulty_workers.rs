@@ -9,13 +9,14 @@ use rustix::net::Shutdown;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open};
 use srv::control::status::GroupStatus;
 use srv::serve::channel::Inherited;
-use srv_tests::server::{self, Server};
+use srv_tests::server;
 
 use crate::client::get;
 use crate::configured::Configured;
 use crate::gate;
 use crate::hostile_worker::library;
 use crate::probe::{Stopped, group, pid, signal, until, until_group, worker};
+use crate::serve::serve;
 
 /// Each of the slots has a ready worker that does what was ordered last, and these have had
 /// so many workers.
@@ -110,15 +111,13 @@ fn status_names_workers_that_have_not_taken_over_the_newest_settings() {
 fn a_newcomer_that_stops_before_it_has_started_is_killed_and_followed_by_another() {
     let folder = tempfile::tempdir().unwrap();
     let library = library(folder.path());
-    if !gate::can("build a library", library.clone().map(drop)) {
-        return;
-    }
+    gate::needs!("build a library": &library);
     let file = folder.path().join("stop");
     let mut command = Command::new(server::binary().unwrap());
     command.env("LD_PRELOAD", library.unwrap());
     command.env("STOP_WORKER", &file);
     let control = tempfile::tempdir().unwrap();
-    let mut server = Server::start_as(command, control, ["--workers", "2"]).unwrap();
+    let mut server = serve().workers(2).start_as(command, control);
     std::fs::write(&file, "").unwrap();
     signal(pid(&worker(&server, 0)), Signal::KILL);
     until("the newcomer has stopped", || {

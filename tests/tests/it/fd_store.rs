@@ -13,6 +13,7 @@ use crate::gate;
 use crate::loaded::without_loss;
 use crate::manager::{Manager, kill_all, workers};
 use crate::probe::{Stopped, endurance, group, signal, status, until, until_group};
+use crate::serve::serve;
 
 fn sockets(server: &Server) -> Vec<SocketStatus> {
     match ask(Some(&server.control()), &Request::Sockets).unwrap() {
@@ -314,7 +315,7 @@ fn where_nobody_keeps_listeners_a_restart_is_a_stop() {
     let mut command = manager.command();
     command.env_remove("FDSTORE");
     let folder = tempfile::tempdir().unwrap();
-    let mut server = Server::start_as(command, folder, ["--workers", "2", "--synthetic"]).unwrap();
+    let mut server = serve().workers(2).synthetic().start_as(command, folder);
     let mut client = Client::connect(server.address());
     client.get("/work?sleep_us=300000");
     until_group(&server, "a request is in service", |group| {

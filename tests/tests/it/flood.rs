@@ -16,6 +16,7 @@ use srv_tests::server::{self, Server};
 
 use crate::gate;
 use crate::probe::{Stopped, group, in_namespace_of, pid, status, until, until_group, worker};
+use crate::serve::serve;
 
 /// Half-open connections that are begun, all of them from addresses that nobody has.
 const SYNS: u32 = 100_000;
@@ -47,15 +48,12 @@ fn start(cookies: u32) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let listen = format!("{SERVER}:0");
     let workers = WORKERS.to_string();
-    let arguments = [
-        "--workers",
-        &workers,
-        "--synthetic",
-        "--worker-header",
-        "--listen",
-        &listen,
-    ];
-    Server::start_as(command, folder, arguments).unwrap()
+    serve()
+        .workers(&workers)
+        .synthetic()
+        .worker_header()
+        .listen(&listen)
+        .start_as(command, folder)
 }
 
 #[test]
@@ -335,21 +333,15 @@ fn tcp_counter(process: Pid, name: &str) -> u64 {
 #[test]
 fn an_accept_queue_that_overflows_is_counted_and_steered_around() {
     gate::needs!(steer);
-    let arguments = [
-        "--workers",
-        "2",
-        "--synthetic",
-        "--accept",
-        "own",
-        "--policy",
-        "round-robin",
+    let server = serve()
+        .workers(2)
+        .synthetic()
+        .accept("own")
+        .policy("round-robin")
         // So long that the other's is full only if that worker does not run for 0.2 s.
-        "--backlog",
-        "64",
-        "--hang-after",
-        "0s",
-    ];
-    let server = Server::start(arguments).unwrap();
+        .with("--backlog", "64")
+        .with("--hang-after", "0s")
+        .start();
     let stopped = Stopped::new(pid(&worker(&server, 1)));
     let target = server.address();
     let running = std::thread::spawn(move || at_random(target, 200.0));

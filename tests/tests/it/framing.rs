@@ -5,9 +5,10 @@ use srv_tests::server::Server;
 
 use crate::client::{Client, get};
 use crate::probe::{refused, until_group};
+use crate::serve::serve;
 
 fn start() -> Server {
-    Server::start(["--workers", "1", "--synthetic", "--worker-header"]).unwrap()
+    serve().workers(1).synthetic().worker_header().start()
 }
 
 const PIPELINE: &str = "GET /work?bytes=1 HTTP/1.1\r\nHost: a\r\n\r\n\

@@ -9,12 +9,12 @@ use rustix::process::Signal;
 use srv::control::status::GroupStatus;
 use srv::measure::arrivals::{Service, poisson};
 use srv::measure::load::Run;
-use srv_tests::server::Server;
 
 use crate::client::{Client, get};
 use crate::gate;
 use crate::loaded::of_sleepers;
 use crate::probe::{Stopped, endurance, group, open_files, pid, signal, until_group, worker};
+use crate::serve::serve;
 
 /// Half of what four workers can do, for a moment or for 5 s.
 fn half_load(target: SocketAddr) -> Run {
@@ -38,7 +38,7 @@ fn a_worker_stopped_in_its_sleep_keeps_nobody_waiting() {
 
 fn stopped_asleep(policy: &str) {
     gate::needs!(steer);
-    let server = Server::start(["--workers", "4", "--synthetic", "--policy", policy]).unwrap();
+    let server = serve().workers(4).synthetic().policy(policy).start();
     let before = until_group(&server, "all sleep", |group| {
         group.workers.iter().all(|worker| worker.busy_us == 0)
     });
@@ -76,7 +76,7 @@ fn stopped_asleep(policy: &str) {
 #[test]
 fn a_worker_stopped_at_work_keeps_only_its_own_requests_waiting() {
     gate::needs!(steer);
-    let server = Server::start(["--workers", "4", "--synthetic"]).unwrap();
+    let server = serve().workers(4).synthetic().start();
     let own_files = open_files(pid(&worker(&server, 1)));
     let target = server.address();
     std::thread::scope(|scope| {
@@ -115,8 +115,11 @@ fn a_worker_stopped_at_work_keeps_only_its_own_requests_waiting() {
 
 #[test]
 fn a_worker_that_hangs_for_too_long_is_replaced() {
-    let arguments = ["--workers", "2", "--synthetic", "--hang-kill", "400ms"];
-    let mut server = Server::start(arguments).unwrap();
+    let mut server = serve()
+        .workers(2)
+        .synthetic()
+        .with("--hang-kill", "400ms")
+        .start();
     let before = group(&server);
     let mut client = Client::connect(server.address());
     client.get("/work?sleep_us=60000000");
@@ -154,8 +157,11 @@ fn a_worker_that_hangs_for_too_long_is_replaced() {
 #[test]
 fn a_server_that_was_frozen_kills_no_worker() {
     const HANG_KILL: Duration = Duration::from_secs(2);
-    let arguments = ["--workers", "2", "--synthetic", "--hang-kill", "2s"];
-    let server = Server::start(arguments).unwrap();
+    let server = serve()
+        .workers(2)
+        .synthetic()
+        .with("--hang-kill", "2s")
+        .start();
     let mut client = Client::connect(server.address());
     client.get("/work?sleep_us=500000");
     let running = |group: &GroupStatus| group.workers.iter().position(|worker| worker.running == 1);
@@ -183,7 +189,7 @@ fn a_server_that_was_frozen_kills_no_worker() {
 #[test]
 fn a_joined_server_that_was_frozen_kills_no_worker() {
     const HANG_KILL: Duration = Duration::from_secs(2);
-    let first = Server::start(["--workers", "1", "--synthetic"]).unwrap();
+    let first = serve().workers(1).synthetic().start();
     let arguments = ["--workers", "1", "--synthetic", "--hang-kill", "2s"];
     let mut second = first.start_joined(arguments).unwrap();
     let before = until_group(&first, "both workers are ready", |group| {
@@ -213,7 +219,7 @@ fn a_joined_server_that_was_frozen_kills_no_worker() {
 
 #[test]
 fn a_worker_is_not_killed_unless_that_was_asked_for() {
-    let server = Server::start(["--workers", "2", "--synthetic"]).unwrap();
+    let server = serve().workers(2).synthetic().start();
     let mut client = Client::connect(server.address());
     client.get("/work?sleep_us=1000000");
     until_group(&server, "it hangs", |group| {
@@ -234,8 +240,11 @@ fn a_worker_is_not_killed_unless_that_was_asked_for() {
 fn a_worker_that_is_kept_busy_by_one_connection_is_not_killed() {
     const REQUESTS: usize = 8_000;
     const REQUEST: &str = "GET /work?sleep_us=400 HTTP/1.1\r\nHost: h\r\n\r\n";
-    let arguments = ["--workers", "1", "--synthetic", "--hang-kill", "1s"];
-    let server = Server::start(arguments).unwrap();
+    let server = serve()
+        .workers(1)
+        .synthetic()
+        .with("--hang-kill", "1s")
+        .start();
     let mut connection = TcpStream::connect(server.address()).unwrap();
     let mut sender = connection.try_clone().unwrap();
     // More than three times as long as the worker may be stuck.

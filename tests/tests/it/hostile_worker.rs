@@ -10,10 +10,12 @@ use std::process::Command;
 use rustix::fs::OFlags;
 use rustix::process::Pid;
 use srv_tests::server::{self, Server};
+use tempfile::TempDir;
 
 use crate::client::get;
 use crate::gate;
 use crate::probe::{group, pid};
+use crate::serve::{Serve, serve};
 
 /// What is done inside a worker, as a shared library.
 pub fn library(folder: &Path) -> Result<OsString, String> {
@@ -28,6 +30,20 @@ pub fn library(folder: &Path) -> Result<OsString, String> {
         Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
         Err(error) => Err(format!("run cc: {error}")),
     }
+}
+
+/// The server with the library in its workers, and the folder that has the library, if it
+/// can be built here.
+fn hostile(serve: Serve) -> Option<(Server, TempDir)> {
+    let folder = tempfile::tempdir().unwrap();
+    let library = library(folder.path());
+    if !gate::works("build a library", &library) {
+        return None;
+    }
+    let mut command = Command::new(server::binary().unwrap());
+    command.env("LD_PRELOAD", library.unwrap());
+    let control = tempfile::tempdir().unwrap();
+    Some((serve.start_as(command, control), folder))
 }
 
 /// Sends SIGRTMIN, with `victim` as its value.
@@ -60,23 +76,14 @@ fn listener_flags(master: Pid) -> Vec<OFlags> {
 #[test]
 fn no_call_of_its_reaches_its_siblings() {
     gate::needs!(steer, root);
-    let folder = tempfile::tempdir().unwrap();
-    let library = library(folder.path());
-    if !gate::can("build a library", library.clone().map(drop)) {
-        return;
-    }
-    let mut command = Command::new(server::binary().unwrap());
-    command.env("LD_PRELOAD", library.unwrap());
     // The victim is of the same user.
-    let arguments = ["--workers", "3", "--worker-header"];
-    let control = tempfile::tempdir().unwrap();
-    let mut server = Server::start_as(command, control, arguments).unwrap();
+    let Some((mut server, _folder)) = hostile(serve().workers(3).worker_header()) else {
+        return;
+    };
     let before = group(&server);
     let confinement = server.status().unwrap().workers_run_as.unwrap();
-    let seccomp = confinement.seccomp.then_some(()).ok_or("no seccomp".into());
-    if !gate::can("filter system calls", seccomp) {
-        return;
-    }
+    let seccomp = confinement.seccomp.then_some(()).ok_or("no seccomp");
+    gate::needs!("filter system calls": &seccomp);
     order_attack(pid(&before.workers[0]), pid(&before.workers[1]));
     server.child().await_line("HOSTILE done").unwrap();
     let said = server.child().stderr();
@@ -118,15 +125,9 @@ fn no_call_of_its_reaches_its_siblings() {
 #[test]
 fn complaints_without_end_cost_one_replacement_and_a_line_each() {
     gate::needs!(steer, root);
-    let folder = tempfile::tempdir().unwrap();
-    let library = library(folder.path());
-    if !gate::can("build a library", library.clone().map(drop)) {
+    let Some((mut server, _folder)) = hostile(serve().workers(2)) else {
         return;
-    }
-    let mut command = Command::new(server::binary().unwrap());
-    command.env("LD_PRELOAD", library.unwrap());
-    let control = tempfile::tempdir().unwrap();
-    let mut server = Server::start_as(command, control, ["--workers", "2"]).unwrap();
+    };
     let worker = pid(&group(&server).workers[0]);
     let worker = worker.as_raw_nonzero().get();
     // SAFETY: no memory is passed.

@@ -14,6 +14,7 @@ use srv_tests::server::Server;
 use crate::client::{Client, get};
 use crate::gate;
 use crate::probe::{group, until, until_group};
+use crate::serve::serve;
 
 /// The second listener of a server with three workers, taken from one of these.
 fn listener(server: &Server) -> Socket {
@@ -29,7 +30,7 @@ fn listener(server: &Server) -> Socket {
 
 fn start() -> Option<Server> {
     let can = gate::steer() && gate::root();
-    can.then(|| Server::start(["--workers", "3", "--worker-header"]).unwrap())
+    can.then(|| serve().workers(3).worker_header().start())
 }
 
 /// All workers are new, the program steers to each of them, and nothing was lost of what

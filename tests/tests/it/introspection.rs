@@ -10,7 +10,8 @@ use srv_tests::server::{Server, binary};
 
 use crate::client::get;
 use crate::gate;
-use crate::probe::{Stopped, group, pid, until_group, worker};
+use crate::probe::{Stopped, group, pid, sockets_beside, until_group, worker};
+use crate::serve::serve;
 
 fn said(server: &Server, arguments: &[&str]) -> String {
     let output = server.srv(arguments).unwrap();
@@ -22,7 +23,7 @@ fn said(server: &Server, arguments: &[&str]) -> String {
 #[test]
 fn status_adds_up() {
     gate::needs!(steer);
-    let server = Server::start(["--workers", "3"]).unwrap();
+    let server = serve().workers(3).start();
     let held = KeepAlive::open(server.address(), "/", 9, Opening::OneByOne).unwrap();
     get(server.address(), "/missing");
     until_group(&server, "the last one is closed", |group| {
@@ -62,7 +63,7 @@ fn sockets_of(json: &str) -> Vec<SocketStatus> {
 
 #[test]
 fn sockets_are_those_that_the_kernel_knows() {
-    let server = Server::start(["--workers", "2", "--backlog", "77"]).unwrap();
+    let server = serve().workers(2).with("--backlog", "77").start();
     let sockets = said(&server, &["sockets", "--json"]);
     let sockets = sockets_of(&sockets);
     assert_eq!(sockets.len(), 2);
@@ -79,7 +80,7 @@ fn sockets_are_those_that_the_kernel_knows() {
         assert_eq!((socket.recv_q, socket.backlog), (0, 77));
     }
     assert_ne!(sockets[0].cookie, sockets[1].cookie);
-    let listening = procfs::net::tcp().unwrap();
+    let listening = sockets_beside(&server);
     let inodes: Vec<_> = listening
         .iter()
         .filter(|entry| entry.local_address == server.address())
@@ -99,7 +100,7 @@ fn sockets_are_those_that_the_kernel_knows() {
 #[test]
 fn what_waits_is_shown() {
     gate::needs!(steer);
-    let server = Server::start(["--workers", "1"]).unwrap();
+    let server = serve().workers(1).start();
     let stopped = Stopped::new(pid(&worker(&server, 0)));
     let mut clients: Vec<_> = (0..3)
         .map(|_| crate::client::Client::connect(server.address()))
@@ -119,7 +120,7 @@ fn what_waits_is_shown() {
 #[test]
 fn policy_says_what_it_was() {
     gate::needs!(steer);
-    let server = Server::start(["--workers", "2"]).unwrap();
+    let server = serve().workers(2).start();
     assert_eq!(
         said(&server, &["policy", "source"]),
         "policy: source (was least)\n"
@@ -136,7 +137,7 @@ fn policy_says_what_it_was() {
 
 #[test]
 fn the_control_socket_is_its_users_alone() {
-    let server = Server::start(["--workers", "1"]).unwrap();
+    let server = serve().workers(1).start();
     let mode = std::fs::metadata(server.control())
         .unwrap()
         .permissions()
@@ -147,7 +148,7 @@ fn the_control_socket_is_its_users_alone() {
 #[test]
 fn nonsense_on_the_control_socket_is_refused() {
     use std::io::{Read as _, Write as _};
-    let server = Server::start(["--workers", "1"]).unwrap();
+    let server = serve().workers(1).start();
     for nonsense in [
         "hello\n".as_bytes(),
         &[b'x'; 10_000],

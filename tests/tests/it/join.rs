@@ -13,14 +13,19 @@ use crate::loaded::without_loss;
 use crate::probe::{
     Stopped, asked, endurance, group, pid, signal, state, status, until, until_group, worker,
 };
+use crate::serve::serve;
 
 /// Both servers have two workers: the first one's are in slots 0 and 1.
 const FIRST: [u32; 2] = [0, 1];
 const SECOND: [u32; 2] = [2, 3];
 
 fn start(arguments: &[&str]) -> Server {
-    let always = ["--workers", "2", "--worker-header", "--synthetic"];
-    Server::start(always.iter().chain(arguments)).unwrap()
+    serve()
+        .workers(2)
+        .worker_header()
+        .synthetic()
+        .flags(arguments)
+        .start()
 }
 
 /// A server that joins `first`, whose workers accept.

@@ -18,6 +18,7 @@ use srv_tests::server::{Server, binary};
 use crate::client::{Client, get, get_many};
 use crate::gate;
 use crate::probe::{signal, status, until, until_group};
+use crate::serve::serve;
 
 /// What a server says that may not join.
 fn refusal(command: &mut Command) -> String {
@@ -64,7 +65,7 @@ fn nobody_is_there() {
 
 #[test]
 fn another_server_than_one_that_this_could_join() {
-    let first = Server::start(["--workers", "1"]).unwrap();
+    let first = serve().workers(1).start();
     let address = first.address().to_string();
     let mend = format!("join it with --listen {address}");
     assert_refused(
@@ -85,7 +86,7 @@ fn another_server_than_one_that_this_could_join() {
     // One of them is the first's.
     let many = ["--workers", "256"];
     assert_refused(&first, &many, &["not 256 slots", "255 are free"]);
-    let shared = Server::start(["--workers", "1", "--accept", "shared"]).unwrap();
+    let shared = serve().workers(1).accept("shared").start();
     let accept = ["--accept", "shared"];
     assert_refused(&shared, &accept, &["one listener for all", "--accept ring"]);
 }
@@ -93,7 +94,7 @@ fn another_server_than_one_that_this_could_join() {
 #[test]
 fn a_policy_may_have_fewer_slots() {
     gate::needs!(steer);
-    let first = Server::start(["--workers", "1", "--policy", "hermes"]).unwrap();
+    let first = serve().workers(1).policy("hermes").start();
     let many = ["--workers", "64"];
     assert_refused(
         &first,
@@ -127,7 +128,7 @@ fn one_that_is_starting() {
 /// A server is to say so itself, not to be misunderstood.
 #[test]
 fn another_version() {
-    let first = Server::start(["--workers", "1"]).unwrap();
+    let first = serve().workers(1).start();
     let mut stream = UnixStream::connect(first.control()).unwrap();
     let listen = first.address();
     let asked = format!(
@@ -146,7 +147,7 @@ fn another_version() {
 #[test]
 fn another_user() {
     gate::needs!(root);
-    let first = Server::start(["--workers", "1"]).unwrap();
+    let first = serve().workers(1).start();
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
     // Where the build lies, others than root may not get at it.
@@ -174,7 +175,7 @@ fn another_user() {
 
 #[test]
 fn a_third_server() {
-    let first = Server::start(["--workers", "1"]).unwrap();
+    let first = serve().workers(1).start();
     let second = first.start_joined(["--workers", "1"]).unwrap();
     let listen = first.address().to_string();
     let said = refusal(&mut joining(&first, &["--listen", &listen]));
@@ -192,7 +193,7 @@ fn a_third_server() {
 
 #[test]
 fn one_that_stops() {
-    let first = Server::start(["--workers", "1", "--synthetic"]).unwrap();
+    let first = serve().workers(1).synthetic().start();
     let mut client = Client::connect(first.address());
     client.get("/work?sleep_us=1000000");
     until_group(&first, "it is in service", |group| {
@@ -215,7 +216,7 @@ fn one_that_is_being_upgraded() {
     let copy = folder.path().join("srv");
     std::fs::copy(binary().unwrap(), &copy).unwrap();
     let control = tempfile::tempdir().unwrap();
-    let mut first = Server::start_as(Command::new(&copy), control, ["--workers", "1"]).unwrap();
+    let mut first = serve().workers(1).start_as(Command::new(&copy), control);
     // What is there now never says anything.
     let script = folder.path().join("script");
     std::fs::write(&script, "#!/bin/sh\nexec sleep 1000\n").unwrap();

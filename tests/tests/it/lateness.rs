@@ -10,6 +10,7 @@ use srv_tests::server::Server;
 
 use crate::client::Client;
 use crate::probe::{Stopped, group, pid, refused, until_group, worker};
+use crate::serve::serve;
 
 const CLIENTS: usize = 20;
 /// Long enough for a slow machine to have all clients in their place.
@@ -21,8 +22,7 @@ const HEAD: &str = "GET / HTTP/1.1\r\nHo";
 const REST: &str = "st: a\r\n\r\n";
 
 fn start(limits: &[&str]) -> Server {
-    let always = ["--workers", "1", "--synthetic"];
-    Server::start(always.iter().chain(limits)).unwrap()
+    serve().workers(1).synthetic().flags(limits).start()
 }
 
 fn connect(server: &Server, sends: &str) -> Vec<Client> {

@@ -5,10 +5,10 @@ use srv_tests::server::Server;
 
 use crate::client::{Client, Response, get};
 use crate::probe::{group, refused, until_group};
+use crate::serve::serve;
 
 fn start(arguments: &[&str]) -> Server {
-    let always = ["--workers", "1", "--synthetic"];
-    Server::start(always.iter().chain(arguments)).unwrap()
+    serve().workers(1).synthetic().flags(arguments).start()
 }
 
 /// Sends all of it, whatever the server says meanwhile, then listens.

@@ -12,6 +12,8 @@ use srv::measure::load::Figures;
 use srv_tests::child::Child;
 use srv_tests::server::{Server, binary};
 
+use crate::serve::serve;
+
 /// `srv load` with these arguments, to its end.
 pub fn load<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
     let mut command = Command::new(binary().unwrap());
@@ -43,7 +45,7 @@ pub fn refusal<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Strin
 }
 
 fn server() -> Server {
-    Server::start(["--workers", "2", "--synthetic", "--worker-header"]).unwrap()
+    serve().workers(2).synthetic().worker_header().start()
 }
 
 fn work(server: &Server) -> String {
@@ -119,7 +121,7 @@ fn a_closed_loop_keeps_its_connections() {
 
 #[test]
 fn a_name_is_looked_up() {
-    let server = Server::start(["--workers", "1"]).unwrap();
+    let server = serve().workers(1).start();
     let port = server.address().port();
     // Either family may come first; the server listens on IPv4.
     let url = format!("http://localhost:{port}/");
@@ -187,7 +189,7 @@ fn nobody_there_is_said_and_is_a_failure() {
 /// Answers with something else than 200 are lost; only `--strict` minds, if there were others.
 #[test]
 fn strict_minds_a_loss() {
-    let server = Server::start(["--workers", "1", "--synthetic"]).unwrap();
+    let server = serve().workers(1).synthetic().start();
     // Service times beyond what the handler takes are refused with a 400.
     let url = format!("http://{}/work?sleep_us={{us}}", server.address());
     let service = "two:0,4000000000,0.5";
@@ -307,7 +309,7 @@ fn out_of(folder: &str) -> Vec<String> {
 
 #[test]
 fn a_full_disk_costs_the_files_and_not_the_figures() {
-    let server = Server::start(["--workers", "1"]).unwrap();
+    let server = serve().workers(1).start();
     let folder = tempfile::tempdir().unwrap();
     let full = folder.path().join("records.csv.part");
     std::os::unix::fs::symlink("/dev/full", full).unwrap();

@@ -16,6 +16,7 @@ use srv_tests::server::{Server, binary};
 use crate::gate;
 use crate::load::{figures, load};
 use crate::probe::{Stopped, until_group};
+use crate::serve::serve;
 
 fn doubts(figures: &Figures, part: &str) -> bool {
     figures.doubts.iter().any(|doubt| doubt.contains(part))
@@ -91,7 +92,7 @@ fn no_file_is_not_the_servers_loss() {
 /// The generator stands still for longer than a request has time.
 #[test]
 fn requests_that_a_late_generator_skips_are_not_the_servers_loss() {
-    let server = Server::start(["--workers", "1"]).unwrap();
+    let server = serve().workers(1).start();
     let folder = tempfile::tempdir().unwrap();
     let said = folder.path().join("stdout");
     let mut command = Command::new(binary().unwrap());
@@ -125,11 +126,8 @@ fn requests_that_a_late_generator_skips_are_not_the_servers_loss() {
 fn the_address_of_a_name_that_listens_is_used() {
     gate::needs!(root);
     for listen in ["127.0.0.1:0", "[::1]:0"] {
-        let bound = TcpListener::bind(listen).map_err(|error| format!("listen: {error}"));
-        if !gate::can("listen on both families", bound.map(drop)) {
-            return;
-        }
-        let server = Server::start(["--workers", "1", "--listen", listen]).unwrap();
+        gate::needs!("listen on both families": &TcpListener::bind(listen));
+        let server = serve().workers(1).listen(listen).start();
         let folder = tempfile::tempdir().unwrap();
         let hosts = folder.path().join("hosts");
         fs::write(&hosts, "::1 both.test\n127.0.0.1 both.test\n").unwrap();

@@ -397,10 +397,7 @@ fn nginx_sends_chunks_that_are_counted() {
         tuning: "gzip on; gzip_min_length 1; gzip_types *;",
         content: Content::Files(folder.path().to_owned()),
     };
-    let required = nginx::require(&options).map_err(|error| format!("{error:#}"));
-    if !gate::can("run nginx", required) {
-        return;
-    }
+    gate::needs!("run nginx": &nginx::require(&options));
     std::fs::write(folder.path().join("page.html"), "hello ".repeat(5_000)).unwrap();
     let nginx = Nginx::start(IpAddr::V4(Ipv4Addr::LOCALHOST), &options).unwrap();
     let url = format!("http://{}/page.html", nginx.address());

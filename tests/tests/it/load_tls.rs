@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use crate::gate;
 use crate::load::{figures, load, refusal};
 use crate::load_shapes::curl;
+use crate::serve::serve;
 
 /// Answers in chunks, and a POST after a `100 Continue` if that is asked for.
 const SERVER: &str = r#"
@@ -200,7 +201,7 @@ fn large_bodies_cross_the_session() {
 /// A server that speaks no TLS, and a client that speaks none.
 #[test]
 fn a_peer_without_tls_is_a_connection_that_did_not_come_about() {
-    let plain = srv_tests::server::Server::start(["--workers", "1"]).unwrap();
+    let plain = serve().workers(1).start();
     let url = format!("https://{}/", plain.address());
     let output = load([
         &url,

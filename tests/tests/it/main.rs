@@ -1,16 +1,13 @@
 //! srv against a real kernel, through the real binary: one module per topic.
 //! One test binary for all of them, so that it is linked once.
 
-mod agent;
-mod attached_server;
-mod client;
-mod configured;
-mod frozen;
-mod gate;
-mod loaded;
-mod manager;
-mod probe;
-mod upgradable;
+mod support;
+
+// So that a test names them as it does the modules beside it.
+use support::{
+    agent, attached_server, client, configured, frozen, gate, loaded, manager, network, probe,
+    serve, upgradable,
+};
 
 mod ab;
 mod ab_spoiled;
@@ -45,6 +42,7 @@ mod join_backlog;
 mod join_hostile;
 mod join_refusals;
 mod lateness;
+mod library;
 mod limits;
 mod load;
 mod load_limits;

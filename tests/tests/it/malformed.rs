@@ -12,6 +12,7 @@ use srv_tests::usage::Tree;
 
 use crate::client::get;
 use crate::probe::{group, open_files, stress, until_group};
+use crate::serve::serve;
 
 /// What is sent, and how it is refused; `None`: the client leaves in the middle.
 const KINDS: [(&str, Option<u16>); 20] = [
@@ -64,7 +65,7 @@ const CLIENTS: usize = 4;
 
 #[test]
 fn malformed_requests_leave_nothing() {
-    let server = Server::start(["--workers", "2", "--synthetic"]).unwrap();
+    let server = serve().workers(2).synthetic().start();
     let target = server.address();
     // Until everything is there that is needed once, and the heap has met its peaks.
     send(target, 10_000);

@@ -4,9 +4,10 @@ use srv_tests::server::Server;
 
 use crate::client::{Client, get};
 use crate::probe::{group, status};
+use crate::serve::serve;
 
 fn serves(accept: &str) -> Server {
-    let server = Server::start(["--accept", accept, "--workers", "3", "--worker-header"]).unwrap();
+    let server = serve().accept(accept).workers(3).worker_header().start();
     assert_eq!(status(&server).accept, accept);
     let mut client = Client::connect(server.address());
     for _ in 0..3 {
@@ -63,7 +64,7 @@ fn assert_unsteered(server: &Server) {
 
 #[test]
 fn a_policy_is_refused_where_there_is_nothing_to_choose_between() {
-    let server = Server::start(["--accept", "shared", "--workers", "2"]).unwrap();
+    let server = serve().accept("shared").workers(2).start();
     let output = server.srv(&["policy", "least"]).unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();

@@ -1,5 +1,5 @@
-//! `srv observe`: which of a server's workers accepts how much, and the verdict. What it
-//! counts by is tried on connections of this process first.
+//! `srv observe`: how many connections each worker of a server accepts, and the verdict. The program
+//! that counts closes is tested on connections of this process first.
 
 use std::io::Read as _;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,6 +9,7 @@ use socket2::SockRef;
 use srv::attach::closes::Closes;
 use srv::attach::observe::Observation;
 use srv::attach::verdict::Finding;
+use srv::control::attached::Attachment;
 use srv::kernel::owners::Owners;
 use srv::kernel::sock_diag::SockDiag;
 use srv_tests::child::Child;
@@ -21,7 +22,7 @@ use crate::client::get;
 use crate::gate;
 use crate::probe::{Stopped, until};
 
-/// A connection that this thread accepts: its client's end and its own.
+/// A connection that this thread accepts: the end of the client and the accepted end.
 fn pair(listener: &TcpListener) -> (TcpStream, TcpStream) {
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     (client, listener.accept().unwrap().0)
@@ -74,7 +75,7 @@ fn each_close_of_this_thread_is_counted_and_a_reset_is_not() {
     assert_eq!(counted(), 3, "another port");
 }
 
-/// What `srv observe --once` says while `request` is called again and again.
+/// The report of `srv observe --once` while the test calls `request` again and again.
 fn observed(arguments: &[&str], mut request: impl FnMut()) -> (Observation, Output) {
     let mut command = srv();
     command.args(["observe", "--once", "--json", "--interval", "2s"]);
@@ -95,9 +96,9 @@ fn observed(arguments: &[&str], mut request: impl FnMut()) -> (Observation, Outp
     )
 }
 
-/// nginx as it is by default: one socket, which all workers share.
+/// By default all workers of nginx share one socket.
 #[test]
-fn a_worker_that_takes_all_of_a_shared_socket_is_found() {
+fn a_worker_that_accepts_all_connections_of_a_shared_socket_is_found() {
     if nginx(2).is_none() {
         return;
     }
@@ -122,7 +123,7 @@ fn a_worker_that_takes_all_of_a_shared_socket_is_found() {
     assert_eq!(seen.verdict.finding, Finding::Uneven, "{seen:?}");
     let text = &seen.verdict.text;
     assert!(
-        text.starts_with("one of 3 workers took 100 % of "),
+        text.starts_with("one of 3 workers accepted 100 % of "),
         "{text}"
     );
     let fix = seen.verdict.fix.expect("it can be fixed");
@@ -139,7 +140,11 @@ fn a_worker_that_takes_all_of_a_shared_socket_is_found() {
         .map(|row| row.pid)
         .collect();
     assert_eq!(took, [nginx.workers()[0].as_raw_nonzero().get() as u32]);
-    assert_eq!(seen.status.program.attached, Some(false));
+    let attachment = &seen.status.program.attachment;
+    assert!(
+        matches!(attachment, Attachment::NotAttached(_)),
+        "{attachment:?}"
+    );
 }
 
 #[test]
@@ -158,21 +163,17 @@ fn beside_an_agent_its_state_is_shown_and_the_shares_are_even() {
     assert_eq!(seen.status.agent, Some(pid));
     assert_eq!(seen.status.policy.as_deref(), Some("round-robin"));
     let program = &seen.status.program;
-    assert_eq!((program.attached, &program.why_not), (Some(true), &None));
+    assert_eq!(program.attachment, Attachment::Attached);
     assert!(program.steered > Some(0), "{program:?}");
     let raw: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(raw["schema"], srv::output::json::SCHEMA);
     assert!(raw["time"].is_string(), "{raw}");
 }
 
-/// Its threads share one socket, and each waits for it by an epoll of its own.
+/// The threads of HAProxy share one socket, and each has an epoll instance of its own.
 #[test]
 fn haproxys_threads_are_its_workers() {
-    let required = haproxy::version().map(drop);
-    let required = required.map_err(|error| format!("{error:#}"));
-    if !gate::steer() || !gate::can("run HAProxy", required) {
-        return;
-    }
+    gate::needs!(steer, "run HAProxy": &haproxy::version());
     let folder = tempfile::tempdir().unwrap();
     let address: SocketAddr = free_address(LOCALHOST).unwrap();
     let file = folder.path().join("haproxy.cfg");
@@ -198,7 +199,7 @@ fn haproxys_threads_are_its_workers() {
 }
 
 #[test]
-fn too_few_connections_are_no_verdict() {
+fn too_few_connections_allow_no_verdict() {
     let Some(nginx) = nginx(2) else { return };
     let address = nginx.address().to_string();
     let (seen, output) = observed(&["--listen", &address], || {

@@ -3,11 +3,13 @@
 
 use std::process::{Command, Output};
 
+use srv::control::attached::Signal;
 use srv_tests::old_kernel::{Lacking, lack};
-use srv_tests::server::{self, Server};
+use srv_tests::server;
 
 use crate::agent::{Agent, answered_by, nginx, said, srv};
 use crate::gate;
+use crate::serve::serve;
 
 const BPF_MAP_CREATE: u64 = 0;
 const BPF_PROG_LOAD: u64 = 5;
@@ -132,9 +134,11 @@ fn a_signal_that_the_kernel_cannot_give_is_named_and_the_others_steer() {
     answered_by(nginx.address(), 20);
     let status = agent.status();
     let signals = status.signals.expect("the agent tells");
-    assert_eq!(signals["queues"], "known");
-    assert_eq!(signals["sleep"], "known");
-    let why = &signals["live"];
+    assert_eq!(signals["queues"], Signal::Known);
+    assert_eq!(signals["sleep"], Signal::Known);
+    let Signal::Missing(why) = &signals["live"] else {
+        panic!("live is known: {signals:?}")
+    };
     assert!(
         why.contains("inet_sock_set_state") && why.contains("Invalid argument"),
         "{why}"
@@ -159,8 +163,7 @@ fn a_server_that_cannot_steer_serves_and_says_why() {
         let mut command = Command::new(server::binary().unwrap());
         lack(&mut command, &[lacking]);
         let folder = tempfile::tempdir().unwrap();
-        let arguments = ["--workers", "2", "--synthetic"];
-        let server = Server::start_as(command, folder, arguments).unwrap();
+        let server = serve().workers(2).synthetic().start_as(command, folder);
         assert_eq!(crate::client::get(server.address(), "/work").status(), 200);
         let group = server.status().unwrap().groups.swap_remove(0);
         let why = group.program.why_not.expect("it does not steer");

@@ -139,12 +139,7 @@ fn a_worker_that_could_not_be_started_for_a_new_root_is_started_later() {
     let (one, two) = (root(&folder, "one"), root(&folder, "two"));
     let mut configured = Configured::start(&one, &[]);
     let cgroup = Cgroup::around(configured.server.pid());
-    if !gate::can(
-        "limit processes",
-        cgroup.as_ref().map(drop).map_err(|error| error.to_string()),
-    ) {
-        return;
-    }
+    gate::needs!("limit processes": &cgroup);
     let cgroup = cgroup.unwrap();
     // Room for the thread that reads the configuration and the process that looks at the root,
     // and so for two of three workers.

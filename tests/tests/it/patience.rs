@@ -9,11 +9,12 @@ use srv_tests::server::Server;
 
 use crate::client::Client;
 use crate::probe::{group, refused, until, until_group};
+use crate::serve::serve;
 
 const SHORT: &str = "300ms";
 
 fn start(limit: &str) -> Server {
-    Server::start(["--workers", "1", "--synthetic", limit, SHORT]).unwrap()
+    serve().workers(1).synthetic().with(limit, SHORT).start()
 }
 
 fn assert_timed_out(server: &Server, mut client: Client) {
@@ -85,15 +86,11 @@ fn a_connection_without_a_word() {
 #[test]
 fn an_empty_line_after_a_request() {
     for word in ["GET / HTTP/1.1\r\nHost: a\r\n\r\n\r\n", "\r\n"] {
-        let server = Server::start([
-            "--workers",
-            "1",
-            "--header-timeout",
-            SHORT,
-            "--idle-timeout",
-            SHORT,
-        ]);
-        let server = server.unwrap();
+        let server = serve()
+            .workers(1)
+            .with("--header-timeout", SHORT)
+            .with("--idle-timeout", SHORT)
+            .start();
         let mut client = Client::connect(server.address());
         client.get("/");
         assert_eq!(client.response().status(), 200);
@@ -177,7 +174,11 @@ fn a_response_that_nobody_reads() {
 /// its buffer holds more than this client takes in the time allowed.
 #[test]
 fn a_response_that_is_read_slowly_and_steadily() {
-    let server = Server::start(["--workers", "1", "--synthetic", "--write-timeout", "3s"]).unwrap();
+    let server = serve()
+        .workers(1)
+        .synthetic()
+        .with("--write-timeout", "3s")
+        .start();
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(16 << 10).unwrap();
     socket.connect(&server.address().into()).unwrap();

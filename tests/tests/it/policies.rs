@@ -12,6 +12,7 @@ use srv_tests::server::Server;
 use crate::client::{Client, get, get_many, get_over};
 use crate::gate;
 use crate::probe::{Stopped, group, pid, status, switch, until, until_group, worker};
+use crate::serve::serve;
 
 /// Each worker takes only what it was given, and says so.
 fn start(policy: &str, workers: u32) -> Server {
@@ -20,17 +21,14 @@ fn start(policy: &str, workers: u32) -> Server {
 
 fn start_with(policy: &str, workers: u32, more: &[&str]) -> Server {
     let workers = workers.to_string();
-    let usual = [
-        "--policy",
-        policy,
-        "--accept",
-        "own",
-        "--workers",
-        &workers,
-        "--worker-header",
-        "--synthetic",
-    ];
-    Server::start(usual.iter().chain(more)).unwrap()
+    serve()
+        .policy(policy)
+        .accept("own")
+        .workers(&workers)
+        .worker_header()
+        .synthetic()
+        .flags(more)
+        .start()
 }
 
 fn steered(group: &GroupStatus) -> Vec<u64> {
@@ -233,19 +231,14 @@ fn hermes_is_refused_beyond_its_bitmap() {
 #[test]
 fn a_hung_worker_comes_last() {
     gate::needs!(steer);
-    let server = Server::start([
-        "--policy",
-        "least",
-        "--accept",
-        "own",
-        "--workers",
-        "2",
-        "--worker-header",
-        "--synthetic",
-        "--hang-after",
-        "1ms",
-    ]);
-    let server = server.unwrap();
+    let server = serve()
+        .policy("least")
+        .accept("own")
+        .workers(2)
+        .worker_header()
+        .synthetic()
+        .with("--hang-after", "1ms")
+        .start();
     let mut client = Client::connect(server.address());
     client.get("/work?sleep_us=500000");
     let running = |group: &GroupStatus| group.workers.iter().position(|worker| worker.running == 1);
@@ -311,7 +304,7 @@ fn hash_attaches_nothing() {
 #[test]
 fn least_is_what_nobody_asked_for() {
     gate::needs!(steer);
-    let server = Server::start(["--workers", "2"]).unwrap();
+    let server = serve().workers(2).start();
     assert_eq!(get(server.address(), "/").status(), 200);
     let status = status(&server);
     assert_eq!((&*status.policy, &*status.accept), ("least", "ring"));

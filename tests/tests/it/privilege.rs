@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::io::Errno;
@@ -23,6 +23,7 @@ use tempfile::TempDir;
 use crate::client::{Client, get};
 use crate::gate;
 use crate::probe::{group, pid, signal, until, until_group, worker};
+use crate::serve::serve;
 
 /// The lines of `/proc/PID/task/TID/status` by name, of each thread.
 fn threads(pid: Pid) -> Vec<BTreeMap<String, String>> {
@@ -49,7 +50,7 @@ fn workers(server: &Server) -> Vec<Pid> {
 #[test]
 fn workers_have_nothing_left_to_give_up() {
     gate::needs!(root);
-    let server = Server::start(["--workers", "2", "--user", "4321:5432"]).unwrap();
+    let server = serve().workers(2).with("--user", "4321:5432").start();
     for pid in workers(&server) {
         let threads = threads(pid);
         assert_eq!(threads.len(), 1);
@@ -160,8 +161,11 @@ fn a_worker_has_no_file_descriptor_but_its_own() {
     command.arg(server::binary().unwrap());
     let folder = tempfile::tempdir().unwrap();
     let listen = ["--listen", "127.0.0.1:0", "--listen", "127.0.0.2:0"];
-    let arguments = ["--workers", "3", "--root", path.to_str().unwrap()];
-    let server = Server::start_as(command, folder, arguments.iter().chain(&listen)).unwrap();
+    let server = serve()
+        .workers(3)
+        .root(&path)
+        .flags(&listen)
+        .start_as(command, folder);
     let sockets = server.srv(&["sockets", "--json"]).unwrap().stdout;
     let sockets: serde_json::Value = serde_json::from_slice(&sockets).unwrap();
     let listeners: Vec<_> = sockets["sockets"].as_array().unwrap().iter().collect();
@@ -210,7 +214,7 @@ fn files_outside_of_the_root_or_of_others_are_refused() {
     fs::set_permissions(root.join("secret"), PermissionsExt::from_mode(0o000)).unwrap();
     fs::write(root.join("inside"), "to be served").unwrap();
     symlink("inside", root.join("link")).unwrap();
-    let server = Server::start(["--workers", "1", "--root", root.to_str().unwrap()]).unwrap();
+    let server = serve().workers(1).root(&root).start();
     for (path, status) in [
         ("/relative", 404),
         ("/absolute", 404),
@@ -272,12 +276,9 @@ fn a_user_that_cannot_be_had_is_refused_if_asked_for_and_else_said() {
         said.contains("--user") && said.contains("CAP_SETUID"),
         "{said}"
     );
-    let mut server = Server::start_as(
-        without_setuid(),
-        tempfile::tempdir().unwrap(),
-        ["--workers", "1"],
-    )
-    .unwrap();
+    let mut server = serve()
+        .workers(1)
+        .start_as(without_setuid(), tempfile::tempdir().unwrap());
     let said = server.child().stderr();
     let lines = said.lines().filter(|line| line.contains("workers run as"));
     assert_eq!(lines.count(), 1, "{said}");
@@ -313,7 +314,7 @@ fn a_root_that_workers_may_not_enter_is_refused_with_its_place() {
         assert!(said.contains(part), "{said}");
     }
     fs::write(&file, "workers = 1\n").unwrap();
-    let server = Server::start([Path::new("--config"), &file]).unwrap();
+    let server = serve().config(&file).start();
     let before = workers(&server);
     fs::write(&file, format!("root = \"{}\"\n", private.display())).unwrap();
     let refused = server.srv(&["reload"]).unwrap();
@@ -337,7 +338,7 @@ fn a_root_that_workers_may_not_enter_is_refused_with_its_place() {
 #[test]
 fn a_worker_writes_to_its_own_page_and_to_what_all_share() {
     gate::needs!(steer, root);
-    let server = Server::start(["--workers", "3"]).unwrap();
+    let server = serve().workers(3).start();
     for slot in 0..3 {
         let memory = SharedMemory::of(pid(&worker(&server, slot)));
         assert_eq!(memory.writable(), Group::<MAX_WORKERS>::writable_by(slot));
@@ -361,7 +362,7 @@ fn a_worker_writes_to_its_own_page_and_to_what_all_share() {
 fn a_worker_that_scribbles_over_all_that_it_can_costs_nothing_but_good_choices() {
     gate::needs!(steer, root);
     // Longer than a busy machine keeps a worker from running.
-    let server = Server::start(["--workers", "3", "--hang-after", "1s"]).unwrap();
+    let server = serve().workers(3).with("--hang-after", "1s").start();
     let before = group(&server);
     let memory = SharedMemory::of(pid(&before.workers[2]));
     let fill: [fn(usize) -> u8; 4] = [
@@ -437,7 +438,7 @@ fn mapping(line: &str) -> (Range<u64>, bool) {
 /// As a panic ends a worker.
 #[test]
 fn an_abort_is_a_respawn_and_no_outage() {
-    let server = Server::start(["--workers", "2"]).unwrap();
+    let server = serve().workers(2).start();
     for round in 1..=3 {
         signal(pid(&worker(&server, 1)), Signal::ABORT);
         for _ in 0..10 {
@@ -455,15 +456,11 @@ fn an_abort_is_a_respawn_and_no_outage() {
 #[test]
 fn what_was_kept_is_enough_for_all_that_comes_later() {
     gate::needs!(steer, root);
-    let mut server = Server::start([
-        "--workers",
-        "2",
-        "--hang-after",
-        "20ms",
-        "--hang-kill",
-        "50ms",
-    ])
-    .unwrap();
+    let mut server = serve()
+        .workers(2)
+        .with("--hang-after", "20ms")
+        .with("--hang-kill", "50ms")
+        .start();
     for policy in ["hash", "p2c", "least"] {
         assert!(server.srv(&["policy", policy]).unwrap().status.success());
         assert_eq!(group(&server).program.attached, policy != "hash");

@@ -42,10 +42,7 @@ fn changes(trace: &str, master: &str) -> Vec<(String, bool)> {
 #[test]
 fn no_thread_of_the_masters_becomes_another_user() {
     let strace = Command::new("strace").arg("-V").output();
-    let strace = strace.map(drop).map_err(|error| error.to_string());
-    if !gate::root() || !gate::can("trace system calls", strace) {
-        return;
-    }
+    gate::needs!(root, "trace system calls": &strace);
     let folder = tempfile::tempdir().unwrap();
     let open_to_all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(folder.path(), open_to_all).unwrap();

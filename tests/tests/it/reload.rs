@@ -4,13 +4,13 @@
 use rustix::process::Signal;
 use srv::control::status::GroupStatus;
 use srv::control::{Request, ask};
-use srv_tests::server::Server;
 
 use crate::client::{Client, get};
 use crate::configured::Configured;
 use crate::gate;
 use crate::loaded::without_loss;
 use crate::probe::{endurance, group, signal, state, status, until, until_group};
+use crate::serve::serve;
 
 /// Everything stands as it should with so many workers.
 fn is_settled(group: &GroupStatus, workers: usize) -> bool {
@@ -170,7 +170,7 @@ fn a_bad_file_is_refused_at_its_line_and_nothing_changes() {
 
 #[test]
 fn without_a_file_there_is_nothing_to_read_again() {
-    let server = Server::start(["--workers", "1"]).unwrap();
+    let server = serve().workers(1).start();
     let refusal = ask(Some(&server.control()), &Request::Reload).unwrap_err();
     assert!(refusal.to_string().contains("--config"), "{refusal}");
 }

@@ -4,9 +4,10 @@ use srv_tests::server::Server;
 
 use crate::client::{Client, Response};
 use crate::probe::refused;
+use crate::serve::serve;
 
 fn start() -> Server {
-    Server::start(["--workers", "1", "--synthetic"]).unwrap()
+    serve().workers(1).synthetic().start()
 }
 
 /// What must not be answered: it belongs to the message before it.

@@ -9,22 +9,19 @@ use srv_tests::server::Server;
 use crate::client::{Client, get_many};
 use crate::gate;
 use crate::probe::{self, Stopped, group, pid, until, until_group, worker};
+use crate::serve::serve;
 
 const WORKERS: u32 = 4;
 
 fn start() -> Server {
-    let server = Server::start([
-        "--policy",
-        "round-robin",
-        "--workers",
-        "4",
-        "--worker-header",
-        "--synthetic",
+    serve()
+        .policy("round-robin")
+        .workers(4)
+        .worker_header()
+        .synthetic()
         // It is to be steered to, although it is stopped.
-        "--hang-after",
-        "0s",
-    ]);
-    server.unwrap()
+        .with("--hang-after", "0s")
+        .start()
 }
 
 fn stolen(group: &GroupStatus) -> u64 {
@@ -147,7 +144,7 @@ fn is_answered(client: &Client) -> bool {
 /// Unsteered, the kernel's hash goes on sending connections to the stopped one.
 #[test]
 fn the_ring_needs_no_program() {
-    let server = Server::start(["--no-bpf", "--workers", "2", "--worker-header"]).unwrap();
+    let server = serve().no_bpf().workers(2).worker_header().start();
     let stopped = Stopped::new(pid(&worker(&server, 0)));
     let answered = get_many(server.address(), 60);
     assert_eq!(answered, [1; 60]);

@@ -15,6 +15,7 @@ use crate::client::get;
 use crate::gate;
 use crate::loaded::without_loss;
 use crate::probe::{group, state, until, until_group};
+use crate::serve::serve;
 
 /// A folder whose index page is `page`, and that other users may read.
 fn folder(at: &Path, page: &str) {
@@ -30,7 +31,7 @@ fn outer() -> TempDir {
 }
 
 fn start(root: &Path) -> Server {
-    Server::start(["--workers", "2", "--root", root.to_str().unwrap()]).unwrap()
+    serve().workers(2).root(root).start()
 }
 
 fn pids(group: &GroupStatus) -> Vec<u32> {
@@ -99,7 +100,7 @@ fn a_reload_follows_at_once_and_says_so() {
     folder(&dist, "one");
     let file = outer.path().join("srv.toml");
     fs::write(&file, "root = \"dist\"\n").unwrap();
-    let server = Server::start(["--workers", "2", "--config", file.to_str().unwrap()]).unwrap();
+    let server = serve().workers(2).config(&file).start();
     let before = pids(&group(&server));
     fs::rename(&dist, aside).unwrap();
     folder(&dist, "two");
@@ -118,8 +119,10 @@ fn a_current_directory_that_is_made_anew_is_followed() {
     folder(&dist, "one");
     let mut command = Command::new(binary().unwrap());
     command.current_dir(&dist);
-    let arguments = ["--workers", "2", "--root", "."];
-    let server = Server::start_as(command, TempDir::new().unwrap(), arguments).unwrap();
+    let server = serve()
+        .workers(2)
+        .root(".")
+        .start_as(command, TempDir::new().unwrap());
     let before = pids(&group(&server));
     fs::rename(&dist, aside).unwrap();
     folder(&dist, "two");

@@ -8,11 +8,12 @@ use std::process::Command;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use seccompiler::{SeccompAction, SeccompFilter};
-use srv_tests::server::{Server, binary};
+use srv_tests::server::binary;
 use tempfile::TempDir;
 
 use crate::client::get;
 use crate::probe::group;
+use crate::serve::serve;
 
 /// srv, to whom `openat2` fails with this error.
 fn without_openat2(errno: i32) -> Command {
@@ -46,9 +47,11 @@ fn files_are_served_and_confined_where_openat2_is_refused() {
     symlink("..", at("root/up")).unwrap();
     for errno in [libc::EPERM, libc::ENOSYS] {
         let root = at("root");
-        let arguments = ["--workers", "1", "--root", root.to_str().unwrap()];
         let folder = TempDir::new().unwrap();
-        let server = Server::start_as(without_openat2(errno), folder, arguments).unwrap();
+        let server = serve()
+            .workers(1)
+            .root(&root)
+            .start_as(without_openat2(errno), folder);
         for (path, status, body) in [
             ("/", 200, "index"),
             ("/folder/file", 200, "file"),
@@ -118,9 +121,11 @@ fn with_open_files(soft: u64, hard: u64) -> Command {
 /// What most systems start a process with is for programs that call `select`.
 #[test]
 fn many_workers_start_under_the_usual_soft_limit() {
-    let arguments = ["--workers", "32", "--no-bpf"];
     let command = with_open_files(64, 4096);
-    let server = Server::start_as(command, TempDir::new().unwrap(), arguments).unwrap();
+    let server = serve()
+        .workers(32)
+        .no_bpf()
+        .start_as(command, TempDir::new().unwrap());
     assert_eq!(group(&server).workers.len(), 32);
     assert_eq!(get(server.address(), "/").status(), 200);
 }

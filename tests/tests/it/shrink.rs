@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use srv_tests::nginx::{self, Nginx};
-use srv_tests::server::Server;
 
 use crate::agent::{LOCALHOST, options};
 use crate::gate;
 use crate::loaded::{Counted, under_load};
 use crate::probe::{endurance, in_namespace_of, until_group};
+use crate::serve::serve;
 
 const MANY: usize = 6;
 const PER_SECOND: f64 = 400.0;
@@ -34,7 +34,7 @@ fn srv_loses_nothing() {
     let file = folder.path().join("srv.toml");
     let write = |workers: usize| std::fs::write(&file, format!("workers = {workers}\n")).unwrap();
     write(MANY);
-    let server = Server::start(["--synthetic", "--config", file.to_str().unwrap()]).unwrap();
+    let server = serve().synthetic().config(&file).start();
     let counted = shrink_and_grow("srv", server.address(), |workers| {
         write(workers);
         assert!(server.srv(&["reload"]).unwrap().status.success());
@@ -45,11 +45,6 @@ fn srv_loses_nothing() {
         });
     });
     assert_eq!(counted.lost, 0, "{counted:?}");
-}
-
-fn can_run_nginx() -> bool {
-    let required = nginx::require(&options(MANY)).map_err(|error| format!("{error:#}"));
-    gate::can("run nginx", required)
 }
 
 fn nginx_counted(name: &str, mut nginx: Nginx) {
@@ -64,18 +59,15 @@ fn nginx_counted(name: &str, mut nginx: Nginx) {
 
 #[test]
 fn nginx_is_counted() {
-    if can_run_nginx() {
-        let nginx = Nginx::start(LOCALHOST, &options(MANY)).unwrap();
-        nginx_counted("nginx", nginx);
-    }
+    gate::needs!("run nginx": &nginx::require(&options(MANY)));
+    let nginx = Nginx::start(LOCALHOST, &options(MANY)).unwrap();
+    nginx_counted("nginx", nginx);
 }
 
 /// The kernel moves a closing listener's queue to another of the group.
 #[test]
 fn nginx_is_counted_where_the_kernel_migrates() {
-    if !can_run_nginx() || !gate::root() {
-        return;
-    }
+    gate::needs!(root, "run nginx": &nginx::require(&options(MANY)));
     let apart = || {
         let script = "ip link set lo up && echo 1 >/proc/sys/net/ipv4/tcp_migrate_req && \
                       exec nginx \"$@\"";

@@ -1,16 +1,16 @@
 //! What each signal does to a server, as `srv serve --help` says it.
 
 use rustix::process::Signal;
-use srv_tests::server::Server;
 
 use crate::agent::{Agent, answered_by, is_in_turn, nginx, said};
 use crate::client::get;
 use crate::probe::{group, pid, signal, until_group};
+use crate::serve::serve;
 
 /// To nginx it means to open the logs anew, and logrotate sends it.
 #[test]
 fn sigusr1_stops_no_server_outside_systemd() {
-    let mut server = Server::start(["--workers", "2"]).unwrap();
+    let mut server = serve().workers(2).start();
     signal(server.pid(), Signal::USR1);
     server.child().await_line("SIGUSR1 has no effect").unwrap();
     assert_eq!(get(server.address(), "/").status(), 200);
@@ -20,7 +20,7 @@ fn sigusr1_stops_no_server_outside_systemd() {
 /// An operator, or a terminal, may signal all processes of a server.
 #[test]
 fn signals_that_are_the_masters_end_no_worker() {
-    let server = Server::start(["--workers", "1"]).unwrap();
+    let server = serve().workers(1).start();
     let worker = group(&server).workers.remove(0);
     for one in [
         Signal::HUP,
@@ -38,7 +38,7 @@ fn signals_that_are_the_masters_end_no_worker() {
 /// It drains and is replaced: nothing has died.
 #[test]
 fn a_worker_that_was_told_to_end_is_no_death() {
-    let mut server = Server::start(["--workers", "2"]).unwrap();
+    let mut server = serve().workers(2).start();
     let worker = group(&server).workers.remove(0);
     signal(pid(&worker), Signal::TERM);
     let told = server.child().await_line("was told to end").unwrap();

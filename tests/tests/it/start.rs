@@ -7,11 +7,12 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 
-use srv_tests::server::{Server, binary};
+use srv_tests::server::binary;
 
 use crate::attach_refusals::listening;
 use crate::client::{Client, get};
 use crate::gate;
+use crate::serve::serve;
 
 /// What `srv serve` says when it refuses to start.
 fn refusal<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> String {
@@ -57,7 +58,7 @@ fn a_port_that_another_process_has() {
 /// The kernel itself would let a process of the same user join the group.
 #[test]
 fn a_port_that_another_srv_has() {
-    let other = Server::start(["--workers", "2"]).unwrap();
+    let other = serve().workers(2).start();
     let address = other.address().to_string();
     let parts = [
         &address,
@@ -135,7 +136,7 @@ fn a_config_file_that_makes_no_sense() {
 
 #[test]
 fn a_control_socket_that_another_server_answers_on() {
-    let other = Server::start(["--workers", "1"]).unwrap();
+    let other = serve().workers(1).start();
     let mut command = Command::new(binary().unwrap());
     command
         .args(["serve", "--listen", "127.0.0.1:0", "--control"])
@@ -150,29 +151,20 @@ fn a_stale_control_socket_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     // A socket that nobody listens on is what a killed server leaves.
     drop(UnixListener::bind(folder.path().join("control")).unwrap());
-    let server = Server::start_as(Command::new(binary().unwrap()), folder, ["--workers", "1"]);
-    server.unwrap().status().unwrap();
+    let binary = Command::new(binary().unwrap());
+    let server = serve().workers(1).start_as(binary, folder);
+    server.status().unwrap();
 }
 
 #[test]
 fn several_addresses_of_both_families() {
-    let can_v6 = TcpListener::bind("[::1]:0")
-        .map(drop)
-        .map_err(|error| error.to_string());
-    if !gate::can("use IPv6", can_v6) {
-        return;
-    }
-    let server = Server::start([
-        "--workers",
-        "2",
-        "--listen",
-        "127.0.0.1:0",
-        "--listen",
-        "[::1]:0",
-        "--listen",
-        "127.0.0.1:0",
-    ]);
-    let server = server.unwrap();
+    gate::needs!("use IPv6": &TcpListener::bind("[::1]:0"));
+    let server = serve()
+        .workers(2)
+        .listen("127.0.0.1:0")
+        .listen("[::1]:0")
+        .listen("127.0.0.1:0")
+        .start();
     let addresses = server.addresses();
     assert!(addresses[0].is_ipv4() && addresses[1].is_ipv6() && addresses[2].is_ipv4());
     assert_ne!(addresses[0], addresses[2]);
@@ -204,8 +196,7 @@ fn flags_win_over_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("srv.toml");
     std::fs::write(&file, "workers = 3\nno-bpf = true\nsynthetic = true\n").unwrap();
-    let arguments = ["--config", file.to_str().unwrap(), "--workers", "2"];
-    let server = Server::start(arguments).unwrap();
+    let server = serve().config(&file).workers(2).start();
     let status = server.status().unwrap();
     assert_eq!(
         (status.groups[0].workers.len(), &*status.policy),
@@ -261,15 +252,11 @@ fn what_this_machine_will_not_give() {
     let mut command = Command::new("prlimit");
     command.arg("--nofile=1024:1024").arg(binary().unwrap());
     let folder = tempfile::tempdir().unwrap();
-    let arguments = [
-        "--workers",
-        "1",
-        "--fast-open",
-        "16",
-        "--connections",
-        "5000",
-    ];
-    let mut server = Server::start_as(command, folder, arguments).unwrap();
+    let mut server = serve()
+        .workers(1)
+        .with("--fast-open", "16")
+        .with("--connections", "5000")
+        .start_as(command, folder);
     let said = server.child().stderr();
     assert_says(&said, &["connections at most, not 5000", "1024"]);
     let sysctl = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen").unwrap();

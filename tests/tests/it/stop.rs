@@ -15,11 +15,11 @@ use crate::client::{Client, get};
 use crate::gate;
 use crate::loaded::of_sleepers;
 use crate::probe::{group, pid, signal, state, until, until_group};
+use crate::serve::serve;
 
 /// A server with one request in service that takes `sleep`.
 fn serving(arguments: &[&str], sleep: Duration) -> (Server, Client) {
-    let always = ["--workers", "2", "--synthetic"];
-    let server = Server::start(always.iter().chain(arguments)).unwrap();
+    let server = serve().workers(2).synthetic().flags(arguments).start();
     let mut client = Client::connect(server.address());
     client.get(&format!("/work?sleep_us={}", sleep.as_micros()));
     until_group(&server, "the request is in service", |group| {
@@ -122,7 +122,7 @@ fn a_stop_under_load_closes_kept_connections_between_requests() {
 }
 
 fn stop_under_load(connections: Connections) {
-    let mut server = Server::start(["--workers", "4", "--synthetic"]).unwrap();
+    let mut server = serve().workers(4).synthetic().start();
     let load = Load {
         connections,
         timeout: Duration::from_secs(1),
@@ -165,8 +165,10 @@ fn as_process_1_it_reaps_orphans() {
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--kill-child", "sh", "-c", script, "sh"]);
     command.arg(server::binary().unwrap());
-    let mut server =
-        Server::start_as(command, folder, ["--workers", "2", "--grace", "5s"]).unwrap();
+    let mut server = serve()
+        .workers(2)
+        .with("--grace", "5s")
+        .start_as(command, folder);
     let srv = until("srv runs", || only_child(server.pid()));
     until("only the workers are left", || {
         (children(srv).len() == 2).then_some(())
@@ -194,7 +196,7 @@ fn children(of: Pid) -> Vec<Pid> {
 
 #[test]
 fn a_server_is_one_process_and_its_workers() {
-    let mut server = Server::start(["--workers", "3"]).unwrap();
+    let mut server = serve().workers(3).start();
     assert_eq!(Tree::of(server.pid()).unwrap().len(), 4);
     let workers = group(&server).workers;
     let mut processes: Vec<_> = workers.iter().map(pid).collect();
@@ -210,7 +212,7 @@ fn a_server_is_one_process_and_its_workers() {
 /// hyper by itself would close a connection of which it has read nothing.
 #[test]
 fn a_request_that_has_arrived_unread_is_answered() {
-    let mut server = Server::start(["--workers", "1", "--synthetic"]).unwrap();
+    let mut server = serve().workers(1).synthetic().start();
     let mut busy = Client::connect(server.address());
     busy.get(&format!("/work?sleep_us={}", SHORT.as_micros()));
     until_group(&server, "the request is in service", |group| {

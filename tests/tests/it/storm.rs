@@ -12,6 +12,7 @@ use crate::client::get;
 use crate::gate;
 use crate::loaded::of_sleepers;
 use crate::probe::{Stopped, endurance, group, open_files, pid, signal, until_group, worker};
+use crate::serve::serve;
 
 const WORKERS: &str = "4";
 const KILL_EVERY: Duration = Duration::from_millis(500);
@@ -19,7 +20,7 @@ const KILL_EVERY: Duration = Duration::from_millis(500);
 #[test]
 fn a_worker_killed_every_500_ms_loses_only_what_was_in_service_on_it() {
     gate::needs!(steer);
-    let server = Server::start(["--workers", WORKERS, "--synthetic"]).unwrap();
+    let server = serve().workers(WORKERS).synthetic().start();
     // What a worker has open without any connection.
     let own_files = open_files(pid(&worker(&server, 0)));
     let load = of_sleepers(server.address());
@@ -90,14 +91,7 @@ fn a_worker_that_cannot_start_is_tried_less_and_less_often_and_the_others_go_on(
     let folder = tempfile::tempdir().unwrap();
     let [root, aside] = ["root", "aside"].map(|name| folder.path().join(name));
     std::fs::create_dir(&root).unwrap();
-    let arguments = [
-        "--workers",
-        "3",
-        "--synthetic",
-        "--root",
-        root.to_str().unwrap(),
-    ];
-    let mut server = Server::start(arguments).unwrap();
+    let mut server = serve().workers(3).synthetic().root(&root).start();
     std::fs::rename(&root, &aside).unwrap();
     let before = group(&server);
     signal(pid(&before.workers[1]), Signal::KILL);

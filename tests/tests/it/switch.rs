@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use srv::measure::arrivals::{Service, poisson};
-use srv_tests::server::Server;
 
 use crate::gate;
 use crate::loaded::of_sleepers;
 use crate::probe::{group, status, switch, until_group};
+use crate::serve::serve;
 
 #[test]
 fn fifty_switches_under_load_lose_nothing() {
     gate::needs!(steer);
-    let server = Server::start(["--workers", "4", "--synthetic"]).unwrap();
+    let server = serve().workers(4).synthetic().start();
     let load = of_sleepers(server.address());
     let draws = poisson(1, 500.0, Duration::from_secs(2), Service::Fixed(500));
     let policies = srv_common::Policy::NAMED.map(|(name, _)| name);

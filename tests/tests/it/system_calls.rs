@@ -11,6 +11,7 @@ use srv_tests::server::Server;
 use crate::client::{Client, get};
 use crate::gate;
 use crate::probe::{pid, until_group, worker};
+use crate::serve::serve;
 
 type Counts = BTreeMap<String, usize>;
 
@@ -95,7 +96,7 @@ fn assert_a_wait_each(counts: &mut Counts) {
 
 /// One worker, so that nobody is woken in vain.
 fn start() -> Server {
-    Server::start(["--workers", "1", "--policy", "least"]).unwrap()
+    serve().workers(1).policy("least").start()
 }
 
 #[test]
@@ -144,7 +145,7 @@ fn a_connection_for_one_request_is_these_five() {
 #[test]
 fn a_ring_of_workers_steers_without_a_system_call() {
     gate::needs!(steer);
-    let server = Server::start(["--workers", "2"]).unwrap();
+    let server = serve().workers(2).start();
     let Some(trace) = Trace::attach(pid(&worker(&server, 0))) else {
         return;
     };

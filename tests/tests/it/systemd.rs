@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use crate::client::{Client, get};
 use crate::gate;
 use crate::probe::{group, signal, until};
+use crate::serve::serve;
 
 /// The socket that a service's words go to.
 struct Notified {
@@ -53,7 +54,7 @@ impl Notified {
             .env("NOTIFY_SOCKET", self.folder.path().join("notify"))
             .env("WATCHDOG_USEC", "100000");
         let folder = tempfile::tempdir().unwrap();
-        Server::start_as(command, folder, ["--workers", "2"]).unwrap()
+        serve().workers(2).start_as(command, folder)
     }
 }
 
@@ -110,8 +111,10 @@ fn activated(socket: &Socket) -> Command {
 fn start(socket: &Socket, address: SocketAddr) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let address = address.to_string();
-    let arguments = ["--workers", "3", "--listen", &address];
-    Server::start_as(activated(socket), folder, arguments).unwrap()
+    serve()
+        .workers(3)
+        .listen(&address)
+        .start_as(activated(socket), folder)
 }
 
 #[test]
@@ -187,7 +190,7 @@ fn the_units_capabilities_are_enough_to_steer() {
         command.arg(format!("--{set}=-all,{named}"));
     }
     command.arg(binary);
-    let mut server = Server::start_as(command, folder, ["--workers", "2"]).unwrap();
+    let mut server = serve().workers(2).start_as(command, folder);
     assert!(
         group(&server).program.attached,
         "{:?}",

@@ -7,11 +7,12 @@ use std::io::{ErrorKind, Read as _};
 use srv_tests::server::Server;
 
 use crate::client::{Client, get};
+use crate::serve::serve;
 
 const PIPELINED: usize = 500;
 
 fn start() -> Server {
-    Server::start(["--workers", "1", "--synthetic"]).unwrap()
+    serve().workers(1).synthetic().start()
 }
 
 /// Sends so many requests at once, each of which blocks the worker for so long.

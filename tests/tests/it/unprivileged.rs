@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use crate::client::{Client, get, get_many};
 use crate::gate;
 use crate::probe::{Stopped, group, pid, status, worker};
+use crate::serve::serve;
 
 /// The user and group that own nothing.
 const NOBODY: u32 = 65_534;
@@ -128,7 +129,7 @@ fn a_policy_asked_for_is_not_quietly_left_out() {
 
 #[test]
 fn no_bpf_is_no_privilege_needed() {
-    let server = Server::start(["--no-bpf", "--workers", "2"]).unwrap();
+    let server = serve().no_bpf().workers(2).start();
     assert_eq!(get(server.address(), "/").status(), 200);
     let program = group(&server).program;
     assert!(program.why_not.unwrap().contains("--no-bpf"));

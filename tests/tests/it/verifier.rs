@@ -42,9 +42,7 @@ fn each_loop_has_an_end_that_old_kernels_find() {
     let carried = (objects.len() == 2)
         .then_some(())
         .ok_or(format!("the binary carries {} objects of 2", objects.len()));
-    if !gate::can("read the programs that the binary carries", carried) {
-        return;
-    }
+    gate::needs!("read the programs that the binary carries": &carried);
     let functions: Vec<Function> = objects.into_iter().flat_map(functions).collect();
     let loops: usize = functions
         .iter()

@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::fs::{CWD, FileType, Mode};
@@ -14,6 +14,7 @@ use crate::client::{Client, get};
 use crate::frozen::{Unanswering, Unreapable};
 use crate::gate;
 use crate::probe::{group, pid, signal, state, status, until, until_group};
+use crate::serve::serve;
 
 /// Its event loop goes round: it answers, and replaces a worker that dies.
 fn assert_lives(server: &Server) {
@@ -57,7 +58,7 @@ fn a_reload_that_reads_a_file_without_an_answer_is_refused() {
     let file = folder.path().join("srv.toml");
     let text = "workers = 2\n";
     std::fs::write(&file, text).unwrap();
-    let mut server = Server::start(["--config", file.to_str().unwrap()]).unwrap();
+    let mut server = serve().config(&file).start();
     // To open a FIFO to read is to wait until it is opened to write.
     let fifo = folder.path().join("fifo");
     rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
@@ -90,7 +91,7 @@ fn a_reload_that_looks_at_a_root_without_an_answer_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("srv.toml");
     std::fs::write(&file, "workers = 2\n").unwrap();
-    let mut server = Server::start(["--config", file.to_str().unwrap()]).unwrap();
+    let mut server = serve().config(&file).start();
     std::fs::write(&file, format!("workers = 2\nroot = {root:?}\n")).unwrap();
     let elsewhere = || std::fs::write(&file, "workers = 2\n").unwrap();
     // Without its server, the file system says that it is not connected.
@@ -102,8 +103,11 @@ fn a_reload_that_looks_at_a_root_without_an_answer_is_refused() {
 /// A process that was killed ends at once, unless the kernel waits for a disk.
 #[test]
 fn a_worker_that_does_not_end_when_it_is_killed_is_given_up() {
-    let arguments = ["--workers", "2", "--synthetic", "--grace", "100ms"];
-    let mut server = Server::start(arguments).unwrap();
+    let mut server = serve()
+        .workers(2)
+        .synthetic()
+        .with("--grace", "100ms")
+        .start();
     let mut client = Client::connect(server.address());
     client.get("/work?sleep_us=60000000");
     let busy = until_group(&server, "the request is in service", |group| {
@@ -112,9 +116,7 @@ fn a_worker_that_does_not_end_when_it_is_killed_is_given_up() {
     let worker = busy.workers.iter().find(|worker| worker.running == 1);
     let worker = pid(worker.unwrap());
     let unreapable = Unreapable::new(worker);
-    if !gate::can("trace", unreapable.as_ref().map(drop).map_err(Clone::clone)) {
-        return;
-    }
+    gate::needs!("trace": &unreapable);
     signal(server.pid(), Signal::TERM);
     assert_eq!(server.child().await_exit().unwrap().code(), Some(1));
     let said = server.child().stderr();
@@ -123,14 +125,19 @@ fn a_worker_that_does_not_end_when_it_is_killed_is_given_up() {
     assert!(refusal.is_some_and(|line| line.contains(&number)), "{said}");
 }
 
+/// A server whose binary is in this folder, where it can be replaced.
+fn with_a_binary_in(folder: &Path) -> (Server, PathBuf) {
+    let binary = folder.join("srv");
+    std::fs::copy(server::binary().unwrap(), &binary).unwrap();
+    let control = tempfile::tempdir().unwrap();
+    let serve = serve().workers(2).with("--upgrade-within", "1s");
+    (serve.start_as(Command::new(&binary), control), binary)
+}
+
 #[test]
 fn a_new_binary_that_does_not_end_when_it_is_killed_is_given_up() {
     let folder = tempfile::tempdir().unwrap();
-    let binary = folder.path().join("srv");
-    std::fs::copy(server::binary().unwrap(), &binary).unwrap();
-    let arguments = ["--workers", "2", "--upgrade-within", "1s"];
-    let control = tempfile::tempdir().unwrap();
-    let mut server = Server::start_as(Command::new(&binary), control, arguments).unwrap();
+    let (mut server, binary) = with_a_binary_in(folder.path());
     let (script, its_pid) = (folder.path().join("script"), folder.path().join("pid"));
     let text = format!(
         "#!/bin/sh\necho $$ >{}\nexec sleep 1000\n",
@@ -145,9 +152,7 @@ fn a_new_binary_that_does_not_end_when_it_is_killed_is_given_up() {
         Pid::from_raw(number.trim_end().parse().ok()?)
     });
     let unreapable = Unreapable::new(successor);
-    if !gate::can("trace", unreapable.as_ref().map(drop).map_err(Clone::clone)) {
-        return;
-    }
+    gate::needs!("trace": &unreapable);
     until("the new binary was killed", || {
         (state(successor) == Some('Z')).then_some(())
     });
@@ -161,11 +166,7 @@ fn a_new_binary_that_does_not_end_when_it_is_killed_is_given_up() {
 #[test]
 fn a_new_binary_on_a_file_system_without_an_answer_is_given_up() {
     let folder = tempfile::tempdir().unwrap();
-    let binary = folder.path().join("srv");
-    std::fs::copy(server::binary().unwrap(), &binary).unwrap();
-    let arguments = ["--workers", "2", "--upgrade-within", "1s"];
-    let control = tempfile::tempdir().unwrap();
-    let mut server = Server::start_as(Command::new(&binary), control, arguments).unwrap();
+    let (mut server, _) = with_a_binary_in(folder.path());
     let Some(unanswering) = unanswering(folder.path()) else {
         return;
     };
@@ -196,7 +197,7 @@ fn a_manager_that_does_not_listen_is_told_when_it_does() {
         .env("NOTIFY_SOCKET", &path)
         .env("WATCHDOG_USEC", "20000");
     let control = tempfile::tempdir().unwrap();
-    let mut server = Server::start_as(command, control, ["--workers", "2"]).unwrap();
+    let mut server = serve().workers(2).start_as(command, control);
     assert_lives(&server);
     manager.set_nonblocking(true).unwrap();
     let mut heard = Vec::new();

@@ -1,11 +1,11 @@
-//! The policies for attached groups on the host: what holds for any state of a
-//! group, and how choices spread over equals.
+//! Tests of the policies for attached groups: what holds for any state of a group, and how choices
+//! spread over equally loaded listeners.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// A group whose every part the test decides, and which counts what is looked at.
+/// A group in which the test sets every value, and which counts the looks.
 #[derive(Clone, Debug, Default)]
 struct Bench {
     listeners: Vec<Posed>,
@@ -77,7 +77,7 @@ impl Host for Bench {
     }
 }
 
-/// Place and slot are one here.
+/// In this group the place of a listener is its slot.
 impl Listeners for Bench {
     fn look(&mut self, place: u32, window: Window) -> Result<Look, Reason> {
         assert_looked_at(window, place);
@@ -115,7 +115,7 @@ impl View for Bench {
     }
 }
 
-/// The place is in the window, and in the block that the program reads for it.
+/// Checks that the place is in the window, and in the block that the program reads for it.
 fn assert_looked_at(window: Window, place: u32) {
     assert!(place < window.members);
     let steps = (place + window.members - window.start) % window.members;
@@ -194,13 +194,14 @@ proptest! {
         }
     }
 
-    /// Wherever those are that are away, asleep beside their queue or in a request: the
-    /// others share evenly, and none has its neighbour's share as well.
+    /// Wherever the listeners are whose workers are busy, or at which a connection waits: the other
+    /// listeners share evenly, and none gets the share of its neighbour, too.
     #[test]
-    fn around_those_that_are_away_the_others_share_evenly(
+    fn listeners_with_idle_workers_share_evenly_wherever_the_others_are(
         away in prop_oneof![
             prop::collection::vec(any::<bool>(), 2..=LOOK_MAX as usize),
-            // Of many only a part is looked at: if all of that is away it gets some.
+            // In a large group a choice looks at a part. If all workers of that part are busy, one of
+            // them gets the connection.
             prop::collection::vec(prop::bool::weighted(0.1), 17..=MAX_LISTENERS),
         ],
         waiting in 0..2u32,
@@ -227,7 +228,7 @@ proptest! {
 }
 
 #[test]
-fn an_idle_group_is_dealt_out_in_turn_at_one_look_each() {
+fn an_idle_group_is_chosen_from_in_turn_with_one_look_each() {
     for members in [3, 8, 64] {
         let mut bench = Bench::of(&vec![IDLE; members]);
         let mut counts = vec![0; members];
@@ -240,10 +241,10 @@ fn an_idle_group_is_dealt_out_in_turn_at_one_look_each() {
 }
 
 #[test]
-fn kept_connections_stay_even_whoever_is_busy_meanwhile() {
+fn live_connections_stay_even_whichever_workers_are_busy() {
     let mut bench = Bench::of(&[IDLE; 8]);
     for nth in 0..256 {
-        // Three at a time do something else, three others next time.
+        // Three workers are busy each time, and other three the next time.
         for (slot, listener) in bench.listeners.iter_mut().enumerate() {
             listener.sleep = if (slot + nth) % 8 < 3 {
                 Sleep::Busy
@@ -262,7 +263,7 @@ fn kept_connections_stay_even_whoever_is_busy_meanwhile() {
 }
 
 #[test]
-fn who_sleeps_with_many_connections_is_better_than_who_is_busy_with_none() {
+fn a_sleeping_worker_with_many_connections_is_better_than_a_busy_one_with_none() {
     let many = Posed { live: 30, ..IDLE };
     let mut bench = Bench::of(&[BUSY, many, BUSY]);
     for _ in 0..6 {
@@ -284,7 +285,7 @@ fn without_the_sleep_signal_queues_decide_and_then_connections() {
 }
 
 #[test]
-fn a_listener_that_nobody_waits_for_comes_last() {
+fn a_listener_that_no_process_waits_for_comes_last() {
     let gone = Posed {
         sleep: Sleep::Gone,
         ..IDLE

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::scenario::Scenario;
 use crate::attach;
+use crate::control::attached::Attachment;
 use crate::control::{self, Reply, Request};
 use crate::measure::arrivals::Service;
 use crate::measure::baseline::child::Child;
@@ -328,7 +329,9 @@ fn attach(address: SocketAddr) -> Result<Agent> {
     let mut child = Child::spawn(command.env("NO_COLOR", "1").env_remove("RUST_LOG"))?;
     child.await_ready("the program is attached", || {
         Ok(match control::ask(Some(&control), &Request::Status) {
-            Ok(Reply::Attached(status)) => (status.program.attached == Some(true)).then_some(()),
+            Ok(Reply::Attached(status)) => {
+                (status.program.attachment == Attachment::Attached).then_some(())
+            }
             // It has not opened the socket yet.
             _ => None,
         })

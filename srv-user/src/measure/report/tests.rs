@@ -1,5 +1,6 @@
 //! The page against the comparison that it is made of.
 
+use std::fs;
 use std::sync::LazyLock;
 
 use serde_json::Value;

@@ -1,6 +1,6 @@
-//! A server of this process for the program for attached servers to steer: listeners whose
-//! workers are threads, each of which sleeps, is busy or accepts as it is told. What
-//! the program chose, and why, is read from its own counters.
+//! A server inside the test process that the program for attached servers steers. Its workers are
+//! threads with a listener each, which sleep, are busy or accept as the test orders. The test reads
+//! from the counters of the program what it chose, and why.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -13,8 +13,9 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 use socket2::{Protocol, SockAddr, Socket, Type};
 use srv::attach::programs::{Programs, Snapshot};
 use srv::attach::select::Reads;
-use srv::attach::signals::Signal;
+use srv::control::attached::Signal;
 use srv_common::Policy;
+use srv_common::attached::Sleep;
 
 use crate::gate;
 use crate::probe::until;
@@ -40,9 +41,9 @@ pub struct Server {
 pub struct Worker {
     /// Its own.
     pub listener: Arc<Socket>,
-    /// What it has accepted.
+    /// The connections that it has accepted.
     pub held: Arc<Mutex<Vec<Socket>>>,
-    /// Wakes the thread to be given an order.
+    /// Wakes the thread, so that it takes an order.
     wake: Arc<OwnedFd>,
     orders: Sender<Order>,
     waits: Waits,
@@ -50,13 +51,13 @@ pub struct Worker {
     id: i32,
 }
 
-/// Say that it has begun, and be busy until the other end is dropped.
+/// An order: the worker says that it has begun, and is busy until the other end is dropped.
 struct Order {
     begun: Sender<()>,
     ends: Receiver<()>,
 }
 
-/// While it lives a worker is busy; then it sleeps again.
+/// A worker is busy until this is dropped, and then sleeps again.
 pub struct Busy<'a> {
     release: Option<Sender<()>>,
     worker: &'a Worker,
@@ -72,7 +73,7 @@ impl Drop for Busy<'_> {
 }
 
 impl Server {
-    /// With that many workers, asleep.
+    /// Starts this many workers, which sleep.
     pub fn start(workers: usize, waits: Waits) -> Self {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let first = Worker::start(any, waits);
@@ -85,12 +86,12 @@ impl Server {
         }
     }
 
-    /// Steered, with all that the kernel lets be known.
+    /// Steers the server with all signals that the kernel gives.
     pub fn steer(&self, policy: Policy) -> Programs {
         self.steer_by(Programs::load(policy).unwrap())
     }
 
-    /// The same, but the kernel's memory is read at best so.
+    /// As [`Server::steer`], but the program reads kernel memory in no better way than `at_best`.
     pub fn steer_reading(&self, at_best: Reads) -> Programs {
         self.steer_by(Programs::load_reading(Policy::Least, at_best).unwrap())
     }
@@ -107,11 +108,11 @@ impl Server {
         programs
     }
 
-    /// A connection that some worker has accepted.
+    /// A connection that one of the workers has accepted.
     pub fn connect(&self) -> TcpStream {
         let accepted = self.accepted();
         let client = TcpStream::connect(self.address).unwrap();
-        until("somebody accepts", || {
+        until("a worker accepts", || {
             (self.accepted() > accepted).then_some(())
         });
         for worker in self.workers.iter().filter(|worker| !worker.is_busy()) {
@@ -160,7 +161,7 @@ impl Worker {
         worker
     }
 
-    /// Wakes it for something that lasts as long as what this returns.
+    /// Makes the worker busy until the result is dropped.
     pub fn make_busy(&self) -> Busy<'_> {
         let (release, ends) = channel();
         let (begun, begins) = channel();
@@ -207,7 +208,7 @@ impl Drop for Worker {
     }
 }
 
-/// A worker's thread: accepts one connection at a time and keeps it.
+/// The thread of a worker: it accepts one connection at a time and keeps it open.
 fn work(
     listener: &Socket,
     wake: &OwnedFd,
@@ -261,7 +262,7 @@ fn work(
     }
 }
 
-/// The same, but the kernel accepts for it; it takes no orders.
+/// As [`work`], but io_uring accepts the connections, and the thread takes no orders.
 fn work_by_io_uring(listener: &Socket, held: &Mutex<Vec<Socket>>) {
     let mut ring = IoUring::new(2).unwrap();
     let listener = types::Fd(listener.as_raw_fd());
@@ -274,7 +275,7 @@ fn work_by_io_uring(listener: &Socket, held: &Mutex<Vec<Socket>>) {
         if accepted < 0 {
             return;
         }
-        // SAFETY: just made, and nobody else's.
+        // SAFETY: just made, and no other owner has it.
         let connection = unsafe { OwnedFd::from_raw_fd(accepted) };
         held.lock().unwrap().push(connection.into());
     }
@@ -295,8 +296,8 @@ pub fn steered(snapshot: &Snapshot) -> Vec<u64> {
     snapshot.slots.iter().map(|slot| slot.steered).collect()
 }
 
-/// What the program last saw of each worker.
-pub fn sleeps(snapshot: &Snapshot) -> Vec<&'static str> {
+/// The state in which the program last saw each worker.
+pub fn sleeps(snapshot: &Snapshot) -> Vec<Sleep> {
     snapshot.slots.iter().map(|slot| slot.sleep).collect()
 }
 
@@ -311,7 +312,7 @@ pub fn can_read_all(programs: &Programs) -> bool {
     gate::can("read the kernel's state", missing.map_or(Ok(()), Err))
 }
 
-/// However the kernel's memory is read, the choices are the same.
+/// Runs the test for each way of reading kernel memory, since the choices have to be the same.
 pub fn in_each_way(test: impl Fn(Reads)) {
     if gate::steer() {
         [Reads::Directly, Reads::ByHelper]

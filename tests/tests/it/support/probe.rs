@@ -5,6 +5,8 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use procfs::net::TcpNetEntry;
+use procfs::process::Process;
 use rustix::process::{Pid, Signal};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use srv::control::status::{GroupStatus, WorkerStatus};
@@ -97,6 +99,12 @@ pub fn refused(server: &Server, reason: &str) -> u64 {
 /// The process of a worker.
 pub fn pid(worker: &WorkerStatus) -> Pid {
     Pid::from_raw(worker.pid as i32).expect("a worker is there")
+}
+
+/// The TCP sockets of the network that the server is in, which may be the test's own.
+pub fn sockets_beside(server: &Server) -> Vec<TcpNetEntry> {
+    let master = Process::new(server.pid().as_raw_nonzero().get()).unwrap();
+    master.tcp().unwrap()
 }
 
 /// Sends a signal.

@@ -12,8 +12,8 @@ use srv_tests::server::binary;
 use tempfile::TempDir;
 
 use crate::client::get;
-use crate::gate;
 use crate::probe::until;
+use crate::{gate, network};
 
 /// Where the servers listen.
 pub const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -117,8 +117,11 @@ pub fn options(workers: usize) -> nginx::Options {
 pub fn nginx(workers: usize) -> Option<Nginx> {
     let options = options(workers);
     let required = nginx::require(&options).map_err(|error| format!("{error:#}"));
-    (gate::steer() && gate::root() && gate::can("run nginx", required))
-        .then(|| Nginx::start(LOCALHOST, &options).unwrap())
+    if !gate::steer() || !gate::root() || !gate::can("run nginx", required) {
+        return None;
+    }
+    network::own_if_root();
+    Some(Nginx::start(LOCALHOST, &options).unwrap())
 }
 
 /// Gets `/work` this often, one connection after the other; which worker answered.
