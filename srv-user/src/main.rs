@@ -93,7 +93,7 @@ fn compare(args: AbArgs) -> anyhow::Result<ExitCode> {
     let simulate = args.simulate;
     let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     let unnamed = || format!("ab-{}", now.replace([':', '-'], "")).into();
-    let asked = ab::Asked {
+    let options = ab::Options {
         scenarios: args.scenarios,
         arms: args.arms,
         rounds: args.rounds,
@@ -103,7 +103,7 @@ fn compare(args: AbArgs) -> anyhow::Result<ExitCode> {
         duration: args.duration.map(Into::into),
         workers: args.workers,
         rtt: args.rtt.map(Into::into),
-        kept: args.kept,
+        keep_alive: args.kept,
         spin: args.spin,
         unsteered: args.unsteered,
         overload: args.overload,
@@ -111,9 +111,9 @@ fn compare(args: AbArgs) -> anyhow::Result<ExitCode> {
         command: typed(),
     };
     if simulate {
-        return ab::simulated::run(&asked);
+        return ab::simulated::run(&options);
     }
-    ab::run(&asked)
+    ab::run(&options)
 }
 
 /// The command line as typed, as far as a shell can read it again.

@@ -3,6 +3,7 @@
 //! panic aborts srv, whatever it had begun.
 
 pub mod json;
+pub mod table;
 pub(crate) mod whole_file;
 
 use std::fmt;

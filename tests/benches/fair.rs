@@ -11,28 +11,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use clap::Parser;
+use clap::Parser as _;
 use rustix::fs::{Advice, fadvise, major, makedev, minor};
 use serde::Serialize;
 use srv::measure::stats::{Spread, Summary};
+use srv_tests::arguments::Arguments;
 use srv_tests::arm::{self, Arm};
 use srv_tests::nginx::{Content, Options};
 use srv_tests::report::{Raw, print_table};
 use srv_tests::usage::Tree;
 
-#[derive(Parser)]
-struct Arguments {
-    /// One short round: to see that it works, not to quote.
-    #[arg(long)]
-    quick: bool,
-    /// What `cargo bench` passes to every bench.
-    #[arg(long, hide = true)]
-    bench: bool,
-}
-
 const LARGE_BYTES: u64 = 600 << 20;
 const DISK_BYTES_PER_SECOND: u64 = 80_000_000;
-/// Kept connections that ask for a small file.
+/// Keep-alive connections that ask for a small file.
 const SMALL: usize = 8;
 /// Between two requests of one of them.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -70,7 +61,7 @@ fn main() -> Result<()> {
     let large = fill(root.path())?;
     let arms = arms(root.path());
     println!(
-        "{SMALL} kept connections ask for a small file, each {PAUSE:?} after its answer, beside \
+        "{SMALL} keep-alive connections ask for a small file, each {PAUSE:?} after its answer, beside \
          downloads of {} MB;\n1 worker each, {rounds} interleaved rounds of {lasts:?}, fresh \
          processes each\n",
         LARGE_BYTES / 1_000_000
@@ -114,7 +105,11 @@ fn arms(root: &Path) -> Vec<Arm> {
     };
     let nginx = Arm::nginx("nginx", options);
     let srv = format!("--workers 1 --root {}", root.display());
-    vec![Arm::srv("srv", &srv), nginx.again("nginx again"), nginx]
+    vec![
+        Arm::srv("srv", &srv),
+        nginx.as_control("nginx (control)"),
+        nginx,
+    ]
 }
 
 fn fill(root: &Path) -> Result<PathBuf> {
@@ -261,7 +256,7 @@ fn connect(address: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Asks for a file on a kept connection and reads the answer's end: its last byte is known.
+/// Asks for a file on a keep-alive connection and reads the answer's end: its last byte is known.
 fn ask(stream: &mut TcpStream, path: &str) -> Result<()> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n")?;
     let mut answer = Vec::new();
@@ -344,6 +339,6 @@ fn report(source: Source, arms: &[Arm], samples: &[Sample]) {
         ]
     };
     let header = ["arm", "p50 ms", "p99 ms", "max ms", "downloads MB/s"];
-    print_table(&header, &arms.iter().map(row).collect::<Vec<_>>());
+    print_table(&header, arms.iter().map(row));
     println!();
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::sys::{Stats, enable_stats};
-use clap::Parser;
+use clap::Parser as _;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use serde::Serialize;
 use socket2::Socket;
@@ -20,18 +20,9 @@ use srv::serve::config::{self};
 use srv::values::Count;
 use srv_common::Policy;
 use srv_steer::ListenerGroup;
+use srv_tests::arguments::Arguments;
 use srv_tests::report::{Raw, print_table, verdict};
 use srv_tests::runs::mean_run_ns;
-
-#[derive(Parser)]
-struct Arguments {
-    /// Few rounds: to see that it works, not to quote.
-    #[arg(long)]
-    quick: bool,
-    /// What `cargo bench` passes to every bench.
-    #[arg(long, hide = true)]
-    bench: bool,
-}
 
 #[derive(Serialize)]
 struct Sample {
@@ -81,7 +72,7 @@ fn main() -> Result<()> {
     let header = [
         "policy", "reads", "workers", "asleep", "cost", "empty", "limit", "met",
     ];
-    print_table(&header, &rows);
+    print_table(&header, rows);
     raw.finish()
 }
 

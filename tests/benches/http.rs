@@ -1,32 +1,20 @@
 //! `bench http`: what a request costs srv and nginx in CPU time, and how many
 //! they answer per second, when wrk keeps them busy with a file of 1 KiB; on
-//! kept connections and with a connection for each request.
+//! keep-alive connections and with a connection for each request.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use clap::Parser;
+use clap::Parser as _;
 use serde::Serialize;
-use srv::measure::hold::{Held, Opening};
+use srv::measure::load::keep_alive::{KeepAlive, Opening};
 use srv::measure::stats::{Ratio, Spread};
+use srv_tests::arguments::ArmArguments;
 use srv_tests::arm::{self, Arm, Running};
 use srv_tests::nginx::{Content, Options};
-use srv_tests::report::{Raw, print_table, verdict};
+use srv_tests::report::{self, Raw, print_table, verdict};
 use srv_tests::usage::Tree;
 use srv_tests::wrk::{Seen, Wrk};
-
-#[derive(Parser)]
-struct Arguments {
-    /// Two short rounds: to see that it works, not to quote.
-    #[arg(long)]
-    quick: bool,
-    /// Only arms whose name contains this.
-    #[arg(long, default_value = "")]
-    arms: String,
-    /// What `cargo bench` passes to every bench.
-    #[arg(long, hide = true)]
-    bench: bool,
-}
 
 /// One arm in one round and mode.
 #[derive(Debug, Serialize)]
@@ -48,8 +36,12 @@ const CPU_TARGET: f64 = 0.9;
 const RATE_TARGET: f64 = 1.0;
 
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    let (rounds, seconds) = if arguments.quick { (2, 1) } else { (5, 2) };
+    let arguments = ArmArguments::parse();
+    let (rounds, seconds) = if arguments.common.quick {
+        (2, 1)
+    } else {
+        (5, 2)
+    };
     let mut raw = Raw::create("http")?;
     let root = tempfile::tempdir().context("create a folder to serve")?;
     std::fs::write(root.path().join(&FILE[1..]), [b'x'; 1024]).context("write the file")?;
@@ -71,7 +63,7 @@ fn main() -> Result<()> {
         }
     }
     for (mode, _) in MODES {
-        report(mode, &arms, &samples);
+        print_report(mode, &arms, &samples);
     }
     raw.finish()
 }
@@ -93,7 +85,7 @@ fn arms(root: &std::path::Path) -> Vec<Arm> {
     let nginx = Arm::nginx("nginx", nginx);
     vec![
         Arm::srv("srv", &format!("--workers 2 --root {}", root.display())),
-        nginx.again("nginx again"),
+        nginx.as_control("nginx (control)"),
         Arm::nginx("nginx tuned", tuned),
         nginx,
     ]
@@ -102,7 +94,7 @@ fn arms(root: &std::path::Path) -> Vec<Arm> {
 fn measure(arm: &Arm, round: usize, duration: Duration) -> Result<Vec<Sample>> {
     let running = arm.start()?;
     // First requests of a process are not those to be measured.
-    Held::open(
+    KeepAlive::open(
         running.address(),
         FILE,
         CONNECTIONS as usize,
@@ -139,7 +131,7 @@ fn load(running: &Running, wrk: Wrk) -> Result<(u64, Seen)> {
     Ok((tree.cpu_ns()? - before_ns, seen))
 }
 
-fn report(mode: &str, arms: &[Arm], samples: &[Sample]) {
+fn print_report(mode: &str, arms: &[Arm], samples: &[Sample]) {
     println!("{mode}");
     let samples: Vec<&Sample> = samples.iter().filter(|s| s.mode == mode).collect();
     let row = |arm: &Arm| {
@@ -163,7 +155,7 @@ fn report(mode: &str, arms: &[Arm], samples: &[Sample]) {
         "range",
         "errors",
     ];
-    print_table(&header, &arms.iter().map(row).collect::<Vec<_>>());
+    print_table(&header, arms.iter().map(row));
     for base in ["nginx", "nginx tuned"] {
         if let Some(ratio) = ratio(&samples, cpu, "srv", base) {
             let met = verdict(ratio.rounds.median <= CPU_TARGET);
@@ -174,9 +166,9 @@ fn report(mode: &str, arms: &[Arm], samples: &[Sample]) {
             println!("  requests/s, srv / {base}: {ratio}  ≥ {RATE_TARGET}: {met}");
         }
     }
-    if let Some(ratio) = ratio(&samples, cpu, "nginx again", "nginx") {
+    if let Some(ratio) = ratio(&samples, cpu, "nginx (control)", "nginx") {
         println!(
-            "  A/A, CPU, nginx again / nginx: {ratio}: {}",
+            "  A/A, CPU, nginx (control) / nginx: {ratio}: {}",
             ratio.as_control()
         );
     }
@@ -200,5 +192,5 @@ fn series(samples: &[&Sample], arm: &str, figure: fn(&Sample) -> f64) -> Vec<f64
 /// `None` if either arm did not run.
 fn ratio(samples: &[&Sample], figure: fn(&Sample) -> f64, arm: &str, base: &str) -> Option<Ratio> {
     let (arm, base) = (series(samples, arm, figure), series(samples, base, figure));
-    (!arm.is_empty() && !base.is_empty()).then(|| Ratio::paired(&arm, &base))
+    report::ratio(&arm, &base)
 }

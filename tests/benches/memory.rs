@@ -1,4 +1,4 @@
-//! `bench memory`: what an idle kept connection costs srv and nginx in
+//! `bench memory`: what an idle keep-alive connection costs srv and nginx in
 //! resident memory. What the kernel keeps for the sockets is the same for both
 //! and not counted.
 
@@ -6,27 +6,21 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
-use srv::measure::hold::{Held, Opening};
+use srv::measure::load::keep_alive::{KeepAlive, Opening};
 use srv::measure::stats::{Ratio, Spread};
+use srv_tests::arguments::ArmArguments;
 use srv_tests::arm::{self, Arm, Running};
 use srv_tests::nginx::{Content, Options};
-use srv_tests::report::{Raw, print_table, verdict};
+use srv_tests::report::{self, Raw, print_table, verdict};
 use srv_tests::usage::{Memory, Tree};
 
 #[derive(Parser)]
 struct Arguments {
-    /// One round: to see that it works, not to quote.
-    #[arg(long)]
-    quick: bool,
-    /// Connections to hold.
+    #[command(flatten)]
+    of_arms: ArmArguments,
+    /// Connections to open and leave idle.
     #[arg(long, default_value_t = 10_000)]
     connections: usize,
-    /// Only arms whose name contains this.
-    #[arg(long, default_value = "")]
-    arms: String,
-    /// What `cargo bench` passes to every bench.
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 /// One arm in one round.
@@ -47,13 +41,13 @@ const WARM_UP: usize = 64;
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let rounds = if arguments.quick { 1 } else { 3 };
+    let rounds = if arguments.of_arms.common.quick { 1 } else { 3 };
     raise_open_files(arguments.connections as u64 + 100)?;
     let mut raw = Raw::create("memory")?;
     let root = tempfile::tempdir().context("create a folder to serve")?;
     std::fs::write(root.path().join(&FILE[1..]), [b'x'; 1024]).context("write the file")?;
     let mut arms = arms(root.path());
-    arms.retain(|arm| arm.name.contains(&arguments.arms));
+    arms.retain(|arm| arm.name.contains(&arguments.of_arms.arms));
     println!(
         "{} idle connections, each after one request for a file of 1 KiB; 2 workers each; \
          all processes of a server together; {rounds} interleaved rounds, fresh processes each\n",
@@ -68,7 +62,7 @@ fn main() -> Result<()> {
             samples.push(sample);
         }
     }
-    report(&arms, &samples);
+    print_report(&arms, &samples);
     raw.finish()
 }
 
@@ -83,7 +77,7 @@ fn arms(root: &std::path::Path) -> Vec<Arm> {
     let nginx = Arm::nginx("nginx", nginx);
     vec![
         Arm::srv("srv", &format!("--workers 2 --root {}", root.display())),
-        nginx.again("nginx again"),
+        nginx.as_control("nginx (control)"),
         nginx,
     ]
 }
@@ -121,11 +115,11 @@ fn measure(arm: &Arm, round: usize, connections: usize) -> Result<Sample> {
     })
 }
 
-fn hold(running: &Running, connections: usize) -> Result<Held> {
-    Held::open(running.address(), FILE, connections, Opening::OneByOne)
+fn hold(running: &Running, connections: usize) -> Result<KeepAlive> {
+    KeepAlive::open(running.address(), FILE, connections, Opening::OneByOne)
 }
 
-fn report(arms: &[Arm], samples: &[Sample]) {
+fn print_report(arms: &[Arm], samples: &[Sample]) {
     let columns: [fn(&Sample) -> f64; 4] = [added_pss, added_anonymous, total_pss, before_pss];
     let row = |arm: &Arm| {
         let cell = |figure: &fn(&Sample) -> f64| {
@@ -145,7 +139,7 @@ fn report(arms: &[Arm], samples: &[Sample]) {
         "all memory/connection",
         "before, KiB",
     ];
-    print_table(&header, &arms.iter().map(row).collect::<Vec<_>>());
+    print_table(&header, arms.iter().map(row));
     println!(
         "  nginx sets its connection table aside at the start: that is in `before` and in \
          `all memory`, not in `added`"
@@ -156,9 +150,9 @@ fn report(arms: &[Arm], samples: &[Sample]) {
             println!("  {name}, srv / nginx: {ratio}  ≤ 1: {met}");
         }
     }
-    if let Some(ratio) = ratio(samples, columns[0], "nginx again") {
+    if let Some(ratio) = ratio(samples, columns[0], "nginx (control)") {
         println!(
-            "  A/A, nginx again / nginx: {ratio}: {}",
+            "  A/A, nginx (control) / nginx: {ratio}: {}",
             ratio.as_control()
         );
     }
@@ -197,5 +191,5 @@ fn ratio(samples: &[Sample], figure: fn(&Sample) -> f64, arm: &str) -> Option<Ra
         series(samples, arm, figure),
         series(samples, "nginx", figure),
     );
-    (!arm.is_empty() && !base.is_empty()).then(|| Ratio::paired(&arm, &base))
+    report::ratio(&arm, &base)
 }

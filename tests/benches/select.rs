@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
 use aya::sys::{Stats, enable_stats};
-use clap::Parser;
+use clap::Parser as _;
 use serde::Serialize;
 use srv::measure::stats::Spread;
 use srv::serve::config::args::ServeArgs;
@@ -23,18 +23,9 @@ use srv_common::{Group, Policy};
 use srv_steer::ListenerGroup;
 use srv_steer::SelectProgram;
 use srv_steer::monotonic_ns;
+use srv_tests::arguments::Arguments;
 use srv_tests::report::{Raw, print_table, verdict};
 use srv_tests::runs;
-
-#[derive(Parser)]
-struct Arguments {
-    /// Few rounds: to see that it works, not to quote.
-    #[arg(long)]
-    quick: bool,
-    /// What `cargo bench` passes to every bench.
-    #[arg(long, hide = true)]
-    bench: bool,
-}
 
 /// The program's cost with all workers in one state.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -88,7 +79,7 @@ fn main() -> Result<()> {
         "limit",
         "warm",
     ];
-    print_table(&header, &rows);
+    print_table(&header, rows);
     raw.finish()
 }
 

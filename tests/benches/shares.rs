@@ -4,20 +4,11 @@
 //! that catches up is even in the long run and has every connection of a moment.
 
 use anyhow::Result;
-use clap::Parser;
+use clap::Parser as _;
 use serde::Serialize;
+use srv_tests::arguments::Arguments;
 use srv_tests::past::{CV_MOST, Past, Shares, WINDOW, WINDOW_MOST, WORKERS, cheap};
 use srv_tests::report::{Raw, print_table, verdict};
-
-#[derive(Parser)]
-struct Arguments {
-    /// One round and short pasts: to see that it works, not to quote.
-    #[arg(long)]
-    quick: bool,
-    /// What `cargo bench` passes to every bench.
-    #[arg(long, hide = true)]
-    bench: bool,
-}
 
 /// Cheap connections that are counted, and how many come per second.
 const CONNECTIONS: usize = 3_000;
@@ -77,7 +68,7 @@ fn main() -> Result<()> {
         &format!("most of {WINDOW}"),
         &format!("≤ {WINDOW_MOST}"),
     ];
-    print_table(&header, &rows);
+    print_table(&header, rows);
     raw.finish()
 }
 

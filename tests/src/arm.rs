@@ -55,7 +55,7 @@ impl Arm {
     }
 
     /// The same server under another name: the A/A control.
-    pub fn again(&self, name: &'static str) -> Self {
+    pub fn as_control(&self, name: &'static str) -> Self {
         Self {
             name,
             server: self.server.clone(),

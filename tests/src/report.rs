@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
+use srv::measure::stats::Ratio;
 
 use crate::environment::Environment;
 
@@ -56,7 +57,12 @@ impl Raw {
     }
 }
 
-pub use srv::measure::ab::table::print_table;
+pub use srv::output::table::print as print_table;
+
+/// The ratio of two arms' figures, round by round; `None` if either arm did not run.
+pub fn ratio(arm: &[f64], base: &[f64]) -> Option<Ratio> {
+    (!arm.is_empty() && !base.is_empty()).then(|| Ratio::paired(arm, base))
+}
 
 /// How a target is reported.
 pub fn verdict(is_met: bool) -> &'static str {

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use super::rates::WorkerRate;
 use crate::control::attached::{Activity, AttachedListener, AttachedStatus, Attachment, Signal};
-use crate::control::text::{counts, known, or_dash, table};
+use crate::control::text::{counts, known, or_dash};
+use crate::output::table::table;
 
 /// The group as text.
 pub(crate) fn group(status: &AttachedStatus) -> String {
@@ -35,7 +36,7 @@ pub(crate) fn group(status: &AttachedStatus) -> String {
         "backlog",
         "connections",
     ];
-    text += &table(&header, status.listeners.iter().map(row).collect());
+    text += &table(&header, &["sleep"], status.listeners.iter().map(row));
     text += &balance(status);
     text
 }
@@ -62,7 +63,7 @@ pub(crate) fn workers(workers: &[WorkerRate]) -> String {
             known(worker.connections),
         ]
     };
-    table(&header, workers.iter().map(row).collect())
+    table(&header, &["command"], workers.iter().map(row))
 }
 
 fn program(status: &AttachedStatus) -> String {

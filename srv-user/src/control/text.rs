@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::control::status::{GroupStatus, LINES, ProgramStatus, Totals, WorkerStatus};
 use crate::control::{SocketStatus, Status};
+use crate::output::table::table;
 use srv_steer::balance;
 
 /// A server's state, one table per listener group.
@@ -62,7 +63,7 @@ pub fn sockets(sockets: &[SocketStatus]) -> String {
             format!("sk:{:x}", socket.cookie),
         ]
     });
-    table(&header, rows.collect())
+    table(&header, &["listen", "server", "cookie"], rows)
 }
 
 fn group(group: &GroupStatus) -> String {
@@ -73,7 +74,7 @@ fn group(group: &GroupStatus) -> String {
     ];
     let mut rows: Vec<Vec<String>> = group.workers.iter().map(worker).collect();
     rows.push(sums(&group.workers, &group.totals));
-    text += &table(&header, rows);
+    text += &table(&header, &["state"], rows);
     text += &shares(&group.totals);
     text += &refusals(&group.workers);
     text += &lines(&group.workers);
@@ -211,38 +212,6 @@ fn time(us: u64) -> String {
         1_000..10_000_000 => format!("{}ms", us / 1_000),
         _ => humantime::format_duration(Duration::from_secs(us / 1_000_000)).to_string(),
     }
-}
-
-/// Columns two spaces apart: the first and those that hold words to the left,
-/// numbers to the right.
-pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
-    let width_of = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].len());
-        cells.chain([header[column].len()]).max().unwrap_or(0)
-    };
-    let is_word = |column: usize| {
-        matches!(
-            header[column],
-            "listen" | "server" | "state" | "sleep" | "command" | "cookie" | "latency"
-        )
-    };
-    let columns: Vec<(usize, bool)> = (0..header.len())
-        .map(|column| (width_of(column), is_word(column)))
-        .collect();
-    let header = header.iter().map(|name| (*name).to_owned()).collect();
-    let mut text = String::new();
-    for row in [header].iter().chain(&rows) {
-        let cells = row.iter().zip(&columns).map(|(cell, (width, is_word))| {
-            if *is_word {
-                format!("{cell:<width$}")
-            } else {
-                format!("{cell:>width$}")
-            }
-        });
-        text += cells.collect::<Vec<_>>().join("  ").trim_end();
-        text += "\n";
-    }
-    text
 }
 
 #[cfg(test)]

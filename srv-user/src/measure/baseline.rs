@@ -1,19 +1,47 @@
-//! Servers as child processes, to be measured: srv itself and its peers, each
-//! on a port of its own, and what they cost. Nothing here judges a result.
+//! Baseline servers: servers as child processes, to be measured, each on a port of its
+//! own. They are srv itself and the servers that it is compared with. Also what they cost.
+//! Nothing here judges a result.
 
 pub mod child;
 pub mod haproxy;
 pub mod nginx;
 pub mod others;
 pub mod python;
-pub mod server;
+pub mod srv;
 pub mod usage;
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use anyhow::{Context as _, Result};
+use rustix::process::Pid;
+use tempfile::TempDir;
 
-/// An address of `host` that nobody uses now. Another process may take it
+use crate::kernel::sock_diag::SockDiag;
+use child::Child;
+use usage::Tree;
+
+/// A running baseline server; dropping it stops it.
+#[derive(Debug)]
+pub struct BaselineServer {
+    child: Child,
+    address: SocketAddr,
+    // Held: dropping it removes the folder of its configuration.
+    _folder: TempDir,
+}
+
+impl BaselineServer {
+    /// The address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The process id of its master.
+    pub fn pid(&self) -> Pid {
+        self.child.pid()
+    }
+}
+
+/// An address of `host` that no process uses now. Another process may take it
 /// before it is used.
 ///
 /// # Errors
@@ -24,8 +52,28 @@ pub fn free_address(host: IpAddr) -> Result<SocketAddr> {
     Ok(listener.local_addr()?)
 }
 
-/// Starts a server whose port may be taken before it binds it: tries again.
-fn retry_if_in_use<T>(mut start: impl FnMut() -> Result<T>) -> Result<T> {
+/// Waits until `child` has so many listening sockets on `address` and, together with its
+/// descendants, is so many processes: the kernel tells both of any server.
+fn await_listeners(
+    child: &mut Child,
+    address: SocketAddr,
+    listeners: usize,
+    processes: usize,
+) -> Result<()> {
+    let mut diag = SockDiag::open(None)?;
+    let pid = child.pid();
+    let what = format!("{listeners} listeners on {address}, {processes} processes");
+    child.await_ready(&what, || {
+        let is_listening = diag.listeners_on(address)?.len() >= listeners;
+        // If it has ended, that is what the caller is told.
+        let is_complete = || Tree::of(pid).is_ok_and(|tree| tree.len() >= processes);
+        Ok((is_listening && is_complete()).then_some(()))
+    })
+}
+
+/// Calls `start`, which binds a port that was free. If another process has taken the port
+/// meanwhile, calls it again.
+pub fn retry_if_in_use<T>(mut start: impl FnMut() -> Result<T>) -> Result<T> {
     let mut attempts = 3;
     loop {
         match start() {

@@ -1,10 +1,9 @@
-//! The limit line: what a single first-come-first-served queue before the same
-//! workers would have made of the very same draws. No way of handing
-//! connections to workers that does not know the service times beforehand and
-//! does not interrupt a worker does better in general, so this is the line to
-//! print beside every measured arm. In a closed loop, where requests come when
-//! answers have gone, what is replayed are clients and service times. Pure:
-//! knows no clock and no socket.
+//! The single-queue bound: the latencies of the very same draws in one first-come-first-served
+//! queue before the same workers. A way of distributing connections that neither knows the
+//! service times beforehand nor interrupts a worker is not better in general. Therefore the
+//! bound is printed beside every measured arm. In a closed loop, where requests come when
+//! answers have gone, the clients and their service times are replayed. Pure: knows no clock
+//! and no socket.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

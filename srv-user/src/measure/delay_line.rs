@@ -72,7 +72,7 @@ impl DelayLine {
         let carrier = std::thread::Builder::new()
             .name("delay-line".into())
             .spawn(move || {
-                // Whoever waits for it notices if this is not sent.
+                // If this cannot be sent, the receiver notices.
                 let _ = tell_tid.send(rustix::thread::gettid().as_raw_pid() as u32);
                 forwarder.run()
             })
@@ -267,7 +267,7 @@ mod tests {
         };
         assert_eq!(routes[0], expected);
         let taken = |base| routes.iter().any(|route| route.overlaps(base));
-        assert_eq!(routes.len(), 2, "the default route is in nobody's way");
+        assert_eq!(routes.len(), 2, "the default route does not count");
         assert!(taken(Subnet::ALL_BASE));
         assert!(!taken(Subnet::ALL_BASE + 256));
     }

@@ -6,6 +6,8 @@ use std::process::Command;
 
 use serde::Serialize;
 
+use crate::measure::baseline::{nginx, srv};
+
 /// The machine, the system and the versions.
 #[derive(Clone, Debug, Serialize)]
 pub struct Environment {
@@ -38,12 +40,11 @@ impl Environment {
             cpu: cpu_model(),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             load: first_word("/proc/loadavg"),
-            srv: crate::measure::baseline::server::binary().map_or_else(
+            srv: srv::executable().map_or_else(
                 |error| format!("{error:#}"),
                 |path| said(&path.to_string_lossy(), &["--version"]),
             ),
-            nginx: crate::measure::baseline::nginx::version()
-                .unwrap_or_else(|error| format!("{error:#}")),
+            nginx: nginx::version().unwrap_or_else(|error| format!("{error:#}")),
             wrk: said("wrk", &["-v"]),
             somaxconn: first_word("/proc/sys/net/core/somaxconn"),
         }

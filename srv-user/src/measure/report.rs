@@ -3,9 +3,9 @@
 //! [`Comparison`] and judges nothing; a figure that is not in `result.json` is
 //! not on the page either.
 //!
-//! `page` is the order of things and `tables` the figures; `cdf`, `shares`,
-//! `live` and `cpu` draw on a `canvas`, in the colours of `palette`;
-//! `figures` is how a number gets onto the page.
+//! `page` is the order of things and `tables` the figures; `cdf`, `shares`, `live` (both in
+//! `panels`) and `cpu` draw on a `canvas`, in the colours of `palette`; `figures` is how a
+//! number gets onto the page.
 
 mod canvas;
 mod cdf;
@@ -14,9 +14,11 @@ mod figures;
 mod live;
 mod page;
 mod palette;
+mod panels;
 mod png;
 pub(crate) mod quantity;
-pub mod sample;
+#[cfg(test)]
+mod sample;
 mod series;
 mod shares;
 mod tables;

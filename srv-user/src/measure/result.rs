@@ -1,16 +1,24 @@
 //! `result.json`: what a comparison found, complete enough that a report only
-//! reads it. Plain data; [`SCHEMA`] changes when a reader would have to.
+//! reads it. Plain data; [`SCHEMA`] changes when a reader would have to. What the file
+//! writes otherwise than the types here is known to [`mod@format`].
 
+mod format;
+
+use std::fmt;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, VariantArray};
 
-use crate::measure::stats::{Ratio, Summary, median};
+pub use self::format::name_in_file;
+use crate::measure::stats::{Judgement, Ratio, Summary, median};
 
 /// Version of this schema.
 pub const SCHEMA: u32 = 1;
+/// The label of the injected fault in [`ScenarioRecord::parameters`].
+pub const FAULT: &str = "fault injection";
 /// The name of its file.
 pub const RESULT: &str = "result.json";
 
@@ -35,6 +43,28 @@ impl Comparison {
         );
         serde_json::from_value(json).with_context(|| format!("read {}", path.display()))
     }
+
+    /// Whether it asked the same of its arms as `other`. The sentence about the scenario may
+    /// have been put otherwise since.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let asked = |comparison: &Self| {
+            let ScenarioRecord {
+                name,
+                about: _,
+                parameters,
+                workers,
+                key,
+            } = comparison.scenario.clone();
+            (name, parameters, workers, key)
+        };
+        asked(self) == asked(other)
+    }
+
+    /// Whether anything can be concluded from it.
+    pub fn is_usable(&self) -> bool {
+        let mut doubts = self.doubts.iter();
+        doubts.all(|doubt| doubt.gravity != Gravity::Unusable)
+    }
 }
 
 /// A comparison of arms under one scenario.
@@ -54,12 +84,13 @@ pub struct Comparison {
     /// Where it ran: label and value, in the order in which to print them.
     pub environment: Vec<(String, String)>,
     /// What was asked of each arm.
-    pub scenario: Scenario,
+    pub scenario: ScenarioRecord,
     /// In the order in which they were named.
-    pub arms: Vec<Arm>,
-    /// The FCFS single queue, replaying the very same draws; `None` if not one
-    /// round was.
-    pub limit: Option<Limit>,
+    pub arms: Vec<ArmResult>,
+    /// What the single queue makes of the very same draws; `None` if there is not one
+    /// round.
+    #[serde(rename = "limit")]
+    pub bound: Option<Bound>,
     /// What other processes used meanwhile; `None` if it was simulated, or in older files.
     #[serde(default)]
     pub others: Option<Others>,
@@ -67,13 +98,14 @@ pub struct Comparison {
     pub ratios: Vec<Compared>,
     /// What it comes to, the most important first: sentences for people.
     pub verdict: Vec<String>,
-    /// Reasons not to believe it: sentences. Empty: none were found.
-    pub doubts: Vec<String>,
+    /// Reasons not to believe it. Empty: none were found.
+    pub doubts: Vec<Doubt>,
 }
 
 /// What was asked of each arm.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Scenario {
+#[serde(from = "format::Scenario")]
+pub struct ScenarioRecord {
     /// Its name on the command line.
     pub name: String,
     /// One sentence.
@@ -83,32 +115,31 @@ pub struct Scenario {
     /// Worker processes of each arm.
     pub workers: usize,
     /// What the verdict is about.
-    #[serde(default)]
     pub key: Key,
 }
 
 /// The figure by which arms are judged, and the control with them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Key {
-    /// Where requests wait for others: what the unluckiest hundredth meets.
+    /// If requests wait for others: the latency that one request in a hundred exceeds.
     #[default]
     #[serde(rename = "short p99")]
     ShortP99,
-    /// Where hardly any waits: the tail is then the machine's own stalls.
+    /// If hardly any request waits: the tail then shows the machine's own stalls.
     #[serde(rename = "short p50")]
     ShortP50,
-    /// Where all wait for as long: how unequally they do.
+    /// If all requests wait about equally long: how much they differ.
     #[serde(rename = "deviation")]
     Deviation,
 }
 
 impl Key {
-    /// Its name, also in [`Compared::figure`].
-    pub fn name(self) -> &'static str {
+    /// The same as one of the figures that are compared.
+    pub fn figure(self) -> Figure {
         match self {
-            Self::ShortP99 => "short p99",
-            Self::ShortP50 => "short p50",
-            Self::Deviation => "deviation",
+            Self::ShortP99 => Figure::ShortP99,
+            Self::ShortP50 => Figure::ShortP50,
+            Self::Deviation => Figure::Deviation,
         }
     }
 
@@ -123,20 +154,16 @@ impl Key {
 
     /// In a round, ns.
     pub fn of(self, round: &Round) -> f64 {
-        match self {
-            Self::ShortP99 => round.short.p99_ns as f64,
-            Self::ShortP50 => round.short.p50_ns as f64,
-            Self::Deviation => round.deviation_ns,
-        }
+        self.figure().of(round)
     }
 
-    /// Of the limit, round by round, ns.
-    pub fn of_limit(self, limit: &Limit) -> Vec<f64> {
-        let short = limit.short.iter();
+    /// Of the single-queue bound, round by round, ns.
+    pub fn of_bound(self, bound: &Bound) -> Vec<f64> {
+        let short = bound.short.iter();
         match self {
             Self::ShortP99 => short.map(|short| short.p99_ns as f64).collect(),
             Self::ShortP50 => short.map(|short| short.p50_ns as f64).collect(),
-            Self::Deviation => limit.deviation_ns.clone(),
+            Self::Deviation => bound.deviation_ns.clone(),
         }
     }
 }
@@ -150,11 +177,15 @@ pub struct Others {
     pub busiest: Vec<(String, f64)>,
 }
 
-/// One way of distributing connections.
+/// One way of distributing connections, as it was measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Arm {
-    /// Its name on the command line (`least+ring`); the control's ends in `again`.
+#[serde(from = "format::Arm", into = "format::Arm")]
+pub struct ArmResult {
+    /// Its name on the command line (`least+ring`), which the control shares with the arm
+    /// that it repeats.
     pub name: String,
+    /// Whether it is compared, or is the control.
+    pub role: ArmRole,
     /// What ran, versions included.
     pub about: String,
     /// Why it was left out; then everything below is empty.
@@ -162,11 +193,11 @@ pub struct Arm {
     /// In order.
     pub rounds: Vec<Round>,
     /// Of the short requests' latency: at each part the median over
-    /// [`Arm::judged`], so that it agrees with the medians in every table.
+    /// [`ArmResult::judged`], so that it agrees with the medians in every table.
     pub cdf: Vec<CdfPoint>,
     /// Connections accepted per worker, all rounds together.
     pub accepts: Vec<u64>,
-    /// Of the first round; `None` if nothing was kept of it.
+    /// Of the first round; `None` if it has none.
     pub live: Option<Live>,
 }
 
@@ -194,10 +225,10 @@ pub struct Round {
     /// Jain's index of the accepts.
     pub accepts_jain: f64,
     /// Live connections of the worker with most, less those of the one with
-    /// fewest; `None` where connections are not kept.
+    /// fewest; `None` without keep-alive connections.
     pub live_gap: Option<u64>,
-    /// How evenly the requests over kept connections fell on the workers;
-    /// `None` where each request had its own, and in older files.
+    /// How evenly the requests over keep-alive connections fell on the workers. `None` if
+    /// each request had a connection of its own, and in older files.
     pub served: Option<Served>,
     /// User and system time of the arm's processes per request, ns.
     pub cpu_ns_per_request: f64,
@@ -228,7 +259,12 @@ pub struct Served {
 /// the hypervisor, too.
 pub const HYPERVISOR_SHARE_MAX: f64 = 0.02;
 
-impl Arm {
+impl ArmResult {
+    /// How it is called where people read it.
+    pub fn label(&self) -> String {
+        label(&self.name, self.role)
+    }
+
     /// The rounds that figures are taken from: those that the hypervisor did not
     /// disturb, or all rounds if it disturbed each of them.
     pub fn judged(&self) -> Vec<&Round> {
@@ -273,12 +309,12 @@ pub struct Live {
     pub per_worker: Vec<Vec<u32>>,
 }
 
-/// The limit: one first-come-first-served queue before the same workers, with the
-/// overhead per request that was measured of the first arm beforehand. An arm that is
-/// below it either had less overhead in its rounds than in that measurement, or does
-/// not serve first come, first served.
+/// The single-queue bound: one first-come-first-served queue before the same workers, with
+/// the overhead per request that was measured of the first arm beforehand. If an arm is
+/// below it, either its requests cost less in the rounds than in that measurement, or it
+/// does not serve in order of arrival.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Limit {
+pub struct Bound {
     /// How the overhead was put in, for people.
     pub about: String,
     /// What a request keeps a worker beyond its service time, ns.
@@ -296,19 +332,160 @@ pub struct Limit {
     pub cdf: Vec<CdfPoint>,
 }
 
+/// What an arm is there for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArmRole {
+    /// It is compared with the others.
+    #[default]
+    Candidate,
+    /// It repeats another arm. What differs between the two is chance: the A/A control.
+    Control,
+}
+
+/// How the arm of this name and role is called where people read it.
+pub fn label(name: &str, role: ArmRole) -> String {
+    match role {
+        ArmRole::Candidate => name.to_owned(),
+        ArmRole::Control => format!("{name} (control)"),
+    }
+}
+
 /// One figure of two arms.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "format::Compared", into = "format::Compared")]
 pub struct Compared {
-    /// What was compared: `short p99`, `accepts CV`, `CPU per request` …
-    pub figure: String,
-    /// Numerator.
-    pub arm: String,
-    /// Denominator: an arm's name, or `limit`.
-    pub base: String,
+    /// What was compared.
+    pub figure: Figure,
+    /// Whose figure is divided by whose.
+    pub pair: Pair,
     /// By round, paired.
     pub ratio: Ratio,
-    /// `no difference`, `differs`, or what the control says.
-    pub judgement: String,
+    /// What the rounds say.
+    pub judgement: Judgement,
+}
+
+/// Whose figure is divided by whose. Arms are given by their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pair {
+    /// One arm's by another's.
+    Arms {
+        /// Numerator.
+        arm: String,
+        /// Denominator.
+        base: String,
+    },
+    /// The control's by that of the arm that it repeats.
+    Control(String),
+    /// An arm's by the single-queue bound's.
+    Bound(String),
+}
+
+impl Pair {
+    /// Numerator and denominator, for people.
+    pub fn labels(&self) -> [String; 2] {
+        match self {
+            Self::Arms { arm, base } => [arm.clone(), base.clone()],
+            Self::Control(arm) => [label(arm, ArmRole::Control), arm.clone()],
+            Self::Bound(arm) => [arm.clone(), BOUND.to_owned()],
+        }
+    }
+
     /// Whether this is the A/A control.
-    pub control: bool,
+    pub fn is_control(&self) -> bool {
+        matches!(self, Self::Control(_))
+    }
+}
+
+/// How the single-queue bound is called where people read it.
+pub const BOUND: &str = "single-queue bound";
+
+/// A figure that is compared between arms. Its name is the one in `result.json`.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Display, EnumString, VariantArray,
+)]
+#[serde(into = "String", try_from = "String")]
+pub enum Figure {
+    /// 99th percentile of the short requests' latency.
+    #[strum(serialize = "short p99")]
+    ShortP99,
+    /// Median of the short requests' latency.
+    #[strum(serialize = "short p50")]
+    ShortP50,
+    /// Mean latency of all requests.
+    #[strum(serialize = "mean")]
+    Mean,
+    /// 99th percentile of the latency of all requests.
+    #[strum(serialize = "p99")]
+    P99,
+    /// Standard deviation of the latency of all requests.
+    #[strum(serialize = "deviation")]
+    Deviation,
+    /// Coefficient of variation of the accepts per worker.
+    #[strum(serialize = "accepts CV")]
+    AcceptsCv,
+    /// CPU time of the server per request.
+    #[strum(serialize = "CPU per request")]
+    CpuPerRequest,
+}
+
+impl Figure {
+    /// In a round; times are in ns.
+    pub fn of(self, round: &Round) -> f64 {
+        match self {
+            Self::ShortP99 => round.short.p99_ns as f64,
+            Self::ShortP50 => round.short.p50_ns as f64,
+            Self::Mean => round.all.mean_ns,
+            Self::P99 => round.all.p99_ns as f64,
+            Self::Deviation => round.deviation_ns,
+            Self::AcceptsCv => round.accepts_cv,
+            Self::CpuPerRequest => round.cpu_ns_per_request,
+        }
+    }
+}
+
+/// A reason not to believe a comparison: a sentence, and what follows from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub struct Doubt {
+    /// What follows from it.
+    pub gravity: Gravity,
+    /// The sentence.
+    pub sentence: String,
+}
+
+/// What follows from a doubt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gravity {
+    /// The reader has to know it.
+    Caveat,
+    /// Nothing can be concluded from the comparison.
+    Unusable,
+}
+
+impl Doubt {
+    /// What the reader has to know.
+    pub fn caveat(sentence: impl Into<String>) -> Self {
+        Self {
+            gravity: Gravity::Caveat,
+            sentence: sentence.into(),
+        }
+    }
+
+    /// Why nothing can be concluded.
+    pub fn unusable(sentence: impl Into<String>) -> Self {
+        Self {
+            gravity: Gravity::Unusable,
+            sentence: sentence.into(),
+        }
+    }
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.gravity {
+            Gravity::Caveat => f.write_str(&self.sentence),
+            Gravity::Unusable => write!(f, "{}{}", format::UNUSABLE, self.sentence),
+        }
+    }
 }

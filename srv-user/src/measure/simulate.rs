@@ -1,6 +1,6 @@
-//! What this machine is too small to run: a discrete-event simulation of up to
-//! [`WORKERS_MAX`] workers and millions of connections, one request each, that
-//! asks the very policy code of srv-common where each connection goes.
+//! A discrete-event simulation, for what this machine is too small to run: up to
+//! [`WORKERS_MAX`] workers and millions of connections, one request each. It asks the very
+//! policy code of srv-common where each connection goes.
 //!
 //! A worker serves one request at a time, from its first byte to its last, as
 //! one does whose handler blocks. A connection is assigned when its SYN comes
@@ -24,6 +24,7 @@ use srv_common::{MAX_WORKERS, Policy};
 
 use crate::measure::arrivals::{Draw, Service};
 use crate::measure::stats::{Summary, coefficient_of_variation};
+use crate::output::table::table;
 use engine::Engine;
 use srv_steer::AcceptMode;
 pub use tally::Latencies;
@@ -54,29 +55,29 @@ impl Model {
     }
 }
 
-/// A way of handing connections to workers.
+/// A way of distributing connections to workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Arm {
-    /// Whose queue a connection joins; without effect where there is one queue.
+pub struct Dispatch {
+    /// Which queue a connection joins; without effect if there is one queue.
     pub policy: Policy,
-    /// Who accepts it from there. The three modes of one listener are one
-    /// first-come-first-served queue here, whose first sleeper in order is
-    /// woken, as with `EPOLLEXCLUSIVE`.
+    /// Which worker accepts it from there. The three modes of one listener are one
+    /// first-come-first-served queue here. The first worker in order that sleeps is woken, as
+    /// with `EPOLLEXCLUSIVE`.
     pub accept: AcceptMode,
 }
 
-impl Arm {
-    /// The single queue, which is the limit ([`crate::measure::bound`]).
-    pub const LIMIT: Self = Self {
+impl Dispatch {
+    /// One queue before all workers: the single-queue bound ([`crate::measure::bound`]).
+    pub const SINGLE_QUEUE: Self = Self {
         policy: Policy::Hash,
         accept: AcceptMode::Shared,
     };
 }
 
-impl fmt::Display for Arm {
+impl fmt::Display for Dispatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == Self::LIMIT {
-            f.pad("limit")
+        if *self == Self::SINGLE_QUEUE {
+            f.pad("single-queue bound")
         } else if self.accept.has_own_listeners() {
             f.pad(&format!("{}+{}", self.policy.name(), self.accept.name()))
         } else {
@@ -114,8 +115,7 @@ pub struct Outcome {
 impl Outcome {
     /// Coefficient of variation of the accepts per worker; 0 is perfectly even.
     pub fn accepts_cv(&self) -> f64 {
-        let accepts: Vec<f64> = self.accepts.iter().map(|&count| count as f64).collect();
-        coefficient_of_variation(&accepts)
+        coefficient_of_variation(&self.accepts)
     }
 }
 
@@ -126,14 +126,14 @@ impl Outcome {
 /// If there are no workers or more than [`WORKERS_MAX`].
 pub fn run(
     model: &Model,
-    arm: Arm,
+    arm: Dispatch,
     draws: impl IntoIterator<Item = Draw>,
 ) -> anyhow::Result<Outcome> {
     let workers = model.workers;
     check(workers)?;
     ensure!(
         arm.policy != Policy::Hermes,
-        "simulate hermes: it goes by what workers publish in loops that are not simulated"
+        "simulate hermes: it depends on what workers publish in loops that are not simulated"
     );
     // With the slots of the BPF program where they suffice: the same code runs.
     Ok(if workers <= MAX_WORKERS {
@@ -155,25 +155,25 @@ pub fn check(workers: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Arms that served the same draws, and the limit.
+/// Arms that served the same draws, and the single-queue bound.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
-    /// In the order in which they were named, the limit last.
-    pub rows: Vec<(Arm, Outcome)>,
+    /// In the order in which they were named, the bound last.
+    pub rows: Vec<(Dispatch, Outcome)>,
 }
 
-/// Lets each of `arms` and [`Arm::LIMIT`] serve the draws that `draws` begins
+/// Lets each of `arms` and [`Dispatch::SINGLE_QUEUE`] serve the draws that `draws` begins
 /// anew for each.
 ///
 /// # Errors
 /// As [`run`].
 pub fn compare<D: IntoIterator<Item = Draw>>(
     model: &Model,
-    arms: &[Arm],
+    arms: &[Dispatch],
     draws: impl Fn() -> D,
 ) -> anyhow::Result<Table> {
-    let arms = arms.iter().filter(|&&arm| arm != Arm::LIMIT);
-    let rows = arms.chain([&Arm::LIMIT]);
+    let arms = arms.iter().filter(|&&arm| arm != Dispatch::SINGLE_QUEUE);
+    let rows = arms.chain([&Dispatch::SINGLE_QUEUE]);
     let rows = rows.map(|&arm| Ok((arm, run(model, arm, draws())?)));
     Ok(Table {
         rows: rows.collect::<anyhow::Result<_>>()?,
@@ -182,9 +182,7 @@ pub fn compare<D: IntoIterator<Item = Draw>>(
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{:<18} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>6} {:>7} {:>6}",
+        let header = [
             "latency, ms",
             "short p50",
             "short p99",
@@ -194,31 +192,29 @@ impl fmt::Display for Table {
             "mean wait",
             "busy",
             "stolen",
-            "CV"
-        )?;
-        for (arm, outcome) in &self.rows {
-            row(f, *arm, outcome)?;
-        }
-        Ok(())
+            "CV",
+        ];
+        let rows = self.rows.iter().map(|(arm, outcome)| row(*arm, outcome));
+        f.write_str(&table(&header, &header[..1], rows))
     }
 }
 
-fn row(f: &mut fmt::Formatter<'_>, arm: Arm, outcome: &Outcome) -> fmt::Result {
-    let ms = |ns: u64| ns as f64 / 1e6;
+fn row(arm: Dispatch, outcome: &Outcome) -> Vec<String> {
+    let ms = |ns: u64| format!("{:.2}", ns as f64 / 1e6);
     let Outcome { all, short, .. } = outcome;
-    writeln!(
-        f,
-        "{arm:<18} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9.3} {:>6.3} {:>7.3} {:>6.3}",
+    let stolen = outcome.stolen as f64 / all.count.max(1) as f64;
+    vec![
+        arm.to_string(),
         ms(short.p50_ns),
         ms(short.p99_ns),
         ms(all.p50_ns),
         ms(all.p99_ns),
         ms(all.p99_9_ns),
-        outcome.wait.mean_ns / 1e6,
-        outcome.utilisation,
-        outcome.stolen as f64 / all.count.max(1) as f64,
-        outcome.accepts_cv(),
-    )
+        format!("{:.3}", outcome.wait.mean_ns / 1e6),
+        format!("{:.3}", outcome.utilisation),
+        format!("{stolen:.3}"),
+        format!("{:.3}", outcome.accepts_cv()),
+    ]
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
-//! What is said about measurements: percentiles of latencies, evenness of
-//! shares, and the comparison of two arms over rounds. Pure arithmetic; knows
-//! nothing of how the figures came about.
+//! What is said about measurements: percentiles of latencies, evenness of shares (the same
+//! functions as in `srv status`), and the comparison of two arms over rounds. Pure
+//! arithmetic; knows nothing of how the figures came about.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString};
 
 use crate::measure::arrivals::Uniform;
+pub use srv_steer::balance::{coefficient_of_variation, max_over_mean};
 
 /// Latencies in ns, summed up; exact percentiles by nearest rank.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -55,20 +57,6 @@ pub fn nearest_rank(sorted: &[u64], fraction: f64) -> u64 {
     sorted[rank.clamp(1, sorted.len()) - 1]
 }
 
-/// Standard deviation (of the population) over mean: 0 is perfectly even. 0 if
-/// there is nothing to share.
-pub fn coefficient_of_variation(shares: &[f64]) -> f64 {
-    let mean = mean(shares);
-    if mean == 0.0 {
-        return 0.0;
-    }
-    let variance = shares
-        .iter()
-        .map(|share| (share - mean).powi(2))
-        .sum::<f64>();
-    (variance / shares.len() as f64).sqrt() / mean
-}
-
 /// Standard deviation (of the population); 0 if there is nothing.
 pub fn deviation(values: impl Iterator<Item = f64>) -> f64 {
     // Welford's update: stable, and one pass.
@@ -86,25 +74,28 @@ pub fn deviation(values: impl Iterator<Item = f64>) -> f64 {
     }
 }
 
-/// The largest share over the mean: 1 is perfectly even. 1 if there is nothing to share.
-pub fn max_over_mean(shares: &[f64]) -> f64 {
-    let mean = mean(shares);
-    if mean == 0.0 {
-        return 1.0;
-    }
-    shares.iter().copied().fold(0.0, f64::max) / mean
-}
-
 /// Jain's fairness index, (Σx)² / (n·Σx²): 1 is perfectly even, 1/n is all to
 /// one. 1 if there is nothing to share.
 ///
 /// Source: Jain, Chiu, Hawe, DEC-TR-301, 1984.
-pub fn jain(shares: &[f64]) -> f64 {
-    let squares: f64 = shares.iter().map(|share| share * share).sum();
+pub fn jain(counts: &[u64]) -> f64 {
+    let counts = || counts.iter().map(|&count| count as f64);
+    let squares: f64 = counts().map(|count| count * count).sum();
     if squares == 0.0 {
         return 1.0;
     }
-    shares.iter().sum::<f64>().powi(2) / (shares.len() as f64 * squares)
+    counts().sum::<f64>().powi(2) / (counts().count() as f64 * squares)
+}
+
+/// How many of `workers` each worker from 0 to `count` has; a larger number counts nowhere.
+pub fn per_worker(workers: impl IntoIterator<Item = u16>, count: usize) -> Vec<u64> {
+    let mut counts = vec![0; count];
+    for worker in workers {
+        if let Some(count) = counts.get_mut(usize::from(worker)) {
+            *count += 1;
+        }
+    }
+    counts
 }
 
 /// Arithmetic mean; 0 if there are none.
@@ -154,10 +145,47 @@ impl Spread {
 
 /// Fewer rounds than this say nothing about chance.
 pub const ROUNDS_MIN: usize = 3;
-const TOO_FEW_ROUNDS: &str = "too few rounds to tell";
 
 /// How far an A/A control may be off, as a part of 1: what cannot be told apart anyway.
 const CONTROL_TOLERANCE: f64 = 0.02;
+
+/// What the rounds say of two arms. The text is that of `result.json`, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Display, EnumString)]
+#[serde(into = "String", try_from = "String")]
+pub enum Judgement {
+    /// There is no confidence interval.
+    #[strum(serialize = "too few rounds to tell")]
+    TooFewRounds,
+    /// The interval does not contain 1.
+    #[strum(serialize = "differs")]
+    Differs,
+    /// The interval contains 1.
+    #[strum(serialize = "no difference")]
+    NoDifference,
+    /// Of the control: it differs by more than matters.
+    #[strum(serialize = "THE CONTROL DIFFERS: this run is not usable")]
+    ControlDiffers,
+    /// Of the control: it differs, but by no more than [`CONTROL_TOLERANCE`].
+    #[strum(serialize = "differs, but by less than matters here")]
+    ControlDiffersLittle,
+    /// Of the control: the interval contains 1.
+    #[strum(serialize = "no difference, as it must be")]
+    ControlAgrees,
+}
+
+impl From<Judgement> for String {
+    fn from(judgement: Judgement) -> Self {
+        judgement.to_string()
+    }
+}
+
+impl TryFrom<String> for Judgement {
+    type Error = strum::ParseError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
 
 /// The ratio of two arms' figures, paired by round: its median, its range, and
 /// the 95 % bootstrap confidence interval of the median.
@@ -200,11 +228,11 @@ impl Ratio {
     }
 
     /// What the rounds say of two different arms.
-    pub fn judgement(&self) -> &'static str {
+    pub fn judgement(&self) -> Judgement {
         match (self.interval(), self.differs()) {
-            (None, _) => TOO_FEW_ROUNDS,
-            (Some(_), true) => "differs",
-            (Some(_), false) => "no difference",
+            (None, _) => Judgement::TooFewRounds,
+            (Some(_), true) => Judgement::Differs,
+            (Some(_), false) => Judgement::NoDifference,
         }
     }
 
@@ -216,14 +244,14 @@ impl Ratio {
     /// The judgement of an A/A control, whose arms are the same server. With few
     /// rounds one in a dozen sound runs has them all on one side of 1, so the
     /// control also has to be off by more than [`CONTROL_TOLERANCE`] to condemn the run.
-    pub fn as_control(&self) -> &'static str {
+    pub fn as_control(&self) -> Judgement {
         if self.interval().is_none() {
-            return TOO_FEW_ROUNDS;
+            return Judgement::TooFewRounds;
         }
         match (self.differs(), self.matters()) {
-            (true, true) => "THE CONTROL DIFFERS: this run is not usable",
-            (true, false) => "differs, but by less than matters here",
-            (false, _) => "no difference, as it must be",
+            (true, true) => Judgement::ControlDiffers,
+            (true, false) => Judgement::ControlDiffersLittle,
+            (false, _) => Judgement::ControlAgrees,
         }
     }
 }
@@ -292,15 +320,22 @@ mod tests {
 
     #[test]
     fn evenness_at_both_ends() {
-        let even = [3.0; 8];
+        let even = [3; 8];
         assert_eq!(coefficient_of_variation(&even), 0.0);
         assert_eq!(max_over_mean(&even), 1.0);
         assert_eq!(jain(&even), 1.0);
-        let all_to_one = [8.0, 0.0, 0.0, 0.0];
+        let all_to_one = [8, 0, 0, 0];
         assert_eq!(coefficient_of_variation(&all_to_one), 3.0_f64.sqrt());
         assert_eq!(max_over_mean(&all_to_one), 4.0);
         assert_eq!(jain(&all_to_one), 0.25);
-        assert_eq!(coefficient_of_variation(&[0.0; 4]), 0.0);
+        assert_eq!(coefficient_of_variation(&[0; 4]), 0.0);
+        assert_eq!(jain(&[0; 4]), 1.0);
+    }
+
+    #[test]
+    fn what_each_worker_has_is_counted() {
+        assert_eq!(per_worker([0, 2, 2, 9], 3), [1, 0, 2]);
+        assert_eq!(per_worker([1], 0), [0; 0]);
     }
 
     #[test]
@@ -327,7 +362,7 @@ mod tests {
         assert_eq!(one.to_string(), "2.000 (one round: no interval)");
         let two = Ratio::paired(&[2.0, 3.0], &[1.0, 1.0]);
         assert_eq!((two.interval(), two.matters()), (None, false));
-        assert_eq!(two.judgement(), TOO_FEW_ROUNDS);
+        assert_eq!(two.judgement(), Judgement::TooFewRounds);
         assert!(two.to_string().contains("no interval"), "{two}");
         let three = Ratio::paired(&[2.0, 2.0, 2.0], &[1.0, 1.0, 1.0]);
         assert_eq!(
@@ -340,10 +375,10 @@ mod tests {
     fn a_control_condemns_only_what_matters() {
         let base = [10.0, 11.0, 9.0, 10.5, 9.5];
         let control = |factor| Ratio::paired(&base.map(|value| value * factor), &base);
-        assert!(control(1.0).as_control().contains("no difference"));
-        assert!(control(1.01).as_control().contains("less than matters"));
-        assert!(control(1.05).as_control().contains("not usable"));
+        assert_eq!(control(1.0).as_control(), Judgement::ControlAgrees);
+        assert_eq!(control(1.01).as_control(), Judgement::ControlDiffersLittle);
+        assert_eq!(control(1.05).as_control(), Judgement::ControlDiffers);
         let single = Ratio::paired(&[1.05], &[1.0]);
-        assert!(single.as_control().contains("too few"));
+        assert_eq!(single.as_control(), Judgement::TooFewRounds);
     }
 }

@@ -1,6 +1,6 @@
 //! `bench tail`: how long short requests wait behind long ones, and how evenly
 //! workers share, for every way of handing connections to workers that srv
-//! has, for nginx's two, and for the limit that none of them can beat: what
+//! has, for nginx's two, and for the single-queue bound: what
 //! `srv ab` measures, held against targets. The handler *blocks*, so that the
 //! queueing is real on any number of cores.
 
@@ -10,42 +10,30 @@ mod report;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::Parser as _;
 use srv::measure::ab::arm::{self, Arm};
 use srv::measure::ab::measure::Plan;
 use srv::measure::ab::overhead::Overhead;
 use srv::measure::ab::scenario::{self, Arrivals, Scenario};
+use srv_tests::arguments::ArmArguments;
 use srv_tests::arm::in_round;
 use srv_tests::report::Raw;
 
 use measure::{Homes, Sample};
 
-#[derive(Parser)]
-struct Arguments {
-    /// One seed and short runs: to see that it works, not to quote.
-    #[arg(long)]
-    quick: bool,
-    /// Only arms whose name contains this.
-    #[arg(long, default_value = "")]
-    arms: String,
-    /// What `cargo bench` passes to every bench.
-    #[arg(long, hide = true)]
-    bench: bool,
-}
-
 /// How often the blocking handler is called per second.
 pub const BLOCKING_RATES: [f64; 2] = [3700.0, 2400.0];
-/// In how many rounds kept connections are opened.
+/// In how many rounds keep-alive connections are opened.
 const HOMES_ROUNDS: usize = 3;
-/// Kept connections whose homes are counted.
-pub const HELD: [usize; 2] = [256, 32];
+/// Keep-alive connections whose homes are counted.
+pub const KEEP_ALIVE: [usize; 2] = [256, 32];
 
 /// In this order in the tables; the control is added.
 const ARMS: &str = "hash,least,ring,shared,nginx,nginx-reuseport,least+ring";
 /// The arm that is judged.
 pub const SUBJECT: &str = "least+ring";
 /// The same once more, as the control.
-pub const CONTROL: &str = "least+ring again";
+pub const CONTROL: &str = "least+ring (control)";
 /// The arm that waits where the hash sent it.
 pub const HASH: &str = "hash";
 /// nginx as it comes.
@@ -63,8 +51,8 @@ struct Extent {
 }
 
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    let extent = if arguments.quick {
+    let arguments = ArmArguments::parse();
+    let extent = if arguments.common.quick {
         Extent::new([1, 1], [2, 1])
     } else {
         Extent::new([5, 9], [5, 2])
@@ -125,7 +113,7 @@ fn plans(seeds: u64, scenario: &Scenario) -> Vec<Plan> {
 
 fn arms() -> Result<Vec<Arm>> {
     let mut arms = arm::list(ARMS)?;
-    let control = Arm::by_name(SUBJECT)?.again();
+    let control = Arm::by_name(SUBJECT)?.as_control();
     // Not beside the arm that it repeats.
     arms.insert(arms.len() / 2, control);
     Ok(arms)
@@ -153,7 +141,7 @@ impl Overheads {
     fn measure(scenario: &Scenario, arms: &[Arm], raw: &mut Raw) -> Result<Self> {
         let mut overheads = Self::default();
         for arm in arms {
-            let overhead = match arm.name.as_str() {
+            let overhead = match arm.label().as_str() {
                 SUBJECT => &mut overheads.srv,
                 NGINX_SHARED => &mut overheads.nginx,
                 _ => continue,
@@ -163,7 +151,7 @@ impl Overheads {
                 occupies_ns,
                 delays_ns,
             } = *overhead;
-            raw.write(&(&arm.name, occupies_ns, delays_ns))?;
+            raw.write(&(arm.label(), occupies_ns, delays_ns))?;
         }
         Ok(overheads)
     }

@@ -1,16 +1,16 @@
-//! One arm under one plan, and where an arm's kept connections live.
+//! One arm under one plan, and where an arm's keep-alive connections live.
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 use srv::measure::ab::arm::Arm;
 use srv::measure::ab::measure::{Measured, Plan, measure};
 use srv::measure::ab::scenario::Scenario;
-use srv::measure::hold::{Held, Opening};
 use srv::measure::load::Record;
+use srv::measure::load::keep_alive::{KeepAlive, Opening};
 use srv::measure::result::Round;
 use srv_tests::report::Raw;
 
-use crate::HELD;
+use crate::KEEP_ALIVE;
 
 /// One arm in one round.
 #[derive(Debug, Serialize)]
@@ -29,7 +29,7 @@ impl Sample {
     pub fn measure(arm: &Arm, scenario: &Scenario, plan: &Plan, raw: &mut Raw) -> Result<Self> {
         let Measured { round, run } = measure(arm, scenario, plan, None)?;
         let sample = Self {
-            arm: arm.name.clone(),
+            arm: arm.label(),
             service: scenario.service.to_string(),
             per_second: scenario.per_second(),
             round,
@@ -70,13 +70,13 @@ impl Columns {
     }
 }
 
-/// Over which workers an arm's kept connections are spread.
+/// Over which workers an arm's keep-alive connections are spread.
 #[derive(Debug, Serialize)]
 pub struct Homes {
     pub arm: String,
     pub connections: usize,
     pub burst: bool,
-    pub per_worker: Vec<f64>,
+    pub per_worker: Vec<u64>,
 }
 
 impl Homes {
@@ -84,13 +84,13 @@ impl Homes {
     /// to fresh processes.
     pub fn measure(arm: &Arm, scenario: &Scenario) -> Result<Vec<Self>> {
         let mut homes = Vec::new();
-        for connections in HELD {
+        for connections in KEEP_ALIVE {
             for opening in [Opening::OneByOne, Opening::Burst] {
                 let running = arm.start(scenario, None)?;
-                let held = Held::open(running.address(), IDLE, connections, opening)
-                    .with_context(|| format!("hold connections to arm {}", arm.name))?;
+                let held = KeepAlive::open(running.address(), IDLE, connections, opening)
+                    .with_context(|| format!("open keep-alive connections to arm {}", arm.name))?;
                 homes.push(Self {
-                    arm: arm.name.clone(),
+                    arm: arm.label(),
                     connections,
                     burst: opening == Opening::Burst,
                     per_worker: held.shares(scenario.workers),
@@ -101,13 +101,10 @@ impl Homes {
     }
 
     /// Live connections of the worker with most, less those of the worker with fewest.
-    pub fn gap(&self) -> f64 {
-        let most = self.per_worker.iter().copied().fold(0.0, f64::max);
-        most - self
-            .per_worker
-            .iter()
-            .copied()
-            .fold(f64::INFINITY, f64::min)
+    pub fn gap(&self) -> u64 {
+        let most = self.per_worker.iter().max().copied().unwrap_or(0);
+        let fewest = self.per_worker.iter().min().copied().unwrap_or(0);
+        most - fewest
     }
 }
 

@@ -6,18 +6,18 @@ use srv::measure::ab::measure::Plan;
 use srv::measure::ab::overhead::Overhead;
 use srv::measure::ab::scenario::Scenario;
 use srv::measure::bound;
-use srv::measure::stats::{Ratio, Spread, Summary};
-use srv_tests::report::{print_table, verdict};
+use srv::measure::stats::{Spread, Summary};
+use srv_tests::report::{print_table, ratio, verdict};
 
 use crate::measure::{Homes, Sample};
-use crate::{CONTROL, HASH, HELD, NGINX_REUSEPORT, NGINX_SHARED, Overheads, SUBJECT};
+use crate::{CONTROL, HASH, KEEP_ALIVE, NGINX_REUSEPORT, NGINX_SHARED, Overheads, SUBJECT};
 
-/// Short-request p99, the subject's to the limit's.
-const LIMIT_TARGET: f64 = 1.05;
+/// Short-request p99, the subject's to the single-queue bound's.
+const BOUND_TARGET: f64 = 1.05;
 /// Coefficient of variation of accepts with the cheap handler.
 const SHARES_TARGET: f64 = 0.005;
 /// Live connections, largest less smallest.
-const GAP_TARGET: f64 = 1.0;
+const GAP_TARGET: u64 = 1;
 /// A generator later than this in 1 % of the requests measured itself, ns.
 const LATENESS_MAX_NS: u64 = 1_000_000;
 
@@ -44,12 +44,12 @@ pub fn print_tail(
         scenario.service
     );
     let mut rows: Vec<Vec<String>> = arms.iter().map(|arm| tail_row(arm, samples)).collect();
-    let limits = [
-        ("limit", Overhead::default()),
-        ("limit + srv's overhead", overheads.srv),
-        ("limit + nginx's overhead", overheads.nginx),
+    let bounds = [
+        ("bound", Overhead::default()),
+        ("bound + srv's overhead", overheads.srv),
+        ("bound + nginx's overhead", overheads.nginx),
     ];
-    rows.extend(limits.map(|(name, overhead)| limit_row(name, scenario, plans, overhead)));
+    rows.extend(bounds.map(|(name, overhead)| bound_row(name, scenario, plans, overhead)));
     let header = [
         "arm",
         "short p99",
@@ -64,7 +64,7 @@ pub fn print_tail(
         "lost",
         "late p99",
     ];
-    print_table(&header, &rows);
+    print_table(&header, rows);
     for (name, overhead) in [("srv", overheads.srv), ("nginx", overheads.nginx)] {
         let [occupies, delays] =
             [overhead.occupies_ns, overhead.delays_ns].map(|ns| ns as f64 / 1e3);
@@ -74,10 +74,10 @@ pub fn print_tail(
         );
     }
     let subject = series(samples, SUBJECT, short_p99);
-    let limit = limit_p99(scenario, plans, overheads.srv);
-    print_target("limit + srv's overhead", &subject, &limit, LIMIT_TARGET);
-    if let Some(ratio) = ratio(&subject, &limit_p99(scenario, plans, Overhead::default())) {
-        println!("  {SUBJECT} / limit: {ratio}");
+    let bound = bound_p99(scenario, plans, overheads.srv);
+    print_target("bound + srv's overhead", &subject, &bound, BOUND_TARGET);
+    if let Some(ratio) = ratio(&subject, &bound_p99(scenario, plans, Overhead::default())) {
+        println!("  {SUBJECT} / bound: {ratio}");
     }
     let nginx = series(samples, NGINX_SHARED, short_p99);
     print_target(NGINX_SHARED, &subject, &nginx, 1.0);
@@ -97,20 +97,20 @@ pub fn print_cheap(scenario: &Scenario, arms: &[Arm], samples: &[Sample]) {
         scenario.per_second().unwrap_or_default()
     );
     let row = |arm: &Arm| {
-        let cv = Spread::of(&series(samples, &arm.name, |s| s.round.accepts_cv));
-        let mean = Spread::of(&series(samples, &arm.name, mean_us));
-        let p99 = Spread::of(&series(samples, &arm.name, |s| {
+        let cv = Spread::of(&series(samples, &arm.label(), |s| s.round.accepts_cv));
+        let mean = Spread::of(&series(samples, &arm.label(), mean_us));
+        let p99 = Spread::of(&series(samples, &arm.label(), |s| {
             s.round.all.p99_ns as f64 / 1e3
         }));
         vec![
-            arm.name.clone(),
+            arm.label(),
             format!("{:.4}", cv.mean),
             format!("{:.4} to {:.4}", cv.min, cv.max),
             format!("{:.1}", mean.mean),
             format!("{:.1} to {:.1}", mean.min, mean.max),
             format!("{:.0}", p99.mean),
-            cpu_us(samples, &arm.name),
-            lost(samples, &arm.name),
+            cpu_us(samples, &arm.label()),
+            lost(samples, &arm.label()),
         ]
     };
     let header = [
@@ -123,7 +123,7 @@ pub fn print_cheap(scenario: &Scenario, arms: &[Arm], samples: &[Sample]) {
         "CPU µs",
         "lost",
     ];
-    print_table(&header, &arms.iter().map(row).collect::<Vec<_>>());
+    print_table(&header, arms.iter().map(row));
     let shares = series(samples, SUBJECT, |s| s.round.accepts_cv);
     if !shares.is_empty() {
         let cv = Spread::of(&shares).mean;
@@ -138,8 +138,8 @@ pub fn print_cheap(scenario: &Scenario, arms: &[Arm], samples: &[Sample]) {
 }
 
 pub fn print_homes(arms: &[Arm], homes: &[Homes]) {
-    println!("kept connections: live ones per worker, largest less smallest, worst round");
-    let settings: Vec<(usize, bool)> = HELD
+    println!("keep-alive connections: live ones per worker, largest less smallest, worst round");
+    let settings: Vec<(usize, bool)> = KEEP_ALIVE
         .iter()
         .flat_map(|&connections| [(connections, false), (connections, true)])
         .collect();
@@ -151,13 +151,14 @@ pub fn print_homes(arms: &[Arm], homes: &[Homes]) {
             .iter()
             .filter(is_of)
             .map(Homes::gap)
-            .fold(0.0, f64::max)
+            .max()
+            .unwrap_or(0)
     };
     let row = |arm: &Arm| {
         let cells = settings
             .iter()
-            .map(|&setting| worst(&arm.name, setting).to_string());
-        std::iter::once(arm.name.clone()).chain(cells).collect()
+            .map(|&setting| worst(&arm.label(), setting).to_string());
+        std::iter::once(arm.label()).chain(cells).collect()
     };
     let header = [
         "arm",
@@ -166,10 +167,10 @@ pub fn print_homes(arms: &[Arm], homes: &[Homes]) {
         "32 one by one",
         "32 burst",
     ];
-    print_table(&header, &arms.iter().map(row).collect::<Vec<_>>());
+    print_table(&header, arms.iter().map(row));
     if homes.iter().any(|home| home.arm == SUBJECT) {
         let worst = settings.iter().map(|&setting| worst(SUBJECT, setting));
-        let worst = worst.fold(0.0, f64::max);
+        let worst = worst.max().unwrap_or(0);
         println!(
             "  {SUBJECT}: {worst}  ≤ {GAP_TARGET}: {}",
             verdict(worst <= GAP_TARGET)
@@ -178,21 +179,21 @@ pub fn print_homes(arms: &[Arm], homes: &[Homes]) {
 }
 
 fn tail_row(arm: &Arm, samples: &[Sample]) -> Vec<String> {
-    let ms = |figure: fn(&Sample) -> f64| Spread::of(&series(samples, &arm.name, figure));
+    let ms = |figure: fn(&Sample) -> f64| Spread::of(&series(samples, &arm.label(), figure));
     let short = ms(short_p99);
     let mut row = vec![
-        arm.name.clone(),
+        arm.label(),
         format!("{:.2}", short.mean),
         format!("{:.2} to {:.2}", short.min, short.max),
     ];
     let summaries = samples
         .iter()
-        .filter(|s| s.arm == arm.name)
+        .filter(|s| s.arm == arm.label())
         .map(|s| s.round.all);
     row.extend(percentiles(&summaries.collect::<Vec<_>>()));
     row.push(format!("{:.3}", ms(|s| s.round.accepts_cv).mean));
-    row.push(cpu_us(samples, &arm.name));
-    row.push(lost(samples, &arm.name));
+    row.push(cpu_us(samples, &arm.label()));
+    row.push(lost(samples, &arm.label()));
     row.push(format!(
         "{:.3}",
         ms(|s| s.round.lateness.p99_ns as f64 / 1e6).max
@@ -200,14 +201,14 @@ fn tail_row(arm: &Arm, samples: &[Sample]) -> Vec<String> {
     row
 }
 
-fn limit_row(name: &str, scenario: &Scenario, plans: &[Plan], overhead: Overhead) -> Vec<String> {
-    let short = Spread::of(&limit_p99(scenario, plans, overhead));
+fn bound_row(name: &str, scenario: &Scenario, plans: &[Plan], overhead: Overhead) -> Vec<String> {
+    let short = Spread::of(&bound_p99(scenario, plans, overhead));
     let mut row = vec![
         name.to_owned(),
         format!("{:.2}", short.mean),
         format!("{:.2} to {:.2}", short.min, short.max),
     ];
-    let all = |plan: &Plan| Summary::of(limit_latencies(scenario, plan, overhead));
+    let all = |plan: &Plan| Summary::of(bound_latencies(scenario, plan, overhead));
     row.extend(percentiles(&plans.iter().map(all).collect::<Vec<_>>()));
     row
 }
@@ -228,9 +229,9 @@ fn percentiles(rounds: &[Summary]) -> [String; 5] {
 }
 
 /// Short-request p99 of the single queue, ms, plan by plan.
-fn limit_p99(scenario: &Scenario, plans: &[Plan], overhead: Overhead) -> Vec<f64> {
+fn bound_p99(scenario: &Scenario, plans: &[Plan], overhead: Overhead) -> Vec<f64> {
     let p99 = |plan: &Plan| {
-        let latencies = limit_latencies(scenario, plan, overhead);
+        let latencies = bound_latencies(scenario, plan, overhead);
         let both = plan.draws.iter().zip(latencies);
         let short = both.filter(|(draw, _)| scenario.service.is_short(draw.service_us));
         Summary::of(short.map(|(_, latency_ns)| latency_ns)).p99_ns as f64 / 1e6
@@ -239,7 +240,7 @@ fn limit_p99(scenario: &Scenario, plans: &[Plan], overhead: Overhead) -> Vec<f64
 }
 
 /// Latency of each request in the single queue, ns.
-fn limit_latencies(
+fn bound_latencies(
     scenario: &Scenario,
     plan: &Plan,
     overhead: Overhead,
@@ -275,11 +276,6 @@ fn series(samples: &[Sample], arm: &str, figure: fn(&Sample) -> f64) -> Vec<f64>
     let mut of_arm: Vec<&Sample> = samples.iter().filter(|s| s.arm == arm).collect();
     of_arm.sort_by_key(|sample| sample.round.seed);
     of_arm.into_iter().map(figure).collect()
-}
-
-/// `None` if either arm did not run.
-fn ratio(arm: &[f64], base: &[f64]) -> Option<Ratio> {
-    (!arm.is_empty() && !base.is_empty()).then(|| Ratio::paired(arm, base))
 }
 
 fn print_target(base: &str, subject: &[f64], figures: &[f64], bound: f64) {

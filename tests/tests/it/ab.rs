@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use srv::measure::result::Comparison;
+use srv::measure::result::{ArmResult, Comparison};
 use srv_tests::server::binary;
 
 use crate::gate;
@@ -33,17 +33,17 @@ fn a_run_leaves_result_report_and_samples() {
 
     let result = Comparison::read(&out).unwrap();
     assert_eq!(result.incomplete, None);
-    let names: Vec<&str> = result.arms.iter().map(|arm| arm.name.as_str()).collect();
-    assert_eq!(names, ["hash", "ring", "hash again", "haproxy"]);
+    let labels: Vec<String> = result.arms.iter().map(ArmResult::label).collect();
+    assert_eq!(labels, ["hash", "ring", "hash (control)", "haproxy"]);
     let haproxy = &result.arms[3];
     let why = haproxy.left_out.as_deref().expect("it cannot sleep");
     assert!(why.contains("no handler"), "{why}");
-    let limit = result.limit.as_ref().expect("an open loop has one");
+    let bound = result.bound.as_ref().expect("an open loop has one");
     for (nth, arm) in result.arms[..3].iter().enumerate() {
         assert_eq!(arm.rounds.len(), 2, "{}", arm.name);
-        for (round, short) in arm.rounds.iter().zip(&limit.short) {
+        for (round, short) in arm.rounds.iter().zip(&bound.short) {
             assert_eq!(round.lost, 0);
-            // The same draws for every arm, and for the limit.
+            // The same draws for every arm, and for the bound.
             assert_eq!(round.short.count, short.count);
             assert_eq!(round.accepts.iter().sum::<u64>(), round.requests as u64);
         }
@@ -58,13 +58,12 @@ fn a_run_leaves_result_report_and_samples() {
         }
     }
     // If the hypervisor disturbs all rounds, the run is not usable, and says so.
-    let is_controlled = result.ratios.iter().any(|ratio| ratio.control);
+    let is_controlled = result.ratios.iter().any(|ratio| ratio.pair.is_control());
     assert_eq!(
         is_controlled,
-        !result
-            .doubts
-            .iter()
-            .any(|doubt| doubt.contains("hypervisor disturbed hash or its control"))
+        !result.doubts.iter().any(|doubt| doubt
+            .sentence
+            .contains("hypervisor disturbed hash or its control"))
     );
     let page = std::fs::read_to_string(out.join("report.html")).unwrap();
     assert!(page.contains(&result.verdict[0]), "verdict first");
@@ -98,7 +97,7 @@ fn what_makes_no_sense_is_refused_before_anything_starts() {
         (&["cloudflare", "--rate", "5"], "closed loop"),
         (&["--spin", "--workers", "200"], "cores"),
         (&["--rounds", "0"], "--rounds 0"),
-        (&["--simulate", "longlived"], "kept connections"),
+        (&["--simulate", "longlived"], "keep-alive connections"),
         (&["--simulate", "cloudflare"], "wait for answers"),
         (&["--simulate", "hung"], "a stopped worker"),
         (&["--simulate", "--arms", "nginx"], "cannot be simulated"),
@@ -129,14 +128,14 @@ fn a_simulation_leaves_the_same_kind_of_result() {
     assert!(result.simulated && result.incomplete.is_none());
     let names: Vec<&str> = result.arms.iter().map(|arm| arm.name.as_str()).collect();
     assert_eq!(names, ["least+ring", "hash", "shared", "least"]);
-    assert!(result.ratios.iter().all(|ratio| !ratio.control));
-    let limit = result.limit.unwrap();
+    assert!(result.ratios.iter().all(|ratio| !ratio.pair.is_control()));
+    let bound = result.bound.unwrap();
     for arm in &result.arms {
         assert_eq!(arm.rounds.len(), 5);
-        for (round, limit) in arm.rounds.iter().zip(&limit.all) {
-            assert_eq!(round.requests, limit.count, "the same draws");
+        for (round, bound) in arm.rounds.iter().zip(&bound.all) {
+            assert_eq!(round.requests, bound.count, "the same draws");
             let expected = if arm.name == "hash" { 2.0 } else { 0.9 };
-            assert!(round.all.mean_ns > expected * limit.mean_ns, "{}", arm.name);
+            assert!(round.all.mean_ns > expected * bound.mean_ns, "{}", arm.name);
         }
     }
     let page = std::fs::read_to_string(out.join("bimodal/report.html")).unwrap();
@@ -148,7 +147,7 @@ fn a_simulation_leaves_the_same_kind_of_result() {
 
 /// Where they are installed.
 #[test]
-fn peers_are_behind_the_delayed_path_too() {
+fn baseline_servers_are_behind_the_delayed_path_too() {
     gate::needs!(root);
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
@@ -167,9 +166,9 @@ fn peers_are_behind_the_delayed_path_too() {
     }
 }
 
-/// What kept connections meant for later requests is told, where they are kept.
+/// What keep-alive connections meant for later requests is told, if there are any.
 #[test]
-fn the_later_load_of_kept_connections_is_reported() {
+fn the_later_load_of_keep_alive_connections_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let arguments = [&["longlived", "--arms", "ring"], &SHORT[..]].concat();
@@ -177,7 +176,7 @@ fn the_later_load_of_kept_connections_is_reported() {
     assert!(matches!(output.status.code(), Some(0 | 2)), "{output:?}");
     let table = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
-        table.contains("requests per worker over the kept"),
+        table.contains("requests per worker over the keep-alive"),
         "{table}"
     );
     let result = Comparison::read(&out).unwrap();

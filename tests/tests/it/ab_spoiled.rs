@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use srv::control::{Reply, Request, ask};
-use srv::measure::ab::doubts::is_unusable;
 use srv::measure::ab::files::RESERVE_BYTES;
 use srv::measure::result::Comparison;
 use srv_tests::child::Child;
@@ -104,7 +103,7 @@ fn assert_incomplete(result: &Comparison, said: &str, why: &str) {
     assert!(incomplete.contains(why), "{incomplete}");
     assert!(said.contains(why), "{said}");
     assert!(!result.arms[0].rounds.is_empty(), "nothing was kept");
-    assert!(result.doubts[0].contains("incomplete"));
+    assert!(result.doubts[0].sentence.contains("incomplete"));
 }
 
 #[test]
@@ -171,7 +170,7 @@ fn a_disturbed_control_condemns_the_run() {
     }
     let (result, _, _) = ab.end(2);
     assert_eq!(result.incomplete, None);
-    assert!(is_unusable(&result), "{:?}", result.doubts);
+    assert!(!result.is_usable(), "{:?}", result.doubts);
     let [verdict, advice] = &result.verdict[..] else {
         panic!("{:?}", result.verdict)
     };

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use srv::kernel::owners;
 use srv::kernel::sock_diag::SockDiag;
 use srv_common::Policy;
-use srv_tests::python::{Python, Server};
+use srv_tests::python::{self, Program};
 
 use crate::agent::{Agent, LOCALHOST, answered_by, is_in_turn, nginx, run, said};
 use crate::gate;
@@ -73,8 +73,8 @@ fn a_network_namespace_without_an_address_is_searched() {
 
 #[test]
 fn a_master_that_leaves_the_sockets_to_its_workers_is_understood() {
-    gate::needs!(steer, "run gunicorn": &Server::Gunicorn.version());
-    let python = Python::start(Server::Gunicorn, LOCALHOST, 2).unwrap();
+    gate::needs!(steer, "run gunicorn": &Program::Gunicorn.version());
+    let python = python::start(Program::Gunicorn, LOCALHOST, 2).unwrap();
     let master = python.pid();
     let own = owners::sockets_of(master).unwrap();
     let listeners = SockDiag::open(None).unwrap().listeners_on(python.address());

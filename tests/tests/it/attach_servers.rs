@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use srv_tests::haproxy::{self, Haproxy};
-use srv_tests::python::{Python, Server};
+use srv_tests::haproxy;
+use srv_tests::python::{self, Program};
 
 use crate::agent::{Agent, LOCALHOST};
 use crate::client::get;
@@ -44,22 +44,22 @@ fn assert_steers(address: SocketAddr, command: &str) {
 #[test]
 fn haproxy_with_a_shard_per_thread() {
     gate::needs!(steer, "run HAProxy": &haproxy::version());
-    let haproxy = Haproxy::start(LOCALHOST, WORKERS).unwrap();
+    let haproxy = haproxy::start(LOCALHOST, WORKERS).unwrap();
     assert_steers(haproxy.address(), "haproxy");
 }
 
-fn assert_python_is_steered(server: Server) {
+fn assert_python_is_steered(server: Program) {
     gate::needs!(steer, "run a server from PyPI": &server.version());
-    let python = Python::start(server, LOCALHOST, WORKERS).unwrap();
+    let python = python::start(server, LOCALHOST, WORKERS).unwrap();
     assert_steers(python.address(), server.name());
 }
 
 #[test]
 fn gunicorn_with_reuse_port() {
-    assert_python_is_steered(Server::Gunicorn);
+    assert_python_is_steered(Program::Gunicorn);
 }
 
 #[test]
 fn granian_without_any_setting() {
-    assert_python_is_steered(Server::Granian);
+    assert_python_is_steered(Program::Granian);
 }

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::net::Shutdown;
 use std::time::Duration;
 
-use srv::measure::hold::{Held, Opening};
+use srv::measure::load::keep_alive::{KeepAlive, Opening};
 use srv_tests::server::Server;
 
 use crate::client::{Client, get};
@@ -94,10 +94,10 @@ fn ten_thousand_connections_leave_nothing() {
         socket.set_linger(Some(Duration::ZERO)).unwrap();
     }
     // And as many at once as this process may have files.
-    let held = Held::open(server.address(), "/", 500, Opening::OneByOne).unwrap();
+    let held = KeepAlive::open(server.address(), "/", 500, Opening::OneByOne).unwrap();
     assert!(open_files(pid(&worker(&server, 0))) >= files + 500);
     drop(held);
-    let held = Held::open(server.address(), "/", 500, Opening::Burst).unwrap();
+    let held = KeepAlive::open(server.address(), "/", 500, Opening::Burst).unwrap();
     drop(held);
     let group = until_group(&server, "all are closed", |group| {
         group.totals.active == 0 && group.totals.waiting == 0

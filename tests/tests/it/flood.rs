@@ -171,7 +171,10 @@ fn check_flooded(server: &Server, cookies: u32, during: &[Run], after: &[Run]) -
     }
     let shares = all_shares(during);
     let tenth = requests(during) as f64 / WORKERS as f64 / 10.0;
-    assert!(shares.iter().all(|share| *share > tenth), "{shares:?}");
+    assert!(
+        shares.iter().all(|share| *share as f64 > tenth),
+        "{shares:?}"
+    );
     assert_even(after);
     until("the last half-open connection is given up", || {
         (half_open(server.pid()) == 0).then_some(())
@@ -187,15 +190,17 @@ fn requests(runs: &[Run]) -> usize {
     runs.iter().map(|run| run.records.len()).sum()
 }
 
-fn all_shares(runs: &[Run]) -> Vec<f64> {
+fn all_shares(runs: &[Run]) -> Vec<u64> {
     let shares = |worker: usize| runs.iter().map(move |run| run.shares(WORKERS)[worker]);
     (0..WORKERS).map(|worker| shares(worker).sum()).collect()
 }
 
 /// How far the share that is furthest from the mean is from it, relative to it.
-fn off(shares: &[f64]) -> f64 {
-    let mean = shares.iter().sum::<f64>() / shares.len() as f64;
-    let off = shares.iter().map(|share| (share / mean - 1.0).abs());
+fn off(shares: &[u64]) -> f64 {
+    let mean = shares.iter().sum::<u64>() as f64 / shares.len() as f64;
+    let off = shares
+        .iter()
+        .map(|share| (*share as f64 / mean - 1.0).abs());
     off.fold(0.0, f64::max)
 }
 

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use srv::control::{SocketStatus, Status};
-use srv::measure::hold::{Held, Opening};
+use srv::measure::load::keep_alive::{KeepAlive, Opening};
 use srv::output::json::SCHEMA;
 use srv_tests::server::{Server, binary};
 
@@ -24,7 +24,7 @@ fn said(server: &Server, arguments: &[&str]) -> String {
 fn status_adds_up() {
     gate::needs!(steer);
     let server = serve().workers(3).start();
-    let held = Held::open(server.address(), "/", 9, Opening::OneByOne).unwrap();
+    let held = KeepAlive::open(server.address(), "/", 9, Opening::OneByOne).unwrap();
     get(server.address(), "/missing");
     until_group(&server, "the last one is closed", |group| {
         group.totals.active == 9

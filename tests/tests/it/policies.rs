@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use srv::control::status::GroupStatus;
-use srv::measure::hold::{Held, Opening};
+use srv::measure::load::keep_alive::{KeepAlive, Opening};
 use srv_common::policy::{About, Policy};
 use srv_tests::server::Server;
 
@@ -199,7 +199,7 @@ fn hermes_avoids_the_one_with_pending_events() {
 fn hermes_keeps_live_connections_near_the_average() {
     gate::needs!(steer);
     let server = start("hermes", 4);
-    let held = Held::open(server.address(), "/", 64, Opening::OneByOne).unwrap();
+    let held = KeepAlive::open(server.address(), "/", 64, Opening::OneByOne).unwrap();
     let shares = assert_steered_all(&server, 64);
     assert!(shares.iter().all(|share| *share <= 25), "{shares:?}");
     drop(held);
@@ -251,8 +251,8 @@ fn a_hung_worker_comes_last() {
         group.workers[hung].busy_us > 100_000
     });
     // More open connections than the hung one has, and still the better choice.
-    let held = Held::open(server.address(), "/", 20, Opening::OneByOne).unwrap();
-    assert_eq!(held.shares(2)[1 - hung], 20.0);
+    let held = KeepAlive::open(server.address(), "/", 20, Opening::OneByOne).unwrap();
+    assert_eq!(held.shares(2)[1 - hung], 20);
     drop(stopped);
     assert_eq!(client.response().status(), 200);
 }
@@ -261,7 +261,7 @@ fn a_hung_worker_comes_last() {
 fn least_deals_out_live_connections_evenly() {
     gate::needs!(steer);
     let server = start("least", 4);
-    let held = Held::open(server.address(), "/", 32, Opening::OneByOne).unwrap();
+    let held = KeepAlive::open(server.address(), "/", 32, Opening::OneByOne).unwrap();
     let shares = assert_steered_all(&server, 32);
     assert!(
         shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1,
@@ -285,7 +285,7 @@ fn least_deals_out_live_connections_evenly() {
 fn least_serves_a_large_group() {
     gate::needs!(steer);
     let server = start("least", 24);
-    let held = Held::open(server.address(), "/", 96, Opening::OneByOne).unwrap();
+    let held = KeepAlive::open(server.address(), "/", 96, Opening::OneByOne).unwrap();
     let shares = assert_steered_all(&server, 96);
     assert!(shares.iter().all(|share| *share > 0), "{shares:?}");
     drop(held);

@@ -3,7 +3,7 @@
 //! the one that stands still.
 
 use srv::control::status::GroupStatus;
-use srv::measure::hold::{Held, Opening};
+use srv::measure::load::keep_alive::{KeepAlive, Opening};
 use srv_tests::server::Server;
 
 use crate::client::{Client, get_many};
@@ -78,13 +78,13 @@ fn siblings_with_more_connections_answer_as_well() {
     gate::needs!(steer);
     let server = start();
     let stopped = Stopped::new(pid(&worker(&server, 1)));
-    let held = Held::open(server.address(), "/", 60, Opening::OneByOne).unwrap();
+    let held = KeepAlive::open(server.address(), "/", 60, Opening::OneByOne).unwrap();
     let shares = held.shares(WORKERS as usize);
-    assert_eq!(shares[1], 0.0);
+    assert_eq!(shares[1], 0);
     assert!(
         (0..4)
             .filter(|slot| *slot != 1)
-            .all(|slot| shares[slot] >= 10.0),
+            .all(|slot| shares[slot] >= 10),
         "{shares:?}"
     );
     assert_siblings_answer_for(&server, 1);

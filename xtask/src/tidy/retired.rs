@@ -9,13 +9,15 @@ use super::{Finding, tree::Tree};
 const MAY_NAME_THEM: [&str; 2] = ["CHANGELOG.md", "xtask/src/tidy/retired.rs"];
 
 /// Names of any kind, and what is in their place. Add a line when you give one up.
-const RETIRED: [(&str, &str); 10] = [
+const RETIRED: [(&str, &str); 12] = [
     ("SRV_BPF_FOREIGN_OBJECT", "SRV_BPF_ATTACHED_OBJECT"),
     ("attach/steering.rs", "attach/programs.rs"),
     ("attach::steering", "attach::programs"),
+    ("baseline::server", "baseline::srv"),
     ("confine::", "sandbox::"),
     ("foreign::lock", "attach::lock"),
     ("log::stderr", "logging::stderr"),
+    ("measure::hold", "measure::load::keep_alive"),
     ("srv-foreign", "srv-attached"),
     ("srv-user/src/cli/load", "srv-user/src/measure/load/args"),
     ("srv_common::foreign", "srv_common::attached"),
@@ -52,7 +54,7 @@ const MOVED: [(&str, &str); 55] = [
     ("group", "srv_steer::Group"),
     ("hang", "srv_steer::Stall"),
     ("hear", "serve/master/hear"),
-    ("hold", "measure/hold"),
+    ("hold", "measure/load/keep_alive"),
     ("http", "serve/worker/http"),
     ("join", "serve/master/join"),
     ("json", "output/json"),

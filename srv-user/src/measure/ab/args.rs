@@ -6,34 +6,35 @@ use clap::{Args, Subcommand};
 
 use super::arm;
 
-/// What `srv ab` may be told.
+/// The arguments of `srv ab`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct AbArgs {
-    /// Something else than a run.
+    /// What to do instead of a run.
     #[command(subcommand)]
     pub other: Option<AbCommand>,
 
-    /// Which: bimodal, half, cheap, cloudflare, hermes-1 to hermes-4,
+    /// Scenarios to run: bimodal, half, cheap, cloudflare, hermes-1 to hermes-4,
     /// longlived, burst, hung, rtt
     /// [default: longlived bimodal cheap; with --simulate bimodal]
     #[arg(value_name = "SCENARIO")]
     pub scenarios: Vec<String>,
 
-    /// Policies (each also with +ring), ring, shared, shared-herd, blocking,
-    /// nginx, nginx-reuseport, haproxy, gunicorn, granian; nginx, haproxy, gunicorn
-    /// and granian also with +attach; the first that can run does so twice, as the control
+    /// Arms to compare: policies (each also with +ring), ring, shared, shared-herd,
+    /// blocking, nginx, nginx-reuseport, haproxy, gunicorn, granian; nginx, haproxy,
+    /// gunicorn and granian also with +attach. The first arm that can run is also run
+    /// a second time, as the A/A control
     #[arg(long, value_name = "ARM,ARM", default_value = arm::DEFAULT)]
     pub arms: String,
 
-    /// How often each arm runs; with 3, one sound run in four has a control
-    /// that seems to differ, with 5 one in sixteen
+    /// How often each arm runs. With 3 rounds the control seems to differ in one sound
+    /// comparison of four, with 5 rounds in one of sixteen
     #[arg(long, default_value_t = 5)]
     pub rounds: usize,
 
-    /// How often a run is repeated, after all others, during which the
-    /// hypervisor took more than 2 % of the CPUs; what it disturbed to the end
-    /// is not judged
+    /// How often a run is repeated if the hypervisor took more than 2 % of the CPUs
+    /// during it. Repeats come after all other runs. A run that is disturbed to the
+    /// last repeat is not judged
     #[arg(long, default_value_t = 2)]
     pub repeats: usize,
 
@@ -45,7 +46,7 @@ pub struct AbArgs {
     #[arg(long)]
     pub rate: Option<f64>,
 
-    /// Of a round, such as 5s [default: the scenario's]
+    /// Length of a round, such as 5s [default: the scenario's]
     #[arg(long)]
     pub duration: Option<humantime::Duration>,
 
@@ -57,36 +58,36 @@ pub struct AbArgs {
     #[arg(long)]
     pub rtt: Option<humantime::Duration>,
 
-    /// How many connections are kept, in scenarios that keep them [default: the
+    /// Number of keep-alive connections, in scenarios that have them [default: the
     /// scenario's]
     #[arg(long, value_name = "COUNT")]
     pub kept: Option<usize>,
 
-    /// The handler burns CPU instead of sleeping
+    /// Let the handler burn CPU instead of sleeping
     #[arg(long)]
     pub spin: bool,
 
-    /// Leave out the arms that steer if this process cannot steer, instead of
-    /// stopping before anything starts
+    /// If this process cannot steer, leave out the arms that need it, instead of
+    /// refusing to start
     #[arg(long)]
     pub unsteered: bool,
 
-    /// Ask for more than the workers can do
+    /// Allow a rate that is more than the workers can do
     #[arg(long)]
     pub overload: bool,
 
-    /// Simulate instead of running: the same policies before up to 4096
-    /// workers, for --duration of simulated time, each round another seed;
-    /// srv's own arms only
+    /// Simulate instead of running: the same policies with up to 4096 workers, for
+    /// --duration of simulated time, each round with another seed. Only srv's own
+    /// arms can be simulated
     #[arg(long)]
     pub simulate: bool,
 
-    /// Where the result goes [default: ab-TIME]
+    /// Folder for the result [default: ab-TIME]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
 
-/// What `srv ab` does beside running.
+/// What `srv ab` does instead of a run.
 #[derive(Debug, Subcommand)]
 pub enum AbCommand {
     /// Compare two runs, before and after a change
@@ -96,7 +97,7 @@ pub enum AbCommand {
         /// result.json, or its folder
         after: PathBuf,
     },
-    /// Make report.html and the plots anew from result.json
+    /// Make report.html and the plots again from result.json
     Report {
         /// The folder that a run left
         folder: PathBuf,

@@ -1,5 +1,5 @@
-//! The arms of `srv ab`: ways of handing connections to workers, by name, and
-//! what can run here.
+//! The arms of `srv ab`: ways of distributing connections to workers, by name, and which
+//! of them can run here.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
@@ -7,24 +7,29 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Pid;
 use srv_common::Policy;
+use tempfile::TempDir;
 
-use super::scenario::{Keeping, Scenario};
+use super::scenario::Scenario;
 use crate::attach;
+use crate::control::attached::Attachment;
+use crate::control::{self, Reply, Request};
 use crate::measure::arrivals::Service;
 use crate::measure::baseline::child::Child;
-use crate::measure::baseline::haproxy::{self, Haproxy};
-use crate::measure::baseline::nginx::{self, Content, Nginx, Options};
-use crate::measure::baseline::python::{self, Python};
-use crate::measure::baseline::server::{self, Server};
+use crate::measure::baseline::nginx::{Content, Options};
+use crate::measure::baseline::{BaselineServer, haproxy, nginx, python, srv};
+use crate::measure::load::Connections;
+use crate::measure::result::{ArmRole, label};
 use crate::measure::simulate;
 use srv_steer::AcceptMode;
 use srv_steer::program;
 
-/// One way of handing connections to workers.
+/// One way of distributing connections to workers.
 #[derive(Clone, Debug)]
 pub struct Arm {
     /// Its name on the command line.
     pub name: String,
+    /// Whether it is compared, or repeats another arm as the control.
+    pub role: ArmRole,
     kind: Kind,
     /// Whether `srv attach` steers it.
     is_attached: bool,
@@ -35,34 +40,31 @@ enum Kind {
     Srv(Policy, AcceptMode),
     Nginx { reuseport: bool },
     Haproxy,
-    Python(python::Server),
+    Python(python::Program),
 }
 
 /// An arm's server while it runs; dropping it stops it.
 #[derive(Debug)]
 pub struct Running {
-    /// Goes first, as it detaches.
-    _agent: Option<Child>,
-    server: Started,
+    /// Dropped first, as it detaches.
+    _agent: Option<Agent>,
+    server: BaselineServer,
 }
 
+/// A running `srv attach`; dropping it detaches.
 #[derive(Debug)]
-enum Started {
-    /// srv.
-    Srv(Server),
-    /// nginx.
-    Nginx(Nginx),
-    /// HAProxy.
-    Haproxy(Haproxy),
-    /// gunicorn or granian.
-    Python(Python),
+struct Agent {
+    _child: Child,
+    // Held: dropping it removes the folder, in which its control socket is.
+    _folder: TempDir,
 }
 
-/// What runs if no arm is named: the subject first, so that it is the control too.
+/// What runs if no arm is named. The first is the subject, which is run again as the
+/// control.
 pub const DEFAULT: &str = "least+ring,hash,shared,least,nginx,nginx-reuseport";
 
-/// Whether this process may steer, if one of `arms` needs that: a comparison without
-/// the arms that it is about is not what was asked for.
+/// Whether this process may steer, if one of `arms` needs that. A comparison that leaves
+/// out the arms that it is about is not what was asked for.
 ///
 /// # Errors
 /// It may not; the message says why, and how to go on.
@@ -84,35 +86,35 @@ pub fn ensure_can_steer(arms: &[Arm]) -> Result<()> {
 const SLEEPS_ONLY: &str = "its handler sleeps; it has none that burns CPU";
 
 impl Arm {
-    /// `POLICY`, `POLICY+own`, `POLICY+ring`, `ring` (hash behind the ring), an
-    /// accept mode with one socket, or a peer.
+    /// `POLICY`, `POLICY+own`, `POLICY+ring`, `ring` (hash and the ring), an
+    /// accept mode with one socket, or a baseline server.
     ///
     /// # Errors
     /// There is no such arm; the message says what there is.
     pub fn by_name(name: &str) -> Result<Self> {
-        let (peer, is_attached) = match name.strip_suffix("+attach") {
+        let (server, is_attached) = match name.strip_suffix("+attach") {
             Some("nginx") => ("nginx-reuseport", true),
-            Some(peer) => (peer, true),
+            Some(server) => (server, true),
             None => (name, false),
         };
-        let kind = match peer {
+        let kind = match server {
             "nginx" => Kind::Nginx { reuseport: false },
             "nginx-reuseport" => Kind::Nginx { reuseport: true },
             "haproxy" => Kind::Haproxy,
-            "gunicorn" => Kind::Python(python::Server::Gunicorn),
-            "granian" => Kind::Python(python::Server::Granian),
+            "gunicorn" => Kind::Python(python::Program::Gunicorn),
+            "granian" => Kind::Python(python::Program::Granian),
             "ring" => Kind::Srv(Policy::Hash, AcceptMode::Ring),
             "shared" => Kind::Srv(Policy::Hash, AcceptMode::Shared),
             "shared-herd" => Kind::Srv(Policy::Hash, AcceptMode::SharedHerd),
             "blocking" => Kind::Srv(Policy::Hash, AcceptMode::Blocking),
             _ => {
-                let (policy, accept) = peer.split_once('+').unwrap_or((peer, "own"));
+                let (policy, accept) = server.split_once('+').unwrap_or((server, "own"));
                 let accept = match accept {
                     "own" => AcceptMode::Own,
                     "ring" => AcceptMode::Ring,
                     _ => bail!(
-                        "no arm is called `{name}`: behind a policy's + comes own or ring, behind \
-                         a peer's attach"
+                        "no arm is called `{name}`: a policy may be followed by +own or \
+                         +ring, a baseline server by +attach"
                     ),
                 };
                 let Some((_, policy)) = Policy::NAMED.iter().find(|(known, _)| *known == policy)
@@ -121,8 +123,8 @@ impl Arm {
                     bail!(
                         "no arm is called `{name}`; there are the policies {} (each also with \
                          +ring), ring, shared, shared-herd, blocking, nginx, nginx-reuseport, \
-                         haproxy, gunicorn, granian, and these four with +attach, steered from \
-                         outside",
+                         haproxy, gunicorn, granian; of these nginx, haproxy, gunicorn and \
+                         granian also with +attach, which `srv attach` steers",
                         policies.join(", ")
                     );
                 };
@@ -135,33 +137,39 @@ impl Arm {
         );
         Ok(Self {
             name: name.to_owned(),
+            role: ArmRole::Candidate,
             kind,
             is_attached,
         })
     }
 
-    /// The same once more, under another name: as the A/A control.
-    pub fn again(&self) -> Self {
+    /// The same once more, as the A/A control.
+    pub fn as_control(&self) -> Self {
         Self {
-            name: format!("{} again", self.name),
+            role: ArmRole::Control,
             ..self.clone()
         }
+    }
+
+    /// How it is called where people read it.
+    pub fn label(&self) -> String {
+        label(&self.name, self.role)
     }
 
     /// Its counterpart in the simulation.
     ///
     /// # Errors
-    /// It is a peer, whose inside nobody here knows, or goes by what is not simulated.
-    pub fn simulated(&self) -> Result<simulate::Arm> {
+    /// It is a baseline server, or a policy that depends on what is not simulated.
+    pub fn simulated(&self) -> Result<simulate::Dispatch> {
         match self.kind {
             Kind::Srv(Policy::Hermes, _) => bail!(
-                "arm {} cannot be simulated: it goes by what workers publish in their loops; \
-                 name others with --arms",
+                "arm {} cannot be simulated: it depends on what workers publish in their loops; \
+                 name other arms with --arms",
                 self.name
             ),
-            Kind::Srv(policy, accept) => Ok(simulate::Arm { policy, accept }),
+            Kind::Srv(policy, accept) => Ok(simulate::Dispatch { policy, accept }),
             Kind::Nginx { .. } | Kind::Haproxy | Kind::Python(_) => bail!(
-                "arm {} cannot be simulated, only srv's own can: name others with --arms",
+                "arm {} cannot be simulated, only srv's own arms can: name other arms with --arms",
                 self.name
             ),
         }
@@ -174,7 +182,7 @@ impl Arm {
 
     /// Whether its server keeps connections for further requests.
     pub fn keeps_connections(&self) -> bool {
-        !matches!(self.kind, Kind::Python(python::Server::Gunicorn))
+        !matches!(self.kind, Kind::Python(python::Program::Gunicorn))
     }
 
     /// What runs, with its version.
@@ -243,14 +251,14 @@ impl Arm {
                 required.err().map(|error| format!("{error:#}"))
             }
             Kind::Haproxy if scenario.service != Service::Fixed(0) => {
-                Some("it has no handler that keeps a worker".into())
+                Some("it has no handler that keeps a worker busy".into())
             }
             Kind::Haproxy => haproxy::version().err().map(|error| format!("{error:#}")),
             Kind::Python(_) if scenario.spins => Some(SLEEPS_ONLY.into()),
             Kind::Python(_)
-                if scenario.connections != Keeping::PerRequest && !self.keeps_connections() =>
+                if scenario.connections != Connections::PerRequest && !self.keeps_connections() =>
             {
-                Some("its workers keep no connections".into())
+                Some("it does not keep connections alive".into())
             }
             Kind::Python(server) => server.version().err().map(|error| format!("{error:#}")),
         }
@@ -273,12 +281,12 @@ impl Arm {
         start().with_context(|| format!("start arm {}", self.name))
     }
 
-    fn start_server(&self, scenario: &Scenario, host: IpAddr) -> Result<Started> {
+    fn start_server(&self, scenario: &Scenario, host: IpAddr) -> Result<BaselineServer> {
         match &self.kind {
             Kind::Srv(policy, accept) => {
                 let workers = scenario.workers.to_string();
                 let listen = SocketAddr::new(host, 0).to_string();
-                Server::start([
+                srv::start([
                     "--listen",
                     &listen,
                     "--workers",
@@ -290,15 +298,12 @@ impl Arm {
                     "--synthetic",
                     "--worker-header",
                 ])
-                .map(Started::Srv)
             }
             Kind::Nginx { reuseport } => {
-                Nginx::start(host, &self.nginx_options(scenario, *reuseport)).map(Started::Nginx)
+                nginx::start(host, &self.nginx_options(scenario, *reuseport))
             }
-            Kind::Haproxy => Haproxy::start(host, scenario.workers).map(Started::Haproxy),
-            Kind::Python(server) => {
-                Python::start(*server, host, scenario.workers).map(Started::Python)
-            }
+            Kind::Haproxy => haproxy::start(host, scenario.workers),
+            Kind::Python(server) => python::start(*server, host, scenario.workers),
         }
     }
 
@@ -307,20 +312,34 @@ impl Arm {
             workers: scenario.workers,
             reuseport,
             deferred: true,
-            // Kept connections are to be kept as long as srv keeps them.
+            // As srv, nginx is not to close keep-alive connections.
             tuning: "keepalive_requests 1000000;",
             content: Content::Work,
         }
     }
 }
 
-/// Steers whoever listens on `address`, as a user would.
-fn attach(address: SocketAddr) -> Result<Child> {
-    let mut command = Command::new(server::binary()?);
-    command.args(["attach", "--listen", &address.to_string()]);
-    let mut agent = Child::spawn(command.env("NO_COLOR", "1").env_remove("RUST_LOG"))?;
-    agent.await_line("attached to")?;
-    Ok(agent)
+/// Steers the server that listens on `address`, as a user would.
+fn attach(address: SocketAddr) -> Result<Agent> {
+    let folder = tempfile::tempdir().context("create a temporary folder")?;
+    let control = folder.path().join("control");
+    let mut command = Command::new(srv::executable()?);
+    command.args(["attach", "--listen", &address.to_string(), "--control"]);
+    command.arg(&control);
+    let mut child = Child::spawn(command.env("NO_COLOR", "1").env_remove("RUST_LOG"))?;
+    child.await_ready("the program is attached", || {
+        Ok(match control::ask(Some(&control), &Request::Status) {
+            Ok(Reply::Attached(status)) => {
+                (status.program.attachment == Attachment::Attached).then_some(())
+            }
+            // It has not opened the socket yet.
+            _ => None,
+        })
+    })?;
+    Ok(Agent {
+        _child: child,
+        _folder: folder,
+    })
 }
 
 /// The arms of a list like [`DEFAULT`].
@@ -353,23 +372,7 @@ impl Running {
 
     /// The master's process id.
     pub fn pid(&self) -> Pid {
-        match &self.server {
-            Started::Srv(server) => server.pid(),
-            Started::Nginx(nginx) => nginx.pid(),
-            Started::Haproxy(haproxy) => haproxy.pid(),
-            Started::Python(python) => python.pid(),
-        }
-    }
-}
-
-impl Started {
-    fn address(&self) -> SocketAddr {
-        match self {
-            Self::Srv(server) => server.address(),
-            Self::Nginx(nginx) => nginx.address(),
-            Self::Haproxy(haproxy) => haproxy.address(),
-            Self::Python(python) => python.address(),
-        }
+        self.server.pid()
     }
 }
 
@@ -385,8 +388,8 @@ mod tests {
             .map(|arm| arm.name)
             .collect();
         assert_eq!(names.join(","), DEFAULT);
-        let control = Arm::by_name("least+ring").unwrap().again();
-        assert_eq!(control.name, "least+ring again");
+        let control = Arm::by_name("least+ring").unwrap().as_control();
+        assert_eq!(control.label(), "least+ring (control)");
         for name in [
             "p2c+ring",
             "source",
@@ -402,7 +405,7 @@ mod tests {
         }
         for (names, part) in [
             ("leest", "there are the policies hash"),
-            ("least+rung", "own or ring"),
+            ("least+rung", "+own or +ring"),
             ("least+attach", "steers itself"),
             ("hash,hash", "named twice"),
             (" , ", "no arms"),

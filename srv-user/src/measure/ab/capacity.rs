@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::scenario::{Keeping, Scenario};
+use super::scenario::Scenario;
+use crate::measure::load::Connections;
 use crate::measure::stats::median;
 
-/// Any machine can do this many.
+/// Any machine can open this many per second.
 const UNQUESTIONED: f64 = 5000.0;
-/// A request costs the generator at least this many times what a bare
-/// connection does: it is also written, awaited and read.
+/// A request costs the generator at least this many times as much as a connection alone:
+/// it is also written, awaited and read.
 const REQUEST_OVER_CONNECT: f64 = 2.0;
 
 /// Refuses a rate of new connections that one thread cannot open.
@@ -22,7 +23,7 @@ pub fn check(scenario: &Scenario) -> Result<()> {
     let Some(rate) = scenario.per_second() else {
         return Ok(());
     };
-    if scenario.connections != Keeping::PerRequest || rate <= UNQUESTIONED {
+    if scenario.connections != Connections::PerRequest || rate <= UNQUESTIONED {
         return Ok(());
     }
     let possible = 1.0 / (connect_s()? * REQUEST_OVER_CONNECT);

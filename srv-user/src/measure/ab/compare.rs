@@ -2,18 +2,16 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::judge::paired;
-use super::table::print_table;
-use crate::measure::result::{Arm, Comparison, Round};
-
-type Figure = (&'static str, fn(&Round) -> f64);
+use super::judge::{paired, series};
+use crate::measure::result::{ArmResult, Comparison, Figure};
+use crate::output::table;
 
 const FIGURES: [Figure; 5] = [
-    ("short p99", |round| round.short.p99_ns as f64),
-    ("mean", |round| round.all.mean_ns),
-    ("deviation", |round| round.deviation_ns),
-    ("accepts CV", |round| round.accepts_cv),
-    ("CPU per request", |round| round.cpu_ns_per_request),
+    Figure::ShortP99,
+    Figure::Mean,
+    Figure::Deviation,
+    Figure::AcceptsCv,
+    Figure::CpuPerRequest,
 ];
 
 /// Prints `after` over `before` for every arm that both have.
@@ -27,7 +25,7 @@ pub fn compare(before: &Comparison, after: &Comparison) -> Result<()> {
         }
     }
     ensure!(
-        before.scenario == after.scenario,
+        before.is_like(after),
         "the runs asked different things: {} {:?} and {} {:?}",
         before.scenario.name,
         before.scenario.parameters,
@@ -36,24 +34,18 @@ pub fn compare(before: &Comparison, after: &Comparison) -> Result<()> {
     );
     let mut rows = Vec::new();
     for old in &before.arms {
-        let Some(new) = after.arms.iter().find(|arm| arm.name == old.name) else {
+        let Some(new) = after.arms.iter().find(|new| is_same(old, new)) else {
             continue;
         };
-        for (name, figure) in FIGURES {
-            let series = |arm: &Arm| -> Vec<Option<f64>> {
-                let rounds = arm.rounds.iter();
-                rounds
-                    .map(|round| (!round.is_disturbed()).then(|| figure(round)))
-                    .collect()
-            };
-            let Some(ratio) = paired(&series(new), &series(old)) else {
+        for figure in FIGURES {
+            let Some(ratio) = paired(&series(new, figure), &series(old, figure)) else {
                 continue;
             };
             rows.push(vec![
-                old.name.clone(),
-                name.into(),
+                old.label(),
+                figure.to_string(),
                 ratio.to_string(),
-                ratio.judgement().into(),
+                ratio.judgement().to_string(),
             ]);
         }
     }
@@ -61,6 +53,10 @@ pub fn compare(before: &Comparison, after: &Comparison) -> Result<()> {
         bail!("the runs have no arm in common that both measured");
     }
     println!("after / before, paired by round; below 1 is less");
-    print_table(&["arm", "figure", "ratio", "judgement"], &rows);
+    table::print(&["arm", "figure", "ratio", "judgement"], rows);
     Ok(())
+}
+
+fn is_same(one: &ArmResult, other: &ArmResult) -> bool {
+    (&one.name, one.role) == (&other.name, other.role)
 }

@@ -1,44 +1,36 @@
 //! Reasons not to believe a comparison, and what to do about them.
 
-use super::roles::{find, is_control, rival, subject};
+use super::roles::{self, is_control, rival, subject};
 use crate::measure::report::quantity::ns;
-use crate::measure::result::{Compared, Comparison, HYPERVISOR_SHARE_MAX, Others, Round};
+use crate::measure::result::{Compared, Comparison, Doubt, HYPERVISOR_SHARE_MAX, Others, Round};
 use crate::measure::stats::{ROUNDS_MIN, Ratio};
 
-/// A control that spreads over more than this factor tells nothing apart but
-/// what differs by more than it spreads.
+/// If a control spreads over more than this factor, only arms that differ by more than it
+/// spreads can be told apart.
 const CONTROL_SPREAD_MAX: f64 = 3.0;
-/// A generator later than this in 1 % of the requests measured itself, ns.
+/// If the generator was later than this in 1 % of the requests, the latencies are also its
+/// own, ns.
 const LATENESS_MAX_NS: u64 = 1_000_000;
 /// If other processes used more than this part of the CPUs, they are named.
 const OTHERS_MAX: f64 = 0.05;
-/// An arm whose interval is all below this part of the limit is not as good as it looks.
-const BELOW_LIMIT: f64 = 0.95;
-/// What begins a doubt that condemns the run.
-const UNUSABLE: &str = "Unusable";
+/// If an arm's interval is all below this part of the single-queue bound, the bound was
+/// given too much overhead.
+const BELOW_BOUND: f64 = 0.95;
 
-/// All of them: sentences.
-pub fn doubts(comparison: &Comparison) -> Vec<String> {
+/// All of them.
+pub fn doubts(comparison: &Comparison) -> Vec<Doubt> {
     let incomplete = comparison.incomplete.iter();
-    let mut doubts: Vec<String> = incomplete
-        .map(|why| format!("The run is incomplete: {why}."))
+    let mut doubts: Vec<Doubt> = incomplete
+        .map(|why| Doubt::caveat(format!("The run is incomplete: {why}.")))
         .collect();
     // One figure: of several, one would differ by chance too often.
-    let key = comparison.scenario.key.name();
-    let controls = comparison.ratios.iter().filter(|ratio| ratio.control);
-    let controls = controls.filter(|ratio| ratio.figure == key);
-    doubts.extend(controls.filter_map(|control| of_control(comparison, control)));
+    let control = roles::control(&comparison.ratios, comparison.scenario.key.figure());
+    doubts.extend(control.and_then(|control| of_control(comparison, control)));
     doubts.extend(without_control(comparison));
-    doubts.extend(below_the_limit(comparison));
+    doubts.extend(below_the_bound(comparison));
     doubts.extend(busy_others(comparison));
     doubts.extend(of_rounds(comparison));
     doubts
-}
-
-/// Whether the control says that nothing can be concluded.
-pub fn is_unusable(comparison: &Comparison) -> bool {
-    let mut doubts = comparison.doubts.iter();
-    doubts.any(|doubt| doubt.starts_with(UNUSABLE))
 }
 
 /// What to do about a run that is not usable.
@@ -47,20 +39,19 @@ pub fn advice(comparison: &Comparison) -> String {
     let rounds = rounds.unwrap_or(0).max(ROUNDS_MIN);
     let stop = match &comparison.others {
         Some(others) if others.share > OTHERS_MAX => {
-            format!("stop what else runs here ({}), or ", named(others))
+            format!("stop the other processes ({}), or ", named(others))
         }
-        _ => {
-            "run it when the machine is quieter (nothing else of this system was busy), or ".into()
-        }
+        _ => "run it when the machine is less busy (no other process of this system was busy), or "
+            .into(),
     };
     format!(
-        "What to do: {stop}take more rounds (--rounds {}).",
+        "What to do: {stop}run more rounds (--rounds {}).",
         rounds * 2
     )
 }
 
 /// The hypervisor has left no round in which both the subject and its control can be judged.
-fn without_control(comparison: &Comparison) -> Option<String> {
+fn without_control(comparison: &Comparison) -> Option<Doubt> {
     let subject = subject(&comparison.arms)?;
     let control = comparison
         .arms
@@ -69,71 +60,74 @@ fn without_control(comparison: &Comparison) -> Option<String> {
     let mut pairs = subject.rounds.iter().zip(&control.rounds);
     let is_judged = pairs.any(|(one, other)| !one.is_disturbed() && !other.is_disturbed());
     (!is_judged).then(|| {
-        format!(
-            "{UNUSABLE}: the hypervisor disturbed {} or its control in every round, so that \
-             there is nothing to judge the machine by.",
+        Doubt::unusable(format!(
+            "the hypervisor disturbed {} or its control in every round, so that there is \
+             nothing to judge the machine by.",
             subject.name
-        )
+        ))
     })
 }
 
-fn of_control(comparison: &Comparison, control: &Compared) -> Option<String> {
+fn of_control(comparison: &Comparison, control: &Compared) -> Option<Doubt> {
     let Compared { ratio, figure, .. } = control;
+    let count = ratio.count;
     let Some((low, high)) = ratio.interval() else {
         let mut rounds = comparison.arms.iter().flat_map(|arm| &arm.rounds);
         return Some(match rounds.any(Round::is_disturbed) {
-            true => format!(
-                "{UNUSABLE}: the hypervisor left {} rounds of the A/A control undisturbed, too few to tell.",
-                ratio.count
-            ),
-            false => format!(
-                "{} of at least {ROUNDS_MIN} rounds were run: there are no confidence intervals, and the A/A control says nothing.",
-                ratio.count
-            ),
+            true => Doubt::unusable(format!(
+                "the hypervisor left {count} rounds of the A/A control undisturbed, which are \
+                 too few to tell."
+            )),
+            false => Doubt::caveat(format!(
+                "{count} of at least {ROUNDS_MIN} rounds were run: there are no confidence \
+                 intervals, and the A/A control says nothing."
+            )),
         });
     };
     let spread = high / low.max(f64::MIN_POSITIVE);
     if ratio.matters() {
-        Some(format!(
-            "{UNUSABLE}: the A/A control differs from itself in {figure} ({ratio})."
-        ))
+        Some(Doubt::unusable(format!(
+            "the A/A control differs from itself in {figure} ({ratio})."
+        )))
     } else if spread > CONTROL_SPREAD_MAX && !is_beyond(effect(comparison), spread) {
-        Some(format!(
-            "{UNUSABLE}: the A/A control spreads over a factor of {spread:.1} in {figure} ({ratio}): this machine was too noisy."
-        ))
+        Some(Doubt::unusable(format!(
+            "the A/A control spreads over a factor of {spread:.1} in {figure} ({ratio}): this \
+             machine was too noisy."
+        )))
     } else {
         None
     }
 }
 
-/// No server can gain on the limit by being good: then the limit was given too much.
-fn below_the_limit(comparison: &Comparison) -> Option<String> {
+/// No server can be below the bound by being good: then the bound was given too much
+/// overhead.
+fn below_the_bound(comparison: &Comparison) -> Option<Doubt> {
     let subject = subject(&comparison.arms)?;
-    let limit = comparison.limit.as_ref()?;
-    let key = comparison.scenario.key.name();
-    let found = find(&comparison.ratios, key, &subject.name, "limit")?;
+    let bound = comparison.bound.as_ref()?;
+    let figure = comparison.scenario.key.figure();
+    let found = roles::to_bound(&comparison.ratios, figure, subject)?;
     let (_, high) = found.ratio.interval()?;
-    (high < BELOW_LIMIT && !comparison.simulated).then(|| {
-        format!(
-            "{} is below the limit, which is a limit only for the overhead that it was given: {} \
-             with the worker and {} of delay per request, measured of {} before the rounds. In the \
-             rounds a request cost less. Compare the arms with one another, not with the limit.",
-            subject.name,
-            ns(limit.overhead_ns as f64),
-            ns(limit.delay_ns as f64),
-            subject.name,
-        )
+    (high < BELOW_BOUND && !comparison.simulated).then(|| {
+        Doubt::caveat(format!(
+            "{name} is below the single-queue bound, which holds only for the overhead that it \
+             was given: {} with the worker and {} of delay per request, measured of {name} before \
+             the rounds. In the rounds a request cost less. Compare the arms with one another, \
+             not with the bound.",
+            ns(bound.overhead_ns as f64),
+            ns(bound.delay_ns as f64),
+            name = subject.name,
+        ))
     })
 }
 
-fn busy_others(comparison: &Comparison) -> Option<String> {
+fn busy_others(comparison: &Comparison) -> Option<Doubt> {
     let others = comparison.others.as_ref()?;
     (others.share > OTHERS_MAX).then(|| {
-        format!(
+        Doubt::caveat(format!(
             "Other processes used {:.0} % of this machine's CPUs meanwhile: {}.",
             others.share * 100.0,
             named(others)
-        )
+        ))
     })
 }
 
@@ -147,30 +141,31 @@ fn named(others: &Others) -> String {
     }
 }
 
-fn of_rounds(comparison: &Comparison) -> Vec<String> {
+fn of_rounds(comparison: &Comparison) -> Vec<Doubt> {
     let rounds = || comparison.arms.iter().flat_map(|arm| &arm.rounds);
     let mut doubts = Vec::new();
     let late = rounds()
         .filter(|round| round.lateness.p99_ns > LATENESS_MAX_NS)
         .count();
     if late > 0 {
-        doubts.push(format!(
-            "The generator was late (p99 above 1 ms) in {late} of {} runs; it shows as latency.",
+        doubts.push(Doubt::caveat(format!(
+            "The generator was late (p99 above 1 ms) in {late} of {} runs; that shows as latency.",
             rounds().count()
-        ));
+        )));
     }
     let disturbed = rounds().filter(|round| round.is_disturbed()).count();
     if disturbed > 0 {
-        doubts.push(format!(
+        doubts.push(Doubt::caveat(format!(
             "The hypervisor took more than {:.0} % of the CPUs in {disturbed} of {} runs, which are not judged.",
             HYPERVISOR_SHARE_MAX * 100.0,
             rounds().count()
-        ));
+        )));
     }
     for arm in &comparison.arms {
         let lost: usize = arm.rounds.iter().map(|round| round.lost).sum();
         if lost > 0 {
-            doubts.push(format!("{} lost {lost} requests.", arm.name));
+            let name = arm.label();
+            doubts.push(Doubt::caveat(format!("{name} lost {lost} requests.")));
         }
     }
     doubts
@@ -180,9 +175,10 @@ fn of_rounds(comparison: &Comparison) -> Vec<String> {
 /// measured against, over the subject's.
 fn effect(comparison: &Comparison) -> Option<Ratio> {
     let subject = subject(&comparison.arms)?;
-    let key = comparison.scenario.key.name();
+    let figure = comparison.scenario.key.figure();
     let rival = rival(&comparison.arms, subject)?;
-    find(&comparison.ratios, key, &rival.name, &subject.name).map(|found| found.ratio)
+    let found = roles::to_subject(&comparison.ratios, figure, rival, subject)?;
+    Some(found.ratio)
 }
 
 /// Whether all of the confidence interval is further from 1 than `factor`.

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::arm::Arm;
 use crate::measure::load::Run;
 use crate::measure::load::files::{distribution, records};
 use crate::measure::report;
-use crate::measure::result::{Comparison, RESULT};
+use crate::measure::result::{Comparison, RESULT, name_in_file};
 
-/// Kept free for the result, bytes: a disk that is full of samples has room for
-/// it. A default run's result and report are 0.8 MB.
+/// Reserved for the result, bytes: if samples fill the disk, there is still room for it. The
+/// result and the report of a default run are 0.8 MB.
 pub const RESERVE_BYTES: usize = 4 << 20;
 const RESERVE: &str = "reserve";
 const SAMPLES: &str = "samples";
@@ -48,8 +49,12 @@ impl Folder {
     ///
     /// # Errors
     /// The disk is full, or the like.
-    pub fn write_samples(&self, arm: &str, round: usize, run: &Run) -> Result<()> {
-        let stem = format!("{}-{}", arm.replace([' ', '+'], "-"), round + 1);
+    pub fn write_samples(&self, arm: &Arm, round: usize, run: &Run) -> Result<()> {
+        let stem = format!(
+            "{}-{}",
+            name_in_file(&arm.name, arm.role).replace([' ', '+'], "-"),
+            round + 1
+        );
         let samples = self.path.join(SAMPLES);
         fs::create_dir_all(&samples).with_context(|| full(&samples))?;
         let [csv, hgrm] = ["csv", "hgrm"].map(|kind| samples.join(format!("{stem}.{kind}")));
@@ -100,7 +105,7 @@ fn full(path: &Path) -> String {
     )
 }
 
-/// Makes room: who cannot remove a file will hear of it when writing the next.
+/// Makes room. If a file cannot be removed, that shows when the next is written.
 fn remove(path: &Path) {
     let _ = fs::remove_file(path);
 }

@@ -1,83 +1,73 @@
-//! What a comparison comes to: ratios with their confidence, whether they can be
-//! believed ([`doubts`]), and sentences for people ([`verdict`]). Only reads figures.
+//! The conclusion of a comparison: ratios with their confidence, reasons not to believe them
+//! ([`doubts`]), and sentences for people ([`verdict`]). Only reads figures.
 
 use super::roles::{is_control, others, subject};
 use super::{doubts, verdict};
-use crate::measure::result::{Arm, Compared, Comparison, Key, Limit, Round};
+use strum::VariantArray as _;
+
+use crate::measure::result::{ArmResult, Bound, Compared, Comparison, Figure, Key, Pair};
 use crate::measure::stats::Ratio;
-
-/// A figure of a round: its name, and how to get it.
-type Figure = (&'static str, fn(&Round) -> f64);
-
-/// What is compared between arms.
-const FIGURES: [Figure; 7] = [
-    ("short p99", |round| Key::ShortP99.of(round)),
-    ("short p50", |round| Key::ShortP50.of(round)),
-    ("mean", |round| round.all.mean_ns),
-    ("p99", |round| round.all.p99_ns as f64),
-    ("deviation", |round| Key::Deviation.of(round)),
-    ("accepts CV", |round| round.accepts_cv),
-    ("CPU per request", |round| round.cpu_ns_per_request),
-];
 
 /// Fills in `ratios`, `doubts` and `verdict` from the rest.
 pub fn judge(comparison: &mut Comparison) {
     let key = comparison.scenario.key;
-    comparison.ratios = ratios(&comparison.arms, comparison.limit.as_ref(), key);
+    comparison.ratios = ratios(&comparison.arms, comparison.bound.as_ref(), key);
     comparison.doubts = doubts::doubts(comparison);
     comparison.verdict = verdict::verdict(comparison);
 }
 
-fn ratios(arms: &[Arm], limit: Option<&Limit>, key: Key) -> Vec<Compared> {
+fn ratios(arms: &[ArmResult], bound: Option<&Bound>, key: Key) -> Vec<Compared> {
     let Some(subject) = subject(arms) else {
         return Vec::new();
     };
     let mut ratios = Vec::new();
     for arm in others(arms, subject) {
-        let control = is_control(subject, arm);
-        for (figure, of) in FIGURES {
-            let Some(ratio) = paired(&series(arm, of), &series(subject, of)) else {
+        for &figure in Figure::VARIANTS {
+            let Some(ratio) = paired(&series(arm, figure), &series(subject, figure)) else {
                 continue;
             };
-            let judgement = match control {
-                true => ratio.as_control(),
-                false => ratio.judgement(),
+            let (pair, judgement) = match is_control(subject, arm) {
+                true => (Pair::Control(subject.name.clone()), ratio.as_control()),
+                false => {
+                    let (arm, base) = (arm.name.clone(), subject.name.clone());
+                    (Pair::Arms { arm, base }, ratio.judgement())
+                }
             };
             ratios.push(Compared {
-                figure: figure.into(),
-                arm: arm.name.clone(),
-                base: subject.name.clone(),
+                figure,
+                pair,
                 ratio,
-                judgement: judgement.into(),
-                control,
+                judgement,
             });
         }
     }
-    // Where no request queues, the limit is nothing but the overhead that it is given.
-    let limit = limit.filter(|_| key != Key::ShortP50);
-    let limits = limit.map(|limit| key.of_limit(limit).into_iter().map(Some).collect());
-    let to_limit =
-        limits.and_then(|limits: Vec<_>| paired(&series(subject, |round| key.of(round)), &limits));
-    ratios.extend(to_limit.map(|ratio| Compared {
-        figure: key.name().into(),
-        arm: subject.name.clone(),
-        base: "limit".into(),
-        ratio,
-        judgement: ratio.judgement().into(),
-        control: false,
-    }));
+    ratios.extend(to_bound(subject, bound, key));
     ratios
 }
 
+/// The subject's figure over the bound's.
+fn to_bound(subject: &ArmResult, bound: Option<&Bound>, key: Key) -> Option<Compared> {
+    // Where no request queues, the bound is nothing but the overhead that it is given.
+    let bound = bound.filter(|_| key != Key::ShortP50)?;
+    let of_bound: Vec<_> = key.of_bound(bound).into_iter().map(Some).collect();
+    let ratio = paired(&series(subject, key.figure()), &of_bound)?;
+    Some(Compared {
+        figure: key.figure(),
+        pair: Pair::Bound(subject.name.clone()),
+        ratio,
+        judgement: ratio.judgement(),
+    })
+}
+
 /// Round by round; `None` where the hypervisor disturbed it.
-pub fn series(arm: &Arm, figure: impl Fn(&Round) -> f64) -> Vec<Option<f64>> {
+pub fn series(arm: &ArmResult, figure: Figure) -> Vec<Option<f64>> {
     let rounds = arm.rounds.iter();
     rounds
-        .map(|round| (!round.is_disturbed()).then(|| figure(round)))
+        .map(|round| (!round.is_disturbed()).then(|| figure.of(round)))
         .collect()
 }
 
-/// Round by round, as far as both have them; `None` where that makes no sense.
+/// Round by round, where both have the figure; `None` if there is no such round or a base is 0.
 pub fn paired(arm: &[Option<f64>], base: &[Option<f64>]) -> Option<Ratio> {
     let both = arm.iter().zip(base);
     let (arm, base): (Vec<f64>, Vec<f64>) = both.filter_map(|(arm, base)| arm.zip(*base)).unzip();
@@ -87,13 +77,12 @@ pub fn paired(arm: &[Option<f64>], base: &[Option<f64>]) -> Option<Ratio> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::doubts::is_unusable;
-    use super::super::roles::find;
+    use super::super::roles::control as control_of;
     use super::*;
-    use crate::measure::result::{Others, SCHEMA, Scenario};
+    use crate::measure::result::{ArmRole, Doubt, Gravity, Others, Round, SCHEMA, ScenarioRecord};
     use crate::measure::stats::Summary;
 
-    fn arm(name: &str, p99_ms: [u64; 5]) -> Arm {
+    fn arm(name: &str, p99_ms: [u64; 5]) -> ArmResult {
         let round = |p99_ms: u64| Round {
             seed: 1,
             requests: 100,
@@ -118,8 +107,9 @@ mod tests {
             hypervisor_share: 0.0,
             repeats: 0,
         };
-        Arm {
+        ArmResult {
             name: name.into(),
+            role: ArmRole::Candidate,
             about: String::new(),
             left_out: None,
             rounds: p99_ms.map(round).to_vec(),
@@ -129,7 +119,15 @@ mod tests {
         }
     }
 
-    fn judged(arms: Vec<Arm>) -> Comparison {
+    /// The subject once more.
+    fn control(p99_ms: [u64; 5]) -> ArmResult {
+        ArmResult {
+            role: ArmRole::Control,
+            ..arm("least+ring", p99_ms)
+        }
+    }
+
+    fn judged(arms: Vec<ArmResult>) -> Comparison {
         let mut comparison = Comparison {
             schema: SCHEMA,
             incomplete: None,
@@ -137,7 +135,7 @@ mod tests {
             began: String::new(),
             command: String::new(),
             environment: vec![],
-            scenario: Scenario {
+            scenario: ScenarioRecord {
                 name: String::new(),
                 about: String::new(),
                 parameters: vec![],
@@ -145,7 +143,7 @@ mod tests {
                 key: Key::default(),
             },
             arms,
-            limit: None,
+            bound: None,
             others: None,
             ratios: vec![],
             verdict: vec![],
@@ -159,10 +157,10 @@ mod tests {
     fn a_clear_difference_is_said_with_its_confidence() {
         let comparison = judged(vec![
             arm("least+ring", [40, 41, 39, 40, 42]),
-            arm("least+ring again", [41, 40, 40, 39, 42]),
+            control([41, 40, 40, 39, 42]),
             arm("hash", [280, 300, 290, 270, 310]),
         ]);
-        assert_eq!(comparison.doubts, [""; 0]);
+        assert_eq!(comparison.doubts, []);
         let first = &comparison.verdict[0];
         let first = first.replace('\u{a0}', " ");
         assert!(
@@ -179,13 +177,13 @@ mod tests {
 
     #[test]
     fn a_control_that_differs_or_spreads_condemns_the_run() {
-        for control in [[80, 82, 79, 85, 90], [10, 200, 40, 15, 180]] {
+        for p99_ms in [[80, 82, 79, 85, 90], [10, 200, 40, 15, 180]] {
             let comparison = judged(vec![
                 arm("least+ring", [40, 41, 39, 40, 42]),
-                arm("least+ring again", control),
+                control(p99_ms),
                 arm("hash", [280, 300, 290, 270, 310]),
             ]);
-            assert!(is_unusable(&comparison), "{:?}", comparison.doubts);
+            assert!(!comparison.is_usable(), "{:?}", comparison.doubts);
             let [verdict, advice] = &comparison.verdict[..] else {
                 panic!("{:?}", comparison.verdict)
             };
@@ -198,12 +196,12 @@ mod tests {
     fn what_differs_by_more_than_the_control_spreads_is_believed() {
         let spread = [
             arm("least+ring", [40, 41, 39, 40, 42]),
-            arm("least+ring again", [25, 100, 38, 42, 90]),
+            control([25, 100, 38, 42, 90]),
         ];
         let with = |p99_ms| {
             let mut arms = spread.to_vec();
             arms.push(arm("hash", p99_ms));
-            is_unusable(&judged(arms))
+            !judged(arms).is_usable()
         };
         assert!(with([120, 130, 110, 140, 120]));
         assert!(!with([900, 950, 890, 1000, 930]));
@@ -213,30 +211,25 @@ mod tests {
     fn what_the_hypervisor_disturbed_is_not_judged() {
         let mut arms = vec![
             arm("least+ring", [40, 41, 39, 40, 42]),
-            arm("least+ring again", [41, 900, 40, 39, 42]),
+            control([41, 900, 40, 39, 42]),
             arm("hash", [280, 300, 290, 270, 310]),
         ];
         arms[1].rounds[1].hypervisor_share = 0.3;
         let comparison = judged(arms.clone());
-        assert!(!is_unusable(&comparison), "{:?}", comparison.doubts);
-        let control = find(
-            &comparison.ratios,
-            "short p99",
-            "least+ring again",
-            "least+ring",
-        );
+        assert!(comparison.is_usable(), "{:?}", comparison.doubts);
+        let control = control_of(&comparison.ratios, Figure::ShortP99);
         assert_eq!(control.map(|control| control.ratio.count), Some(4));
         for round in &mut arms[1].rounds[..3] {
             round.hypervisor_share = 0.3;
         }
-        assert!(is_unusable(&judged(arms)));
+        assert!(!judged(arms).is_usable());
     }
 
     #[test]
     fn no_difference_is_said_to_be_none() {
         let comparison = judged(vec![
             arm("least+ring", [40, 41, 39, 40, 42]),
-            arm("least+ring again", [41, 40, 40, 39, 42]),
+            control([41, 40, 40, 39, 42]),
             arm("shared", [41, 40, 39, 41, 41]),
         ]);
         assert!(
@@ -249,10 +242,10 @@ mod tests {
 
     #[test]
     fn what_is_less_than_the_control_spreads_is_no_difference() {
-        let verdict = |control| {
+        let verdict = |p99_ms| {
             let comparison = judged(vec![
                 arm("least+ring", [40, 41, 39, 40, 42]),
-                arm("least+ring again", control),
+                control(p99_ms),
                 arm("shared", [42, 43, 41, 42, 44]),
             ]);
             comparison.verdict[0].clone()
@@ -270,7 +263,7 @@ mod tests {
     fn an_unusable_run_names_what_else_ran() {
         let mut comparison = judged(vec![
             arm("least+ring", [40, 41, 39, 40, 42]),
-            arm("least+ring again", [80, 82, 79, 85, 90]),
+            control([80, 82, 79, 85, 90]),
         ]);
         comparison.others = Some(Others {
             share: 0.34,
@@ -282,7 +275,8 @@ mod tests {
             "{:?}",
             comparison.verdict
         );
-        let doubts = comparison.doubts.join("\n");
+        let doubts: Vec<String> = comparison.doubts.iter().map(Doubt::to_string).collect();
+        let doubts = doubts.join("\n");
         assert!(doubts.contains("34 % of this machine's CPUs"), "{doubts}");
     }
 
@@ -290,13 +284,14 @@ mod tests {
     fn one_round_has_no_interval_and_condemns_nothing() {
         let mut arms = vec![
             arm("least+ring", [40; 5]),
-            arm("least+ring again", [50; 5]),
+            control([50; 5]),
             arm("hash", [290; 5]),
         ];
         arms.iter_mut().for_each(|arm| arm.rounds.truncate(1));
         let comparison = judged(arms);
-        assert!(!is_unusable(&comparison), "{:?}", comparison.doubts);
-        let said = [&comparison.verdict[..], &comparison.doubts[..]].concat();
+        assert!(comparison.is_usable(), "{:?}", comparison.doubts);
+        let doubts = comparison.doubts.iter().map(Doubt::to_string);
+        let said: Vec<String> = comparison.verdict.iter().cloned().chain(doubts).collect();
         assert!(said.iter().all(|line| !line.contains("95 %")), "{said:?}");
         let first = comparison.verdict[0].replace('\u{a0}', " ");
         assert!(
@@ -306,17 +301,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_below_the_limit_is_explained() {
+    fn what_is_below_the_bound_is_explained() {
         let mut comparison = judged(vec![
             arm("least+ring", [40, 41, 39, 40, 42]),
-            arm("least+ring again", [41, 40, 40, 39, 42]),
+            control([41, 40, 40, 39, 42]),
         ]);
-        let limit = |p99_ms: u64| {
+        let bound = |p99_ms: u64| {
             let summary = Summary {
                 p99_ns: p99_ms * 1_000_000,
                 ..Summary::default()
             };
-            Some(Limit {
+            Some(Bound {
                 about: String::new(),
                 overhead_ns: 50_000,
                 delay_ns: 300_000,
@@ -326,14 +321,16 @@ mod tests {
                 cdf: vec![],
             })
         };
-        comparison.limit = limit(39);
+        comparison.bound = bound(39);
         judge(&mut comparison);
-        assert_eq!(comparison.doubts, [""; 0]);
-        comparison.limit = limit(74);
+        assert_eq!(comparison.doubts, []);
+        comparison.bound = bound(74);
         judge(&mut comparison);
         let doubt = &comparison.doubts[0];
+        assert_eq!(doubt.gravity, Gravity::Caveat);
         assert!(
-            doubt.contains("is below the limit") && doubt.contains("not with the limit"),
+            doubt.sentence.contains("is below the single-queue bound")
+                && doubt.sentence.contains("not with the bound"),
             "{doubt}"
         );
     }
@@ -342,11 +339,11 @@ mod tests {
     fn where_hardly_anything_waits_the_imbalance_is_said_first() {
         let mut arms = vec![
             arm("least+ring", [40, 41, 39, 40, 42]),
-            arm("least+ring again", [41, 40, 40, 39, 42]),
+            control([41, 40, 40, 39, 42]),
             arm("hash", [40, 41, 40, 39, 42]),
             arm("shared", [41, 40, 39, 41, 41]),
         ];
-        let held = |arm: &mut Arm, accepts: [u64; 2]| {
+        let held = |arm: &mut ArmResult, accepts: [u64; 2]| {
             for round in &mut arm.rounds {
                 round.accepts = accepts.to_vec();
                 round.live_gap = Some(accepts[0] - accepts[1]);

@@ -8,21 +8,21 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::arm::{Arm, Running};
-use super::scenario::{Arrivals, Keeping, Mishap, Scenario};
+use super::scenario::{Arrivals, Fault, Scenario};
 use crate::measure::arrivals::{Draw, burst, poisson};
 use crate::measure::baseline::usage::{MachineTime, Tree};
 use crate::measure::delay_line::DelayLine;
-use crate::measure::hold::{Held, Opening};
+use crate::measure::load::keep_alive::{KeepAlive, Opening};
 use crate::measure::load::{Connections, Load, Record, Run};
 use crate::measure::result::{Live, Round, Served};
 use crate::measure::stats::{Summary, coefficient_of_variation, deviation, jain, max_over_mean};
 
-/// Longer than any request waits in a queue that is stable.
+/// No request waits for so long in a queue that is stable.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections before the first that is measured.
 const WARM_UP: usize = 64;
-/// When a mishap happens, from the begin.
-const MISHAP_AT: Duration = Duration::from_secs(1);
+/// When the fault is injected, after the start of the round.
+const FAULT_AT: Duration = Duration::from_secs(1);
 /// A request that the handler answers at once.
 const IDLE: &str = "/work?sleep_us=0";
 
@@ -68,8 +68,8 @@ pub fn measure(
     path: Option<&DelayLine>,
 ) -> Result<Measured> {
     let homes = match scenario.connections {
-        Keeping::Kept(count) => Some(homes(arm, scenario, count)?),
-        Keeping::PerRequest => None,
+        Connections::Pool(count) => Some(homes(arm, scenario, count)?),
+        Connections::PerRequest => None,
     };
     let running = arm.start(scenario, path.map(DelayLine::server_address))?;
     warm_up(arm, &running, path)?;
@@ -96,7 +96,7 @@ pub fn measure(
 
 fn warm_up(arm: &Arm, running: &Running, path: Option<&DelayLine>) -> Result<()> {
     if !arm.keeps_connections() {
-        // Its workers have started; there is nothing to hold.
+        // Its workers have started, and no connection to it stays open.
         return Ok(());
     }
     let opening = match path {
@@ -105,7 +105,7 @@ fn warm_up(arm: &Arm, running: &Running, path: Option<&DelayLine>) -> Result<()>
         None => Opening::OneByOne,
     };
     let target = running.address();
-    let hold = || Held::open(target, IDLE, WARM_UP, opening).map(drop);
+    let hold = || KeepAlive::open(target, IDLE, WARM_UP, opening).map(drop);
     let held = match path {
         Some(path) => path.client(hold),
         None => hold(),
@@ -126,10 +126,7 @@ fn send(
         "sleep_us"
     };
     let load = Load {
-        connections: match scenario.connections {
-            Keeping::PerRequest => Connections::PerRequest,
-            Keeping::Kept(count) => Connections::Pool(count),
-        },
+        connections: scenario.connections,
         timeout: TIMEOUT,
         ..Load::get(running.address(), format!("/work?{work}={{us}}"))
     };
@@ -137,8 +134,8 @@ fn send(
         Some(closed) => load.run_closed(&closed),
         None => load.run(&plan.draws),
     };
-    let run = || match scenario.mishap {
-        Some(Mishap::Stopped(period)) => while_stopped(server, period, run)?,
+    let run = || match scenario.fault {
+        Some(Fault::Stopped(period)) => while_stopped(server, period, run)?,
         None => run(),
     };
     match path {
@@ -147,14 +144,14 @@ fn send(
     }
 }
 
-/// Stops one worker of `server` for a while, [`MISHAP_AT`] after the begin of `run`.
+/// Stops one worker of `server` for `period`, [`FAULT_AT`] after the start of `run`.
 fn while_stopped<R>(server: &Tree, period: Duration, run: impl FnOnce() -> R) -> Result<R> {
     let victim = server.pids().nth(1).context("the server has no workers")?;
     let (over, is_over) = channel::<()>();
     Ok(thread::scope(|scope| {
         scope.spawn(move || {
             let wait = |period| is_over.recv_timeout(period) == Err(RecvTimeoutError::Timeout);
-            if wait(MISHAP_AT) {
+            if wait(FAULT_AT) {
                 tell(victim, Signal::STOP);
                 wait(period);
                 tell(victim, Signal::CONT);
@@ -168,18 +165,21 @@ fn while_stopped<R>(server: &Tree, period: Duration, run: impl FnOnce() -> R) ->
 
 fn tell(pid: Pid, signal: Signal) {
     if let Err(error) = kill_process(pid, signal) {
-        eprintln!("send {signal:?} to worker {pid:?}: {error}");
+        eprintln!(
+            "srv: send {signal:?} to worker {}: {error}",
+            pid.as_raw_nonzero()
+        );
     }
 }
 
-/// Live connections per worker, when `count` are opened one by one, and the
-/// gap between fullest and emptiest, the burst's if that is larger.
+/// Live connections per worker when `count` are opened one by one, and how many more the
+/// fullest worker has than the emptiest, or when they are opened in a burst, if that is more.
 fn homes(arm: &Arm, scenario: &Scenario, count: usize) -> Result<(Vec<u64>, u64)> {
     let hold = |opening| -> Result<(Vec<u64>, u64)> {
         let running = arm.start(scenario, None)?;
-        let held = Held::open(running.address(), IDLE, count, opening)
-            .with_context(|| format!("hold connections to arm {}", arm.name))?;
-        let shares: Vec<u64> = whole(&held.shares(scenario.workers));
+        let held = KeepAlive::open(running.address(), IDLE, count, opening)
+            .with_context(|| format!("open keep-alive connections to arm {}", arm.name))?;
+        let shares = held.shares(scenario.workers);
         let most = shares.iter().max().copied().unwrap_or(0);
         let fewest = shares.iter().min().copied().unwrap_or(0);
         Ok((shares, most - fewest))
@@ -203,10 +203,9 @@ fn sum_up(
     let requests = run.records.len();
     let answered = run.shares(scenario.workers);
     let (accepts, live_gap, served) = match homes {
-        Some((shares, gap)) => (shares, Some(gap), Some(served(&answered))),
-        None => (whole(&answered), None, None),
+        Some((shares, gap)) => (shares, Some(gap), Some(served(answered))),
+        None => (answered, None, None),
     };
-    let shares: Vec<f64> = accepts.iter().map(|&count| count as f64).collect();
     let round = Round {
         seed,
         requests,
@@ -214,9 +213,9 @@ fn sum_up(
         short: Summary::of(short.map(Record::latency_ns)),
         all: Summary::of(latencies()),
         deviation_ns: deviation(latencies().map(|ns| ns as f64)),
-        accepts_cv: coefficient_of_variation(&shares),
-        accepts_max_over_mean: max_over_mean(&shares),
-        accepts_jain: jain(&shares),
+        accepts_cv: coefficient_of_variation(&accepts),
+        accepts_max_over_mean: max_over_mean(&accepts),
+        accepts_jain: jain(&accepts),
         accepts,
         live_gap,
         served,
@@ -228,26 +227,22 @@ fn sum_up(
     Measured { round, run }
 }
 
-/// Where the requests over kept connections went.
-fn served(answered: &[f64]) -> Served {
+/// Which workers the requests over the keep-alive connections went to.
+fn served(answered: Vec<u64>) -> Served {
     Served {
-        per_worker: whole(answered),
-        cv: coefficient_of_variation(answered),
-        max_over_mean: max_over_mean(answered),
+        cv: coefficient_of_variation(&answered),
+        max_over_mean: max_over_mean(&answered),
+        per_worker: answered,
     }
 }
 
-/// The records that count. Clients in a closed loop all begin at once, so that
-/// the first request of each meets a queue that is only being filled.
+/// The records that are judged. In a closed loop all clients begin at once, so that the
+/// first request of each meets a queue that is not yet full: those are left out.
 pub fn judged<'a>(scenario: &Scenario, records: &'a [Record]) -> &'a [Record] {
     match scenario.arrivals {
         Arrivals::Closed(clients) => &records[clients.min(records.len())..],
         Arrivals::Poisson(_) | Arrivals::Burst(..) => records,
     }
-}
-
-fn whole(shares: &[f64]) -> Vec<u64> {
-    shares.iter().map(|&share| share as u64).collect()
 }
 
 /// Connections that were open over time, from the requests that had one each.

@@ -1,6 +1,6 @@
-//! What a request costs an arm beyond its service time, so that the limit can
-//! be given the same: what keeps the worker (sleeping too long, reading,
-//! writing) and what only delays the answer (connecting, waking).
+//! What a request costs an arm beyond its service time, so that the single-queue bound can
+//! be given the same: what keeps the worker busy (sleeping too long, reading, writing), and
+//! what only delays the answer (connecting, waking).
 
 use std::time::Duration;
 
@@ -8,16 +8,17 @@ use anyhow::Result;
 
 use super::arm::Arm;
 use super::measure::{Plan, measure};
-use super::scenario::{Arrivals, Keeping, Scenario};
+use super::scenario::{Arrivals, Scenario};
 use crate::measure::arrivals::Service;
+use crate::measure::load::Connections;
 use crate::measure::stats;
 
 /// Per request, ns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overhead {
-    /// What keeps the worker beyond the service time.
+    /// For how long it keeps its worker busy beyond the service time.
     pub occupies_ns: u64,
-    /// What else there is, when nobody else is there.
+    /// What the answer is delayed beyond that when the request is alone.
     pub delays_ns: u64,
 }
 
@@ -39,8 +40,8 @@ impl Overhead {
         let plain = Scenario {
             service: Service::Fixed((ALONE_NS / 1e3) as u32),
             duration: Duration::from_secs(1),
-            connections: Keeping::PerRequest,
-            mishap: None,
+            connections: Connections::PerRequest,
+            fault: None,
             rtt: None,
             ..scenario.clone()
         };
@@ -60,7 +61,7 @@ impl Overhead {
             totals_ns.push(run.round.all.mean_ns - ALONE_NS);
             let plan = Plan::of(&saturated, seed);
             let run = measure(arm, &saturated, &plan, None)?;
-            // From when every worker is busy for sure until the last arrival.
+            // From an instant at which every worker is certainly busy until the last arrival.
             let end_ns = plan.draws.last().map_or(1, |draw| draw.at_ns);
             let span = end_ns / 4..end_ns;
             let finished = run.run.records.iter();
@@ -76,14 +77,14 @@ impl Overhead {
         })
     }
 
-    /// A handler that does nothing keeps its worker for less than can be told
-    /// from all else: all of it counts as delay.
+    /// A handler that does nothing keeps its worker busy for too short a time to tell it from
+    /// the rest: all of it counts as delay.
     fn measure_idle(arm: &Arm, scenario: &Scenario) -> Result<Self> {
         let alone = Scenario {
             arrivals: Arrivals::Poisson(100.0),
             duration: Duration::from_secs(1),
-            connections: Keeping::PerRequest,
-            mishap: None,
+            connections: Connections::PerRequest,
+            fault: None,
             rtt: None,
             ..scenario.clone()
         };

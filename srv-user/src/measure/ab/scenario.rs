@@ -6,13 +6,13 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 
 use crate::measure::arrivals::Service;
-use crate::measure::load::closed::Closed;
-use crate::measure::result::Key;
+use crate::measure::load::{Closed, Connections};
+use crate::measure::result::{FAULT, Key};
 
-/// What runs if no scenario is named: how uneven workers' shares are, what that does to
-/// the tail, and cheap traffic, which must not suffer from the cure.
+/// What runs if no scenario is named: how uneven the workers' shares are, what that does to
+/// the tail of the latency, and cheap traffic, which steering must not make worse.
 pub const DEFAULT: [&str; 3] = ["longlived", "bimodal", "cheap"];
-/// The same for a simulation, which keeps no connections.
+/// The same for a simulation, in which each request has a new connection.
 pub const DEFAULT_SIMULATED: &str = "bimodal";
 
 /// What is asked of each arm.
@@ -33,9 +33,9 @@ pub struct Scenario {
     /// How long a round lasts.
     pub duration: Duration,
     /// How requests come by connections.
-    pub connections: Keeping,
-    /// What goes wrong meanwhile.
-    pub mishap: Option<Mishap>,
+    pub connections: Connections,
+    /// What is injected meanwhile.
+    pub fault: Option<Fault>,
     /// The delay of the client's path, both ways together.
     pub rtt: Option<Duration>,
     /// What the verdict is about.
@@ -53,19 +53,10 @@ pub enum Arrivals {
     Closed(usize),
 }
 
-/// How requests come by connections.
+/// The fault that is injected during a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keeping {
-    /// A new one each.
-    PerRequest,
-    /// So many, opened beforehand and kept.
-    Kept(usize),
-}
-
-/// What goes wrong during a round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mishap {
-    /// One worker is stopped a second after the begin, for so long.
+pub enum Fault {
+    /// One worker is stopped for so long, a second after the start.
     Stopped(Duration),
 }
 
@@ -92,7 +83,7 @@ impl Scenario {
         })
     }
 
-    /// The part of the workers' time that the requests ask for.
+    /// The part of the workers' time that the requests need, overhead not counted.
     pub fn utilisation(&self) -> Option<f64> {
         Some(self.per_second()? * self.service.mean_us() / 1e6 / self.workers as f64)
     }
@@ -117,9 +108,9 @@ impl Scenario {
             let text = format!("{:.0} %, overhead not counted", utilisation * 100.0);
             parameters.push(("utilisation", text));
         }
-        if let Some(Mishap::Stopped(period)) = self.mishap {
+        if let Some(Fault::Stopped(period)) = self.fault {
             let period = humantime::format_duration(period);
-            parameters.push(("mishap", format!("one worker is stopped for {period}")));
+            parameters.push((FAULT, format!("one worker is stopped for {period}")));
         }
         if let Some(rtt) = self.rtt {
             let rtt = humantime::format_duration(rtt).to_string();
@@ -132,15 +123,15 @@ impl Scenario {
     /// Whether it can be run here at all.
     ///
     /// # Errors
-    /// More work than the workers can do and not `overload`; workers that would
-    /// take turns on too few cores.
+    /// There is more work than the workers can do and not `overload`, or workers that burn
+    /// CPU would have to share cores.
     pub fn check(&self, overload: bool) -> Result<()> {
         let name = self.name;
         if let Some(utilisation) = self.utilisation() {
             ensure!(
                 utilisation < 1.0 || overload,
-                "scenario {name}: {} µs at {} per second is {:.0} % of what {} workers can do, \
-                 and every queue would grow without end: lower --rate, or say --overload",
+                "scenario {name}: {} µs at {} per second is {:.0} % of what {} workers can do, so that \
+                 every queue would grow without end: lower --rate, or allow it with --overload",
                 self.service,
                 self.per_second().unwrap_or_default(),
                 utilisation * 100.0,
@@ -150,8 +141,8 @@ impl Scenario {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         ensure!(
             !self.spins || self.workers <= cores,
-            "scenario {name}: {} workers that burn CPU would take turns on {cores} cores and \
-             measure the scheduler: --workers {cores} at most",
+            "scenario {name}: {} workers that burn CPU would share {cores} cores, so that the \
+             scheduler would be measured: use --workers {cores} at most",
             self.workers
         );
         Ok(())
@@ -170,15 +161,6 @@ impl std::fmt::Display for Arrivals {
     }
 }
 
-impl std::fmt::Display for Keeping {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::PerRequest => write!(f, "a new one for each request"),
-            Self::Kept(count) => write!(f, "{count}, kept alive"),
-        }
-    }
-}
-
 const BIMODAL: Service = Service::Two {
     short_us: 1000,
     long_us: 100_000,
@@ -193,8 +175,8 @@ const BASE: Scenario = Scenario {
     spins: false,
     arrivals: Arrivals::Poisson(3700.0),
     duration: Duration::from_millis(2500),
-    connections: Keeping::PerRequest,
-    mishap: None,
+    connections: Connections::PerRequest,
+    fault: None,
     rtt: None,
     key: Key::ShortP99,
 };
@@ -246,7 +228,7 @@ pub const ALL: [Scenario; 12] = [
         about: "few cheap connections that live long",
         service: Service::Fixed(0),
         arrivals: Arrivals::Poisson(10_000.0),
-        connections: Keeping::Kept(32),
+        connections: Connections::Pool(32),
         key: Key::ShortP50,
         ..BASE
     },
@@ -255,17 +237,17 @@ pub const ALL: [Scenario; 12] = [
         about: "few costly connections that live long",
         service: Service::Exponential(3000.0),
         arrivals: Arrivals::Poisson(1300.0),
-        connections: Keeping::Kept(32),
+        connections: Connections::Pool(32),
         ..BASE
     },
     Scenario {
         name: "longlived",
-        about: "kept connections: how many of them each worker holds, and what that does to \
-                    later requests; why a worker may hold nearly all is explained at \
+        about: "keep-alive connections: how many of them each worker has, and what that does to \
+                    later requests; why one worker may have nearly all is explained at \
                     https://blog.cloudflare.com/the-sad-state-of-linux-socket-balancing/",
         service: Service::Fixed(1000),
         arrivals: Arrivals::Poisson(2000.0),
-        connections: Keeping::Kept(32),
+        connections: Connections::Pool(32),
         key: Key::ShortP50,
         ..BASE
     },
@@ -282,7 +264,7 @@ pub const ALL: [Scenario; 12] = [
         service: Service::Fixed(1000),
         arrivals: Arrivals::Poisson(2000.0),
         duration: Duration::from_secs(7),
-        mishap: Some(Mishap::Stopped(Duration::from_secs(5))),
+        fault: Some(Fault::Stopped(Duration::from_secs(5))),
         ..BASE
     },
     Scenario {

@@ -1,6 +1,6 @@
-//! `srv ab --simulate`: the scenarios before simulated workers, for what this
-//! machine is too small to run. The result is of the same kind; it has no
-//! control, since the same draws would give the very same figures.
+//! `srv ab --simulate`: the scenarios with simulated workers, for what this machine is too
+//! small to run. The result is of the same kind. It has no control, since the same draws
+//! would give the very same figures.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Result, bail, ensure};
 
 use super::arm::{self, Arm};
-use super::distribution::over_rounds;
 use super::files::Folder;
 use super::judge;
-use super::scenario::{self, Arrivals, Keeping, Scenario};
-use super::{Asked, blank, blank_arm, catch_interrupt};
+use super::scenario::{self, Arrivals, Scenario};
+use super::{Options, blank, blank_arm, catch_interrupt};
 use crate::measure::arrivals::{Draw, burst, endless};
+use crate::measure::distribution::over_rounds;
 use crate::measure::environment::Environment;
-use crate::measure::result::{Comparison, Limit, Round};
+use crate::measure::load::Connections;
+use crate::measure::result::{Bound, Comparison, Round};
 use crate::measure::simulate::{self, Latencies, Model, Outcome};
 use crate::measure::stats::{Summary, coefficient_of_variation, jain, max_over_mean};
 
@@ -23,23 +24,23 @@ use crate::measure::stats::{Summary, coefficient_of_variation, jain, max_over_me
 ///
 /// # Errors
 /// A scenario or an arm is beyond what the simulation knows: before anything starts.
-pub fn run(asked: &Asked) -> Result<ExitCode> {
-    let arms = match asked.arms.as_str() {
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let arms = match options.arms.as_str() {
         arm::DEFAULT => arm::list(arm::DEFAULT)?
             .into_iter()
             .filter(Arm::is_srv)
             .collect(),
         names => arm::list(names)?,
     };
-    let arms: Vec<(Arm, simulate::Arm)> = arms
+    let arms: Vec<(Arm, simulate::Dispatch)> = arms
         .into_iter()
         .map(|arm| arm.simulated().map(|simulated| (arm, simulated)))
         .collect::<Result<_>>()?;
-    let scenarios = asked.scenarios(&[scenario::DEFAULT_SIMULATED])?;
+    let scenarios = options.scenarios(&[scenario::DEFAULT_SIMULATED])?;
     scenarios.iter().try_for_each(check)?;
     let interrupted = catch_interrupt()?;
-    asked.each(&scenarios, |scenario, _: &Folder| {
-        Simulation::new(asked, scenario, &arms, &interrupted).complete()
+    options.each(&scenarios, |scenario, _: &Folder| {
+        Simulation::new(options, scenario, &arms, &interrupted).complete()
     })
 }
 
@@ -50,12 +51,10 @@ fn check(scenario: &Scenario) -> Result<()> {
             ..
         } => "clients that wait for answers",
         Scenario {
-            connections: Keeping::Kept(_),
+            connections: Connections::Pool(_),
             ..
-        } => "kept connections",
-        Scenario {
-            mishap: Some(_), ..
-        } => "a stopped worker",
+        } => "keep-alive connections",
+        Scenario { fault: Some(_), .. } => "a stopped worker",
         _ => return simulate::check(scenario.workers),
     };
     bail!(
@@ -69,19 +68,19 @@ fn check(scenario: &Scenario) -> Result<()> {
 struct Simulation<'a> {
     scenario: &'a Scenario,
     seeds: std::ops::Range<u64>,
-    arms: &'a [(Arm, simulate::Arm)],
+    arms: &'a [(Arm, simulate::Dispatch)],
     interrupted: &'a AtomicBool,
     comparison: Comparison,
-    /// The short requests' latencies by arm, then the limit's; of each by round.
+    /// The short requests' latencies by arm, then the bound's; of each by round.
     short: Vec<Vec<Latencies>>,
-    limit: Limit,
+    bound: Bound,
 }
 
 impl<'a> Simulation<'a> {
     fn new(
-        asked: &Asked,
+        options: &Options,
         scenario: &'a Scenario,
-        arms: &'a [(Arm, simulate::Arm)],
+        arms: &'a [(Arm, simulate::Dispatch)],
         interrupted: &'a AtomicBool,
     ) -> Self {
         let blank_arms = arms
@@ -90,9 +89,9 @@ impl<'a> Simulation<'a> {
         let environment = Environment::read().of_the_program();
         let comparison = Comparison {
             simulated: true,
-            ..blank(asked, scenario, blank_arms.collect(), environment)
+            ..blank(options, scenario, blank_arms.collect(), environment)
         };
-        let limit = Limit {
+        let bound = Bound {
             about: "simulated: one first-come-first-served queue, the same draws".into(),
             overhead_ns: 0,
             delay_ns: 2 * rtt_ns(scenario),
@@ -103,12 +102,12 @@ impl<'a> Simulation<'a> {
         };
         Self {
             scenario,
-            seeds: asked.seed..asked.seed + asked.rounds as u64,
+            seeds: options.seed..options.seed + options.rounds as u64,
             arms,
             interrupted,
             comparison,
             short: vec![Vec::new(); arms.len() + 1],
-            limit,
+            bound,
         }
     }
 
@@ -123,16 +122,16 @@ impl<'a> Simulation<'a> {
         }
         let Self {
             mut comparison,
-            mut limit,
+            mut bound,
             short,
             ..
         } = self;
         for (arm, short) in comparison.arms.iter_mut().zip(&short) {
             arm.cdf = over_rounds(short);
         }
-        if let (false, Some(short)) = (limit.short.is_empty(), short.last()) {
-            limit.cdf = over_rounds(short);
-            comparison.limit = Some(limit);
+        if let (false, Some(short)) = (bound.short.is_empty(), short.last()) {
+            bound.cdf = over_rounds(short);
+            comparison.bound = Some(bound);
         }
         judge::judge(&mut comparison);
         say_simulated(&mut comparison);
@@ -147,7 +146,7 @@ impl<'a> Simulation<'a> {
             rtt_ns: rtt_ns(self.scenario),
             seed,
         };
-        let arms: Vec<simulate::Arm> = self.arms.iter().map(|(_, arm)| *arm).collect();
+        let arms: Vec<simulate::Dispatch> = self.arms.iter().map(|(_, arm)| *arm).collect();
         let go_on = |_: &Draw| !self.interrupted.load(Ordering::Relaxed);
         let draws = || draws(self.scenario, seed).take_while(go_on);
         let table = simulate::compare(&model, &arms, draws)?;
@@ -157,9 +156,9 @@ impl<'a> Simulation<'a> {
             "it was interrupted"
         );
         println!("\nseed {seed}\n{table}");
-        let all = arms.iter().chain([&simulate::Arm::LIMIT]);
+        let all = arms.iter().chain([&simulate::Dispatch::SINGLE_QUEUE]);
         for (nth, arm) in all.enumerate() {
-            // One that is the limit is simulated once.
+            // An arm that is the single queue itself is simulated once.
             if let Some((_, outcome)) = table.rows.iter().find(|(ran, _)| ran == arm) {
                 self.keep(nth, seed, outcome);
             }
@@ -170,9 +169,9 @@ impl<'a> Simulation<'a> {
     fn keep(&mut self, nth: usize, seed: u64, outcome: &Outcome) {
         self.short[nth].push(outcome.short_latencies.clone());
         let Some(arm) = self.comparison.arms.get_mut(nth) else {
-            self.limit.short.push(outcome.short);
-            self.limit.all.push(outcome.all);
-            self.limit.deviation_ns.push(outcome.deviation_ns);
+            self.bound.short.push(outcome.short);
+            self.bound.all.push(outcome.all);
+            self.bound.deviation_ns.push(outcome.deviation_ns);
             return;
         };
         for (sum, accepts) in arm.accepts.iter_mut().zip(&outcome.accepts) {
@@ -205,7 +204,7 @@ fn draws(scenario: &Scenario, seed: u64) -> Box<dyn Iterator<Item = Draw>> {
 }
 
 fn round(seed: u64, outcome: &Outcome) -> Round {
-    let shares: Vec<f64> = outcome.accepts.iter().map(|&count| count as f64).collect();
+    let accepts = &outcome.accepts;
     Round {
         seed,
         requests: outcome.all.count,
@@ -213,10 +212,10 @@ fn round(seed: u64, outcome: &Outcome) -> Round {
         short: outcome.short,
         all: outcome.all,
         deviation_ns: outcome.deviation_ns,
-        accepts: outcome.accepts.clone(),
-        accepts_cv: coefficient_of_variation(&shares),
-        accepts_max_over_mean: max_over_mean(&shares),
-        accepts_jain: jain(&shares),
+        accepts: accepts.clone(),
+        accepts_cv: coefficient_of_variation(accepts),
+        accepts_max_over_mean: max_over_mean(accepts),
+        accepts_jain: jain(accepts),
         live_gap: None,
         served: None,
         cpu_ns_per_request: 0.0,

@@ -1,9 +1,8 @@
 //! What `srv ab` prints on the terminal.
 
-use std::fmt::Write as _;
-
-use crate::measure::result::{Arm, Comparison, Round, Served};
+use crate::measure::result::{ArmResult, BOUND, Comparison, Round, Served};
 use crate::measure::stats::{Spread, Summary, median};
+use crate::output::table;
 
 /// Says what is about to be measured.
 pub fn announce(comparison: &Comparison) {
@@ -14,8 +13,8 @@ pub fn announce(comparison: &Comparison) {
     }
     for arm in &comparison.arms {
         match &arm.left_out {
-            None => println!("  arm {}: {}", arm.name, arm.about),
-            Some(why) => println!("  arm {} is left out: {why}", arm.name),
+            None => println!("  arm {}: {}", arm.label(), arm.about),
+            Some(why) => println!("  arm {} is left out: {why}", arm.label()),
         }
     }
 }
@@ -29,12 +28,12 @@ pub fn conclude(comparison: &Comparison) {
         .filter(|arm| !arm.rounds.is_empty())
         .map(row)
         .collect();
-    if let Some(limit) = &comparison.limit {
-        let mut row = vec!["limit".to_owned()];
-        row.extend(latencies(&limit.short, &limit.all));
+    if let Some(bound) = &comparison.bound {
+        let mut row = vec![BOUND.to_owned()];
+        row.extend(latencies(&bound.short, &bound.all));
         rows.push(row);
     }
-    print_table(
+    table::print(
         &[
             "arm",
             "short p99",
@@ -53,10 +52,10 @@ pub fn conclude(comparison: &Comparison) {
             "lost",
             "late p99",
         ],
-        &rows,
+        rows,
     );
-    if let Some(limit) = &comparison.limit {
-        println!("  limit: {}", limit.about);
+    if let Some(bound) = &comparison.bound {
+        println!("  {BOUND}: {}", bound.about);
     }
     print_served(&comparison.arms);
     println!();
@@ -68,31 +67,31 @@ pub fn conclude(comparison: &Comparison) {
     }
 }
 
-/// Where the requests over kept connections went, if any were kept.
-fn print_served(arms: &[Arm]) {
-    let row = |arm: &Arm| {
+/// Which workers the requests over keep-alive connections went to, if there were any.
+fn print_served(arms: &[ArmResult]) {
+    let row = |arm: &ArmResult| {
         let rounds = arm.judged();
         let served = || rounds.iter().filter_map(|round| round.served.as_ref());
         served().next()?;
         let over = |figure: fn(&Served) -> f64| median(&served().map(figure).collect::<Vec<_>>());
         Some(vec![
-            arm.name.clone(),
+            arm.label(),
             format!("{:.4}", over(|served| served.cv)),
             format!("{:.3}", over(|served| served.max_over_mean)),
         ])
     };
     let rows: Vec<_> = arms.iter().filter_map(row).collect();
     if !rows.is_empty() {
-        println!("\nrequests per worker over the kept connections, medians over the rounds");
-        print_table(&["arm", "CV", "max/mean"], &rows);
+        println!("\nrequests per worker over the keep-alive connections, medians over the rounds");
+        table::print(&["arm", "CV", "max/mean"], rows);
     }
 }
 
-fn row(arm: &Arm) -> Vec<String> {
+fn row(arm: &ArmResult) -> Vec<String> {
     let rounds = arm.judged();
     let over = |figure: fn(&Round) -> f64| arm.median(figure);
     let summaries = |of: fn(&Round) -> Summary| rounds.iter().copied().map(of).collect::<Vec<_>>();
-    let mut row = vec![arm.name.clone()];
+    let mut row = vec![arm.label()];
     row.extend(latencies(
         &summaries(|round| round.short),
         &summaries(|round| round.all),
@@ -139,27 +138,4 @@ fn latencies(short: &[Summary], all: &[Summary]) -> Vec<String> {
         over(|all| all.p99_9_ns as f64),
         over(|all| all.max_ns as f64),
     ]
-}
-
-/// Prints rows as a table, each column as wide as its widest cell; all but the
-/// first are aligned to the right.
-pub fn print_table(header: &[&str], rows: &[Vec<String>]) {
-    let header: Vec<String> = header.iter().map(|cell| (*cell).to_owned()).collect();
-    let all = || std::iter::once(&header).chain(rows);
-    let width = |column: usize| {
-        let cells = all().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    for row in all() {
-        let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            let width = widths[column];
-            let _ = match column {
-                0 => write!(line, "  {cell:<width$}"),
-                _ => write!(line, "  {cell:>width$}"),
-            };
-        }
-        println!("{line}");
-    }
 }

@@ -1,10 +1,10 @@
-//! What a comparison comes to, in sentences for people: what the scenario is about
-//! first.
+//! The conclusion of a comparison, in sentences for people. The first one answers what the
+//! scenario is about.
 
-use super::doubts::{advice, is_unusable};
-use super::roles::{find, rival, rivals, subject};
+use super::doubts::advice;
+use super::roles::{self, rival, rivals, subject};
 use crate::measure::report::quantity::ns;
-use crate::measure::result::{Arm, Compared, Comparison, HYPERVISOR_SHARE_MAX, Key};
+use crate::measure::result::{ArmResult, Compared, Comparison, HYPERVISOR_SHARE_MAX, Key};
 use crate::measure::stats::Ratio;
 
 /// The sentences.
@@ -12,7 +12,7 @@ pub fn verdict(comparison: &Comparison) -> Vec<String> {
     let Some(subject) = subject(&comparison.arms) else {
         return vec!["Nothing was measured.".into()];
     };
-    if is_unusable(comparison) {
+    if !comparison.is_usable() {
         return vec![
             "This run is not usable: its A/A control says that the machine was too noisy to tell arms apart.".into(),
             advice(comparison),
@@ -21,17 +21,16 @@ pub fn verdict(comparison: &Comparison) -> Vec<String> {
     let mut verdict = vec![imbalance(comparison, subject)];
     let mut latency: Vec<String> = effect(comparison, subject)
         .into_iter()
-        .chain(beside_the_limit(comparison, subject))
+        .chain(beside_the_bound(comparison, subject))
         .collect();
-    // Where hardly any request waits, the imbalance is what there is to see.
+    // If hardly any request waits, the arms differ in their imbalance alone.
     match comparison.scenario.key {
         Key::ShortP50 => verdict.append(&mut latency),
         Key::ShortP99 | Key::Deviation => verdict.splice(0..0, latency).for_each(drop),
     }
     verdict.push(shares(comparison, subject));
-    let key = comparison.scenario.key.name();
-    let mut controls = comparison.ratios.iter().filter(|ratio| ratio.control);
-    if let Some(control) = controls.find(|ratio| ratio.figure == key) {
+    let figure = comparison.scenario.key.figure();
+    if let Some(control) = roles::control(&comparison.ratios, figure) {
         verdict.push(format!("A/A: {} ({}).", control.judgement, control.ratio));
     }
     let rounds = comparison.arms.iter().flat_map(|arm| &arm.rounds);
@@ -45,28 +44,28 @@ pub fn verdict(comparison: &Comparison) -> Vec<String> {
     verdict
 }
 
-/// How much the workers have, in plain words: the most uneven arm first.
-fn imbalance(comparison: &Comparison, subject: &Arm) -> String {
+/// How unevenly the workers are used, the most uneven arm first.
+fn imbalance(comparison: &Comparison, subject: &ArmResult) -> String {
     let workers = comparison.scenario.workers;
-    let mut arms: Vec<&Arm> = rivals(&comparison.arms, subject).collect();
-    let unevenness = |arm: &Arm| arm.median(|round| round.accepts_max_over_mean);
+    let mut arms: Vec<&ArmResult> = rivals(&comparison.arms, subject).collect();
+    let unevenness = |arm: &ArmResult| arm.median(|round| round.accepts_max_over_mean);
     arms.sort_by(|a, b| unevenness(b).total_cmp(&unevenness(a)));
     arms.push(subject);
-    let kept = arms.iter().filter_map(|arm| {
+    let counts = arms.iter().filter_map(|arm| {
         let worst = arm.rounds.iter().max_by_key(|round| round.live_gap)?;
         worst.live_gap?;
         let (most, least) = (worst.accepts.iter().max()?, worst.accepts.iter().min()?);
         Some((arm, worst.accepts.iter().sum::<u64>(), most, least))
     });
-    let kept: Vec<_> = kept.collect();
-    if let Some(&(_, count, ..)) = kept.first() {
-        let held = kept
+    let counts: Vec<_> = counts.collect();
+    if let Some(&(_, count, ..)) = counts.first() {
+        let each = counts
             .iter()
             .map(|(arm, _, most, least)| format!("{most} and {least} with {}", arm.name));
         return format!(
-            "Of {count} kept connections the fullest of {workers} workers holds, and the emptiest, \
+            "Of {count} keep-alive connections the fullest of {workers} workers has, and the emptiest, \
              in the worst round: {}.",
-            held.collect::<Vec<_>>().join("; ")
+            each.collect::<Vec<_>>().join("; ")
         );
     }
     let even = 100.0 / workers as f64;
@@ -80,12 +79,13 @@ fn imbalance(comparison: &Comparison, subject: &Arm) -> String {
 }
 
 /// The scenario's figure, of the subject and the arm that it is measured against.
-fn effect(comparison: &Comparison, subject: &Arm) -> Option<String> {
+fn effect(comparison: &Comparison, subject: &ArmResult) -> Option<String> {
     let key = comparison.scenario.key;
     let rival = rival(&comparison.arms, subject)?;
-    let Compared { ratio, .. } = find(&comparison.ratios, key.name(), &rival.name, &subject.name)?;
+    let figure = key.figure();
+    let Compared { ratio, .. } = roles::to_subject(&comparison.ratios, figure, rival, subject)?;
     let (name, of, title) = (&subject.name, &rival.name, key.title());
-    let written = |arm: &Arm| ns(arm.median(|round| key.of(round)));
+    let written = |arm: &ArmResult| ns(arm.median(|round| key.of(round)));
     let Some((low, high)) = ratio.interval() else {
         return Some(format!(
             "{title}: {} with {name}, {} with {of}; {}.",
@@ -94,8 +94,7 @@ fn effect(comparison: &Comparison, subject: &Arm) -> Option<String> {
             ratio.judgement()
         ));
     };
-    let mut controls = comparison.ratios.iter().filter(|ratio| ratio.control);
-    let control = controls.find(|ratio| ratio.figure == key.name());
+    let control = roles::control(&comparison.ratios, figure);
     let is_noise = control.is_some_and(|control| is_within(ratio, &control.ratio));
     if !ratio.matters() || is_noise {
         let why = match key {
@@ -121,9 +120,9 @@ fn effect(comparison: &Comparison, subject: &Arm) -> Option<String> {
     ))
 }
 
-fn beside_the_limit(comparison: &Comparison, subject: &Arm) -> Option<String> {
-    let key = comparison.scenario.key.name();
-    let Compared { ratio, .. } = find(&comparison.ratios, key, &subject.name, "limit")?;
+fn beside_the_bound(comparison: &Comparison, subject: &ArmResult) -> Option<String> {
+    let figure = comparison.scenario.key.figure();
+    let Compared { ratio, .. } = roles::to_bound(&comparison.ratios, figure, subject)?;
     let percent = (ratio.rounds.median - 1.0) * 100.0;
     let beside = match percent {
         100.0.. => format!("{:.1} times", ratio.rounds.median),
@@ -132,15 +131,15 @@ fn beside_the_limit(comparison: &Comparison, subject: &Arm) -> Option<String> {
     };
     let confidence = match ratio.interval() {
         Some((low, high)) => format!("95 % CI of the ratio {low:.2} to {high:.2}"),
-        None => ratio.judgement().to_owned(),
+        None => ratio.judgement().to_string(),
     };
     Some(format!(
-        "It is {beside} the limit of one queue ({confidence})."
+        "It is {beside} the single-queue bound ({confidence})."
     ))
 }
 
-fn shares(comparison: &Comparison, subject: &Arm) -> String {
-    let cv = |arm: &Arm| {
+fn shares(comparison: &Comparison, subject: &ArmResult) -> String {
+    let cv = |arm: &ArmResult| {
         format!(
             "{:.4} with {}",
             arm.median(|round| round.accepts_cv),
@@ -152,7 +151,7 @@ fn shares(comparison: &Comparison, subject: &Arm) -> String {
     format!("Shares: coefficient of variation {}.", shares.join(", "))
 }
 
-/// Whether the ratio is no further from 1 than the control's interval is wide.
+/// Whether the ratio is no further from 1 than the width of the control's interval.
 fn is_within(ratio: &Ratio, control: &Ratio) -> bool {
     control.interval().is_some_and(|(low, high)| {
         let spread = high / low.max(f64::MIN_POSITIVE);

@@ -1,6 +1,6 @@
-//! A child process whose standard error is kept and can be awaited, and that
-//! is gone when its owner is: by its own pid, politely first. Knows nothing of
-//! what the process is.
+//! A child process. Its standard error is kept and can be awaited. When its owner is
+//! dropped, it is stopped by its own pid: with SIGTERM, and if that has no effect, with
+//! SIGKILL. Knows nothing of what the process is.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, ExitStatus, Stdio};
@@ -20,8 +20,8 @@ pub struct Child {
     seen: Vec<String>,
 }
 
-/// A process that does not do as awaited in this time will not.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// If a process does not do what is awaited in this time, it is taken to have failed.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Child {
     /// Starts `command`; its standard error goes to [`Self::await_line`].
@@ -36,7 +36,7 @@ impl Child {
         let (sender, lines) = channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
-                // Nobody listens any more: go on reading, a full pipe would stop the child.
+                // If no receiver is left, go on reading: a full pipe would stop the child.
                 let _ = sender.send(String::from_utf8_lossy(&line).into_owned());
             }
         });
@@ -58,7 +58,7 @@ impl Child {
     /// # Errors
     /// The process ended first, or 20 s passed; the message carries what it said.
     pub fn await_line(&mut self, part: &str) -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
@@ -80,12 +80,60 @@ impl Child {
                 Err(RecvTimeoutError::Timeout) => {
                     let said = self.seen.join("\n");
                     bail!(
-                        "await `{part}` from {}: nothing in {PATIENCE:?}; it said:\n{said}",
+                        "await `{part}` from {}: nothing in {TIMEOUT:?}; it said:\n{said}",
                         self.name
                     );
                 }
             }
         }
+    }
+
+    /// Waits until `check` finds what it looks for: looks every few milliseconds.
+    ///
+    /// # Errors
+    /// The process ended first, 20 s passed, or `check` fails; the message carries what
+    /// the process said.
+    pub fn await_ready<T>(
+        &mut self,
+        what: &str,
+        mut check: impl FnMut() -> Result<Option<T>>,
+    ) -> Result<T> {
+        const STEP: Duration = Duration::from_millis(5);
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            let ended = self.process.try_wait()?;
+            let found = check().with_context(|| format!("await `{what}` from {}", self.name))?;
+            if let Some(found) = found {
+                return Ok(found);
+            }
+            if let Some(status) = ended {
+                let said = self.all_said();
+                bail!(
+                    "{} ended before `{what}`: {status}; it said:\n{said}",
+                    self.name
+                );
+            }
+            if Instant::now() >= deadline {
+                let said = self.stderr();
+                bail!(
+                    "await `{what}` from {}: it is not so after {TIMEOUT:?}; it said:\n{said}",
+                    self.name
+                );
+            }
+            std::thread::sleep(STEP);
+        }
+    }
+
+    /// What it said until its standard error was closed, which it is soon after its end.
+    fn all_said(&mut self) -> String {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while let Ok(line) = self
+            .lines
+            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        {
+            self.seen.push(line);
+        }
+        self.seen.join("\n")
     }
 
     /// What it said on standard error so far.
@@ -100,13 +148,13 @@ impl Child {
             .with_context(|| format!("send {signal:?} to {}", self.name))
     }
 
-    /// Waits for its end, which something else brings about.
+    /// Waits until it ends, which something else brings about.
     ///
     /// # Errors
     /// 20 s passed.
     pub fn await_exit(&mut self) -> Result<ExitStatus> {
-        // Its standard error closes when it and all who inherited it are gone.
-        let deadline = Instant::now() + PATIENCE;
+        // Its standard error closes when it and all processes that inherited it have ended.
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
@@ -118,7 +166,7 @@ impl Child {
                         .with_context(|| format!("wait for {}", self.name));
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!("{} did not end in {PATIENCE:?}", self.name)
+                    bail!("{} did not end in {TIMEOUT:?}", self.name)
                 }
             }
         }
@@ -171,6 +219,24 @@ mod tests {
             .await_line("ready")
             .unwrap_err();
         let error = error.to_string();
+        assert!(
+            error.contains("no luck") && error.contains("exit status: 3"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn readiness_is_looked_for_until_it_is_found_or_the_process_ends() {
+        let mut looks = 0;
+        let mut look = || {
+            looks += 1;
+            Ok((looks == 3).then_some(looks))
+        };
+        let mut child = shell("exec sleep 1000");
+        assert_eq!(child.await_ready("third time", &mut look).unwrap(), 3);
+        let never = || Ok(None::<()>);
+        let error = shell("echo no luck >&2; exit 3").await_ready("never", never);
+        let error = error.unwrap_err().to_string();
         assert!(
             error.contains("no luck") && error.contains("exit status: 3"),
             "{error}"

@@ -1,68 +1,45 @@
-//! A private HAProxy on a port of its own: a peer that answers by itself. It has
-//! no way to block a worker, so it only takes part where the handler does not.
+//! A private HAProxy on a port of its own, which answers requests itself. Its handler cannot
+//! block a worker, so it only takes part if the handlers do nothing.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::Pid;
-use tempfile::TempDir;
 
 use super::child::Child;
-use super::{free_address, retry_if_in_use};
-
-/// A running HAProxy; dropping it stops it.
-#[derive(Debug)]
-pub struct Haproxy {
-    child: Child,
-    address: SocketAddr,
-    // Held: dropping it removes the folder.
-    _folder: TempDir,
-}
+use super::{BaselineServer, await_listeners, free_address, retry_if_in_use};
 
 const MEND: &str = "`cargo xtask ab` installs it, or: apt-get install haproxy";
 
-impl Haproxy {
-    /// Starts HAProxy on a port of `host` with `threads` threads, a socket of its own for each, and
-    /// waits until it listens.
-    ///
-    /// # Errors
-    /// It is not installed, or it did not start; the message carries what it said.
-    pub fn start(host: IpAddr, threads: usize) -> Result<Self> {
-        if let Err(error) = version() {
-            bail!("{error:#}; {MEND}");
-        }
-        retry_if_in_use(|| Self::try_start(host, threads))
+/// Starts HAProxy on a port of `host` with `threads` threads, a socket of its own for each, and
+/// waits until it listens.
+///
+/// # Errors
+/// It is not installed, or it did not start; the message carries what it said.
+pub fn start(host: IpAddr, threads: usize) -> Result<BaselineServer> {
+    if let Err(error) = version() {
+        bail!("{error:#}; {MEND}");
     }
+    retry_if_in_use(|| try_start(host, threads))
+}
 
-    fn try_start(host: IpAddr, threads: usize) -> Result<Self> {
-        let folder = tempfile::tempdir().context("create a temporary folder")?;
-        let address = free_address(host)?;
-        let file = folder.path().join("haproxy.cfg");
-        std::fs::write(&file, configuration(address, threads))
-            .with_context(|| format!("write {}", file.display()))?;
-        check(&file)?;
-        let mut command = Command::new("haproxy");
-        // -W: a master that tells when its worker is ready.
-        let mut child = Child::spawn(command.args(["-W", "-f"]).arg(&file))?;
-        child.await_line("Loading success")?;
-        Ok(Self {
-            child,
-            address,
-            _folder: folder,
-        })
-    }
-
-    /// The address it listens on.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The master's process id.
-    pub fn pid(&self) -> Pid {
-        self.child.pid()
-    }
+fn try_start(host: IpAddr, threads: usize) -> Result<BaselineServer> {
+    let folder = tempfile::tempdir().context("create a temporary folder")?;
+    let address = free_address(host)?;
+    let file = folder.path().join("haproxy.cfg");
+    std::fs::write(&file, configuration(address, threads))
+        .with_context(|| format!("write {}", file.display()))?;
+    check(&file)?;
+    let mut command = Command::new("haproxy");
+    // -W: a master process and a worker process.
+    let mut child = Child::spawn(command.args(["-W", "-f"]).arg(&file))?;
+    await_listeners(&mut child, address, threads, 2)?;
+    Ok(BaselineServer {
+        child,
+        address,
+        _folder: folder,
+    })
 }
 
 fn check(file: &Path) -> Result<()> {
@@ -78,7 +55,7 @@ fn check(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// It reckons with two files for each, and ends if it cannot have so many.
+/// HAProxy needs two files for each connection, and ends if it may not open so many.
 fn connections() -> u64 {
     const ENOUGH: u64 = 20_000;
     const OTHER_FILES: u64 = 200;

@@ -7,11 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::{Pid, Signal};
-use tempfile::TempDir;
 
 use super::child::Child;
-use super::{free_address, retry_if_in_use};
+use super::{BaselineServer, await_listeners, free_address, retry_if_in_use};
 
 /// What nginx is to be.
 #[derive(Clone, Debug)]
@@ -38,126 +36,61 @@ pub enum Content {
     Work,
 }
 
-/// A running nginx; dropping it stops it.
-#[derive(Debug)]
-pub struct Nginx {
-    child: Child,
-    address: SocketAddr,
-    workers: Vec<Pid>,
-    folder: TempDir,
-}
-
 const MODULES: &str = "/usr/lib/nginx/modules";
 const LUA_MODULES: [&str; 2] = ["ndk_http_module.so", "ngx_http_lua_module.so"];
 const MEND: &str = "`cargo xtask ab` installs it, or: \
      apt-get install nginx-light libnginx-mod-http-lua";
 
-impl Nginx {
-    /// Starts nginx on a port of `host` and waits until all its workers have started.
-    ///
-    /// # Errors
-    /// nginx or its Lua module is not installed, or it did not start; the
-    /// message carries what it said.
-    pub fn start(host: IpAddr, options: &Options) -> Result<Self> {
-        Self::start_as(|| Command::new("nginx"), host, options)
-    }
-
-    /// As [`Self::start`], with `nginx` for the command (it may run it in
-    /// another way).
-    ///
-    /// # Errors
-    /// As there.
-    pub fn start_as(nginx: impl Fn() -> Command, host: IpAddr, options: &Options) -> Result<Self> {
-        require(options)?;
-        retry_if_in_use(|| {
-            let folder = tempfile::tempdir().context("create a temporary folder")?;
-            let address = free_address(host)?;
-            configure(options, address, folder.path())?;
-            let mut child = spawn(nginx(), folder.path())?;
-            let workers = await_workers(&mut child, options)?;
-            Ok(Self {
-                child,
-                address,
-                workers,
-                folder,
-            })
+/// Starts nginx on a port of `host` and waits until all its workers have started.
+///
+/// # Errors
+/// nginx or its Lua module is not installed, or it did not start; the
+/// message carries what it said.
+pub fn start(host: IpAddr, options: &Options) -> Result<BaselineServer> {
+    require(options)?;
+    retry_if_in_use(|| {
+        let folder = tempfile::tempdir().context("create a temporary folder")?;
+        let address = free_address(host)?;
+        let mut child = spawn(Command::new("nginx"), options, address, folder.path())?;
+        let listeners = if options.reuseport {
+            options.workers
+        } else {
+            1
+        };
+        let processes = 1 + options.workers;
+        await_listeners(&mut child, address, listeners, processes)?;
+        Ok(BaselineServer {
+            child,
+            address,
+            _folder: folder,
         })
-    }
-
-    /// Stops it and starts it again, on the same address.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub fn restart(&mut self, options: &Options) -> Result<()> {
-        self.child.stop()?;
-        configure(options, self.address, self.folder.path())?;
-        self.child = spawn(Command::new("nginx"), self.folder.path())?;
-        self.workers = await_workers(&mut self.child, options)?;
-        Ok(())
-    }
-
-    /// Has it load a new configuration (SIGHUP), and waits until the new
-    /// workers have started and the old ones have ended.
-    ///
-    /// # Errors
-    /// They did not; the message carries what it said.
-    pub fn reload(&mut self, options: &Options) -> Result<()> {
-        configure(options, self.address, self.folder.path())?;
-        self.child.signal(Signal::HUP)?;
-        let before = std::mem::take(&mut self.workers);
-        self.workers = await_workers(&mut self.child, options)?;
-        for _ in before {
-            self.child.await_line("exited with code 0")?;
-        }
-        Ok(())
-    }
-
-    /// The address it listens on.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The master's process id.
-    pub fn pid(&self) -> Pid {
-        self.child.pid()
-    }
-
-    /// The workers that it started last, in order of `ngx.worker.id()`.
-    pub fn workers(&self) -> &[Pid] {
-        &self.workers
-    }
-
-    /// Its master, to await log lines of and to signal.
-    pub fn child(&mut self) -> &mut Child {
-        &mut self.child
-    }
-
-    /// Where its files lie: `pid`, `nginx.conf`.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
+    })
 }
 
-fn configure(options: &Options, address: SocketAddr, folder: &Path) -> Result<()> {
+/// Writes `nginx.conf` into `folder`, for `address`.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn configure(options: &Options, address: SocketAddr, folder: &Path) -> Result<()> {
     let file = folder.join("nginx.conf");
     std::fs::write(&file, options.configuration(address, folder))
         .with_context(|| format!("write {}", file.display()))
 }
 
-fn spawn(mut nginx: Command, folder: &Path) -> Result<Child> {
+/// Starts the command `nginx` with a configuration that it finds in `folder`.
+///
+/// # Errors
+/// The configuration cannot be written, or there is no such command.
+pub fn spawn(
+    mut nginx: Command,
+    options: &Options,
+    address: SocketAddr,
+    folder: &Path,
+) -> Result<Child> {
+    configure(options, address, folder)?;
     nginx.arg("-p").arg(folder);
     nginx.arg("-c").arg(folder.join("nginx.conf"));
     Child::spawn(nginx.args(["-e", "stderr"]))
-}
-
-fn await_workers(child: &mut Child, options: &Options) -> Result<Vec<Pid>> {
-    let mut await_worker = |_| {
-        let line = child.await_line("start worker process ")?;
-        let pid = line.rsplit(' ').next().and_then(|pid| pid.parse().ok());
-        pid.and_then(Pid::from_raw)
-            .with_context(|| format!("read a process id in `{line}`"))
-    };
-    (0..options.workers).map(&mut await_worker).collect()
 }
 
 impl Options {
@@ -167,7 +100,7 @@ impl Options {
             workers, tuning, ..
         } = self;
         let folder = folder.display();
-        // As root, workers would become another user, who cannot read a private root.
+        // If this is root, workers would become another user, which cannot read a private root.
         let user = if rustix::process::geteuid().is_root() {
             "user root;"
         } else {

@@ -1,40 +1,27 @@
 //! A private gunicorn or granian on a port of its own, whose workers have a
-//! listening socket each: peers that `srv attach` can steer. From the virtual
+//! listening socket each, so that `srv attach` can steer them. They are taken from the virtual
 //! environment that xtask makes, or from PATH.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
-use rustix::process::Pid;
-use tempfile::TempDir;
+use anyhow::{Context as _, Result};
 
 use super::child::Child;
-use super::{free_address, retry_if_in_use};
-use crate::kernel::sock_diag::SockDiag;
+use super::{BaselineServer, await_listeners, free_address, retry_if_in_use};
 
-/// Which server.
+/// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Server {
+pub enum Program {
     /// gunicorn with its default, synchronous workers and `--reuse-port`.
     Gunicorn,
     /// granian, WSGI, one thread for the application in each worker.
     Granian,
 }
 
-/// A running one; dropping it stops it.
-#[derive(Debug)]
-pub struct Python {
-    child: Child,
-    address: SocketAddr,
-    // Held: dropping it removes the folder.
-    _folder: TempDir,
-}
-
 /// `/work?sleep_us=N`, which *blocks* its worker; answers carry `X-Worker`. The
-/// servers do not tell a worker its number: it takes the first that is free.
+/// servers do not tell a worker its number: the worker takes the first that is free.
 const APPLICATION: &str = "\
 import os, time
 from urllib.parse import parse_qs
@@ -58,10 +45,7 @@ def application(environ, start_response):
     return [b'ok\\n']
 ";
 
-/// Workers that do not listen in this time will not.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-impl Server {
+impl Program {
     /// Its command.
     pub fn name(self) -> &'static str {
         match self {
@@ -119,63 +103,33 @@ impl Server {
     }
 }
 
-impl Python {
-    /// Starts `server` on a port of `host` and waits until each worker listens.
-    ///
-    /// # Errors
-    /// It is not installed, or it did not start; the message carries what it said.
-    pub fn start(server: Server, host: IpAddr, workers: usize) -> Result<Self> {
-        server.version()?;
-        retry_if_in_use(|| Self::try_start(server, host, workers))
-    }
-
-    fn try_start(server: Server, host: IpAddr, workers: usize) -> Result<Self> {
-        let folder = tempfile::tempdir().context("create a temporary folder")?;
-        let file = folder.path().join("application.py");
-        std::fs::write(&file, APPLICATION).with_context(|| format!("write {}", file.display()))?;
-        let address = free_address(host)?;
-        let mut command = Command::new(server.binary());
-        command
-            .current_dir(folder.path())
-            .args(server.arguments(address, workers).split_whitespace());
-        let mut child = Child::spawn(&mut command)?;
-        await_workers(&mut child, address, &folder, workers)?;
-        Ok(Self {
-            child,
-            address,
-            _folder: folder,
-        })
-    }
-
-    /// The address it listens on.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The master's process id.
-    pub fn pid(&self) -> Pid {
-        self.child.pid()
-    }
+/// Starts `program` on a port of `host` and waits until each worker listens.
+///
+/// # Errors
+/// It is not installed, or it did not start; the message carries what it said.
+pub fn start(program: Program, host: IpAddr, workers: usize) -> Result<BaselineServer> {
+    program.version()?;
+    retry_if_in_use(|| try_start(program, host, workers))
 }
 
-/// Waits until each worker has its socket and the application.
-fn await_workers(
-    child: &mut Child,
-    address: SocketAddr,
-    folder: &TempDir,
-    workers: usize,
-) -> Result<()> {
-    const STEP: Duration = Duration::from_millis(20);
-    let mut diag = SockDiag::open(None)?;
-    let deadline = Instant::now() + PATIENCE;
+fn try_start(program: Program, host: IpAddr, workers: usize) -> Result<BaselineServer> {
+    let folder = tempfile::tempdir().context("create a temporary folder")?;
+    let file = folder.path().join("application.py");
+    std::fs::write(&file, APPLICATION).with_context(|| format!("write {}", file.display()))?;
+    let address = free_address(host)?;
+    let mut command = Command::new(program.binary());
+    command
+        .current_dir(folder.path())
+        .args(program.arguments(address, workers).split_whitespace());
+    let mut child = Child::spawn(&mut command)?;
+    await_listeners(&mut child, address, workers, 1 + workers)?;
     let last = folder.path().join(format!("worker-{}", workers - 1));
-    while diag.listeners_on(address)?.len() < workers || !last.exists() {
-        ensure!(
-            Instant::now() < deadline,
-            "{workers} workers do not listen on {address} after {PATIENCE:?}; they said:\n{}",
-            child.stderr()
-        );
-        std::thread::sleep(STEP);
-    }
-    Ok(())
+    child.await_ready("each worker has the application", || {
+        Ok(last.exists().then_some(()))
+    })?;
+    Ok(BaselineServer {
+        child,
+        address,
+        _folder: folder,
+    })
 }

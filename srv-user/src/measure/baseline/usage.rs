@@ -63,7 +63,7 @@ impl Tree {
         let mut sum_ns = 0;
         for process in &self.processes {
             let pid = process.pid;
-            // One that nobody has waited for is still listed, and has ended.
+            // A process that has ended is listed until its parent has waited for it.
             let is_dead = process.stat().is_ok_and(|stat| stat.state == 'Z');
             ensure!(!is_dead, "read CPU time of {pid}: it has ended");
             for task in process

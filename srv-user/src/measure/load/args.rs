@@ -12,44 +12,45 @@ use crate::values::{Count, Period};
 /// Largest `--clients` and `--keep-alive`: more sockets than that no process gets.
 const CLIENTS_MAX: u32 = 1 << 20;
 
-/// What `srv load` may be told.
+/// The arguments of `srv load`.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 What counts: a request is answered if a complete response came in time and its \
-status is a success (--success). Latencies are those of answered requests and of \
-those that timed out, which count with the time they waited. What else was lost is \
-counted by how it ended: connect, reset, timeout, status or malformed. Requests that \
-the generator's own limits kept from being sent are counted apart: no-port (no free \
-local port), no-socket (no more files), late (picked up after --timeout). Redirections \
-are not followed. Chunked bodies and interim responses (1xx) are read; HTTP/1.1 only.
+status is a success (--success). The latencies are those of answered requests, and of \
+requests that timed out, which count with the time that they waited. A request that is \
+lost in another way is counted by how it ended: connect, reset, timeout, status or \
+malformed. Requests that could not be sent because of the generator's own limits are \
+counted apart: no-port (no free local port), no-socket (no more files), late (picked up \
+after --timeout). srv load speaks HTTP/1.1 only. It reads chunked bodies and interim \
+responses (1xx), and does not follow redirections.
 
-Addresses: if a name has several addresses, each is tried once before the run, and \
-the first that takes a connection is used for all of it.
+Addresses: if a name has several addresses, each is tried once before the run. The \
+first that takes a connection is used for the whole run.
 
-https: certificates are verified against those that this machine trusts, or those in \
-the PEM file that the environment variable SSL_CERT_FILE names. Each new connection \
-makes a full handshake; kept connections make it before the run.
+https: certificates are verified against the authorities that this machine trusts, or \
+against those in the PEM file that the environment variable SSL_CERT_FILE names. Each new \
+connection makes a full handshake. Keep-alive connections make it before the run.
 
-Targets in a file: a line `URL` or `METHOD URL` each, and after it, if need be, lines \
-`Name: value` for header fields and a line `@FILE` for the body. Requests take the \
-targets in turn. --header, --method and --body hold for each target that does not \
-say otherwise.
+Targets in a file: each target is a line `URL` or `METHOD URL`. After it there may be \
+lines `Name: value` for header fields, and a line `@FILE` for the body. Requests take the \
+targets in turn. --header, --method and --body apply to each target that does not say \
+otherwise.
 
 Exit codes: 0 if the run came to its end, even if requests were lost or the \
-generator fell behind (it warns then). 1 if it could not run, if not one request \
-was answered, or with --strict if any was lost or not sent. 2 if the command line is \
-wrong. 130 or 143 if it was stopped by SIGINT (Ctrl-C) or SIGTERM: what it has is then \
-printed and written, marked incomplete.
+generator fell behind (srv load then prints a warning). 1 if it could not run, if no \
+request was answered, or with --strict if a request was lost or not sent. 2 if the command \
+line is wrong. 130 or 143 if it was stopped by SIGINT (Ctrl-C) or SIGTERM: the figures \
+until then are printed and written, marked as incomplete.
 
-Files in --out: records.csv, a line per request (instants in ns from the start of \
+Files in --out: records.csv, a line for each request (instants in ns from the start of \
 the run); latency.hgrm, the distribution in ms; latency.hlog, an HdrHistogram \
 interval log of 1 s intervals (values in ns); summary.json, as --json prints it.")]
 pub struct LoadArgs {
-    /// What to get, such as https://HOST:PORT/PATH; {us} in it becomes the service time in us
+    /// URL to get, such as https://HOST:PORT/PATH. {us} in it becomes the service time in us
     #[arg(value_name = "URL", required_unless_present = "targets")]
     pub url: Option<String>,
 
-    /// Take the URLs from FILE, in turn (-: from standard input); its format is below
+    /// Take the URLs from FILE, in turn (`-` is standard input). Its format is below
     #[arg(long, value_name = "FILE", conflicts_with = "url")]
     pub targets: Option<PathBuf>,
 
@@ -73,8 +74,8 @@ pub struct LoadArgs {
     #[arg(long, value_name = "LIST", default_value = "2xx,3xx")]
     pub success: Statuses,
 
-    /// Connect to TO:PORT instead of HOST:PORT, which may be empty for any, as with
-    /// curl; Host and the certificate's name remain the URL's; repeatable
+    /// Connect to TO:PORT instead of HOST:PORT, as curl does. An empty HOST or PORT means
+    /// any. Host and the name of the certificate remain those of the URL; repeatable
     #[arg(long, value_name = "HOST:PORT:TO:PORT", conflicts_with = "unix_socket")]
     pub connect_to: Vec<ConnectTo>,
 
@@ -86,16 +87,16 @@ pub struct LoadArgs {
     #[arg(long, short = 'k')]
     pub insecure: bool,
 
-    /// Open loop: requests per second, whatever becomes of them
+    /// Open loop: requests per second, whether or not earlier ones are answered
     #[arg(long, value_name = "N", value_parser = rate,
           required_unless_present = "clients", conflicts_with = "clients")]
     pub rate: Option<f64>,
 
-    /// How requests follow one another: poisson, constant, or burst:N at once
+    /// How requests follow one another: poisson, constant, or burst:N (N at once)
     #[arg(long, value_name = "HOW", default_value_t = Arrivals::Poisson, conflicts_with = "clients")]
     pub arrivals: Arrivals,
 
-    /// Closed loop: clients that each send when their former request is answered
+    /// Closed loop: clients that each send when their previous request is answered
     #[arg(long, value_name = "K")]
     pub clients: Option<Count<1, CLIENTS_MAX>>,
 
@@ -115,12 +116,12 @@ pub struct LoadArgs {
     #[arg(long, value_name = "LAW")]
     pub service: Option<Service>,
 
-    /// Keep N connections to each server and use them in turn [default: a new one per
-    /// request]
+    /// Keep N connections to each server alive and use them in turn [default: a new
+    /// connection for each request]
     #[arg(long, value_name = "N")]
     pub keep_alive: Option<Count<1, CLIENTS_MAX>>,
 
-    /// A request not answered by then is lost
+    /// A request that is not answered in this time is lost
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub timeout: Period<1>,
 
@@ -128,7 +129,7 @@ pub struct LoadArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Folder for raw records and histograms; those of a former run are replaced
+    /// Folder for raw records and histograms. Files of an earlier run are replaced
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 

@@ -1,16 +1,13 @@
-//! A closed loop: clients that each send the next request when the former one
-//! has its outcome. What it offers depends on how fast the server answers, so
-//! a stall hides the requests that it kept from being sent; here for what is to
-//! stand beside figures that others took this way. Knows no socket and no clock.
+//! A closed loop: clients that each send the next request when the former one has its
+//! outcome. Its rate depends on how fast the server answers, so that a stall hides the
+//! requests that were not sent because of it. It is there for comparisons with figures that
+//! others measured this way. Knows no socket and no clock.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-
 use crate::measure::arrivals::{Draw, Service, Services};
-use crate::measure::load::exchange::Outcome;
-use crate::measure::load::{Connections, Load};
+use crate::measure::load::record::Outcome;
 
 /// What clients in a closed loop are to do; it ends with whichever of the two
 /// bounds comes first, and then awaits what is in flight.
@@ -29,29 +26,8 @@ pub struct Closed {
     pub requests: Option<usize>,
 }
 
-impl Closed {
-    /// Whether it can be run over `load`.
-    pub(crate) fn check(&self, load: &Load) -> Result<()> {
-        ensure!(self.clients > 0, "run 0 clients: at least one is needed");
-        ensure!(
-            self.duration.is_some() || self.requests.is_some(),
-            "run {} clients without end: a duration or a number of requests is needed",
-            self.clients
-        );
-        if let Connections::Pool(count) = load.connections {
-            ensure!(
-                count >= self.clients,
-                "run {} clients over {count} kept connections: each client needs its own, \
-                 allow at least {0}",
-                self.clients
-            );
-        }
-        Ok(())
-    }
-}
-
-/// A client that could not connect tries again after this long: refusals are
-/// immediate, and it would do nothing but collect them.
+/// If a client could not connect, it tries again after this time: a refusal comes at once,
+/// and the client would do nothing but collect refusals.
 const REST_NS: u64 = 10_000_000;
 
 /// The clients of a run in progress.
@@ -97,7 +73,7 @@ impl Clients {
     /// A client's request has its outcome.
     pub(crate) fn finish(&mut self, now_ns: u64, outcome: Outcome) {
         match outcome {
-            // What could not be sent could not for longer than a moment, either.
+            // The reason for which a request could not be sent lasts longer than a moment.
             Outcome::Connect | Outcome::NoPort | Outcome::NoSocket => {
                 self.resting.push_back(now_ns + REST_NS);
             }
@@ -151,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn who_found_nobody_rests() {
+    fn a_client_whose_connect_failed_rests() {
         let mut clients = clients(None);
         let (_, _) = (clients.next(0), clients.next(0));
         clients.finish(1, Outcome::Connect);

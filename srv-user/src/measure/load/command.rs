@@ -12,7 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::figures::{Asked, Figures};
+use super::figures::{Figures, Settings};
 use super::files::Files;
 use super::progress::Progress;
 use super::targets::{self, Targets};
@@ -65,7 +65,7 @@ struct Ready {
     load: Load,
     paced: Paced,
     service: Service,
-    asked: Asked,
+    asked: Settings,
 }
 
 enum Paced {
@@ -121,7 +121,7 @@ impl Ready {
             success: args.success.clone(),
         };
         if let Paced::Closed(closed) = &paced {
-            closed.check(&load)?;
+            load.check(closed)?;
         }
         let asked = asked(args, targets.url, &load, &paced);
         Ok(Self {
@@ -166,12 +166,12 @@ fn open(args: &LoadArgs, rate: f64, duration: Duration, service: Service) -> Res
     Ok(Paced::Open { draws, duration })
 }
 
-fn asked(args: &LoadArgs, url: String, load: &Load, paced: &Paced) -> Asked {
+fn asked(args: &LoadArgs, url: String, load: &Load, paced: &Paced) -> Settings {
     let (closed, duration) = match paced {
         Paced::Open { duration, .. } => (None, Some(*duration)),
         Paced::Closed(closed) => (Some(closed), closed.duration),
     };
-    Asked {
+    Settings {
         url,
         targets: load.targets.len(),
         addresses: targets::addresses(&load.targets),
@@ -247,7 +247,7 @@ fn nothing(figures: &Figures) -> String {
     if figures.lost.is_empty() {
         return format!("not one request was sent, the first error: {first}");
     }
-    let Asked {
+    let Settings {
         success, addresses, ..
     } = &figures.asked;
     if !figures.statuses.is_empty() {

@@ -7,9 +7,9 @@ use super::{Outcome, Run};
 
 /// A generator later than this is visible in the latencies, ns.
 const LATE_NS: u64 = 1_000_000;
-/// Less than this part of the rate asked for is not that rate.
+/// If less than this part of the rate asked for was reached, it was not that rate.
 const REACHED_MIN: f64 = 0.99;
-/// A generator on CPU for more than this part of the time had none to spare.
+/// If the generator used a CPU for more than this part of the time, it had none left.
 const BUSY_MAX: f64 = 0.95;
 
 /// One sentence each. `scheduled_ns`: how long the plan is; `None` in a closed loop.
@@ -19,28 +19,29 @@ pub(super) fn doubts(run: &Run, scheduled_ns: Option<u64>) -> Vec<String> {
         let late_ns = run.lateness.p99_ns;
         if late_ns > LATE_NS {
             doubts.push(format!(
-                "the generator fell behind: it picked up 1 % of the requests more than {} late; \
-                 the latencies contain that",
+                "the generator fell behind: it picked up 1 % of the requests more than {} late, which \
+                 the latencies contain; lower --rate",
                 super::table::time(late_ns as f64)
             ));
         }
         let reached = scheduled_ns as f64 / scheduled_ns.max(run.picked_up_ns) as f64;
         if run.is_complete && reached < REACHED_MIN {
             doubts.push(format!(
-                "the generator reached only {:.0} % of the rate asked for; ask for less",
+                "the generator reached only {:.0} % of the rate asked for; lower --rate",
                 reached * 100.0
             ));
         }
     } else if run.busy > BUSY_MAX {
         doubts.push(format!(
-            "the generator itself was the limit: it used a CPU for {:.0} % of the time",
+            "the generator itself limited the rate: it used a CPU for {:.0} % of the time; use more \
+             than one generator",
             run.busy * 100.0
         ));
     }
     if run.put_off > 0 {
         doubts.push(
-            "requests had to wait for others' connections to end: this process may not open \
-             more files; raise `ulimit -Hn`"
+            "requests had to wait until connections of other requests ended: this process may not \
+             open more files; raise `ulimit -Hn`"
                 .into(),
         );
     }
@@ -49,7 +50,7 @@ pub(super) fn doubts(run: &Run, scheduled_ns: Option<u64>) -> Vec<String> {
     doubts
 }
 
-/// What kept requests from being sent, which the server has no part in.
+/// Why requests were not sent, in which the server has no part.
 fn unsent(run: &Run) -> Vec<String> {
     let count = |outcome| {
         let ended = run.records.iter().filter(|r| r.outcome == outcome);
@@ -59,18 +60,19 @@ fn unsent(run: &Run) -> Vec<String> {
         (
             Outcome::NoPort,
             format!(
-                "this machine had no local port left for the server's address{}; keep \
-                 connections (--keep-alive), ask for less, or widen net.ipv4.ip_local_port_range",
+                "this machine had no local port left for the server's address{}; use \
+                 --keep-alive, send fewer requests, or widen net.ipv4.ip_local_port_range",
                 port_range()
             ),
         ),
         (
             Outcome::NoSocket,
-            "this process could not open more sockets; raise `ulimit -Hn`, or ask for less".into(),
+            "this process could not open more sockets; raise `ulimit -Hn`, or send fewer requests"
+                .into(),
         ),
         (
             Outcome::Late,
-            "the generator was late by more than --timeout; ask for less".into(),
+            "the generator was late by more than --timeout; send fewer requests".into(),
         ),
     ];
     let counted = reasons
@@ -91,7 +93,7 @@ fn port_range() -> String {
     }
 }
 
-/// A run that only saw redirections probably asked for something else than it meant.
+/// If all answers are redirections, the URL is probably not the one that was meant.
 fn redirected(run: &Run) -> Option<String> {
     let mut answered = run.records.iter().filter(|r| r.outcome == Outcome::Ok);
     let is_redirection = |status: Option<u16>| matches!(status, Some(300..=303 | 307 | 308));

@@ -9,12 +9,12 @@ use std::io::{self, ErrorKind};
 use std::rc::Rc;
 
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
 pub(crate) use self::wire::Wire;
-use crate::measure::load::Server;
+use crate::measure::load::record::Outcome;
 use crate::measure::load::requests::Request;
 use crate::measure::load::response::{Head, Reader};
+use crate::measure::load::target::Endpoint;
 
 /// A request on its way, or its response.
 #[derive(Debug)]
@@ -41,60 +41,13 @@ pub(crate) enum Progress {
     Failed(Outcome, String),
 }
 
-/// How a request ended. Every request ends in exactly one of these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Outcome {
-    /// A complete response of a status that counts as a success.
-    Ok,
-    /// No connection came about, or no TLS session.
-    Connect,
-    /// The connection ended before the response did.
-    Reset,
-    /// No complete response within the time allowed, from the scheduled instant.
-    Timeout,
-    /// A complete response of another status.
-    Status,
-    /// Something that is not a response.
-    Malformed,
-    /// It was not sent: this machine had no free local port, or no local address.
-    NoPort,
-    /// It was not sent: this process may not open more sockets, or there is no memory.
-    NoSocket,
-    /// It was not sent: the generator picked it up only when its time was over.
-    Late,
-}
-
-impl Outcome {
-    /// Its name in files and on the terminal, the one that serde writes.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Connect => "connect",
-            Self::Reset => "reset",
-            Self::Timeout => "timeout",
-            Self::Status => "status",
-            Self::Malformed => "malformed",
-            Self::NoPort => "no-port",
-            Self::NoSocket => "no-socket",
-            Self::Late => "late",
-        }
-    }
-
-    /// Whether the generator's own limits kept the request from being sent. It
-    /// says nothing about the server.
-    pub fn is_unsent(self) -> bool {
-        matches!(self, Self::NoPort | Self::NoSocket | Self::Late)
-    }
-}
-
 impl Exchange {
     /// Opens a connection to `server` and sends as much of `request` as is possible at once.
     ///
     /// # Errors
     /// There is no socket to be had: this process's fault, not the server's.
     pub(crate) fn connect(
-        server: &Server,
+        server: &Endpoint,
         request: Rc<Request>,
     ) -> rustix::io::Result<(Self, Progress)> {
         let wire = Wire::to(server)?;

@@ -21,7 +21,7 @@ pub struct Figures {
     /// When the run began, UTC, as in RFC 3339.
     pub began: String,
     /// What was asked for.
-    pub asked: Asked,
+    pub asked: Settings,
     /// Whether it ran to its end; else it was stopped.
     pub complete: bool,
     /// Requests that were under way when it was stopped; counted nowhere else.
@@ -36,7 +36,7 @@ pub struct Figures {
     pub answered_per_s: f64,
     /// Those that the server lost, by how they ended.
     pub lost: BTreeMap<String, usize>,
-    /// Those that the generator's own limits kept from being sent, by the limit.
+    /// Those that were not sent because of the generator's own limits, by the limit.
     pub unsent: BTreeMap<String, usize>,
     /// Complete responses by status, whether it counts as a success or not.
     pub statuses: BTreeMap<u16, usize>,
@@ -58,7 +58,7 @@ pub struct Figures {
 
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Asked {
+pub struct Settings {
     /// As written; the first one of `--targets`.
     pub url: String,
     /// How many targets there are, which requests take in turn.
@@ -84,7 +84,7 @@ pub struct Asked {
     pub seed: u64,
     /// Law of the service times.
     pub service: Option<String>,
-    /// Connections kept; `None`: a new one per request.
+    /// Keep-alive connections; `None`: a new one per request.
     pub keep_alive: Option<usize>,
     /// A request not answered by then is lost, s.
     pub timeout_s: f64,
@@ -102,7 +102,7 @@ impl Figures {
     pub(super) fn of(
         run: &Run,
         began: SystemTime,
-        asked: Asked,
+        asked: Settings,
         service: Service,
         doubts: Vec<String>,
     ) -> Self {
@@ -146,7 +146,7 @@ impl Figures {
             latency_short: Summary::of(short.map(Record::latency_ns)),
             lateness: run.lateness,
             generator_busy: run.busy,
-            answers_per_worker: shares.into_iter().map(|share| share as u64).collect(),
+            answers_per_worker: shares,
             doubts,
         }
     }

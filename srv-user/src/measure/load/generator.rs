@@ -3,7 +3,9 @@
 //! as possible: on loopback seven for a request on a new connection, its share
 //! of the timer's and of epoll's included.
 
+mod connections;
 mod lane;
+mod source;
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -13,19 +15,24 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::time::{
-    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec,
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
 };
+use srv_steer::monotonic_ns;
 
+use self::connections::{interest, no_socket};
 use self::lane::{Lane, open_lanes};
+use self::source::Source;
 use crate::measure::arrivals::Draw;
 use crate::measure::load::closed::Clients;
-use crate::measure::load::exchange::{Exchange, Outcome, Progress, Wire};
+use crate::measure::load::exchange::{Exchange, Progress, Wire};
+use crate::measure::load::record::{Outcome, Record, Run};
 use crate::measure::load::requests::Requests;
 use crate::measure::load::response::Head;
-use crate::measure::load::{Connections, Load, Pace, Record, Run, Watch};
+use crate::measure::load::spec::{Connections, Load, Pace};
+use crate::measure::load::watch::Watch;
 use crate::measure::stats::Summary;
 
-/// Events handled, and requests started, before looking at the others again.
+/// How many events are handled, or requests started, before the others are looked at.
 const EVENTS_MAX: usize = 64;
 /// The timer's epoll token; any other but those below is the number of a request.
 const TIMER: u64 = u64::MAX;
@@ -33,11 +40,11 @@ const TIMER: u64 = u64::MAX;
 const IDLE: u64 = u64::MAX - 1;
 /// The epoll token of [`Watch::stop`].
 const STOP: u64 = u64::MAX - 2;
-/// Answered connections that are kept until the server has closed them, as it said
-/// it would, or there are more: the side that closes first has the
-/// TIME_WAIT, and on the client's side it would block a port for its next
-/// connects, which search for a free one at a growing price. Servers that wait for the
-/// client's end after their own (gunicorn, for up to 2 s) are not kept waiting.
+/// Answered connections that stay open until the server closes them, as it said it would,
+/// or until there are more. The side that closes first has the TIME_WAIT. On the client's side
+/// it would block a port, and later connects would search longer and longer for a free one.
+/// Some servers wait until the client closes, too (gunicorn, for up to 2 s): the client closes
+/// at once when they have.
 const CLOSING_MAX: usize = 64;
 /// From the end of the preparations to instant 0: the server has accepted the pool by then.
 const LEAD: Duration = Duration::from_millis(10);
@@ -86,44 +93,6 @@ struct Flight {
     exchange: Exchange,
 }
 
-/// Where requests come from.
-enum Source<'a> {
-    /// What is left of a plan.
-    Plan(std::slice::Iter<'a, Draw>),
-    Clients(Clients),
-}
-
-impl Source<'_> {
-    /// The next request, if it is due.
-    fn next(&mut self, now_ns: u64) -> Option<Draw> {
-        match self {
-            Self::Plan(draws) => {
-                let draw = *draws.as_slice().first()?;
-                (draw.at_ns <= now_ns).then(|| {
-                    draws.next();
-                    draw
-                })
-            }
-            Self::Clients(clients) => clients.next(now_ns),
-        }
-    }
-
-    /// When the next request is due that no outcome has to precede.
-    fn wake_ns(&self) -> Option<u64> {
-        match self {
-            Self::Plan(draws) => draws.as_slice().first().map(|draw| draw.at_ns),
-            Self::Clients(clients) => clients.wake_ns(),
-        }
-    }
-
-    fn is_over(&self, now_ns: u64) -> bool {
-        match self {
-            Self::Plan(draws) => draws.as_slice().is_empty(),
-            Self::Clients(clients) => clients.is_over(now_ns),
-        }
-    }
-}
-
 impl<'a> Generator<'a> {
     /// Prepares a run: the pool's connections, and memory for the records.
     pub(crate) fn new(load: &'a Load, pace: Pace<'a>, watch: &'a Watch) -> Result<Self> {
@@ -144,7 +113,7 @@ impl<'a> Generator<'a> {
         let (source, count) = match pace {
             Pace::Open(draws) => (Source::Plan(draws.iter()), draws.len()),
             Pace::Closed(closed) => {
-                closed.check(load)?;
+                load.check(closed)?;
                 (Source::Clients(Clients::new(closed)), 1 << 16)
             }
         };
@@ -180,8 +149,8 @@ impl<'a> Generator<'a> {
     pub(crate) fn run(mut self) -> Result<Run> {
         let mut events = Vec::with_capacity(EVENTS_MAX);
         std::thread::sleep(LEAD);
-        let busy_from_ns = clock_ns(ClockId::ThreadCPUTime);
-        self.start_ns = clock_ns(ClockId::Monotonic);
+        let busy_from_ns = thread_cpu_ns();
+        self.start_ns = monotonic_ns();
         let mut is_stopped = false;
         while !is_stopped {
             self.expire();
@@ -207,7 +176,7 @@ impl<'a> Generator<'a> {
                 self.start_due()?;
             }
         }
-        let busy_ns = clock_ns(ClockId::ThreadCPUTime) - busy_from_ns;
+        let busy_ns = thread_cpu_ns() - busy_from_ns;
         let span_ns = self.now_ns();
         Ok(Run {
             records: self.records.into_iter().flatten().collect(),
@@ -246,58 +215,6 @@ impl<'a> Generator<'a> {
             self.serve_waiting(lane)?;
         }
         (0..self.lanes.len()).try_for_each(|lane| self.serve_waiting(lane))
-    }
-
-    /// Sends a request, on `wire` if that is still open, else on a new connection.
-    fn launch(&mut self, number: usize, wire: Option<Wire>) -> Result<()> {
-        let target = self.target(number);
-        let request = self.requests.get(target, self.draws[number].service_us);
-        let sent_ns = self.now_ns();
-        if let Source::Clients(_) = self.source {
-            // There is no schedule but the sending itself.
-            self.draws[number].at_ns = sent_ns;
-        }
-        let wire = wire.and_then(still_open);
-        let is_watched = wire.is_some();
-        let server = &self.lanes[self.lane_of[target]].server;
-        let (exchange, progress) = match wire {
-            Some(wire) => Exchange::reuse(wire, request),
-            None => match Exchange::connect(server, request) {
-                Ok(connecting) => connecting,
-                Err(errno) => return self.without_socket(number, errno),
-            },
-        };
-        self.in_flight += 1;
-        let flight = self.flights[number].insert(Box::new(Flight { sent_ns, exchange }));
-        if !is_watched && let Some(interest) = interest(&progress) {
-            let token = EventData::new_u64(number as u64);
-            let socket = flight.exchange.wire().socket();
-            epoll::add(&self.epoll, socket, token, interest).context("watch a connection")?;
-            return Ok(());
-        }
-        self.settle(number, progress)
-    }
-
-    /// There is no socket for the request. If this process has as many files open
-    /// as it may, the request waits until another one's connection ends.
-    fn without_socket(&mut self, number: usize, errno: Errno) -> Result<()> {
-        match errno {
-            Errno::MFILE | Errno::NFILE if self.in_flight > 0 || !self.closing.is_empty() => {
-                self.out_of_files = self.in_flight > 0;
-                self.put_off += 1;
-                self.closing.clear();
-                self.give_back(number, None);
-                let lane = self.lane_of[self.target(number)];
-                self.lanes[lane].waiting.push_front(number);
-            }
-            Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => {
-                self.first_unsent.get_or_insert_with(|| no_socket(errno));
-                self.give_back(number, None);
-                self.finish(number, Outcome::NoSocket, None);
-            }
-            errno => return Err(errno).context("open a socket for the next request"),
-        }
-        Ok(())
     }
 
     fn advance(&mut self, number: usize) -> Result<()> {
@@ -369,51 +286,6 @@ impl<'a> Generator<'a> {
         }
     }
 
-    /// What becomes of a request's connection; `keep_alive` as answered.
-    fn let_go(&mut self, number: usize, wire: Wire, keep_alive: Option<bool>) {
-        self.out_of_files = false;
-        match (self.load.connections, keep_alive) {
-            (Connections::PerRequest, Some(_)) => {
-                // What has ended by now brings no other event.
-                let wire = still_open(wire);
-                self.closing.extend(wire.map(|wire| (number, wire)));
-                if self.closing.len() > CLOSING_MAX {
-                    self.closing.pop_front();
-                }
-            }
-            (Connections::PerRequest, None) => {}
-            (Connections::Pool(_), keep_alive) => {
-                self.give_back(number, (keep_alive == Some(true)).then_some(wire));
-            }
-        }
-    }
-
-    /// Gives a request's place in the pool back, with its connection or without.
-    fn give_back(&mut self, number: usize, wire: Option<Wire>) {
-        if let Connections::Pool(_) = self.load.connections {
-            let lane = self.lane_of[self.target(number)];
-            self.lanes[lane].idle.push_back(wire);
-        }
-    }
-
-    fn serve_waiting(&mut self, lane: usize) -> Result<()> {
-        while let Some(&number) = self.lanes[lane].waiting.front() {
-            if self.records[number].is_some() {
-                self.lanes[lane].waiting.pop_front();
-                continue;
-            }
-            let place = match self.load.connections {
-                _ if self.out_of_files => None,
-                Connections::PerRequest => Some(None),
-                Connections::Pool(_) => self.lanes[lane].idle.pop_front(),
-            };
-            let Some(place) = place else { break };
-            self.lanes[lane].waiting.pop_front();
-            self.launch(number, place)?;
-        }
-        Ok(())
-    }
-
     /// The target of a request.
     fn target(&self, number: usize) -> usize {
         number % self.load.targets.len()
@@ -475,7 +347,7 @@ impl<'a> Generator<'a> {
 
     /// ns from the start of the run.
     fn now_ns(&self) -> u64 {
-        clock_ns(ClockId::Monotonic) - self.start_ns
+        monotonic_ns() - self.start_ns
     }
 
     fn note(&mut self, error: impl FnOnce() -> String) {
@@ -483,26 +355,8 @@ impl<'a> Generator<'a> {
     }
 }
 
-/// What to wait for. One event at a time: an idle pooled connection must not wake anyone.
-fn interest(progress: &Progress) -> Option<EventFlags> {
-    match progress {
-        Progress::Writing => Some(EventFlags::OUT | EventFlags::IN | EventFlags::ONESHOT),
-        // Once for what comes, and once more for the end.
-        Progress::Reading => Some(EventFlags::IN | EventFlags::ET),
-        Progress::Answered(_) | Progress::Failed(..) => None,
-    }
-}
-
-/// The connection, if it can carry a request.
-fn still_open(mut wire: Wire) -> Option<Wire> {
-    wire.is_open().then_some(wire)
-}
-
-fn no_socket(errno: Errno) -> String {
-    format!("open a socket: {errno} (raise `ulimit -n`)")
-}
-
-fn clock_ns(clock: ClockId) -> u64 {
-    let now = rustix::time::clock_gettime(clock);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+/// For how long this thread has used a CPU so far, ns.
+fn thread_cpu_ns() -> u64 {
+    let used = clock_gettime(ClockId::ThreadCPUTime);
+    used.tv_sec as u64 * 1_000_000_000 + used.tv_nsec as u64
 }

@@ -11,10 +11,10 @@ use anyhow::{Context as _, Result, bail};
 use rustls::ClientConfig;
 
 use super::url::{Url, number};
-use super::{Address, Server, tls};
+use super::{Address, Endpoint, tls};
 
-/// An address of several that does not take a connection by then is passed over.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// If one of several addresses does not take a connection in this time, the next is tried.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How servers are found; a name is looked up once.
 pub(super) struct Lookup {
@@ -41,7 +41,7 @@ impl Lookup {
     }
 
     /// The server of `url`.
-    pub(super) fn server(&mut self, url: &Url) -> Result<Server> {
+    pub(super) fn server(&mut self, url: &Url) -> Result<Endpoint> {
         let address = match &self.unix_socket {
             Some(path) => Address::Unix(path.clone()),
             None => Address::Tcp(self.address(url)?),
@@ -50,7 +50,7 @@ impl Lookup {
             true => Some(tls::to(&url.name, self.config()?)?),
             false => None,
         };
-        Ok(Server { address, tls })
+        Ok(Endpoint { address, tls })
     }
 
     fn config(&mut self) -> Result<&Arc<ClientConfig>> {
@@ -64,13 +64,13 @@ impl Lookup {
     fn address(&mut self, url: &Url) -> Result<SocketAddr> {
         let (name, port) = (&url.name, url.port);
         let mut rules = self.connect_to.iter();
-        let peer = rules.find_map(|rule| rule.apply(name, port));
-        let peer = peer.unwrap_or_else(|| (name.clone(), port));
-        if let Some((_, address)) = self.known.iter().find(|(known, _)| *known == peer) {
+        let found = rules.find_map(|rule| rule.apply(name, port));
+        let place = found.unwrap_or_else(|| (name.clone(), port));
+        if let Some((_, address)) = self.known.iter().find(|(known, _)| *known == place) {
             return Ok(*address);
         }
-        let address = look_up(&peer.0, peer.1)?;
-        self.known.push((peer, address));
+        let address = look_up(&place.0, place.1)?;
+        self.known.push((place, address));
         Ok(address)
     }
 }
@@ -83,7 +83,7 @@ fn look_up(name: &str, port: u16) -> Result<SocketAddr> {
         .to_socket_addrs()
         .with_context(|| format!("look up `{name}` (check the name, or write an address)"))?
         .collect();
-    let listens = |address: &SocketAddr| TcpStream::connect_timeout(address, PATIENCE).is_ok();
+    let listens = |address: &SocketAddr| TcpStream::connect_timeout(address, TIMEOUT).is_ok();
     match addresses[..] {
         [] => bail!("look up `{name}`: it has no address (check the name, or write an address)"),
         [only] => Ok(only),

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::figures::{Asked, Figures};
-use crate::control::text;
+use super::figures::{Figures, Settings};
 use crate::measure::stats::{Summary, coefficient_of_variation, jain, max_over_mean};
+use crate::output::table;
 
 /// More workers than this are only summed up.
 const WORKERS_SHOWN: usize = 16;
@@ -28,7 +28,7 @@ pub(super) fn table(figures: &Figures) -> String {
     if figures.latency_short.count < figures.latency.count {
         rows.push(row("short", &figures.latency_short));
     }
-    text += &text::table(&header, rows);
+    text += &table::table(&header, &["latency"], rows);
     text += "\n";
     text += &outcomes(figures);
     text += &workers(&figures.answers_per_worker);
@@ -45,7 +45,7 @@ pub(super) fn table(figures: &Figures) -> String {
     text + "\n"
 }
 
-fn asked(asked: &Asked) -> String {
+fn asked(asked: &Settings) -> String {
     let mut pace = match (asked.rate_per_s, asked.clients) {
         (Some(rate), _) => {
             let arrivals = asked.arrivals.as_deref().unwrap_or_default();
@@ -64,7 +64,7 @@ fn asked(asked: &Asked) -> String {
         let _ = write!(pace, ", service {service}");
     }
     let connections = match asked.keep_alive {
-        Some(count) => format!("{count} connections, kept"),
+        Some(count) => format!("{count} keep-alive connections"),
         None => "a new connection per request".into(),
     };
     let url = match asked.targets {
@@ -130,19 +130,18 @@ fn workers(answers: &[u64]) -> String {
     if answers.is_empty() {
         return String::new();
     }
-    let answers: Vec<f64> = answers.iter().map(|&count| count as f64).collect();
     let mut text = format!(
         "workers      {}: variation {:.4}, max/mean {:.3}, Jain {:.4}\n",
         answers.len(),
-        coefficient_of_variation(&answers),
-        max_over_mean(&answers),
-        jain(&answers),
+        coefficient_of_variation(answers),
+        max_over_mean(answers),
+        jain(answers),
     );
     if answers.len() <= WORKERS_SHOWN {
-        let total: f64 = answers.iter().sum();
+        let total: u64 = answers.iter().sum();
         let shares = answers
             .iter()
-            .map(|count| format!("{:.1}", 100.0 * count / total));
+            .map(|count| format!("{:.1}", 100.0 * *count as f64 / total as f64));
         let shares = shares.collect::<Vec<_>>().join("  ");
         let _ = writeln!(text, "shares, %    {shares}");
     }
@@ -196,7 +195,7 @@ mod tests {
             busy: 0.25,
             put_off: 0,
         };
-        let asked = Asked {
+        let asked = Settings {
             url: "http://h:1/{us}".into(),
             targets: 1,
             addresses: vec!["127.0.0.1:1".into()],

@@ -13,7 +13,7 @@ use rustls::pki_types::ServerName;
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The server that it is sent to.
-    pub server: Server,
+    pub server: Endpoint,
     /// Method, such as `GET`.
     pub method: String,
     /// What `Host` says, unless [`Self::headers`] have it.
@@ -28,14 +28,14 @@ pub struct Target {
 
 /// A server and how it is spoken to.
 #[derive(Clone, Debug)]
-pub struct Server {
+pub struct Endpoint {
     /// Where it listens.
     pub address: Address,
     /// Over TLS; `None`: plain.
     pub tls: Option<Tls>,
 }
 
-impl PartialEq for Server {
+impl PartialEq for Endpoint {
     /// Whether a connection to the one is as good as one to the other. A run has
     /// one TLS configuration.
     fn eq(&self, other: &Self) -> bool {

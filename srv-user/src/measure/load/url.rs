@@ -1,5 +1,6 @@
-//! The URL of a load: `http[s]://HOST[:PORT][/PATH]`, taken apart. What is not
-//! supported is refused with what to write instead.
+//! The URL of a load: `http[s]://HOST[:PORT][/PATH]`, taken apart. What is not supported is
+//! refused with what to write instead. Not with `http::Uri`: that does not tell which part of a
+//! URL is wrong, and takes a port that is no number from 0 to 65535 for no port.
 
 use anyhow::{Context as _, Result, bail, ensure};
 

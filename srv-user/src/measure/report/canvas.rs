@@ -69,7 +69,7 @@ impl Drawing {
         Ok(Self { size_px, elements })
     }
 
-    /// Inline, in the colours of the page; `about` is for those who do not see it.
+    /// Inline, in the colours of the page; `about` is its description for screen readers.
     pub fn inline(&self, about: &str) -> Markup {
         let mut elements = self.elements.replace(" font-family=\"sans-serif\"", "");
         for role in Role::all() {

@@ -1,5 +1,6 @@
-//! The latency distribution of every arm and of the limit: latency along, how
-//! many took longer upwards, both logarithmic, so that the tail has the room.
+//! The latency distribution of every arm and of the single-queue bound. Horizontal: latency.
+//! Vertical: how rare a longer latency is. Both axes are logarithmic, so that there is room
+//! for the tail.
 
 use anyhow::Result;
 use plotters::prelude::*;
@@ -9,7 +10,7 @@ use super::canvas::{Area, Drawing, Width, drawing_error, line, px, text, text_wi
 use super::palette::Role;
 use super::quantity;
 use super::series::Series;
-use crate::measure::result::{CdfPoint, Comparison};
+use crate::measure::result::{BOUND, CdfPoint, Comparison};
 use crate::measure::stats::median;
 
 /// Where percentiles are marked: name and part that took at most so long.
@@ -57,10 +58,10 @@ pub fn draw(comparison: &Comparison, series: &[Series], width: Width) -> Result<
 /// One request in a power of ten: as far up as the samples of every round reach.
 fn top_decades(comparison: &Comparison, series: &[Series]) -> f64 {
     let arms = series.iter().flat_map(|series| series.arm.judged());
-    let limit = comparison.limit.iter().flat_map(|limit| &limit.short);
+    let bound = comparison.bound.iter().flat_map(|bound| &bound.short);
     let counts = arms
         .map(|round| round.short.count)
-        .chain(limit.map(|short| short.count));
+        .chain(bound.map(|short| short.count));
     let fewest = counts.min().unwrap_or_default();
     (fewest.max(1) as f64).log10().clamp(2.1, 4.3)
 }
@@ -68,17 +69,17 @@ fn top_decades(comparison: &Comparison, series: &[Series]) -> f64 {
 fn curves(comparison: &Comparison, series: &[Series], top: f64) -> Vec<Curve> {
     let arms = series.iter().map(|series| {
         let p99 = series.arm.median(|round| round.short.p99_ns as f64);
-        (&series.arm.name[..], series.role, p99, &series.arm.cdf)
+        (&series.name[..], series.role, p99, &series.arm.cdf)
     });
-    let limit = comparison.limit.iter().map(|limit| {
-        let rounds: Vec<f64> = limit
+    let bound = comparison.bound.iter().map(|bound| {
+        let rounds: Vec<f64> = bound
             .short
             .iter()
             .map(|short| short.p99_ns as f64)
             .collect();
-        ("limit", Role::Limit, median(&rounds), &limit.cdf)
+        (BOUND, Role::Bound, median(&rounds), &bound.cdf)
     });
-    let curves = arms.chain(limit).map(|(name, role, p99_ns, cdf)| Curve {
+    let curves = arms.chain(bound).map(|(name, role, p99_ns, cdf)| Curve {
         name: format!("{name} · p99 {}", quantity::ns(p99_ns)),
         role,
         points: points(cdf, top),
@@ -98,7 +99,7 @@ fn points(cdf: &[CdfPoint], top: f64) -> Vec<(f64, f64)> {
             }
             break;
         }
-        // Closer than a pixel nobody sees it.
+        // Points that are closer than a pixel cannot be told apart.
         let is_far = |&(last_x, last_y): &(f64, f64)| x - last_x > 0.004 || y - last_y > 0.008;
         if points.last().is_none_or(is_far) {
             points.push((x, y));
@@ -150,9 +151,9 @@ fn draw_legend(area: &Area, curves: &[Curve], rows: &[(u32, f64)]) -> Result<()>
     Ok(())
 }
 
-/// The mark of the curve at this place. The limit has none.
+/// The mark of the curve at this place. The bound has none.
 fn draw_mark(area: &Area, place: usize, role: Role, (x, y): (i32, i32)) -> Result<()> {
-    if role == Role::Limit {
+    if role == Role::Bound {
         return Ok(());
     }
     let around = |corners: &[(f64, f64)]| {
@@ -191,7 +192,7 @@ fn draw_plot(area: &Area, curves: &[Curve], top: f64, width: Width) -> Result<()
     draw_axes(area, &frame, at)?;
     for (place, curve) in curves.iter().enumerate() {
         let path: Vec<_> = curve.points.iter().map(|&(x, y)| at(x, y)).collect();
-        let stroke = if curve.role == Role::Limit { 2.4 } else { 2.0 };
+        let stroke = if curve.role == Role::Bound { 2.4 } else { 2.0 };
         area.draw(&PathElement::new(path, line(curve.role, stroke)))
             .map_err(drawing_error)?;
         for &(_, height) in &frame.percentiles {
@@ -301,11 +302,6 @@ fn ticks(low: f64, high: f64, width: Width) -> Vec<f64> {
 
 fn tick_label(tick: f64) -> String {
     let ns = 10_f64.powf(tick).round();
-    let (scale, unit) = match ns {
-        ns if ns >= 0.999e9 => (1e9, "s"),
-        ns if ns >= 0.999e6 => (1e6, "ms"),
-        ns if ns >= 0.999e3 => (1e3, "µs"),
-        _ => (1.0, "ns"),
-    };
+    let (scale, unit) = quantity::unit(ns);
     format!("{:.0} {unit}", ns / scale)
 }

@@ -35,7 +35,7 @@ pub fn draw(series: &[Series], width: Width) -> Result<Option<Drawing>> {
     }
     let names = rows
         .iter()
-        .map(|(series, _)| text_width_px(&series.arm.name, TEXT_PX));
+        .map(|(series, _)| text_width_px(&series.name, TEXT_PX));
     let left = names.fold(40.0, f64::max).min(f64::from(width.0) * 0.4) + 10.0;
     let drawing = Drawing::new(width, rows.len() as u32 * ROW_PX, |area| {
         let per_ns = (f64::from(width.0) - left - FIGURE_PX) / most;
@@ -55,7 +55,7 @@ fn draw_row(
 ) -> Result<()> {
     let middle = px((place as f64 + 0.5) * f64::from(ROW_PX));
     let name = text(Role::Ink, TEXT_PX, HPos::Right, VPos::Center);
-    area.draw_text(&series.arm.name, &name, (at(0.0) - px(10.0), middle))
+    area.draw_text(&series.name, &name, (at(0.0) - px(10.0), middle))
         .map_err(drawing_error)?;
     let corners = [
         (at(0.0), middle - px(8.0)),

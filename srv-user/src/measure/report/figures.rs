@@ -5,13 +5,15 @@
 use anyhow::{Context as _, Result};
 use maud::{Markup, html};
 use serde_json::Value;
+use strum::IntoStaticStr;
 
 use super::quantity::Quantity;
 use crate::measure::result::{Comparison, HYPERVISOR_SHARE_MAX};
 use crate::measure::stats::Spread;
 
 /// What is shown of the values at a path with `*`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Over {
     /// Their median.
     Median,
@@ -24,15 +26,6 @@ pub enum Over {
 }
 
 impl Over {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Median => "median",
-            Self::Min => "min",
-            Self::Max => "max",
-            Self::Sum => "sum",
-        }
-    }
-
     fn of(self, values: &[f64]) -> f64 {
         let spread = Spread::of(values);
         match self {
@@ -76,7 +69,7 @@ impl Figures {
 
     /// All values at a path with one `*`; those that are null are left out, and so
     /// are, but for a sum, those of rounds that the hypervisor disturbed (unless it
-    /// disturbed each): as [`crate::measure::result::Arm::judged`].
+    /// disturbed each): as [`crate::measure::result::ArmResult::judged`].
     pub fn all(&self, path: &str, over: Over) -> Result<Vec<f64>> {
         let (list, rest) = path.split_once(".*").unwrap_or((path, ""));
         let none = Vec::new();
@@ -97,7 +90,7 @@ impl Figures {
         }
         let value = over.of(&values);
         Ok(html! {
-            data data-path=(path) data-over=(over.name()) data-value=(value) value=(value) {
+            data data-path=(path) data-over=(<&str>::from(over)) data-value=(value) value=(value) {
                 (quantity.write(value))
             }
         })

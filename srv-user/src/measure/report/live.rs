@@ -5,8 +5,9 @@ use anyhow::Result;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::canvas::{Area, Drawing, Width, bold, drawing_error, line, px, text};
+use super::canvas::{Area, Drawing, Width, drawing_error, line, px, text};
 use super::palette::Role;
+use super::panels::{self, Columns};
 use super::series::Series;
 use crate::measure::result::Live;
 
@@ -17,30 +18,21 @@ const LEFT_PX: f64 = 40.0;
 /// More samples than this are not to be told apart.
 const SAMPLES_MAX: usize = 240;
 
-/// The plot; `None` if no arm kept them.
+/// The plot; `None` if no arm has them.
 pub fn draw(series: &[Series], width: Width) -> Result<Option<Drawing>> {
     let panels: Vec<(&Series, &Live)> = series
         .iter()
         .filter_map(|series| Some((series, series.arm.live.as_ref()?)))
         .filter(|(_, live)| live.per_worker.iter().any(|samples| samples.len() > 1))
         .collect();
-    if panels.is_empty() {
-        return Ok(None);
-    }
-    let rows = panels.len().div_ceil(if width.is_wide() { 4 } else { 1 });
-    let columns = panels.len().div_ceil(rows);
     let most = panels
         .iter()
         .flat_map(|(_, live)| live.per_worker.iter().flatten());
     let most = most.copied().max().unwrap_or(0).max(1);
-    let drawing = Drawing::new(width, rows as u32 * PANEL_PX, |area| {
-        let areas = area.split_evenly((rows, columns));
-        for (area, (series, live)) in areas.iter().zip(&panels) {
-            draw_panel(area, series, live, most)?;
-        }
-        Ok(())
-    })?;
-    Ok(Some(drawing))
+    let columns = Columns { wide: 4, narrow: 1 };
+    panels::draw(&panels, width, &columns, PANEL_PX, |area, series, live| {
+        draw_panel(area, series, live, most)
+    })
 }
 
 fn draw_panel(area: &Area, series: &Series, live: &Live, most: u32) -> Result<()> {
@@ -59,9 +51,6 @@ fn draw_panel(area: &Area, series: &Series, live: &Live, most: u32) -> Result<()
         let up = f64::from(count) / f64::from(most) * f64::from(floor - upper);
         (left + across as i32, floor - up as i32)
     };
-    let name = bold(Role::Ink, 13.0, HPos::Left, VPos::Top);
-    area.draw_text(&series.arm.name, &name, (px(4.0), px(4.0)))
-        .map_err(drawing_error)?;
     draw_frame(area, (left, right), (upper, floor), most)?;
     let own = live.per_worker.iter().flatten().max().unwrap_or(&0);
     let style = text(Role::Muted, 11.0, HPos::Right, VPos::Top);

@@ -1,5 +1,5 @@
-//! The order of the page: what it comes to first, then what shows it, then
-//! what a sceptic asks for.
+//! The order of the page: first the conclusion, then the plots and figures that show it,
+//! then the circumstances.
 
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -8,11 +8,11 @@ use super::canvas::{Drawing, NARROW, UNIT, WIDE, Width};
 use super::figures::Figures;
 use super::series::Series;
 use super::{cdf, cpu, live, palette, shares, tables};
-use crate::measure::result::Comparison;
+use crate::measure::result::{BOUND, Comparison};
 
 const STYLE: &str = include_str!("page.css");
 
-/// Nothing is ever to be fetched; the browser holds the page to it.
+/// The page must never fetch anything: the browser enforces it.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 
 /// The whole page.
@@ -86,7 +86,7 @@ fn plots(comparison: &Comparison, series: &[Series]) -> Result<Markup> {
             "Horizontal: latency. Vertical: percentile. The further left a line stays, the better. \
              At each percentile a line shows the median of the rounds, as the tables do; behind \
              each name stands its p99, and marks stand at p50, p90, p99 and p99.9. \
-             The dashed line without marks is the limit: one first-come-first-served queue \
+             The dashed line without marks is the single-queue bound: one first-come-first-served queue \
              replaying the very same draws.",
             |width| cdf::draw(comparison, series, width),
         )?)
@@ -148,14 +148,14 @@ fn circumstances(comparison: &Comparison, figures: &Figures) -> Result<Markup> {
             h2 { "Arms" }
             dl {
                 @for arm in comparison.arms.iter().filter(|arm| arm.left_out.is_none()) {
-                    dt { (arm.name) } dd { (arm.about) }
+                    dt { (arm.label()) } dd { (arm.about) }
                 }
-                @if let Some(limit) = &comparison.limit { dt { "limit" } dd { (limit.about) } }
+                @if let Some(bound) = &comparison.bound { dt { (BOUND) } dd { (bound.about) } }
             }
             @if !left_out.is_empty() {
                 h3 { "Left out" }
                 dl {
-                    @for (arm, why) in left_out { dt { (arm.name) } dd { (why) } }
+                    @for (arm, why) in left_out { dt { (arm.label()) } dd { (why) } }
                 }
             }
         }

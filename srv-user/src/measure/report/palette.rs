@@ -26,14 +26,14 @@ const GRID: (&str, &str) = ("#e3e7eb", "#2c353f");
 /// What something drawn stands for; its colour depends on where it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Text, and the limit line.
+    /// Text.
     Ink,
     /// Labels and axes.
     Muted,
     /// Behind the data.
     Grid,
-    /// The limit line.
-    Limit,
+    /// The single-queue bound.
+    Bound,
     /// An arm.
     Arm(Style),
 }
@@ -59,8 +59,8 @@ impl Style {
         Self { dash: 0, ..self }
     }
 
-    /// The same arm again: its hue, another dash.
-    pub fn again(self) -> Self {
+    /// The control of the same arm: its hue, another dash.
+    pub fn of_control(self) -> Self {
         Self {
             dash: (self.dash + 1) % DASHES.len(),
             ..self
@@ -73,7 +73,7 @@ impl Role {
     pub fn all() -> impl Iterator<Item = Self> {
         let hues = 0..HUES.len();
         let arms = hues.flat_map(|hue| (0..DASHES.len()).map(move |dash| Style { hue, dash }));
-        [Self::Ink, Self::Muted, Self::Grid, Self::Limit]
+        [Self::Ink, Self::Muted, Self::Grid, Self::Bound]
             .into_iter()
             .chain(arms.map(Self::Arm))
     }
@@ -84,7 +84,7 @@ impl Role {
             Self::Ink => (1, 0, 0),
             Self::Muted => (1, 0, 1),
             Self::Grid => (1, 0, 2),
-            Self::Limit => (1, 0, 3),
+            Self::Bound => (1, 0, 3),
             Self::Arm(style) => (2, style.dash as u8, style.hue as u8),
         }
     }
@@ -97,7 +97,7 @@ impl Role {
     /// `stroke-dasharray` in units of `unit` to the pixel; `None`: solid.
     pub fn dashes(self, unit: u32) -> Option<String> {
         let dash: &[u32] = match self {
-            Self::Limit => &[5, 4],
+            Self::Bound => &[5, 4],
             Self::Arm(style) => DASHES[style.dash],
             _ => &[],
         };
@@ -111,7 +111,7 @@ impl Role {
             Self::Ink => format!("{prefix}-ink"),
             Self::Muted => format!("{prefix}-muted"),
             Self::Grid => format!("{prefix}-grid"),
-            Self::Limit => format!("{prefix}-limit"),
+            Self::Bound => format!("{prefix}-bound"),
             Self::Arm(Style { hue, dash }) if prefix == 's' => format!("s{hue} d{dash}"),
             Self::Arm(Style { hue, .. }) => format!("{prefix}{hue}"),
         }
@@ -119,7 +119,7 @@ impl Role {
 
     fn colours(self) -> (&'static str, &'static str) {
         match self {
-            Self::Ink | Self::Limit => INK,
+            Self::Ink | Self::Bound => INK,
             Self::Muted => MUTED,
             Self::Grid => GRID,
             Self::Arm(style) => HUES[style.hue],
@@ -151,15 +151,15 @@ pub fn css(unit: u32) -> String {
             ".f-{name}{{fill:var(--{name})}}.s-{name}{{stroke:var(--{name})}}"
         );
     }
-    css += ".f-ink{fill:currentColor}.f-limit{fill:var(--ink)}.s-limit{stroke:var(--ink)}\n";
+    css += ".f-ink{fill:currentColor}.f-bound{fill:var(--ink)}.s-bound{stroke:var(--ink)}\n";
     for hue in 0..HUES.len() {
         let _ = writeln!(
             css,
             ".f{hue}{{fill:var(--c{hue})}}.s{hue}{{stroke:var(--c{hue})}}"
         );
     }
-    let limit = Role::Limit.dashes(unit).unwrap_or_default();
-    let _ = writeln!(css, ".s-limit{{stroke-dasharray:{limit}}}");
+    let bound = Role::Bound.dashes(unit).unwrap_or_default();
+    let _ = writeln!(css, ".s-bound{{stroke-dasharray:{bound}}}");
     for dash in 0..DASHES.len() {
         if let Some(lengths) = Role::Arm(Style { hue: 0, dash }).dashes(unit) {
             let _ = writeln!(css, ".d{dash}{{stroke-dasharray:{lengths}}}");

@@ -24,14 +24,19 @@ impl Quantity {
 
 /// A time, to three digits.
 pub fn ns(value: f64) -> String {
+    let (scale, unit) = unit(value);
+    format!("{}\u{a0}{unit}", three_digits(value / scale))
+}
+
+/// The unit that suits a time, and how many ns it has.
+pub fn unit(value_ns: f64) -> (f64, &'static str) {
     // Where rounding to three digits would read 1000, the next unit begins.
-    let (scale, unit) = match value.abs() {
+    match value_ns.abs() {
         size if size >= 999.5e6 => (1e9, "s"),
         size if size >= 999.5e3 => (1e6, "ms"),
         size if size >= 999.5 => (1e3, "µs"),
         _ => (1.0, "ns"),
-    };
-    format!("{}\u{a0}{unit}", three_digits(value / scale))
+    }
 }
 
 fn three_digits(value: f64) -> String {

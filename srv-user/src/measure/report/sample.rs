@@ -1,12 +1,14 @@
-//! A made-up comparison for whoever tests or changes reports: the draws are
-//! real, the server is a handful of queues.
+//! A made-up comparison for the tests of reports: the draws are real, the server is a
+//! handful of queues.
 
 use std::time::Duration;
 
 use crate::measure::arrivals::{Draw, Service, Uniform, poisson};
-use crate::measure::bound;
+use crate::measure::bound as single_queue;
+use crate::measure::distribution::{Sorted, over_rounds};
 use crate::measure::result::{
-    Arm, CdfPoint, Compared, Comparison, Key, Limit, Live, Round, SCHEMA, Scenario,
+    ArmResult, ArmRole, Bound, Compared, Comparison, Figure, Key, Live, Pair, Round, SCHEMA,
+    ScenarioRecord,
 };
 use crate::measure::stats::{
     Ratio, Summary, coefficient_of_variation, deviation, jain, max_over_mean,
@@ -26,29 +28,22 @@ pub fn comparison() -> Comparison {
     let mut hash = arm("hash", Choice::Random(1));
     // No figure of an arm may contain it.
     hash.rounds[1].hypervisor_share = 0.3;
-    let again = arm("hash again", Choice::Random(2));
+    let again = ArmResult {
+        role: ArmRole::Control,
+        ..arm("hash", Choice::Random(2))
+    };
     let least = arm("least", Choice::Least);
     let ring = arm("least+ring", Choice::OneQueue);
-    let limit = limit();
+    let bound = bound();
     let mut ratios = vec![
-        compared("short p99", &again, &hash, true),
-        compared("short p99", &ring, &hash, false),
-        compared("short p99", &least, &hash, false),
-        compared("accepts CV", &ring, &hash, false),
-        compared("CPU per request", &ring, &hash, false),
+        compared(Figure::ShortP99, &again, &hash),
+        compared(Figure::ShortP99, &ring, &hash),
+        compared(Figure::ShortP99, &least, &hash),
+        compared(Figure::AcceptsCv, &ring, &hash),
+        compared(Figure::CpuPerRequest, &ring, &hash),
     ];
-    ratios.push(against(&ring, &limit));
-    let verdict = vec![
-        format!(
-            "least+ring: the short requests' p99 is {:.3} of hash's (95 % CI {:.3} to {:.3}), \
-             {:.0} % above the limit.",
-            ratios[1].ratio.rounds.median,
-            ratios[1].ratio.low,
-            ratios[1].ratio.high,
-            (ratios[5].ratio.rounds.median - 1.0) * 100.0,
-        ),
-        format!("A/A control: {}.", ratios[0].judgement),
-    ];
+    ratios.push(against(&ring, &bound));
+    let verdict = verdict(&ratios);
     Comparison {
         schema: SCHEMA,
         incomplete: None,
@@ -61,7 +56,7 @@ pub fn comparison() -> Comparison {
             ("cores", "2"),
             ("srv", "0.1.0"),
         ]),
-        scenario: Scenario {
+        scenario: ScenarioRecord {
             name: "bimodal".into(),
             about: "98 % of the requests block their worker for 1 ms, 2 % for 25 ms.".into(),
             parameters: text(&[
@@ -75,12 +70,26 @@ pub fn comparison() -> Comparison {
             key: Key::default(),
         },
         arms: vec![hash, again, least, ring, left_out()],
-        limit: Some(limit),
+        bound: Some(bound),
         others: None,
         ratios,
         verdict,
         doubts: Vec::new(),
     }
+}
+
+fn verdict(ratios: &[Compared]) -> Vec<String> {
+    vec![
+        format!(
+            "least+ring: the short requests' p99 is {:.3} of hash's (95 % CI {:.3} to {:.3}), \
+             {:.0} % above the single-queue bound.",
+            ratios[1].ratio.rounds.median,
+            ratios[1].ratio.low,
+            ratios[1].ratio.high,
+            (ratios[5].ratio.rounds.median - 1.0) * 100.0,
+        ),
+        format!("A/A control: {}.", ratios[0].judgement),
+    ]
 }
 
 fn text(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -90,9 +99,10 @@ fn text(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     owned.collect()
 }
 
-fn left_out() -> Arm {
-    Arm {
+fn left_out() -> ArmResult {
+    ArmResult {
         name: "nginx".into(),
+        role: ArmRole::Candidate,
         about: "nginx, one shared listener".into(),
         left_out: Some("nginx is not installed: sudo apt-get install nginx-light".into()),
         rounds: Vec::new(),
@@ -114,8 +124,8 @@ fn draws(round: u64) -> Vec<Draw> {
     poisson(round, rate, Duration::from_secs(5), SERVICE)
 }
 
-fn arm(name: &str, choice: Choice) -> Arm {
-    let mut short = Vec::new();
+fn arm(name: &str, choice: Choice) -> ArmResult {
+    let mut short: Vec<Sorted> = Vec::new();
     let mut accepts = vec![0; WORKERS];
     let mut rounds = Vec::new();
     let mut live = None;
@@ -126,16 +136,17 @@ fn arm(name: &str, choice: Choice) -> Arm {
             accepts[worker] += 1;
         }
         let latencies: Vec<u64> = served.iter().map(|served| served.1).collect();
-        short.extend(shorts(&draws, &latencies));
+        short.push(Sorted::new(shorts(&draws, &latencies)));
         live.get_or_insert_with(|| samples(&draws, &served));
         rounds.push(round(seed, &draws, &served, choice));
     }
-    Arm {
+    ArmResult {
         name: name.into(),
+        role: ArmRole::Candidate,
         about: format!("srv 0.1.0, {name}"),
         left_out: None,
         rounds,
-        cdf: cdf(short),
+        cdf: over_rounds(&short),
         accepts,
         live,
     }
@@ -178,7 +189,6 @@ fn round(seed: u64, draws: &[Draw], served: &[(usize, u64)], choice: Choice) -> 
     for &(worker, _) in served {
         accepts[worker] += 1;
     }
-    let shares: Vec<f64> = accepts.iter().map(|&accepts| accepts as f64).collect();
     let all = Summary::of(latencies.iter().copied());
     let squares = latencies
         .iter()
@@ -195,10 +205,10 @@ fn round(seed: u64, draws: &[Draw], served: &[(usize, u64)], choice: Choice) -> 
         short: Summary::of(shorts(draws, &latencies)),
         all,
         deviation_ns,
+        accepts_cv: coefficient_of_variation(&accepts),
+        accepts_max_over_mean: max_over_mean(&accepts),
+        accepts_jain: jain(&accepts),
         accepts,
-        accepts_cv: coefficient_of_variation(&shares),
-        accepts_max_over_mean: max_over_mean(&shares),
-        accepts_jain: jain(&shares),
         live_gap: None,
         served: None,
         cpu_ns_per_request: 61_000.0 + extra_ns + 900.0 * seed as f64,
@@ -232,14 +242,14 @@ fn samples(draws: &[Draw], served: &[(usize, u64)]) -> Live {
     }
 }
 
-fn limit() -> Limit {
+fn bound() -> Bound {
     let replayed = (1..=ROUNDS).map(|seed| {
         let draws = draws(seed);
-        let latencies = bound::replay(&draws, WORKERS, OVERHEAD_NS - 30_000);
+        let latencies = single_queue::replay(&draws, WORKERS, OVERHEAD_NS - 30_000);
         (shorts(&draws, &latencies), latencies)
     });
     let rounds: Vec<_> = replayed.collect();
-    Limit {
+    Bound {
         about: "one queue before 8 workers, 150 µs of overhead per request".into(),
         overhead_ns: OVERHEAD_NS - 30_000,
         delay_ns: 0,
@@ -255,74 +265,43 @@ fn limit() -> Limit {
             .iter()
             .map(|(_, all)| deviation(all.iter().map(|&ns| ns as f64)))
             .collect(),
-        cdf: cdf(rounds.into_iter().flat_map(|(short, _)| short).collect()),
+        cdf: {
+            let short = rounds.into_iter().map(|(short, _)| Sorted::new(short));
+            over_rounds(&short.collect::<Vec<_>>())
+        },
     }
 }
 
-/// Two hundred points, evenly spaced in rarity.
-fn cdf(mut latencies: Vec<u64>) -> Vec<CdfPoint> {
-    latencies.sort_unstable();
-    let count = latencies.len() as f64;
-    let decades = count.log10();
-    let rank = |step: u32| {
-        let rarer = 10_f64.powf(-decades * f64::from(step) / 200.0);
-        (count * (1.0 - rarer)) as usize
-    };
-    let points = (0..=200).map(|step| CdfPoint {
-        latency_ns: latencies[rank(step).min(latencies.len() - 1)],
-        at_most: (rank(step) + 1) as f64 / count,
-    });
-    points.filter(|point| point.at_most <= 1.0).collect()
-}
-
-fn figure(name: &str, round: &Round) -> f64 {
-    match name {
-        "short p99" => round.short.p99_ns as f64,
-        "accepts CV" => round.accepts_cv,
-        _ => round.cpu_ns_per_request,
-    }
-}
-
-fn compared(name: &str, arm: &Arm, base: &Arm, control: bool) -> Compared {
-    let figures = |arm: &Arm| {
-        let figures = arm.rounds.iter().map(|round| figure(name, round));
+fn compared(figure: Figure, arm: &ArmResult, base: &ArmResult) -> Compared {
+    let figures = |arm: &ArmResult| {
+        let figures = arm.rounds.iter().map(|round| figure.of(round));
         figures.collect::<Vec<_>>()
     };
     let ratio = Ratio::paired(&figures(arm), &figures(base));
-    judged(name, &arm.name, &base.name, ratio, control)
-}
-
-fn against(arm: &Arm, limit: &Limit) -> Compared {
-    let figures: Vec<f64> = arm
-        .rounds
-        .iter()
-        .map(|round| round.short.p99_ns as f64)
-        .collect();
-    let base: Vec<f64> = limit
-        .short
-        .iter()
-        .map(|short| short.p99_ns as f64)
-        .collect();
-    judged(
-        "short p99",
-        &arm.name,
-        "limit",
-        Ratio::paired(&figures, &base),
-        false,
-    )
-}
-
-fn judged(figure: &str, arm: &str, base: &str, ratio: Ratio, control: bool) -> Compared {
-    let judgement = match control {
-        true => ratio.as_control(),
-        false => ratio.judgement(),
+    let (pair, judgement) = match arm.role {
+        ArmRole::Control => (Pair::Control(base.name.clone()), ratio.as_control()),
+        ArmRole::Candidate => {
+            let (arm, base) = (arm.name.clone(), base.name.clone());
+            (Pair::Arms { arm, base }, ratio.judgement())
+        }
     };
     Compared {
-        figure: figure.into(),
-        arm: arm.into(),
-        base: base.into(),
+        figure,
+        pair,
         ratio,
-        judgement: judgement.into(),
-        control,
+        judgement,
+    }
+}
+
+fn against(arm: &ArmResult, bound: &Bound) -> Compared {
+    let p99 = |summary: &Summary| summary.p99_ns as f64;
+    let figures: Vec<f64> = arm.rounds.iter().map(|round| p99(&round.short)).collect();
+    let base: Vec<f64> = bound.short.iter().map(p99).collect();
+    let ratio = Ratio::paired(&figures, &base);
+    Compared {
+        figure: Figure::ShortP99,
+        pair: Pair::Bound(arm.name.clone()),
+        ratio,
+        judgement: ratio.judgement(),
     }
 }

@@ -1,14 +1,16 @@
 //! Which arms are drawn, and how each looks in every plot.
 
 use super::palette::{Role, Style};
-use crate::measure::result::{Arm, Comparison};
+use crate::measure::result::{ArmResult, ArmRole, Comparison};
 
 /// An arm that ran.
 pub struct Series<'a> {
     /// Its place in [`Comparison::arms`].
     pub index: usize,
     /// The arm.
-    pub arm: &'a Arm,
+    pub arm: &'a ArmResult,
+    /// What it is called on the page.
+    pub name: String,
     /// How it looks.
     pub role: Role,
 }
@@ -23,23 +25,29 @@ impl<'a> Series<'a> {
             if arm.rounds.is_empty() {
                 continue;
             }
-            let twin = series.iter().find(|(other, _)| {
-                comparison.ratios.iter().any(|compared| {
-                    let pair = [compared.arm.as_str(), compared.base.as_str()];
-                    compared.control
-                        && pair.contains(&&*arm.name)
-                        && pair.contains(&&*other.arm.name)
-                })
-            });
+            let repeats = |other: &&(Self, Style)| other.0.arm.name == arm.name;
+            let twin = series
+                .iter()
+                .find(repeats)
+                .filter(|_| arm.role == ArmRole::Control);
             let style = twin.map_or_else(
                 || {
                     places += 1;
                     Style::at(places - 1)
                 },
-                |(_, style)| style.again(),
+                |(_, style)| style.of_control(),
             );
             let role = style.into();
-            series.push((Self { index, arm, role }, style));
+            let name = arm.label();
+            series.push((
+                Self {
+                    index,
+                    arm,
+                    name,
+                    role,
+                },
+                style,
+            ));
         }
         series.into_iter().map(|(series, _)| series).collect()
     }

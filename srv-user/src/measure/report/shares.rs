@@ -5,8 +5,9 @@ use anyhow::Result;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::canvas::{Area, Drawing, Width, bold, drawing_error, line, px, text};
+use super::canvas::{Area, Drawing, Width, drawing_error, line, px, text};
 use super::palette::Role;
+use super::panels::{self, Columns};
 use super::series::Series;
 
 /// More bars than this would be narrower than the gaps between them.
@@ -24,31 +25,22 @@ struct Bar {
     range: (f64, f64),
 }
 
-/// The plot; `None` if nobody accepted anything.
+/// The plot; `None` if no connection was accepted.
 pub fn draw(series: &[Series], width: Width) -> Result<Option<Drawing>> {
     let panels: Vec<(&Series, Vec<Bar>)> = series
         .iter()
         .map(|series| (series, bars(series)))
         .filter(|(_, bars)| !bars.is_empty())
         .collect();
-    if panels.is_empty() {
-        return Ok(None);
-    }
-    let rows = panels.len().div_ceil(if width.is_wide() { 4 } else { 2 });
-    let columns = panels.len().div_ceil(rows);
     let all = panels.iter().flat_map(|(_, bars)| bars);
     let top = all
         .map(|bar| bar.range.1.max(bar.share))
         .fold(1.0, f64::max)
         * 1.04;
-    let drawing = Drawing::new(width, rows as u32 * PANEL_PX, |area| {
-        let areas = area.split_evenly((rows, columns));
-        for (area, (series, bars)) in areas.iter().zip(&panels) {
-            draw_panel(area, series, bars, top)?;
-        }
-        Ok(())
-    })?;
-    Ok(Some(drawing))
+    let columns = Columns { wide: 4, narrow: 2 };
+    panels::draw(&panels, width, &columns, PANEL_PX, |area, series, bars| {
+        draw_panel(area, series, bars, top)
+    })
 }
 
 fn bars(series: &Series) -> Vec<Bar> {
@@ -119,7 +111,7 @@ fn draw_panel(area: &Area, series: &Series, bars: &[Bar], top: f64) -> Result<()
             .map_err(drawing_error)?;
     }
     let fair = vec![(left - px(4.0), at(1.0)), (right, at(1.0))];
-    area.draw(&PathElement::new(fair, line(Role::Limit, 1.2)))
+    area.draw(&PathElement::new(fair, line(Role::Bound, 1.2)))
         .map_err(drawing_error)?;
     let base = vec![(left, floor), (right, floor)];
     area.draw(&PathElement::new(base, line(Role::Muted, 1.0)))
@@ -133,9 +125,6 @@ fn draw_panel(area: &Area, series: &Series, bars: &[Bar], top: f64) -> Result<()
 }
 
 fn draw_head(area: &Area, series: &Series) -> Result<()> {
-    let name = bold(Role::Ink, 13.0, HPos::Left, VPos::Top);
-    area.draw_text(&series.arm.name, &name, (px(4.0), px(4.0)))
-        .map_err(drawing_error)?;
     let figures = format!(
         "CV {:.4} · max/mean {:.3}",
         series.arm.median(|round| round.accepts_cv),

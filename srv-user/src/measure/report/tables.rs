@@ -9,45 +9,53 @@ use super::figures::{Figures, Over};
 use super::palette::Role;
 use super::quantity::Quantity::{self, Count, Ns, Part};
 use super::series::Series;
-use crate::measure::result::{Compared, Comparison};
+use crate::measure::result::{BOUND, Compared, Comparison};
 
 /// One column: its head, the path within a round, what it counts, and what is
 /// shown of the rounds.
 struct Column(&'static str, &'static str, Quantity, Over);
 
+const fn median(head: &'static str, path: &'static str, quantity: Quantity) -> Column {
+    Column(head, path, quantity, Over::Median)
+}
+
+const fn sum(head: &'static str, path: &'static str) -> Column {
+    Column(head, path, Count, Over::Sum)
+}
+
 const SHORT: [Column; 5] = [
-    Column("p50", "short.p50_ns", Ns, Over::Median),
-    Column("p90", "short.p90_ns", Ns, Over::Median),
-    Column("p99", "short.p99_ns", Ns, Over::Median),
-    Column("p99.9", "short.p99_9_ns", Ns, Over::Median),
-    Column("max", "short.max_ns", Ns, Over::Median),
+    median("p50", "short.p50_ns", Ns),
+    median("p90", "short.p90_ns", Ns),
+    median("p99", "short.p99_ns", Ns),
+    median("p99.9", "short.p99_9_ns", Ns),
+    median("max", "short.max_ns", Ns),
 ];
 
 const ALL: [Column; 4] = [
-    Column("p50", "all.p50_ns", Ns, Over::Median),
-    Column("p99", "all.p99_ns", Ns, Over::Median),
-    Column("mean", "all.mean_ns", Ns, Over::Median),
-    Column("deviation", "deviation_ns", Ns, Over::Median),
+    median("p50", "all.p50_ns", Ns),
+    median("p99", "all.p99_ns", Ns),
+    median("mean", "all.mean_ns", Ns),
+    median("deviation", "deviation_ns", Ns),
 ];
 
 const BALANCE: [Column; 4] = [
-    Column("CV", "accepts_cv", Part, Over::Median),
-    Column("max/mean", "accepts_max_over_mean", Part, Over::Median),
-    Column("Jain", "accepts_jain", Part, Over::Median),
-    Column("live gap", "live_gap", Count, Over::Median),
+    median("CV", "accepts_cv", Part),
+    median("max/mean", "accepts_max_over_mean", Part),
+    median("Jain", "accepts_jain", Part),
+    median("live gap", "live_gap", Count),
 ];
 
 const SERVED: [Column; 2] = [
-    Column("CV", "served.cv", Part, Over::Median),
-    Column("max/mean", "served.max_over_mean", Part, Over::Median),
+    median("CV", "served.cv", Part),
+    median("max/mean", "served.max_over_mean", Part),
 ];
 
 const HEALTH: [Column; 5] = [
-    Column("CPU per request", "cpu_ns_per_request", Ns, Over::Median),
-    Column("requests", "requests", Count, Over::Sum),
-    Column("lost", "lost", Count, Over::Sum),
-    Column("generator late, p99", "lateness.p99_ns", Ns, Over::Median),
-    Column("max", "lateness.max_ns", Ns, Over::Median),
+    median("CPU per request", "cpu_ns_per_request", Ns),
+    sum("requests", "requests"),
+    sum("lost", "lost"),
+    median("generator late, p99", "lateness.p99_ns", Ns),
+    median("max", "lateness.max_ns", Ns),
 ];
 
 /// The figures per arm.
@@ -55,7 +63,7 @@ pub fn figures(comparison: &Comparison, figures: &Figures, series: &[Series]) ->
     if series.is_empty() {
         return Ok(html! {});
     }
-    let has_limit = comparison.limit.is_some();
+    let has_bound = comparison.bound.is_some();
     let mut rounds = series.iter().flat_map(|row| &row.arm.rounds);
     let are_kept = rounds.all(|round| round.served.is_some());
     Ok(html! {
@@ -63,13 +71,13 @@ pub fn figures(comparison: &Comparison, figures: &Figures, series: &[Series]) ->
             h2 { "Figures" }
             p.note { "Large: the median of the rounds, without those that the hypervisor disturbed; small: from the smallest to the largest. Requests and lost are sums over all rounds." }
             h3 { "Latency of short requests" }
-            (table(&SHORT, series, figures, has_limit)?)
+            (table(&SHORT, series, figures, has_bound)?)
             h3 { "Latency of all requests" }
-            (table(&ALL, series, figures, has_limit)?)
+            (table(&ALL, series, figures, has_bound)?)
             h3 { "Balance: connections accepted per worker" }
             (table(&BALANCE, series, figures, false)?)
             @if are_kept {
-                h3 { "Later load: requests per worker over the kept connections" }
+                h3 { "Later load: requests per worker over the keep-alive connections" }
                 (table(&SERVED, series, figures, false)?)
             }
             @if !comparison.simulated {
@@ -84,7 +92,7 @@ fn table(
     columns: &[Column],
     series: &[Series],
     figures: &Figures,
-    with_limit: bool,
+    with_bound: bool,
 ) -> Result<Markup> {
     Ok(html! {
         div.scroll tabindex="0" {
@@ -95,17 +103,17 @@ fn table(
                 tbody {
                     @for row in series {
                         tr {
-                            (name(&row.arm.name, row.role))
+                            (name(&row.name, row.role))
                             @for column in columns {
                                 (cell(figures, &format!("arms.{}.rounds.*.{}", row.index, column.1), column)?)
                             }
                         }
                     }
-                    @if with_limit {
-                        tr.limit {
-                            (name("limit", Role::Limit))
+                    @if with_bound {
+                        tr.bound {
+                            (name(BOUND, Role::Bound))
                             @for column in columns {
-                                // Of the limit there are summaries only.
+                                // Of the bound there are summaries only.
                                 @match column.1.split_once('.') {
                                     Some((group, figure)) => {
                                         (cell(figures, &format!("limit.{group}.*.{figure}"), column)?)
@@ -175,12 +183,13 @@ pub fn ratios(comparison: &Comparison, figures: &Figures) -> Result<Markup> {
 }
 
 fn ratio(figures: &Figures, scale: &Scale, index: usize, compared: &Compared) -> Result<Markup> {
+    let [arm, base] = compared.pair.labels();
     let show = |field: &str| figures.one(&format!("ratios.{index}.ratio.{field}"), Part);
     Ok(html! {
-        tr.control[compared.control] {
+        tr.control[compared.pair.is_control()] {
             th scope="row" {
-                (compared.arm) " : " (compared.base)
-                @if compared.control { " " span.badge { "A/A control" } }
+                (arm) " : " (base)
+                @if compared.pair.is_control() { " " span.badge { "A/A control" } }
             }
             td.left { (compared.figure) }
             td { strong { (show("rounds.median")?) } }
@@ -295,7 +304,7 @@ pub fn rounds(figures: &Figures, series: &[Series]) -> Result<Markup> {
                             @for row in series {
                                 @for round in 0..row.arm.rounds.len() {
                                     tr {
-                                        (name(&row.arm.name, row.role))
+                                        (name(&row.name, row.role))
                                         td { (round + 1) }
                                         td { (figures.text(&format!("arms.{}.rounds.{round}.seed", row.index))?) }
                                         @for (_, field, quantity) in COLUMNS {

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 use super::*;
-use crate::measure::result::Served;
+use crate::measure::result::{Doubt, Pair, Served};
 
 /// Made once: it is a small simulation.
 fn made() -> Comparison {
@@ -130,7 +130,7 @@ fn hostile_names_stay_text() {
     let mut comparison = made();
     comparison.arms[0].name = HOSTILE.into();
     comparison.arms[4].left_out = Some(HOSTILE.into());
-    comparison.ratios[0].base = HOSTILE.into();
+    comparison.ratios[0].pair = Pair::Bound(HOSTILE.into());
     comparison.verdict[0] = HOSTILE.into();
     comparison.command = HOSTILE.into();
     comparison.environment[0].1 = HOSTILE.into();
@@ -143,7 +143,7 @@ fn hostile_names_stay_text() {
 fn doubts_and_an_early_end_come_before_the_verdict() {
     let mut comparison = made();
     comparison.incomplete = Some("stopped by Ctrl-C in round 2".into());
-    comparison.doubts = vec!["the control differs".into()];
+    comparison.doubts = vec![Doubt::unusable("the control differs")];
     let html = page(&comparison);
     let place = |text: &str| html.find(text).unwrap_or_else(|| panic!("no {text}"));
     assert!(place("stopped by Ctrl-C in round 2") < place("<h1>"));
@@ -161,7 +161,7 @@ fn what_was_never_measured_leaves_no_hole() {
         arm.accepts.clear();
         arm.live = None;
     }
-    comparison.limit = None;
+    comparison.bound = None;
     comparison.ratios.clear();
     comparison.verdict.clear();
     let html = page(&comparison);
@@ -170,7 +170,7 @@ fn what_was_never_measured_leaves_no_hole() {
 }
 
 #[test]
-fn the_later_load_of_kept_connections_has_a_table() {
+fn the_later_load_of_keep_alive_connections_has_a_table() {
     let mut comparison = made();
     assert!(!page(&comparison).contains("Later load"));
     for round in comparison.arms.iter_mut().flat_map(|arm| &mut arm.rounds) {

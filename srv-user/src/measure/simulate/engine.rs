@@ -9,7 +9,7 @@ use srv_common::{Group, Policy, choose, policy};
 use super::host::{Kernel, ready_group};
 use super::ring::Watch;
 use super::tally::Tally;
-use super::{Arm, Model, Outcome};
+use super::{Dispatch, Model, Outcome};
 use crate::measure::arrivals::{Draw, Uniform};
 use srv_steer::AcceptMode;
 
@@ -66,7 +66,7 @@ enum Due {
 
 impl<const N: usize> Engine<N> {
     /// With every worker ready and asleep.
-    pub fn new(model: Model, arm: Arm) -> Self {
+    pub fn new(model: Model, arm: Dispatch) -> Self {
         let mode = match arm.accept {
             AcceptMode::SharedHerd | AcceptMode::Blocking => AcceptMode::Shared,
             mode => mode,

@@ -1,4 +1,4 @@
-//! What is kept of a simulated run: counts that do not grow with it.
+//! What remains of a simulated run: counts whose size does not grow with the run.
 
 use std::collections::VecDeque;
 

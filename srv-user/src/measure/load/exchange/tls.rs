@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::net::{RecvFlags, SendFlags};
 use rustls::ClientConnection;
 
-use crate::measure::load::Tls;
+use crate::measure::load::target::Tls;
 
 /// A session over a socket that is passed to each call.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl Session {
             let taken = self.0.writer().write(bytes)?;
             self.flush(socket)?;
             match taken {
-                // The peer made room between the two: nothing would wake this session.
+                // The server made room between the two: nothing would wake this session.
                 0 if !self.0.wants_write() && !self.0.is_handshaking() => {}
                 0 => return Err(ErrorKind::WouldBlock.into()),
                 taken => return Ok(taken),

@@ -11,7 +11,7 @@ use rustix::net::{
 };
 
 use super::tls::Session;
-use crate::measure::load::{Address, Server};
+use crate::measure::load::target::{Address, Endpoint};
 
 /// A connection.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct Wire {
 
 impl Wire {
     /// A socket for a connection to `server`, not connected.
-    pub(super) fn to(server: &Server) -> rustix::io::Result<Self> {
+    pub(super) fn to(server: &Endpoint) -> rustix::io::Result<Self> {
         let (family, protocol) = match &server.address {
             Address::Tcp(address) if address.is_ipv4() => (AddressFamily::INET, Some(ipproto::TCP)),
             Address::Tcp(_) => (AddressFamily::INET6, Some(ipproto::TCP)),
@@ -34,13 +34,13 @@ impl Wire {
     }
 
     /// Over a socket that is connected to `server`, or will be.
-    pub(crate) fn over(socket: OwnedFd, server: &Server) -> Self {
+    pub(crate) fn over(socket: OwnedFd, server: &Endpoint) -> Self {
         let session = server.tls.as_ref().map(|tls| Box::new(Session::new(tls)));
         Self { socket, session }
     }
 
     /// Begins to connect.
-    pub(super) fn connect(&self, server: &Server) -> rustix::io::Result<()> {
+    pub(super) fn connect(&self, server: &Endpoint) -> rustix::io::Result<()> {
         let connected = match &server.address {
             Address::Tcp(address) => rustix::net::connect(&self.socket, address),
             Address::Unix(path) => SocketAddrUnix::new(path)

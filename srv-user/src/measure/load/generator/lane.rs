@@ -12,11 +12,12 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::measure::load::exchange::Wire;
-use crate::measure::load::{Address, Connections, Load, Server};
+use crate::measure::load::spec::{Connections, Load};
+use crate::measure::load::target::{Address, Endpoint};
 
 /// One server: connections to it, and requests that wait for one.
 pub(super) struct Lane {
-    pub(super) server: Server,
+    pub(super) server: Endpoint,
     /// Due, and waiting for a connection.
     pub(super) waiting: VecDeque<usize>,
     /// The pool's free places, those with an open connection and those without.
@@ -42,7 +43,7 @@ pub(super) fn open_lanes(load: &Load, epoll: &OwnedFd) -> Result<(Vec<Lane>, Vec
 }
 
 /// Opens the pool's connections; each is watched, for nothing yet.
-fn open_pool(load: &Load, server: &Server, epoll: &OwnedFd) -> Result<VecDeque<Option<Wire>>> {
+fn open_pool(load: &Load, server: &Endpoint, epoll: &OwnedFd) -> Result<VecDeque<Option<Wire>>> {
     let Connections::Pool(count) = load.connections else {
         return Ok(VecDeque::new());
     };
@@ -64,13 +65,13 @@ fn open_pool(load: &Load, server: &Server, epoll: &OwnedFd) -> Result<VecDeque<O
 }
 
 /// A connection that is open, its TLS session included.
-fn open_wire(server: &Server, patience: Duration) -> Result<Wire> {
+fn open_wire(server: &Endpoint, within: Duration) -> Result<Wire> {
     let socket: OwnedFd = match &server.address {
-        Address::Tcp(address) => TcpStream::connect_timeout(address, patience)?.into(),
+        Address::Tcp(address) => TcpStream::connect_timeout(address, within)?.into(),
         Address::Unix(path) => UnixStream::connect(path)?.into(),
     };
     for timeout in [Timeout::Recv, Timeout::Send] {
-        set_socket_timeout(&socket, timeout, Some(patience)).context("set a timeout")?;
+        set_socket_timeout(&socket, timeout, Some(within)).context("set a timeout")?;
     }
     let mut wire = Wire::over(socket, server);
     wire.shake_hands().context("TLS handshake")?;

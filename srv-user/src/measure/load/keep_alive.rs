@@ -1,6 +1,6 @@
-//! Keep-alive connections that are opened, used once and then held: where do
-//! they live, and what does one cost its server? Blocking sockets, one after
-//! another or all at once; knows no clock.
+//! Keep-alive connections that are opened, used for one request, and then left open: which
+//! workers have them, and what does one cost its server? The sockets block, and are opened one
+//! after another or all at once. Knows no clock.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -11,12 +11,14 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::measure::load::response::{Head, Reader};
+use crate::measure::stats::per_worker;
 
 /// Open connections; dropping closes them all.
 #[derive(Debug)]
-pub struct Held {
+pub struct KeepAlive {
     streams: Vec<TcpStream>,
-    /// The slot that answered on each, in order of opening; `None` without `X-Worker`.
+    /// The slot of the worker that answered on each, in order of opening; `None` if the
+    /// answer has no `X-Worker`.
     pub workers: Vec<Option<u16>>,
 }
 
@@ -29,26 +31,27 @@ pub enum Opening {
     Burst,
 }
 
-/// An answer that takes longer than this is none.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// An answer that takes longer than this counts as none.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-impl Held {
+impl KeepAlive {
     /// Opens `count` connections to `target` and gets `path` once on each.
     ///
     /// # Errors
     /// Any connection fails, or does not stay open after a 200.
     pub fn open(target: SocketAddr, path: &str, count: usize, opening: Opening) -> Result<Self> {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {target}\r\n\r\n");
-        let mut held = Self {
+        let mut opened = Self {
             streams: Vec::with_capacity(count),
             workers: Vec::with_capacity(count),
         };
-        held.open_all(target, request.as_bytes(), count, opening)
+        opened
+            .open_all(target, request.as_bytes(), count, opening)
             .with_context(|| {
-                let done = held.workers.len();
-                format!("hold {count} connections to {target}: {done} were answered")
+                let done = opened.workers.len();
+                format!("open {count} keep-alive connections to {target}: {done} were answered")
             })?;
-        Ok(held)
+        Ok(opened)
     }
 
     fn open_all(
@@ -80,14 +83,8 @@ impl Held {
     }
 
     /// Connections per worker, for workers 0 to `workers`.
-    pub fn shares(&self, workers: usize) -> Vec<f64> {
-        let mut shares = vec![0.0; workers];
-        for slot in self.workers.iter().flatten() {
-            if let Some(share) = shares.get_mut(usize::from(*slot)) {
-                *share += 1.0;
-            }
-        }
-        shares
+    pub fn shares(&self, workers: usize) -> Vec<u64> {
+        per_worker(self.workers.iter().copied().flatten(), workers)
     }
 }
 
@@ -111,7 +108,7 @@ fn begin_connect(target: SocketAddr) -> Result<TcpStream> {
 }
 
 fn receive(stream: &mut TcpStream) -> Result<Head> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let mut reader = Reader::new(false);
     let mut bytes = [0; 4096];
     loop {

@@ -1,5 +1,6 @@
-//! srv as a child process. Which binary: `SRV_BIN`, else this very process's
-//! if it is srv, else the one that cargo built beside the test.
+//! srv as a child process, as the tests need it: with its log, its control socket, further
+//! addresses, and a second server that joins. `srv ab` has a smaller one of its own,
+//! [`srv::measure::baseline::srv`], which also says which binary is run.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -7,26 +8,28 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 use std::sync::Arc;
 
-use crate::control::Status;
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Pid;
+use srv::control::Status;
+pub use srv::measure::baseline::srv::{executable as binary, profile_folder};
 use tempfile::TempDir;
 
-use super::child::Child;
+use crate::child::Child;
 
 /// A running `srv serve` on a port of its own; dropping it stops it.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
     addresses: Vec<SocketAddr>,
-    /// Of its control socket, which may become another's that has joined.
+    /// Holds its control socket. A server that has joined may take that socket over.
     folder: Arc<TempDir>,
 }
 
 impl Server {
     /// Starts `srv serve` with these further arguments and waits until it is
-    /// ready: it says `listening on ADDR` for each address. Without a
-    /// `--listen` among them it listens on 127.0.0.1, on a port the kernel chooses.
+    /// ready, that is, until it has logged `listening on ADDR` for each address: tests
+    /// await further lines of the log from there on. Without a `--listen` among the
+    /// arguments it listens on 127.0.0.1, on a port that the kernel chooses.
     ///
     /// # Errors
     /// There is no binary, or it ended; the message carries what it said.
@@ -165,37 +168,6 @@ impl Server {
     pub fn stop(mut self) -> Result<ExitStatus> {
         self.child.stop()
     }
-}
-
-/// The binary under test.
-///
-/// # Errors
-/// It is not there; the message says how to build it.
-pub fn binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("SRV_BIN") {
-        return Ok(path.into());
-    }
-    let this = std::env::current_exe().context("find the running program")?;
-    if this.file_name() == Some(OsStr::new("srv")) {
-        return Ok(this);
-    }
-    let path = profile_folder()?.join("srv");
-    ensure!(
-        path.is_file(),
-        "there is no {}: build it with `cargo xtask build` or name one with SRV_BIN",
-        path.display()
-    );
-    Ok(path)
-}
-
-/// Cargo's `target/<profile>`, in which the running test or bench lies.
-///
-/// # Errors
-/// The kernel does not tell.
-pub fn profile_folder() -> Result<PathBuf> {
-    let own = std::env::current_exe().context("find the running test")?;
-    let deps = own.parent().context("the running test lies in no folder")?;
-    Ok(deps.parent().unwrap_or(deps).to_owned())
 }
 
 fn control_in(folder: &TempDir) -> PathBuf {
