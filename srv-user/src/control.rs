@@ -3,9 +3,9 @@
 //! among the files, `places` finds it. The answers are the master's.
 
 pub mod attached;
-mod confinement;
+mod discovery;
 pub mod joining;
-mod places;
+mod sandbox;
 mod server;
 mod socket_file;
 pub mod status;
@@ -20,13 +20,16 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
+use srv_steer::AcceptMode;
 
 use crate::control::status::GroupStatus;
+use crate::values::PolicyName;
+use crate::values::reported::{Named, Reported};
 use attached::AttachedStatus;
 use joining::{Joined, Joining};
 
-pub use confinement::Confinement;
-pub use places::{no_server, servers};
+pub use discovery::{no_server, servers};
+pub use sandbox::SandboxStatus;
 pub use server::{Question, Server};
 
 /// A question to a running server: one line of JSON, answered by one [`Reply`]
@@ -39,7 +42,7 @@ pub enum Request {
     /// Which listening sockets do you have?
     Sockets,
     /// Steer by this policy from now on.
-    Policy(String),
+    Policy(Reported<PolicyName>),
     /// Read the configuration file again.
     Reload,
     /// Replace yourself by the binary that is now where yours was.
@@ -74,12 +77,12 @@ pub struct Status {
     pub version: String,
     /// The master's process id.
     pub pid: u32,
-    /// The policy in force, by name.
-    pub policy: String,
-    /// The accept mode, by name.
-    pub accept: String,
+    /// The policy in force.
+    pub policy: Reported<PolicyName>,
+    /// The accept mode.
+    pub accept: Reported<AcceptMode>,
     /// As whom, and how confined, workers run; `None` until one does.
-    pub workers_run_as: Option<Confinement>,
+    pub workers_run_as: Option<SandboxStatus>,
     /// Since it started the kernel found an accept queue full so often (in this
     /// network namespace, other servers' included).
     pub listen_overflows: u64,
@@ -92,14 +95,20 @@ pub struct Status {
     pub groups: Vec<GroupStatus>,
 }
 
+impl Named for AcceptMode {
+    fn name(&self) -> &str {
+        (*self).name()
+    }
+}
+
 /// A server with these groups that has nothing to report.
 #[cfg(test)]
 pub(crate) fn status_for_tests(groups: Vec<GroupStatus>) -> Status {
     Status {
         version: "0.1.0".into(),
         pid: 4711,
-        policy: "least".into(),
-        accept: "ring".into(),
+        policy: Reported::Known(PolicyName(srv_common::Policy::Least)),
+        accept: Reported::Known(AcceptMode::Ring),
         workers_run_as: None,
         listen_overflows: 0,
         listen_drops: 0,
@@ -193,7 +202,7 @@ pub fn ask(path: Option<&Path>, request: &Request) -> anyhow::Result<Reply> {
 /// # Errors
 /// Several do.
 pub fn only_server() -> anyhow::Result<Option<PathBuf>> {
-    let mut living = places::servers()?;
+    let mut living = discovery::servers()?;
     if living.len() > 1 {
         let names: Vec<_> = living
             .iter()

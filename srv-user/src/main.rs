@@ -23,6 +23,7 @@ use srv::serve::master;
 use srv::serve::master::takeover::{self, Takeover};
 use srv::serve::rehearsal;
 use srv::serve::worker;
+use srv::values::reported::Reported;
 use srv_steer::program;
 
 fn main() -> ExitCode {
@@ -56,7 +57,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(asked) => return query::status(&asked),
         Command::Sockets(asked) => query::sockets(&asked)?,
         Command::Policy { name, server } => {
-            query::change(&Request::Policy(name.0.name().to_owned()), &server)?;
+            query::change(&Request::Policy(Reported::Known(name)), &server)?;
         }
         Command::Reload(server) => query::change(&Request::Reload, &server)?,
         Command::Upgrade(server) => query::change(&Request::Upgrade, &server)?,

@@ -1,17 +1,22 @@
 //! The values that flags and the file share: one parser and one wording for
 //! both. Knows nothing of which setting a value is for.
 
+mod address;
+mod from_file;
 pub mod policies;
+pub mod reported;
 
 use std::fmt;
-use std::marker::PhantomData;
-use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use srv_common::Policy;
+
+pub use address::ListenAddr;
+pub use from_file::{list, scalar, table};
+use reported::Named;
 
 /// A value that did not parse: what was expected instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,70 +112,30 @@ impl<const MIN_MS: u64> From<Period<MIN_MS>> for Duration {
     }
 }
 
-/// An address to listen on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenAddr(pub SocketAddr);
+/// A steering policy, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PolicyName(pub Policy);
 
-impl FromStr for ListenAddr {
-    type Err = Expected;
-
-    fn from_str(text: &str) -> Result<Self, Expected> {
-        if let Ok(address) = text.parse() {
-            return Ok(Self(address));
-        }
-        if let Some((scheme, rest)) = text.split_once("://") {
-            let address = rest.split('/').next().unwrap_or_default();
-            return match address.parse::<SocketAddr>() {
-                Ok(address) => expected(format!("the address alone, {address}, not a URL")),
-                Err(_) => expected(format!(
-                    "an IP address and a port, such as 127.0.0.1:8080, without {scheme}://"
-                )),
-            };
-        }
-        if text.contains(',') {
-            return expected(
-                "one address; name each by a --listen of its own (in the file: listen = \
-                 [\"127.0.0.1:8080\", \"[::1]:8080\"])",
-            );
-        }
-        if let Some(port) = port_too_large(text) {
-            return expected(format!("a port from 0 to 65535, not {port}"));
-        }
-        if text
-            .trim_matches(['[', ']'])
-            .parse::<std::net::IpAddr>()
-            .is_ok()
-        {
-            return expected("a port after the address, as in 127.0.0.1:8080 or [::1]:8080");
-        }
-        let port = text.trim_start_matches(['*', ':']);
-        if port.parse::<u16>().is_ok() {
-            return expected(format!(
-                "an address before the port: 0.0.0.0:{port} for every IPv4 address, \
-                 [::]:{port} for every IPv6 address, 127.0.0.1:{port} for this machine alone"
-            ));
-        }
-        if text.matches(':').count() > 1 && !text.starts_with('[') {
-            return expected("brackets around an IPv6 address, as in [::1]:8080");
-        }
-        expected(
-            "an IP address and a port, such as 127.0.0.1:8080 or [::]:80; names are not looked up",
-        )
+impl Named for PolicyName {
+    fn name(&self) -> &str {
+        self.0.name()
     }
 }
 
-/// The number that stands where a port should, if nothing else is wrong than its size.
-fn port_too_large(text: &str) -> Option<&str> {
-    let (address, port) = text.rsplit_once(':').unwrap_or(("*", text));
-    let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-    let is_address =
-        ["", "*"].contains(&address) || format!("{address}:0").parse::<SocketAddr>().is_ok();
-    (is_number && is_address && port.parse::<u16>().is_err()).then_some(port)
+impl TryFrom<String> for PolicyName {
+    type Error = Expected;
+
+    fn try_from(name: String) -> Result<Self, Expected> {
+        name.parse()
+    }
 }
 
-/// A steering policy, by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PolicyName(pub Policy);
+impl From<PolicyName> for String {
+    fn from(policy: PolicyName) -> Self {
+        policy.0.name().to_owned()
+    }
+}
 
 impl FromStr for PolicyName {
     type Err = Expected;
@@ -262,183 +227,12 @@ pub(crate) fn by_name<T: Copy>(text: &str, named: &[(&str, T)]) -> Result<T, Exp
     expected(format!("one of {}", names.join(", ")))
 }
 
-/// For serde: a string or a whole number, parsed as a flag's value would be.
-///
-/// # Errors
-/// What was found and what was expected.
-pub fn scalar<'de, D: Deserializer<'de>, T>(file: D) -> Result<Option<T>, D::Error>
-where
-    T: FromStr<Err: fmt::Display>,
-{
-    Scalar::deserialize(file).map(|Scalar(value)| Some(value))
-}
-
-/// For serde: one [`scalar`] or an array of them.
-///
-/// # Errors
-/// What was found and what was expected.
-pub fn list<'de, D: Deserializer<'de>, T>(file: D) -> Result<Option<Vec<T>>, D::Error>
-where
-    T: FromStr<Err = Expected>,
-{
-    file.deserialize_any(ListVisitor(PhantomData)).map(Some)
-}
-
-/// For serde: a table of extensions and their media types.
-///
-/// # Errors
-/// What was found and what was expected.
-pub fn table<'de, D: Deserializer<'de>>(file: D) -> Result<Option<Vec<FileType>>, D::Error> {
-    file.deserialize_map(TableVisitor).map(Some)
-}
-
-struct TableVisitor;
-
-impl<'de> Visitor<'de> for TableVisitor {
-    type Value = Vec<FileType>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a table of extensions and their media types")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<Vec<FileType>, A::Error> {
-        let mut types = Vec::new();
-        while let Some(extension) = table.next_key::<String>()? {
-            types.push(table.next_value_seed(TypeOf(&extension))?);
-        }
-        Ok(types)
-    }
-}
-
-/// The media type of this extension. A visitor, so that an error is at the value's line.
-struct TypeOf<'a>(&'a str);
-
-impl<'de> DeserializeSeed<'de> for TypeOf<'_> {
-    type Value = FileType;
-
-    fn deserialize<D: Deserializer<'de>>(self, file: D) -> Result<FileType, D::Error> {
-        file.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for TypeOf<'_> {
-    type Value = FileType;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a media type, as a string")
-    }
-
-    fn visit_str<E: de::Error>(self, name: &str) -> Result<FileType, E> {
-        let Self(extension) = self;
-        FileType::new(extension, name)
-            .map_err(|expected| E::custom(format!("found `{extension} = {name}`, {expected}")))
-    }
-}
-
-struct Scalar<T>(T);
-
-impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Scalar<T> {
-    fn deserialize<D: Deserializer<'de>>(file: D) -> Result<Self, D::Error> {
-        file.deserialize_any(ScalarVisitor(PhantomData)).map(Self)
-    }
-}
-
-struct ScalarVisitor<T>(PhantomData<T>);
-
-impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for ScalarVisitor<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string or a whole number")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-        text.parse()
-            .map_err(|expected| E::custom(format!("found `{text}`, {expected}")))
-    }
-
-    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
-        self.visit_str(&number.to_string())
-    }
-}
-
-struct ListVisitor<T>(PhantomData<T>);
-
-impl<'de, T: FromStr<Err = Expected>> Visitor<'de> for ListVisitor<T> {
-    type Value = Vec<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string or an array of strings")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
-        ScalarVisitor(PhantomData)
-            .visit_str(text)
-            .map(|one| vec![one])
-    }
-
-    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Vec<T>, E> {
-        self.visit_str(&number.to_string())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Vec<T>, A::Error> {
-        let mut values = Vec::new();
-        while let Some(Scalar(value)) = array.next_element()? {
-            values.push(value);
-        }
-        Ok(values)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn refusal<T: FromStr<Err = Expected> + fmt::Debug>(text: &str) -> String {
         text.parse::<T>().expect_err(text).to_string()
-    }
-
-    #[test]
-    fn listen_addresses_of_both_families_parse() {
-        for text in ["127.0.0.1:8080", "0.0.0.0:0", "[::]:80", "[fe80::1%2]:80"] {
-            assert_eq!(text.parse(), Ok(ListenAddr(text.parse().unwrap())));
-        }
-    }
-
-    #[test]
-    fn a_listen_address_that_lacks_something_is_told_what() {
-        for port_alone in ["8080", ":8080", "*:8080"] {
-            let refusal = refusal::<ListenAddr>(port_alone);
-            assert!(refusal.contains("0.0.0.0:8080"), "{port_alone}: {refusal}");
-        }
-        for no_port in ["127.0.0.1", "::1", "[::1]"] {
-            assert!(
-                refusal::<ListenAddr>(no_port).contains("a port after"),
-                "{no_port}"
-            );
-        }
-        assert!(refusal::<ListenAddr>("fe80::1:70000").contains("brackets"));
-        for port in [
-            "127.0.0.1:80000",
-            "[::1]:80000",
-            "80000",
-            ":80000",
-            "*:80000",
-        ] {
-            let refusal = refusal::<ListenAddr>(port);
-            assert_eq!(refusal, "expected a port from 0 to 65535, not 80000");
-        }
-        let refusal_of_url = refusal::<ListenAddr>("http://127.0.0.1:80/index.html");
-        assert!(
-            refusal_of_url.contains("127.0.0.1:80, not a URL"),
-            "{refusal_of_url}"
-        );
-        assert!(refusal::<ListenAddr>("http://localhost").contains("without http://"));
-        let several = refusal::<ListenAddr>("127.0.0.1:80,127.0.0.1:81");
-        assert!(several.contains("a --listen of its own"), "{several}");
-        for nonsense in ["localhost:80", "", "[::1]:x"] {
-            assert!(refusal::<ListenAddr>(nonsense).contains("names are not looked up"));
-        }
     }
 
     #[test]

@@ -169,5 +169,5 @@ fn report(samples: &[Sample]) {
     for to in [Beside::Nothing, Beside::AtAnother] {
         rows.push(row(format!("AtThis / {to:?}, by round"), &ratio(to), 2));
     }
-    print_table(&["beside", "median", "lowest", "highest"], &rows);
+    print_table(&["beside", "median", "lowest", "highest"], rows);
 }

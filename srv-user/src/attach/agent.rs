@@ -273,7 +273,7 @@ impl Agent {
                  name a server of `srv serve` (--listen or --control)"
             )),
             Request::Policy(name) => self
-                .switch(name)
+                .switch(name.name())
                 .map(|before| Reply::Done(format!("policy: {name} (was {})", before.name()))),
         };
         answer.unwrap_or_else(|error| Reply::Refused(format!("{error:#}")))

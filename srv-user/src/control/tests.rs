@@ -5,6 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use srv_common::Policy;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -52,11 +53,11 @@ async fn said_to(bytes: &[u8]) -> Vec<u8> {
 fn a_hostile_request_gets_one_reply() {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().build().unwrap();
-    let long = Request::Policy("x".repeat(20_000));
+    let long = Request::Policy(Reported::Unknown("x".repeat(20_000)));
     let seeds = [
         packet(&Request::Status),
         packet(&Request::Sockets),
-        packet(&Request::Policy("least".into())),
+        packet(&Request::Policy(Reported::Known(PolicyName(Policy::Least)))),
         packet(&Request::Upgrade),
         packet(&Request::Join(Joining::new(
             &crate::serve::config::settings(&crate::serve::config::args::ServeArgs::default())

@@ -8,7 +8,7 @@ use anyhow::Context;
 use rustix::net::SendFlags;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::control::Confinement;
+use crate::control::SandboxStatus;
 use crate::kernel::packets::receive_with_fds;
 use crate::serve::config::Serving;
 use crate::serve::orders::Orders;
@@ -30,7 +30,7 @@ pub enum ToWorker {
     /// All that the worker is to do from now on.
     Orders(Orders),
     /// A probe. A healthy worker wakes when it receives one.
-    Nudge,
+    Probe,
 }
 
 /// What a worker needs to start.
@@ -57,7 +57,7 @@ pub struct Start {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToMaster {
     /// It waits on its own listeners, confined like this.
-    Registered(Confinement),
+    Registered(SandboxStatus),
     /// It accepts connections.
     Ready,
     /// It was asked to go, accepts no more and will exit.
@@ -188,7 +188,7 @@ mod tests {
             log_json: false,
             serving,
         };
-        let orders = Orders::first(start.serving.clone(), true, 2);
+        let orders = Orders::initial(start.serving.clone(), true, 2);
         let seeds = [
             serde_json::to_vec(&ToWorker::Start(start)).unwrap(),
             serde_json::to_vec(&ToWorker::Orders(orders)).unwrap(),

@@ -29,7 +29,7 @@ pub struct Orders {
     pub adopted: Vec<u32>,
     /// How often to have looked at the listeners where a sibling that died or hangs may have
     /// been the one that was woken.
-    pub looks: u32,
+    pub rescans: u32,
 }
 
 /// What becomes of a worker. A later one replaces an earlier one, and never the other way.
@@ -47,7 +47,7 @@ pub enum Task {
 
 impl Orders {
     /// What a worker does from its start on.
-    pub fn first(serving: Serving, beside: bool, listeners: u32) -> Self {
+    pub fn initial(serving: Serving, beside: bool, listeners: u32) -> Self {
         Self {
             revision: 0,
             task: Task::Serve,
@@ -57,7 +57,7 @@ impl Orders {
             in_ring: false,
             newcomers: Vec::new(),
             adopted: Vec::new(),
-            looks: 0,
+            rescans: 0,
         }
     }
 

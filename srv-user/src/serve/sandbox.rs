@@ -12,7 +12,7 @@ use std::os::fd::BorrowedFd;
 use anyhow::Context;
 use rustix::thread::CapabilitySet;
 
-use crate::control::Confinement;
+use crate::control::SandboxStatus;
 pub use user::User;
 
 /// The first step: from now on this process is `user` (`None`: who it was), and
@@ -32,10 +32,10 @@ pub fn become_user(user: Option<User>) -> anyhow::Result<()> {
 /// # Errors
 /// If the kernel refuses what every kernel has. What a kernel may lack is said
 /// in what is returned.
-pub fn confine(root: Option<BorrowedFd<'_>>) -> anyhow::Result<Confinement> {
+pub fn confine(root: Option<BorrowedFd<'_>>) -> anyhow::Result<SandboxStatus> {
     capabilities::drop_all().context("drop all capabilities")?;
     rustix::thread::set_no_new_privs(true).context("set no_new_privs")?;
-    Ok(Confinement {
+    Ok(SandboxStatus {
         uid: rustix::process::getuid().as_raw(),
         gid: rustix::process::getgid().as_raw(),
         landlock_abi: paths::read_beneath(root).context("restrict file access with Landlock")?,

@@ -33,7 +33,7 @@ use self::request_path::{BadPath, RequestPath};
 use crate::serve::config::Types;
 
 use crate::serve::config::Serving;
-use crate::serve::seldom::Seldom;
+use crate::serve::rate_limit::RateLimit;
 
 mod beneath;
 mod body;
@@ -63,7 +63,7 @@ pub struct Site {
     rules: Rules,
     worker: Option<HeaderValue>,
     /// Lines about files that could not be opened.
-    failures: RefCell<Seldom>,
+    failures: RefCell<RateLimit>,
     /// Monotonic; a coarse one will do. Tests turn it by hand.
     clock: fn() -> Duration,
 }

@@ -1,11 +1,12 @@
-//! One worker's life: it takes over what it inherited, joins the ring, accepts
-//! and serves connections, publishes its load, and drains.
+//! A worker process: it takes over what it inherited, joins the ring, accepts and serves
+//! connections, publishes its load, and drains.
 
 mod accepting;
 pub mod connection;
 mod connections;
 pub mod http;
-mod obey;
+mod mode;
+mod orders;
 pub mod stream;
 pub mod turn;
 
@@ -21,9 +22,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::control::Confinement;
+use crate::control::SandboxStatus;
+use crate::kernel::open_files;
 use crate::kernel::packets;
 use crate::kernel::reactor::Reactor;
 use crate::logging;
@@ -35,7 +36,9 @@ use crate::serve::worker::connection::Driver;
 use crate::serve::worker::http::Http;
 use accepting::Rest;
 use connections::{Connections, Room};
-use srv_steer::{AcceptMode, Accepted, Load, Ring, monotonic_ns};
+use mode::{Mode, SWEEP_NS};
+use srv_steer::monotonic_ns;
+use srv_steer::{AcceptMode, Accepted, Load, Ring};
 
 /// Runs the worker process to its end.
 ///
@@ -50,7 +53,7 @@ pub fn run() -> anyhow::Result<()> {
     let channel = Rc::new(Channel::from_fd(channel));
     let result = Worker::start(channel.clone()).and_then(|mut worker| worker.serve());
     if let Err(error) = &result {
-        // If the master is gone there is nobody to tell.
+        // If the master is gone, no process reads this.
         let _ = channel.send(&ToMaster::Failed(format!("{error:#}")));
     }
     logging::catch_up();
@@ -61,18 +64,10 @@ pub fn run() -> anyhow::Result<()> {
 const TERMINATE_TOKEN: u64 = 1 << 62;
 const CHANNEL_TOKEN: u64 = 1 << 63;
 
-/// How often deadlines are looked at.
-const SWEEP_NS: u64 = 250_000_000;
-/// How often a draining worker looks whether it is done.
-const DRAIN_CHECK: Duration = Duration::from_millis(20);
-/// A worker that has not looked at its events for longer than this, ns, is late, and the
-/// rest is not held against its clients.
+/// If a worker has not handled events for longer than this, ns, it is late. Its clients get the
+/// time beyond that in addition.
 const LATE_NS: u64 = 2 * SWEEP_NS;
-/// After SYNs have stopped, how long handshakes may take to complete.
-const LAST_HANDSHAKES_NS: u64 = 100_000_000;
-/// How long a worker may drain whose master died.
-const ORPHAN_GRACE_NS: u64 = 10_000_000_000;
-/// File descriptors kept free beside listeners, connections and the files that their
+/// File descriptors that are kept free beside listeners, connections and the files that their
 /// responses keep open: for files that are read at once, and clients that are turned away.
 const SPARE_FDS: u64 = 32;
 
@@ -82,24 +77,30 @@ struct Worker {
     channel: Option<Rc<Channel>>,
     terminate: UnixStream,
     reactor: Reactor,
-    confinement: Confinement,
+    sandbox: SandboxStatus,
     /// Empty once it no longer accepts.
     ring: Ring,
-    /// It waits on its siblings' listeners.
-    joined: bool,
-    /// What it does.
+    membership: Membership,
+    /// The orders that it follows.
     orders: Orders,
     driver: Driver,
     connections: Connections,
     room: Room,
     rest: Rest,
-    /// When it last looked at its events, ns.
+    mode: Mode,
+    /// When it last came to handle events, ns.
     looked_ns: u64,
+    /// When it last checked deadlines, ns.
     swept_ns: u64,
-    /// Since when it finishes, ns.
-    draining_since_ns: Option<u64>,
-    /// When it exits, done or not, ns.
-    exit_by_ns: u64,
+}
+
+/// The listeners that a worker waits on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Membership {
+    /// Its own.
+    OwnListeners,
+    /// In the ring: its siblings', too.
+    Ring,
 }
 
 impl Worker {
@@ -114,26 +115,25 @@ impl Worker {
         let reactor = Reactor::new().context("create an epoll instance")?;
         sandbox::become_user(start.user)?;
         let site = Site::new(&start.serving, named(&start))?;
-        // Read for the first time, the clock is looked for with calls that are not
-        // allowed later; not found, it is a system call.
+        // The first reading looks up the vDSO by calls that the sandbox does not allow. Without
+        // the vDSO, each reading would be a system call.
         monotonic_ns();
-        let confinement = sandbox::confine(site.root())?;
+        let sandbox = sandbox::confine(site.root())?;
         Ok(Self {
             channel: Some(channel),
             terminate,
             reactor,
-            confinement,
+            sandbox,
             ring: Ring::new(start.serving.accept, start.slot, listeners),
-            joined: false,
-            orders: Orders::first(start.serving.clone(), start.beside, start.listeners),
+            membership: Membership::OwnListeners,
+            orders: Orders::initial(start.serving.clone(), start.beside, start.listeners),
             driver: driver(site, &start, published, Rc::default()),
             connections: Connections::default(),
             room,
             rest: Rest::default(),
+            mode: Mode::Serving,
             looked_ns: 0,
             swept_ns: 0,
-            draining_since_ns: None,
-            exit_by_ns: u64::MAX,
             start,
         })
     }
@@ -147,21 +147,21 @@ impl Worker {
         if self.start.serving.accept != AcceptMode::Blocking {
             self.ring.watch_own(&self.reactor)?;
         }
-        channel.send(&ToMaster::Registered(self.confinement.clone()))?;
+        channel.send(&ToMaster::Registered(self.sandbox.clone()))?;
         if self.start.serving.accept != AcceptMode::Ring {
             channel.send(&ToMaster::Ready)?;
         }
         while !self.is_done() {
-            self.turn()?;
+            self.run_once()?;
         }
         Ok(())
     }
 
-    /// Once around: wait, then in the order of events serve what is ready and
+    /// One iteration of the loop: wait, then in the order of events serve what is ready and
     /// accept at most one connection (what stays in the queue can wake an idle
     /// sibling), let one of the connections in line go on, publish.
-    fn turn(&mut self) -> anyhow::Result<()> {
-        // With a connection in line it only looks, and is no moment idle.
+    fn run_once(&mut self) -> anyhow::Result<()> {
+        // With a connection in line it does not wait for events, and is not idle.
         if !self.connections.has_line() {
             self.published().sleeps();
         }
@@ -187,7 +187,8 @@ impl Worker {
         self.take(accepted, now_ns);
         self.serve_ready(now_ns)?;
         self.resume_next(now_ns);
-        if now_ns >= self.swept_ns + self.sweeps_every_ns() {
+        let interval_ns = self.mode.sweep_interval().as_nanos() as u64;
+        if now_ns >= self.swept_ns + interval_ns {
             self.sweep(now_ns);
         }
         self.published().ends_loop();
@@ -204,7 +205,7 @@ impl Worker {
                 .pending((self.reactor.count() - nth) as u32);
             nth += 1;
             match ready.token {
-                CHANNEL_TOKEN => self.obey(now_ns)?,
+                CHANNEL_TOKEN => self.read_channel(now_ns)?,
                 TERMINATE_TOKEN => self.retire(now_ns)?,
                 token if srv_steer::is_listener(token) => {
                     if std::mem::take(&mut may_accept) {
@@ -227,25 +228,21 @@ impl Worker {
         self.driver.published()
     }
 
-    /// Connections have deadlines; without any there is nothing to wake up for.
+    /// How long to wait for events. Connections have deadlines; without connections a worker
+    /// wakes for nothing else.
     fn timeout(&self) -> Option<Duration> {
         if self.connections.has_line() {
             return Some(Duration::ZERO);
         }
         if let Some(due_ns) = self.ring.due_ns() {
-            // Not from the begin of this turn: a request may have blocked since.
+            // Not the time at the start of this iteration: a request may have blocked since.
             return Some(Duration::from_nanos(due_ns.saturating_sub(monotonic_ns())));
         }
-        let deadlines = match (self.draining_since_ns, self.connections.is_empty()) {
-            (Some(_), _) => Some(DRAIN_CHECK),
-            (None, false) => Some(Duration::from_nanos(SWEEP_NS)),
-            (None, true) => None,
-        };
-        let turn = self
-            .published()
-            .sleeps_at_most_ns()
-            .map(Duration::from_nanos);
-        deadlines.into_iter().chain(turn).min()
+        let has_deadlines = self.mode.is_draining() || !self.connections.is_empty();
+        let deadlines = has_deadlines.then(|| self.mode.sweep_interval());
+        let load = self.published().sleeps_at_most_ns();
+        let load = load.map(Duration::from_nanos);
+        deadlines.into_iter().chain(load).min()
     }
 
     /// In blocking mode, one connection at a time.
@@ -255,16 +252,16 @@ impl Worker {
             && !self.ring.is_empty()
     }
 
-    /// Asked by SIGTERM to go.
+    /// SIGTERM: leaves, while its siblings go on.
     fn retire(&mut self, now_ns: u64) -> anyhow::Result<()> {
         self.reactor.forget(&self.terminate)?;
-        // If the master is gone, its channel says so, perhaps in this same turn.
+        // If the master is gone, its channel reports that, perhaps in this same iteration.
         let _ = self.tell(&ToMaster::Retiring);
         self.resign(now_ns);
         Ok(())
     }
 
-    /// Goes while the others stay: they drain its queue.
+    /// Leaves while its siblings go on: they drain its queue.
     fn resign(&mut self, now_ns: u64) {
         let last = self.ring.resign(&self.reactor, self.driver.published());
         self.drain(now_ns);
@@ -273,24 +270,22 @@ impl Worker {
         }
     }
 
-    /// As [`Self::resign`]; the slot may be another's at once.
+    /// As [`Self::resign`], and publishes nothing any more: its slot may have another worker.
     fn yield_slot(&mut self, now_ns: u64) {
         self.resign(now_ns);
         self.published().fall_silent();
     }
 
     fn drain(&mut self, now_ns: u64) {
-        if self.draining_since_ns.is_some() {
-            return;
+        if self.mode.drain(now_ns) {
+            self.drain_connections(now_ns);
         }
-        self.draining_since_ns = Some(now_ns);
-        self.drain_connections(now_ns);
     }
 
-    /// Nothing more is to come: no SYN is answered any more, the handshakes
-    /// have had their time and the accept queues are empty.
-    fn leave_listeners_if_empty(&mut self, now_ns: u64, since_ns: u64) {
-        if now_ns < since_ns + LAST_HANDSHAKES_NS || self.ring.has_waiting() {
+    /// Leaves the listeners if no connection can come any more: the kernel answers no SYN, the
+    /// handshakes have had their time and the accept queues are empty.
+    fn leave_listeners_if_empty(&mut self, now_ns: u64) {
+        if !self.mode.are_handshakes_over(now_ns) || self.ring.has_waiting() {
             return;
         }
         let last = self.ring.resign(&self.reactor, self.driver.published());
@@ -300,11 +295,8 @@ impl Worker {
     }
 
     fn is_done(&self) -> bool {
-        let Some(since_ns) = self.draining_since_ns else {
-            return false;
-        };
         let nothing_left = self.ring.is_empty() && self.connections.is_empty();
-        nothing_left || self.swept_ns.max(since_ns) >= self.exit_by_ns
+        self.mode.is_draining() && (nothing_left || self.mode.is_over(self.swept_ns))
     }
 }
 
@@ -313,8 +305,8 @@ fn catch_signals() -> io::Result<UnixStream> {
     let (ours, handlers) = UnixStream::pair()?;
     signal_hook::low_level::pipe::register(SIGTERM, handlers)?;
     for signal in [SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2] {
-        // A terminal, systemd or an operator sends these to all processes; their meaning is
-        // the master's affair.
+        // A terminal, systemd or an operator sends these to all processes. Only the master
+        // acts on them.
         signal_hook::flag::register(signal, Arc::default())?;
     }
     Ok(ours)
@@ -335,10 +327,10 @@ fn receive_start(channel: &Channel) -> anyhow::Result<Start> {
     }
 }
 
-/// What serves connections as `start` says.
+/// The driver of connections, with the settings of `start`.
 fn driver(site: Site, start: &Start, published: Rc<Load>, files: Rc<Cell<usize>>) -> Driver {
     if start.serving.synthetic {
-        // A synthetic sleep is to last what it says, not 50 µs more.
+        // A synthetic sleep is to last as long as it was asked to, not 50 µs more.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     }
     Driver::new(Rc::new(Http {
@@ -354,11 +346,11 @@ fn named(start: &Start) -> Option<u32> {
     start.serving.worker_header.then_some(start.slot)
 }
 
-/// Whoever started the master may have left descriptors open that are passed on.
+/// The process that started the master may have left descriptors open, which are passed on.
 /// To be called before this process opens any.
 fn close_the_rest(start: &Start) {
     let first = inherited(start).end() as libc::c_uint;
-    // Before Linux 5.9 there is no such call: what others left open stays so.
+    // Before Linux 5.9 there is no such call, and these descriptors stay open.
     // SAFETY: nothing in this process has opened, or owns, a descriptor from there on.
     unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
 }
@@ -389,18 +381,11 @@ fn take_inherited(start: &Start) -> anyhow::Result<(Vec<Vec<OwnedFd>>, Load)> {
     Ok((listeners, Load::attach(start.slot, memories)?))
 }
 
-/// As many connections as are wanted, and as there can be file descriptors for.
+/// Room for as many connections as were asked for, if there can be so many file descriptors.
 fn room(start: &Start) -> io::Result<Room> {
-    let hard = getrlimit(Resource::Nofile).maximum;
-    setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: hard,
-            maximum: hard,
-        },
-    )?;
+    let limit = open_files::raise()?;
     let others = SPARE_FDS + u64::from(start.groups) * (1 + u64::from(start.listeners));
-    let possible = hard.map_or(u64::MAX, |hard| hard.saturating_sub(others).max(1));
+    let possible = limit.map_or(u64::MAX, |limit| limit.saturating_sub(others).max(1));
     Ok(Room {
         connections: start.serving.limits.connections as usize,
         descriptors: usize::try_from(possible).unwrap_or(usize::MAX),

@@ -125,7 +125,7 @@ fn a_worker_that_hangs_for_too_long_is_replaced() {
     client.get("/work?sleep_us=60000000");
     server
         .child()
-        .await_line("killing a worker that hangs")
+        .await_line("killing a worker that has stalled")
         .unwrap();
     client
         .ended_or_response()

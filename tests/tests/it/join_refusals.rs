@@ -59,7 +59,7 @@ fn nobody_is_there() {
     command.args(["serve", "--join", "--listen", "127.0.0.1:1", "--control"]);
     command.arg(folder.path().join("control"));
     let said = refusal(&mut command);
-    assert!(said.contains("there is nobody to join"), "{said}");
+    assert!(said.contains("there is no server to join"), "{said}");
     assert!(said.contains("leave --join out"), "{said}");
 }
 
@@ -85,7 +85,11 @@ fn another_server_than_one_that_this_could_join() {
     assert_refused(&first, &policy, &["--policy least", "--join"]);
     // One of them is the first's.
     let many = ["--workers", "256"];
-    assert_refused(&first, &many, &["not 256 slots", "255 are free"]);
+    assert_refused(
+        &first,
+        &many,
+        &["does not have 256 free slots", "255 are free"],
+    );
     let shared = serve().workers(1).accept("shared").start();
     let accept = ["--accept", "shared"];
     assert_refused(&shared, &accept, &["one listener for all", "--accept ring"]);
@@ -99,7 +103,11 @@ fn a_policy_may_have_fewer_slots() {
     assert_refused(
         &first,
         &many,
-        &["not 64 slots", "policy hermes", "63 are free"],
+        &[
+            "does not have 64 free slots",
+            "policy hermes",
+            "63 are free",
+        ],
     );
 }
 
@@ -181,7 +189,7 @@ fn a_third_server() {
     let said = refusal(&mut joining(&first, &["--listen", &listen]));
     let pid = second.pid().as_raw_nonzero().to_string();
     assert!(
-        said.contains(&pid) && said.contains("there can be one"),
+        said.contains(&pid) && said.contains("only one can"),
         "{said}"
     );
     assert!(second.stop().unwrap().success());

@@ -307,7 +307,10 @@ fn least_is_what_nobody_asked_for() {
     let server = serve().workers(2).start();
     assert_eq!(get(server.address(), "/").status(), 200);
     let status = status(&server);
-    assert_eq!((&*status.policy, &*status.accept), ("least", "ring"));
+    assert_eq!(
+        (status.policy.name(), status.accept.name()),
+        ("least", "ring")
+    );
     assert_eq!(status.groups[0].program.steered, 1);
     assert_eq!(worker(&server, 0).state, "ready");
 }

@@ -151,7 +151,7 @@ fn a_bad_file_is_refused_at_its_line_and_nothing_changes() {
     let expected = [
         "srv.toml:2: root",
         "No such file",
-        "the old configuration goes on",
+        "the old configuration stays in force",
     ];
     assert!(expected.iter().all(|part| line.contains(part)), "{line}");
     configured.rewrite("workers = 4\naccept = \"own\"\n");

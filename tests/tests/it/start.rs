@@ -199,7 +199,7 @@ fn flags_win_over_the_file() {
     let server = serve().config(&file).workers(2).start();
     let status = server.status().unwrap();
     assert_eq!(
-        (status.groups[0].workers.len(), &*status.policy),
+        (status.groups[0].workers.len(), status.policy.name()),
         (2, "hash")
     );
     assert_eq!(get(server.address(), "/work").status(), 200);

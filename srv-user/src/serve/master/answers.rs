@@ -1,15 +1,17 @@
-//! What the master says through the control socket, and the changes of which
-//! one can be told at once.
+//! The master's answers at the control socket, and the changes whose outcome is known at once.
 
 use anyhow::ensure;
 use srv_common::Policy;
 
-use super::{Master, Second};
-use crate::control::Confinement;
+use super::Master;
+use super::role::SecondaryServer;
+use super::worker::Worker;
+use crate::control::SandboxStatus;
 use crate::control::status::GroupStatus;
 use crate::control::{Reply, Request, SocketStatus, Status};
-use crate::serve::master::spawn::{self, Worker};
+use crate::serve::master::spawn;
 use crate::values::PolicyName;
+use crate::values::reported::Reported;
 use srv_steer::Group;
 use srv_steer::ListenerInfo;
 use srv_steer::Overflow;
@@ -23,43 +25,47 @@ impl Master {
                 Err(error) => Reply::Refused(format!("{error:#}")),
             },
             Request::Upgrade | Request::Reload => {
-                Reply::Refused("that is not answered at once".into())
+                Reply::Refused("this request is not answered at once".into())
             }
             Request::Join(joining) => match self.let_join(joining) {
                 Ok(joined) => Reply::Joined(joined),
                 Err(error) => Reply::Refused(format!("{error:#}")),
             },
-            Request::Policy(name) => match self.switch_policy(name) {
-                Ok(before) => Reply::Done(format!("policy: {name} (was {})", before.name())),
+            Request::Policy(policy) => match self.switch_policy(policy) {
+                Ok(before) => Reply::Done(format!("policy: {policy} (was {})", before.name())),
                 Err(error) => Reply::Refused(format!("{error:#}")),
             },
         }
     }
 
-    fn switch_policy(&mut self, name: &str) -> anyhow::Result<Policy> {
-        let policy = name.parse::<PolicyName>().map_err(anyhow::Error::msg)?.0;
+    fn switch_policy(&mut self, asked: &Reported<PolicyName>) -> anyhow::Result<Policy> {
+        let PolicyName(policy) = match asked {
+            Reported::Known(policy) => *policy,
+            // A newer srv knows it. The refusal names the policies that there are.
+            Reported::Unknown(name) => name.parse()?,
+        };
         ensure!(
             !self.is_changing_hands(),
             "an upgrade is under way: switch the policy when it is done"
         );
         let before = self.policy;
         self.change_policy(policy)?;
-        tracing::info!("policy: {name}");
+        tracing::info!("policy: {asked}");
         Ok(before)
     }
 
     fn status(&self) -> Status {
         let overflow = Overflow::read().unwrap_or_default();
-        let overflow = overflow.since(self.overflow_before);
+        let overflow = overflow.since(self.launch.overflow);
         Status {
             version: env!("CARGO_PKG_VERSION").to_string(),
             pid: std::process::id(),
-            policy: self.policy.name().to_string(),
-            accept: self.settings.serving.accept.name().to_string(),
-            workers_run_as: self.confinement(),
+            policy: Reported::Known(PolicyName(self.policy)),
+            accept: Reported::Known(self.settings.serving.accept),
+            workers_run_as: self.sandbox(),
             listen_overflows: overflow.overflows,
             listen_drops: overflow.drops,
-            joined: self.second.as_ref().map(Second::status),
+            joined: self.role.secondary().map(SecondaryServer::status),
             groups: self
                 .groups
                 .iter()
@@ -68,28 +74,28 @@ impl Master {
         }
     }
 
-    /// All workers were started in the same way; one that is registered tells.
-    fn confinement(&self) -> Option<Confinement> {
-        let mut workers = self.workers.values();
-        workers.find_map(|worker| worker.confinement.clone())
+    /// The sandbox of any worker that is registered: all were started in the same way.
+    fn sandbox(&self) -> Option<SandboxStatus> {
+        let mut workers = self.staff.workers.values();
+        workers.find_map(|worker| worker.sandbox().cloned())
     }
 
     fn group_status(&self, group: &Group) -> GroupStatus {
         let mut status = GroupStatus::of(group);
         for worker in &mut status.workers {
-            worker.hang_kills = self.slots[worker.slot].hang_kills;
-            worker.behind = self.is_behind(worker.slot);
-            let second = self.second.as_ref();
-            worker.joined = second.is_some_and(|second| second.slots.contains(&worker.slot));
+            worker.hang_kills = self.staff.slots[worker.slot].stall_kills;
+            worker.behind = self.staff.is_behind(worker.slot);
+            let secondary = self.role.secondary();
+            worker.joined = secondary.is_some_and(|at| at.slots.contains(&worker.slot));
         }
         status
     }
 
-    /// The process of the worker in charge of a slot, the second server's too.
+    /// The process of the worker in charge of a slot, also of the secondary's.
     fn pid_in(&self, slot: u32) -> Option<u32> {
-        let own = self.in_charge(slot).map(Worker::pid);
+        let own = self.staff.in_charge(slot).map(Worker::pid);
         let own = own.map(|pid| pid.as_raw_nonzero().get() as u32);
-        own.or_else(|| self.second.as_ref()?.pids.get(&slot).copied())
+        own.or_else(|| self.role.secondary()?.pids.get(&slot).copied())
     }
 
     fn sockets(&self) -> anyhow::Result<Vec<SocketStatus>> {

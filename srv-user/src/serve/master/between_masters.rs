@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::hear::{self, Heard};
+use super::receive::{self, ProcessEvent};
 
 /// What one master says to another.
 pub trait Message: Serialize + Send + 'static {
@@ -60,7 +60,7 @@ impl<T: Message> Peer<T> {
     ///
     /// # Errors
     /// If the channel cannot be watched.
-    pub fn listen<U: DeserializeOwned + Send + 'static, E: Heard>(
+    pub fn listen<U: DeserializeOwned + Send + 'static, E: ProcessEvent>(
         &mut self,
         events: UnboundedSender<E>,
         event: impl Fn(Option<U>) -> E + Send + Sync + 'static,
@@ -69,7 +69,7 @@ impl<T: Message> Peer<T> {
         let channel = Arc::new(channel);
         self.watched = Some(channel.clone());
         tokio::spawn(async move {
-            hear::pass_on(&channel, &events, |_| false, |said| event(Some(said))).await;
+            receive::forward(&channel, &events, |_| false, |said| event(Some(said))).await;
             // The receiver lives as long as the master.
             let _ = events.send(event(None));
         });
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
     use crate::kernel::packets;
     use crate::serve::master::event::Event;
-    use crate::serve::master::join::{ToFirst, ToJoined};
+    use crate::serve::master::join::{ToPrimary, ToSecondary};
 
     fn block_on(test: impl Future<Output = ()>) {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -141,7 +141,7 @@ mod tests {
         let (mine, theirs) = packets::pair().unwrap();
         let mut peer = Peer::new(mine);
         let (events, _) = unbounded_channel();
-        peer.listen::<ToFirst, _>(events, Event::FromSecond)
+        peer.listen::<ToPrimary, _>(events, Event::FromSecondary)
             .unwrap();
         let theirs = tokio::net::UnixDatagram::from_std(UnixDatagram::from(theirs));
         (peer, theirs.unwrap())
@@ -158,8 +158,8 @@ mod tests {
         block_on(async {
             let (peer, theirs) = pair();
             for slot in 0..2_000 {
-                peer.tell(ToFirst::Registered(slot));
-                peer.tell(ToFirst::Ready(slot));
+                peer.tell(ToPrimary::Registered(slot));
+                peer.tell(ToPrimary::Ready(slot));
             }
             assert!(!peer.waiting.lock().unwrap().0.is_empty());
             for slot in 0..2_000 {
@@ -174,29 +174,29 @@ mod tests {
         block_on(async {
             let (peer, theirs) = pair();
             for nth in 0..2_000 {
-                peer.tell(ToJoined::Hangs {
+                peer.tell(ToSecondary::Stalled {
                     slot: nth % 2,
                     lasted: Duration::from_secs(nth.into()),
                 });
-                peer.tell(ToJoined::Nudge(nth % 2));
+                peer.tell(ToSecondary::Probe(nth % 2));
             }
             assert_eq!(peer.waiting.lock().unwrap().0.len(), 4);
-            peer.tell(ToJoined::Take);
+            peer.tell(ToSecondary::Take);
             let mut said = vec![receive(&theirs).await];
             while said.last().is_none_or(|said| said != "\"Take\"") {
                 said.push(receive(&theirs).await);
             }
-            let hangs = |slot, lasted| {
+            let stalled = |slot, lasted| {
                 format!(
                     "{{\"Hangs\":{{\"slot\":{slot},\"lasted\":{{\"secs\":{lasted},\"nanos\":0}}}}}}"
                 )
             };
-            let nudge = |slot| format!("{{\"Nudge\":{slot}}}");
+            let probe = |slot| format!("{{\"Nudge\":{slot}}}");
             let last = [
-                hangs(0, 1998),
-                nudge(0),
-                hangs(1, 1999),
-                nudge(1),
+                stalled(0, 1998),
+                probe(0),
+                stalled(1, 1999),
+                probe(1),
                 "\"Take\"".into(),
             ];
             assert_eq!(said[said.len() - 5..], last);

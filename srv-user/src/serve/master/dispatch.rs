@@ -1,6 +1,6 @@
-//! The master's side of one worker's [`Orders`]: what was ordered, what is on its way and
-//! what was obeyed. One message at a time is on its way, so that a worker that is stopped for
-//! a while finds its newest orders and not hundreds of old ones, and its channel does not fill.
+//! The master's side of one worker's [`Orders`]: what was ordered, what was sent, and
+//! what the worker follows. At most one message is on its way, so that a worker that was stopped
+//! for a while finds its newest orders and not hundreds of old ones, and its channel does not fill.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -13,37 +13,39 @@ use crate::serve::orders::Orders;
 use srv_steer::Group;
 use srv_steer::monotonic_ns;
 
-/// After so many looks, orders that a worker does not answer are sent once more: its answer
+/// After so many checks, orders that a worker has not answered are sent once more: its answer
 /// may have been lost.
-const LOOKS_BEFORE_AGAIN: u32 = 4;
+const CHECKS_BEFORE_AGAIN: u32 = 4;
 
-/// See the module.
+/// The orders of one worker, and the channel to it.
 pub struct Dispatch {
     channel: UnixDatagram,
     orders: Orders,
-    obeyed: u64,
+    /// The revision that the worker follows.
+    followed: u64,
+    /// The last revision that it has refused.
     refused: Option<u64>,
     is_on_its_way: bool,
     /// When it was sent, ns of `CLOCK_MONOTONIC`.
     sent_ns: u64,
     /// Listeners that the worker inherited or was sent: slot by slot, each group's.
     handed: usize,
-    /// Since it last was up to date.
-    looks: u32,
+    /// Checks since it was last up to date.
+    checks: u32,
 }
 
 impl Dispatch {
-    /// To the worker at the other end of `channel`, which does `orders` from its start on.
+    /// For the worker at the other end of `channel`, which follows `orders` from its start on.
     pub fn new(channel: UnixDatagram, orders: Orders, groups: &[Group]) -> Self {
         Self {
             channel,
             handed: orders.listeners as usize * groups.len(),
             orders,
-            obeyed: 0,
+            followed: 0,
             refused: None,
             is_on_its_way: false,
             sent_ns: 0,
-            looks: 0,
+            checks: 0,
         }
     }
 
@@ -52,14 +54,14 @@ impl Dispatch {
         &self.orders
     }
 
-    /// Whether the worker has not yet said that it does what it was ordered.
+    /// Whether the worker has not said yet that it follows its orders.
     pub fn is_behind(&self) -> bool {
-        self.obeyed < self.orders.revision
+        self.followed < self.orders.revision
     }
 
-    /// How many looks ago it was up to date.
-    pub fn looks_behind(&self) -> u32 {
-        self.looks
+    /// How many checks ago it was up to date.
+    pub fn checks_behind(&self) -> u32 {
+        self.checks
     }
 
     /// When the orders that are on their way were sent, ns of `CLOCK_MONOTONIC`.
@@ -80,7 +82,7 @@ impl Dispatch {
         packets::send_with_fds(&self.channel, &packet, fds)
     }
 
-    /// Orders `next`, whatever its revision says.
+    /// Orders `next`. Its revision is not used.
     pub fn order(&mut self, mut next: Orders, groups: &[Group]) {
         next.revision = self.orders.revision;
         if next != self.orders {
@@ -90,40 +92,40 @@ impl Dispatch {
         self.deliver(groups);
     }
 
-    /// The worker does what it was ordered with that revision.
-    pub fn is_obeyed(&mut self, revision: u64, groups: &[Group]) {
-        // What it says is not believed beyond what it can know.
-        self.obeyed = self.obeyed.max(revision.min(self.orders.revision));
+    /// The worker says that it follows the orders of that revision.
+    pub fn obeyed(&mut self, revision: u64, groups: &[Group]) {
+        // It cannot follow orders that it was not given.
+        self.followed = self.followed.max(revision.min(self.orders.revision));
         self.is_on_its_way = false;
         if !self.is_behind() {
-            self.looks = 0;
+            self.checks = 0;
         }
         self.deliver(groups);
     }
 
-    /// The worker cannot follow the orders of that revision. See [`Self::note_refusal`].
-    pub fn is_refused(&mut self, revision: u64, groups: &[Group]) -> bool {
-        let is_news = self.note_refusal(revision);
+    /// The worker says that it cannot follow the orders of that revision. See [`Self::note_refusal`].
+    pub fn refused(&mut self, revision: u64, groups: &[Group]) -> bool {
+        let is_new = self.note_refusal(revision);
         self.is_on_its_way = false;
         self.deliver(groups);
-        is_news
+        is_new
     }
 
-    /// Takes note of a refusal. Whether it is of orders that were given, and the first of
-    /// them: a compromised worker may say so without end.
+    /// Takes note of a refusal. True if it is the first refusal of orders that were given: a
+    /// compromised worker may send refusals without end.
     pub fn note_refusal(&mut self, revision: u64) -> bool {
-        let is_news = revision <= self.orders.revision && self.refused < Some(revision);
-        if is_news {
+        let is_new = revision <= self.orders.revision && self.refused < Some(revision);
+        if is_new {
             self.refused = Some(revision);
         }
-        is_news
+        is_new
     }
 
-    /// A look at a worker that is behind: sends again what could not be sent, or has not been
-    /// answered, ever more rarely.
-    pub fn look(&mut self, groups: &[Group]) {
-        self.looks = self.looks.saturating_add(1);
-        if self.looks >= LOOKS_BEFORE_AGAIN && self.looks.is_power_of_two() {
+    /// Checks a worker that is behind: sends again what could not be sent, or has not been
+    /// answered, at growing intervals.
+    pub fn check(&mut self, groups: &[Group]) {
+        self.checks = self.checks.saturating_add(1);
+        if self.checks >= CHECKS_BEFORE_AGAIN && self.checks.is_power_of_two() {
             self.is_on_its_way = false;
         }
         self.deliver(groups);
@@ -134,14 +136,14 @@ impl Dispatch {
         if self.is_on_its_way || is_refused || !self.is_behind() {
             return;
         }
-        // Before: the worker may wake, and sleep again, before this process goes on.
+        // Read before sending: the worker may wake, and sleep again, before this process goes on.
         let now_ns = monotonic_ns();
         match self
             .hand_listeners(groups)
             .and_then(|()| self.send_orders())
         {
             Ok(()) => (self.is_on_its_way, self.sent_ns) = (true, now_ns),
-            // If the worker is gone, its death is told elsewhere; else the next look tries.
+            // If the worker is gone, its end is handled elsewhere. Otherwise the next check tries again.
             Err(error) => tracing::debug!("give a worker its orders: {error}"),
         }
     }
@@ -150,7 +152,7 @@ impl Dispatch {
         self.send(&ToWorker::Orders(self.orders.clone()))
     }
 
-    /// Sends the listeners that the worker has not been sent. A packet brings a bounded number
+    /// Sends the listeners that were not sent to the worker yet. A packet carries a bounded number
     /// of descriptors, all of one slot.
     fn hand_listeners(&mut self, groups: &[Group]) -> io::Result<()> {
         while self.handed < self.orders.listeners as usize * groups.len() {

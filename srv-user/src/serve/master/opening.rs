@@ -103,7 +103,7 @@ fn take_back(listeners: ListenerGroup, settings: &Settings) -> anyhow::Result<Li
 }
 
 /// The policy asked for, or the hash where a default cannot be had.
-pub(super) fn first_policy(settings: &Settings, groups: &[Group]) -> anyhow::Result<Policy> {
+pub(super) fn initial_policy(settings: &Settings, groups: &[Group]) -> anyhow::Result<Policy> {
     let why = groups.iter().find_map(Group::why_unsteered);
     let why = why.map(why_hashing);
     match why {

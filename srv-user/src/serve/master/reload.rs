@@ -1,28 +1,32 @@
-//! Another configuration while the server runs.
+//! Changing to another configuration while the server runs. `reading` reads it, `replies` answers
+//! the commands that asked.
 //!
-//! Listeners only ever become more: closing one would reset what waits there
-//! (the kernel moves a closing listener's queue only where a system-wide switch
-//! says so). When workers become fewer, their listeners stay, get nothing from
-//! the program any more, and whatever the kernel's hash still sends there is
-//! accepted by those who remain.
+//! The number of listeners never falls: closing one would reset the connections that wait there
+//! (the kernel moves the queue of a closing listener only if a system-wide setting says so). If
+//! workers become fewer, their listeners stay, and the program assigns nothing to them any more.
+//! The workers that remain accept what the kernel's hash still assigns to them.
+
+pub(super) mod reading;
+mod replies;
 
 use anyhow::{Context as _, ensure};
 use srv_common::{Policy, State};
 
-use super::{Master, hang_check};
+use super::Master;
 use crate::serve::config::{Changes, Settings};
-use crate::serve::master::join::ToJoined;
-use crate::serve::orders::Task;
+use crate::serve::master::join::ToSecondary;
+use crate::values::PolicyName;
+use crate::values::reported::Reported;
 use srv_steer::ensure_workers_fit;
 
 impl Master {
-    /// Changes to the configuration that was read again. What has changed, for people.
+    /// Changes to the configuration that was read again. Describes what has changed.
     ///
     /// # Errors
-    /// If it cannot be used, or asks for what this server cannot do now; the old one
-    /// then goes on.
+    /// If it cannot be used, or asks for what this server cannot do now. The old configuration
+    /// then stays in force.
     pub(super) fn change_to(&mut self, next: anyhow::Result<Settings>) -> anyhow::Result<String> {
-        ensure!(self.stopping.is_none(), "the server is stopping");
+        ensure!(!self.phase.is_stopping(), "the server is stopping");
         let next = next?;
         let changes = Changes::between(&self.settings, &next);
         if self.settings.workers != next.workers {
@@ -30,34 +34,37 @@ impl Master {
         }
         super::opening::raise_open_files(&next)?;
         let policy = self.next_policy(&next)?;
+        let slots = self.staff.slots_for(next.workers);
         for group in &mut self.groups {
             group
-                .open_listeners(self.first_slot + next.workers, &next.group())
+                .open_listeners(slots.end, &next.group())
                 .context("open listeners for more workers")?;
         }
         self.keep_listeners();
         let what = self.describe(&changes, &next, policy);
+        let slots_before = self.staff.own_slots();
         let old = std::mem::replace(&mut self.settings, next);
+        self.staff.resize(self.settings.workers);
         self.apply_settings();
         self.change_policy(policy)?;
-        self.hang_check = hang_check(&self.settings);
+        self.stalls.apply(&self.settings);
         if self.settings.serving.root != old.serving.root {
             self.watch_root();
             self.replace_workers();
         }
-        self.set_workers(old.workers);
+        self.adjust_staff(slots_before.end);
         Ok(what)
     }
 
-    /// A policy that was switched by hand stays, unless the file names another
-    /// than before.
+    /// The policy from now on. One that was switched by `srv policy` stays, unless the file names
+    /// another than before.
     fn next_policy(&self, next: &Settings) -> anyhow::Result<Policy> {
         let policy = match next.policy == self.settings.policy {
             true => self.policy,
-            false => super::opening::first_policy(next, &self.groups)?,
+            false => super::opening::initial_policy(next, &self.groups)?,
         };
-        let second = self.second.as_ref().map_or(0, |second| second.slots.end);
-        let slots_end = second.max(self.first_slot + next.workers);
+        let own = self.staff.slots_for(next.workers);
+        let slots_end = own.end.max(self.role.secondary_slots_end());
         ensure_workers_fit(policy, slots_end)
             .with_context(|| format!("steer {} workers by {}", next.workers, policy.name()))?;
         Ok(policy)
@@ -68,11 +75,12 @@ impl Master {
             group.steer(policy)?;
         }
         self.policy = policy;
-        self.tell_second(ToJoined::Policy(policy.name().into()));
+        self.role
+            .tell_secondary(ToSecondary::Policy(Reported::Known(PolicyName(policy))));
         Ok(())
     }
 
-    /// What a reload changes, for people. A policy that was switched by hand may differ from
+    /// Describes what a reload changes. A policy that was switched by `srv policy` may differ from
     /// the file's.
     fn describe(&self, changes: &Changes, next: &Settings, policy: Policy) -> String {
         let mut what = Vec::new();
@@ -91,27 +99,26 @@ impl Master {
         }
     }
 
-    /// Fills the slots that are new and has those that are too many leave.
-    fn set_workers(&mut self, before: u32) {
-        let before = self.first_slot + before;
-        let count = self.own_slots().end;
-        for slot in before..count {
-            self.staff(slot);
+    /// Fills the slots that are new, and dismisses the workers of those that are too many. The
+    /// slots ended at `before`.
+    fn adjust_staff(&mut self, before: u32) {
+        let end = self.staff.own_slots().end;
+        for slot in before..end {
+            self.fill_slot(slot);
         }
-        for slot in count..before {
-            // One that has died is not to come back.
-            if !self.workers.values().any(|worker| worker.slot == slot) {
+        for slot in end..before {
+            // A worker that has died is not to be replaced.
+            if !self.staff.is_occupied(slot) {
                 self.set_slot_state(slot, State::Absent);
             }
         }
-        let leaving = |worker: &&mut super::Worker| worker.slot >= count && !worker.leaves;
-        for worker in self.workers.values_mut().filter(leaving) {
-            worker.leaves = true;
-            worker.give(Task::Retire);
+        let workers = self.staff.workers.values_mut();
+        for worker in workers.filter(|worker| worker.slot >= end && !worker.is_leaving()) {
+            worker.dismiss();
             for group in &self.groups {
                 group.set_state(worker.slot, State::Draining);
             }
         }
-        self.leave_to_all(count..before);
+        self.staff.leave_to_all(end..before);
     }
 }

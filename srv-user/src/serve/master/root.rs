@@ -1,6 +1,6 @@
 //! Following the root's name to the folder that it means now. Workers serve the folder that they
-//! opened, whatever becomes of its name, so another folder is served by other workers
-//! ([`super::second`]).
+//! opened, whatever its name means later, so another folder needs other workers
+//! ([`super::replacement`]).
 
 use std::io;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -13,12 +13,12 @@ use super::{Master, privilege};
 use crate::serve::config::Root;
 
 /// How often the name is looked up.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_UP_EVERY: Duration = Duration::from_secs(1);
 
-/// A thread that looks up the root's name, since a file system may hang and the master must not.
-/// The thread ends when this is dropped.
+/// A thread that looks up the root's name: the file system may not answer, and the master must not
+/// wait for it. The thread ends when this is dropped.
 pub(super) struct RootWatch {
-    look: Sender<()>,
+    look_up: Sender<()>,
     /// Why the newest folder is not served, as it was logged.
     refused: Option<String>,
 }
@@ -29,16 +29,16 @@ impl RootWatch {
         ensure_served: impl Fn(&Root) -> anyhow::Result<()> + Send + 'static,
         events: UnboundedSender<Event>,
     ) -> io::Result<Self> {
-        let (look, asked) = channel();
+        let (look_up, asked) = channel();
         let watch = move || {
-            while asked.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Disconnected) {
-                // A name that means nothing for the moment changes nothing: a deploy is under way.
+            while asked.recv_timeout(LOOK_UP_EVERY) != Err(RecvTimeoutError::Disconnected) {
+                // If the name means nothing for the moment, a deployment is under way.
                 if matches!(root.is_still_there(), Ok(false))
                     && let Ok(now) = Root::find(&root.asked)
                 {
                     let why_not = ensure_served(&now).err();
                     let why_not = why_not.map(|error| format!("{error:#}"));
-                    if events.send(Event::RootIs(now, why_not)).is_err() {
+                    if events.send(Event::RootMoved(now, why_not)).is_err() {
                         return;
                     }
                 }
@@ -48,7 +48,7 @@ impl RootWatch {
             .name("srv-root".into())
             .spawn(watch)?;
         Ok(Self {
-            look,
+            look_up,
             refused: None,
         })
     }
@@ -61,7 +61,7 @@ impl Master {
         let Some(root) = self.settings.serving.root.clone() else {
             return;
         };
-        let (settings, user) = (self.settings.clone(), self.user);
+        let (settings, user) = (self.settings.clone(), self.launch.user);
         let ensure_served = move |root: &Root| {
             let mut next = settings.clone();
             next.serving.root = Some(root.clone());
@@ -70,32 +70,32 @@ impl Master {
         match RootWatch::start(root, ensure_served, self.events.clone()) {
             Ok(watch) => self.root_watch = Some(watch),
             Err(error) => tracing::error!(
-                "watch the root: start a thread: {error}; a folder that takes the root's name is \
-                 served after a reload"
+                "watch the root: start a thread: {error}; if another folder takes the root's name, \
+                 reload to serve it (`srv reload`)"
             ),
         }
     }
 
     /// Has the root's name looked up without waiting for the next tick. A worker that finds
-    /// another folder than it was told of ends.
-    pub(super) fn look_at_root(&self) {
+    /// another folder there than it was told of ends.
+    pub(super) fn check_root_now(&self) {
         if let Some(watch) = &self.root_watch {
             // A thread that has ended has said why.
-            let _ = watch.look.send(());
+            let _ = watch.look_up.send(());
         }
     }
 
     /// The root's name means this folder now: has new workers serve it, unless the watch found out
-    /// why they cannot. The watch repeats what it says until then.
-    pub(super) fn root_is(&mut self, now: Root, why_not: Option<String>) {
+    /// why they cannot. The watch reports it again and again until they do.
+    pub(super) fn root_moved(&mut self, now: Root, why_not: Option<String>) {
         let is_elsewhere = |root: &Root| root.asked == now.asked && *root != now;
-        let is_news = self
+        let is_new = self
             .settings
             .serving
             .root
             .as_ref()
             .is_some_and(is_elsewhere);
-        if !is_news || self.is_changing_hands() || self.stopping.is_some() {
+        if !is_new || self.is_changing_hands() || self.phase.is_stopping() {
             return;
         }
         if let Some(why) = why_not {

@@ -1,5 +1,5 @@
-//! Starting a worker process: exec of this same binary with what it inherits,
-//! and the task that hears it.
+//! Starting a worker process: it executes this same binary and inherits listeners and memory. A
+//! task forwards what the worker says.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use anyhow::Context;
 use command_fds::{CommandFdExt, FdMapping};
-use rustix::process::{Pid, Signal};
+use rustix::process::Pid;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::hear::{self, Heard};
-use crate::control::Confinement;
+use super::receive::{self, ProcessEvent};
+use super::worker::{Progress, Tenure, Worker};
 use crate::kernel::packets;
 use crate::kernel::process::Process;
 use crate::serve::channel::{Inherited, Start, ToMaster, ToWorker};
@@ -21,69 +21,18 @@ use crate::serve::master::dispatch::Dispatch;
 use crate::serve::orders::{Orders, Task};
 use srv_steer::Group;
 
-/// A worker process as the master knows it.
-pub struct Worker {
-    /// Its process.
-    pub process: Process,
-    /// Its slot.
-    pub slot: u32,
-    /// When it was spawned.
-    pub started: Instant,
-    /// For how many looks it has been starting ([`crate::serve::master`]'s `starting`).
-    pub looks_starting: u32,
-    /// It waits on its own listeners.
-    pub registered: bool,
-    /// It accepts.
-    pub ready: bool,
-    /// It hung for too long and was killed.
-    pub hang_killed: bool,
-    /// It was told to go, and its slot is to stay empty (or another's).
-    pub leaves: bool,
-    /// Its slot has had a worker before it, which still is in charge.
-    pub is_second: bool,
-    /// Its slot is another worker's now.
-    pub has_yielded: bool,
-    /// What it has given up, once it is registered.
-    pub confinement: Option<Confinement>,
-    /// Whether it serves on.
-    pub task: Task,
-    /// How often it is to have looked around.
-    pub looks: u32,
-    /// [`Start`] and the settings that it was made of are those of this generation of its slot.
-    pub generation: u64,
-    /// Its orders.
-    pub dispatch: Dispatch,
-}
-
-impl Worker {
-    /// Its process id.
-    pub fn pid(&self) -> Pid {
-        self.process.pid()
-    }
-
-    /// Whether its slot is its own.
-    pub fn is_in_charge(&self) -> bool {
-        !self.leaves && !self.is_second
-    }
-
-    /// Gives it a task that comes after the one that it has.
-    pub fn give(&mut self, task: Task) {
-        self.task = self.task.max(task);
-    }
-}
-
-/// Spawns a worker; what it says arrives as `events`, made by `event`.
+/// Spawns a worker. What it says arrives as `events`, made by `event`.
 ///
 /// # Errors
 /// If the kernel gives out no process or file descriptor.
-pub fn spawn<E: Heard>(
+pub fn spawn<E: ProcessEvent>(
     start: Start,
     groups: &[Group],
     events: &UnboundedSender<E>,
     event: impl Fn(Pid, ToMaster) -> E + Send + Sync + 'static,
 ) -> anyhow::Result<Worker> {
     let slot = start.slot;
-    let orders = Orders::first(start.serving.clone(), start.beside, start.listeners);
+    let orders = Orders::initial(start.serving.clone(), start.beside, start.listeners);
     let (mine, theirs) = packets::pair().context("create a worker's channel")?;
     // Not the path: the binary may have been replaced since.
     let mut command = Command::new("/proc/self/exe");
@@ -104,31 +53,25 @@ pub fn spawn<E: Heard>(
     let process = Process::new(&child);
     let (pid, events) = (process.pid(), events.clone());
     tokio::spawn(async move {
-        // It exits then. If it is compromised it may go on, and say so without end.
+        // A worker exits after this message. A compromised one may send it without end.
         let is_last = |said: &ToMaster| matches!(said, ToMaster::Failed(_));
-        hear::pass_on(&incoming, &events, is_last, |said| event(pid, said)).await;
+        receive::forward(&incoming, &events, is_last, |said| event(pid, said)).await;
     });
-    let started = Instant::now();
     let worker = Worker {
         process,
         slot,
-        started,
-        looks_starting: 0,
-        registered: false,
-        ready: false,
-        hang_killed: false,
-        leaves: false,
-        is_second: false,
-        has_yielded: false,
-        confinement: None,
+        spawned: Instant::now(),
+        progress: Progress::Starting { checks: 0 },
+        tenure: Tenure::InCharge,
+        stall_killed: false,
         task: Task::Serve,
-        looks: 0,
+        rescans: 0,
         generation: 0,
         dispatch: Dispatch::new(channel, orders, groups),
     };
     if let Err(error) = worker.dispatch.send(&ToWorker::Start(start)) {
         // It would wait for ever.
-        let _ = worker.process.signal(Signal::KILL);
+        worker.kill();
         return Err(error).with_context(|| format!("start worker {slot}"));
     }
     Ok(worker)

@@ -1,222 +1,176 @@
-//! The workers of a server: started, awaited until they are ready, replaced when they die.
+//! The workers of a server and the slots that they are in: which worker is in charge of a slot,
+//! which slots are to have another worker, and which listeners have no worker. Starts, kills and
+//! tells no process.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::ops::Range;
 
-use rustix::process::{Pid, WaitOptions, WaitStatus};
-use srv_common::State;
+use rustix::process::Pid;
 
-use super::Master;
-use super::event::Event;
-use super::join::{ToFirst, ToJoined};
-use super::spawn::{self, Worker};
-use super::takeover::ToPredecessor;
-use crate::control::Confinement;
-use crate::serve::channel::Start;
+use super::back_off::BackOff;
+use super::worker::Worker;
+use crate::serve::orders::Task;
+use srv_steer::SlotTable;
 
-impl Master {
-    pub(super) fn start_worker(&self, slot: u32) -> anyhow::Result<Worker> {
-        let start = Start {
-            slot,
-            listeners: spawn::inherited(&self.groups).listeners,
-            groups: self.groups.len() as u32,
-            user: self.user,
-            beside: self.is_joined(),
-            log_json: self.settings.log_json,
-            serving: self.settings.serving.clone(),
-        };
-        let mut worker = spawn::spawn(start, &self.groups, &self.events, Event::FromWorker)?;
-        worker.generation = self.slots[slot].generation;
-        let pid = worker.pid().as_raw_nonzero().get();
-        tracing::debug!(slot, pid, "worker started");
-        Ok(worker)
-    }
-
-    pub(super) fn spawn(&mut self, slot: u32) -> anyhow::Result<()> {
-        let worker = self.start_worker(slot)?;
-        let pid = worker.pid();
-        let number = pid.as_raw_nonzero().get() as u32;
-        for group in &self.groups {
-            group.worker_starts(slot, number);
-        }
-        self.tell_first(ToFirst::Starts { slot, pid: number });
-        self.workers.insert(pid, worker);
-        Ok(())
-    }
-
-    /// Starts a worker in a slot that is to have one and has none, or beside one that is to be
-    /// replaced. What cannot be started now is tried again.
-    pub(super) fn staff(&mut self, slot: u32) {
-        if self.stopping.is_some() || !self.own_slots().contains(&slot) {
-            return;
-        }
-        let started = match self.workers.values().any(|worker| worker.slot == slot) {
-            false => self.spawn(slot),
-            true if self.is_outdated(slot) => self.spawn_beside(slot),
-            true => return,
-        };
-        if let Err(error) = started {
-            tracing::error!("spawn worker {slot}: {error:#}");
-            let wait = self.slots[slot].back_off.after_death(Duration::ZERO, false);
-            self.respawn_in(slot, wait);
-        }
-    }
-
-    /// A worker waits on its own listeners. At the start the ring is joined
-    /// when all do, so that each is first in line at its own; later the
-    /// others step back behind the newcomer.
-    pub(super) fn registered(&mut self, pid: Pid, confinement: Confinement) {
-        let Some(worker) = self.workers.get_mut(&pid) else {
-            return;
-        };
-        if std::mem::replace(&mut worker.registered, true) {
-            return;
-        }
-        worker.confinement = Some(confinement);
-        let slot = worker.slot;
-        self.take_charge(pid);
-        if self.workers.get(&pid).is_none_or(|worker| worker.leaves) {
-            // Its listeners are others' by now, perhaps a later newcomer's: who stepped
-            // back would leave them to nobody.
-            return self.join_ring_if_whole();
-        }
-        self.tell_first(ToFirst::Registered(slot));
-        self.tell_second(ToJoined::Registered(slot));
-        self.step_back(slot);
-        self.join_ring_if_whole();
-        // It may have been started before its slot was to be replaced once more.
-        self.staff(slot);
-    }
-
-    pub(super) fn join_ring_if_whole(&mut self) {
-        self.started |= self.workers.values().all(|worker| worker.registered);
-    }
-
-    pub(super) fn ready(&mut self, pid: Pid) {
-        let Some(worker) = self.workers.get_mut(&pid) else {
-            return;
-        };
-        if std::mem::replace(&mut worker.ready, true) {
-            return;
-        }
-        if worker.leaves {
-            return;
-        }
-        self.set_state(pid, State::Ready);
-        if self.stopping.is_some() {
-            return self.dismiss(pid);
-        }
-        let first_time = !self.ever_ready && self.workers.values().all(|worker| worker.ready);
-        if first_time {
-            self.ever_ready = true;
-            match &self.predecessor {
-                Some(predecessor) => predecessor.tell(ToPredecessor::Ready),
-                None => self.announce(),
-            }
-        }
-    }
-
-    pub(super) fn reap(&mut self) {
-        // Any child: as PID 1 the master also inherits orphans.
-        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-            if let Some(worker) = self.workers.remove(&pid) {
-                self.bury(&worker, status);
-            }
-            self.swept(pid);
-        }
-        self.look_after_successor();
-    }
-
-    pub(super) fn bury(&mut self, worker: &Worker, status: WaitStatus) {
-        let slot = worker.slot;
-        let then = if worker.leaves {
-            State::Absent
-        } else {
-            State::Dead
-        };
-        if !worker.is_second && !worker.has_yielded {
-            self.groups
-                .iter()
-                .for_each(|group| group.worker_died(slot, then));
-            let has_left = worker.leaves;
-            self.tell_first(ToFirst::Died { slot, has_left });
-        }
-        if self.stopping.is_some() {
-            return;
-        }
-        if worker.has_yielded {
-            return tracing::info!(slot, "worker has left its slot to another");
-        }
-        if worker.leaves {
-            tracing::info!(slot, "worker has left");
-            // Meanwhile its slot may be wanted again.
-            return self.staff(slot);
-        }
-        let lived = worker.started.elapsed();
-        let wait = self.slots[slot].back_off.after_death(lived, worker.ready);
-        let pid = worker.pid().as_raw_nonzero().get();
-        match status.exit_status() {
-            // It drains and exits so at SIGTERM, which is not the master's alone to send.
-            Some(0) => tracing::info!(
-                slot,
-                pid,
-                "worker was told to end and has; the next starts in {wait:?}"
-            ),
-            _ => tracing::warn!(
-                slot,
-                pid,
-                "worker died: {}; the next starts in {wait:?}",
-                fate(status)
-            ),
-        }
-        // The ring must not wait for one that cannot start.
-        self.join_ring_if_whole();
-        self.have_somebody_look_around();
-        self.look_at_root();
-        self.respawn_in(slot, wait);
-    }
-
-    /// A worker may have been woken for a connection and never come to accept
-    /// it; the kernel woke nobody else. Who is awake finds it by itself.
-    pub(super) fn have_somebody_look_around(&mut self) {
-        let workers = self.workers.values_mut();
-        let ready =
-            workers.filter(|worker| worker.is_in_charge() && self.groups[0].is_ready(worker.slot));
-        match ready.min_by_key(|worker| self.groups[0].is_busy(worker.slot)) {
-            Some(worker) => worker.looks = worker.looks.wrapping_add(1),
-            None => self.tell_second(ToJoined::LookAround),
-        }
-    }
-
-    pub(super) fn respawn_in(&self, slot: u32, wait: Duration) {
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(wait).await;
-            // The receiver lives as long as the master.
-            let _ = events.send(Event::Respawn(slot));
-        });
-    }
-
-    pub(super) fn set_state(&self, pid: Pid, state: State) {
-        if let Some(worker) = self.workers.get(&pid) {
-            self.set_slot_state(worker.slot, state);
-        }
-    }
-
-    pub(super) fn set_slot_state(&self, slot: u32, state: State) {
-        let groups = self.groups.iter();
-        groups.for_each(|group| group.set_state(slot, state));
-        match state {
-            State::Ready => self.tell_first(ToFirst::Ready(slot)),
-            State::Draining => self.tell_first(ToFirst::Draining(slot)),
-            _ => {}
-        }
-    }
+/// What the master knows of one slot, whichever worker is there.
+#[derive(Default)]
+pub(super) struct SlotRecord {
+    pub(super) back_off: BackOff,
+    /// Workers that were killed because they had stalled.
+    pub(super) stall_kills: u32,
+    /// The worker of the slot is to be of this generation, or of a later one. Each time that it is
+    /// to be replaced, a new generation begins.
+    pub(super) generation: u64,
+    /// How many workers have come to wait on the listeners of this slot.
+    pub(super) newcomers: u32,
+    pub(super) owner: Owner,
 }
 
-fn fate(status: WaitStatus) -> String {
-    match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => format!("status {status:?}"),
+/// The owner of a slot's listeners.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// The worker in the slot, or the one that is about to start there.
+    #[default]
+    ItsWorker,
+    /// No worker. Without a ring, all workers wait on these listeners.
+    AllWorkers,
+}
+
+/// Whether workers wait on one another's listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RingState {
+    /// Each worker waits on its own listeners alone, so that it is the first to be woken there.
+    Forming,
+    /// All slots have had a worker that waits on its listeners, or a start that has failed.
+    Whole,
+}
+
+/// All workers of a server, and its slots.
+pub(super) struct Staff {
+    pub(super) workers: HashMap<Pid, Worker>,
+    pub(super) slots: SlotTable<SlotRecord>,
+    /// The slots of this server's workers.
+    own: Range<u32>,
+    ring: RingState,
+    /// Why the last worker that could not start could not.
+    pub(super) last_failure: Option<String>,
+}
+
+impl Staff {
+    /// Without a worker yet; there are to be `count`, in the slots from `first_slot` on.
+    pub(super) fn new(first_slot: u32, count: u32) -> Self {
+        let own = first_slot..first_slot + count;
+        let mut slots = SlotTable::default();
+        slots.use_until(own.end);
+        Self {
+            workers: HashMap::new(),
+            slots,
+            own,
+            ring: RingState::Forming,
+            last_failure: None,
+        }
+    }
+
+    /// The slots of this server's workers.
+    pub(super) fn own_slots(&self) -> Range<u32> {
+        self.own.clone()
+    }
+
+    /// The slots that this server would have with `count` workers.
+    pub(super) fn slots_for(&self, count: u32) -> Range<u32> {
+        self.own.start..self.own.start + count
+    }
+
+    /// There are to be `count` workers from now on.
+    pub(super) fn resize(&mut self, count: u32) {
+        self.own = self.slots_for(count);
+    }
+
+    /// The worker that is in charge of a slot.
+    pub(super) fn in_charge(&self, slot: u32) -> Option<&Worker> {
+        let mut workers = self.workers.values();
+        workers.find(|worker| worker.slot == slot && worker.is_in_charge())
+    }
+
+    /// As [`Self::in_charge`], to change it.
+    pub(super) fn in_charge_mut(&mut self, slot: u32) -> Option<&mut Worker> {
+        let mut workers = self.workers.values_mut();
+        workers.find(|worker| worker.slot == slot && worker.is_in_charge())
+    }
+
+    /// Whether a process is in a slot, be it in charge of it or not.
+    pub(super) fn is_occupied(&self, slot: u32) -> bool {
+        self.workers.values().any(|worker| worker.slot == slot)
+    }
+
+    /// Whether the worker in charge of a slot is to be replaced and no other has been started
+    /// for that.
+    pub(super) fn is_outdated(&self, slot: u32) -> bool {
+        let wanted = self.slots[slot].generation;
+        let stays_in_slot = |worker: &&Worker| worker.slot == slot && !worker.is_leaving();
+        let mut workers = self.workers.values().filter(stays_in_slot);
+        self.in_charge(slot).is_some() && workers.all(|worker| worker.generation < wanted)
+    }
+
+    /// Whether the worker in charge of a slot does not do yet what was ordered last, or is to be
+    /// replaced by one that does.
+    pub(super) fn is_behind(&self, slot: u32) -> bool {
+        let wanted = self.slots[slot].generation;
+        let in_charge = self.in_charge(slot);
+        in_charge.is_some_and(|worker| worker.dispatch.is_behind() || worker.generation < wanted)
+    }
+
+    /// The slots whose workers do not do yet what was ordered last.
+    pub(super) fn slots_behind(&self) -> Vec<u32> {
+        let has_late_worker = |slot| {
+            let mut workers = self.workers.values();
+            workers.any(|worker| worker.slot == slot && worker.dispatch.is_behind())
+        };
+        let is_behind = |slot: &u32| {
+            let wanted = self.slots[*slot].generation;
+            let is_new = |worker: &Worker| worker.is_ready() && worker.generation >= wanted;
+            let is_own = self.own.contains(slot);
+            let is_filled = !is_own || self.in_charge(*slot).is_some_and(is_new);
+            !is_filled || has_late_worker(*slot)
+        };
+        self.slots.used().filter(is_behind).collect()
+    }
+
+    /// A worker, perhaps of another server, waits on the listeners of its slot. It is to be the
+    /// first to be woken there, so all others register anew behind it.
+    pub(super) fn note_newcomer(&mut self, slot: u32) {
+        self.slots.use_until(slot + 1);
+        let record = &mut self.slots[slot];
+        record.newcomers = record.newcomers.wrapping_add(1);
+        record.owner = Owner::ItsWorker;
+    }
+
+    /// Without a ring, all workers wait on the listeners of these slots until a worker of the
+    /// slot does.
+    pub(super) fn leave_to_all(&mut self, slots: Range<u32>) {
+        self.slots.use_until(slots.end);
+        slots.for_each(|slot| self.slots[slot].owner = Owner::AllWorkers);
+    }
+
+    /// Gives every worker this task.
+    pub(super) fn give_all(&mut self, task: Task) {
+        let workers = self.workers.values_mut();
+        workers.for_each(|worker| worker.give(task));
+    }
+
+    /// Closes the ring if every worker waits on its own listeners.
+    pub(super) fn close_ring_if_complete(&mut self) {
+        if self.workers.values().all(Worker::is_registered) {
+            self.ring = RingState::Whole;
+        }
+    }
+
+    pub(super) fn ring(&self) -> RingState {
+        self.ring
+    }
+
+    /// How many workers in a row have died early, in all slots.
+    pub(super) fn early_deaths(&self) -> u32 {
+        self.slots.iter().map(|at| at.back_off.early_deaths).sum()
     }
 }

@@ -209,7 +209,7 @@ impl Takeover {
     ///
     /// # Errors
     /// If a socket unit passed one of these: what comes there would wait for ever.
-    pub fn leftovers(&mut self) -> anyhow::Result<Vec<ListenerGroup>> {
+    pub fn orphaned(&mut self) -> anyhow::Result<Vec<ListenerGroup>> {
         let mut activated = self.groups.iter().filter(|group| group.activated > 0);
         match activated.next().filter(|_| self.predecessor.is_none()) {
             None => Ok(std::mem::take(&mut self.groups)),

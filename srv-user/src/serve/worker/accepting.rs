@@ -1,5 +1,5 @@
-//! When a worker accepts connections, and what it does where the system cannot give it
-//! one: no file descriptors, no memory.
+//! When a worker accepts connections, and what it does if the system cannot give it one, since
+//! file descriptors or memory are used up.
 
 use std::io;
 use std::time::Duration;
@@ -7,21 +7,21 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::Worker;
-use crate::serve::seldom::Seldom;
+use crate::serve::rate_limit::RateLimit;
 use srv_steer::Accepted;
 
-/// For how long no connection is accepted where one could not be, ns.
+/// If no connection can be accepted, the worker does not try again for so long, ns.
 const REST_NS: u64 = 50_000_000;
-/// How long the worker stays away from epoll meanwhile if nothing else is to be done: it
-/// would be told of the listeners again and again. They stay registered, because a new
-/// registration would be behind its siblings', which would be woken first for good.
+/// How long the worker stays away from epoll meanwhile if it has nothing else to do: epoll would
+/// report the listeners again and again. They stay registered, because a new registration would be
+/// behind those of its siblings, which would be woken first from then on.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Whether listeners are left alone.
+/// Whether the worker accepts nothing for a while, since it could not.
 #[derive(Debug, Default)]
 pub(super) struct Rest {
     until_ns: u64,
-    failures: Seldom,
+    failures: RateLimit,
 }
 
 impl Rest {
@@ -40,7 +40,7 @@ impl Rest {
 impl Worker {
     /// Accepts a connection from a listener that the last wait brought.
     pub(super) fn accept(&mut self, now_ns: u64) -> anyhow::Result<()> {
-        // A master's order in the same batch may have ended it.
+        // An order of the master in the same batch may have ended it.
         if self.ring.is_empty() || !self.rest.is_over(now_ns) {
             return Ok(());
         }
@@ -50,16 +50,16 @@ impl Worker {
         Ok(())
     }
 
-    /// Deals with what came of accepting.
+    /// Handles the outcome of an accept.
     pub(super) fn take(&mut self, accepted: Accepted, now_ns: u64) {
         match accepted {
             Accepted::Connection(connection) => self.open(connection, now_ns),
             Accepted::Nothing => {}
-            Accepted::Failed(error) => self.fall_short(&error, now_ns),
+            Accepted::Failed(error) => self.handle_failure(&error, now_ns),
         }
     }
 
-    fn fall_short(&mut self, error: &io::Error, now_ns: u64) {
+    fn handle_failure(&mut self, error: &io::Error, now_ns: u64) {
         let shortage = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
         let is_shortage =
             Errno::from_io_error(error).is_some_and(|error| shortage.contains(&error));
@@ -70,7 +70,7 @@ impl Worker {
         if let Some(count) = self.rest.failures.happened(now_ns) {
             let instead = match made_room {
                 true => "closed the longest idle connection",
-                false => "accepting none for a moment",
+                false => "accepting none for 50 ms",
             };
             tracing::warn!(
                 slot = self.start.slot,

@@ -1,26 +1,26 @@
-//! A worker's connections: how many there may be, which of them has its turn, and
-//! whose time is up.
+//! A worker's connections: how many there may be, which of them goes on next, and which of them
+//! have missed a deadline.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use slab::Slab;
 
-use super::{DRAIN_CHECK, LATE_NS, SWEEP_NS, Worker};
+use super::{LATE_NS, Worker};
 use crate::kernel::reactor::Readiness;
-use crate::serve::seldom::Seldom;
+use crate::serve::rate_limit::RateLimit;
 use crate::serve::worker::connection::{Connection, Progress};
 
-/// Clients that are turned away are listened to for a moment, or a close would take
-/// the answer with it. Beyond so many at a time they are not.
+/// If a client is turned away, the worker reads from it for a moment, since a close with unread bytes
+/// would destroy the answer. It does so for at most this many clients at a time.
 const TURNED_AWAY_MAX: usize = 16;
 
 /// How many connections there may be.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
-    /// As many were asked for.
+    /// As many as were asked for.
     pub(super) connections: usize,
-    /// For these and for the files that their responses keep open.
+    /// File descriptors for these and for the files that their responses keep open.
     pub(super) descriptors: usize,
 }
 
@@ -28,12 +28,12 @@ pub(super) struct Room {
 #[derive(Default)]
 pub(super) struct Connections {
     slab: Slab<Connection>,
-    /// Those that could go on at once and let others have their turn first. One that has
-    /// closed meanwhile is still in here.
+    /// The connections that could go on at once, but wait until others have had their turn. A
+    /// connection that has closed meanwhile is still in here.
     line: VecDeque<usize>,
-    /// How many of them are clients that are turned away.
+    /// How many of them belong to clients that are turned away.
     turned_away: usize,
-    unwatched: Seldom,
+    unwatched: RateLimit,
 }
 
 impl Connections {
@@ -41,12 +41,12 @@ impl Connections {
         self.slab.is_empty()
     }
 
-    /// Whether one waits for its next turn.
+    /// Whether a connection waits for its next turn.
     pub(super) fn has_line(&self) -> bool {
         !self.line.is_empty()
     }
 
-    /// Those that are served, or wait for a request.
+    /// The connections that are served, or wait for a request.
     fn served(&self) -> usize {
         self.slab.len() - self.turned_away
     }
@@ -67,7 +67,7 @@ impl Worker {
         let connection = Connection::accepted(fd, &self.driver, now_ns);
         let key = self.connections.slab.insert(connection);
         self.publish_active();
-        if self.draining_since_ns.is_some() {
+        if self.mode.is_draining() {
             let progress = self.connections.slab[key].drain(&self.driver, now_ns);
             self.settle(key, progress, now_ns);
         } else {
@@ -75,7 +75,7 @@ impl Worker {
         }
     }
 
-    /// Tells a client that there are too many.
+    /// Tells a client that there are too many connections.
     fn turn_away(&mut self, fd: OwnedFd, now_ns: u64) {
         let mut connection = Connection::turned_away(fd, &self.driver, now_ns);
         let progress = connection.drive(&self.driver, Readiness::of_new(0), now_ns);
@@ -87,7 +87,7 @@ impl Worker {
         self.settle(key, progress, now_ns);
     }
 
-    /// Something happened to a connection.
+    /// Drives a connection to which something has happened.
     pub(super) fn drive(&mut self, key: usize, ready: Readiness, now_ns: u64) {
         if let Some(connection) = self.connections.slab.get_mut(key) {
             let progress = connection.drive(&self.driver, ready, now_ns);
@@ -98,8 +98,8 @@ impl Worker {
         }
     }
 
-    /// Lets the connection go on that has waited for longest: one, and then others are
-    /// looked at again.
+    /// Lets the connection go on that has waited for longest. It is only one, so that other events
+    /// are handled before the next.
     pub(super) fn resume_next(&mut self, now_ns: u64) {
         while let Some(key) = self.connections.line.pop_front() {
             match self.connections.slab.get_mut(key) {
@@ -112,8 +112,8 @@ impl Worker {
         }
     }
 
-    /// Has the reactor watch a connection that waits, puts one that could go on at the end
-    /// of the line, drops one that has finished.
+    /// If a connection waits, has the reactor watch it. If it could go on, puts it at the end of
+    /// the line. If it has finished, drops it.
     fn settle(&mut self, key: usize, progress: Progress, now_ns: u64) {
         let connection = &mut self.connections.slab[key];
         match progress {
@@ -156,7 +156,7 @@ impl Worker {
         self.driver.http().files.get()
     }
 
-    /// Closes the connection that loses least by it; whether there was one.
+    /// Closes the connection that loses least by it. Whether there was one.
     pub(super) fn make_room(&mut self, now_ns: u64) -> bool {
         let connections = self.connections.slab.iter();
         let dispensable = connections
@@ -169,8 +169,8 @@ impl Worker {
         true
     }
 
-    /// Time in which this worker did not look at its events is not its clients' fault: a
-    /// request blocked, or the process was stopped.
+    /// Gives clients the time in which this worker did not handle events, since a request blocked
+    /// or the process was stopped.
     pub(super) fn excuse_lateness(&mut self, now_ns: u64) {
         let late_ns = now_ns.saturating_sub(self.looked_ns + LATE_NS);
         self.looked_ns = now_ns;
@@ -181,27 +181,19 @@ impl Worker {
         }
     }
 
-    /// How often deadlines are looked at, ns.
-    pub(super) fn sweeps_every_ns(&self) -> u64 {
-        match self.draining_since_ns {
-            Some(_) => DRAIN_CHECK.as_nanos() as u64,
-            None => SWEEP_NS,
-        }
-    }
-
-    /// Looks whose time is up.
+    /// Checks the deadlines of all connections.
     pub(super) fn sweep(&mut self, now_ns: u64) {
         self.swept_ns = now_ns;
         for key in self.connections.keys() {
             let progress = self.connections.slab[key].expire(&self.driver, now_ns);
             self.settle(key, progress, now_ns);
         }
-        if let Some(since_ns) = self.draining_since_ns {
-            self.leave_listeners_if_empty(now_ns, since_ns);
+        if self.mode.is_draining() {
+            self.leave_listeners_if_empty(now_ns);
         }
     }
 
-    /// Ends each connection as soon as its client has what it is owed.
+    /// Ends each connection as soon as its client has all answers that it is owed.
     pub(super) fn drain_connections(&mut self, now_ns: u64) {
         for key in self.connections.keys() {
             let progress = self.connections.slab[key].drain(&self.driver, now_ns);

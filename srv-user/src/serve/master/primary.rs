@@ -1,6 +1,6 @@
-//! The first of two servers on one address: it gives the second slots and
-//! listeners, writes to the shared memory what that one says of its workers, and
-//! leaves everything to it when it stops.
+//! The primary of two servers on one address. It gives slots and listeners to the secondary,
+//! writes to the shared memory what the secondary says of its workers, and leaves everything to
+//! the secondary when it stops.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,41 +11,22 @@ use srv_common::{MAX_WORKERS, State};
 
 use super::Master;
 use super::event::Event;
-use crate::control::JoinedStatus;
+use super::role::{Role, SecondaryServer, Stay};
+use super::stopping::Listeners;
 use crate::control::joining::{Joined, Joining};
 use crate::kernel::packets;
 use crate::serve::master::between_masters::Peer;
-use crate::serve::master::join::{self, ToFirst, ToJoined, Welcome};
+use crate::serve::master::join::{self, ToPrimary, ToSecondary, Welcome};
 use crate::serve::orders::Task;
+use crate::values::PolicyName;
+use crate::values::reported::Reported;
 use srv_steer::{Group, Stage, Stall};
 
-/// The second server, as the first knows it.
-pub(super) struct Second {
-    peer: Peer<ToJoined>,
-    pid: u32,
-    pub(super) slots: Range<u32>,
-    /// By slot.
-    pub(super) pids: HashMap<u32, u32>,
-    /// Its workers go: it takes nothing over any more.
-    is_leaving: bool,
-}
-
-impl Second {
-    /// For `srv status`.
-    pub(super) fn status(&self) -> JoinedStatus {
-        JoinedStatus {
-            pid: self.pid,
-            first_slot: self.slots.start,
-            workers: self.slots.len() as u32,
-        }
-    }
-}
-
 impl Master {
-    /// Gives another server slots and listeners.
+    /// Gives slots and listeners to a server that asks to join.
     ///
     /// # Errors
-    /// Why that one may not join, or not now.
+    /// Why it may not join, or not now.
     pub(super) fn let_join(&mut self, joining: &Joining) -> anyhow::Result<Joined> {
         self.ensure_may_join(joining)?;
         let slots = self.free_slots(joining.workers)?;
@@ -58,18 +39,18 @@ impl Master {
         let (mine, theirs) = packets::pair().context("create a channel to the joining server")?;
         self.welcome(&mine, slots.start)?;
         let mut peer = Peer::new(mine);
-        peer.listen(self.events.clone(), Event::FromSecond)
+        peer.listen(self.events.clone(), Event::FromSecondary)
             .context("watch the channel to the joining server")?;
-        self.second = Some(Second {
+        self.role = Role::Primary(SecondaryServer {
             peer,
             pid: joining.pid,
             slots: slots.clone(),
             pids: HashMap::new(),
-            is_leaving: false,
+            stay: Stay::Stays,
         });
         self.apply_settings();
         // Until it has workers.
-        self.leave_to_all(slots.clone());
+        self.staff.leave_to_all(slots.clone());
         tracing::info!(
             "server {} has joined: its workers are in slots {} to {}",
             joining.pid,
@@ -84,22 +65,22 @@ impl Master {
     fn ensure_may_join(&self, joining: &Joining) -> anyhow::Result<()> {
         joining.ensure_same_protocol()?;
         ensure!(
-            self.stopping.is_none(),
+            !self.phase.is_stopping(),
             "the running server is stopping: start without --join when it has ended"
         );
         ensure!(
-            self.upgrade.is_none() && self.predecessor.is_none(),
+            !self.is_changing_hands(),
             "the running server is being upgraded: try again when that is done"
         );
         ensure!(
-            self.ever_ready,
+            self.phase.has_started(),
             "the running server is just starting: try again when it is ready"
         );
-        if let Some(second) = &self.second {
+        if let Some(secondary) = self.role.secondary() {
             bail!(
-                "another server, process {}, has joined it already, and there can be one: \
+                "another server, process {}, has joined it already, and only one can: \
                  stop that one first",
-                second.pid
+                secondary.pid
             );
         }
         self.ensure_alike(joining)
@@ -133,13 +114,11 @@ impl Master {
         Ok(())
     }
 
-    /// The lowest run of slots that nobody has or is about to leave.
+    /// The lowest run of slots in which no worker is, and none is about to start.
     fn free_slots(&self, workers: u32) -> anyhow::Result<Range<u32>> {
         let most = self.policy.workers_max();
-        let is_taken = |slot| {
-            let mut workers = self.workers.values();
-            self.own_slots().contains(&slot) || workers.any(|worker| worker.slot == slot)
-        };
+        let is_taken =
+            |slot| self.staff.own_slots().contains(&slot) || self.staff.is_occupied(slot);
         let mut start = 0;
         for slot in 0..most {
             if is_taken(slot) {
@@ -150,8 +129,8 @@ impl Master {
         }
         let free = (0..most).filter(|slot| !is_taken(*slot)).count();
         bail!(
-            "the running server has not {workers} slots in a row left, of {most} {}: {free} are \
-             free; give fewer --workers",
+            "the running server does not have {workers} free slots in a row: of {most} {}, {free} \
+             are free; give fewer --workers",
             match most as usize == MAX_WORKERS {
                 true => "that there are".to_string(),
                 false => format!("that policy {} chooses between", self.policy.name()),
@@ -173,177 +152,173 @@ impl Master {
             groups: groups
                 .map(|group| (group.listeners.address, group.why_unsteered().is_none()))
                 .collect(),
-            policy: self.policy.name().to_string(),
+            policy: Reported::Known(PolicyName(self.policy)),
         };
         join::welcome(channel, welcome, &fds).context("hand over the listeners")
     }
 
-    /// The second server says something, or (`None`) is gone.
-    pub(super) fn second_says(&mut self, said: Option<ToFirst>) {
-        let Some(second) = &mut self.second else {
+    /// The secondary says something, or (`None`) is gone.
+    pub(super) fn secondary_says(&mut self, said: Option<ToPrimary>) {
+        let Some(secondary) = self.role.secondary_mut() else {
             return;
         };
-        let slots = second.slots.clone();
+        let slots = secondary.slots.clone();
         match said {
-            Some(ToFirst::Starts { slot, pid }) if slots.contains(&slot) => {
-                second.pids.insert(slot, pid);
+            Some(ToPrimary::Starts { slot, pid }) if slots.contains(&slot) => {
+                secondary.pids.insert(slot, pid);
                 let groups = self.groups.iter();
                 groups.for_each(|group| group.worker_starts(slot, pid));
             }
-            Some(ToFirst::Replaced { slot, pid }) if slots.contains(&slot) => {
-                second.pids.insert(slot, pid);
+            Some(ToPrimary::Replaced { slot, pid }) if slots.contains(&slot) => {
+                secondary.pids.insert(slot, pid);
                 let groups = self.groups.iter();
                 groups.for_each(|group| group.worker_replaced(slot, pid));
             }
-            Some(ToFirst::Registered(slot)) if slots.contains(&slot) => self.step_back(slot),
-            Some(ToFirst::Ready(slot)) if slots.contains(&slot) => {
+            Some(ToPrimary::Registered(slot)) if slots.contains(&slot) => {
+                self.staff.note_newcomer(slot);
+            }
+            Some(ToPrimary::Ready(slot)) if slots.contains(&slot) => {
                 self.set_slot_state(slot, State::Ready);
             }
-            Some(ToFirst::Draining(slot)) if slots.contains(&slot) => {
+            Some(ToPrimary::Draining(slot)) if slots.contains(&slot) => {
                 self.set_slot_state(slot, State::Draining);
             }
-            Some(ToFirst::Died { slot, has_left }) if slots.contains(&slot) => {
-                second.pids.remove(&slot);
+            Some(ToPrimary::Died { slot, has_left }) if slots.contains(&slot) => {
+                secondary.pids.remove(&slot);
                 let then = if has_left { State::Absent } else { State::Dead };
-                self.second_lost_worker(slot, then);
+                self.secondary_lost_worker(slot, then);
             }
-            Some(ToFirst::Leaving) => self.second_leaves(),
-            Some(ToFirst::Taken) => self.let_go(),
-            Some(other) => tracing::warn!("the joined server says {other:?} of another's slot"),
-            None => self.second_is_gone(),
+            Some(ToPrimary::Leaving) => self.secondary_leaves(),
+            Some(ToPrimary::Taken) => self.let_go(),
+            Some(other) => {
+                tracing::warn!("the secondary says {other:?} of a slot that it does not have");
+            }
+            None => self.secondary_is_gone(),
         }
     }
 
-    fn second_lost_worker(&mut self, slot: u32, then: State) {
+    fn secondary_lost_worker(&mut self, slot: u32, then: State) {
         let groups = self.groups.iter();
         groups.for_each(|group| group.worker_died(slot, then));
-        if self.stopping.is_none() {
-            self.have_somebody_look_around();
+        if !self.phase.is_stopping() {
+            self.request_rescan();
         }
     }
 
-    fn second_leaves(&mut self) {
-        let Some(second) = &mut self.second else {
+    fn secondary_leaves(&mut self) {
+        let Some(secondary) = self.role.secondary_mut() else {
             return;
         };
-        second.is_leaving = true;
-        let slots = second.slots.clone();
-        tracing::info!("server {} leaves", second.pid);
+        secondary.stay = Stay::Leaves;
+        let slots = secondary.slots.clone();
+        tracing::info!("server {} leaves", secondary.pid);
         for slot in slots.clone() {
             self.set_slot_state(slot, State::Draining);
         }
-        self.leave_to_all(slots);
-        // What it was offered it does not take.
+        self.staff.leave_to_all(slots);
+        // It does not take what it was offered.
         self.stop_alone();
     }
 
-    /// Its listeners stay: whatever came there is accepted by this server's workers.
-    fn second_is_gone(&mut self) {
-        let Some(second) = self.second.take() else {
+    /// Its listeners stay: this server's workers accept what has come there.
+    fn secondary_is_gone(&mut self) {
+        let Some(secondary) = self.role.end_of_secondary() else {
             return;
         };
-        match second.is_leaving {
-            true => tracing::info!("server {} has left", second.pid),
-            false => tracing::warn!(
-                "server {} is gone without a word: its slots are free",
-                second.pid
+        match secondary.stay {
+            Stay::Leaves => tracing::info!("server {} has left", secondary.pid),
+            Stay::Stays => tracing::warn!(
+                "server {} has ended without notice: its slots are free",
+                secondary.pid
             ),
         }
-        for slot in second.slots.clone() {
+        for slot in secondary.slots.clone() {
             let groups = self.groups.iter();
             groups.for_each(|group| group.worker_died(slot, State::Absent));
         }
         self.apply_settings();
-        self.leave_to_all(second.slots);
-        match self.stopping.is_some() {
+        self.staff.leave_to_all(secondary.slots);
+        match self.phase.is_stopping() {
             true => self.stop_alone(),
             false => {
                 self.keep_listeners();
-                self.have_somebody_look_around();
+                self.request_rescan();
             }
         }
     }
 
-    /// Instead of a stop: the second server is to go on with everything. Whether
-    /// there is one.
+    /// This server stops: offers everything to the secondary. Whether there is one that stays.
     pub(super) fn offer_everything(&mut self) -> bool {
-        let Some(second) = self.second.as_ref().filter(|second| !second.is_leaving) else {
+        let secondary = self.role.secondary();
+        let Some(secondary) = secondary.filter(|secondary| secondary.stay == Stay::Stays) else {
             return false;
         };
-        // The other one puts its own there.
+        // The secondary opens its own control socket there.
         self.control = None;
-        self.is_offering = true;
-        tracing::info!("leaving everything to server {}", second.pid);
-        second.peer.tell(ToJoined::Take);
+        if let Some(stopping) = self.phase.stopping_mut() {
+            stopping.listeners = Listeners::Offer;
+        }
+        tracing::info!("leaving everything to server {}", secondary.pid);
+        secondary.peer.tell(ToSecondary::Take);
         true
     }
 
-    /// The second server has taken everything.
+    /// The secondary has taken everything.
     fn let_go(&mut self) {
-        if !std::mem::take(&mut self.is_offering) {
-            return;
+        if self.settle_offer(Listeners::Leave) {
+            self.groups.iter_mut().for_each(Group::hand_over);
+            self.staff.give_all(Task::Retire);
         }
-        self.groups.iter_mut().for_each(Group::hand_over);
-        self.give_all(Task::Retire);
     }
 
-    /// Nobody takes what was offered.
+    /// The secondary does not take what it was offered.
     fn stop_alone(&mut self) {
-        if std::mem::take(&mut self.is_offering) {
+        if self.settle_offer(Listeners::Close) {
             self.close();
         }
     }
 
-    /// A worker, perhaps of the other server, is new at its listeners: the others step back.
-    pub(super) fn step_back(&mut self, slot: u32) {
-        self.slots.use_until(slot + 1);
-        let record = &mut self.slots[slot];
-        record.newcomers = record.newcomers.wrapping_add(1);
-        record.is_orphan = false;
-    }
-
-    /// In mode own all workers wait on these listeners, until a worker of the slot does.
-    pub(super) fn leave_to_all(&mut self, slots: Range<u32>) {
-        self.slots.use_until(slots.end);
-        slots.for_each(|slot| self.slots[slot].is_orphan = true);
-    }
-
-    pub(super) fn tell_second(&self, message: ToJoined) {
-        if let Some(second) = &self.second {
-            second.peer.tell(message);
+    /// What becomes of listeners that were offered. Whether they were.
+    fn settle_offer(&mut self, listeners: Listeners) -> bool {
+        match self.phase.stopping_mut() {
+            Some(stopping) if stopping.listeners == Listeners::Offer => {
+                stopping.listeners = listeners;
+                true
+            }
+            _ => false,
         }
     }
 
-    /// A worker of the second server hangs, or may.
-    pub(super) fn tell_of_hang(&self, hang: &Stall) {
-        let slot = hang.slot;
-        let is_its = |second: &&Second| second.slots.contains(&slot);
-        if let Some(second) = self.second.as_ref().filter(is_its) {
-            second.peer.tell(match hang.stage {
-                Stage::Suspected => ToJoined::Nudge(slot),
-                _ => ToJoined::Hangs {
+    /// If a worker of the secondary has stalled, or may have, tells the secondary.
+    pub(super) fn report_stall(&self, stall: &Stall) {
+        let slot = stall.slot;
+        let has_slot = |secondary: &&SecondaryServer| secondary.slots.contains(&slot);
+        if let Some(secondary) = self.role.secondary().filter(has_slot) {
+            secondary.peer.tell(match stall.stage {
+                Stage::Suspected => ToSecondary::Probe(slot),
+                _ => ToSecondary::Stalled {
                     slot,
-                    lasted: hang.lasted,
+                    lasted: stall.lasted,
                 },
             });
         }
     }
 
     /// # Errors
-    /// If another server has a part in this one's groups, which this would not suit.
+    /// If two servers have the listeners: a change of this kind would not suit the other.
     pub(super) fn ensure_alone(&self, what: &str) -> anyhow::Result<()> {
-        if let Some(second) = &self.second {
+        if let Some(secondary) = self.role.secondary() {
             bail!(
                 "{what}: server {} has joined this one; stop it first, or stop this one, and \
-                 that one goes on",
-                second.pid
+                 the other goes on",
+                secondary.pid
             );
         }
-        if let Some(first) = &self.first {
+        if let Some(primary) = self.role.primary() {
             bail!(
                 "{what}: this server has joined server {}; start another with --join in its place, \
-                 or stop that one, and this one goes on",
-                first.pid
+                 or stop that server, and this one goes on",
+                primary.pid
             );
         }
         Ok(())

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// What holds for a worker, as it found out itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Confinement {
+pub struct SandboxStatus {
     /// Its user.
     pub uid: u32,
     /// Its group; it has no other.
@@ -17,7 +17,7 @@ pub struct Confinement {
     pub landlock_abi: u32,
 }
 
-impl fmt::Display for Confinement {
+impl fmt::Display for SandboxStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,

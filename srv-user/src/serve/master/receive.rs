@@ -1,6 +1,6 @@
-//! What another process says becomes the master's events, one at a time: the next message is
-//! read once the master has handled the last. A process that floods its channel fills that,
-//! and neither the master's memory nor the queue before other processes.
+//! Messages of other processes become events of the master, one at a time: the next message of a
+//! process is read once the master has handled the last. A process that floods its channel fills
+//! that channel, and neither the master's memory nor the queue of events.
 
 use serde::de::DeserializeOwned;
 use tokio::net::UnixDatagram;
@@ -10,16 +10,16 @@ use tokio::sync::oneshot;
 use crate::kernel::packets;
 use crate::kernel::packets::MESSAGE_BYTES_MAX;
 
-/// What a message becomes.
-pub trait Heard: Send + 'static {
-    /// The same, to be handled before the next message of that process is read: until
-    /// `read_on` is dropped.
+/// The event that a message of another process becomes.
+pub trait ProcessEvent: Send + 'static {
+    /// The same event, to be handled before the next message of that process is read: `read_on` is
+    /// to be dropped then.
     fn one_at_a_time(self, read_on: oneshot::Sender<()>) -> Self;
 }
 
-/// Passes on what the other end of `channel` says until it hangs up, says what is no message,
-/// or says what `is_last`.
-pub async fn pass_on<T: DeserializeOwned, E: Heard>(
+/// Forwards the messages of the other end of `channel` until it hangs up, sends what is no message,
+/// or sends one that `is_last`.
+pub async fn forward<T: DeserializeOwned, E: ProcessEvent>(
     channel: &UnixDatagram,
     events: &UnboundedSender<E>,
     is_last: impl Fn(&T) -> bool,
@@ -66,16 +66,16 @@ mod tests {
             }
             assert!(sent > 100);
             let (events, mut incoming) = unbounded_channel();
-            let hear = tokio::spawn(async move {
+            let forwarding = tokio::spawn(async move {
                 let event = |said| Event::FromWorker(Pid::INIT, said);
-                pass_on(&mine, &events, |_| false, event).await;
+                forward(&mine, &events, |_| false, event).await;
             });
             for nth in 0..sent {
                 let event = incoming.recv().await.unwrap();
-                // All others have had their turns.
+                // All other tasks have run.
                 tokio::task::yield_now().await;
                 assert!(incoming.is_empty());
-                let Event::Said(said, _read_on) = event else {
+                let Event::OneAtATime(said, _read_on) = event else {
                     panic!("another event")
                 };
                 let said = match *said {
@@ -85,7 +85,7 @@ mod tests {
                 assert_eq!(said, nth);
             }
             drop(theirs);
-            hear.await.unwrap();
+            forwarding.await.unwrap();
         });
     }
 }

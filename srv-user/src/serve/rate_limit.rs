@@ -1,16 +1,15 @@
-//! Says seldom what happens often: one line a second, with a count, of what could
-//! happen at every turn of a worker's loop.
+//! One log line a second, with a count, for what may happen at every iteration of a worker's loop.
 
 const INTERVAL_NS: u64 = 1_000_000_000;
 
 /// One kind of line.
 #[derive(Debug, Default)]
-pub struct Seldom {
+pub struct RateLimit {
     count: u64,
     next_ns: u64,
 }
 
-impl Seldom {
+impl RateLimit {
     /// It happened at `now_ns` of `CLOCK_MONOTONIC`. If a line is due: how often it has
     /// happened since the last one.
     pub fn happened(&mut self, now_ns: u64) -> Option<u64> {
@@ -29,10 +28,10 @@ mod tests {
 
     #[test]
     fn a_line_a_second_counts_those_before_it() {
-        let mut seldom = Seldom::default();
-        assert_eq!(seldom.happened(5), Some(1), "the first at once");
-        assert_eq!(seldom.happened(6), None);
-        assert_eq!(seldom.happened(INTERVAL_NS), None);
-        assert_eq!(seldom.happened(INTERVAL_NS + 5), Some(3));
+        let mut limit = RateLimit::default();
+        assert_eq!(limit.happened(5), Some(1), "the first at once");
+        assert_eq!(limit.happened(6), None);
+        assert_eq!(limit.happened(INTERVAL_NS), None);
+        assert_eq!(limit.happened(INTERVAL_NS + 5), Some(3));
     }
 }

@@ -1,30 +1,31 @@
-//! What the master says, and doing it. Orders that this worker cannot follow are refused with
-//! the reason: the master then replaces it.
+//! The master's messages, and following its orders. If this worker cannot follow its orders, it
+//! refuses them and gives the reason: the master then replaces it.
 
 use std::io;
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 
-use super::{ORPHAN_GRACE_NS, Worker, driver, named, room};
+use super::{Membership, Worker, driver, named, room};
 use crate::serve::channel::{Start, ToMaster, ToWorker};
 use crate::serve::config::Serving;
 use crate::serve::orders::{Orders, Task};
 
 impl Worker {
-    pub(super) fn obey(&mut self, now_ns: u64) -> anyhow::Result<()> {
+    /// Handles all messages that have arrived.
+    pub(super) fn read_channel(&mut self, now_ns: u64) -> anyhow::Result<()> {
         while let Some(channel) = &self.channel {
             match channel.receive() {
                 Ok(None) => break,
-                Ok(Some((message, fds))) => self.obey_one(message, fds, now_ns)?,
+                Ok(Some((message, fds))) => self.handle(message, fds, now_ns)?,
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     tracing::warn!(slot = self.start.slot, "the master is gone: draining");
                     self.channel = None;
-                    self.exit_by_ns = now_ns + ORPHAN_GRACE_NS;
                     match self.orders.beside {
                         true => self.yield_slot(now_ns),
                         false => self.drain(now_ns),
                     }
+                    self.mode.orphan(now_ns);
                 }
                 Err(error) => return Err(anyhow!(error).context("read from the channel")),
             }
@@ -32,15 +33,10 @@ impl Worker {
         Ok(())
     }
 
-    fn obey_one(
-        &mut self,
-        message: ToWorker,
-        fds: Vec<OwnedFd>,
-        now_ns: u64,
-    ) -> anyhow::Result<()> {
+    fn handle(&mut self, message: ToWorker, fds: Vec<OwnedFd>, now_ns: u64) -> anyhow::Result<()> {
         match message {
             ToWorker::Start(_) => bail!("the master sent a second start"),
-            ToWorker::Nudge => {}
+            ToWorker::Probe => {}
             ToWorker::Listeners { slot, first_group } => {
                 self.ring.add(slot, first_group as usize, fds);
             }
@@ -53,23 +49,23 @@ impl Worker {
                         why: format!("{error:#}"),
                     },
                 };
-                // If the answer is lost, the orders come again.
+                // If the answer is lost, the master sends the orders again.
                 let _ = self.tell(&answer);
             }
         }
         Ok(())
     }
 
-    /// Does what is new in these orders.
+    /// Follows what is new in these orders.
     fn follow(&mut self, orders: Orders, now_ns: u64) -> anyhow::Result<()> {
         if orders.revision <= self.orders.revision {
             return Ok(());
         }
         if orders.serving != self.orders.serving {
-            self.serve_anew(orders.serving.clone())
+            self.take_over_settings(orders.serving.clone())
                 .context("take over new settings")?;
         }
-        // The listeners are gone once it leaves them.
+        // A worker that leaves has no listeners any more.
         if orders.task == Task::Serve && !self.ring.is_empty() {
             self.listen_as(&orders, now_ns)?;
         }
@@ -94,21 +90,21 @@ impl Worker {
             orders.listeners
         );
         let known = |slot: &u32| *slot < slots && *slot != own;
-        if self.joined {
+        if self.membership == Membership::Ring {
             let mut more = (before.listeners..orders.listeners).filter(known);
             more.try_for_each(|slot| self.ring.adopt(reactor, slot))?;
             let mut newcomers = orders.newcomers_since(before).filter(known);
             newcomers.try_for_each(|slot| self.ring.rejoin(reactor, slot))?;
         } else if orders.in_ring {
             self.ring.join(reactor)?;
-            self.joined = true;
+            self.membership = Membership::Ring;
             self.tell(&ToMaster::Ready)?;
         }
         let more = orders.adopted.iter().filter(|slot| known(slot));
         for slot in more.filter(|slot| !before.adopted.contains(slot)) {
             self.ring.adopt(reactor, *slot)?;
         }
-        if orders.looks != before.looks {
+        if orders.rescans != before.rescans {
             self.ring.rescan(reactor)?;
         }
         let released = before.adopted.iter().filter(|slot| known(slot));
@@ -129,8 +125,9 @@ impl Worker {
             .map_or(Ok(()), |channel| channel.send(message))
     }
 
-    /// From the next request on, also on connections that are open. The root stays.
-    fn serve_anew(&mut self, serving: Serving) -> anyhow::Result<()> {
+    /// Serves with new settings from the next request on, also on connections that are open. The
+    /// root stays.
+    fn take_over_settings(&mut self, serving: Serving) -> anyhow::Result<()> {
         let start = Start {
             serving,
             ..self.start.clone()
