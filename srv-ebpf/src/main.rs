@@ -37,7 +37,7 @@ static GROUP: Array<Group> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 static LISTENERS: ReusePortSockArray = ReusePortSockArray::with_max_entries(MAX_WORKERS as u32, 0);
 
 #[sk_reuseport]
-pub fn select(ctx: SkReuseportContext) -> u32 {
+pub(crate) fn select(ctx: SkReuseportContext) -> u32 {
     let Some(group) = GROUP.get(0) else {
         return SK_PASS;
     };
@@ -61,13 +61,13 @@ pub fn select(ctx: SkReuseportContext) -> u32 {
 
 // Does nothing. Benches subtract what a run of it costs.
 #[sk_reuseport]
-pub fn empty(_ctx: SkReuseportContext) -> u32 {
+pub(crate) fn empty(_ctx: SkReuseportContext) -> u32 {
     SK_PASS
 }
 
 // Always selects slot 0. Benches measure by it what the select helper costs.
 #[sk_reuseport]
-pub fn first(ctx: SkReuseportContext) -> u32 {
+pub(crate) fn first(ctx: SkReuseportContext) -> u32 {
     let _ = LISTENERS.select_reuseport(&ctx, 0);
     SK_PASS
 }

@@ -4,7 +4,7 @@ use aya_ebpf::helpers::bpf_skb_load_bytes_relative;
 use aya_ebpf::programs::SkReuseportContext;
 
 /// The packet ends before its TCP flags.
-pub struct Truncated;
+pub(crate) struct Truncated;
 
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
@@ -12,13 +12,13 @@ const ACK: u8 = 0x10;
 /// Whether TCP flags ask for a connection. The kernel also looks up listeners for stray segments
 /// and for the ACK of a SYN cookie; only a SYN is a connection to be assigned.
 #[inline(always)]
-pub fn is_syn(flags: u8) -> bool {
+pub(crate) fn is_syn(flags: u8) -> bool {
     flags & (SYN | ACK) == SYN
 }
 
 /// The packet's TCP flags.
 #[inline(always)]
-pub fn flags(ctx: &SkReuseportContext) -> Result<u8, Truncated> {
+pub(crate) fn flags(ctx: &SkReuseportContext) -> Result<u8, Truncated> {
     const FLAGS_OFFSET: usize = 13;
     // The data begin with the TCP header.
     let data = ctx.data();
@@ -32,7 +32,7 @@ pub fn flags(ctx: &SkReuseportContext) -> Result<u8, Truncated> {
 /// A hash of the client's address. If the address cannot be read, its words stay zero, and the
 /// hash is the same for each such packet.
 #[inline(always)]
-pub fn source_hash(ctx: &SkReuseportContext) -> u32 {
+pub(crate) fn source_hash(ctx: &SkReuseportContext) -> u32 {
     const ETH_P_IP: u32 = 0x0800;
     const IPV4_SOURCE_OFFSET: u32 = 12;
     const IPV6_SOURCE_OFFSET: u32 = 8;

@@ -347,7 +347,7 @@ pub fn accept_queue(socket: impl AsFd) -> io::Result<(u32, u32)> {
             level,
             option,
             buffer,
-            &mut length,
+            &raw mut length,
         ) != 0
         {
             return Err(io::Error::last_os_error());

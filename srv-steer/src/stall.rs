@@ -5,7 +5,7 @@ use srv_common::layout::Load;
 
 /// What was seen of one slot so far.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct StallWatch {
+pub(crate) struct StallWatch {
     woke_ns: u64,
     pending: u32,
     /// Since when neither of these has changed, ns.
@@ -17,7 +17,7 @@ pub struct StallWatch {
 
 /// For how long a worker has stalled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stalled {
+pub(crate) struct Stalled {
     /// Since it was last ready for a new connection, ns; 0 if it is.
     pub away_ns: u64,
     /// Since anything of it moved, ns; 0 if it is not away. A worker that goes through
@@ -32,7 +32,7 @@ impl StallWatch {
     /// kernel wakes a listener's owner first, so a worker that sleeps on is stopped.
     /// (`accepted`: so many were taken from there; `queued`: whether connections wait
     /// there now. Where a listener is not one worker's: always 0, and none.)
-    pub fn look(
+    pub(crate) fn look(
         &mut self,
         load: &Load,
         accepted: u64,
@@ -91,7 +91,7 @@ impl StallWatch {
     /// Whether the worker has come under suspicion at `now_ns`. It is to be told
     /// something then: a sibling may have been faster with what it woke for
     /// before, and a worker that can wakes up to listen.
-    pub fn is_new_suspect(&self, now_ns: u64) -> bool {
+    pub(crate) fn is_new_suspect(&self, now_ns: u64) -> bool {
         self.passed_over_since_ns == now_ns
     }
 }

@@ -8,7 +8,7 @@ use proptest::test_runner::RngSeed;
 
 /// As many cases as `PROPTEST_CASES` asks for (256 if it does not), the same in
 /// each run unless `PROPTEST_RNG_SEED` asks for others.
-pub fn config() -> ProptestConfig {
+pub(crate) fn config() -> ProptestConfig {
     let asked = ProptestConfig::default();
     ProptestConfig {
         rng_seed: match asked.rng_seed {
@@ -21,7 +21,7 @@ pub fn config() -> ProptestConfig {
 }
 
 /// One of the seeds with up to eight changes, in a type that is shown as text.
-pub fn mutated<S: AsRef<[u8]>>(seeds: impl IntoIterator<Item = S>) -> BoxedStrategy<Bytes> {
+pub(crate) fn mutated<S: AsRef<[u8]>>(seeds: impl IntoIterator<Item = S>) -> BoxedStrategy<Bytes> {
     let seeds: Vec<Vec<u8>> = seeds.into_iter().map(|seed| seed.as_ref().into()).collect();
     let edits = prop::collection::vec(edit(seeds.clone()), 0..=8);
     let change = |(mut bytes, edits): (Vec<u8>, Vec<Edit>)| {
@@ -34,7 +34,9 @@ pub fn mutated<S: AsRef<[u8]>>(seeds: impl IntoIterator<Item = S>) -> BoxedStrat
 }
 
 /// As [`mutated`]; what is not UTF-8 is replaced.
-pub fn mutated_text<S: AsRef<[u8]>>(seeds: impl IntoIterator<Item = S>) -> BoxedStrategy<String> {
+pub(crate) fn mutated_text<S: AsRef<[u8]>>(
+    seeds: impl IntoIterator<Item = S>,
+) -> BoxedStrategy<String> {
     let text = |bytes: Bytes| String::from_utf8_lossy(&bytes).into_owned();
     mutated(seeds).prop_map(text).boxed()
 }

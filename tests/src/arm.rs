@@ -63,6 +63,9 @@ impl Arm {
     }
 
     /// Starts its server and waits until it is ready.
+    ///
+    /// # Errors
+    /// It does not become ready.
     pub fn start(&self) -> Result<Running> {
         let started = match &self.server {
             Kind::Srv(arguments) => Server::start(arguments).map(Running::Srv),

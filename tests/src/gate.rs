@@ -12,6 +12,10 @@ use std::io::Write as _;
 ///
 /// # Panics
 /// If `SRV_REQUIRE_BPF=1` promised that all tests can run.
+#[allow(
+    unreachable_pub,
+    reason = "srv's unit tests have this file as a private module"
+)]
 pub fn can(what: &str, outcome: Result<(), String>) -> bool {
     let Err(why) = outcome else { return true };
     let promised = std::env::var_os("SRV_REQUIRE_BPF").is_some_and(|value| value == "1");

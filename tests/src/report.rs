@@ -23,6 +23,9 @@ pub struct Raw {
 impl Raw {
     /// Prints the environment and opens `target/bench/NAME-TIME.jsonl`, whose
     /// first line is the environment.
+    ///
+    /// # Errors
+    /// The file cannot be created.
     pub fn create(name: &str) -> Result<Self> {
         let environment = Environment::read();
         println!("bench {name}\n{environment}");
@@ -41,6 +44,9 @@ impl Raw {
     }
 
     /// Appends one line.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub fn write(&mut self, line: &impl Serialize) -> Result<()> {
         serde_json::to_writer(&mut self.file, line)
             .and_then(|()| self.file.write_all(b"\n").map_err(serde_json::Error::io))
@@ -48,6 +54,9 @@ impl Raw {
     }
 
     /// Completes the file and says where it is.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub fn finish(mut self) -> Result<()> {
         self.file
             .flush()

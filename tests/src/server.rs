@@ -143,6 +143,9 @@ impl Server {
     }
 
     /// Runs `srv` with these arguments and `--control` for this server.
+    ///
+    /// # Errors
+    /// There is no binary, or it cannot be run.
     pub fn srv(&self, arguments: &[&str]) -> Result<Output> {
         Command::new(binary()?)
             .args(arguments)
@@ -153,6 +156,9 @@ impl Server {
     }
 
     /// What `srv status --json` says.
+    ///
+    /// # Errors
+    /// It fails, or says something else than a status.
     pub fn status(&self) -> Result<Status> {
         let output = self.srv(&["status", "--json"])?;
         let said = String::from_utf8_lossy(&output.stderr);
@@ -165,6 +171,9 @@ impl Server {
     }
 
     /// Stops it with SIGTERM and returns how it ended.
+    ///
+    /// # Errors
+    /// It cannot be signalled, or does not end in time.
     pub fn stop(mut self) -> Result<ExitStatus> {
         self.child.stop()
     }

@@ -34,7 +34,7 @@ dpkg-deb --fsys-tarfile ./*.deb | tar --extract --wildcards --transform 's|.*/||
 rm ./*.deb"#;
 
 /// A package, and what shows that it (or another way to the same) is there.
-pub struct Package {
+pub(crate) struct Package {
     /// Debian's name.
     pub name: &'static str,
     /// A program's name, or a file's whole path.
@@ -55,7 +55,7 @@ impl Package {
 ///
 /// # Errors
 /// As [`install`].
-pub fn ensure(packages: &[Package], why: &str) -> Result<Vec<&'static str>> {
+pub(crate) fn ensure(packages: &[Package], why: &str) -> Result<Vec<&'static str>> {
     let missing: Vec<_> = packages
         .iter()
         .filter(|package| !package.is_there())
@@ -72,7 +72,7 @@ pub fn ensure(packages: &[Package], why: &str) -> Result<Vec<&'static str>> {
 ///
 /// # Errors
 /// As systemctl says.
-pub fn keep_off(service: &str) -> Result<()> {
+pub(crate) fn keep_off(service: &str) -> Result<()> {
     let (Some(_), Some(prefix)) = (workspace::program("systemctl"), rights::prefix()) else {
         return Ok(());
     };
@@ -91,7 +91,7 @@ pub fn keep_off(service: &str) -> Result<()> {
 /// # Errors
 /// If this is no Debian, if nobody gives root's rights without a question,
 /// or as apt-get says.
-pub fn install(names: &[&str], why: &str) -> Result<()> {
+pub(crate) fn install(names: &[&str], why: &str) -> Result<()> {
     let what = format!("install {}", names.join(" "));
     let mend = format!(
         "sudo apt-get update && sudo apt-get install {}",
@@ -135,7 +135,7 @@ pub fn install(names: &[&str], why: &str) -> Result<()> {
 ///
 /// # Errors
 /// As apt-get, or if the package has none of them.
-pub fn unpack(name: &str, why: &str, patterns: &[&str], folder: &Path) -> Result<()> {
+pub(crate) fn unpack(name: &str, why: &str, patterns: &[&str], folder: &Path) -> Result<()> {
     if let Some(prefix) = rights::prefix() {
         update_lists(prefix);
     }

@@ -44,7 +44,7 @@ const CHECKS: [(&str, Check); 11] = [
 ];
 
 /// What [`run`] can be asked for.
-pub fn names() -> impl Iterator<Item = &'static str> {
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     CHECKS.iter().map(|(name, _)| *name)
 }
 
@@ -52,7 +52,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 ///
 /// # Errors
 /// If a check fails: which ones did. Each has printed why.
-pub fn run(asked: &[String]) -> Result<()> {
+pub(crate) fn run(asked: &[String]) -> Result<()> {
     let is_asked = |name: &str| asked.is_empty() || asked.iter().any(|other| other == name);
     let chosen = CHECKS.iter().filter(|(name, _)| is_asked(name));
     let outcomes: Vec<_> = chosen.map(|(name, check)| timed(name, *check)).collect();

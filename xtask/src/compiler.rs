@@ -37,7 +37,7 @@ const NOT_INHERITED: [&str; 12] = [
 
 /// A compiler with its cargo.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Compiler {
+pub(crate) struct Compiler {
     /// rustup's name for it; none for the distribution's.
     pub rustup_name: Option<String>,
     /// The compiler itself, never rustup's stand-in.
@@ -46,7 +46,7 @@ pub struct Compiler {
 
 impl Compiler {
     /// For people: where it comes from.
-    pub fn origin(&self) -> String {
+    pub(crate) fn origin(&self) -> String {
         match &self.rustup_name {
             Some(name) => format!("rustup's {name}"),
             None => format!("the distribution's {}", self.rustc.display()),
@@ -54,20 +54,20 @@ impl Compiler {
     }
 
     /// Whether its library sources are there.
-    pub fn has_sources(&self) -> bool {
+    pub(crate) fn has_sources(&self) -> bool {
         self.root()
             .join("lib/rustlib/src/rust/library/Cargo.lock")
             .exists()
     }
 
     /// A program that belongs to this compiler, such as its cargo.
-    pub fn tool(&self, name: &str) -> PathBuf {
+    pub(crate) fn tool(&self, name: &str) -> PathBuf {
         self.rustc.with_file_name(name)
     }
 
     /// A command that runs `program` with this compiler and nothing of the
     /// host's build.
-    pub fn command(&self, program: &Path) -> Command {
+    pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         for name in NOT_INHERITED {
             command.env_remove(name);
@@ -84,7 +84,7 @@ impl Compiler {
     ///
     /// # Errors
     /// If the compiler does not run.
-    pub fn llvm_major(&self) -> Result<u32> {
+    pub(crate) fn llvm_major(&self) -> Result<u32> {
         let about = self.about()?;
         field(&about, "LLVM version")
             .and_then(|version| version.split('.').next()?.parse().ok())
@@ -95,7 +95,7 @@ impl Compiler {
     ///
     /// # Errors
     /// If the dynamic loader cannot be asked or knows of none.
-    pub fn llvm_library(&self) -> Result<PathBuf> {
+    pub(crate) fn llvm_library(&self) -> Result<PathBuf> {
         let libraries = ask(Command::new("ldd").arg(&self.rustc))?;
         let Some(path) = llvm_among(&libraries) else {
             bail!("{} has no shared LLVM library", self.origin());
@@ -128,7 +128,7 @@ impl Compiler {
 
 /// Every compiler that is new enough, the preferred first: the one that
 /// builds the host's side, rustup's nightly, the distribution's.
-pub fn all() -> Vec<Compiler> {
+pub(crate) fn all() -> Vec<Compiler> {
     let mut found: Vec<Compiler> = Vec::new();
     let rustups = ["", "nightly"].into_iter().filter_map(of_rustup);
     for compiler in rustups.chain(of_distribution()) {
@@ -143,7 +143,7 @@ pub fn all() -> Vec<Compiler> {
 ///
 /// # Errors
 /// As rustup says; without a network at once.
-pub fn add_sources(compiler: &Compiler) -> Result<()> {
+pub(crate) fn add_sources(compiler: &Compiler) -> Result<()> {
     let Some(name) = &compiler.rustup_name else {
         bail!("{} is not rustup's", compiler.origin());
     };

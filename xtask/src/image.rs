@@ -19,7 +19,7 @@ const CAPABILITIES: [&str; 6] = ["BPF", "PERFMON", "SETUID", "SETGID", "KILL", "
 ///
 /// # Errors
 /// If there is no Docker, or what it says.
-pub fn build() -> Result<()> {
+pub(crate) fn build() -> Result<()> {
     ensure!(
         workspace::program("docker").is_some(),
         "build the image {NAME}: there is no docker here; install it (Debian: sudo apt-get \

@@ -54,7 +54,7 @@ const KERNEL_FILES: [&str; 2] = ["./boot/vmlinuz-*", "*/net/ipv4/*_diag.ko*"];
 ///
 /// # Errors
 /// If a package is not to be had, the build fails, or a test does.
-pub fn test(packages: &[String], args: Vec<String>) -> Result<()> {
+pub(crate) fn test(packages: &[String], args: Vec<String>) -> Result<()> {
     ensure!(
         env::consts::ARCH == "x86_64",
         "test on other kernels: only x86-64 is emulated, this machine is {}",

@@ -33,7 +33,7 @@ const PROOF: &str = "#![no_std]\n\
 
 /// A bpf-linker that is there already and links what `compiler` makes: the
 /// project's own, or else one on PATH.
-pub fn find(compiler: &Compiler) -> Option<PathBuf> {
+pub(crate) fn find(compiler: &Compiler) -> Option<PathBuf> {
     [Some(own()), workspace::program("bpf-linker")]
         .into_iter()
         .flatten()
@@ -46,7 +46,7 @@ pub fn find(compiler: &Compiler) -> Option<PathBuf> {
 /// # Errors
 /// If this compiler's LLVM is not supported, if cargo fails, or if the result
 /// does not link.
-pub fn build(compiler: &Compiler) -> Result<PathBuf> {
+pub(crate) fn build(compiler: &Compiler) -> Result<PathBuf> {
     let major = compiler.llvm_major()?;
     if !LLVM_MAJORS.contains(&major) {
         bail!(
@@ -71,7 +71,7 @@ pub fn build(compiler: &Compiler) -> Result<PathBuf> {
 ///
 /// # Errors
 /// If either tool fails, with what it said.
-pub fn prove(compiler: &Compiler, linker: &Path) -> Result<()> {
+pub(crate) fn prove(compiler: &Compiler, linker: &Path) -> Result<()> {
     let here = workspace::tools().join("proof");
     fs::create_dir_all(&here).with_context(|| format!("create {}", here.display()))?;
     let at = |name: &str| here.join(name);

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What compiles ring, the cryptography of `srv load`, for arm64.
-pub const ARM64_TOOLS: [Package; 2] = [
+pub(crate) const ARM64_TOOLS: [Package; 2] = [
     Package {
         name: "gcc-aarch64-linux-gnu",
         shown_by: "aarch64-linux-gnu-gcc",
@@ -40,7 +40,7 @@ const DENY: &str = "0.20.2";
 ///
 /// # Errors
 /// If a file is not formatted.
-pub fn format() -> Result<()> {
+pub(crate) fn format() -> Result<()> {
     step::show(
         "check the format",
         workspace::cargo().args(["fmt", "--all", "--check"]),
@@ -51,7 +51,7 @@ pub fn format() -> Result<()> {
 ///
 /// # Errors
 /// At any warning.
-pub fn host() -> Result<()> {
+pub(crate) fn host() -> Result<()> {
     step::show(
         "lint the host's crates",
         workspace::cargo().args(["clippy", "--all-targets", "--", "--deny", "warnings"]),
@@ -63,7 +63,7 @@ pub fn host() -> Result<()> {
 ///
 /// # Errors
 /// At any warning.
-pub fn features() -> Result<()> {
+pub(crate) fn features() -> Result<()> {
     if !workspace::root().join("srv-steer/Cargo.toml").exists() {
         return Ok(());
     }
@@ -84,7 +84,7 @@ pub fn features() -> Result<()> {
 ///
 /// # Errors
 /// If it does not compile.
-pub fn oldest_rust() -> Result<()> {
+pub(crate) fn oldest_rust() -> Result<()> {
     const OLDEST: &str = env!("CARGO_PKG_RUST_VERSION");
     let mut install = Command::new("rustup");
     install.args(["toolchain", "install", OLDEST, "--profile", "minimal"]);
@@ -111,7 +111,7 @@ pub fn oldest_rust() -> Result<()> {
 ///
 /// # Errors
 /// At any warning, or if that compiler's clippy cannot be had.
-pub fn bpf(toolchain: &Toolchain) -> Result<()> {
+pub(crate) fn bpf(toolchain: &Toolchain) -> Result<()> {
     let compiler = &toolchain.compiler;
     if !compiler.tool("cargo-clippy").exists() {
         install_clippy(compiler)?;
@@ -129,7 +129,7 @@ pub fn bpf(toolchain: &Toolchain) -> Result<()> {
 ///
 /// # Errors
 /// If it does not compile.
-pub fn arm64(toolchain: &Toolchain) -> Result<()> {
+pub(crate) fn arm64(toolchain: &Toolchain) -> Result<()> {
     let compiler = &toolchain.compiler;
     let mut command = compiler.command(&compiler.tool("cargo"));
     command
@@ -145,7 +145,7 @@ pub fn arm64(toolchain: &Toolchain) -> Result<()> {
 ///
 /// # Errors
 /// At any warning.
-pub fn documentation() -> Result<()> {
+pub(crate) fn documentation() -> Result<()> {
     step::show(
         "build the documentation",
         workspace::cargo()
@@ -162,7 +162,7 @@ pub fn documentation() -> Result<()> {
 ///
 /// # Errors
 /// If a dependency is refused, or cargo-deny cannot be had.
-pub fn dependencies() -> Result<()> {
+pub(crate) fn dependencies() -> Result<()> {
     let deny = workspace::tools().join("bin/cargo-deny");
     if !deny.exists() {
         install_deny()?;

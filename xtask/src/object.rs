@@ -16,7 +16,7 @@ const OBJECTS: [&str; 2] = ["srv-ebpf", "srv-attached"];
 ///
 /// # Errors
 /// As cargo says, or if an object cannot be put in its place.
-pub fn build(toolchain: &Toolchain) -> Result<()> {
+pub(crate) fn build(toolchain: &Toolchain) -> Result<()> {
     let mut command = cargo(toolchain, &toolchain.compiler.tool("cargo"), "build");
     step::show("build the BPF objects", &mut command)?;
     let release = workspace::object_build().join(TARGET).join("release");
@@ -29,7 +29,7 @@ pub fn build(toolchain: &Toolchain) -> Result<()> {
 
 /// A cargo `task` over the BPF crate, by `program`: the toolchain's cargo or
 /// what stands in for it.
-pub fn cargo(toolchain: &Toolchain, program: &Path, task: &str) -> Command {
+pub(crate) fn cargo(toolchain: &Toolchain, program: &Path, task: &str) -> Command {
     let flags = [
         "-Cdebuginfo=2".into(),
         "-Clink-arg=--btf".into(),

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use crate::{compiler::Compiler, toolchain::Toolchain, workspace};
 
 /// The remembered toolchain, if it is still what it was.
-pub fn recall() -> Option<Toolchain> {
+pub(crate) fn recall() -> Option<Toolchain> {
     parse(&fs::read_to_string(memory()).ok()?)
 }
 
@@ -21,7 +21,7 @@ pub fn recall() -> Option<Toolchain> {
 ///
 /// # Errors
 /// If a file of it cannot be looked at, or the memory not be written.
-pub fn remember(toolchain: &Toolchain) -> Result<()> {
+pub(crate) fn remember(toolchain: &Toolchain) -> Result<()> {
     let llvm = toolchain.compiler.llvm_library().ok();
     let text = describe(toolchain, llvm.as_deref())?;
     let memory = memory();

@@ -15,7 +15,7 @@ const PACKAGES: [(&str, &str); 3] = [
 ];
 
 /// Whether arguments of `srv ab` name an arm that is one of the servers.
-pub fn is_named_in(args: &[String]) -> bool {
+pub(crate) fn is_named_in(args: &[String]) -> bool {
     let is_server = |arg: &String| arg.contains("gunicorn") || arg.contains("granian");
     args.iter().any(is_server)
 }
@@ -24,7 +24,7 @@ pub fn is_named_in(args: &[String]) -> bool {
 ///
 /// # Errors
 /// There is no venv module, or no package index to be had.
-pub fn ensure() -> Result<()> {
+pub(crate) fn ensure() -> Result<()> {
     let folder = workspace::root().join("target/python");
     let is_there = |name| folder.join("bin").join(name).exists();
     if PACKAGES.iter().all(|(name, _)| is_there(name)) {

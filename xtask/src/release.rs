@@ -19,7 +19,7 @@ use crate::{
 use package::Package;
 
 /// A kind of machine that srv is published for.
-pub struct Machine {
+pub(crate) struct Machine {
     /// What Rust calls it.
     arch: &'static str,
     /// What Debian calls it.
@@ -52,7 +52,7 @@ impl Machine {
 ///
 /// # Errors
 /// If a build or a tool fails, or a package does not list what it should.
-pub fn run(debug: bool) -> Result<()> {
+pub(crate) fn run(debug: bool) -> Result<()> {
     let folder = workspace::artefacts();
     // There is none unless a run before this one has left it.
     let _ = fs::remove_dir_all(&folder);

@@ -11,7 +11,7 @@ use std::{
 /// What to put before a command so that root runs it: nothing for root
 /// itself, `sudo` where it needs no password or somebody at the terminal has
 /// just entered it, `None` where none of these is so.
-pub fn prefix() -> Option<&'static [&'static str]> {
+pub(crate) fn prefix() -> Option<&'static [&'static str]> {
     const SUDO: &[&str] = &["sudo", "-n", "-E"];
     static GRANTED: OnceLock<bool> = OnceLock::new();
     if is_root() {

@@ -23,7 +23,7 @@ const PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 ///
 /// # Errors
 /// If no route leads to one: every route with its own failure and mend.
-pub fn toolchain() -> Result<Toolchain> {
+pub(crate) fn toolchain() -> Result<Toolchain> {
     if let Some(toolchain) = proven::recall() {
         return Ok(toolchain);
     }

@@ -14,7 +14,7 @@ const STATIC: &str = "-C target-feature=+crt-static";
 ///
 /// # Errors
 /// If rustc cannot be asked for this machine's target.
-pub fn srv_path(release: bool) -> Result<PathBuf> {
+pub(crate) fn srv_path(release: bool) -> Result<PathBuf> {
     let profile = if release { "release" } else { "debug" };
     let folder = workspace::static_build().join(workspace::host()?);
     Ok(folder.join(profile).join("srv"))
@@ -24,7 +24,7 @@ pub fn srv_path(release: bool) -> Result<PathBuf> {
 ///
 /// # Errors
 /// If the build fails.
-pub fn srv(release: bool) -> Result<PathBuf> {
+pub(crate) fn srv(release: bool) -> Result<PathBuf> {
     let mut command = cargo("build")?;
     command.args(["--package", "srv-user", "--bin", "srv"]);
     if release {
@@ -40,7 +40,7 @@ pub fn srv(release: bool) -> Result<PathBuf> {
 ///
 /// # Errors
 /// If the build fails.
-pub fn cross(toolchain: &Toolchain, arch: &str) -> Result<PathBuf> {
+pub(crate) fn cross(toolchain: &Toolchain, arch: &str) -> Result<PathBuf> {
     let target = format!("{arch}-unknown-linux-gnu");
     let variable = target.to_uppercase().replace('-', "_");
     let compiler = &toolchain.compiler;
@@ -70,7 +70,7 @@ pub fn cross(toolchain: &Toolchain, arch: &str) -> Result<PathBuf> {
 ///
 /// # Errors
 /// If rustc cannot be asked for this machine's target.
-pub fn cargo(task: &str) -> Result<Command> {
+pub(crate) fn cargo(task: &str) -> Result<Command> {
     let mut command = workspace::cargo();
     command
         // Named although it is the host, so that build scripts and macros,

@@ -16,7 +16,7 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 const LAST_LINES: usize = 8;
 
 /// Something that set-up has a tool do.
-pub struct Step {
+pub(crate) struct Step {
     /// What is done, as `verb object`.
     pub what: String,
     /// Why it is needed.
@@ -32,7 +32,7 @@ impl Step {
     /// # Errors
     /// With the step, the tool's last lines and the mend, if the command
     /// cannot be started or fails.
-    pub fn run(&self, command: &mut Command) -> Result<()> {
+    pub(crate) fn run(&self, command: &mut Command) -> Result<()> {
         eprintln!("==> {}: {}", self.what, self.why);
         let (outcome, said) = match show_and_keep(command) {
             Ok((status, _)) if status.success() => return Ok(()),
@@ -57,7 +57,7 @@ impl Step {
 ///
 /// # Errors
 /// If the command cannot be started or fails.
-pub fn show(what: &str, command: &mut Command) -> Result<()> {
+pub(crate) fn show(what: &str, command: &mut Command) -> Result<()> {
     let status = command
         .status()
         .with_context(|| format!("{what}: run `{}`", words(command)))?;
@@ -74,7 +74,7 @@ pub fn show(what: &str, command: &mut Command) -> Result<()> {
 ///
 /// # Errors
 /// If the command cannot be started or fails, with what it said.
-pub fn ask(command: &mut Command) -> Result<String> {
+pub(crate) fn ask(command: &mut Command) -> Result<String> {
     let answer = command
         .stdin(Stdio::null())
         .output()

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The benches, in the order in which they run.
-pub const BENCHES: [&str; 8] = [
+pub(crate) const BENCHES: [&str; 8] = [
     "select",
     "foreign",
     "http",
@@ -125,7 +125,7 @@ const AB_PEERS: [Package; 3] = [NGINX, NGINX_LUA, HAPROXY];
 ///
 /// # Errors
 /// If there is none to be had.
-pub fn setup() -> Result<()> {
+pub(crate) fn setup() -> Result<()> {
     let Toolchain { compiler, linker } = toolchains::toolchain()?;
     eprintln!(
         "BPF toolchain: {} with {}; ready",
@@ -139,7 +139,7 @@ pub fn setup() -> Result<()> {
 ///
 /// # Errors
 /// If set-up or a build fails.
-pub fn build(release: bool) -> Result<()> {
+pub(crate) fn build(release: bool) -> Result<()> {
     object::build(&toolchains::toolchain()?)?;
     build_srv(release)
 }
@@ -148,7 +148,7 @@ pub fn build(release: bool) -> Result<()> {
 ///
 /// # Errors
 /// If set-up or a build fails, or srv cannot be started.
-pub fn run(no_bpf: bool, args: &[String]) -> Result<()> {
+pub(crate) fn run(no_bpf: bool, args: &[String]) -> Result<()> {
     if no_bpf {
         build_srv(true)?;
     } else {
@@ -175,7 +175,7 @@ pub fn run(no_bpf: bool, args: &[String]) -> Result<()> {
 ///
 /// # Errors
 /// If set-up, the build or a test fails.
-pub fn test(args: &[String]) -> Result<()> {
+pub(crate) fn test(args: &[String]) -> Result<()> {
     let installed = apt::ensure(
         &TEST_TOOLS,
         "the tests look at srv and its reports with them, and steer nginx",
@@ -228,7 +228,7 @@ fn judge_skips(skipped: &str, allowed: bool) -> Result<()> {
 ///
 /// # Errors
 /// If set-up or a build fails, or there is no Docker.
-pub fn image() -> Result<()> {
+pub(crate) fn image() -> Result<()> {
     object::build(&toolchains::toolchain()?)?;
     image::build()
 }
@@ -237,7 +237,7 @@ pub fn image() -> Result<()> {
 ///
 /// # Errors
 /// If something cannot be installed or built, or a test fails.
-pub fn test_kernels(packages: &[String], args: Vec<String>) -> Result<()> {
+pub(crate) fn test_kernels(packages: &[String], args: Vec<String>) -> Result<()> {
     let installed = apt::ensure(&KERNEL_TEST_TOOLS, "other kernels are booted in qemu")?;
     keep_off(&installed)?;
     object::build(&toolchains::toolchain()?)?;
@@ -248,7 +248,7 @@ pub fn test_kernels(packages: &[String], args: Vec<String>) -> Result<()> {
 ///
 /// # Errors
 /// If set-up, the build or a bench fails.
-pub fn bench(names: &[String]) -> Result<()> {
+pub(crate) fn bench(names: &[String]) -> Result<()> {
     let installed = apt::ensure(&BENCH_PEERS, "srv is measured against nginx, with wrk")?;
     if installed.contains(&NGINX.name) {
         apt::keep_off("nginx")?;
@@ -270,7 +270,7 @@ pub fn bench(names: &[String]) -> Result<()> {
 ///
 /// # Errors
 /// If the build fails, or srv cannot be started.
-pub fn ab(args: &[String]) -> Result<()> {
+pub(crate) fn ab(args: &[String]) -> Result<()> {
     match apt::ensure(&AB_PEERS, "srv is compared with them") {
         Ok(installed) => keep_off(&installed)?,
         Err(error) => eprintln!("going on without the peers that are missing: {error:#}"),

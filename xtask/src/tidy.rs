@@ -51,7 +51,7 @@ const ORDERED: &str = "srv-user/src/lib.rs";
 
 /// Something that does not keep a rule. Findings are sorted by their place.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// Relative to the tree's root.
     file: String,
     /// From 1.
@@ -80,7 +80,7 @@ impl fmt::Display for Finding {
 ///
 /// # Errors
 /// If there is a finding, or the tree cannot be read.
-pub fn run(root: &Path, write_api: bool) -> Result<()> {
+pub(crate) fn run(root: &Path, write_api: bool) -> Result<()> {
     let tree = Tree::open(root)?;
     if write_api {
         let (sources, _) = Sources::parse(&tree)?;

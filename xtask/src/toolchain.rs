@@ -6,7 +6,7 @@ use crate::compiler::Compiler;
 
 /// A compiler with its library sources, and a linker proven with it.
 #[derive(Debug, PartialEq)]
-pub struct Toolchain {
+pub(crate) struct Toolchain {
     /// Compiles for BPF.
     pub compiler: Compiler,
     /// bpf-linker.

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use crate::step;
 
 /// The workspace's root.
-pub fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     let member = Path::new(env!("CARGO_MANIFEST_DIR"));
     member.parent().unwrap_or(member)
 }
@@ -20,7 +20,7 @@ pub fn root() -> &'static Path {
 /// Where the build scripts look for the finished BPF objects: the one for a server's own workers
 /// beside the sources of srv-steer, whose package contains it. Nothing else may be in these
 /// folders, since the build scripts watch them.
-pub fn object(name: &str) -> PathBuf {
+pub(crate) fn object(name: &str) -> PathBuf {
     let folder = match name {
         "srv-ebpf" => "srv-steer/bpf",
         _ => "target/bpf",
@@ -30,42 +30,42 @@ pub fn object(name: &str) -> PathBuf {
 
 /// The target directory of the BPF build, apart from the host's: another
 /// compiler builds there.
-pub fn object_build() -> PathBuf {
+pub(crate) fn object_build() -> PathBuf {
     root().join("target/bpf-build")
 }
 
 /// The target directory of the static srv.
-pub fn static_build() -> PathBuf {
+pub(crate) fn static_build() -> PathBuf {
     root().join("target/static")
 }
 
 /// What is checked for arm64.
-pub fn arm64_build() -> PathBuf {
+pub(crate) fn arm64_build() -> PathBuf {
     root().join("target/arm64")
 }
 
 /// Kernels to test on, and what they boot into.
-pub fn kernels() -> PathBuf {
+pub(crate) fn kernels() -> PathBuf {
     root().join("target/kernels")
 }
 
 /// What the image is built from.
-pub fn image_context() -> PathBuf {
+pub(crate) fn image_context() -> PathBuf {
     root().join("target/image")
 }
 
 /// What `cargo xtask release` makes.
-pub fn artefacts() -> PathBuf {
+pub(crate) fn artefacts() -> PathBuf {
     root().join("target/artefacts")
 }
 
 /// The list of the tests that were skipped, a line each.
-pub fn skipped() -> PathBuf {
+pub(crate) fn skipped() -> PathBuf {
     root().join("target/skipped.txt")
 }
 
 /// Tools of this project's own, so that nobody's installed ones are touched.
-pub fn tools() -> PathBuf {
+pub(crate) fn tools() -> PathBuf {
     root().join("target/tools")
 }
 
@@ -74,7 +74,7 @@ pub fn tools() -> PathBuf {
 ///
 /// # Errors
 /// If the system does not tell where this program is.
-pub fn srv(release: bool) -> Result<PathBuf> {
+pub(crate) fn srv(release: bool) -> Result<PathBuf> {
     let this = env::current_exe().context("find xtask's own path")?;
     let target = this
         .ancestors()
@@ -86,7 +86,7 @@ pub fn srv(release: bool) -> Result<PathBuf> {
 }
 
 /// The cargo that runs xtask, at the workspace's root.
-pub fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(cargo);
     command.current_dir(root());
@@ -94,7 +94,7 @@ pub fn cargo() -> Command {
 }
 
 /// git, at the workspace's root.
-pub fn git() -> Command {
+pub(crate) fn git() -> Command {
     let mut command = Command::new("git");
     command.current_dir(root());
     command
@@ -104,7 +104,7 @@ pub fn git() -> Command {
 ///
 /// # Errors
 /// If rustc cannot be asked.
-pub fn host() -> Result<String> {
+pub(crate) fn host() -> Result<String> {
     let about = step::ask(Command::new("rustc").arg("-vV"))?;
     about
         .lines()
@@ -115,7 +115,7 @@ pub fn host() -> Result<String> {
 
 /// The program `name` on PATH or, since a person's PATH often lacks them, in
 /// the administrator's directories.
-pub fn program(name: &str) -> Option<PathBuf> {
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))

@@ -38,7 +38,7 @@ const TCP_LAST_ACK: i32 = 9;
 
 /// `inet_sock_set_state(sk, oldstate, newstate)` (include/trace/events/sock.h).
 #[btf_tracepoint(function = "inet_sock_set_state")]
-pub fn count_closes(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn count_closes(ctx: BtfTracePointContext) -> i32 {
     let socket: u64 = ctx.arg(0);
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
     if !is_close(old, new) {

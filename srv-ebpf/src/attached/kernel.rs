@@ -42,20 +42,20 @@ macro_rules! offset {
 pub(crate) use offset;
 
 #[inline(always)]
-pub fn offsets() -> &'static Offsets {
+pub(crate) fn offsets() -> &'static Offsets {
     &OFFSETS
 }
 
 /// Whether a read is a plain load. If not, it is a call of a helper.
 #[inline(always)]
-pub fn reads_directly() -> bool {
+pub(crate) fn reads_directly() -> bool {
     offset!(reads_directly) != 0
 }
 
 /// The integer at `address` in the kernel's memory. If nothing is mapped there, a helper gives `None`,
 /// and a plain load gives 0.
 #[inline(always)]
-pub fn read<T: Copy>(address: u64) -> Option<T> {
+pub(crate) fn read<T: Copy>(address: u64) -> Option<T> {
     if reads_directly() {
         return Some(load(address));
     }
@@ -75,7 +75,7 @@ pub fn read<T: Copy>(address: u64) -> Option<T> {
 /// The integer at `address`, by a plain load; 0 if nothing is mapped there. Call it only if the
 /// program [reads directly](reads_directly).
 #[inline(always)]
-pub fn load<T: Copy>(address: u64) -> T {
+pub(crate) fn load<T: Copy>(address: u64) -> T {
     // SAFETY: this function of the kernel accepts any address, and 0 for "no type". It returns the
     // address. Any load from there is allowed, and a load that faults gives 0. The verifier replaces
     // the call by a move.
@@ -87,7 +87,7 @@ pub fn load<T: Copy>(address: u64) -> T {
 
 /// Copies `bytes` bytes from `address` to `to`.
 #[inline(always)]
-pub fn read_into<T>(to: *mut T, bytes: u32, address: u64) -> Option<()> {
+pub(crate) fn read_into<T>(to: *mut T, bytes: u32, address: u64) -> Option<()> {
     // SAFETY: the verifier refuses a length that is larger than the memory at `to`.
     let failed = unsafe { bpf_probe_read_kernel(to.cast(), bytes, address as *const _) };
     (failed == 0).then_some(())

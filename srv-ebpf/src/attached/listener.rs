@@ -12,14 +12,14 @@ use crate::kernel::{offset, read};
 use crate::scratch::Scratch;
 
 /// Set in a result if the function failed.
-pub const FAILED: u64 = 1 << 63;
+pub(crate) const FAILED: u64 = 1 << 63;
 
 /// Whether the worker sleeps that waits for the listener at `place`, and if so, how many connections
 /// wait: a [`Look`], or [`FAILED`]. The place is read with the block of places from `first` on.
 /// `turn` is pseudo-random.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn look_at_worker(place: u32, first: u32, turn: u32) -> u64 {
+pub(crate) extern "C" fn look_at_worker(place: u32, first: u32, turn: u32) -> u64 {
     let Some(mut listener) = Listener::at(place, first) else {
         return FAILED;
     };
@@ -35,7 +35,7 @@ pub extern "C" fn look_at_worker(place: u32, first: u32, turn: u32) -> u64 {
 /// How many connections wait at the listener at `place`: a [`Look`], or [`FAILED`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn look_at_queue(place: u32, first: u32) -> u64 {
+pub(crate) extern "C" fn look_at_queue(place: u32, first: u32) -> u64 {
     let Some(mut listener) = Listener::at(place, first) else {
         return FAILED;
     };
@@ -47,7 +47,7 @@ pub extern "C" fn look_at_queue(place: u32, first: u32) -> u64 {
 /// verifier would otherwise check all later code once for each slot that it can return.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn slot_of_cookie(cookie: u64) -> u64 {
+pub(crate) extern "C" fn slot_of_cookie(cookie: u64) -> u64 {
     let slot = ATTACHED
         .get(0)
         .and_then(|group| group.slot_of_cookie(cookie));

@@ -18,7 +18,7 @@ const FLAGS: usize = BPF_F_NO_PREALLOC as usize | BPF_F_CLONE;
 /// A socket storage map with values that connections inherit from their listener. It is like
 /// `SkStorage` of aya, which cannot set `BPF_F_CLONE`.
 #[repr(C)]
-pub struct Tags {
+pub(crate) struct Tags {
     r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
     key: *const i32,
     value: *const Tag,
@@ -44,7 +44,7 @@ const TCP_CLOSE_WAIT: i32 = 8;
 /// `inet_sock_set_state(sk, oldstate, newstate)` (include/trace/events/sock.h). The program runs for
 /// every socket of the machine. Sockets of other servers have no tag.
 #[btf_tracepoint(function = "inet_sock_set_state")]
-pub fn count_live(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn count_live(ctx: BtfTracePointContext) -> i32 {
     let socket: *mut core::ffi::c_void = ctx.arg(0);
     let state: i32 = ctx.arg(2);
     // SAFETY: the tracepoint passes the socket. Without a flag the helper creates nothing.

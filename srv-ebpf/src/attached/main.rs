@@ -45,7 +45,7 @@ static LISTENERS: ReusePortSockArray =
     ReusePortSockArray::with_max_entries(MAX_LISTENERS as u32, 0);
 
 #[sk_reuseport]
-pub fn steer_attached(ctx: SkReuseportContext) -> u32 {
+pub(crate) fn steer_attached(ctx: SkReuseportContext) -> u32 {
     let Some(group) = ATTACHED.get(0) else {
         return SK_PASS;
     };
@@ -66,7 +66,7 @@ pub fn steer_attached(ctx: SkReuseportContext) -> u32 {
 
 // Does nothing. Benches subtract the cost of a run of it.
 #[sk_reuseport]
-pub fn empty(_ctx: SkReuseportContext) -> u32 {
+pub(crate) fn empty(_ctx: SkReuseportContext) -> u32 {
     SK_PASS
 }
 

@@ -13,10 +13,10 @@ use crate::kernel::{load, offset, read_into, reads_directly};
 /// The memory of this CPU for what is read in one piece. It is too large for the stack of the
 /// program, and its content is kept from one function to the next.
 #[derive(Clone, Copy)]
-pub struct Scratch(*mut Room);
+pub(crate) struct Scratch(*mut Room);
 
 #[repr(C)]
-pub struct Room {
+pub(crate) struct Room {
     /// `struct sock_reuseport`, with the sockets of a block of places.
     group: [u64; 32],
     /// A listener, from `sk_ack_backlog` to `qlen`.
@@ -37,14 +37,14 @@ static SCRATCH: PerCpuArray<Room> = PerCpuArray::with_max_entries(1, 0);
 // itself. The verifier refuses an access outside of it.
 impl Scratch {
     #[inline(always)]
-    pub fn of_this_cpu() -> Option<Self> {
+    pub(crate) fn of_this_cpu() -> Option<Self> {
         SCRATCH.get_ptr_mut(0).map(Self)
     }
 
     /// The number of sockets of the `struct sock_reuseport` at `address`, and the number for which it
     /// has room. The same read gets its first block of places.
     #[inline(always)]
-    pub fn sizes(&mut self, address: u64) -> Option<(u16, u16)> {
+    pub(crate) fn sizes(&mut self, address: u64) -> Option<(u16, u16)> {
         let (num, max) = (offset!(num_socks), offset!(max_socks));
         if reads_directly() {
             return Some((
@@ -68,7 +68,12 @@ impl Scratch {
 
     /// The socket at a place, which is read with the block of places from `first` on.
     #[inline(always)]
-    pub fn socket_at(&mut self, group: &AttachedGroup, place: u32, first: u32) -> Option<u64> {
+    pub(crate) fn socket_at(
+        &mut self,
+        group: &AttachedGroup,
+        place: u32,
+        first: u32,
+    ) -> Option<u64> {
         if reads_directly() {
             let sockets = group.program.reuseport.get() + u64::from(offset!(socks));
             return Some(load(sockets + 8 * u64::from(place)));
@@ -89,7 +94,7 @@ impl Scratch {
 
     /// Two integers: at `address`, and `apart` bytes behind it.
     #[inline(always)]
-    pub fn two_u32(&mut self, address: u64, apart: u32) -> Option<(u32, u32)> {
+    pub(crate) fn two_u32(&mut self, address: u64, apart: u32) -> Option<(u32, u32)> {
         if reads_directly() {
             return Some((load(address), load(address + u64::from(apart))));
         }
@@ -103,7 +108,7 @@ impl Scratch {
 
     /// Two pointers: at `address`, and `apart` bytes behind it.
     #[inline(always)]
-    pub fn two_u64(&mut self, address: u64, apart: u32) -> Option<(u64, u64)> {
+    pub(crate) fn two_u64(&mut self, address: u64, apart: u32) -> Option<(u64, u64)> {
         if reads_directly() {
             return Some((load(address), load(address + u64::from(apart))));
         }

@@ -10,14 +10,14 @@ use crate::kernel::offset;
 use crate::listener::{FAILED, look_at_queue, look_at_worker};
 
 /// The result if no listener is idle, which is no failure.
-pub const NONE: u64 = 1 << 62;
+pub(crate) const NONE: u64 = 1 << 62;
 
 /// The result of [`find_idle`] as a number: a [`Found`], [`NONE`] or [`FAILED`].
 ///
 /// [`Found`]: srv_common::policy::attached::Found
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn search_idle(start: u32, members: u32, turn: u32) -> u64 {
+pub(crate) extern "C" fn search_idle(start: u32, members: u32, turn: u32) -> u64 {
     let Some(group) = ATTACHED.get(0) else {
         return FAILED;
     };
@@ -31,7 +31,7 @@ pub extern "C" fn search_idle(start: u32, members: u32, turn: u32) -> u64 {
 /// The result of [`find_shortest`] as a number: a `Found` or [`FAILED`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn search_shortest(start: u32, members: u32) -> u64 {
+pub(crate) extern "C" fn search_shortest(start: u32, members: u32) -> u64 {
     let Some(group) = ATTACHED.get(0) else {
         return FAILED;
     };
@@ -40,7 +40,7 @@ pub extern "C" fn search_shortest(start: u32, members: u32) -> u64 {
 }
 
 /// The listeners of the group.
-pub struct Group<'a> {
+pub(crate) struct Group<'a> {
     group: &'a AttachedGroup,
     /// Pseudo-random bits from the cursor.
     pub turn: u32,
@@ -50,7 +50,7 @@ pub struct Group<'a> {
 
 impl<'a> Group<'a> {
     #[inline(always)]
-    pub fn new(group: &'a AttachedGroup, turn: u32) -> Self {
+    pub(crate) fn new(group: &'a AttachedGroup, turn: u32) -> Self {
         Self {
             group,
             turn,

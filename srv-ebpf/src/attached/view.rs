@@ -15,7 +15,7 @@ use crate::scratch::Scratch;
 use crate::search::{Group, NONE, search_idle, search_shortest};
 
 /// The state of the group and the packet, for one run.
-pub struct Kernel<'a> {
+pub(crate) struct Kernel<'a> {
     ctx: &'a SkReuseportContext,
     group: &'a AttachedGroup,
     scratch: Scratch,
@@ -26,7 +26,10 @@ impl<'a> Kernel<'a> {
     /// # Errors
     /// This does not happen, since an array always has its first entry.
     #[inline(always)]
-    pub fn new(ctx: &'a SkReuseportContext, group: &'a AttachedGroup) -> Result<Self, Reason> {
+    pub(crate) fn new(
+        ctx: &'a SkReuseportContext,
+        group: &'a AttachedGroup,
+    ) -> Result<Self, Reason> {
         Ok(Self {
             ctx,
             group,

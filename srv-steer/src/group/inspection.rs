@@ -224,7 +224,7 @@ fn has_filter(socket: &Socket) -> bool {
             libc::SOL_SOCKET,
             libc::SO_GET_FILTER,
             std::ptr::null_mut(),
-            &mut instructions,
+            &raw mut instructions,
         )
     };
     asked != 0 || instructions > 0

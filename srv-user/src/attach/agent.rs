@@ -228,7 +228,7 @@ impl Agent {
         let cookies = self.following.cookies();
         match cookies.len() {
             0 => {
-                tracing::warn!("no process listens on {address} any more; the agent waits for one")
+                tracing::warn!("no process listens on {address} any more; the agent waits for one");
             }
             now => tracing::info!(
                 "{address} changed: {} sockets joined, {} left; the program steers {now} sockets",

@@ -242,7 +242,7 @@ impl Btf {
             let record = self.record(self.place_of(id)?)?;
             match record.kind {
                 kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => {
-                    id = record.size_or_type
+                    id = record.size_or_type;
                 }
                 _ => return Ok(id),
             }

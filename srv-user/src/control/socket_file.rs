@@ -14,7 +14,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 /// The file of a listening socket. When this is dropped the file is removed, if it is
 /// still the same file.
-pub struct SocketFile {
+pub(super) struct SocketFile {
     path: PathBuf,
     /// Device and inode.
     identity: (u64, u64),
@@ -27,7 +27,7 @@ impl SocketFile {
     /// # Errors
     /// If a process listens on that socket, if the name belongs to anything but a
     /// socket, or if the kernel refuses to create one.
-    pub fn bind(path: PathBuf) -> anyhow::Result<(Self, UnixListener)> {
+    pub(super) fn bind(path: PathBuf) -> anyhow::Result<(Self, UnixListener)> {
         make_way(&path)?;
         let before = rustix::process::umask(Mode::from_raw_mode(0o177));
         let listener = UnixListener::bind(&path);

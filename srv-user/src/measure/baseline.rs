@@ -73,6 +73,9 @@ fn await_listeners(
 
 /// Calls `start`, which binds a port that was free. If another process has taken the port
 /// meanwhile, calls it again.
+///
+/// # Errors
+/// What `start` says: at once if it is something else, or the third time.
 pub fn retry_if_in_use<T>(mut start: impl FnMut() -> Result<T>) -> Result<T> {
     let mut attempts = 3;
     loop {

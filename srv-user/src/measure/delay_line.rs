@@ -74,7 +74,7 @@ impl DelayLine {
             .spawn(move || {
                 // If this cannot be sent, the receiver notices.
                 let _ = tell_tid.send(rustix::thread::gettid().as_raw_pid() as u32);
-                forwarder.run()
+                forwarder.run();
             })
             .context("start the thread that carries packets")?;
         let line = Self {

@@ -13,7 +13,7 @@ const POINTS_PER_DECADE: u32 = 40;
 const NAMED: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 0.9999];
 
 /// The latencies of one round.
-pub trait Distribution {
+pub(super) trait Distribution {
     /// How many latencies there are.
     fn count(&self) -> usize;
 
@@ -23,11 +23,11 @@ pub trait Distribution {
 }
 
 /// Latencies in ascending order, ns.
-pub struct Sorted(Vec<u64>);
+pub(super) struct Sorted(Vec<u64>);
 
 impl Sorted {
     /// Sorts `latencies_ns`.
-    pub fn new(mut latencies_ns: Vec<u64>) -> Self {
+    pub(super) fn new(mut latencies_ns: Vec<u64>) -> Self {
         latencies_ns.sort_unstable();
         Self(latencies_ns)
     }
@@ -56,7 +56,7 @@ impl Distribution for Latencies {
 /// The median over `rounds` at each part, with closer points towards the tail. It ends
 /// where the round with the fewest latencies does: at its maximum, all of which are at
 /// most the median of the maxima. Rounds without a latency are left out.
-pub fn over_rounds<'a, D: Distribution + 'a>(
+pub(super) fn over_rounds<'a, D: Distribution + 'a>(
     rounds: impl IntoIterator<Item = &'a D>,
 ) -> Vec<CdfPoint> {
     let rounds: Vec<&D> = rounds

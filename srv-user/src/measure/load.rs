@@ -13,7 +13,7 @@ pub mod closed;
 pub mod command;
 mod doubts;
 mod exchange;
-mod figures;
+pub mod figures;
 pub(crate) mod files;
 mod generator;
 mod header;

@@ -10,7 +10,7 @@
 mod canvas;
 mod cdf;
 mod cpu;
-mod figures;
+pub mod figures;
 mod live;
 mod page;
 mod palette;

@@ -14,7 +14,8 @@ use srv_steer::GroupOptions;
 
 pub use args::{BACKLOG, Serving, Settings};
 pub use changes::Changes;
-pub use limits::{HEADER_BYTES_MIN, Limits};
+pub use keys::Places;
+pub use limits::{HEADER_BYTES_MIN, LimitArgs, Limits};
 pub use root::Root;
 pub use rules::available_cpus;
 

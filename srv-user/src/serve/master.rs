@@ -6,7 +6,7 @@ mod answers;
 mod back_off;
 pub mod between_masters;
 pub mod binary;
-mod current_path;
+pub mod current_path;
 pub mod dispatch;
 pub mod event;
 mod event_loop;

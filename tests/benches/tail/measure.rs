@@ -14,7 +14,7 @@ use crate::KEEP_ALIVE;
 
 /// One arm in one round.
 #[derive(Debug, Serialize)]
-pub struct Sample {
+pub(crate) struct Sample {
     pub arm: String,
     pub service: String,
     pub per_second: Option<f64>,
@@ -26,7 +26,12 @@ pub struct Sample {
 
 impl Sample {
     /// Starts the arm, sends the plan, and keeps the raw records.
-    pub fn measure(arm: &Arm, scenario: &Scenario, plan: &Plan, raw: &mut Raw) -> Result<Self> {
+    pub(crate) fn measure(
+        arm: &Arm,
+        scenario: &Scenario,
+        plan: &Plan,
+        raw: &mut Raw,
+    ) -> Result<Self> {
         let Measured { round, run } = measure(arm, scenario, plan, None)?;
         let sample = Self {
             arm: arm.label(),
@@ -72,7 +77,7 @@ impl Columns {
 
 /// Over which workers an arm's keep-alive connections are spread.
 #[derive(Debug, Serialize)]
-pub struct Homes {
+pub(crate) struct Homes {
     pub arm: String,
     pub connections: usize,
     pub burst: bool,
@@ -82,7 +87,7 @@ pub struct Homes {
 impl Homes {
     /// Opens each number of connections, one by one and in a burst, each time
     /// to fresh processes.
-    pub fn measure(arm: &Arm, scenario: &Scenario) -> Result<Vec<Self>> {
+    pub(crate) fn measure(arm: &Arm, scenario: &Scenario) -> Result<Vec<Self>> {
         let mut homes = Vec::new();
         for connections in KEEP_ALIVE {
             for opening in [Opening::OneByOne, Opening::Burst] {
@@ -101,7 +106,7 @@ impl Homes {
     }
 
     /// Live connections of the worker with most, less those of the worker with fewest.
-    pub fn gap(&self) -> u64 {
+    pub(crate) fn gap(&self) -> u64 {
         let most = self.per_worker.iter().max().copied().unwrap_or(0);
         let fewest = self.per_worker.iter().min().copied().unwrap_or(0);
         most - fewest

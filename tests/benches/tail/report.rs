@@ -21,7 +21,7 @@ const GAP_TARGET: u64 = 1;
 /// A generator later than this in 1 % of the requests measured itself, ns.
 const LATENESS_MAX_NS: u64 = 1_000_000;
 
-pub fn print_setup(scenario: &Scenario, seeds: [u64; 2]) {
+pub(crate) fn print_setup(scenario: &Scenario, seeds: [u64; 2]) {
     println!(
         "{} workers each, one connection per request, Poisson arrivals, latency from the \
          scheduled instant; {} seeds ({} for the cheap handler), the same draws for every arm, \
@@ -31,7 +31,7 @@ pub fn print_setup(scenario: &Scenario, seeds: [u64; 2]) {
     );
 }
 
-pub fn print_tail(
+pub(crate) fn print_tail(
     scenario: &Scenario,
     arms: &[Arm],
     samples: &[Sample],
@@ -90,7 +90,7 @@ pub fn print_tail(
     print_soundness(samples, short_p99);
 }
 
-pub fn print_cheap(scenario: &Scenario, arms: &[Arm], samples: &[Sample]) {
+pub(crate) fn print_cheap(scenario: &Scenario, arms: &[Arm], samples: &[Sample]) {
     println!(
         "{} µs at {}/s; means over the seeds",
         scenario.service,
@@ -137,7 +137,7 @@ pub fn print_cheap(scenario: &Scenario, arms: &[Arm], samples: &[Sample]) {
     print_soundness(samples, mean_us);
 }
 
-pub fn print_homes(arms: &[Arm], homes: &[Homes]) {
+pub(crate) fn print_homes(arms: &[Arm], homes: &[Homes]) {
     println!("keep-alive connections: live ones per worker, largest less smallest, worst round");
     let settings: Vec<(usize, bool)> = KEEP_ALIVE
         .iter()

@@ -23,7 +23,7 @@ fn assert_says(said: &str, parts: &[&str]) {
 }
 
 /// Listening sockets of this process in one group, to which no program is attached.
-pub fn listening(count: usize) -> (Vec<Socket>, SocketAddr) {
+pub(crate) fn listening(count: usize) -> (Vec<Socket>, SocketAddr) {
     let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut sockets = Vec::new();
     for _ in 0..count {

@@ -18,7 +18,7 @@ use crate::probe::{group, pid};
 use crate::serve::{Serve, serve};
 
 /// What is done inside a worker, as a shared library.
-pub fn library(folder: &Path) -> Result<OsString, String> {
+pub(crate) fn library(folder: &Path) -> Result<OsString, String> {
     let source = folder.join("hostile_worker.c");
     let library = folder.join("hostile_worker.so");
     std::fs::write(&source, include_str!("hostile_worker.c")).unwrap();

@@ -61,7 +61,7 @@ fn requests_on_idle_connections() {
     let mut clients = connect(&server, &format!("{HEAD}{REST}"));
     assert_answered(&server, &mut clients);
     stall(&server, || {
-        clients.iter_mut().for_each(|client| client.get("/"))
+        clients.iter_mut().for_each(|client| client.get("/"));
     });
     assert_answered(&server, &mut clients);
 }

@@ -15,7 +15,7 @@ use srv_tests::server::{Server, binary};
 use crate::serve::serve;
 
 /// `srv load` with these arguments, to its end.
-pub fn load<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
+pub(crate) fn load<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
     let mut command = Command::new(binary().unwrap());
     command.arg("load").args(arguments).output().unwrap()
 }
@@ -29,12 +29,12 @@ fn stderr(output: &Output) -> &str {
 }
 
 /// What it printed with `--json`.
-pub fn figures(output: &Output) -> Figures {
+pub(crate) fn figures(output: &Output) -> Figures {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
 /// What it says when it refuses to run: one line.
-pub fn refusal<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> String {
+pub(crate) fn refusal<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> String {
     let output = load(arguments);
     let said = stderr(&output).to_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");

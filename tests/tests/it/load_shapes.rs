@@ -272,7 +272,7 @@ fn answer(stream: &mut TcpStream, shapes: &[Shape]) -> std::io::Result<()> {
 }
 
 /// A request's head.
-pub fn head(stream: &mut impl std::io::Read) -> std::io::Result<String> {
+pub(crate) fn head(stream: &mut impl std::io::Read) -> std::io::Result<String> {
     let mut request = Vec::new();
     let mut byte = [0];
     while !request.ends_with(b"\r\n\r\n") {
@@ -285,7 +285,7 @@ pub fn head(stream: &mut impl std::io::Read) -> std::io::Result<String> {
 }
 
 /// Whether curl is content: with the answer, and with its status.
-pub fn curl(arguments: &[&str]) -> bool {
+pub(crate) fn curl(arguments: &[&str]) -> bool {
     let mut command = Command::new("curl");
     command.args(["--silent", "--fail", "--max-time", PATIENCE_S]);
     command.args(["--output", "/dev/null"]).args(arguments);

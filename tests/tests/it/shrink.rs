@@ -77,6 +77,6 @@ fn nginx_is_counted_where_the_kernel_migrates() {
     };
     let nginx = Nginx::start_as(apart, LOCALHOST, &options(MANY)).unwrap();
     in_namespace_of(nginx.pid(), || {
-        nginx_counted("nginx, tcp_migrate_req=1", nginx)
+        nginx_counted("nginx, tcp_migrate_req=1", nginx);
     });
 }

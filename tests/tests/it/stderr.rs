@@ -132,7 +132,7 @@ fn terminal() -> (OwnedFd, OwnedFd) {
     let (mut ours, mut theirs) = (0, 0);
     let (name, mode, size) = (std::ptr::null_mut(), std::ptr::null(), std::ptr::null());
     // SAFETY: it writes two numbers; null leaves out what else it could set.
-    let opened = unsafe { libc::openpty(&mut ours, &mut theirs, name, mode, size) };
+    let opened = unsafe { libc::openpty(&raw mut ours, &raw mut theirs, name, mode, size) };
     assert_eq!(opened, 0, "{}", io::Error::last_os_error());
     // SAFETY: both were opened just now and belong to nothing else.
     let ends = unsafe { [ours, theirs].map(|fd| OwnedFd::from_raw_fd(fd)) };

@@ -1,14 +1,14 @@
 //! What the tests of several topics use. Nothing here is a test.
 
-pub mod agent;
-pub mod attached_server;
-pub mod client;
-pub mod configured;
-pub mod frozen;
-pub mod gate;
-pub mod loaded;
-pub mod manager;
-pub mod network;
-pub mod probe;
-pub mod serve;
-pub mod upgradable;
+pub(crate) mod agent;
+pub(crate) mod attached_server;
+pub(crate) mod client;
+pub(crate) mod configured;
+pub(crate) mod frozen;
+pub(crate) mod gate;
+pub(crate) mod loaded;
+pub(crate) mod manager;
+pub(crate) mod network;
+pub(crate) mod probe;
+pub(crate) mod serve;
+pub(crate) mod upgradable;

@@ -34,7 +34,7 @@ const USERS: &str = "root:x:0:0::/:/usr/bin/sh\nnobody:x:65534:65534::/:/usr/bin
 const GROUPS: &str = "root:x:0:\nnogroup:x:65534:\n";
 
 /// Everything that was not installed.
-pub struct Programs {
+pub(super) struct Programs {
     /// A static busybox.
     pub busybox: PathBuf,
     /// A static srv.
@@ -48,7 +48,7 @@ pub struct Programs {
 ///
 /// # Errors
 /// If a file cannot be read or written, or what a tool says.
-pub fn build(programs: &Programs, kernel: &Path, arguments: &[String]) -> Result<PathBuf> {
+pub(super) fn build(programs: &Programs, kernel: &Path, arguments: &[String]) -> Result<PathBuf> {
     let root = workspace::kernels().join("root");
     let _ = fs::remove_dir_all(&root);
     lay_out(&root, arguments).with_context(|| format!("lay out {}", root.display()))?;

@@ -26,7 +26,7 @@ const KERNEL_ARGUMENTS: &str = "console=ttyS0 loglevel=5 panic=-1 nosoftlockup r
 
 /// What the tests came to.
 #[derive(Debug, PartialEq)]
-pub struct Outcome {
+pub(super) struct Outcome {
     release: String,
     passed: u32,
     failed: u32,
@@ -53,7 +53,7 @@ impl fmt::Display for Outcome {
 /// # Errors
 /// If qemu cannot be started or fails, or the machine does not go off in time: with
 /// the console's last lines.
-pub fn run(kernel: &Path, initramfs: &Path) -> Result<Vec<String>> {
+pub(super) fn run(kernel: &Path, initramfs: &Path) -> Result<Vec<String>> {
     let mut qemu = Command::new("qemu-system-x86_64")
         .args(["-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "2G"])
         .args(["-nodefaults", "-no-user-config", "-no-reboot"])
@@ -131,7 +131,7 @@ fn last(console: &[String]) -> String {
 /// # Errors
 /// If one failed, none ran, they did not come to their end, or the kernel
 /// complained of something.
-pub fn judge(console: &[String]) -> Result<Outcome> {
+pub(super) fn judge(console: &[String]) -> Result<Outcome> {
     let find = |start: &str| console.iter().find_map(|line| line.strip_prefix(start));
     let (Some(release), Some(code), Some(result)) = (
         find("on-kernel: release "),

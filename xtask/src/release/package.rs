@@ -36,7 +36,7 @@ const AS_THEY_ARE: [(&str, &str); 6] = [
 ];
 
 /// What is packed for one machine.
-pub struct Package<'a> {
+pub(super) struct Package<'a> {
     pub machine: &'a Machine,
     /// The static srv.
     pub binary: &'a Path,
@@ -58,7 +58,7 @@ impl Package<'_> {
     ///
     /// # Errors
     /// If a file is missing, or dpkg-deb cannot be had or fails.
-    pub fn build(&self, folder: &Path) -> Result<PathBuf> {
+    pub(super) fn build(&self, folder: &Path) -> Result<PathBuf> {
         let entries = self.entries()?;
         let version = env!("CARGO_PKG_VERSION");
         let name = format!("srv_{version}_{}.deb", self.machine.debian);

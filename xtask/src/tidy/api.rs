@@ -14,7 +14,7 @@ use super::{
 };
 
 /// The snapshot.
-pub const SNAPSHOT: &str = "srv-steer/api.txt";
+pub(super) const SNAPSHOT: &str = "srv-steer/api.txt";
 const SOURCES: &str = "srv-steer/src/";
 const ROOT: &str = "srv-steer/src/lib.rs";
 /// Attributes that are part of what a caller relies on.
@@ -24,7 +24,7 @@ const KEPT: [&str; 4] = ["non_exhaustive", "must_use", "derive", "cfg"];
 ///
 /// # Errors
 /// If the snapshot cannot be read.
-pub fn check(tree: &Tree, sources: &Sources) -> Result<Vec<Finding>> {
+pub(super) fn check(tree: &Tree, sources: &Sources) -> Result<Vec<Finding>> {
     let Some(api) = describe(sources) else {
         return Ok(Vec::new());
     };
@@ -52,7 +52,7 @@ pub fn check(tree: &Tree, sources: &Sources) -> Result<Vec<Finding>> {
 }
 
 /// The API; `None` if there is no srv-steer.
-pub fn describe(sources: &Sources) -> Option<String> {
+pub(super) fn describe(sources: &Sources) -> Option<String> {
     let root = sources.get(ROOT)?;
     let mut exported = Exported::default();
     root.syntax

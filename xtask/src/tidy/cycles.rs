@@ -11,7 +11,7 @@ type Arrows<'a> = BTreeMap<(&'a str, &'a str), BTreeSet<(&'a str, usize)>>;
 
 /// The circles of a crate. Each arrow that lies on one is in at least one finding, in its
 /// shortest circle.
-pub fn check(krate: &Crate<'_>) -> Vec<Finding> {
+pub(super) fn check(krate: &Crate<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (level, arrows) in &levels(krate) {
         let circles: BTreeSet<_> = arrows

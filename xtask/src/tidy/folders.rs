@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use syn::{Expr, ExprLit, ItemMod, Lit, Meta};
 
 /// Where the files of a module's own modules are looked for.
-pub struct Folders {
+pub(super) struct Folders {
     /// By name.
     names: PathBuf,
     /// By `#[path]`.
@@ -15,7 +15,7 @@ pub struct Folders {
 
 impl Folders {
     /// For a file that owns its folder, as a root does.
-    pub fn of_root(file: &str) -> Self {
+    pub(super) fn of_root(file: &str) -> Self {
         let folder = Path::new(file).parent().unwrap_or(Path::new(""));
         Self {
             names: folder.to_owned(),
@@ -24,7 +24,7 @@ impl Folders {
     }
 
     /// For a file that was found by its name.
-    pub fn of_named(file: &str) -> Self {
+    pub(super) fn of_named(file: &str) -> Self {
         let folders = Self::of_root(file);
         match Path::new(file).file_stem() {
             Some(stem) if stem != "mod" => Self {
@@ -36,7 +36,7 @@ impl Folders {
     }
 
     /// For `mod name { … }`.
-    pub fn of_inline(&self, item: &ItemMod) -> Self {
+    pub(super) fn of_inline(&self, item: &ItemMod) -> Self {
         let folder = match path_attribute(item) {
             Some(path) => self.paths.join(path),
             None => self.names.join(item.ident.to_string()),
@@ -48,7 +48,7 @@ impl Folders {
     }
 
     /// The files that a declared module may be in, and whether each owns its folder.
-    pub fn candidates(&self, item: &ItemMod) -> Vec<(String, bool)> {
+    pub(super) fn candidates(&self, item: &ItemMod) -> Vec<(String, bool)> {
         let name = item.ident.to_string();
         match path_attribute(item) {
             Some(path) => vec![(normal(&self.paths.join(path)), true)],
@@ -77,7 +77,7 @@ fn path_attribute(item: &ItemMod) -> Option<String> {
 }
 
 /// `a/b/../c` is `a/c`, by name: what git lists has no links in its folders.
-pub fn normal(path: &Path) -> String {
+pub(super) fn normal(path: &Path) -> String {
     let mut names: Vec<&str> = Vec::new();
     for part in path.components() {
         match part {

@@ -12,13 +12,13 @@ use super::source::{attributes, impl_attributes, is_test, trait_attributes};
 
 /// A path of two or more names, or the name of a macro with its `!`, as it is written.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Import {
+pub(super) struct Import {
     pub line: usize,
     pub path: Vec<String>,
 }
 
 /// What one branch of a `use` brings.
-pub struct Use {
+pub(super) struct Use {
     pub path: Vec<String>,
     pub line: usize,
     /// What it is called here; none for a glob and for `_`.
@@ -26,7 +26,7 @@ pub struct Use {
 }
 
 /// The paths that a module writes outside of its modules.
-pub fn of(items: &[Item]) -> Vec<Import> {
+pub(super) fn of(items: &[Item]) -> Vec<Import> {
     let mut found = Paths::default();
     for item in items {
         found.visit_item(item);
@@ -35,7 +35,7 @@ pub fn of(items: &[Item]) -> Vec<Import> {
 }
 
 /// The branches of a `use`; none if it names a crate by a leading `::`.
-pub fn branches(item: &ItemUse) -> Vec<Use> {
+pub(super) fn branches(item: &ItemUse) -> Vec<Use> {
     let mut found = Vec::new();
     if item.leading_colon.is_none() {
         branch(&item.tree, &[], &mut found);

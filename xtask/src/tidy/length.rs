@@ -23,7 +23,7 @@ const FILE: usize = 450;
 const FUNCTION: usize = 60;
 
 /// What may be longer. One that is not needed any more is a finding.
-pub struct Exception {
+pub(super) struct Exception {
     pub file: &'static str,
     /// The function's name; the file itself without.
     pub function: Option<&'static str>,
@@ -32,10 +32,10 @@ pub struct Exception {
 }
 
 /// The exceptions of srv.
-pub const EXCEPTIONS: [Exception; 0] = [];
+pub(super) const EXCEPTIONS: [Exception; 0] = [];
 
 /// What is longer than it may be, and exceptions for what is not.
-pub fn check(sources: &Sources, exceptions: &[Exception]) -> Vec<Finding> {
+pub(super) fn check(sources: &Sources, exceptions: &[Exception]) -> Vec<Finding> {
     let mut unused: Vec<_> = exceptions.iter().collect();
     let mut findings = Vec::new();
     for source in sources.iter() {

@@ -16,7 +16,7 @@ use super::{
 ///
 /// # Errors
 /// If a file cannot be read.
-pub fn check(tree: &Tree) -> Result<Vec<Finding>> {
+pub(super) fn check(tree: &Tree) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for file in tree.files().iter().filter(|file| file.ends_with(".md")) {
         let page = Page::parse(&tree.utf8(file)?);

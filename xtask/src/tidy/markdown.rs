@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// One page.
 #[derive(Default)]
-pub struct Page {
+pub(super) struct Page {
     pub links: Vec<Placed>,
     pub anchors: BTreeSet<String>,
     /// The pieces of text between back-ticks.
@@ -14,14 +14,14 @@ pub struct Page {
 
 /// A text and its line, from 1.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Placed {
+pub(super) struct Placed {
     pub line: usize,
     pub text: String,
 }
 
 impl Page {
     /// Reads a page.
-    pub fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         let mut page = Self::default();
         let prose = without_fences(text);
         let prose = page.take_code(&prose);

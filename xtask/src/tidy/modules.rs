@@ -18,7 +18,7 @@ use super::{
 const RE_EXPORTS: usize = 16;
 
 /// A crate: a library or a binary.
-pub struct Crate<'a> {
+pub(super) struct Crate<'a> {
     /// Its root file.
     pub root: String,
     /// The root module is the first.
@@ -28,7 +28,7 @@ pub struct Crate<'a> {
 }
 
 /// A module, whether it has a file of its own or not.
-pub struct Module<'a> {
+pub(super) struct Module<'a> {
     /// Its names from the root, which has none.
     pub path: Vec<String>,
     pub file: &'a str,
@@ -46,7 +46,7 @@ pub struct Module<'a> {
 
 impl<'a> Crate<'a> {
     /// Follows the declarations of modules from `root`. One without a file is a finding.
-    pub fn load(sources: &'a Sources, root: &str) -> (Self, Vec<Finding>) {
+    pub(super) fn load(sources: &'a Sources, root: &str) -> (Self, Vec<Finding>) {
         let mut loader = Loader {
             sources,
             modules: Vec::new(),
@@ -86,7 +86,7 @@ impl<'a> Crate<'a> {
     /// The module that has what an import of `from`'s names, re-exports followed; none if
     /// that is another crate's. A path that begins with another name than `crate`, `self`
     /// or `super` counts only if the name is a module's here: else its `use` has been counted.
-    pub fn target(&self, from: usize, import: &Import) -> Option<usize> {
+    pub(super) fn target(&self, from: usize, import: &Import) -> Option<usize> {
         let first = import.path.first()?;
         if let Some(module) = self.macros.get(first) {
             return Some(*module);

@@ -9,7 +9,7 @@ use super::{Finding, modules::Crate};
 const HERE: &str = "xtask/src/tidy/order.rs";
 
 /// A folder, or single file, at the top of the crate, and those that it may import.
-pub struct Rule {
+pub(super) struct Rule {
     pub folder: &'static str,
     pub may_import: &'static [&'static str],
 }
@@ -17,7 +17,7 @@ pub struct Rule {
 /// From the bottom to the top. The root of the crate, which only declares, and the binary,
 /// which is a crate of its own, may import all of them.
 #[rustfmt::skip]
-pub const ORDER: [Rule; 10] = [
+pub(super) const ORDER: [Rule; 10] = [
     Rule { folder: "values", may_import: &[] },
     Rule { folder: "logging", may_import: &[] },
     Rule { folder: "output", may_import: &["logging"] },
@@ -34,7 +34,7 @@ pub const ORDER: [Rule; 10] = [
 
 /// The imports that the order does not allow, and the folders that it does not know or
 /// that are not there.
-pub fn check(krate: &Crate<'_>, order: &[Rule]) -> Vec<Finding> {
+pub(super) fn check(krate: &Crate<'_>, order: &[Rule]) -> Vec<Finding> {
     let rule = |folder: &str| order.iter().find(|rule| rule.folder == folder);
     let mut findings = Vec::new();
     let mut folders = BTreeSet::new();

@@ -99,7 +99,7 @@ const ELSEWHERE: &str = "srv_steer";
 ///
 /// # Errors
 /// If a file cannot be read.
-pub fn check(tree: &Tree) -> Result<Vec<Finding>> {
+pub(super) fn check(tree: &Tree) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let names = RETIRED.map(|(name, _)| name);
     let begins = SPELLINGS.map(|(prefix, _)| prefix);

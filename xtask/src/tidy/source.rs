@@ -10,7 +10,7 @@ use syn::{Attribute, ImplItem, Item, Meta, Token, TraitItem, punctuated::Punctua
 use super::{Finding, tree::Tree};
 
 /// One file.
-pub struct Source {
+pub(super) struct Source {
     pub path: String,
     pub text: String,
     pub tokens: TokenStream,
@@ -18,14 +18,14 @@ pub struct Source {
 }
 
 /// All of a tree, by path.
-pub struct Sources(BTreeMap<String, Source>);
+pub(super) struct Sources(BTreeMap<String, Source>);
 
 impl Sources {
     /// Parses each Rust file; what is no Rust is a finding.
     ///
     /// # Errors
     /// If a file cannot be read.
-    pub fn parse(tree: &Tree) -> Result<(Self, Vec<Finding>)> {
+    pub(super) fn parse(tree: &Tree) -> Result<(Self, Vec<Finding>)> {
         let (mut sources, mut findings) = (BTreeMap::new(), Vec::new());
         for path in tree.files().iter().filter(|path| path.ends_with(".rs")) {
             match Source::parse(path, tree.utf8(path)?) {
@@ -38,11 +38,11 @@ impl Sources {
         Ok((Self(sources), findings))
     }
 
-    pub fn get(&self, path: &str) -> Option<&Source> {
+    pub(super) fn get(&self, path: &str) -> Option<&Source> {
         self.0.get(path)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Source> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Source> {
         self.0.values()
     }
 }
@@ -67,7 +67,7 @@ impl Source {
 }
 
 /// Whether these attributes keep an item out of all builds but those for tests.
-pub fn is_test(attributes: &[Attribute]) -> bool {
+pub(super) fn is_test(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let path = attribute.path();
         path.is_ident("test")
@@ -96,7 +96,7 @@ fn requires_test(condition: &Meta) -> bool {
 }
 
 /// What stands before an item.
-pub fn attributes(item: &Item) -> &[Attribute] {
+pub(super) fn attributes(item: &Item) -> &[Attribute] {
     match item {
         Item::Const(item) => &item.attrs,
         Item::Enum(item) => &item.attrs,
@@ -118,7 +118,7 @@ pub fn attributes(item: &Item) -> &[Attribute] {
 }
 
 /// What stands before an item of an `impl`.
-pub fn impl_attributes(item: &ImplItem) -> &[Attribute] {
+pub(super) fn impl_attributes(item: &ImplItem) -> &[Attribute] {
     match item {
         ImplItem::Const(item) => &item.attrs,
         ImplItem::Fn(item) => &item.attrs,
@@ -129,7 +129,7 @@ pub fn impl_attributes(item: &ImplItem) -> &[Attribute] {
 }
 
 /// What stands before an item of a trait.
-pub fn trait_attributes(item: &TraitItem) -> &[Attribute] {
+pub(super) fn trait_attributes(item: &TraitItem) -> &[Attribute] {
     match item {
         TraitItem::Const(item) => &item.attrs,
         TraitItem::Fn(item) => &item.attrs,

@@ -26,7 +26,7 @@ const TESTS: &str = "tests/tests/it/main.rs";
 ///
 /// # Errors
 /// If a file cannot be read.
-pub fn check(tree: &Tree, sources: &Sources, crates: &[Crate<'_>]) -> Result<Vec<Finding>> {
+pub(super) fn check(tree: &Tree, sources: &Sources, crates: &[Crate<'_>]) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     if !tree.has(PAGE) {
         return Ok(findings);

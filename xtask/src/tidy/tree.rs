@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use crate::step;
 
 /// A working tree.
-pub struct Tree {
+pub(super) struct Tree {
     root: PathBuf,
     files: BTreeSet<String>,
     folders: BTreeSet<String>,
@@ -24,7 +24,7 @@ impl Tree {
     ///
     /// # Errors
     /// If git cannot list its files.
-    pub fn open(root: &Path) -> Result<Self> {
+    pub(super) fn open(root: &Path) -> Result<Self> {
         let mut git = Command::new("git");
         git.arg("-C").arg(root).args([
             "ls-files",
@@ -58,12 +58,12 @@ impl Tree {
     }
 
     /// The files, relative to the root, sorted.
-    pub fn files(&self) -> &BTreeSet<String> {
+    pub(super) fn files(&self) -> &BTreeSet<String> {
         &self.files
     }
 
     /// Whether `path` is a file, or a folder with a file in it.
-    pub fn has(&self, path: &str) -> bool {
+    pub(super) fn has(&self, path: &str) -> bool {
         self.files.contains(path) || self.folders.contains(path)
     }
 
@@ -71,7 +71,7 @@ impl Tree {
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn text(&self, file: &str) -> Result<Option<String>> {
+    pub(super) fn text(&self, file: &str) -> Result<Option<String>> {
         let bytes = fs::read(self.root.join(file)).with_context(|| format!("read {file}"))?;
         Ok(String::from_utf8(bytes)
             .ok()
@@ -82,7 +82,7 @@ impl Tree {
     ///
     /// # Errors
     /// If it cannot be read or is not UTF-8.
-    pub fn utf8(&self, file: &str) -> Result<String> {
+    pub(super) fn utf8(&self, file: &str) -> Result<String> {
         self.text(file)?
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
             .with_context(|| format!("read {file} as UTF-8 text"))
@@ -91,14 +91,14 @@ impl Tree {
 
 /// A tree in a temporary folder, which goes with it.
 #[cfg(test)]
-pub struct Small {
+pub(super) struct Small {
     pub tree: Tree,
     _folder: tempfile::TempDir,
 }
 
 /// A tree of these files, for tests of the checks.
 #[cfg(test)]
-pub fn small(files: &[(&str, &str)]) -> Small {
+pub(super) fn small(files: &[(&str, &str)]) -> Small {
     let folder = tempfile::tempdir().expect("make a folder");
     for (path, text) in files {
         let path = folder.path().join(path);

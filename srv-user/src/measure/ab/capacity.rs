@@ -19,7 +19,7 @@ const REQUEST_OVER_CONNECT: f64 = 2.0;
 ///
 /// # Errors
 /// It cannot; the message says how many it could.
-pub fn check(scenario: &Scenario) -> Result<()> {
+pub(super) fn check(scenario: &Scenario) -> Result<()> {
     let Some(rate) = scenario.per_second() else {
         return Ok(());
     };

@@ -18,7 +18,7 @@ const OTHERS_MAX: f64 = 0.05;
 const BELOW_BOUND: f64 = 0.95;
 
 /// All of them.
-pub fn doubts(comparison: &Comparison) -> Vec<Doubt> {
+pub(super) fn doubts(comparison: &Comparison) -> Vec<Doubt> {
     let incomplete = comparison.incomplete.iter();
     let mut doubts: Vec<Doubt> = incomplete
         .map(|why| Doubt::caveat(format!("The run is incomplete: {why}.")))
@@ -34,7 +34,7 @@ pub fn doubts(comparison: &Comparison) -> Vec<Doubt> {
 }
 
 /// What to do about a run that is not usable.
-pub fn advice(comparison: &Comparison) -> String {
+pub(super) fn advice(comparison: &Comparison) -> String {
     let rounds = comparison.arms.iter().map(|arm| arm.rounds.len()).max();
     let rounds = rounds.unwrap_or(0).max(ROUNDS_MIN);
     let stop = match &comparison.others {

@@ -8,7 +8,7 @@ use crate::measure::result::{ArmResult, Compared, Comparison, HYPERVISOR_SHARE_M
 use crate::measure::stats::Ratio;
 
 /// The sentences.
-pub fn verdict(comparison: &Comparison) -> Vec<String> {
+pub(super) fn verdict(comparison: &Comparison) -> Vec<String> {
     let Some(subject) = subject(&comparison.arms) else {
         return vec!["Nothing was measured.".into()];
     };

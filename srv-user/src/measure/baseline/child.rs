@@ -25,6 +25,9 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Child {
     /// Starts `command`; its standard error goes to [`Self::await_line`].
+    ///
+    /// # Errors
+    /// It cannot be started.
     pub fn spawn(command: &mut Command) -> Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
         let mut process = command
@@ -143,6 +146,9 @@ impl Child {
     }
 
     /// Sends it a signal.
+    ///
+    /// # Errors
+    /// The process is gone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         rustix::process::kill_process(self.pid(), signal)
             .with_context(|| format!("send {signal:?} to {}", self.name))

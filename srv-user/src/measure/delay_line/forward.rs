@@ -48,7 +48,7 @@ type Buffer = Box<[u8; PACKET_BYTES_MAX]>;
 
 impl Forwarder {
     /// Until told to stop.
-    pub fn run(mut self) {
+    pub(super) fn run(mut self) {
         // A network does not wait for a processor. (The highest, if it may.)
         let _ = rustix::process::setpriority_process(None, -20);
         // Without it the kernel may add 50 µs to each nap.
@@ -91,7 +91,7 @@ impl Forwarder {
 
 impl Lane {
     /// From `a` to `b` and from `b` to `a`, both of which do not block.
-    pub fn both_ways(a: OwnedFd, b: OwnedFd, delay: Duration) -> io::Result<[Self; 2]> {
+    pub(super) fn both_ways(a: OwnedFd, b: OwnedFd, delay: Duration) -> io::Result<[Self; 2]> {
         let (a2, b2) = (a.try_clone()?, b.try_clone()?);
         Ok([Self::new(a, b, delay), Self::new(b2, a2, delay)])
     }

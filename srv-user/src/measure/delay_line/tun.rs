@@ -24,7 +24,7 @@ pub(super) struct Tun {
 }
 
 impl Tun {
-    pub fn open(address: Ipv4Addr, prefix_bits: u32) -> Result<Self> {
+    pub(super) fn open(address: Ipv4Addr, prefix_bits: u32) -> Result<Self> {
         let device: File = OpenOptions::new()
             .read(true)
             .write(true)

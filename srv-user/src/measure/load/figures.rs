@@ -11,7 +11,7 @@ use crate::measure::arrivals::Service;
 use crate::measure::stats::Summary;
 
 /// Version of this schema; it changes when a reader would have to.
-pub const SCHEMA: u32 = 2;
+pub(super) const SCHEMA: u32 = 2;
 
 /// A run's figures: `srv load --json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

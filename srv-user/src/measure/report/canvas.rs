@@ -12,34 +12,34 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::palette::{Role, Style};
 
 /// Units of a drawing to the pixel.
-pub const UNIT: u32 = 10;
+pub(super) const UNIT: u32 = 10;
 
 /// How wide a drawing is, px.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Width(pub u32);
+pub(super) struct Width(pub u32);
 
 /// For a desk.
-pub const WIDE: Width = Width(880);
+pub(super) const WIDE: Width = Width(880);
 /// For a phone, where a wide one would shrink its text beyond reading.
-pub const NARROW: Width = Width(360);
+pub(super) const NARROW: Width = Width(360);
 
 impl Width {
     /// Whether there is room beside things.
-    pub fn is_wide(self) -> bool {
+    pub(super) fn is_wide(self) -> bool {
         self.0 > 600
     }
 }
 
 /// Something to draw on, in units.
-pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// `px` in units.
-pub fn px(pixels: f64) -> i32 {
+pub(super) fn px(pixels: f64) -> i32 {
     (pixels * f64::from(UNIT)).round() as i32
 }
 
 /// A drawing that is done.
-pub struct Drawing {
+pub(super) struct Drawing {
     size_px: (u32, u32),
     /// Elements only, coloured with [`Role::token`].
     elements: String,
@@ -47,7 +47,7 @@ pub struct Drawing {
 
 impl Drawing {
     /// Has `paint` draw on an empty area of so many pixels.
-    pub fn new(
+    pub(super) fn new(
         width: Width,
         height_px: u32,
         paint: impl FnOnce(&Area) -> Result<()>,
@@ -70,7 +70,7 @@ impl Drawing {
     }
 
     /// Inline, in the colours of the page; `about` is its description for screen readers.
-    pub fn inline(&self, about: &str) -> Markup {
+    pub(super) fn inline(&self, about: &str) -> Markup {
         let mut elements = self.elements.replace(" font-family=\"sans-serif\"", "");
         for role in Role::all() {
             for (attribute, prefix) in [("fill", 'f'), ("stroke", 's')] {
@@ -87,7 +87,7 @@ impl Drawing {
     }
 
     /// A whole SVG document on white ground.
-    pub fn on_paper(&self) -> String {
+    pub(super) fn on_paper(&self) -> String {
         let mut elements = self.elements.clone();
         for role in Role::all() {
             let colour = role.on_light();
@@ -117,18 +117,23 @@ fn coloured(attribute: &str, role: Role) -> String {
 }
 
 /// The token of a role as plotters' colour.
-pub fn colour(role: Role) -> RGBColor {
+pub(super) fn colour(role: Role) -> RGBColor {
     let (red, green, blue) = role.token();
     RGBColor(red, green, blue)
 }
 
 /// A line of so many pixels.
-pub fn line(role: Role, width_px: f64) -> ShapeStyle {
+pub(super) fn line(role: Role, width_px: f64) -> ShapeStyle {
     colour(role).stroke_width(px(width_px) as u32)
 }
 
 /// Text of so many pixels, anchored so.
-pub fn text(role: Role, size_px: f64, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
+pub(super) fn text(
+    role: Role,
+    size_px: f64,
+    horizontal: HPos,
+    vertical: VPos,
+) -> TextStyle<'static> {
     // plotters divides by 1.24 to come from its size to the font's.
     ("sans-serif", f64::from(px(size_px)) * 1.24)
         .into_font()
@@ -137,7 +142,12 @@ pub fn text(role: Role, size_px: f64, horizontal: HPos, vertical: VPos) -> TextS
 }
 
 /// As [`text`], bold.
-pub fn bold(role: Role, size_px: f64, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
+pub(super) fn bold(
+    role: Role,
+    size_px: f64,
+    horizontal: HPos,
+    vertical: VPos,
+) -> TextStyle<'static> {
     let size = f64::from(px(size_px)) * 1.24;
     ("sans-serif", size, FontStyle::Bold)
         .into_font()
@@ -146,12 +156,12 @@ pub fn bold(role: Role, size_px: f64, horizontal: HPos, vertical: VPos) -> TextS
 }
 
 /// Roughly how wide a text is, px; no font is at hand where the page is made.
-pub fn text_width_px(text: &str, size_px: f64) -> f64 {
+pub(super) fn text_width_px(text: &str, size_px: f64) -> f64 {
     text.chars().count() as f64 * size_px * 0.57
 }
 
 /// The sample of a style's line, for tables.
-pub fn swatch(role: Role) -> Markup {
+pub(super) fn swatch(role: Role) -> Markup {
     html! {
         svg.swatch viewBox="0 0 260 100" aria-hidden="true" {
             line class=(role.class('s')) x1="0" x2="260" y1="50" y2="50" stroke-width="26" {}
@@ -167,6 +177,6 @@ impl From<Style> for Role {
 }
 
 /// plotters' errors are not `Sync`.
-pub fn drawing_error(error: impl std::fmt::Display) -> anyhow::Error {
+pub(super) fn drawing_error(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("draw: {error}")
 }

@@ -38,7 +38,11 @@ struct Curve {
 }
 
 /// The plot; `None` if there is no distribution.
-pub fn draw(comparison: &Comparison, series: &[Series], width: Width) -> Result<Option<Drawing>> {
+pub(super) fn draw(
+    comparison: &Comparison,
+    series: &[Series],
+    width: Width,
+) -> Result<Option<Drawing>> {
     let top = top_decades(comparison, series);
     let curves = curves(comparison, series, top);
     if curves.is_empty() {

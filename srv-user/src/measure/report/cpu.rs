@@ -17,7 +17,7 @@ const TEXT_PX: f64 = 12.5;
 const FIGURE_PX: f64 = 70.0;
 
 /// The plot; `None` if no CPU time was measured.
-pub fn draw(series: &[Series], width: Width) -> Result<Option<Drawing>> {
+pub(super) fn draw(series: &[Series], width: Width) -> Result<Option<Drawing>> {
     let rows: Vec<(&Series, Spread)> = series
         .iter()
         .map(|series| {

@@ -38,17 +38,17 @@ impl Over {
 }
 
 /// `result.json`, looked up by paths such as `arms.3.rounds.*.short.p99_ns`.
-pub struct Figures(Value);
+pub(super) struct Figures(Value);
 
 impl Figures {
     /// Of one comparison.
-    pub fn of(comparison: &Comparison) -> Result<Self> {
+    pub(super) fn of(comparison: &Comparison) -> Result<Self> {
         let json = serde_json::to_value(comparison).context("serialise the comparison")?;
         Ok(Self(json))
     }
 
     /// One number as it stands in the file; a dash where there is none.
-    pub fn one(&self, path: &str, quantity: Quantity) -> Result<Markup> {
+    pub(super) fn one(&self, path: &str, quantity: Quantity) -> Result<Markup> {
         let value = self.at(path)?;
         Ok(match value.as_f64() {
             Some(number) => html! {
@@ -59,7 +59,7 @@ impl Figures {
     }
 
     /// One text as it stands in the file.
-    pub fn text(&self, path: &str) -> Result<Markup> {
+    pub(super) fn text(&self, path: &str) -> Result<Markup> {
         let value = self.at(path)?;
         let text = value
             .as_str()
@@ -70,7 +70,7 @@ impl Figures {
     /// All values at a path with one `*`; those that are null are left out, and so
     /// are, but for a sum, those of rounds that the hypervisor disturbed (unless it
     /// disturbed each): as [`crate::measure::result::ArmResult::judged`].
-    pub fn all(&self, path: &str, over: Over) -> Result<Vec<f64>> {
+    pub(super) fn all(&self, path: &str, over: Over) -> Result<Vec<f64>> {
         let (list, rest) = path.split_once(".*").unwrap_or((path, ""));
         let none = Vec::new();
         let elements = self.at(list)?.as_array().unwrap_or(&none);
@@ -83,7 +83,7 @@ impl Figures {
     }
 
     /// What `over` makes of the values at `path`; a dash if there are none.
-    pub fn over(&self, path: &str, over: Over, quantity: Quantity) -> Result<Markup> {
+    pub(super) fn over(&self, path: &str, over: Over, quantity: Quantity) -> Result<Markup> {
         let values = self.all(path, over)?;
         if values.is_empty() {
             return Ok(absent());

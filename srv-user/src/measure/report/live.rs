@@ -19,7 +19,7 @@ const LEFT_PX: f64 = 40.0;
 const SAMPLES_MAX: usize = 240;
 
 /// The plot; `None` if no arm has them.
-pub fn draw(series: &[Series], width: Width) -> Result<Option<Drawing>> {
+pub(super) fn draw(series: &[Series], width: Width) -> Result<Option<Drawing>> {
     let panels: Vec<(&Series, &Live)> = series
         .iter()
         .filter_map(|series| Some((series, series.arm.live.as_ref()?)))

@@ -16,7 +16,7 @@ const STYLE: &str = include_str!("page.css");
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 
 /// The whole page.
-pub fn page(comparison: &Comparison) -> Result<Markup> {
+pub(super) fn page(comparison: &Comparison) -> Result<Markup> {
     let figures = Figures::of(comparison)?;
     let series = Series::of(comparison);
     let name = &comparison.scenario.name;

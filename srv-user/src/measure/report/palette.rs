@@ -25,7 +25,7 @@ const GRID: (&str, &str) = ("#e3e7eb", "#2c353f");
 
 /// What something drawn stands for; its colour depends on where it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub(super) enum Role {
     /// Text.
     Ink,
     /// Labels and axes.
@@ -40,14 +40,14 @@ pub enum Role {
 
 /// How an arm is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Style {
+pub(super) struct Style {
     hue: usize,
     dash: usize,
 }
 
 impl Style {
     /// Of the arm at this place; those after the eighth differ by dash.
-    pub fn at(place: usize) -> Self {
+    pub(super) fn at(place: usize) -> Self {
         Self {
             hue: place % HUES.len(),
             dash: place / HUES.len() % DASHES.len(),
@@ -55,12 +55,12 @@ impl Style {
     }
 
     /// Without dashes.
-    pub fn solid(self) -> Self {
+    pub(super) fn solid(self) -> Self {
         Self { dash: 0, ..self }
     }
 
     /// The control of the same arm: its hue, another dash.
-    pub fn of_control(self) -> Self {
+    pub(super) fn of_control(self) -> Self {
         Self {
             dash: (self.dash + 1) % DASHES.len(),
             ..self
@@ -70,7 +70,7 @@ impl Style {
 
 impl Role {
     /// Every role.
-    pub fn all() -> impl Iterator<Item = Self> {
+    pub(super) fn all() -> impl Iterator<Item = Self> {
         let hues = 0..HUES.len();
         let arms = hues.flat_map(|hue| (0..DASHES.len()).map(move |dash| Style { hue, dash }));
         [Self::Ink, Self::Muted, Self::Grid, Self::Bound]
@@ -79,7 +79,7 @@ impl Role {
     }
 
     /// What the charting library is told; [`super::canvas`] replaces it later.
-    pub fn token(self) -> (u8, u8, u8) {
+    pub(super) fn token(self) -> (u8, u8, u8) {
         match self {
             Self::Ink => (1, 0, 0),
             Self::Muted => (1, 0, 1),
@@ -90,12 +90,12 @@ impl Role {
     }
 
     /// The colour on paper.
-    pub fn on_light(self) -> &'static str {
+    pub(super) fn on_light(self) -> &'static str {
         self.colours().0
     }
 
     /// `stroke-dasharray` in units of `unit` to the pixel; `None`: solid.
-    pub fn dashes(self, unit: u32) -> Option<String> {
+    pub(super) fn dashes(self, unit: u32) -> Option<String> {
         let dash: &[u32] = match self {
             Self::Bound => &[5, 4],
             Self::Arm(style) => DASHES[style.dash],
@@ -106,7 +106,7 @@ impl Role {
     }
 
     /// The class of elements whose fill (`f`) or stroke (`s`) has this role.
-    pub fn class(self, prefix: char) -> String {
+    pub(super) fn class(self, prefix: char) -> String {
         match self {
             Self::Ink => format!("{prefix}-ink"),
             Self::Muted => format!("{prefix}-muted"),
@@ -128,7 +128,7 @@ impl Role {
 }
 
 /// The rules that give the classes their colours, light and dark.
-pub fn css(unit: u32) -> String {
+pub(super) fn css(unit: u32) -> String {
     let fixed = [("ink", INK), ("muted", MUTED), ("grid", GRID)];
     let variables = |pick: fn((&'static str, &'static str)) -> &'static str| {
         let mut css = String::new();

@@ -8,7 +8,7 @@ use super::palette::Role;
 use super::series::Series;
 
 /// How many plots stand beside one another.
-pub struct Columns {
+pub(super) struct Columns {
     /// At the most, where there is room.
     pub wide: usize,
     /// At the most, on a phone.
@@ -17,7 +17,7 @@ pub struct Columns {
 
 /// A plot for each of `panels`, which `paint` fills below its arm's name; `None` if there
 /// is none.
-pub fn draw<T>(
+pub(super) fn draw<T>(
     panels: &[(&Series, T)],
     width: Width,
     columns: &Columns,

@@ -27,7 +27,7 @@ const FAMILIES: [&str; 7] = [
 ///
 /// # Errors
 /// No font is installed.
-pub fn render(drawing: &Drawing) -> Result<Vec<u8>> {
+pub(super) fn render(drawing: &Drawing) -> Result<Vec<u8>> {
     let options = Options {
         fontdb: Arc::new(fonts()?),
         ..Options::default()

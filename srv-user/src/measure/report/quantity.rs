@@ -2,7 +2,7 @@
 
 /// What a number counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Quantity {
+pub(crate) enum Quantity {
     /// Nanoseconds, written in the unit that suits.
     Ns,
     /// Whole things.
@@ -13,7 +13,7 @@ pub enum Quantity {
 
 impl Quantity {
     /// `value`, with its unit.
-    pub fn write(self, value: f64) -> String {
+    pub(crate) fn write(self, value: f64) -> String {
         match self {
             Self::Ns => ns(value),
             Self::Count => count(value),
@@ -23,13 +23,13 @@ impl Quantity {
 }
 
 /// A time, to three digits.
-pub fn ns(value: f64) -> String {
+pub(crate) fn ns(value: f64) -> String {
     let (scale, unit) = unit(value);
     format!("{}\u{a0}{unit}", three_digits(value / scale))
 }
 
 /// The unit that suits a time, and how many ns it has.
-pub fn unit(value_ns: f64) -> (f64, &'static str) {
+pub(crate) fn unit(value_ns: f64) -> (f64, &'static str) {
     // Where rounding to three digits would read 1000, the next unit begins.
     match value_ns.abs() {
         size if size >= 999.5e6 => (1e9, "s"),

@@ -24,7 +24,7 @@ const SERVICE: Service = Service::Two {
 };
 
 /// Five arms: hash, its control, least, least+ring, and nginx, which is left out.
-pub fn comparison() -> Comparison {
+pub(super) fn comparison() -> Comparison {
     let mut hash = arm("hash", Choice::Random(1));
     // No figure of an arm may contain it.
     hash.rounds[1].hypervisor_share = 0.3;

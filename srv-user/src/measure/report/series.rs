@@ -4,7 +4,7 @@ use super::palette::{Role, Style};
 use crate::measure::result::{ArmResult, ArmRole, Comparison};
 
 /// An arm that ran.
-pub struct Series<'a> {
+pub(super) struct Series<'a> {
     /// Its place in [`Comparison::arms`].
     pub index: usize,
     /// The arm.
@@ -18,7 +18,7 @@ pub struct Series<'a> {
 impl<'a> Series<'a> {
     /// The arms that have at least one round, in their order. A control looks
     /// like the arm that it repeats, dashed.
-    pub fn of(comparison: &'a Comparison) -> Vec<Self> {
+    pub(super) fn of(comparison: &'a Comparison) -> Vec<Self> {
         let mut places = 0;
         let mut series: Vec<(Self, Style)> = Vec::new();
         for (index, arm) in comparison.arms.iter().enumerate() {

@@ -26,7 +26,7 @@ struct Bar {
 }
 
 /// The plot; `None` if no connection was accepted.
-pub fn draw(series: &[Series], width: Width) -> Result<Option<Drawing>> {
+pub(super) fn draw(series: &[Series], width: Width) -> Result<Option<Drawing>> {
     let panels: Vec<(&Series, Vec<Bar>)> = series
         .iter()
         .map(|series| (series, bars(series)))

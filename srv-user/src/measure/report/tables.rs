@@ -59,7 +59,11 @@ const HEALTH: [Column; 5] = [
 ];
 
 /// The figures per arm.
-pub fn figures(comparison: &Comparison, figures: &Figures, series: &[Series]) -> Result<Markup> {
+pub(super) fn figures(
+    comparison: &Comparison,
+    figures: &Figures,
+    series: &[Series],
+) -> Result<Markup> {
     if series.is_empty() {
         return Ok(html! {});
     }
@@ -148,7 +152,7 @@ fn name(name: &str, role: Role) -> Markup {
 }
 
 /// Arms against each other.
-pub fn ratios(comparison: &Comparison, figures: &Figures) -> Result<Markup> {
+pub(super) fn ratios(comparison: &Comparison, figures: &Figures) -> Result<Markup> {
     if comparison.ratios.is_empty() {
         return Ok(html! {});
     }
@@ -272,7 +276,7 @@ fn whole(units: f64) -> i64 {
 }
 
 /// Every round as it stands in the file.
-pub fn rounds(figures: &Figures, series: &[Series]) -> Result<Markup> {
+pub(super) fn rounds(figures: &Figures, series: &[Series]) -> Result<Markup> {
     const COLUMNS: [(&str, &str, Quantity); 12] = [
         ("requests", "requests", Count),
         ("lost", "lost", Count),
@@ -322,7 +326,7 @@ pub fn rounds(figures: &Figures, series: &[Series]) -> Result<Markup> {
 }
 
 /// A list of labels and values.
-pub fn pairs(figures: &Figures, list: &str, count: usize) -> Result<Markup> {
+pub(super) fn pairs(figures: &Figures, list: &str, count: usize) -> Result<Markup> {
     Ok(html! {
         dl {
             @for index in 0..count {

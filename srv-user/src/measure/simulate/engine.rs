@@ -14,7 +14,7 @@ use crate::measure::arrivals::{Draw, Uniform};
 use srv_steer::AcceptMode;
 
 /// See the module.
-pub struct Engine<const N: usize> {
+pub(super) struct Engine<const N: usize> {
     model: Model,
     /// One of ring, own and shared.
     mode: AcceptMode,
@@ -66,7 +66,7 @@ enum Due {
 
 impl<const N: usize> Engine<N> {
     /// With every worker ready and asleep.
-    pub fn new(model: Model, arm: Dispatch) -> Self {
+    pub(super) fn new(model: Model, arm: Dispatch) -> Self {
         let mode = match arm.accept {
             AcceptMode::SharedHerd | AcceptMode::Blocking => AcceptMode::Shared,
             mode => mode,
@@ -102,7 +102,7 @@ impl<const N: usize> Engine<N> {
     }
 
     /// Serves `draws` to the last.
-    pub fn run(mut self, draws: impl IntoIterator<Item = Draw>) -> Outcome {
+    pub(super) fn run(mut self, draws: impl IntoIterator<Item = Draw>) -> Outcome {
         for draw in draws {
             self.advance(draw.at_ns);
             self.syn(draw);

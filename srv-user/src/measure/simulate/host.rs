@@ -7,7 +7,7 @@ use srv_common::{Group, Host, Policy, Shared, State};
 use crate::measure::arrivals::Uniform;
 
 /// Where the policy runs: on a random CPU, for a client not seen before.
-pub struct Kernel<'a> {
+pub(super) struct Kernel<'a> {
     /// Of all its answers but the cursor.
     pub random: &'a mut Uniform,
     /// The program's.
@@ -43,7 +43,7 @@ impl Host for Kernel<'_> {
 }
 
 /// As the master and the workers leave it once all are ready and asleep.
-pub fn ready_group<const N: usize>(workers: usize, policy: Policy) -> Box<Group<N>> {
+pub(super) fn ready_group<const N: usize>(workers: usize, policy: Policy) -> Box<Group<N>> {
     let group = Group::<N>::boxed();
     group.config.policy.set(policy as u32);
     group.config.workers.set(workers as u32);

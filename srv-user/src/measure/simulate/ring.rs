@@ -9,7 +9,7 @@ use srv_common::acceptance::{Acceptance, Place};
 use crate::kernel::reactor::BATCH;
 
 /// See the module. For one listener only, if there is just one to watch.
-pub struct Watch {
+pub(super) struct Watch {
     /// Epoll's ready list, which may hold listeners that are ready no more.
     linked: VecDeque<u32>,
     /// Whether a listener is in it.
@@ -24,7 +24,7 @@ fn place(listener: u32) -> Place {
 
 impl Watch {
     /// Of `listeners`, all quiet.
-    pub fn new(listeners: usize) -> Self {
+    pub(super) fn new(listeners: usize) -> Self {
         Self {
             linked: VecDeque::new(),
             is_linked: vec![false; listeners],
@@ -33,7 +33,7 @@ impl Watch {
     }
 
     /// A connection has come to `listener`. Whether it is being watched.
-    pub fn notice(&mut self, listener: u32) -> bool {
+    pub(super) fn notice(&mut self, listener: u32) -> bool {
         if self.acceptance.is_left_to_owner(place(listener)) {
             return false;
         }
@@ -47,7 +47,7 @@ impl Watch {
     /// that are reported, in the order in which it is their turn. None: it sleeps.
     ///
     /// `age_of_first` is that of the first connection at a listener, if it is known.
-    pub fn wait(
+    pub(super) fn wait(
         &mut self,
         batch: &mut Vec<u32>,
         is_ready: impl Fn(u32) -> bool,
@@ -85,19 +85,25 @@ impl Watch {
     }
 
     /// A connection is being accepted from `listener`.
-    pub fn take_turn(&mut self, listener: u32) {
+    pub(super) fn take_turn(&mut self, listener: u32) {
         self.acceptance.take_turn(place(listener));
     }
 
     /// Whether `listener` was left to its owner before and the owner, whose accepts
     /// are `owner_accepts`, has accepted nothing since.
-    pub fn had_its_chance(&self, listener: u32, owner_accepts: u64) -> bool {
+    pub(super) fn had_its_chance(&self, listener: u32, owner_accepts: u64) -> bool {
         let place = place(listener);
         self.acceptance.had_its_chance(place, owner_accepts)
     }
 
     /// Does not watch `listener` until `due_ns`.
-    pub fn leave_to_owner(&mut self, listener: u32, owner_accepts: u64, now_ns: u64, due_ns: u64) {
+    pub(super) fn leave_to_owner(
+        &mut self,
+        listener: u32,
+        owner_accepts: u64,
+        now_ns: u64,
+        due_ns: u64,
+    ) {
         let place = place(listener);
         self.acceptance
             .leave_to_owner(place, owner_accepts, now_ns, due_ns);
@@ -106,13 +112,13 @@ impl Watch {
     }
 
     /// When to stop sleeping because of a listener that is left to its owner, ns.
-    pub fn due_ns(&self) -> Option<u64> {
+    pub(super) fn due_ns(&self) -> Option<u64> {
         self.acceptance.due_ns()
     }
 
     /// Watches again what was left to its owner for long enough; what is ready there
     /// is noticed at once. A simulated worker is never late, so that no grace period is extended.
-    pub fn watch_deferred(&mut self, now_ns: u64, is_ready: impl Fn(u32) -> bool) {
+    pub(super) fn watch_deferred(&mut self, now_ns: u64, is_ready: impl Fn(u32) -> bool) {
         while let Some(Place { listener, .. }) = self.acceptance.next_due(now_ns, now_ns, |_| 0) {
             self.acceptance.watched(place(listener));
             if is_ready(listener) {

@@ -81,10 +81,10 @@ impl Latencies {
 }
 
 /// How many of the last accepts are remembered one by one.
-pub const RECENT: usize = 4096;
+pub(super) const RECENT: usize = 4096;
 
 /// All that is kept.
-pub struct Tally {
+pub(super) struct Tally {
     /// Of all requests.
     pub all: Latencies,
     /// Of the short ones.
@@ -103,7 +103,7 @@ pub struct Tally {
 
 impl Tally {
     /// Nothing yet.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             all: Latencies::new(),
             short: Latencies::new(),
@@ -116,7 +116,7 @@ impl Tally {
     }
 
     /// `worker` accepts a connection.
-    pub fn accepted_by(&mut self, worker: u32) {
+    pub(super) fn accepted_by(&mut self, worker: u32) {
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }

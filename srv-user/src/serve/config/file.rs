@@ -14,7 +14,7 @@ use super::keys::Places;
 
 /// A file that was read.
 #[derive(Debug, Default)]
-pub struct File {
+pub(super) struct File {
     /// What it asks for, with paths relative to the file made absolute or
     /// relative to the current directory.
     pub args: ServeArgs,
@@ -27,7 +27,7 @@ impl File {
     ///
     /// # Errors
     /// It cannot be read, or `file:line: what was found, what was expected`.
-    pub fn read(path: &Path) -> Result<Self> {
+    pub(super) fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path)
             .with_context(|| format!("read --config {}", path.display()))?;
         Self::parse(path, &text)

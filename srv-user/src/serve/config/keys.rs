@@ -8,7 +8,7 @@ use anyhow::Result;
 
 /// What a reload does if a key has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reload {
+pub(super) enum Reload {
     /// It takes the new value over.
     Live,
     /// It is refused: a running server cannot change this key.
@@ -69,7 +69,7 @@ macro_rules! keys {
 
         impl Asked<'_> {
             /// Applies the rules of all keys.
-            pub fn settle(&self) -> Result<Settings> {
+            pub(crate) fn settle(&self) -> Result<Settings> {
                 let mut places = self.places.clone();
                 $(
                     if self.said(stringify!($key), |args| &args.$key).is_flag() {
@@ -119,12 +119,12 @@ macro_rules! keys {
 pub(super) use keys;
 
 /// A key as users write it, from the name of its field.
-pub fn name(field: &str) -> String {
+pub(super) fn name(field: &str) -> String {
     field.replace('_', "-")
 }
 
 /// What was said about one key. `T` is the type that its flag has.
-pub struct Said<'a, T> {
+pub(super) struct Said<'a, T> {
     field: &'static str,
     by_flag: &'a T,
     in_file: &'a T,
@@ -133,7 +133,12 @@ pub struct Said<'a, T> {
 
 impl<'a, T: Default + PartialEq> Said<'a, T> {
     /// `field` names the field of a key.
-    pub fn new(field: &'static str, by_flag: &'a T, in_file: &'a T, places: &'a Places) -> Self {
+    pub(super) fn new(
+        field: &'static str,
+        by_flag: &'a T,
+        in_file: &'a T,
+        places: &'a Places,
+    ) -> Self {
         Self {
             field,
             by_flag,
@@ -143,22 +148,22 @@ impl<'a, T: Default + PartialEq> Said<'a, T> {
     }
 
     /// The flag.
-    pub fn by_flag(&self) -> &'a T {
+    pub(super) fn by_flag(&self) -> &'a T {
         self.by_flag
     }
 
     /// The key of the file.
-    pub fn in_file(&self) -> &'a T {
+    pub(super) fn in_file(&self) -> &'a T {
         self.in_file
     }
 
     /// Whether the flag was given.
-    pub fn is_flag(&self) -> bool {
+    pub(super) fn is_flag(&self) -> bool {
         *self.by_flag != T::default()
     }
 
     /// How an error names the key: the flag, or file, line and key.
-    pub fn place(&self) -> String {
+    pub(super) fn place(&self) -> String {
         let key = name(self.field);
         match self.is_flag() {
             true => format!("--{key}"),
@@ -170,20 +175,24 @@ impl<'a, T: Default + PartialEq> Said<'a, T> {
     ///
     /// # Errors
     /// If the rule refuses it.
-    pub fn settle<A, S>(&self, asked: &A, rule: impl FnOnce(&Self, &A) -> Result<S>) -> Result<S> {
+    pub(super) fn settle<A, S>(
+        &self,
+        asked: &A,
+        rule: impl FnOnce(&Self, &A) -> Result<S>,
+    ) -> Result<S> {
         rule(self, asked)
     }
 }
 
 impl<T: Clone> Said<'_, Option<T>> {
     /// The flag's value, which wins, or the file's.
-    pub fn value(&self) -> Option<T> {
+    pub(super) fn value(&self) -> Option<T> {
         self.by_flag.as_ref().or(self.in_file.as_ref()).cloned()
     }
 }
 
 /// The usual rule: what was said, or this default.
-pub fn or<T: Clone + Into<S>, S, A>(
+pub(super) fn or<T: Clone + Into<S>, S, A>(
     default: S,
 ) -> impl FnOnce(&Said<'_, Option<T>>, &A) -> Result<S> {
     move |said, _| Ok(said.value().map_or(default, Into::into))
@@ -193,7 +202,7 @@ pub fn or<T: Clone + Into<S>, S, A>(
 ///
 /// # Errors
 /// None.
-pub fn is_said<T: Clone, A>(said: &Said<'_, Option<T>>, _: &A) -> Result<bool> {
+pub(super) fn is_said<T: Clone, A>(said: &Said<'_, Option<T>>, _: &A) -> Result<bool> {
     Ok(said.value().is_some())
 }
 

@@ -28,11 +28,16 @@ pub fn available_cpus() -> u32 {
     cpus.min(MAX_WORKERS) as u32
 }
 
-pub fn workers<const MIN: u32, const MAX: u32>(said: &Said<'_, Option<Count<MIN, MAX>>>) -> u32 {
+pub(super) fn workers<const MIN: u32, const MAX: u32>(
+    said: &Said<'_, Option<Count<MIN, MAX>>>,
+) -> u32 {
     said.value().map_or_else(available_cpus, Into::into)
 }
 
-pub fn listen(said: &Said<'_, Option<Vec<ListenAddr>>>, v6_only: bool) -> Result<Vec<SocketAddr>> {
+pub(super) fn listen(
+    said: &Said<'_, Option<Vec<ListenAddr>>>,
+    v6_only: bool,
+) -> Result<Vec<SocketAddr>> {
     let Some(listen) = said.value() else {
         return Ok(vec![LISTEN]);
     };
@@ -65,7 +70,7 @@ fn includes(whole: SocketAddr, address: SocketAddr, v6_only: bool) -> bool {
     whole.ip().is_unspecified() && takes_family && is_same_port
 }
 
-pub fn policy(
+pub(super) fn policy(
     said: &Said<'_, Option<PolicyName>>,
     join: bool,
     accept: AcceptMode,
@@ -101,7 +106,7 @@ pub fn policy(
     );
 }
 
-pub fn user(said: &Said<'_, Option<UserName>>) -> Result<Option<User>> {
+pub(super) fn user(said: &Said<'_, Option<UserName>>) -> Result<Option<User>> {
     let is_root = rustix::process::geteuid().is_root();
     let Some(name) = said.value() else {
         return Ok(is_root.then(User::nobody));
@@ -110,7 +115,7 @@ pub fn user(said: &Said<'_, Option<UserName>>) -> Result<Option<User>> {
 }
 
 /// `note` hears of the path before it is looked at.
-pub fn root(said: &Said<'_, Option<PathBuf>>, note: &dyn Fn(&Path)) -> Result<Option<Root>> {
+pub(super) fn root(said: &Said<'_, Option<PathBuf>>, note: &dyn Fn(&Path)) -> Result<Option<Root>> {
     let Some(root) = said.value() else {
         return Ok(None);
     };
@@ -121,7 +126,7 @@ pub fn root(said: &Said<'_, Option<PathBuf>>, note: &dyn Fn(&Path)) -> Result<Op
 }
 
 /// The file's, and the flags' over them.
-pub fn types(said: &Said<'_, Option<Vec<FileType>>>) -> Result<Types> {
+pub(super) fn types(said: &Said<'_, Option<Vec<FileType>>>) -> Result<Types> {
     let both = [said.in_file(), said.by_flag()];
     let types: Types = both
         .into_iter()
@@ -141,7 +146,7 @@ pub fn types(said: &Said<'_, Option<Vec<FileType>>>) -> Result<Types> {
     Ok(types)
 }
 
-pub fn control(said: &Said<'_, Option<PathBuf>>) -> Result<Option<PathBuf>> {
+pub(super) fn control(said: &Said<'_, Option<PathBuf>>) -> Result<Option<PathBuf>> {
     let control = said.value();
     if let Some(path) = &control
         && path.as_os_str().len() > SOCKET_PATH_MAX
@@ -155,7 +160,7 @@ pub fn control(said: &Said<'_, Option<PathBuf>>) -> Result<Option<PathBuf>> {
     Ok(control)
 }
 
-pub fn hang_kill(said: &Said<'_, Option<Period<0>>>, after: Duration) -> Result<Duration> {
+pub(super) fn hang_kill(said: &Said<'_, Option<Period<0>>>, after: Duration) -> Result<Duration> {
     let kill = said.value().map_or(Duration::ZERO, Into::into);
     if !kill.is_zero() && (after.is_zero() || kill < after) {
         bail!(

@@ -14,7 +14,7 @@ const SETTLED: Duration = Duration::from_secs(5);
 
 /// One slot's history.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct BackOff {
+pub(super) struct BackOff {
     /// How often in a row a worker died early.
     pub early_deaths: u32,
 }
@@ -22,7 +22,7 @@ pub struct BackOff {
 impl BackOff {
     /// A worker died after it `lived` for so long. The first death costs no
     /// wait, each further early one twice as much.
-    pub fn after_death(&mut self, lived: Duration, was_ready: bool) -> Duration {
+    pub(super) fn after_death(&mut self, lived: Duration, was_ready: bool) -> Duration {
         if lived > SETTLED && was_ready {
             self.early_deaths = 0;
         }

@@ -78,9 +78,8 @@ mod tests {
                 let Event::OneAtATime(said, _read_on) = event else {
                     panic!("another event")
                 };
-                let said = match *said {
-                    Event::FromWorker(_, ToMaster::Obeyed(said)) => said,
-                    _ => panic!("another message"),
+                let Event::FromWorker(_, ToMaster::Obeyed(said)) = *said else {
+                    panic!("another message")
                 };
                 assert_eq!(said, nth);
             }

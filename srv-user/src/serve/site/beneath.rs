@@ -33,7 +33,7 @@ const ENTER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXE
 
 /// A folder, held open.
 #[derive(Debug)]
-pub struct Beneath {
+pub(super) struct Beneath {
     folder: OwnedFd,
     /// What the targets of absolute links may call the folder.
     names: Vec<PathBuf>,
@@ -42,7 +42,7 @@ pub struct Beneath {
 
 /// Which system call opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opener {
+pub(super) enum Opener {
     /// `openat2`, Linux 5.6.
     Openat2,
     /// `openat`, component by component.
@@ -51,7 +51,7 @@ pub enum Opener {
 
 impl Opener {
     /// `openat2`, where this process may call it.
-    pub fn here() -> Self {
+    pub(super) fn here() -> Self {
         match openat2_refusal() {
             None => Self::Openat2,
             Some(_) => Self::Openat,
@@ -61,7 +61,7 @@ impl Opener {
 
 impl Beneath {
     /// Opens beneath `folder`, which absolute links may call by one of `names`.
-    pub fn new(folder: OwnedFd, names: Vec<PathBuf>, opener: Opener) -> Self {
+    pub(super) fn new(folder: OwnedFd, names: Vec<PathBuf>, opener: Opener) -> Self {
         Self {
             folder,
             names,
@@ -73,7 +73,7 @@ impl Beneath {
     ///
     /// # Errors
     /// The process is out of file descriptors.
-    pub fn try_clone(&self) -> io::Result<Self> {
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
         Ok(Self {
             folder: self.folder.try_clone()?,
             names: self.names.clone(),
@@ -86,7 +86,7 @@ impl Beneath {
     ///
     /// # Errors
     /// `EXDEV`: it leads out of the folder. Else what the kernel says.
-    pub fn open(&self, name: &[u8]) -> Result<OwnedFd, Errno> {
+    pub(super) fn open(&self, name: &[u8]) -> Result<OwnedFd, Errno> {
         if self.opener == Opener::Openat {
             return self.walk(name);
         }

@@ -12,7 +12,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use rustix::buffer::spare_capacity;
 
 /// Most bytes read from a file, or made up, at a time.
-pub const CHUNK_BYTES: usize = 64 << 10;
+pub(super) const CHUNK_BYTES: usize = 64 << 10;
 
 /// What synthetic bodies repeat: printable, a newline every 64 bytes.
 static PATTERN: [u8; CHUNK_BYTES] = pattern();
@@ -169,6 +169,9 @@ const fn pattern() -> [u8; CHUNK_BYTES] {
 #[cfg(test)]
 impl Body {
     /// Everything to its end.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is shorter than was announced.
     pub fn collect(mut self) -> io::Result<Vec<u8>> {
         let mut context = Context::from_waker(std::task::Waker::noop());
         let mut all = Vec::new();

@@ -4,7 +4,7 @@ use http::header::{HeaderMap, RANGE};
 
 /// What a `Range` header asks of a representation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ByteRange {
+pub(super) enum ByteRange {
     /// All of it: no header, or one that a server may ignore (another unit, several ranges, not
     /// well formed).
     Whole,
@@ -21,7 +21,7 @@ pub enum ByteRange {
 
 impl ByteRange {
     /// Reads the header for a representation of `total` bytes.
-    pub fn requested(headers: &HeaderMap, total: u64) -> Self {
+    pub(super) fn requested(headers: &HeaderMap, total: u64) -> Self {
         let mut lines = headers.get_all(RANGE).iter();
         let (Some(line), None) = (lines.next(), lines.next()) else {
             return Self::Whole;

@@ -12,7 +12,7 @@ use http::header::{
 
 /// What identifies a version of a representation.
 #[derive(Clone, Debug)]
-pub struct Validators {
+pub(super) struct Validators {
     /// An entity tag, quotes included, weak (`W/`) or strong; `None` where nothing tells one
     /// version from the next.
     pub etag: Option<HeaderValue>,
@@ -22,7 +22,7 @@ pub struct Validators {
 
 /// What the preconditions of a GET or HEAD come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// Serve it.
     Proceed,
     /// 304: the client has it.
@@ -33,7 +33,7 @@ pub enum Verdict {
 
 /// Judges the preconditions in the order of RFC 9110, 13.2.2. A condition that is not well formed
 /// is ignored if it is a date and does not match if it is a list of tags.
-pub fn evaluate(headers: &HeaderMap, current: &Validators) -> Verdict {
+pub(super) fn evaluate(headers: &HeaderMap, current: &Validators) -> Verdict {
     if headers.contains_key(IF_MATCH) {
         if !any_tag(headers, &IF_MATCH, current, Comparison::Strong) {
             return Verdict::Failed;
@@ -54,7 +54,7 @@ pub fn evaluate(headers: &HeaderMap, current: &Validators) -> Verdict {
 /// Whether `If-Range`, if there is one, lets a `Range` count: it must name this very version. A
 /// date does so only once the second it names is over, since until then the file could change
 /// again without it showing (RFC 9110, 8.8.2.2 and 13.1.5).
-pub fn range_counts(headers: &HeaderMap, current: &Validators) -> bool {
+pub(super) fn range_counts(headers: &HeaderMap, current: &Validators) -> bool {
     if !headers.contains_key(IF_RANGE) {
         return true;
     }
@@ -70,7 +70,7 @@ pub fn range_counts(headers: &HeaderMap, current: &Validators) -> bool {
 
 /// A strong tag of what was read as a whole: a hash, so that every replica has the same tag and
 /// nothing depends on times. SipHash with fixed keys: the same in every process of one build.
-pub fn tag_of(content: &[u8]) -> HeaderValue {
+pub(super) fn tag_of(content: &[u8]) -> HeaderValue {
     let mut hasher = DefaultHasher::new();
     hasher.write(content);
     let tag = format!("\"{:016x}\"", hasher.finish());
@@ -78,12 +78,12 @@ pub fn tag_of(content: &[u8]) -> HeaderValue {
 }
 
 /// Seconds since 1970, rounded down; `None` before that.
-pub fn unix_s(time: SystemTime) -> Option<u64> {
+pub(super) fn unix_s(time: SystemTime) -> Option<u64> {
     Some(time.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
 /// An HTTP date. Not for the year 10000 and later.
-pub fn format_date(unix_s: u64) -> HeaderValue {
+pub(super) fn format_date(unix_s: u64) -> HeaderValue {
     let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(unix_s));
     HeaderValue::from_str(&date).expect("dates are visible ASCII")
 }

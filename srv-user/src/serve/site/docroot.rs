@@ -27,13 +27,13 @@ const COARSE: Duration = Duration::from_secs(2);
 
 /// A folder, held open: it stays the same one if it is renamed or another takes its name.
 #[derive(Debug)]
-pub struct DocRoot {
+pub(super) struct DocRoot {
     beneath: Beneath,
 }
 
 /// What a name led to.
 #[derive(Debug)]
-pub enum Found {
+pub(super) enum Found {
     /// A regular file, open for reading.
     File(File, Stamp),
     /// A folder.
@@ -42,7 +42,7 @@ pub enum Found {
 
 /// Why nothing was opened.
 #[derive(Debug)]
-pub enum Refusal {
+pub(super) enum Refusal {
     /// There is no regular file or folder by that name inside the root.
     Missing,
     /// There is one and this process may not read it.
@@ -53,12 +53,12 @@ pub enum Refusal {
 
 impl DocRoot {
     /// Opens the folder and makes sure that lookups in it work.
-    pub fn new(root: &Root) -> anyhow::Result<Self> {
+    pub(super) fn new(root: &Root) -> anyhow::Result<Self> {
         Self::with(root, Opener::here())
     }
 
     /// As [`new`](Self::new), by this system call.
-    pub fn with(root: &Root, opener: Opener) -> anyhow::Result<Self> {
+    pub(super) fn with(root: &Root, opener: Opener) -> anyhow::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let name = root.path.display();
         let folder = rustix::fs::openat(CWD, &root.path, flags, Mode::empty());
@@ -82,13 +82,13 @@ impl DocRoot {
     ///
     /// # Errors
     /// If the process is out of file descriptors.
-    pub fn try_clone(&self) -> io::Result<Self> {
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
         let beneath = self.beneath.try_clone()?;
         Ok(Self { beneath })
     }
 
     /// Opens `name`, relative to the root. Blocks on the disk, never on a FIFO or a device.
-    pub fn open(&self, name: &[u8]) -> Result<Found, Refusal> {
+    pub(super) fn open(&self, name: &[u8]) -> Result<Found, Refusal> {
         let file = File::from(self.beneath.open(name).map_err(Refusal::from)?);
         let metadata = file.metadata().map_err(Refusal::Failed)?;
         if metadata.is_dir() {
@@ -128,7 +128,7 @@ impl From<Errno> for Refusal {
 
 /// What tells one version of a file from another without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub(super) struct Stamp {
     device: u64,
     inode: u64,
     size_bytes: u64,
@@ -151,24 +151,24 @@ impl Stamp {
     }
 
     /// What the file system says that the file's size is.
-    pub fn size_bytes(&self) -> u64 {
+    pub(super) fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
 
     /// Whether the size can be believed without reading: a file of procfs or sysfs occupies
     /// nothing, whatever its size is said to be (nor does one that is all hole).
-    pub fn is_size_sure(&self) -> bool {
+    pub(super) fn is_size_sure(&self) -> bool {
         self.has_blocks
     }
 
     /// Whether the file had been left alone for long enough at `now` that any later change shows.
-    pub fn is_settled(&self, now: SystemTime) -> bool {
+    pub(super) fn is_settled(&self, now: SystemTime) -> bool {
         has_settled(self.modified_ns.max(self.changed_ns), now)
     }
 
     /// A tag for a file that is not read, at `now`. It names what is the same on every replica,
     /// time of modification and size, and is weak where a change could leave both as they are.
-    pub fn tag(&self, now: SystemTime) -> HeaderValue {
+    pub(super) fn tag(&self, now: SystemTime) -> HeaderValue {
         let weak = match has_settled(self.modified_ns, now) {
             true => "",
             false => "W/",
@@ -179,7 +179,7 @@ impl Stamp {
 
     /// When it was modified, seconds since 1970, at `now`. A date in the future would be a lie
     /// (RFC 9110, 8.8.2.1), one before 1970 cannot be written: `None`.
-    pub fn modified_s(&self, now: SystemTime) -> Option<u64> {
+    pub(super) fn modified_s(&self, now: SystemTime) -> Option<u64> {
         let is_past = (0..=wall_ns(now)).contains(&self.modified_ns);
         is_past.then_some((self.modified_ns / 1_000_000_000) as u64)
     }
@@ -196,7 +196,7 @@ fn has_settled(latest_ns: i128, now: SystemTime) -> bool {
 
 /// What a file's first bytes are.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Start {
+pub(super) enum Start {
     /// The whole content, read while nothing changed.
     Whole(Bytes),
     /// There is more.
@@ -206,7 +206,7 @@ pub enum Start {
 }
 
 /// Reads a file whose stamp is `stamp` to its end, or to more than `most_bytes`.
-pub fn read_start(file: &File, stamp: &Stamp, most_bytes: u64) -> io::Result<Start> {
+pub(super) fn read_start(file: &File, stamp: &Stamp, most_bytes: u64) -> io::Result<Start> {
     let most = most_bytes as usize + 1;
     let mut content = Vec::with_capacity(most.min(stamp.size_bytes as usize + 1));
     let has_ended = loop {

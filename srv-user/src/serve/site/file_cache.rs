@@ -9,9 +9,9 @@ use crate::serve::site::docroot::Stamp;
 use crate::serve::site::representation::Representation;
 
 /// Larger files are read from disk (the kernel's page cache, mostly) each time.
-pub const LARGEST_FILE_BYTES: u64 = 64 << 10;
+pub(super) const LARGEST_FILE_BYTES: u64 = 64 << 10;
 /// A kept file is served this long before its version is looked up again.
-pub const FRESH_FOR: Duration = Duration::from_secs(1);
+pub(super) const FRESH_FOR: Duration = Duration::from_secs(1);
 
 const CAPACITY_BYTES: usize = 16 << 20;
 /// What an entry takes beside path and content: headers, map, allocations. An estimate, so that
@@ -20,7 +20,7 @@ const ENTRY_BYTES: usize = 1024;
 
 /// Files by request path.
 #[derive(Debug)]
-pub struct FileCache {
+pub(super) struct FileCache {
     entries: LruCache<Box<str>, Entry>,
     used_bytes: usize,
 }
@@ -37,7 +37,7 @@ struct Entry {
 
 impl FileCache {
     /// Holds nothing yet.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             entries: LruCache::unbounded(),
             used_bytes: 0,
@@ -45,14 +45,19 @@ impl FileCache {
     }
 
     /// The file at `path`, if its version was looked up less than [`FRESH_FOR`] before `now`.
-    pub fn fresh(&mut self, path: &str, now: Duration) -> Option<&Representation> {
+    pub(super) fn fresh(&mut self, path: &str, now: Duration) -> Option<&Representation> {
         let entry = self.entries.get(path)?;
         let is_fresh = now.saturating_sub(entry.checked) < FRESH_FOR;
         is_fresh.then_some(&entry.representation)
     }
 
     /// The file at `path`, if `stamp`, which it has at `now`, says that it is still the same.
-    pub fn renewed(&mut self, path: &str, stamp: &Stamp, now: Duration) -> Option<&Representation> {
+    pub(super) fn renewed(
+        &mut self,
+        path: &str,
+        stamp: &Stamp,
+        now: Duration,
+    ) -> Option<&Representation> {
         let entry = self.entries.get_mut(path)?;
         if !entry.settled || entry.stamp != *stamp {
             return None;
@@ -62,7 +67,7 @@ impl FileCache {
     }
 
     /// Keeps a file read at `now`, in place of what was kept for `path`.
-    pub fn insert(
+    pub(super) fn insert(
         &mut self,
         path: &str,
         representation: Representation,
@@ -88,7 +93,7 @@ impl FileCache {
     }
 
     /// Forgets what is kept for `path`.
-    pub fn remove(&mut self, path: &str) {
+    pub(super) fn remove(&mut self, path: &str) {
         if let Some(entry) = self.entries.pop(path) {
             self.used_bytes -= entry.cost(path);
         }

@@ -8,7 +8,7 @@ use crate::serve::site::body::Body;
 use crate::serve::site::content_type;
 
 /// An answer of one line of text, its length stated.
-pub fn notice(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+pub(super) fn notice(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
     let text = text.into();
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
@@ -20,7 +20,7 @@ pub fn notice(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
 }
 
 /// 405, with what is allowed instead.
-pub fn method_not_allowed(allowed: &'static str) -> Response<Body> {
+pub(super) fn method_not_allowed(allowed: &'static str) -> Response<Body> {
     let text = format!("405 Method Not Allowed: this takes {allowed}.\n");
     let mut response = notice(StatusCode::METHOD_NOT_ALLOWED, text);
     let allowed = HeaderValue::from_static(allowed);
@@ -29,7 +29,7 @@ pub fn method_not_allowed(allowed: &'static str) -> Response<Body> {
 }
 
 /// 204 to OPTIONS: what is allowed.
-pub fn options(allowed: &'static str) -> Response<Body> {
+pub(super) fn options(allowed: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let allowed = HeaderValue::from_static(allowed);
@@ -38,7 +38,7 @@ pub fn options(allowed: &'static str) -> Response<Body> {
 }
 
 /// 301 to a path on this server, already escaped.
-pub fn moved(location: HeaderValue) -> Response<Body> {
+pub(super) fn moved(location: HeaderValue) -> Response<Body> {
     let mut response = notice(
         StatusCode::MOVED_PERMANENTLY,
         "301 Moved Permanently: this is a folder; its address ends in a slash.\n",

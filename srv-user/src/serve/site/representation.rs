@@ -19,7 +19,7 @@ use crate::serve::site::notice::notice;
 
 /// A version of a file, with the headers of a full response made ready.
 #[derive(Debug)]
-pub struct Representation {
+pub(super) struct Representation {
     headers: HeaderMap,
     validators: Validators,
     content: Content,
@@ -27,7 +27,7 @@ pub struct Representation {
 
 /// Where the bytes are.
 #[derive(Debug)]
-pub enum Content {
+pub(super) enum Content {
     /// Here.
     Memory(Bytes),
     /// In a file, so many bytes of it.
@@ -38,7 +38,7 @@ pub enum Content {
 
 impl Representation {
     /// Prepares the headers.
-    pub fn new(content_type: HeaderValue, validators: Validators, content: Content) -> Self {
+    pub(super) fn new(content_type: HeaderValue, validators: Validators, content: Content) -> Self {
         let mut headers = HeaderMap::with_capacity(7);
         headers.insert(CONTENT_TYPE, content_type);
         if let Some(etag) = &validators.etag {
@@ -59,7 +59,7 @@ impl Representation {
     }
 
     /// Names the encoding that the content is in.
-    pub fn encoded(mut self, encoding: Option<HeaderValue>) -> Self {
+    pub(super) fn encoded(mut self, encoding: Option<HeaderValue>) -> Self {
         if let Some(encoding) = encoding {
             self.headers.insert(CONTENT_ENCODING, encoding);
         }
@@ -67,7 +67,7 @@ impl Representation {
     }
 
     /// Answers a GET; also a HEAD, whose caller drops the body.
-    pub fn answer(&self, request: &Parts) -> Response<Body> {
+    pub(super) fn answer(&self, request: &Parts) -> Response<Body> {
         match conditional::evaluate(&request.headers, &self.validators) {
             Verdict::Proceed => {}
             Verdict::NotModified => return self.not_modified(),
@@ -93,7 +93,7 @@ impl Representation {
     }
 
     /// What it takes in memory, bytes, if sending it takes no file.
-    pub fn memory_bytes(&self) -> Option<usize> {
+    pub(super) fn memory_bytes(&self) -> Option<usize> {
         match &self.content {
             Content::Memory(bytes) => Some(bytes.len()),
             Content::File(..) | Content::ToEnd(_) => None,

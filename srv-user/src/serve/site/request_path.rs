@@ -20,7 +20,7 @@ const ESCAPED: &AsciiSet = &CONTROLS
 
 /// A decoded request path: relative, without `.`, `..`, NUL or empty segments.
 #[derive(Debug, PartialEq, Eq)]
-pub struct RequestPath {
+pub(super) struct RequestPath {
     /// The segments joined by `/`; empty for the root itself.
     relative: Vec<u8>,
     /// It ends in a slash (or is the root): a folder is meant.
@@ -29,7 +29,7 @@ pub struct RequestPath {
 
 /// Why a request path names nothing.
 #[derive(Debug, PartialEq, Eq)]
-pub enum BadPath {
+pub(super) enum BadPath {
     /// Not a path: no leading slash, an incomplete escape, or a NUL.
     Malformed,
     /// Leads above the root, or has a segment that no file can have: one with a slash in it.
@@ -39,7 +39,7 @@ pub enum BadPath {
 impl RequestPath {
     /// Decodes a raw request path once (`%252e` is the three characters `%2e`). Dot segments are
     /// resolved (RFC 3986, 5.2.4), escaped or not; one that leads above the root is refused.
-    pub fn decode(raw: &str) -> Result<Self, BadPath> {
+    pub(super) fn decode(raw: &str) -> Result<Self, BadPath> {
         let inner = raw.strip_prefix('/').ok_or(BadPath::Malformed)?;
         if !raw.split('%').skip(1).all(starts_with_two_hex_digits) {
             return Err(BadPath::Malformed);
@@ -73,7 +73,7 @@ impl RequestPath {
     }
 
     /// The file to open, relative to the root: a folder stands for its `index.html`.
-    pub fn file_name(&self) -> Vec<u8> {
+    pub(super) fn file_name(&self) -> Vec<u8> {
         let mut name = self.relative.clone();
         if self.folder {
             if !name.is_empty() {
@@ -86,7 +86,7 @@ impl RequestPath {
 
     /// Whether a segment begins with a dot, as the names of files do that are not for others. The
     /// one name that is (RFC 8615) counts at the root alone.
-    pub fn is_hidden(&self) -> bool {
+    pub(super) fn is_hidden(&self) -> bool {
         let mut segments = self.relative.split(|byte| *byte == b'/').enumerate();
         segments.any(|(nth, segment)| {
             segment.starts_with(b".") && !(nth == 0 && segment == b".well-known")
@@ -94,13 +94,13 @@ impl RequestPath {
     }
 
     /// Whether a folder is meant.
-    pub fn is_folder(&self) -> bool {
+    pub(super) fn is_folder(&self) -> bool {
         self.folder
     }
 
     /// The path with a slash at its end, escaped anew. It has exactly one slash at its start, so
     /// as a `Location` it cannot be taken for another host's address (`//host/`).
-    pub fn as_folder(&self) -> String {
+    pub(super) fn as_folder(&self) -> String {
         let mut text = self.escaped();
         if !text.ends_with('/') {
             text.push('/');
@@ -109,7 +109,7 @@ impl RequestPath {
     }
 
     /// Whether `raw` spells this path the way browsers do; there is one such spelling.
-    pub fn is_spelled(&self, raw: &str) -> bool {
+    pub(super) fn is_spelled(&self, raw: &str) -> bool {
         self.escaped() == raw
     }
 

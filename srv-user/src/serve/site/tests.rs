@@ -124,10 +124,10 @@ fn ask(site: &Site, method: &str, target: &str, headers: &[(&str, &str)]) -> Ans
     };
     match (method, answer.status) {
         (_, 204 | 304) => {
-            assert!(answer.body.is_empty() && !answer.headers.contains_key(CONTENT_LENGTH))
+            assert!(answer.body.is_empty() && !answer.headers.contains_key(CONTENT_LENGTH));
         }
         ("HEAD", _) => {
-            assert!(answer.body.is_empty() && answer.headers.contains_key(CONTENT_LENGTH))
+            assert!(answer.body.is_empty() && answer.headers.contains_key(CONTENT_LENGTH));
         }
         _ if answer.headers.contains_key(CONTENT_LENGTH) => {
             assert_eq!(answer.header(CONTENT_LENGTH), answer.body.len().to_string());

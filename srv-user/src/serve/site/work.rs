@@ -23,7 +23,7 @@ struct Work {
 }
 
 /// Does the work, on this thread, and answers when it is done; 400 if the query is not understood.
-pub fn answer(query: Option<&str>) -> Response<Body> {
+pub(super) fn answer(query: Option<&str>) -> Response<Body> {
     match Work::parse(query.unwrap_or_default()) {
         Ok(work) => {
             std::thread::sleep(Duration::from_micros(work.sleep_us.unwrap_or(0)));

@@ -16,22 +16,22 @@ use crate::probe::until;
 use crate::{gate, network};
 
 /// Where the servers listen.
-pub const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub(crate) const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A running agent; dropping it stops it.
-pub struct Agent {
+pub(crate) struct Agent {
     child: Child,
     folder: TempDir,
 }
 
 impl Agent {
     /// Attaches with these further arguments.
-    pub fn attach(address: SocketAddr, arguments: &[&str]) -> Self {
+    pub(crate) fn attach(address: SocketAddr, arguments: &[&str]) -> Self {
         Self::attach_as(srv(), address, arguments)
     }
 
     /// As [`Self::attach`], with `srv` for the binary.
-    pub fn attach_as(mut srv: Command, address: SocketAddr, arguments: &[&str]) -> Self {
+    pub(crate) fn attach_as(mut srv: Command, address: SocketAddr, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         srv.args(["attach", "--listen", &address.to_string()]);
         srv.arg("--control").arg(folder.path().join("agent"));
@@ -41,17 +41,17 @@ impl Agent {
     }
 
     /// Its control socket.
-    pub fn control(&self) -> PathBuf {
+    pub(crate) fn control(&self) -> PathBuf {
         self.folder.path().join("agent")
     }
 
     /// Its process.
-    pub fn child(&mut self) -> &mut Child {
+    pub(crate) fn child(&mut self) -> &mut Child {
         &mut self.child
     }
 
     /// What it says of the group.
-    pub fn status(&self) -> AttachedStatus {
+    pub(crate) fn status(&self) -> AttachedStatus {
         // It answers a moment after it has attached.
         let reply = until("the agent answers", || {
             ask(Some(&self.control()), &Request::Status).ok()
@@ -63,31 +63,35 @@ impl Agent {
     }
 
     /// Waits until its status shows what `is_so` looks for.
-    pub fn until(&self, what: &str, is_so: impl Fn(&AttachedStatus) -> bool) -> AttachedStatus {
+    pub(crate) fn until(
+        &self,
+        what: &str,
+        is_so: impl Fn(&AttachedStatus) -> bool,
+    ) -> AttachedStatus {
         until(what, || Some(self.status()).filter(|status| is_so(status)))
     }
 
     /// Stops it with SIGTERM.
-    pub fn stop(&mut self) -> ExitStatus {
+    pub(crate) fn stop(&mut self) -> ExitStatus {
         self.child.stop().unwrap()
     }
 }
 
 /// srv, with a plain log.
-pub fn srv() -> Command {
+pub(crate) fn srv() -> Command {
     let mut command = Command::new(binary().unwrap());
     command.env("NO_COLOR", "1").env_remove("RUST_LOG");
     command
 }
 
 /// Runs srv with these arguments, separated by spaces.
-pub fn run(arguments: &str) -> Output {
+pub(crate) fn run(arguments: &str) -> Output {
     srv().args(arguments.split(' ')).output().unwrap()
 }
 
 /// What it printed; it succeeded, or what it looked at is not as one would wish
 /// (exit codes 3 and 4 of `srv observe`).
-pub fn said(arguments: &str) -> String {
+pub(crate) fn said(arguments: &str) -> String {
     let output = run(arguments);
     let complaint = String::from_utf8_lossy(&output.stderr);
     let has_looked = matches!(output.status.code(), Some(0 | 3 | 4));
@@ -96,14 +100,14 @@ pub fn said(arguments: &str) -> String {
 }
 
 /// What it complained of; it failed.
-pub fn refused(arguments: &str) -> String {
+pub(crate) fn refused(arguments: &str) -> String {
     let output = run(arguments);
     assert_eq!(output.status.code(), Some(1), "srv {arguments}: {output:?}");
     String::from_utf8(output.stderr).unwrap()
 }
 
 /// nginx with this many workers, a socket each, whose answers name the worker.
-pub fn options(workers: usize) -> nginx::Options {
+pub(crate) fn options(workers: usize) -> nginx::Options {
     nginx::Options {
         workers,
         reuseport: true,
@@ -114,7 +118,7 @@ pub fn options(workers: usize) -> nginx::Options {
 }
 
 /// That nginx, if it and steering can be had here.
-pub fn nginx(workers: usize) -> Option<Nginx> {
+pub(crate) fn nginx(workers: usize) -> Option<Nginx> {
     let options = options(workers);
     let required = nginx::require(&options).map_err(|error| format!("{error:#}"));
     if !gate::steer() || !gate::root() || !gate::can("run nginx", required) {
@@ -125,7 +129,7 @@ pub fn nginx(workers: usize) -> Option<Nginx> {
 }
 
 /// Gets `/work` this often, one connection after the other; which worker answered.
-pub fn answered_by(address: SocketAddr, count: usize) -> Vec<u16> {
+pub(crate) fn answered_by(address: SocketAddr, count: usize) -> Vec<u16> {
     let answered = |_| {
         let response = get(address, "/work");
         assert_eq!(response.status(), 200);
@@ -135,7 +139,7 @@ pub fn answered_by(address: SocketAddr, count: usize) -> Vec<u16> {
 }
 
 /// Whether one worker after the other answered: the hash would need a miracle.
-pub fn is_in_turn(answered: &[u16], workers: usize) -> bool {
+pub(crate) fn is_in_turn(answered: &[u16], workers: usize) -> bool {
     let (first, rest) = answered.split_at(workers);
     let mut sorted = first.to_vec();
     sorted.sort_unstable();

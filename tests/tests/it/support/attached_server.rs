@@ -22,7 +22,7 @@ use crate::probe::until;
 
 /// How a worker waits for connections.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Waits {
+pub(crate) enum Waits {
     Epoll,
     Poll,
     Accept,
@@ -30,7 +30,7 @@ pub enum Waits {
 }
 
 /// A server of this process: a thread for each listener.
-pub struct Server {
+pub(crate) struct Server {
     /// Dropping one closes its listener.
     pub workers: Vec<Worker>,
     /// Where all of them listen.
@@ -38,7 +38,7 @@ pub struct Server {
 }
 
 /// One of its threads, with its listener.
-pub struct Worker {
+pub(crate) struct Worker {
     /// Its own.
     pub listener: Arc<Socket>,
     /// The connections that it has accepted.
@@ -58,7 +58,7 @@ struct Order {
 }
 
 /// A worker is busy until this is dropped, and then sleeps again.
-pub struct Busy<'a> {
+pub(crate) struct Busy<'a> {
     release: Option<Sender<()>>,
     worker: &'a Worker,
 }
@@ -74,7 +74,7 @@ impl Drop for Busy<'_> {
 
 impl Server {
     /// Starts this many workers, which sleep.
-    pub fn start(workers: usize, waits: Waits) -> Self {
+    pub(crate) fn start(workers: usize, waits: Waits) -> Self {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let first = Worker::start(any, waits);
         let address = first.listener.local_addr().unwrap().as_socket().unwrap();
@@ -87,12 +87,12 @@ impl Server {
     }
 
     /// Steers the server with all signals that the kernel gives.
-    pub fn steer(&self, policy: Policy) -> Programs {
+    pub(crate) fn steer(&self, policy: Policy) -> Programs {
         self.steer_by(Programs::load(policy).unwrap())
     }
 
     /// As [`Server::steer`], but the program reads kernel memory in no better way than `at_best`.
-    pub fn steer_reading(&self, at_best: Reads) -> Programs {
+    pub(crate) fn steer_reading(&self, at_best: Reads) -> Programs {
         self.steer_by(Programs::load_reading(Policy::Least, at_best).unwrap())
     }
 
@@ -109,7 +109,7 @@ impl Server {
     }
 
     /// A connection that one of the workers has accepted.
-    pub fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         let accepted = self.accepted();
         let client = TcpStream::connect(self.address).unwrap();
         until("a worker accepts", || {
@@ -122,7 +122,7 @@ impl Server {
     }
 
     /// Connections that its workers hold.
-    pub fn accepted(&self) -> usize {
+    pub(crate) fn accepted(&self) -> usize {
         self.workers
             .iter()
             .map(|worker| worker.held.lock().unwrap().len())
@@ -131,7 +131,7 @@ impl Server {
 }
 
 impl Worker {
-    pub fn start(address: SocketAddr, waits: Waits) -> Self {
+    pub(crate) fn start(address: SocketAddr, waits: Waits) -> Self {
         let listener = Arc::new(listening(address));
         let is_told = matches!(waits, Waits::Epoll | Waits::Poll);
         listener.set_nonblocking(is_told).unwrap();
@@ -162,7 +162,7 @@ impl Worker {
     }
 
     /// Makes the worker busy until the result is dropped.
-    pub fn make_busy(&self) -> Busy<'_> {
+    pub(crate) fn make_busy(&self) -> Busy<'_> {
         let (release, ends) = channel();
         let (begun, begins) = channel();
         self.orders.send(Order { begun, ends }).unwrap();
@@ -292,17 +292,17 @@ fn listening(address: SocketAddr) -> Socket {
 }
 
 /// Connections assigned to each slot.
-pub fn steered(snapshot: &Snapshot) -> Vec<u64> {
+pub(crate) fn steered(snapshot: &Snapshot) -> Vec<u64> {
     snapshot.slots.iter().map(|slot| slot.steered).collect()
 }
 
 /// The state in which the program last saw each worker.
-pub fn sleeps(snapshot: &Snapshot) -> Vec<Sleep> {
+pub(crate) fn sleeps(snapshot: &Snapshot) -> Vec<Sleep> {
     snapshot.slots.iter().map(|slot| slot.sleep).collect()
 }
 
 /// Whether every signal is known here.
-pub fn can_read_all(programs: &Programs) -> bool {
+pub(crate) fn can_read_all(programs: &Programs) -> bool {
     let signals = programs.signals();
     let all = [&signals.queues, &signals.sleep, &signals.live];
     let missing = all.into_iter().find_map(|signal| match signal {
@@ -313,7 +313,7 @@ pub fn can_read_all(programs: &Programs) -> bool {
 }
 
 /// Runs the test for each way of reading kernel memory, since the choices have to be the same.
-pub fn in_each_way(test: impl Fn(Reads)) {
+pub(crate) fn in_each_way(test: impl Fn(Reads)) {
     if gate::steer() {
         [Reads::Directly, Reads::ByHelper]
             .into_iter()

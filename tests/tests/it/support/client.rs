@@ -13,14 +13,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection to a server.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     stream: TcpStream,
     unread: Vec<u8>,
 }
 
 /// A complete response.
 #[derive(Debug)]
-pub struct Response {
+pub(crate) struct Response {
     /// What the head says.
     pub head: Head,
     /// The head itself.
@@ -31,12 +31,12 @@ pub struct Response {
 
 impl Response {
     /// The status code.
-    pub fn status(&self) -> u16 {
+    pub(crate) fn status(&self) -> u16 {
         self.head.status
     }
 
     /// The value of a header.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let lines = self.text.lines().filter_map(|line| line.split_once(':'));
         let mut values = lines.filter(|(key, _)| key.eq_ignore_ascii_case(name));
         values.next().map(|(_, value)| value.trim())
@@ -45,12 +45,12 @@ impl Response {
 
 impl Client {
     /// Connects.
-    pub fn connect(target: SocketAddr) -> Self {
+    pub(crate) fn connect(target: SocketAddr) -> Self {
         Self::over(TcpStream::connect(target).unwrap())
     }
 
     /// Connects from this address of the machine's.
-    pub fn connect_from(source: IpAddr, target: SocketAddr) -> Self {
+    pub(crate) fn connect_from(source: IpAddr, target: SocketAddr) -> Self {
         let socket = Socket::new(
             Domain::for_address(target),
             Type::STREAM,
@@ -63,7 +63,7 @@ impl Client {
     }
 
     /// Over a connection that is made in a particular way.
-    pub fn over(stream: TcpStream) -> Self {
+    pub(crate) fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -74,32 +74,32 @@ impl Client {
     }
 
     /// The connection itself.
-    pub fn stream(&self) -> &TcpStream {
+    pub(crate) fn stream(&self) -> &TcpStream {
         &self.stream
     }
 
     /// Sends.
-    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).unwrap();
     }
 
     /// Sends a GET that keeps the connection.
-    pub fn get(&mut self, path: &str) {
+    pub(crate) fn get(&mut self, path: &str) {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"));
     }
 
     /// Receives a response to anything but HEAD.
-    pub fn response(&mut self) -> Response {
+    pub(crate) fn response(&mut self) -> Response {
         self.try_response(true).unwrap()
     }
 
     /// Receives a response to HEAD.
-    pub fn response_to_head(&mut self) -> Response {
+    pub(crate) fn response_to_head(&mut self) -> Response {
         self.try_response(false).unwrap()
     }
 
     /// Receives a response to anything but HEAD, or how the connection ended instead.
-    pub fn ended_or_response(&mut self) -> io::Result<Response> {
+    pub(crate) fn ended_or_response(&mut self) -> io::Result<Response> {
         self.try_response(true)
     }
 
@@ -141,13 +141,13 @@ impl Client {
     ///
     /// # Errors
     /// It reset the connection, or did not close.
-    pub fn rest(mut self) -> io::Result<Vec<u8>> {
+    pub(crate) fn rest(mut self) -> io::Result<Vec<u8>> {
         self.stream.read_to_end(&mut self.unread)?;
         Ok(self.unread)
     }
 
     /// Waits until the server closes, without another byte and without a reset.
-    pub fn assert_closed(self) {
+    pub(crate) fn assert_closed(self) {
         let rest = self.rest().expect("the server closes in order");
         assert!(
             rest.is_empty(),
@@ -158,12 +158,12 @@ impl Client {
 }
 
 /// Gets `path` over a connection of its own, which the server closes.
-pub fn get(target: SocketAddr, path: &str) -> Response {
+pub(crate) fn get(target: SocketAddr, path: &str) -> Response {
     get_over(Client::connect(target), path)
 }
 
 /// Gets `path` and waits until the server closes.
-pub fn get_over(mut client: Client, path: &str) -> Response {
+pub(crate) fn get_over(mut client: Client, path: &str) -> Response {
     client.send(format!(
         "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
     ));
@@ -173,7 +173,7 @@ pub fn get_over(mut client: Client, path: &str) -> Response {
 }
 
 /// Gets `/` this often, one connection after the other; who answered, with `X-Worker`.
-pub fn get_many(target: SocketAddr, count: usize) -> Vec<u16> {
+pub(crate) fn get_many(target: SocketAddr, count: usize) -> Vec<u16> {
     let answered = |_| {
         let response = get(target, "/");
         assert_eq!(response.status(), 200);

@@ -6,7 +6,7 @@ use srv_tests::server::Server;
 use tempfile::TempDir;
 
 /// A server with a configuration file that can be rewritten.
-pub struct Configured {
+pub(crate) struct Configured {
     pub server: Server,
     pub file: PathBuf,
     _folder: TempDir,
@@ -14,7 +14,7 @@ pub struct Configured {
 
 impl Configured {
     /// Starts a server whose file says `text`.
-    pub fn start(text: &str, flags: &[&str]) -> Self {
+    pub(crate) fn start(text: &str, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("srv.toml");
         std::fs::write(&file, text).unwrap();
@@ -28,7 +28,7 @@ impl Configured {
     }
 
     /// As [`Self::start`], where the file names `addresses` addresses.
-    pub fn start_listening(text: &str, flags: &[&str], addresses: usize) -> Self {
+    pub(crate) fn start_listening(text: &str, flags: &[&str], addresses: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("srv.toml");
         std::fs::write(&file, text).unwrap();
@@ -42,12 +42,12 @@ impl Configured {
     }
 
     /// From the next reload on the file says `text`.
-    pub fn rewrite(&self, text: &str) {
+    pub(crate) fn rewrite(&self, text: &str) {
         std::fs::write(&self.file, text).unwrap();
     }
 
     /// What `srv reload` says, and whether it succeeded.
-    pub fn reload(&self) -> (String, bool) {
+    pub(crate) fn reload(&self) -> (String, bool) {
         let output = self.server.srv(&["reload"]).unwrap();
         let said = [output.stdout, output.stderr].concat();
         (

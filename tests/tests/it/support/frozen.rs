@@ -14,12 +14,12 @@ use rustix::process::Pid;
 /// it waits for a disk, is hard to come by.
 ///
 /// The thread that made this has to drop it.
-pub struct Unreapable(Pid);
+pub(crate) struct Unreapable(Pid);
 
 impl Unreapable {
     /// # Errors
     /// This process may not trace.
-    pub fn new(pid: Pid) -> Result<Self, String> {
+    pub(crate) fn new(pid: Pid) -> Result<Self, String> {
         let number = pid.as_raw_nonzero().get();
         // SAFETY: it names no memory.
         match unsafe { libc::ptrace(libc::PTRACE_SEIZE, number, 0, 0) } {
@@ -39,7 +39,7 @@ impl Drop for Unreapable {
 
 /// A folder of a file system whose server never answers: the kernel's FUSE, and nothing
 /// behind it.
-pub struct Unanswering {
+pub(crate) struct Unanswering {
     folder: PathBuf,
     _device: File,
 }
@@ -49,7 +49,7 @@ impl Unanswering {
     ///
     /// # Errors
     /// There is no FUSE, or this process may not mount.
-    pub fn over(folder: &Path) -> Result<Self, String> {
+    pub(crate) fn over(folder: &Path) -> Result<Self, String> {
         let device = File::options().read(true).write(true).open("/dev/fuse");
         let device = device.map_err(|error| format!("open /dev/fuse: {error}"))?;
         let options = format!(

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use srv_steer::SelectProgram;
 
-pub use srv_tests::gate::can;
+pub(crate) use srv_tests::gate::can;
 
 /// Ends the test, as skipped, if the machine lacks something of this: `steer`, `root`, or
 /// what a result says, as in `needs!(root, "run nginx": &result)`.
@@ -27,13 +27,13 @@ macro_rules! needs {
 pub(crate) use needs;
 
 /// [`can`], by the result of having tried.
-pub fn works<T, E: Display>(what: &str, outcome: &Result<T, E>) -> bool {
+pub(crate) fn works<T, E: Display>(what: &str, outcome: &Result<T, E>) -> bool {
     let outcome = outcome.as_ref().map(drop);
     can(what, outcome.map_err(|error| format!("{error:#}")))
 }
 
 /// Whether the kernel takes the select program from this process.
-pub fn steer() -> bool {
+pub(crate) fn steer() -> bool {
     static LOADS: OnceLock<Result<(), String>> = OnceLock::new();
     let load = || {
         SelectProgram::load()
@@ -44,7 +44,7 @@ pub fn steer() -> bool {
 }
 
 /// Whether this process is root, which some set-ups of tests need.
-pub fn root() -> bool {
+pub(crate) fn root() -> bool {
     let root = rustix::process::geteuid().is_root();
     can(
         "be root",

@@ -9,7 +9,7 @@ use srv::measure::arrivals::{Service, poisson};
 use srv::measure::load::Load;
 
 /// A new connection for each request, whose handler sleeps as long as was drawn.
-pub fn of_sleepers(target: SocketAddr) -> Load {
+pub(crate) fn of_sleepers(target: SocketAddr) -> Load {
     Load {
         timeout: Duration::from_secs(20),
         ..Load::get(target, "/work?sleep_us={us}")
@@ -18,7 +18,7 @@ pub fn of_sleepers(target: SocketAddr) -> Load {
 
 /// What became of the requests that were sent.
 #[derive(Debug, Default)]
-pub struct Counted {
+pub(crate) struct Counted {
     pub requests: usize,
     pub lost: usize,
     pub first_error: Option<String>,
@@ -29,7 +29,7 @@ pub struct Counted {
 /// # Panics
 /// If one was not.
 #[track_caller]
-pub fn without_loss(target: SocketAddr, per_second: f64, meanwhile: impl FnOnce()) -> usize {
+pub(crate) fn without_loss(target: SocketAddr, per_second: f64, meanwhile: impl FnOnce()) -> usize {
     let counted = under_load(target, per_second, meanwhile);
     assert_eq!(counted.lost, 0, "{counted:?}");
     counted.requests
@@ -37,7 +37,7 @@ pub fn without_loss(target: SocketAddr, per_second: f64, meanwhile: impl FnOnce(
 
 /// Runs `meanwhile` under `per_second` requests of 300 µs each, which go on until
 /// it is done, and are then all awaited.
-pub fn under_load(target: SocketAddr, per_second: f64, meanwhile: impl FnOnce()) -> Counted {
+pub(crate) fn under_load(target: SocketAddr, per_second: f64, meanwhile: impl FnOnce()) -> Counted {
     let load = of_sleepers(target);
     let is_over = AtomicBool::new(false);
     let run = || {

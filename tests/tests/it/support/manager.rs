@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::probe::{group, pid, signal, state, until};
 
 /// A service manager for one service.
-pub struct Manager {
+pub(crate) struct Manager {
     folder: TempDir,
     /// What a socket unit would hold.
     pub activated: Vec<Socket>,
@@ -29,13 +29,13 @@ pub struct Manager {
 
 /// What the service said so far, and what is stored of it.
 #[derive(Default)]
-pub struct Heard {
+pub(crate) struct Heard {
     pub stored: Vec<Stored>,
     pub said: Vec<String>,
 }
 
 /// A socket in the store.
-pub struct Stored {
+pub(crate) struct Stored {
     pub name: String,
     pub socket: Socket,
 }
@@ -43,7 +43,7 @@ pub struct Stored {
 const END: &str = "END";
 
 impl Manager {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
         let heard = Arc::<Mutex<Heard>>::default();
@@ -61,12 +61,12 @@ impl Manager {
         }
     }
 
-    pub fn heard(&self) -> MutexGuard<'_, Heard> {
+    pub(crate) fn heard(&self) -> MutexGuard<'_, Heard> {
         self.heard.lock().unwrap()
     }
 
     /// The names in the store that begin so.
-    pub fn names(&self, prefix: &str) -> usize {
+    pub(crate) fn names(&self, prefix: &str) -> usize {
         let heard = self.heard();
         let named = |stored: &&Stored| stored.name.starts_with(prefix);
         heard.stored.iter().filter(named).count()
@@ -74,7 +74,7 @@ impl Manager {
 
     /// Starts the service with what it is to have: the socket unit's first, as systemd
     /// does, then the store's, the newest first.
-    pub fn start(&self, arguments: &[&str]) -> Server {
+    pub(crate) fn start(&self, arguments: &[&str]) -> Server {
         let folder = tempfile::tempdir().unwrap();
         self.heard().said.clear();
         let server = Server::start_as(self.command(), folder, arguments).unwrap();
@@ -89,7 +89,7 @@ impl Manager {
     }
 
     /// As [`Self::start`], not started.
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let heard = self.heard();
         let activated = self.activated.iter().map(|socket| ("srv.socket", socket));
         let stored = heard.stored.iter().rev();
@@ -166,14 +166,14 @@ fn receive(socket: &UnixDatagram) -> Option<(String, Vec<OwnedFd>)> {
 }
 
 /// The server's workers.
-pub fn workers(server: &Server) -> Vec<Pid> {
+pub(crate) fn workers(server: &Server) -> Vec<Pid> {
     let workers = group(server).workers;
     let living = workers.iter().filter(|worker| worker.pid != 0);
     living.map(pid).collect()
 }
 
 /// Kills master and workers, which get nothing done any more.
-pub fn kill_all(server: &mut Server, workers: &[Pid]) {
+pub(crate) fn kill_all(server: &mut Server, workers: &[Pid]) {
     signal(server.pid(), Signal::KILL);
     for worker in workers {
         // One that was only idle may have found out and left.

@@ -23,7 +23,7 @@ thread_local! {
 ///
 /// # Panics
 /// If the kernel refuses it to root.
-pub fn own_if_root() {
+pub(crate) fn own_if_root() {
     if !rustix::process::geteuid().is_root() {
         return;
     }

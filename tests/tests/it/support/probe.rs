@@ -23,7 +23,7 @@ const INTERVAL: Duration = Duration::from_millis(2);
 /// # Panics
 /// If it does not come about.
 #[track_caller]
-pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
     let found = watch(look);
     found.unwrap_or_else(|| panic!("waited {PATIENCE:?} in vain until {what}"))
 }
@@ -41,7 +41,7 @@ fn watch<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
 }
 
 /// A server's account of itself.
-pub fn status(server: &Server) -> Status {
+pub(crate) fn status(server: &Server) -> Status {
     match ask(Some(&server.control()), &Request::Status).unwrap() {
         Reply::Status(status) => status,
         other => panic!("asked for status, got {other:?}"),
@@ -49,7 +49,7 @@ pub fn status(server: &Server) -> Status {
 }
 
 /// The account of the server that answers there now, if one does: it may just be leaving.
-pub fn asked(server: &Server) -> Option<Status> {
+pub(crate) fn asked(server: &Server) -> Option<Status> {
     match ask(Some(&server.control()), &Request::Status) {
         Ok(Reply::Status(status)) => Some(status),
         _ => None,
@@ -57,17 +57,17 @@ pub fn asked(server: &Server) -> Option<Status> {
 }
 
 /// Its first listener group.
-pub fn group(server: &Server) -> GroupStatus {
+pub(crate) fn group(server: &Server) -> GroupStatus {
     status(server).groups.remove(0)
 }
 
 /// One worker in the first group.
-pub fn worker(server: &Server, slot: u32) -> WorkerStatus {
+pub(crate) fn worker(server: &Server, slot: u32) -> WorkerStatus {
     group(server).workers.swap_remove(slot as usize)
 }
 
 /// Waits until the first group's status shows what `is_so` looks for.
-pub fn until_group(
+pub(crate) fn until_group(
     server: &Server,
     what: &str,
     is_so: impl Fn(&GroupStatus) -> bool,
@@ -82,13 +82,13 @@ pub fn until_group(
 }
 
 /// Switches the policy.
-pub fn switch(server: &Server, policy: &str) {
+pub(crate) fn switch(server: &Server, policy: &str) {
     let request = Request::Policy(policy.into());
     ask(Some(&server.control()), &request).unwrap();
 }
 
 /// How often the workers refused for `reason`.
-pub fn refused(server: &Server, reason: &str) -> u64 {
+pub(crate) fn refused(server: &Server, reason: &str) -> u64 {
     let workers = group(server).workers;
     workers
         .iter()
@@ -97,27 +97,27 @@ pub fn refused(server: &Server, reason: &str) -> u64 {
 }
 
 /// The process of a worker.
-pub fn pid(worker: &WorkerStatus) -> Pid {
+pub(crate) fn pid(worker: &WorkerStatus) -> Pid {
     Pid::from_raw(worker.pid as i32).expect("a worker is there")
 }
 
 /// The TCP sockets of the network that the server is in, which may be the test's own.
-pub fn sockets_beside(server: &Server) -> Vec<TcpNetEntry> {
+pub(crate) fn sockets_beside(server: &Server) -> Vec<TcpNetEntry> {
     let master = Process::new(server.pid().as_raw_nonzero().get()).unwrap();
     master.tcp().unwrap()
 }
 
 /// Sends a signal.
-pub fn signal(pid: Pid, signal: Signal) {
+pub(crate) fn signal(pid: Pid, signal: Signal) {
     rustix::process::kill_process(pid, signal).unwrap();
 }
 
 /// A process that does nothing until this is dropped.
-pub struct Stopped(Pid);
+pub(crate) struct Stopped(Pid);
 
 impl Stopped {
     /// Stops it and waits until it stands still.
-    pub fn new(pid: Pid) -> Self {
+    pub(crate) fn new(pid: Pid) -> Self {
         signal(pid, Signal::STOP);
         until("the process has stopped", || {
             (state(pid) == Some('T')).then_some(())
@@ -134,7 +134,7 @@ impl Drop for Stopped {
 }
 
 /// Runs `f` in the network namespace of a process.
-pub fn in_namespace_of<R: Send>(process: Pid, f: impl FnOnce() -> R + Send) -> R {
+pub(crate) fn in_namespace_of<R: Send>(process: Pid, f: impl FnOnce() -> R + Send) -> R {
     let enter = || {
         let path = format!("/proc/{}/ns/net", process.as_raw_nonzero());
         let namespace = std::fs::File::open(path).unwrap();
@@ -145,7 +145,7 @@ pub fn in_namespace_of<R: Send>(process: Pid, f: impl FnOnce() -> R + Send) -> R
 }
 
 /// The processes that a process has started.
-pub fn children(of: Pid) -> Vec<Pid> {
+pub(crate) fn children(of: Pid) -> Vec<Pid> {
     let number = of.as_raw_nonzero();
     let path = format!("/proc/{number}/task/{number}/children");
     let children = std::fs::read_to_string(path).unwrap_or_default();
@@ -156,20 +156,20 @@ pub fn children(of: Pid) -> Vec<Pid> {
 }
 
 /// A process's state as in `ps`; `None` once it is gone.
-pub fn state(pid: Pid) -> Option<char> {
+pub(crate) fn state(pid: Pid) -> Option<char> {
     let process = procfs::process::Process::new(pid.as_raw_nonzero().get()).ok()?;
     Some(process.stat().ok()?.state)
 }
 
 /// How many file descriptors a process has open.
-pub fn open_files(pid: Pid) -> usize {
+pub(crate) fn open_files(pid: Pid) -> usize {
     let folder = format!("/proc/{}/fd", pid.as_raw_nonzero());
     std::fs::read_dir(Path::new(&folder)).unwrap().count()
 }
 
 /// How long and often the endurance tests try: `long` where `SRV_LONG=1` asks
 /// for it, else `short`.
-pub fn endurance<T>(short: T, long: T) -> T {
+pub(crate) fn endurance<T>(short: T, long: T) -> T {
     match std::env::var_os("SRV_LONG").is_some_and(|value| value == "1") {
         true => long,
         false => short,
@@ -177,7 +177,7 @@ pub fn endurance<T>(short: T, long: T) -> T {
 }
 
 /// What is too much for every run: `all` where `SRV_STRESS=1` asks for it, else `some`.
-pub fn stress<T>(some: T, all: T) -> T {
+pub(crate) fn stress<T>(some: T, all: T) -> T {
     match std::env::var_os("SRV_STRESS").is_some_and(|value| value == "1") {
         true => all,
         false => some,

@@ -13,7 +13,7 @@ use crate::client::get_many;
 use crate::probe::{group, signal, status};
 
 /// A server whose binary is its own and can be replaced.
-pub struct Upgradable {
+pub(crate) struct Upgradable {
     pub server: Server,
     pub binary: PathBuf,
     _folder: TempDir,
@@ -21,7 +21,7 @@ pub struct Upgradable {
 
 impl Upgradable {
     /// Starts it with these further arguments.
-    pub fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let binary = folder.path().join("srv");
         install(&binary);
@@ -29,7 +29,7 @@ impl Upgradable {
     }
 
     /// Starts the binary of that name, which is in this folder.
-    pub fn start_as(binary: PathBuf, folder: TempDir, arguments: &[&str]) -> Self {
+    pub(crate) fn start_as(binary: PathBuf, folder: TempDir, arguments: &[&str]) -> Self {
         let control = tempfile::tempdir().unwrap();
         let server = Server::start_as(Command::new(&binary), control, arguments).unwrap();
         Self {
@@ -40,7 +40,7 @@ impl Upgradable {
     }
 
     /// What `srv upgrade` says, and whether it succeeded.
-    pub fn upgrade(&self) -> (String, bool) {
+    pub(crate) fn upgrade(&self) -> (String, bool) {
         let output = self.server.srv(&["upgrade"]).unwrap();
         let said = [output.stdout, output.stderr].concat();
         (
@@ -50,17 +50,17 @@ impl Upgradable {
     }
 
     /// The master that serves now.
-    pub fn master(&self) -> Pid {
+    pub(crate) fn master(&self) -> Pid {
         Pid::from_raw(status(&self.server).pid as i32).unwrap()
     }
 
     /// Puts a script where the binary is.
-    pub fn replace(&self, script: &str) {
+    pub(crate) fn replace(&self, script: &str) {
         put(&self.binary, |path| std::fs::write(path, script).unwrap());
     }
 
     /// The same master, its workers and its steering go on.
-    pub fn assert_unchanged(&self, before: &[u32]) {
+    pub(crate) fn assert_unchanged(&self, before: &[u32]) {
         let server = &self.server;
         assert_eq!(self.master(), server.pid());
         let now = group(server);
@@ -93,7 +93,7 @@ impl Drop for Upgradable {
 }
 
 /// Puts the binary under test there.
-pub fn install(binary: &Path) {
+pub(crate) fn install(binary: &Path) {
     let built = server::binary().unwrap();
     put(binary, |path| {
         std::fs::copy(&built, path).unwrap();

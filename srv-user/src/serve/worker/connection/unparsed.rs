@@ -11,7 +11,7 @@ const TARGET_BYTES_MAX: usize = 65_534;
 
 /// What becomes of it.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Unparsed {
+pub(super) enum Unparsed {
     /// These bytes say the same, and hyper reads them.
     Rewritten(Bytes),
     /// It is answered with this, and closed.
@@ -20,7 +20,7 @@ pub enum Unparsed {
 
 impl Unparsed {
     /// Judges `read`, which begins with the message that hyper gave up for `error`.
-    pub fn judge(error: &Error, read: &Bytes) -> Self {
+    pub(super) fn judge(error: &Error, read: &Bytes) -> Self {
         if error.is_parse_too_large() {
             return Self::Refused(too_large(read));
         }

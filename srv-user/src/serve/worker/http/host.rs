@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 
 /// Whether a `Host` header may have this value. It may be empty. A comma, which the grammar allows
 /// in a name, is refused: no host has one, and two values that something joined do.
-pub fn is_valid(value: &[u8]) -> bool {
+pub(super) fn is_valid(value: &[u8]) -> bool {
     match value.strip_prefix(b"[") {
         Some(rest) => {
             let Some(end) = rest.iter().position(|byte| *byte == b']') else {
