@@ -65,7 +65,7 @@ pub fn bounded(index: u32, power_of_two: usize) -> usize {
 /// The verifier must see that the loop ends. Before Linux 6.4 it sees nothing if the condition
 /// compares the counter, which it knows, with the bound, of which it knows the range: it goes on
 /// with both answers, although one is impossible, until an access is out of bounds (6.4 has
-/// 953d9f5beaf7, "Improve handling of pattern '<const> <cond_op> <non_const>'"). The compiler
+/// 953d9f5beaf7, "Improve handling of pattern `<const> <cond_op> <non_const>`"). The compiler
 /// makes such a condition even of a loop with a constant bound beside the other, since it
 /// removes the constant one. So this counts what is left: a range, compared with a constant.
 #[inline(always)]

@@ -24,7 +24,7 @@ pub struct Record {
     pub outcome: Outcome,
     /// The status of a complete response.
     pub status: Option<u16>,
-    /// Its place in [`Load::targets`].
+    /// Its place in [`Load::targets`](super::Load::targets).
     pub target: u32,
 }
 
@@ -44,7 +44,7 @@ pub struct Run {
     pub lateness: Summary,
     /// What went wrong first, for people.
     pub first_error: Option<String>,
-    /// Whether it ran to its end; else it was stopped through its [`Watch`].
+    /// Whether it ran to its end; else it was stopped through its [`Watch`](super::Watch).
     pub is_complete: bool,
     /// Requests that were due when it was stopped and have no record.
     pub unanswered: usize,
