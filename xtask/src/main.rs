@@ -106,7 +106,7 @@ enum Task {
         #[arg(long)]
         write_api: bool,
     },
-    /// Everything that a change has to pass, which is what `.ci/run` runs
+    /// Everything that a change has to pass; `.ci/run` runs all of it but arm64
     Ci {
         /// Which checks (default: all)
         #[arg(value_parser = PossibleValuesParser::new(ci::names()))]

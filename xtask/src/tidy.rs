@@ -160,7 +160,7 @@ mod tests {
             may_import: &[],
         },
         order::Rule {
-            folder: "control",
+            folder: "output",
             may_import: &["kernel"],
         },
     ];
@@ -168,9 +168,9 @@ mod tests {
     /// A small tree that keeps every rule.
     const CLEAN: [(&str, &str); 7] = [
         ("srv-user/Cargo.toml", "[lib]\nname = \"srv\"\n"),
-        ("srv-user/src/lib.rs", "pub mod kernel;\npub mod control;\n"),
+        ("srv-user/src/lib.rs", "pub mod kernel;\npub mod output;\n"),
         ("srv-user/src/kernel.rs", "pub struct Clock;\n"),
-        ("srv-user/src/control.rs", "use crate::kernel::Clock;\n"),
+        ("srv-user/src/output.rs", "use crate::kernel::Clock;\n"),
         ("tests/tests/it/main.rs", "mod stop;\n"),
         ("tests/tests/it/stop.rs", "#[test]\nfn it_stops() {}\n"),
         (
@@ -194,7 +194,7 @@ mod tests {
     fn a_fault_of_each_kind_is_found_and_sorted() {
         let mut files = CLEAN.to_vec();
         // Not so that this file has the name in it.
-        files[2].1 = concat!("use crate::control::Group;\n\n// srv", "::load\n");
+        files[2].1 = concat!("use crate::output::Group;\n\n// srv", "::load\n");
         let long = format!("{}fn f() {{\n{}}}\n", CLEAN[3].1, "    f();\n".repeat(59));
         files[3].1 = &long;
         files[6].1 = "`stop::it_goes_on` [gone](gone.md)\n";
@@ -203,9 +203,9 @@ mod tests {
             "docs/reliability.md:1: the link to gone.md",
             "docs/reliability.md:1: there is no test stop::it_goes_on",
             "srv-user/src/kernel.rs:1: circle in srv-user/src/lib.rs: kernel",
-            "srv-user/src/kernel.rs:1: kernel imports control",
+            "srv-user/src/kernel.rs:1: kernel imports output",
             concat!("srv-user/src/kernel.rs:3: srv", "::load is retired"),
-            "srv-user/src/control.rs:2: fn f: 61 lines of code",
+            "srv-user/src/output.rs:2: fn f: 61 lines of code",
         ];
         assert_eq!(findings.len(), begins.len(), "{findings:#?}");
         for (finding, begin) in findings.iter().zip(begins) {

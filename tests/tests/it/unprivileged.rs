@@ -270,7 +270,9 @@ fn a_comparison_stops_before_it_starts_unless_arms_may_be_left_out() {
     assert!(!out.exists());
 
     let output = ab(&["--unsteered"]);
-    assert!(output.status.success(), "{output:?}");
+    // 2: the run is complete, and the machine was too disturbed to judge by it.
+    let code = output.status.code();
+    assert!(matches!(code, Some(0 | 2)), "{output:?}");
     let result = srv::measure::result::Comparison::read(&out).unwrap();
     let rounds = result
         .arms

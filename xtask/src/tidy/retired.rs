@@ -199,7 +199,7 @@ mod tests {
             (
                 "srv-user/src/a.rs",
                 "crate::steer",
-                "crate::steering::program",
+                "srv_steer::SelectProgram",
             ),
             ("dist/a", "confine::", "sandbox::"),
             ("a.toml", "log::stderr", "logging::stderr"),
@@ -220,7 +220,7 @@ mod tests {
         for (file, text) in [
             ("CHANGELOG.md", "srv-user/src/foreign and srv::load\n"),
             ("srv-common/src/a.rs", "use crate::foreign;\n"),
-            ("srv-user/src/a.rs", "use crate::logging; crate::steering\n"),
+            ("srv-user/src/a.rs", "use crate::logging; crate::serve\n"),
             (
                 "docs/a.md",
                 "srv-user/src/load_test and mysrv::load, blog::stderr\n",
