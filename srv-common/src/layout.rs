@@ -2,17 +2,19 @@
 //! [`Group`] per listener group, in a `BPF_F_MMAPABLE` array (or, without BPF,
 //! in a memfd of the same shape).
 //!
-//! Rules of growth: every field says who writes it, and has one writer (but for
-//! [`Summary::taken`] and [`Group::hermes`]); each
-//! field means something on its own, so there are no locks and no seqlocks.
-//! No `bool`, no `enum`: a value read from shared memory may be anything.
-//! What the program writes never shares a cache line with what workers write.
-//! Zeroed memory is valid and means "let the kernel hash".
+//! Rules of growth:
+//!
+//! - Every field says which process or program writes it. It has one writer; only
+//!   [`Summary::taken`] and [`Group::hermes`] have several.
+//! - Each field means something on its own, so there are no locks and no seqlocks.
+//! - No field is a `bool` or an `enum`, because a value read from shared memory may be anything.
+//! - What the program writes never shares a cache line with what workers write.
+//! - Memory that is all zeros is valid: the kernel's hash then chooses.
 //!
 //! A new figure of a worker goes to the end of [`Figures`], a new refusal to the end of
-//! [`Refusal`]. Two servers that share a group may then be of different versions: what one of
-//! them does not know stays zero. Any other change of the layout raises `PROTOCOL` of the
-//! master's `join`.
+//! [`Refusal`]. If two servers that share a group are of different versions, a field that one of
+//! them does not know stays zero. Any other change of the layout raises `PROTOCOL` of the master's
+//! `join`.
 
 use core::mem::offset_of;
 
@@ -31,7 +33,7 @@ const CACHE_LINE_BYTES: usize = 64;
 #[derive(Debug, Default)]
 pub struct Line<T>(pub T);
 
-/// The smallest page that the machines have which srv runs on.
+/// The smallest page size of the machines that srv runs on, bytes.
 const PAGE_BYTES: usize = 4096;
 
 /// Where a page begins.
@@ -42,8 +44,8 @@ pub struct PageStart;
 /// Everything about one listener group. `N` is a power of two; the BPF
 /// program uses the default, the simulator larger ones.
 ///
-/// In three parts, each of whole pages, so that a worker can be kept from
-/// writing what is not its own ([`Group::writable_by`]).
+/// It has three parts, each of whole pages, so that a worker can be prevented from writing what is
+/// not its own ([`Group::writable_by`]).
 #[repr(C, align(4096))]
 #[derive(Debug)]
 pub struct Group<const N: usize = MAX_WORKERS> {
@@ -56,23 +58,23 @@ pub struct Group<const N: usize = MAX_WORKERS> {
     pub ready: [Shared<u16>; N],
     /// What the program counts.
     pub program: Program,
-    /// In which order connections came, and whose turn it was.
+    /// The order in which connections came, and the group's virtual time.
     pub tickets: Tickets<N>,
-    /// By slot, what program and master know of it.
+    /// What the program and the master know of each slot.
     pub steering: [Steering; N],
 
     /// From here on every worker may write.
     pub all_workers: PageStart,
     /// 1 where a worker sleeps in `epoll_wait`. Each worker writes its byte.
     pub idle: Line<[Shared<u8>; N]>,
-    /// Of [`crate::policy::hermes::filter`]. Written by any worker at its loop's
-    /// end and by the master, whole and not read before: the last writer
-    /// wins, as published. Workers write it only while that is the policy.
+    /// The result of [`crate::policy::hermes::filter`]. Any worker writes it at the end of its
+    /// loop, and the master writes it, too. A writer sets the whole word without reading it, so the
+    /// last writer wins, as in the publication. Workers write it only while the policy is `hermes`.
     pub hermes: Line<Shared<u64>>,
     /// What the program reads of each slot's worker.
     pub summaries: [Summary; N],
 
-    /// What each worker says of itself. It may write one of these.
+    /// What each worker publishes about itself. A worker can write its own slot and no other.
     pub slots: [Slot; N],
 }
 
@@ -88,7 +90,8 @@ pub struct Config {
     pub ready_count: Shared<u32>,
     /// Explicit padding.
     pub _pad: Shared<u32>,
-    /// A worker away from `epoll_wait` for longer hangs, ns; 0: none ever does.
+    /// If a worker is away from `epoll_wait` for longer than this, it has stalled, ns; 0: no worker
+    /// ever has.
     pub hang_after_ns: Shared<u64>,
 }
 
@@ -102,7 +105,7 @@ pub struct Program {
     pub fallbacks: [Shared<u64>; Reason::COUNT],
 }
 
-/// A worker in its own words. The page is for nothing else.
+/// What one worker publishes about itself. The page contains nothing else.
 #[repr(C, align(4096))]
 #[derive(Debug, Default)]
 pub struct Slot {
@@ -112,9 +115,9 @@ pub struct Slot {
     pub figures: Figures,
 }
 
-/// What a worker counts, and no policy reads: a write here is no part of a score. Written by
-/// the worker only. Counters (`u64`) go on from one worker of the slot to the next; gauges
-/// (`u32`) do not ([`Slot::reset_gauges`]).
+/// What a worker counts for status alone. No policy reads it, so a write here does not change a
+/// score. Written by the worker only. Counters (`u64`) continue when another worker gets the slot;
+/// gauges (`u32`) do not ([`Slot::reset_gauges`]).
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct Figures {
@@ -128,9 +131,9 @@ pub struct Figures {
 pub struct Steering {
     /// SYNs that the program assigned to this listener. Written by the program.
     pub steered: Shared<u64>,
-    /// What of [`Summary::taken`] nobody accepted (two's complement): half-open
-    /// connections that never completed, less connections that the kernel hashed
-    /// here. Written by the master.
+    /// The part of [`Summary::taken`] that no worker accepted (two's complement): half-open
+    /// connections that never completed, minus connections that the kernel hashed here. Written by
+    /// the master.
     pub written_off: Shared<u64>,
     /// A [`State`] as number. Written by the master.
     pub state: Shared<u32>,
@@ -142,42 +145,42 @@ pub struct Steering {
     pub _pad: Shared<u32>,
     /// How the program may choose the slot: an [`eligibility`]. Written by the master.
     pub eligible: Shared<u64>,
-    /// ACKs of no connection that the program gave to this listener: SYN cookies
-    /// that come back, and strays. Not among `steered`: the SYN was. Written by
-    /// the program.
+    /// ACKs that belong to no connection and that the program gave to this listener: SYN cookies
+    /// that come back, and strays. They are not counted in `steered`, because the SYN was. Written
+    /// by the program.
     pub acks: Shared<u64>,
 }
 
-/// All that the program reads of a slot's worker, on one line: another CPU has
-/// written to it since.
+/// All that the program reads of a slot's worker. It is on one cache line, because another CPU has
+/// written to it since the program's last read.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct Summary {
     /// What the policies compare of [`Load`]: `busy_since_ns`, `running`, `active`
-    /// and `turn` in one word ([`Group::sum_up`]). Written by whoever writes those.
+    /// and `turn` in one word ([`Group::sum_up`]). Written by the process that writes those.
     pub load: Shared<u64>,
-    /// Connections accepted from this slot's *listener*, by whichever worker, and
-    /// what the master writes off (atomic add: all of them write here).
+    /// Connections that any worker accepted from this slot's *listener*, plus what the master
+    /// writes off. The master and all workers write here, by an atomic addition.
     pub taken: Shared<u64>,
 }
 
-/// Not at all: no worker is ready there.
+/// The program never chooses the slot: no worker is ready there.
 pub const NOT_ELIGIBLE: u64 = 0;
 /// Only if all others are worse: its worker hangs. As much as a
 /// [`crate::policy::Score`] takes off for it.
 pub const LAST_RESORT: u64 = 1 << 61;
-/// Like any other.
+/// The program chooses the slot like any other.
 pub const ELIGIBLE: u64 = 2 << 61;
 
-/// What [`Steering::eligible`] holds of a slot that may be chosen `how` ([`NOT_ELIGIBLE`],
-/// [`LAST_RESORT`] or [`ELIGIBLE`]). Less the slot's number, which so gets into the
-/// score without an instruction of its own, from one whom workers cannot overwrite.
+/// The value of [`Steering::eligible`] for a slot that may be chosen `how` ([`NOT_ELIGIBLE`],
+/// [`LAST_RESORT`] or [`ELIGIBLE`]): `how` minus the slot's number. In this way the number gets
+/// into the score without an instruction of its own, from memory that workers cannot write.
 pub const fn eligibility(how: u64, slot: u32) -> u64 {
     how.saturating_sub(slot as u64)
 }
 
-/// The worker's own line of a slot. The master resets `active`, `running`,
-/// `pending` and `busy_since_ns` after it has reaped the worker, when nobody else writes.
+/// The worker's own line of a slot. After the master has reaped the worker, no other process writes
+/// here, and the master resets `active`, `running`, `pending` and `busy_since_ns`.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct Load {
@@ -190,7 +193,7 @@ pub struct Load {
     pub running: Shared<u32>,
     /// Breaks ties: the worker's turn in virtual time ([`crate::turns`]). Wraps.
     pub turn: Shared<u32>,
-    /// Events that the last `epoll_wait` returned and that are not done with.
+    /// Events that the last `epoll_wait` returned and that the worker has not finished.
     pub pending: Shared<u32>,
     /// Connections accepted from the worker's own listener.
     pub own: Shared<u64>,
@@ -198,14 +201,14 @@ pub struct Load {
     pub stolen: Shared<u64>,
     /// Requests answered.
     pub served: Shared<u64>,
-    /// When the worker last left `epoll_wait`, ns of `CLOCK_MONOTONIC`: one
-    /// that sleeps while siblings take what came for it does not only sleep.
+    /// When the worker last left `epoll_wait`, ns of `CLOCK_MONOTONIC`. If siblings take what came
+    /// for a worker that sleeps, this says whether the worker woke up in between.
     pub woke_ns: Shared<u64>,
 }
 
 impl Slot {
-    /// The slot's worker is gone, and so is what it had open. For the master, when no process
-    /// writes here; [`Group::sum_up`] must follow.
+    /// Sets the gauges to zero, because the slot's worker is gone, and with it what it had open.
+    /// The master calls this when no process writes here; [`Group::sum_up`] must follow.
     pub fn reset_gauges(&self) {
         self.load.active.set(0);
         self.load.running.set(0);
@@ -214,7 +217,7 @@ impl Slot {
 }
 
 impl Load {
-    /// Connections accepted, from whichever listener.
+    /// Connections that the worker accepted, from any listener.
     pub fn accepts(&self) -> u64 {
         self.own.get().wrapping_add(self.stolen.get())
     }
@@ -224,7 +227,7 @@ impl Load {
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// No worker was ever here.
+    /// The slot never had a worker.
     Absent = 0,
     /// A worker was spawned and has not yet said that it accepts.
     Starting = 1,
@@ -234,9 +237,9 @@ pub enum State {
     Draining = 3,
     /// The worker has died and its replacement has not been spawned.
     Dead = 4,
-    /// The worker accepted connections and has been stuck for too long.
+    /// The worker accepted connections and has stalled for too long.
     Hung = 5,
-    /// The worker accepts, but its accept queue is full: the kernel drops what comes.
+    /// The worker accepts, but its accept queue is full, and the kernel drops new connections.
     Full = 6,
 }
 
@@ -256,10 +259,10 @@ impl State {
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The configuration asks for no policy (or for one unknown here).
+    /// The configuration asks for no policy (or for one that the program does not know).
     NoPolicy = 0,
-    /// No connection request, nor an ACK that may bring a SYN cookie back: a
-    /// stray segment. The lookup runs the program for these too.
+    /// The segment is a stray: neither a connection request nor an ACK that may bring a SYN cookie
+    /// back. The kernel's lookup runs the program for these, too.
     NotSyn = 1,
     /// The TCP header could not be read.
     Truncated = 2,
@@ -326,13 +329,14 @@ impl<const N: usize> Group<N> {
     pub fn waiting(&self, slot: usize) -> u64 {
         let steered = self.steering[slot].steered.get();
         let waiting = steered.wrapping_sub(self.summaries[slot].taken.get());
-        // Zero if it is negative, which it is where the kernel hashed.
+        // If the kernel hashed connections here, the difference can be negative. It then counts as
+        // zero.
         waiting & !sign(waiting)
     }
 
-    /// So many connections, assigned to the slot and never accepted, are not waited for
-    /// any longer; with a negative number, so many that were accepted were never
-    /// assigned. For the master.
+    /// Counts so many connections as waiting no longer: they were assigned to the slot and will
+    /// never be accepted. If the number is negative, so many that were accepted were never
+    /// assigned. Only the master calls this.
     #[cfg(not(target_arch = "bpf"))]
     pub fn write_off(&self, slot: usize, connections: i64) {
         self.steering[slot].written_off.bump(connections as u64);
@@ -346,8 +350,8 @@ impl<const N: usize> Group<N> {
         self.summaries[slot].taken.get().wrapping_sub(written_off)
     }
 
-    /// The bytes of a group that the worker in `slot` writes, page by page: what all
-    /// of them write, and its own.
+    /// The ranges of bytes of a group, in whole pages, that the worker in `slot` writes: what all
+    /// workers write, and its own slot.
     pub const fn writable_by(slot: u32) -> [core::ops::Range<usize>; 2] {
         let slots = offset_of!(Self, slots);
         let own = slots + slot as usize * size_of::<Slot>();
@@ -376,15 +380,16 @@ impl<const N: usize> Group<N> {
     }
 }
 
-/// Tickets remembered per listener; a power of two. Of a longer accept queue
-/// the first is taken to be as old as the oldest that is remembered.
+/// Tickets remembered per listener; a power of two. If an accept queue is longer, its first
+/// connection counts as being as old as the oldest one that is remembered.
 pub const REMEMBERED: usize = 64;
 
 /// The order of arrival ([`crate::tickets`]). Written by the BPF program only.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct Tickets<const N: usize = MAX_WORKERS> {
-    /// The last ticket. Two CPUs may write the same: an order among equals.
+    /// The last ticket. Two CPUs may write the same number; which of the two connections is first
+    /// then does not matter.
     pub last: Shared<u32>,
     /// Explicit padding.
     pub _pad: Shared<u32>,

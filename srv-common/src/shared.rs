@@ -3,12 +3,11 @@
 use core::cell::UnsafeCell;
 use core::fmt;
 
-/// An integer that may change under the reader. Reads and writes are single
-/// plain instructions, unordered: each field means something on its own.
+/// An integer that another process or the kernel may change at any time. Reads and writes are
+/// single plain instructions and unordered, since each field means something on its own.
 ///
-/// Not the standard atomics, because the BPF target has only `AtomicU64` and
-/// its LLVM backend selects no relaxed load even of that; a volatile access is
-/// the same instruction.
+/// On BPF this is not a standard atomic, because the target has only `AtomicU64`, and its LLVM
+/// backend selects no relaxed load even of that. A volatile access is the same instruction.
 #[repr(transparent)]
 #[derive(Default)]
 pub struct Shared<T>(UnsafeCell<T>);
@@ -17,7 +16,7 @@ pub struct Shared<T>(UnsafeCell<T>);
 unsafe impl<T: Copy> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
-    /// Where the integer lives, for read-modify-write instructions.
+    /// The address of the integer, for read-modify-write instructions.
     pub const fn as_ptr(&self) -> *mut T {
         self.0.get()
     }
@@ -36,7 +35,7 @@ macro_rules! shared {
                 self.atomic().load(core::sync::atomic::Ordering::Relaxed)
             }
 
-            /// Writes a value; only for the field's one writer.
+            /// Writes a value. Only the field's one writer may call this.
             #[inline(always)]
             pub fn set(&self, value: $integer) {
                 #[cfg(target_arch = "bpf")]
@@ -46,7 +45,7 @@ macro_rules! shared {
                 self.atomic().store(value, core::sync::atomic::Ordering::Relaxed);
             }
 
-            /// Adds, for the field's one writer: a load and a store.
+            /// Adds by a load and a store. Only the field's one writer may call this.
             #[inline(always)]
             pub fn bump(&self, by: $integer) {
                 self.set(self.get().wrapping_add(by));

@@ -1,13 +1,13 @@
-//! In which order connections came, over all listeners of a group: the program
-//! gives each that it steers the next number, so that a worker who finds
-//! several listeners ready can begin with the one whose first has waited
-//! longest. An accept queue by itself tells nobody how old its first is.
+//! The order in which connections came, over all listeners of a group. The program gives the next
+//! number to each connection that it steers. If a worker finds several listeners ready, it can
+//! therefore begin with the one whose first connection has waited longest. An accept queue by
+//! itself does not tell how old its first connection is.
 
 use crate::layout::{Group, REMEMBERED};
 
 impl<const N: usize> Group<N> {
     /// Gives the next ticket to the connection that is the `nth` steered to
-    /// `slot`, from 0. For the program.
+    /// `slot`, from 0. The program calls this.
     #[inline(always)]
     pub fn deal_ticket(&self, slot: u32, nth: u64) {
         let ticket = self.tickets.last.get().wrapping_add(1);
@@ -17,7 +17,7 @@ impl<const N: usize> Group<N> {
     }
 
     /// How many connections have come to the group since the one that waits
-    /// first at the listener of `slot`. Meaningless while the kernel hashes.
+    /// first at the listener of `slot`. While the kernel hashes, the number means nothing.
     pub fn age_of_first(&self, slot: u32) -> u32 {
         let waiting = self.waiting(slot as usize);
         let steered = self.steering[slot as usize].steered.get();

@@ -1,15 +1,14 @@
-//! Which of several equally loaded workers gets the next connection: the one whose
-//! turn comes first.
+//! Among workers with equal load, the one whose turn comes first gets the next connection.
 //!
 //! A turn is a point in virtual time, as in start-time fair queueing (Goyal, Vin and
-//! Cheng, SIGCOMM 1996). It counts the connections that a worker accepts, from whichever
-//! listener: a connection that a sibling takes is the sibling's turn. The virtual time of
-//! the group is the latest turn at which a worker got a connection; the program keeps it.
+//! Cheng, SIGCOMM 1996). It counts the connections that a worker accepts, from any listener: if a
+//! sibling takes a connection, that is the sibling's turn. The virtual time of the group is the
+//! latest turn at which a worker got a connection; the program keeps it.
 //!
-//! A worker that accepts first brings its turn to within [`MEMORY_ROUNDS`] of the virtual
-//! time. If it was away, or got more or less than its share while loads differed, it
-//! therefore neither catches up nor waits. Only what went astray in the last few rounds is
-//! made up for, such as which worker accepts first in a burst.
+//! When a worker accepts a connection, it first brings its turn to within [`MEMORY_ROUNDS`] of the
+//! virtual time. Therefore, if it was away, or got more or less than its share while loads
+//! differed, it neither catches up nor waits. Only the differences of the last few rounds are
+//! compensated, such as which worker accepts first in a burst.
 
 use crate::layout::Group;
 
@@ -21,20 +20,21 @@ pub(crate) const TURN_FIELD: u64 = (1 << TURN_FIELD_BITS) - 1;
 /// How far a worker's turn may be from the virtual time when the worker accepts, in
 /// rounds; in a round each worker gets one connection.
 ///
-/// What a worker gets in a row after an absence is one more than this. Fewer rounds
-/// would forget what a preempted worker has missed within a few ms: shares would wander.
+/// After an absence, a worker gets one connection more than this in a row. With fewer rounds, what
+/// a preempted worker has missed within a few ms would be forgotten, and shares would drift.
 pub const MEMORY_ROUNDS: u32 = 4;
 
-/// No turn is this far ahead of the virtual time: the memory, the connection itself, and
-/// one for two CPUs of which the later takes back what the earlier wrote.
+/// No turn is this many rounds ahead of the virtual time. The number is the sum of the memory, the
+/// connection itself, and one round for the case that two CPUs write the virtual time and the later
+/// overwrites what the earlier wrote.
 pub(crate) const AHEAD_MAX: u32 = MEMORY_ROUNDS + 2;
 
 impl<const N: usize> Group<N> {
-    /// Bits of a turn that scores hold, and so the virtual time.
+    /// Bits of a turn that a score holds, and therefore also the virtual time.
     const TURN_BITS: u32 = TURN_FIELD_BITS - N.trailing_zeros();
 
-    /// A connection is assigned to `slot`: virtual time moves on to its worker's turn,
-    /// if that is later. For the program.
+    /// Moves the virtual time on to the turn of the worker in `slot`, if that is later. The program
+    /// calls this when it has assigned a connection to the slot.
     #[inline(always)]
     pub fn advance_virtual_time(&self, slot: u32) {
         const HALF: u64 = 1 << (TURN_FIELD_BITS - 1);
@@ -46,7 +46,8 @@ impl<const N: usize> Group<N> {
         }
     }
 
-    /// The worker in `slot` has accepted a connection: moves its turn on. For that worker.
+    /// Moves the turn of the worker in `slot` on. That worker calls this when it has accepted a
+    /// connection.
     pub fn take_turn(&self, slot: u32) {
         const MEMORY: i32 = MEMORY_ROUNDS as i32;
         let now = self.virtual_time();
@@ -58,7 +59,8 @@ impl<const N: usize> Group<N> {
 
     /// Whether the worker in `slot` has lately accepted more than its share and more than
     /// the one in `other`: its turn is two rounds after the virtual time, and after the
-    /// other's turn. Never so where the kernel hashes, as virtual time stands still there.
+    /// other's turn. While the kernel hashes, this is never so, because the virtual time stands
+    /// still.
     pub(crate) fn is_ahead(&self, slot: u32, other: u32) -> bool {
         const ROUNDS: i32 = 2;
         let turn = |slot: u32| self.slots[slot as usize].load.turn.get();
@@ -70,13 +72,14 @@ impl<const N: usize> Group<N> {
 
     /// How many rounds `turn` is after `from`.
     fn rounds_from(from: u32, turn: u32) -> i32 {
-        // Only so many bits of either are known. Shifted there and back: sign-extended.
+        // Only the lower `TURN_BITS` bits of either are known. Both shifts together extend the
+        // sign.
         let unknown = u32::BITS - Self::TURN_BITS;
         (turn.wrapping_sub(from) << unknown) as i32 >> unknown
     }
 
-    /// A worker starts in `slot`: it takes turns with its siblings from the next round
-    /// on. For that worker.
+    /// Has the worker that starts in `slot` take turns with its siblings from the next round on.
+    /// That worker calls this.
     pub fn join_turns(&self, slot: u32) {
         let next = self.virtual_time().wrapping_add(1);
         self.slots[slot as usize].load.turn.set(next);

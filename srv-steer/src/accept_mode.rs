@@ -1,9 +1,9 @@
-//! How the workers of a group come by connections.
+//! How the workers of a group get connections.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// How workers come by connections.
+/// How workers get connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
@@ -36,7 +36,7 @@ impl AcceptMode {
         Self::NAMED[self as usize].0
     }
 
-    /// Whether `accept` on its listener waits.
+    /// Whether `accept` on the listener blocks.
     pub fn is_blocking(self) -> bool {
         self == Self::Blocking
     }

@@ -55,13 +55,13 @@ pub struct Group {
 /// Which process writes the configuration and the states of the slots, and steers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Owner {
-    /// This one.
+    /// This process.
     This,
-    /// That of another server, which this one has joined or has handed the group over to.
+    /// The process of another server, which this one has joined or has handed the group over to.
     Another,
 }
 
-/// What the owner writes to the memory. While the owner is another: what this process would
+/// What the owner writes to the memory. If another process is the owner, what this process would
 /// write.
 #[derive(Default)]
 struct Ordered {
@@ -72,7 +72,7 @@ struct Ordered {
 
 /// What is known of one slot in this group.
 struct SlotRecord {
-    /// As ordered: as it is in the memory, or would be if this process were the owner.
+    /// The state that was ordered. It is in the memory, or would be if this process were the owner.
     state: Cell<State>,
     /// The least surplus (`reconciliation`) since the last [`Group::reconcile`].
     surplus_min: i64,
@@ -91,8 +91,8 @@ impl Default for SlotRecord {
 
 impl Group {
     /// Binds `address` with one listener for each of `workers` workers, and steers by
-    /// [`Policy::Least`] if the kernel lets this process; [`Self::state`] says whether it does.
-    /// Otherwise the options are [`GroupOptions::default`].
+    /// [`Policy::Least`] if the kernel permits it; [`Self::state`] says whether it does. Otherwise
+    /// the options are [`GroupOptions::default`].
     ///
     /// # Errors
     /// As [`Self::bind_with`].
@@ -104,7 +104,7 @@ impl Group {
         Self::bind_with(address, &options)
     }
 
-    /// Binds `address` as `options` say, and steers if the kernel lets this process.
+    /// Binds `address` as `options` say, and steers if the kernel permits it.
     ///
     /// # Errors
     /// If the address is taken, not local or forbidden, or memory cannot be shared. Never for
@@ -156,7 +156,7 @@ impl Group {
         Ok(group)
     }
 
-    /// Another server's group, which that server owns and steers until [`Self::take_over`].
+    /// Joins another server's group, which that server owns and steers until [`Self::take_over`].
     ///
     /// # Errors
     /// If the memory cannot be mapped.
@@ -211,8 +211,9 @@ impl Group {
         self.listeners.address
     }
 
-    /// The other server has gone: this one owns the group from now on, steers it by `policy`, and
-    /// has the workers in the slots of `own`. If the kernel hashes instead, returns why.
+    /// Takes over the group of another server that has gone: this server owns it from now on,
+    /// steers it by `policy`, and has the workers in the slots of `own`. If the kernel hashes
+    /// instead, returns why.
     pub fn take_over(&mut self, own: Range<u32>, policy: Policy) -> Option<Error> {
         self.owner = Owner::This;
         self.reconciliation.acks = reconciliation::acks(&self.memory);
@@ -277,7 +278,7 @@ impl Group {
     /// Opens a listener for each of the first `slots` slots that has none.
     ///
     /// # Errors
-    /// If the kernel refuses one; nothing has changed then.
+    /// If the kernel refuses one. In that case nothing has changed.
     pub fn open_listeners(&mut self, slots: u32, options: &GroupOptions) -> Result<()> {
         if !options.accept.has_own_listeners() {
             return Ok(());
@@ -340,8 +341,8 @@ impl Group {
         Ok(())
     }
 
-    /// Lets no new connection in and leaves the group unsteered. Its workers finish the
-    /// connections that have come.
+    /// Stops new connections and ends steering. The workers of the group finish the connections
+    /// that have come.
     ///
     /// # Errors
     /// What the kernel says to either.
@@ -351,7 +352,7 @@ impl Group {
         stopped.tried(ErrorKind::Socket, "drop new SYNs")
     }
 
-    /// What the policy `hermes` goes by until a worker's next turn.
+    /// Writes what the policy `hermes` uses until a worker's next turn of its loop.
     fn pose_hermes(&self) {
         let passed = hermes::filter(&self.memory, monotonic_ns());
         self.memory.hermes.0.set(passed);
@@ -366,7 +367,7 @@ impl Group {
     }
 }
 
-/// Everything of steering that is likely to be refused, before a worker exists.
+/// Does everything of steering that the kernel is likely to refuse, before a worker exists.
 fn load(options: &GroupOptions) -> Result<SelectProgram, HashingReason> {
     if !options.accept.has_own_listeners() {
         return Err(HashingReason::SharedListener);

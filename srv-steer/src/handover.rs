@@ -1,6 +1,6 @@
-//! A worker's part of a group on its way to another process: the memory and the listeners, over
-//! a Unix stream socket, by SCM_RIGHTS. The socket holds all of it, so that the receiver need not
-//! run yet.
+//! Hands a worker's part of a group to another process: the memory and the listeners, over a Unix
+//! stream socket, by SCM_RIGHTS. The socket buffers all of it, so that the receiver need not run
+//! yet.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -21,13 +21,13 @@ use crate::worker::Worker;
 
 /// Most file descriptors that one message brings (`SCM_MAX_FD`, net/core/scm.c).
 const FDS_MAX: usize = 253;
-/// Where a child process finds the socket that it inherited.
+/// The environment variable that tells a child process the number of the socket that it inherited.
 const VARIABLE: &str = "SRV_STEER_FD";
 /// The first bytes of a worker, with the version of what follows.
 const MAGIC: [u8; 8] = *b"srvsteer";
 const VERSION: u32 = 1;
 
-/// What a worker is told before its listeners.
+/// What is sent to a worker before its listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Header {
     slot: u32,
@@ -141,8 +141,8 @@ impl Worker {
     }
 
     /// The worker that this process inherited from its parent
-    /// ([`Group::pass_worker`](crate::Group::pass_worker)). To be called once, before the process
-    /// opens any file.
+    /// ([`Group::pass_worker`](crate::Group::pass_worker)). Call it once, before the process opens
+    /// any file.
     ///
     /// # Errors
     /// If it inherited none, or has taken it already.
@@ -157,7 +157,7 @@ impl Worker {
             );
             return Err(error.remedy("start this program from the one that has the group"));
         };
-        // SAFETY: only looks whether the number is an open file.
+        // SAFETY: the call only asks whether the number is an open file.
         let is_open = rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) });
         is_open.tried(ErrorKind::Handover, tried)?;
         // SAFETY: the parent opened it for this process, which takes it over once.

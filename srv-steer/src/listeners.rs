@@ -20,17 +20,19 @@ pub struct ListenerGroup {
     /// The address, with the port that the kernel chose if 0 was asked for.
     pub address: SocketAddr,
     /// One socket per worker, or one for all ([`AcceptMode::has_own_listeners`]).
-    /// None is closed while the server serves: what waits there would be reset.
+    /// While the server serves, none is closed, because that would reset what waits there.
     pub sockets: Vec<Socket>,
-    /// New SYNs are dropped.
+    /// Whether new SYNs are dropped.
     pub is_closed: bool,
-    /// The first so many were passed by a service manager, which keeps them by itself.
+    /// So many of the sockets, from the first on, were passed by a service manager, which keeps
+    /// them by itself.
     pub activated: usize,
-    /// The first so many outlive this process: a service manager has them, too.
+    /// So many of the sockets, from the first on, outlive this process, because a service manager
+    /// has them, too.
     pub kept: usize,
 }
 
-/// Other processes may have the sockets, too: a successor, or systemd.
+/// Other processes, such as a successor or systemd, may have the sockets, too.
 impl Drop for ListenerGroup {
     fn drop(&mut self) {
         if self.is_closed {
@@ -67,9 +69,9 @@ impl ListenerGroup {
     /// Binds `address` and listens.
     ///
     /// # Errors
-    /// If the address is not local or forbidden, or another socket has it, one of the same user
-    /// included: the kernel would let a second server join the group, and that one would get a
-    /// share of the first one's connections.
+    /// If the address is not local or forbidden, or if another socket has it, even one of the same
+    /// user: the kernel would let a second server join the group, and that server would get a share
+    /// of the first one's connections.
     pub fn bind(address: SocketAddr, options: &GroupOptions) -> Result<Self> {
         let own = options.accept.has_own_listeners();
         let count = if own { options.workers } else { 1 };
@@ -137,7 +139,7 @@ impl ListenerGroup {
 
     fn readmit(&self) {
         for socket in &self.sockets {
-            // Most have no filter.
+            // Most sockets have no filter, which is an error to the kernel.
             let _ = socket.detach_filter();
         }
     }
@@ -145,13 +147,13 @@ impl ListenerGroup {
     /// Binds more sockets to the address, up to `count`.
     ///
     /// # Errors
-    /// As [`Self::bind`]; there are then as many as before.
+    /// As [`Self::bind`]. In that case there are as many listeners as before.
     pub fn grow(&mut self, count: u32, options: &GroupOptions) -> Result<()> {
         let own = options.accept.has_own_listeners();
         let mut more = Vec::new();
         for _ in self.sockets.len()..count as usize {
             let socket = new_socket(self.address, options)?;
-            // Before bind: only then is it part of a group.
+            // This must come before bind. Only then is the socket part of a group.
             socket
                 .set_reuse_port(own)
                 .tried(ErrorKind::Socket, "set SO_REUSEPORT")?;
@@ -163,9 +165,9 @@ impl ListenerGroup {
         Ok(())
     }
 
-    /// From now on new SYNs are dropped unanswered, while handshakes that have
-    /// begun complete and the accept queues stay: a client's retransmission a
-    /// second later meets the successor, or a refusal.
+    /// Has the kernel drop new SYNs without an answer from now on. Handshakes that have begun
+    /// complete, and the accept queues stay. When the client sends its SYN again a second later,
+    /// the successor answers, or the kernel refuses it.
     ///
     /// # Errors
     /// What `SO_ATTACH_FILTER` says.
@@ -274,7 +276,7 @@ fn explain_bind(address: SocketAddr, error: io::Error) -> Error {
     let port = address.port();
     let remedy = match reason {
         io::ErrorKind::AddrInUse => {
-            format!("`ss -ltnp 'sport = :{port}'` shows who listens there: stop it")
+            format!("`ss -ltnp 'sport = :{port}'` shows which process listens there: stop it")
         }
         io::ErrorKind::AddrNotAvailable => {
             "`ip address` lists the addresses of this machine".to_string()

@@ -23,7 +23,7 @@ use crate::memory::{Mapping, SharedMemory};
 /// thread, but only one thread at a time writes.
 pub struct Load {
     published: Arc<Published>,
-    /// Plain stores have one writer: not `Sync`.
+    /// Plain stores need a single writer, so the type is not `Sync`.
     one_writer: PhantomData<Cell<()>>,
 }
 
@@ -97,18 +97,18 @@ impl Load {
         }
     }
 
-    /// The slot is its successor's: from now on nothing is published.
+    /// Publishes nothing from now on, because the slot belongs to the worker's successor.
     pub fn fall_silent(&self) {
         self.published.is_silent.store(true, Ordering::Relaxed);
     }
 
-    /// The worker is about to enter `epoll_wait`.
+    /// Says that the worker is about to enter `epoll_wait`.
     pub fn sleeps(&self) {
         self.each_load(|load| load.busy_since_ns.set(0));
         self.each_idle(1);
     }
 
-    /// The worker has left `epoll_wait` at `now_ns` of `CLOCK_MONOTONIC`.
+    /// Says that the worker has left `epoll_wait` at `now_ns` of `CLOCK_MONOTONIC`.
     pub fn wakes(&self, now_ns: u64) {
         self.each_idle(0);
         self.each_load(|load| {
@@ -117,12 +117,13 @@ impl Load {
         });
     }
 
-    /// Of the events of the last `epoll_wait`, this many are not done with.
+    /// Says that this many events of the last `epoll_wait` are not finished.
     pub fn pending(&self, events: u32) {
         self.each(|slot| slot.load.pending.set(events));
     }
 
-    /// The worker's loop comes to its end: under the policy `hermes`, its filter runs.
+    /// Says that the worker's loop comes to its end. Under the policy `hermes`, its filter runs
+    /// then.
     pub fn ends_loop(&self) {
         for group in self.groups().iter().filter(|group| steers_by_hermes(group)) {
             group.hermes.0.set(hermes::filter(group, monotonic_ns()));
@@ -139,7 +140,8 @@ impl Load {
         is_hermes.then_some(HERMES_TURN_NS)
     }
 
-    /// A connection was accepted from the listener of `listener` in `group`.
+    /// Counts a connection that the worker accepted from the listener of slot `listener` in
+    /// `group`.
     ///
     /// # Panics
     /// If there is no such group or listener.
@@ -180,18 +182,19 @@ impl Load {
         is_steered.then(|| group.age_of_first(listener))
     }
 
-    /// This many connections are open. (Instead of [`Self::connection`].)
+    /// Says that this many connections are open. (Use this or [`Self::connection`], not both.)
     pub fn active(&self, connections: u32) {
         self.published.active.store(connections, Ordering::Relaxed);
         self.each_load(|load| load.active.set(connections));
     }
 
-    /// A request has been read and is being served. (Instead of [`Self::request`].)
+    /// Says that a request has been read and is being served. (Use this or [`Self::request`], not
+    /// both.)
     pub fn started(&self) {
         self.published.started();
     }
 
-    /// A request is done with, be it answered or abandoned.
+    /// Says that a request has ended: it was answered or abandoned.
     pub fn finished(&self) {
         self.published.finished();
     }
@@ -201,7 +204,7 @@ impl Load {
         self.published.running.load(Ordering::Relaxed)
     }
 
-    /// A request or connection was refused.
+    /// Counts a request or connection that was refused.
     pub fn refused(&self, refusal: Refusal) {
         self.publish(|figures| figures.refused.0[refusal as usize].bump(1));
     }

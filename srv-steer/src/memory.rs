@@ -54,9 +54,9 @@ impl SharedMemory<Group> {
     }
 
     /// As [`Self::map`], for the worker in `slot`: it can write only what
-    /// [`Group::writable_by`] says. Once the descriptor is closed it cannot give itself more
-    /// either, since the kernel never lets a mapping of an array be written that was made to be
-    /// read (kernel/bpf/syscall.c, `bpf_map_mmap`). If pages are larger than the layout assumes,
+    /// [`Group::writable_by`] says. After the descriptor is closed, the worker cannot make more of
+    /// it writable either: the kernel never makes a mapping of an array writable that was made to
+    /// be read (kernel/bpf/syscall.c, `bpf_map_mmap`). If pages are larger than the layout assumes,
     /// the worker can write all of it.
     ///
     /// # Errors
@@ -89,7 +89,7 @@ impl SharedMemory<Group> {
 }
 
 impl<T: Layout> SharedMemory<T> {
-    /// Memory that this process has been given.
+    /// Takes memory that another process has handed over.
     ///
     /// # Errors
     /// If it is neither a BPF array nor a memfd whose size is sealed, or the memfd is

@@ -1,4 +1,4 @@
-//! What a listener group is opened and steered by.
+//! The options with which a listener group is opened and steered.
 
 use std::time::Duration;
 
@@ -7,11 +7,12 @@ use srv_common::Policy;
 use crate::accept_mode::AcceptMode;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What a listener group is opened by. Take [`GroupOptions::default`] and change what differs.
+/// The options with which a listener group is opened. Take [`GroupOptions::default`] and change
+/// what differs.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct GroupOptions {
-    /// How workers come by connections. Default: [`AcceptMode::Ring`].
+    /// How workers get connections. Default: [`AcceptMode::Ring`].
     pub accept: AcceptMode,
     /// Workers to begin with. Default: 1.
     pub workers: u32,

@@ -1,7 +1,6 @@
-//! What the kernel counts where listeners can take no more: TcpExt's
-//! ListenOverflows and ListenDrops, of the whole network namespace. (A
-//! listener's own `sk_drops` is of no use here: with TCP_DEFER_ACCEPT it counts
-//! the last ACK of every handshake.)
+//! What the kernel counts when listeners can take no more: TcpExt's ListenOverflows and
+//! ListenDrops, of the whole network namespace. (A listener's own `sk_drops` is of no use here:
+//! with TCP_DEFER_ACCEPT it counts the last ACK of every handshake.)
 
 use std::io;
 
@@ -19,7 +18,7 @@ impl Overflow {
     /// Asks the kernel.
     ///
     /// # Errors
-    /// If `/proc` can't be read.
+    /// If `/proc` cannot be read.
     pub fn read() -> io::Result<Self> {
         const PATH: &str = "/proc/self/net/netstat";
         let text = std::fs::read_to_string(PATH)?;

@@ -1,5 +1,5 @@
-//! All of aya: it loads the select program, attaches it to a listener group and takes it off
-//! again. Knows sockets and slots, and no processes.
+//! All use of aya: this module loads the select program, attaches it to a listener group and takes
+//! it off again. Knows sockets and slots, and no processes.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -115,8 +115,8 @@ impl SelectProgram {
     ///
     /// # Errors
     /// `EINVAL` if the socket does not listen or was bound without `SO_REUSEPORT`, `EBUSY` if
-    /// another array has it already. (An array that was given up is freed a moment later; this
-    /// call waits for that.)
+    /// another array has it already. (The kernel frees an array that was given up a moment later;
+    /// this call waits for that, for one second at most.)
     pub fn set_listener(&mut self, slot: u32, socket: &impl AsRawFd) -> Result<()> {
         let listeners = &mut self.listeners;
         let inserted = retry_while_busy(|| listeners.set(slot, socket, 0), is_busy);
@@ -134,13 +134,13 @@ impl SelectProgram {
     /// Makes the socket array forget all sockets, so that another one may have them.
     pub fn clear_listeners(&mut self) {
         for slot in 0..MAX_WORKERS as u32 {
-            // Most are empty, which is an error to the kernel.
+            // Most slots are empty, which is an error to the kernel.
             let _ = self.listeners.clear_index(&slot);
         }
     }
 
-    /// From now on the program decides for the group of `socket`. All members must listen
-    /// before: a program that was attached earlier can make a later bind fail.
+    /// Attaches the program to the group of `socket`, for which it decides from now on. All members
+    /// must listen before, since a program that was attached earlier can make a later bind fail.
     ///
     /// # Errors
     /// What `SO_ATTACH_REUSEPORT_EBPF` says.
@@ -173,7 +173,8 @@ impl SelectProgram {
         Ok(was_there)
     }
 
-    /// Another process is responsible for the program from now on: it stays attached.
+    /// Leaves the program attached when this value is dropped: another process is responsible for
+    /// it from now on.
     pub fn leave_attached(&mut self) {
         self.attached = None;
     }
@@ -236,7 +237,7 @@ pub fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SkReuseport
     Ok(program)
 }
 
-/// As aya does, which has it for programs of this process only.
+/// Does what aya does, but also for a program that another process loaded.
 fn attach(program: &OwnedFd, socket: &impl AsRawFd) -> Result<()> {
     let (option, program) = (libc::SO_ATTACH_REUSEPORT_EBPF, program.as_raw_fd());
     set_socket_option(socket, libc::SOL_SOCKET, option, program)
@@ -246,7 +247,7 @@ fn attach(program: &OwnedFd, socket: &impl AsRawFd) -> Result<()> {
 /// Leaves the group of `socket` to the kernel's hash. For a group to which a process attached a
 /// program that did not live to take it off.
 pub fn take_off(socket: &Socket) {
-    // Mostly there is none.
+    // In most cases no program is attached.
     let _ = SkReuseport::detach(socket);
 }
 
@@ -266,7 +267,7 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(1);
 /// moment ago: it frees a program and its maps only after a grace period of RCU.
 ///
 /// # Errors
-/// What the last attempt, after one second, says, or the first that `is_busy` does not excuse.
+/// The error of the last attempt, after one second, or the first one for which `is_busy` is false.
 pub fn retry_while_busy<T, E>(
     mut attempt: impl FnMut() -> Result<T, E>,
     is_busy: impl Fn(&E) -> bool,

@@ -34,7 +34,7 @@ pub trait Poller: AsFd {
 /// Set in the epoll data of a ring's listeners: a program's own tokens are below this.
 pub const LISTENER_TOKEN: u64 = 1 << 61;
 
-/// Whether an event with this token is of a ring's listener.
+/// Whether an event with this token comes from a ring's listener.
 pub fn is_listener(token: u64) -> bool {
     token & LISTENER_TOKEN != 0
 }
@@ -59,23 +59,23 @@ fn place_of(token: u64) -> Place {
 pub struct Ring {
     mode: AcceptMode,
     slot: u32,
-    /// By group, then by number; empty once it has left them.
+    /// The listeners by group, then by number. After the worker has left them, this is empty.
     listeners: Vec<Vec<OwnedFd>>,
     acceptance: Acceptance,
-    /// What [`Self::accept`] looks through, with the order that each had when it
-    /// was looked at; kept for its memory.
+    /// The listeners that [`Self::accept`] compares, with the order that each had when it was read.
+    /// The field keeps the allocation from one call to the next.
     ready: Vec<((u64, u64), Place)>,
 }
 
-/// What came of trying to accept a connection.
+/// The result of an attempt to accept a connection.
 #[derive(Debug)]
 pub enum Accepted {
-    /// This one, non-blocking and close-on-exec.
+    /// The connection that was accepted, non-blocking and close-on-exec.
     Connection(OwnedFd),
-    /// None: all are left to other workers, or another was faster.
+    /// No connection was accepted: all are left to other workers, or another worker was faster.
     Nothing,
-    /// The system lacks what a connection needs, or the listener is broken: it stays
-    /// ready, and should be left alone for a moment.
+    /// `accept` failed: the system lacks what a connection needs, or the listener is broken. The
+    /// listener stays ready, so leave it alone for a moment.
     Failed(io::Error),
 }
 
@@ -95,7 +95,7 @@ impl Ring {
     /// Watches the worker's own listener of each group.
     ///
     /// # Errors
-    /// What epoll says.
+    /// If `epoll_ctl` refuses a listener.
     pub fn watch_own(&self, epoll: impl AsFd) -> Result<()> {
         self.watch_all(epoll.as_fd(), self.own())
     }
@@ -104,16 +104,17 @@ impl Ring {
     /// its own, so that no sibling is the first substitute of all.
     ///
     /// # Errors
-    /// What epoll says.
+    /// If `epoll_ctl` refuses a listener.
     pub fn join(&self, epoll: impl AsFd) -> Result<()> {
         let (epoll, workers) = (epoll.as_fd(), self.slots());
         (1..workers).try_for_each(|step| self.watch_all(epoll, (self.slot + step) % workers))
     }
 
-    /// The owner of these listeners is new and must be first in line again.
+    /// Makes this worker the last in line at the listeners of `slot`, because their owner is new
+    /// and must be first again.
     ///
     /// # Errors
-    /// What epoll says.
+    /// If `epoll_ctl` refuses a listener.
     pub fn rejoin(&self, epoll: impl AsFd, slot: u32) -> Result<()> {
         let groups = 0..self.listeners.len();
         groups
@@ -124,7 +125,7 @@ impl Ring {
             .try_for_each(|place| self.watch_anew(epoll.as_fd(), place))
     }
 
-    /// Accepts no more, from any.
+    /// Leaves all listeners: the worker accepts no more connections.
     pub fn leave(&mut self, epoll: impl AsFd) {
         self.acceptance.leave();
         for listener in std::mem::take(&mut self.listeners).into_iter().flatten() {
@@ -134,7 +135,7 @@ impl Ring {
         }
     }
 
-    /// Whether it has left.
+    /// Whether the worker has left the ring.
     pub fn is_empty(&self) -> bool {
         self.listeners.is_empty()
     }
@@ -165,7 +166,8 @@ impl Ring {
         Ok(())
     }
 
-    /// When to stop waiting because of a listener that is left alone, ns of `CLOCK_MONOTONIC`.
+    /// When the wait must end because a listener that was left alone is to be watched again, ns of
+    /// `CLOCK_MONOTONIC`; `None` if there is no such listener.
     pub fn due_ns(&self) -> Option<u64> {
         self.acceptance.due_ns()
     }
@@ -174,7 +176,7 @@ impl Ring {
     /// wait from `slept_from_ns` to `now_ns` of `CLOCK_MONOTONIC`.
     ///
     /// # Errors
-    /// What epoll says.
+    /// If `epoll_ctl` refuses a listener.
     pub fn watch_deferred(
         &mut self,
         epoll: impl AsFd,
@@ -191,11 +193,11 @@ impl Ring {
         Ok(())
     }
 
-    /// Accepts one connection from a listener that the last wait brought. If
-    /// all are better left to their owners, they are for a while.
+    /// Accepts one connection from a listener that the last wait brought. If all of them are better
+    /// left to their owners, the worker does not watch them for a while.
     ///
     /// # Errors
-    /// What epoll says.
+    /// If `epoll_ctl` refuses a listener.
     pub fn accept(&mut self, poller: &impl Poller, load: &Load, now_ns: u64) -> Result<Accepted> {
         let mut ready = std::mem::take(&mut self.ready);
         ready.clear();
@@ -243,7 +245,7 @@ impl Ring {
         }
     }
 
-    /// One from each of these, as far as there is any.
+    /// Accepts one connection from each of these listeners, if there is one.
     fn accept_each(&self, load: &Load, places: impl Iterator<Item = Place>) -> Vec<OwnedFd> {
         let accepted = places.map(|place| self.accept_from(load, place));
         accepted
@@ -267,7 +269,7 @@ impl Ring {
         load.steal_grace_period_ns(from.group, from.listener, now_ns)
     }
 
-    /// Does not watch a listener for a while: it would be reported over and over.
+    /// Does not watch a listener for a while. Otherwise epoll would report it again and again.
     fn leave_alone(
         &mut self,
         epoll: BorrowedFd<'_>,

@@ -25,7 +25,7 @@ impl<T: Default> Default for SlotTable<T> {
 }
 
 impl<T> SlotTable<T> {
-    /// Marks the slots below `end` as used. Slots beyond that were used stay so.
+    /// Marks the slots below `end` as used. Slots beyond it that were used remain used.
     pub fn use_until(&mut self, end: u32) {
         self.used = self.used.max(end.min(MAX_WORKERS as u32));
     }
@@ -40,7 +40,7 @@ impl<T> SlotTable<T> {
         self.records[..self.used as usize].iter()
     }
 
-    /// As [`Self::iter`], to change them.
+    /// The records of the used slots, in order, as mutable references.
     pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, T> {
         self.records[..self.used as usize].iter_mut()
     }

@@ -51,8 +51,8 @@ struct Departure {
 
 impl Drop for Departure {
     fn drop(&mut self) {
-        // At once, for the policies that compare all workers; the list that the others use is
-        // the group's, which follows when it is maintained.
+        // This takes effect at once for the policies that compare all workers. The others use the
+        // list of the group, which follows when the group is maintained.
         let steering = &self.memory.steering[self.slot as usize];
         steering.eligible.set(NOT_ELIGIBLE);
         self.departures.add(self.slot);

@@ -1,5 +1,5 @@
-//! The command line. Says what can be asked for and how it is written;
-//! [`crate::serve::config`] settles what that means.
+//! The command line: what a user can ask for, and how it is written. [`crate::serve::config`]
+//! decides what that means.
 
 pub mod attach;
 pub mod find;
@@ -31,9 +31,9 @@ pub struct Cli {
 
 const DOCTOR_EXIT_CODES: &str = "\
 Exit codes:
-  0  srv serve runs here
-  1  it does not
-  2  with --strict: it runs, but something is degraded or missing";
+  0  srv serve works on this machine
+  1  srv serve does not work on this machine
+  2  with --strict: srv serve works, but something is degraded or missing";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -43,8 +43,8 @@ pub enum Command {
     /// Show the workers, connections and steering of a running server and of other servers
     /// that agents steer
     #[command(after_help = "\
-Exit codes: 0 if it was found and answers. 1 if not. 3 with --strict if the kernel's hash chooses \
-for a group, or that is unknown. 2 if the command line is wrong.")]
+Exit codes: 0 if srv found the server or agent and it answers. 1 if not. 3 with --strict if the \
+kernel's hash chooses for a group, or if that is unknown. 2 if the command line is wrong.")]
     Status(StatusArgs),
     /// Switch the policy of a running server or agent; no connection is lost
     #[command(after_help = CHANGE_CODES)]
@@ -66,19 +66,20 @@ for a group, or that is unknown. 2 if the command line is wrong.")]
     Upgrade(Server),
     /// List each listening socket of a running server
     #[command(after_help = "\
-Exit codes: 0 if it was found. 1 if not, or it does not answer. 2 if the command line is wrong.")]
+Exit codes: 0 if srv found the server and it answers. 1 if not. 2 if the command line is wrong.")]
     Sockets(Query),
     /// Show how a server's workers share its connections, whether that is a problem, and
     /// what would fix it; changes nothing
     Observe(ObserveArgs),
     /// Steer a server that already runs, from outside, until SIGTERM or SIGINT
     Attach(AttachArgs),
-    /// Leave a group to the kernel's hash again, whoever attached a program
+    /// Detach the program from a group, whichever process attached it: the kernel's hash chooses
+    /// again
     #[command(after_help = "\
-Exit codes: 0 if no program is attached any more, also if none was. 1 if it cannot be \
-detached, or the agent does not end. 2 if the command line is wrong.")]
+Exit codes: 0 if no program is attached any more, also if none was. 1 if srv cannot detach \
+it, or the agent does not end. 2 if the command line is wrong.")]
     Detach(DetachArgs),
-    /// Check what this machine lacks, what that costs and how to mend it
+    /// Check what this machine lacks, what that costs and what to do about it
     #[command(after_help = DOCTOR_EXIT_CODES)]
     Doctor {
         /// Print JSON
@@ -88,8 +89,8 @@ detached, or the agent does not end. 2 if the command line is wrong.")]
         #[arg(long)]
         strict: bool,
     },
-    /// Compare ways of distributing connections: interleaved arms, the same
-    /// draws, a control, and the limit that none can beat
+    /// Compare ways of distributing connections: interleaved arms, the same draws, a control, and
+    /// the single-queue bound, which no arm can beat
     Ab(Box<AbArgs>),
     /// Send requests to a server and measure how long the answers take
     Load(Box<LoadArgs>),
@@ -104,10 +105,10 @@ detached, or the agent does not end. 2 if the command line is wrong.")]
     Succeed(SuccessionArgs),
 }
 
-/// What `srv status` may be told.
+/// The arguments of `srv status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// As other questions.
+    /// The arguments that all questions have.
     #[command(flatten)]
     pub ask: Query,
     /// Fail if a group is not steered (exit code 3)
@@ -140,16 +141,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// Whether it was said which.
+    /// Whether the arguments name a server.
     pub fn is_named(&self) -> bool {
         self.control.is_some() || self.listen.is_some()
     }
 }
 
-/// Of the commands that ask for a change.
+/// The exit codes of the commands that ask for a change.
 const CHANGE_CODES: &str = "\
-Exit codes: 0 if it was done. 1 if it was refused, or no server was found. 2 if the command \
-line is wrong.";
+Exit codes: 0 if the server made the change. 1 if it refused, or if srv found no server. 2 if \
+the command line is wrong.";
 
 #[cfg(test)]
 mod tests {
@@ -236,7 +237,7 @@ mod tests {
         }
     }
 
-    /// Each flag's `[default: …]`, said aloud, changes nothing.
+    /// If a flag is given with the value of its `[default: …]`, nothing changes.
     #[test]
     fn the_defaults_that_the_help_names_are_the_defaults() {
         let silent = settings(&serve("srv serve")).unwrap();

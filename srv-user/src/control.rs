@@ -1,6 +1,6 @@
 //! The local control socket: what can be asked of a running server, and the
-//! asking end. `server` is the master's end, `socket_file` the name that it has
-//! among the files, `places` finds it. The answers are the master's.
+//! asking end. `server` is the master's end, `socket_file` is its file, and `discovery` finds it.
+//! The master makes the answers.
 
 pub mod attached;
 mod discovery;
@@ -37,17 +37,17 @@ pub use server::{Question, Server};
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
-    /// How are you?
+    /// Asks for the server's state.
     Status,
-    /// Which listening sockets do you have?
+    /// Asks for the server's listening sockets.
     Sockets,
-    /// Steer by this policy from now on.
+    /// Has the server steer by this policy from now on.
     Policy(Reported<PolicyName>),
-    /// Read the configuration file again.
+    /// Has the server read its configuration file again.
     Reload,
-    /// Replace yourself by the binary that is now where yours was.
+    /// Has the server replace itself by the binary that now has the name of its own.
     Upgrade,
-    /// Take my workers into your groups.
+    /// Has the server take the sender's workers into its groups.
     Join(Joining),
 }
 
@@ -62,11 +62,11 @@ pub enum Reply {
     Attached(AttachedStatus),
     /// To [`Request::Sockets`].
     Sockets(Vec<SocketStatus>),
-    /// The change was made; what to tell the user.
+    /// The server made the change. The text is for the user.
     Done(String),
     /// To [`Request::Join`].
     Joined(Joined),
-    /// The request was refused, and why.
+    /// The server refused the request, for this reason.
     Refused(String),
 }
 
@@ -81,14 +81,14 @@ pub struct Status {
     pub policy: Reported<PolicyName>,
     /// The accept mode.
     pub accept: Reported<AcceptMode>,
-    /// As whom, and how confined, workers run; `None` until one does.
+    /// The user and the sandbox of the workers; `None` until one runs.
     pub workers_run_as: Option<SandboxStatus>,
-    /// Since it started the kernel found an accept queue full so often (in this
-    /// network namespace, other servers' included).
+    /// How often the kernel has found an accept queue full since the server started, in its whole
+    /// network namespace, other servers' queues included.
     pub listen_overflows: u64,
-    /// Likewise: SYNs and handshakes dropped at a listener.
+    /// SYNs and handshakes that the kernel dropped at a listener, counted likewise.
     pub listen_drops: u64,
-    /// The server that has joined this one, if one has.
+    /// The secondary server that has joined this one, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joined: Option<JoinedStatus>,
     /// One entry per listen address.
@@ -117,14 +117,14 @@ pub(crate) fn status_for_tests(groups: Vec<GroupStatus>) -> Status {
     }
 }
 
-/// A server that has joined (`--join`): its workers are among the first's.
+/// A secondary server, which has joined (`--join`). Its workers are in the primary's groups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinedStatus {
     /// Its master's process id.
     pub pid: u32,
     /// The first of its slots.
     pub first_slot: u32,
-    /// How many it has.
+    /// How many workers it has.
     pub workers: u32,
 }
 
@@ -133,7 +133,7 @@ pub struct JoinedStatus {
 pub struct SocketStatus {
     /// Its address.
     pub listen: SocketAddr,
-    /// The worker it belongs to; `None` where all share it.
+    /// The slot of the worker that it belongs to; `None` if all workers share it.
     pub slot: Option<u32>,
     /// Command name of the server it belongs to.
     pub server: String,
@@ -143,7 +143,7 @@ pub struct SocketStatus {
     pub cookie: u64,
     /// The process that serves it; `None` if there is none, or it is unknown.
     pub pid: Option<u32>,
-    /// The file descriptor there.
+    /// The file descriptor in that process.
     pub fd: Option<i32>,
     /// Accept queue length now.
     pub recv_q: u32,
@@ -151,13 +151,13 @@ pub struct SocketStatus {
     pub backlog: u32,
 }
 
-/// Asks a running server: the one on `path`, else the only one there is.
+/// Sends a request to the server on `path`, or, if that is `None`, to the only one that runs.
 ///
 /// # Errors
-/// If none runs, several do and none was named, or it refuses.
+/// If no server runs, if several run and `path` names none, or if the server refuses.
 pub fn ask(path: Option<&Path>, request: &Request) -> anyhow::Result<Reply> {
     const PATIENCE: Duration = Duration::from_secs(5);
-    /// Of 256 workers at many addresses it is a tenth of this.
+    /// The longest reply, of 256 workers at many addresses, is a tenth of this.
     const REPLY_BYTES_MAX: u64 = 16 << 20;
     let path = match path {
         Some(path) => path.to_path_buf(),
@@ -183,10 +183,13 @@ pub fn ask(path: Option<&Path>, request: &Request) -> anyhow::Result<Reply> {
             );
         }
         read?;
-        ensure!(!line.is_empty(), "it hung up without an answer");
+        ensure!(
+            !line.is_empty(),
+            "it closed the connection without an answer"
+        );
         ensure!(
             line.ends_with('\n'),
-            "it hung up, or went on, in the middle of its answer"
+            "it closed the connection in the middle of its answer, or the answer is too long"
         );
         Ok(serde_json::from_str(&line)?)
     };
@@ -197,10 +200,10 @@ pub fn ask(path: Option<&Path>, request: &Request) -> anyhow::Result<Reply> {
     }
 }
 
-/// Where the only server answers that this user may ask, if one runs.
+/// The control socket of the only server that this user may ask, if one runs.
 ///
 /// # Errors
-/// Several do.
+/// If several run.
 pub fn only_server() -> anyhow::Result<Option<PathBuf>> {
     let mut living = discovery::servers()?;
     if living.len() > 1 {
@@ -228,14 +231,14 @@ pub fn server_path(port: u16) -> anyhow::Result<PathBuf> {
 /// unit's user. All commands look here, too.
 pub const SERVICE_FOLDER: &str = "/run/srv";
 
-/// Where servers and agents of root leave their sockets and locks. No unit that runs as
-/// another user may have this folder: what is in it is believed.
+/// Where servers and agents of root leave their sockets and locks. No unit that runs as another
+/// user may own this folder, because srv trusts what is in it.
 pub const ROOT_FOLDER: &str = "/run/srv-root";
 
 /// Where servers and agents of this user leave their sockets and locks.
 ///
 /// # Errors
-/// It cannot be made, or belongs to somebody else.
+/// If the folder cannot be created, belongs to another user, or can be written to by other users.
 pub fn runtime_folder() -> anyhow::Result<PathBuf> {
     let uid = rustix::process::getuid();
     let folder = match std::env::var_os("XDG_RUNTIME_DIR") {
@@ -249,11 +252,11 @@ pub fn runtime_folder() -> anyhow::Result<PathBuf> {
     {
         bail!("create {}: {error}", folder.display());
     }
-    // In a folder that everybody can write to, somebody else could have been first.
+    // If every user can write to the parent folder, another user may have created this one first.
     let owner = rustix::fs::lstat(&folder).context("stat the folder of control sockets")?;
     ensure!(
         owner.st_uid == uid.as_raw() && owner.st_mode & 0o022 == 0,
-        "{} belongs to somebody else: pass --control PATH",
+        "{} belongs to another user, or other users can write to it: pass --control PATH",
         folder.display()
     );
     Ok(folder)

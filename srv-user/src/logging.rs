@@ -54,7 +54,7 @@ impl io::Write for Line {
     }
 }
 
-/// A line that no event makes.
+/// A line that no tracing event produces.
 struct Plain<'a> {
     level: &'static str,
     text: fmt::Arguments<'a>,
@@ -63,7 +63,7 @@ struct Plain<'a> {
 }
 
 impl Plain<'_> {
-    /// As tracing-subscriber formats its own.
+    /// Formats the line as tracing-subscriber formats its own.
     fn format(&self, json: bool) -> String {
         let now = humantime::format_rfc3339_micros(std::time::SystemTime::now());
         if !json {

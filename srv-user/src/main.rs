@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         ExitCode::FAILURE
     });
     match output::failure() {
-        // A reader that has gone, such as `head`, has what it wanted.
+        // If the reader, such as `head`, has closed the pipe, it has what it wanted.
         Some(error) if error.kind() != ErrorKind::BrokenPipe => {
             eprintln!("srv: write to standard output: {error}");
             ExitCode::FAILURE

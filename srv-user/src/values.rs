@@ -79,7 +79,7 @@ impl<const MIN: u64> From<Bytes<MIN>> for u64 {
 
 impl<const MIN: u64> From<Bytes<MIN>> for usize {
     fn from(bytes: Bytes<MIN>) -> Self {
-        // More than memory has is as good as no bound.
+        // A number that is larger than memory has the same effect as no bound.
         Self::try_from(bytes.0).unwrap_or(Self::MAX)
     }
 }
@@ -145,7 +145,7 @@ impl FromStr for PolicyName {
     }
 }
 
-/// A user by name or number; whether there is such a one shows later.
+/// A user by name or number. Whether it exists is checked later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserName(pub String);
 

@@ -1,5 +1,5 @@
-//! What workers get after each kind of unequal past, by the policy that the program runs:
-//! counted in windows of consecutive connections, from the end of that past on.
+//! What workers get after each kind of unequal past, by the policy that the program runs. The tests
+//! count in windows of consecutive connections, from the end of that past on.
 
 use proptest::prelude::*;
 
@@ -10,7 +10,7 @@ use crate::{Group, Host, Policy, State, choose};
 
 /// In so many consecutive connections no worker gets more than 1.25 times its share.
 const WINDOW: usize = 400;
-/// A whole measurement.
+/// Connections in a whole measurement.
 const LASTS: usize = 3_000;
 
 /// A group whose workers accept at once.
@@ -69,7 +69,7 @@ impl Traffic {
         traffic
     }
 
-    /// As master and worker do when the worker comes or is away.
+    /// Does what master and worker do when the worker starts or is away.
     fn set_ready(&self, slot: u32, is_ready: bool) {
         let steering = &self.group.steering[slot as usize];
         let (state, how) = match is_ready {
@@ -84,7 +84,7 @@ impl Traffic {
         self.group.config.ready_count.set(ready.count() as u32);
     }
 
-    /// A connection comes; which worker is it for?
+    /// A connection comes. Returns the slot of the worker that it is for.
     fn connect(&mut self) -> u32 {
         let slot = choose(&self.group, &mut self.kernel).unwrap();
         let steered = &self.group.steering[slot as usize].steered;
@@ -110,7 +110,7 @@ impl Traffic {
             .collect()
     }
 
-    /// Cheap connections from now on are shared evenly, whatever was before.
+    /// Asserts that cheap connections are shared evenly from now on, whatever happened before.
     #[track_caller]
     fn assert_even_from_now_on(&mut self) {
         let served_by = self.serve(LASTS);
@@ -196,7 +196,7 @@ fn unequal_traffic_is_forgotten() {
     traffic.assert_even_from_now_on();
 }
 
-/// What a sibling took is its turn: for this much, shares have a memory.
+/// If a sibling took a connection, that was its turn. For so few, shares have a memory.
 #[test]
 fn stolen_connections_leave_shares_even() {
     let mut traffic = Traffic::of(8);
@@ -232,7 +232,7 @@ fn a_burst_is_not_for_the_one_that_runs_first() {
     let grace_ns = |owner| steal_grace_ns(&traffic.group, own, owner, 0);
     for owner in (0..8).filter(|owner| *owner != own) {
         assert!(grace_ns(owner) > 0, "{owner} sleeps");
-        // One that is at work may be at it for long.
+        // A worker that is busy may be busy for long.
         traffic.group.idle.0[owner as usize].set(0);
         assert_eq!(grace_ns(owner), 0, "{owner} is at work");
     }
@@ -245,7 +245,7 @@ fn a_burst_is_not_for_the_one_that_runs_first() {
     );
 }
 
-/// The kernel hashes, and no virtual time passes.
+/// While the kernel hashes, the virtual time stands still.
 #[test]
 fn where_the_kernel_hashes_nothing_is_left_to_sleepers() {
     let traffic = Traffic::of(2);
@@ -267,7 +267,7 @@ fn a_flood_leaves_shares_even() {
             for _ in 0..from {
                 traffic.connect();
             }
-            // As the master writes them off.
+            // This is how the master writes them off.
             for slot in 0..8 {
                 let waiting = traffic.group.waiting(slot) as i64;
                 traffic.group.write_off(slot, waiting);
@@ -294,7 +294,8 @@ fn of_many_one_that_was_away_does_not_catch_up() {
     }
 }
 
-/// Also around many in a row, as the workers of a server that was joined and has left.
+/// This also holds if many in a row are away, such as the workers of a secondary server that has
+/// left.
 #[test]
 fn of_many_the_others_share_evenly_around_those_that_are_away() {
     for workers in [17, 64, 256] {
@@ -313,7 +314,7 @@ fn of_many_the_others_share_evenly_around_those_that_are_away() {
 }
 
 proptest! {
-    /// Wherever virtual time stands, and however far a turn was left behind.
+    /// This holds wherever the virtual time stands, and however far a turn was left behind.
     #[test]
     fn the_oldest_turn_is_first_or_soon(start in any::<u64>(), away in any::<u64>()) {
         let mut traffic = Traffic::of(4);

@@ -1,7 +1,7 @@
-//! Whether listeners are still what the master made of them: they listen, with the flags
-//! and options that they were given, and the program decides for their group. Workers
-//! are kept from changing any of it by a system call filter; where the kernel has none,
-//! or the filter has a hole, the master sees it at its next look, and mends it.
+//! Checks that listeners are still as the master made them: they listen, with the flags and options
+//! that they were given, and the program decides for their group. A system call filter prevents
+//! workers from changing any of it. If the kernel has no such filter, or if the filter has a gap,
+//! the master sees the change at its next look, and repairs it.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,29 +16,30 @@ use crate::error::{ErrorKind, Result, Tried as _};
 use crate::listeners::{ListenerGroup, accept_queue};
 use crate::program::SelectProgram;
 
-/// Flags of a listener that anything may depend on.
+/// The flags of a listener that are checked, because something may depend on them.
 const WATCHED: OFlags = OFlags::NONBLOCK.union(ASYNC);
-/// Has the kernel signal the owner of the description (`F_SETOWN`) about each event.
+/// With this flag, the kernel signals each event to the owner of the description (`F_SETOWN`).
 const ASYNC: OFlags = OFlags::from_bits_retain(libc::O_ASYNC as _);
-/// Looks at which the program has not run before what comes is compared. A handshake that
-/// lasts for longer than the time between two looks makes the master look in vain, no more.
+/// So many looks in a row must find that the program has not run, before the connections that came
+/// are compared. If a handshake lasts for longer than the time between two looks, the only effect
+/// is that the master compares in vain.
 const IDLE_LOOKS: u32 = 2;
 
-/// So many handshakes do not end in one second, all of which have lasted for longer than
-/// two: a program was attached that is not srv's.
+/// So many handshakes that have all lasted for longer than two seconds do not end in one second. If
+/// so many connections came without a run, another program than srv's was attached.
 const HANDSHAKES_LATE: u64 = 16;
 
 /// What the looks have to remember.
 pub(super) struct Inspection {
-    /// As the listeners were made.
+    /// The flags with which the listeners were made.
     flags: OFlags,
-    /// Listeners that cannot be mended: said once.
+    /// Listeners that cannot be repaired. The log names each once.
     given_up: BTreeSet<usize>,
     /// How often the program had run at the last look.
     runs: u64,
     /// Looks since then.
     idle_looks: u32,
-    /// Connections that had come by then, established ones.
+    /// Established connections that had come by then.
     established: u64,
 }
 
@@ -54,8 +55,8 @@ impl Inspection {
         }
     }
 
-    /// How many connections were established since the last look about which the program
-    /// was not asked: it has not run then, nor in the looks before.
+    /// How many connections were established since the last look without a run of the program: it
+    /// has not run since then, nor between the looks before.
     fn strangers(&mut self, runs: u64, established: impl Fn() -> u64) -> u64 {
         if runs != self.runs {
             (self.runs, self.idle_looks) = (runs, 0);
@@ -75,8 +76,8 @@ impl Inspection {
 }
 
 impl Group {
-    /// Looks at every listener and at the program, and mends what is not as it was made.
-    /// What was found, for the log.
+    /// Looks at every listener and at the program, and repairs what is not as it was made. Returns
+    /// what it found, for the log.
     pub fn inspect(&mut self) -> Vec<String> {
         if self.is_anothers() {
             return Vec::new();
@@ -106,12 +107,12 @@ impl Group {
         let mut found = Vec::new();
         for (what, mended) in changes {
             found.push(match mended {
-                Ok(()) => format!("listener {nth} {what}; mended"),
+                Ok(()) => format!("listener {nth} {what}; this process has repaired it"),
                 Err(error) => {
                     self.inspection.given_up.insert(nth);
                     format!(
-                        "listener {nth} {what}, and that cannot be mended: {error}; restart \
-                         the server"
+                        "listener {nth} {what}, and this process cannot repair it: {error}; \
+                         restart the server"
                     )
                 }
             });
@@ -125,7 +126,8 @@ impl Group {
         socket
             .listen(backlog)
             .tried(ErrorKind::Listen, "listen again")?;
-        // The array has forgotten it, and if it was the only one the program is gone as well.
+        // The array does not hold the socket any more. If it was the only one, the program is
+        // detached, too.
         if let Ok(program) = &mut self.program {
             program.set_listener(nth as u32, socket)?;
             program.attach_again()?;
@@ -133,10 +135,10 @@ impl Group {
         Ok(())
     }
 
-    /// The kernel cannot be asked what is attached. But each connection that is established
-    /// has had a run of the program, counted there, for its SYN or for the ACK that brought
-    /// a cookie back. If some came without, the program is taken off, which says whether it
-    /// was there, and attached again. For the microsecond between these the kernel hashes.
+    /// The kernel does not say what is attached. But each established connection has had a run of
+    /// the program, which the program counts, for its SYN or for the ACK that brought a cookie
+    /// back. If some came without a run, the program is detached, which says whether it was there,
+    /// and attached again. For the microsecond in between the kernel hashes.
     fn inspect_program(&mut self) -> Option<String> {
         let memory = &self.memory;
         let program = self.program.as_mut().ok();
@@ -168,9 +170,11 @@ impl Group {
         match program.attach_again() {
             Ok(true) if strangers < HANDSHAKES_LATE => None,
             Ok(true) => Some(format!(
-                "another program decided about {strangers} connections; mended"
+                "another program decided about {strangers} connections; this process has attached its own"
             )),
-            Ok(false) => Some("the program was not attached any more; mended".into()),
+            Ok(false) => Some(
+                "the program was not attached any more; this process has attached it again".into(),
+            ),
             Err(error) => Some(format!("the program cannot be attached again: {error}")),
         }
     }
@@ -178,7 +182,7 @@ impl Group {
 
 type Change = (&'static str, io::Result<()>);
 
-/// Gives a listener what it has lost of what it was made with.
+/// Restores the flags and options with which a listener was made.
 fn restore(socket: &Socket, flags: OFlags, drops_syns: bool) -> impl Iterator<Item = Change> {
     let now = rustix::fs::fcntl_getfl(socket).unwrap_or(flags);
     let has_flags = (now & WATCHED == flags).then_some(());
@@ -213,8 +217,8 @@ fn disown(socket: &Socket) -> io::Result<()> {
     }
 }
 
-/// Whether packets are filtered. (Asked with no room for it, the kernel says how long a
-/// classic filter is, and refuses to show another: net/core/filter.c, `sk_get_filter`.)
+/// Whether packets are filtered. (If the buffer has no room, the kernel says how long a classic
+/// filter is, and refuses to show another kind: net/core/filter.c, `sk_get_filter`.)
 fn has_filter(socket: &Socket) -> bool {
     let mut instructions: libc::socklen_t = 0;
     // SAFETY: a buffer of no bytes.
@@ -246,7 +250,7 @@ mod tests {
         // A late handshake, whose run was before.
         assert_eq!([(); 3].map(|()| look(10, 11)), [0; 3]);
         assert_eq!(look(10, 14), 3);
-        // What a worker says of itself may be anything.
+        // What a worker publishes about itself may be anything.
         assert_eq!(look(10, 0), 0);
     }
 

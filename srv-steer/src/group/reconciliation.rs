@@ -11,7 +11,7 @@ use crate::overflow::Overflow;
 
 /// What the looks at the listeners have to remember.
 pub(super) struct Reconciliation {
-    /// Until when half-open connections are taken for those of a flood, ns.
+    /// Until when half-open connections count as those of a flood, ns of `CLOCK_MONOTONIC`.
     flooded_until_ns: u64,
     /// SYN cookies that had come back at the last look.
     pub(super) acks: u64,
@@ -29,10 +29,10 @@ impl Reconciliation {
         }
     }
 
-    /// Whether listeners have dropped something since the last call. A SYN that finds
-    /// the SYN queue full has been counted as assigned, and nothing comes of it: so it
-    /// is for as long as a flood's half-open connections last, which is longer than the
-    /// flood, and for clients that have not connected before (`tcp_peer_is_proven`).
+    /// Whether listeners have dropped something since the last call. If a SYN finds the SYN queue
+    /// full, it has been counted as assigned, but no connection follows. This lasts for as long as
+    /// a flood's half-open connections do, which is longer than the flood, and concerns clients
+    /// that have not connected before (`tcp_peer_is_proven`).
     fn sees_drops(&mut self) -> bool {
         let before = self.drops;
         self.drops = drops().unwrap_or(before);
@@ -40,14 +40,14 @@ impl Reconciliation {
     }
 }
 
-/// Half-open connections at one listener that can only be a flood's: so many
+/// If one listener has more half-open connections than this, they are a flood's: so many ordinary
 /// handshakes under way would be thousands of connections a second.
 const FLOOD: u64 = 256;
-/// How long after that many were seen they are taken for a flood's.
+/// For how long half-open connections count as a flood's after that many were seen.
 const FLOOD_LASTS_NS: u64 = 2_000_000_000;
 
 impl Group {
-    /// Reconciles the slots' waiting counts with the kernel's. To be called at an interval
+    /// Reconciles the slots' waiting counts with the kernel's. Call it at an interval that is
     /// longer than a handshake takes.
     pub fn reconcile(&mut self) {
         if self.is_anothers() {
@@ -69,19 +69,20 @@ impl Group {
         }
     }
 
-    /// Between two looks: how low the surplus goes, where there is one. In a flood
-    /// it is written off at each: a handful more at one listener than at another,
-    /// left over from a flood, would keep everything away from that one until the
-    /// next second but one.
+    /// Records, between two calls of [`Self::reconcile`], how low the surplus of each slot goes. In
+    /// a flood it writes the surplus off each time. Otherwise, if a flood left a few more half-open
+    /// connections at one listener than at another, that listener would get no connections until
+    /// the next second but one.
     pub(super) fn sample_surplus(&mut self, now_ns: u64) {
         let (reconciliation, memory) = (&mut self.reconciliation, &self.memory);
         let slots = self.listeners.sockets.iter().enumerate();
         let acks_before = std::mem::replace(&mut reconciliation.acks, acks(memory));
-        // A connection that was dropped waits for ever, so the kernel is asked only if one waits.
+        // A connection that was dropped counts as waiting for ever, so the kernel is asked only if
+        // one waits.
         let is_waited = slots.clone().any(|(slot, _)| memory.waiting(slot) > 0);
         let is_dropping = is_waited && reconciliation.sees_drops();
-        // A SYN that got a cookie stays counted where it came to: its ACK is
-        // accepted wherever that goes.
+        // A SYN that got a cookie stays counted at its listener, whereas the connection is accepted
+        // at the listener to which its ACK goes.
         if is_dropping
             || reconciliation.acks != acks_before
             || slots
@@ -111,29 +112,30 @@ pub(super) fn acks(memory: &Memory) -> u64 {
     balance::sum(memory.steering.iter().map(|steering| steering.acks.get()))
 }
 
-/// Of the whole network namespace: others' only mean that handshakes which take longer
-/// than the time between two looks do not weigh.
+/// What the kernel dropped in the whole network namespace. If it dropped them at other servers'
+/// listeners, the only effect is that handshakes which take longer than the time between two looks
+/// do not count.
 fn drops() -> Option<u64> {
     Overflow::read().ok().map(|counts| counts.drops)
 }
 
-/// The kernel is asked only where it may be so.
+/// Asks the kernel only if the counts say that it may be so.
 fn is_flooded(memory: &Memory, slot: usize, socket: &Socket) -> bool {
     memory.waiting(slot) > FLOOD
         && surplus(memory, slot, socket).is_some_and(|surplus| surplus.least > FLOOD as i64)
 }
 
-/// How much more a slot's counts say is waiting than its accept queue holds. Between
-/// reading the one and the other connections come and are accepted, many if the master
-/// is kept from running just then: so much at least, and at most.
+/// By how much the connections that wait by a slot's counts exceed those in its accept queue.
+/// Between reading the one and the other, connections come and are accepted, many if the master
+/// cannot run just then. Therefore there is a lower and an upper bound.
 struct Surplus {
     least: i64,
     most: i64,
 }
 
 impl Surplus {
-    /// What to write off so that nothing but the accept queue counts, as far as that is
-    /// certain: what waits there is never written off, or a full queue would not look full.
+    /// What to write off so that nothing but the accept queue counts, as far as that is certain.
+    /// What waits in the queue is never written off, since a full queue would then not look full.
     fn certain(&self) -> i64 {
         match self.least {
             1.. => self.least,
@@ -159,12 +161,10 @@ fn surplus(memory: &Memory, slot: usize, socket: &Socket) -> Option<Surplus> {
 }
 
 /// What to write off of a slot's assigned connections so that `steered - taken` is
-/// what waits. Too little is less than the accept queue holds: connections that
-/// the kernel hashed there. Too much is a surplus over the accept queue that was
-/// never smaller than `surplus_min` since the last look, which handshakes that
-/// complete would have brought down: half-open connections that never do.
-/// Handshakes that are always under way are written off with them, in each slot
-/// alike.
+/// what waits. If the difference is less than the accept queue holds, the kernel hashed connections
+/// there. If it is more, the surplus was never smaller than `surplus_min` since the last look.
+/// Handshakes that complete would have reduced it, so these are half-open connections that never
+/// complete. Handshakes that are always under way are written off with them, in each slot alike.
 fn to_write_off(surplus_min: i64, surplus: i64) -> i64 {
     match surplus {
         ..0 => surplus,

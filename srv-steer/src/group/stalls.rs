@@ -33,8 +33,8 @@ pub enum Stage {
 }
 
 impl Group {
-    /// Steers around workers that have stalled or whose accept queue is full, and to those for
-    /// which that is over. (The program does not check that itself: reading a clock costs it
+    /// Steers around workers that have stalled or whose accept queue is full, and steers to them
+    /// again when that is over. (The program does not check that itself: reading a clock costs it
     /// 36 ns a run.) Returns the workers that have stalled, and those that are newly suspected to.
     pub fn detect_stalls(&mut self) -> Vec<Stall> {
         if self.is_anothers() {
@@ -88,7 +88,7 @@ impl Group {
         })
     }
 
-    /// The kernel is asked only if it may be so.
+    /// Asks the kernel only if the counts say that the queue may be full.
     fn is_full(&self, slot: u32) -> bool {
         let waiting = self.memory.waiting(slot as usize);
         let may_be = |limit| waiting >= u64::from(limit);
@@ -100,7 +100,7 @@ impl Group {
     fn look_at(&mut self, slot: u32, now_ns: u64) -> Stalled {
         let load = &self.memory.slots[slot as usize].load;
         let watch = &mut self.slots[slot].stall;
-        // If all share one listener, it has no owner that would be woken first.
+        // If all workers share one listener, it has no owner that the kernel would wake first.
         if self.listeners.sockets.len() < 2 {
             return watch.look(load, 0, now_ns, || false);
         }

@@ -30,7 +30,7 @@ pub enum HashingReason {
     SwitchedOff,
     /// All workers share one listener.
     SharedListener,
-    /// The server that was joined has no program.
+    /// The server that this one has joined has no program.
     NothingToAdopt,
     /// The build carries no program, or the kernel refused it.
     Refused(Arc<Error>),
@@ -44,7 +44,7 @@ impl fmt::Display for HashingReason {
             Self::SharedListener => {
                 f.write_str("all workers share one socket: there is nothing to steer between")
             }
-            Self::NothingToAdopt => f.write_str("the server that was joined had no program"),
+            Self::NothingToAdopt => f.write_str("the server that this one joined had no program"),
             Self::Refused(error) => error.fmt(f),
         }
     }
@@ -66,8 +66,8 @@ pub struct ProgramCounts {
     pub runs: u64,
     /// Connections that it assigned to a worker.
     pub steered: u64,
-    /// ACKs of no connection that were given to a worker's listener: SYN cookies
-    /// that come back, and strays.
+    /// ACKs that belong to no connection and were given to a worker's listener: SYN cookies that
+    /// come back, and strays.
     pub acks: u64,
     /// Runs that left the choice to the kernel's hash, by reason ([`Reason::NAMES`]).
     pub fallbacks: [u64; Reason::NAMES.len()],

@@ -1,4 +1,4 @@
-//! What a group makes of what others write to its memory.
+//! How a group handles what other processes write to its memory.
 
 use proptest::prelude::*;
 use srv_common::Shared;
@@ -34,7 +34,7 @@ fn cases() -> ProptestConfig {
     }
 }
 
-/// Anything: mostly what is next to a bound.
+/// Any number, mostly one next to a bound.
 fn word() -> impl Strategy<Value = u64> {
     let bounds = vec![
         0,

@@ -57,7 +57,7 @@ impl Group {
     /// [`Self::worker_ended`].
     ///
     /// # Errors
-    /// If there is no listener of that slot, or what the kernel says.
+    /// If there is no listener of that slot, or the kernel refuses to send it.
     pub fn send_worker(&mut self, slot: u32, pid: u32, channel: impl AsFd) -> Result<()> {
         self.send_to(slot, channel.as_fd())?;
         self.worker_begins(slot, pid);
@@ -98,7 +98,7 @@ impl Group {
         Err(Error::new(ErrorKind::Handover, tried))
     }
 
-    /// The worker in `slot` accepts connections from now on, in the process `pid`.
+    /// Records that the worker in `slot` accepts connections from now on, in the process `pid`.
     pub fn worker_begins(&self, slot: u32, pid: u32) {
         self.number(slot, pid);
         self.slot(slot).reset_gauges();
@@ -106,16 +106,17 @@ impl Group {
         self.set_state(slot, State::Ready);
     }
 
-    /// The worker in `slot` has ended; its process has been reaped. Its listener stays open, and
-    /// what waits there waits for the slot's next worker, or for a sibling's ring.
+    /// Records that the worker in `slot` has ended and that its process has been reaped. Its
+    /// listener stays open. What waits there waits for the slot's next worker, or for a sibling's
+    /// ring.
     pub fn worker_ended(&self, slot: u32) {
         self.worker_died(slot, State::Absent);
     }
 
-    /// Keeps the choice good: steers around workers that have ended, have stalled or whose accept
-    /// queue is full, reconciles the counts with the kernel's, and repairs listeners. To be called
-    /// every [`Self::MAINTENANCE_INTERVAL`]. Returns the workers that have stalled, and those that
-    /// may have.
+    /// Maintains the group: steers around workers that have ended, have stalled or whose accept
+    /// queue is full, reconciles the counts with the kernel's, and repairs listeners. Call it every
+    /// [`Self::MAINTENANCE_INTERVAL`]. Returns the workers that have stalled, and those that may
+    /// have.
     pub fn maintain(&mut self) -> Vec<Stall> {
         for slot in self.departures.take() {
             self.worker_ended(slot);
@@ -136,7 +137,7 @@ impl Group {
         self.slots.used()
     }
 
-    /// The worker process `pid` starts in `slot`. No other process may write there.
+    /// Records that the worker process `pid` starts in `slot`. No other process may write there.
     pub fn worker_starts(&self, slot: u32, pid: u32) {
         self.number(slot, pid);
         self.set_state(slot, State::Starting);
@@ -150,15 +151,15 @@ impl Group {
         }
     }
 
-    /// The worker process `pid` has taken over `slot` from one that publishes no more.
+    /// Records that the worker process `pid` has taken over `slot` from one that publishes no more.
     pub fn worker_replaced(&self, slot: u32, pid: u32) {
         self.number(slot, pid);
         self.slot(slot).reset_gauges();
         self.memory.sum_up(slot);
     }
 
-    /// The worker in `slot` has died and been reaped: what it published about
-    /// itself is void. `then` is what the slot is from now on.
+    /// Records that the worker in `slot` has died and been reaped, and resets what it published
+    /// about itself. `then` is the state of the slot from now on.
     pub fn worker_died(&self, slot: u32, then: State) {
         self.set_state(slot, then);
         if !self.is_anothers() {
@@ -201,7 +202,7 @@ impl Group {
         self.pose_hermes();
     }
 
-    /// A worker that has stalled gets connections only if all have.
+    /// A worker that has stalled gets connections only if all workers have stalled.
     fn list_best(&self) {
         let some_slot_is = |state: &State| self.slots.iter().any(|at| at.state.get() == *state);
         let best = [State::Ready, State::Full, State::Hung];

@@ -10,8 +10,8 @@ use crate::error::Result;
 use crate::load::Load;
 
 impl Ring {
-    /// Listeners of `slot` in the groups from the first on. Those that it has already, or that
-    /// leave a gap, are closed again.
+    /// Adds the listeners of `slot` in the groups from `first_group` on. If the ring has a listener
+    /// already, or if it would leave a gap, the listener is closed again.
     pub fn add(&mut self, slot: u32, first_group: usize, sockets: Vec<OwnedFd>) {
         let groups = self.listeners.iter_mut().enumerate().skip(first_group);
         for ((group, listeners), socket) in groups.zip(sockets) {
@@ -22,22 +22,22 @@ impl Ring {
         }
     }
 
-    /// The number of slots of which it has the listeners of every group.
+    /// The number of slots of which the ring has the listeners of every group.
     pub fn slots(&self) -> u32 {
         self.listeners.iter().map(Vec::len).min().unwrap_or(0) as u32
     }
 
-    /// Watches the listeners of `slot`, if it does not already.
+    /// Watches the listeners of `slot`, if the worker does not watch them already.
     ///
     /// # Errors
-    /// What epoll says.
+    /// If `epoll_ctl` refuses a listener.
     pub fn adopt(&self, epoll: impl AsFd, slot: u32) -> Result<()> {
         self.release(&epoll, slot);
         self.watch_all(epoll.as_fd(), slot)
     }
 
-    /// Leaves the listeners of `slot` to others, and accepts what this worker may have
-    /// been woken for and no other was told of.
+    /// Leaves the listeners of `slot` to other workers. Accepts and returns the connections for
+    /// which the kernel may have woken this worker and no other.
     pub fn give_up(&self, epoll: impl AsFd, load: &Load, slot: u32) -> Vec<OwnedFd> {
         self.release(&epoll, slot);
         let groups = 0..self.listeners.len();
@@ -56,8 +56,8 @@ impl Ring {
         }
     }
 
-    /// Leaves all listeners while others stay, and accepts what this worker may
-    /// have been woken for and no other was told of.
+    /// Leaves all listeners while other workers stay. Accepts and returns the connections for which
+    /// the kernel may have woken this worker and no other.
     pub fn resign(&mut self, epoll: impl AsFd, load: &Load) -> Vec<OwnedFd> {
         for listener in self.listeners.iter().flatten() {
             // Not every one was registered.
@@ -73,13 +73,13 @@ impl Ring {
         last
     }
 
-    /// Looks again at every listener for which another worker may have been woken in this one's
-    /// stead, and then died or stalled: the kernel woke no other, and
-    /// only a new registration asks again. This worker is the first at its own listener, and has
-    /// not missed anything there.
+    /// Registers every listener again at which the kernel may have woken another worker that then
+    /// died or stalled. The kernel woke no other worker, and only a new registration asks what
+    /// waits there. This worker is the first at its own listener, and has not missed anything
+    /// there.
     ///
     /// # Errors
-    /// What epoll says.
+    /// If `epoll_ctl` refuses a listener.
     pub fn rescan(&self, epoll: impl AsFd) -> Result<()> {
         let own = self.mode.has_own_listeners().then_some(self.slot);
         for (group, listeners) in self.listeners.iter().enumerate() {

@@ -1,6 +1,6 @@
-//! `srv status`, `srv sockets`, `srv policy` and the like: asking what runs. The one
-//! server that is meant comes first, then other people's servers that this
-//! user's agents steer.
+//! `srv status`, `srv sockets`, `srv policy` and the like: the commands that ask running servers.
+//! The server that is meant comes first, then the servers of other programs that this user's agents
+//! steer.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -22,10 +22,10 @@ use crate::output::json;
 /// The fields of `srv status --json`.
 #[derive(Serialize)]
 struct Overview {
-    /// The only one.
+    /// The server, if there is only one.
     #[serde(flatten)]
     server: Option<Status>,
-    /// Where there are several.
+    /// The servers, if there are several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     servers: Vec<Placed>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -51,8 +51,8 @@ struct Placed {
 }
 
 impl Placed {
-    /// For people: with a line that says whose it is and where it answers, if that is not
-    /// clear.
+    /// The text for people. If it is not clear which server it is about, a line names the server's
+    /// user and its control socket.
     fn shown(&self, is_one_of_several: bool) -> String {
         let status = text::status(&self.status);
         let own = rustix::process::getuid().as_raw();
@@ -69,7 +69,7 @@ impl Placed {
 /// `srv status`.
 ///
 /// # Errors
-/// Nothing runs, or it is not clear what is meant.
+/// If nothing runs, or it is not clear which server is meant.
 pub fn status(query: &StatusArgs) -> anyhow::Result<ExitCode> {
     let (paths, mut attached) = running(&query.ask.server)?;
     let mut servers = Vec::new();
@@ -144,8 +144,8 @@ pub fn change(request: &Request, server: &Server) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The answers of all that answer. One that was not asked for by name may have ended since
-/// it was found, or be of another version: that is said, and the others are shown.
+/// The answers of all servers that answer. A server that the user did not name may have ended since
+/// it was found, or be of another version. The command then says so, and shows the others.
 fn ask_each(
     asked: &Server,
     paths: BTreeSet<PathBuf>,
@@ -166,8 +166,8 @@ fn ask_each(
     Ok(replies)
 }
 
-/// The control sockets of the servers that are meant, and the groups of others:
-/// none of those if one is named.
+/// The control sockets of the servers that are meant, and the attached groups. If the user names a
+/// server, there are no attached groups.
 fn running(server: &Server) -> anyhow::Result<(BTreeSet<PathBuf>, Vec<AttachedStatus>)> {
     if server.is_named() {
         return Ok((BTreeSet::from([find::one(server)?]), Vec::new()));

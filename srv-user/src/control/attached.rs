@@ -16,19 +16,19 @@ pub struct AttachedStatus {
     pub namespace: u64,
     /// Command name of the server.
     pub server: String,
-    /// The process id of the agent that steers it; `None`: no agent of this user.
+    /// The process id of the agent that steers it; `None` if no agent of this user steers it.
     pub agent: Option<u32>,
-    /// The policy, by name; `None` where this user has attached nothing.
+    /// The policy, by name; `None` if this user has attached nothing.
     pub policy: Option<String>,
     /// The BPF program.
     pub program: AttachedProgram,
-    /// The signals that it goes by, by name; `None` if no agent tells.
+    /// The signals by name, and whether the program uses each; `None` if no agent reports them.
     pub signals: Option<BTreeMap<String, Signal>>,
     /// Socket by socket.
     pub listeners: Vec<AttachedListener>,
     /// Handshakes that wait for their last packet, of all sockets together.
     pub half_open: u64,
-    /// How evenly it is shared.
+    /// How evenly connections are shared.
     pub balance: Balance,
 }
 
@@ -38,8 +38,8 @@ pub struct AttachedProgram {
     /// Whether it decides now.
     #[serde(flatten)]
     pub attachment: Attachment,
-    /// Runs so far: those that steered and those that fell back. Like the two below
-    /// `None` where no agent tells.
+    /// Runs so far: those that steered and those that fell back. If no agent reports them, this and
+    /// the two fields below are `None`.
     pub runs: Option<u64>,
     /// Connections assigned to a listener.
     pub steered: Option<u64>,
@@ -54,9 +54,9 @@ pub struct AttachedProgram {
 pub enum Attachment {
     /// The program decides.
     Attached,
-    /// No program decides; the reason.
+    /// No program decides, for this reason.
     NotAttached(String),
-    /// This user cannot tell; the reason.
+    /// It is unknown to this user, for this reason.
     Unknown(String),
 }
 
@@ -96,9 +96,9 @@ impl From<Attachment> for AttachmentFields {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum Signal {
-    /// The program goes by it.
+    /// The program uses it.
     Known,
-    /// The program goes without it; the reason.
+    /// The program does not have it, for this reason.
     Missing(String),
 }
 
@@ -130,7 +130,8 @@ pub enum Activity {
     Busy,
     /// No process waited for the listener any more.
     Gone,
-    /// The program could not tell. A state that a later version adds is this one, too.
+    /// The program could not tell. If a later version reports a state that this one does not know,
+    /// it is read as this one.
     #[serde(other)]
     Unknown,
 }
@@ -158,18 +159,18 @@ impl Activity {
     }
 }
 
-/// One of its sockets.
+/// One of the group's sockets.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AttachedListener {
-    /// Its slot in the program's array; `None` where no agent tells.
+    /// Its slot in the program's array; `None` if no agent reports it.
     pub slot: Option<u32>,
-    /// The processes that accept from it; empty where that is unknown.
+    /// The processes that accept from it; empty if that is unknown.
     pub workers: Vec<u32>,
     /// How many processes have it.
     pub owners: usize,
-    /// Connections that the program assigned to it; `None` where no agent tells.
+    /// Connections that the program assigned to it; `None` if no agent reports it.
     pub steered: Option<u64>,
-    /// What its worker did when the program last looked; `None` if no agent tells.
+    /// What its worker did when the program last looked; `None` if no agent reports it.
     pub sleep: Option<Activity>,
     /// Live connections that came through it since it was attached; `None` where no
     /// agent tells, or they are not counted.
@@ -178,14 +179,14 @@ pub struct AttachedListener {
     pub queued: u32,
     /// Accept queue limit.
     pub backlog: u32,
-    /// Open connections of those workers to this address; `None` where they
-    /// accept from other sockets of it, too.
+    /// Open connections of those workers to this address; `None` if they accept from other sockets
+    /// of it, too.
     pub connections: Option<u64>,
     /// Inode number.
     pub inode: u64,
     /// `SO_COOKIE`.
     pub cookie: u64,
-    /// A descriptor of it, in the first process that has it; `None`: no process is seen.
+    /// A descriptor of it, in the first process that has it; `None` if no process is visible.
     pub fd: Option<i32>,
 }
 
@@ -196,8 +197,8 @@ pub struct Balance {
     pub connections: Option<Shares>,
     /// Connections that wait in accept queues.
     pub queued: u64,
-    /// Sockets whose queue is empty while another's is not: connections may
-    /// wait that could be served.
+    /// How many sockets have an empty queue while another's is not empty: connections may then wait
+    /// although a worker could serve them.
     pub empty_while_others_queue: usize,
 }
 

@@ -13,20 +13,20 @@ use rustix::process::Pid;
 use super::{SERVICE_FOLDER, runtime_folder};
 use crate::kernel::owners;
 
-/// The sockets on which servers answer that this user may ask.
+/// The control sockets of the running servers that this user may ask.
 ///
 /// # Errors
 /// There is no runtime directory.
 pub fn servers() -> anyhow::Result<BTreeSet<PathBuf>> {
     let folder = runtime_folder()?;
     let entries = fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;
-    // There is no such folder where the unit is not installed.
+    // If the unit is not installed, there is no such folder.
     let of_service = fs::read_dir(SERVICE_FOLDER).into_iter().flatten();
     let paths = entries
         .chain(of_service)
         .flatten()
         .map(|entry| entry.path());
-    // Agents of other people's servers are beside them, under another ending.
+    // The sockets of agents, which steer other servers, are beside them, with another ending.
     let sockets = paths.filter(|path| path.extension().is_some_and(|end| end == "sock"));
     let mut found: BTreeSet<_> = sockets.filter(|path| answers(path)).collect();
     if rustix::process::getuid().is_root() {
@@ -35,7 +35,7 @@ pub fn servers() -> anyhow::Result<BTreeSet<PathBuf>> {
     Ok(found)
 }
 
-/// No server that this user may ask runs here; those of others are named.
+/// The error if no server that this user may ask runs here. It names the servers of other users.
 pub fn no_server() -> anyhow::Error {
     let folder = match runtime_folder() {
         Ok(folder) => folder,
@@ -69,7 +69,7 @@ fn masters() -> Vec<Pid> {
     owners::all_processes().into_iter().filter(serves).collect()
 }
 
-/// `user 1000 runs one (process 4711)`, of another user's.
+/// For a server of another user, `user 1000 runs one (process 4711)`.
 fn of_another_user(master: Pid) -> Option<String> {
     let status = fs::read_to_string(process_file(master, "status")).ok()?;
     let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
@@ -78,7 +78,8 @@ fn of_another_user(master: Pid) -> Option<String> {
     (!is_own).then(|| format!("user {uid} runs one (process {master})"))
 }
 
-/// The control socket of a server, wherever it is; from a container's files if need be.
+/// The control sockets of a server, wherever they are. If the server is in a container, they are
+/// found among the container's files.
 fn sockets_of(master: Pid) -> Vec<PathBuf> {
     let held = owners::sockets_of(master).unwrap_or_default();
     let listening = fs::read_to_string(process_file(master, "net/unix")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A second server asks to join a running one (`srv serve --join`), and the answer.
+//! The request of a secondary server to join a running one (`srv serve --join`), and the answer.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use srv_steer::AcceptMode;
 
-/// What the second server asks with.
+/// The request of a secondary server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Joining {
     /// Version of the messages between the masters.
@@ -24,11 +24,11 @@ pub struct Joining {
     pub pid: u32,
 }
 
-/// The answer of a server that lets another join; what that is given comes
-/// through the channel.
+/// The answer of a primary server that lets a secondary join. What the secondary gets comes through
+/// the channel.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Joined {
-    /// The second server's end; beside the message, not in it.
+    /// The secondary server's end. It comes beside the message, not in it.
     #[serde(skip)]
     pub channel: Option<OwnedFd>,
 }

@@ -1,15 +1,15 @@
-//! What a worker has given up, as a server says it.
+//! What a worker has given up, as a server reports it.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What holds for a worker, as it found out itself.
+/// The sandbox of a worker, as the worker itself has found out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxStatus {
     /// Its user.
     pub uid: u32,
-    /// Its group; it has no other.
+    /// Its group. It has no supplementary groups.
     pub gid: u32,
     /// A seccomp filter allows the system calls that it needs and no others.
     pub seccomp: bool,

@@ -22,10 +22,10 @@ use super::socket_file::SocketFile;
 use super::{Reply, Request};
 use crate::kernel::packets::send_with_fds;
 
-/// Within which a request has to be sent, and within which its reply has to be read.
+/// The time within which a request has to be sent, and within which its reply has to be read.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Connections that are served at once. If there is one more, the one goes that has
-/// been silent for longest.
+/// Connections that are served at once. If one more comes, the one that has been silent for longest
+/// is closed.
 const CONNECTIONS_MAX: usize = 64;
 
 /// A request on its way to the master.
@@ -36,7 +36,7 @@ pub struct Question {
     pub reply: oneshot::Sender<Reply>,
 }
 
-/// The master's end; the socket file goes when this is dropped.
+/// The master's end. When this is dropped, the socket file is removed.
 pub struct Server {
     _file: SocketFile,
     listening: JoinHandle<()>,
@@ -85,7 +85,7 @@ struct AllServed(Vec<Served>);
 
 impl AllServed {
     /// Makes room for one more, at the cost of the one that has been silent for longest.
-    /// Whether there is room.
+    /// Returns whether there is room.
     fn make_room(&mut self) -> bool {
         self.0.retain(|served| !served.task.is_finished());
         if self.0.len() < CONNECTIONS_MAX {
@@ -164,7 +164,7 @@ async fn send(stream: &mut UnixStream, reply: &Reply) -> io::Result<()> {
     })
 }
 
-/// The file's mode says so of all who ask; it can be changed.
+/// The mode of the file admits no other user, but it can be changed.
 fn is_same_user(stream: &UnixStream) -> bool {
     let own = rustix::process::geteuid().as_raw();
     stream.peer_cred().is_ok_and(|peer| peer.uid() == own)

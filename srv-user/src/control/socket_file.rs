@@ -1,6 +1,5 @@
-//! The name of a listening Unix socket among the files: how it comes into being,
-//! and how it goes. No file is removed here except a socket, and at the end only
-//! the one that was made here.
+//! The file of a listening Unix socket: how it is created and removed. This module removes no file
+//! except a socket, and at the end only the one that it has created.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -78,13 +77,13 @@ fn make_way(path: &Path) -> anyhow::Result<()> {
     }
     match connect_at_once(path) {
         Ok(()) => bail!("another server answers there: stop it, or pass another --control"),
-        // It has not come to accept those that wait.
+        // That server has not accepted the connections that wait yet.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             bail!(
                 "another server listens there and does not answer: stop it, or pass another --control"
             )
         }
-        // What a killed server left behind.
+        // A server that was killed has left this socket.
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).context("remove the socket of a server that has ended")
         }
@@ -95,7 +94,8 @@ fn make_way(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// std's own waits for room among the connections that are not accepted yet.
+/// Unlike std's `connect`, this does not wait until there is room for one more connection that is
+/// not accepted yet.
 fn connect_at_once(path: &Path) -> io::Result<()> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;

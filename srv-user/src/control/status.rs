@@ -1,5 +1,5 @@
-//! The state of a listener group, as others see it: what a group of srv-steer has counted, in
-//! the types that are sent. What is said of each of its workers is in `workers`.
+//! The state of a listener group, as other processes see it: what a group of srv-steer has counted,
+//! in the types that are sent. The state of each of its workers is in `workers`.
 
 mod workers;
 
@@ -28,7 +28,7 @@ pub struct GroupStatus {
 }
 
 impl GroupStatus {
-    /// As the group is now.
+    /// The state of the group now.
     pub fn of(group: &Group) -> Self {
         let now_ns = monotonic_ns();
         let worker = |slot: u32| {
@@ -51,14 +51,14 @@ impl GroupStatus {
 pub struct ProgramStatus {
     /// Whether it decides now.
     pub attached: bool,
-    /// If it does not: why.
+    /// The reason, if it does not decide.
     pub why_not: Option<String>,
     /// Runs so far: those that steered and those that fell back.
     pub runs: u64,
     /// Connections assigned to a worker.
     pub steered: u64,
-    /// ACKs of no connection that were given to a worker's listener: SYN cookies
-    /// that come back, and strays.
+    /// ACKs that belong to no connection and were given to a worker's listener: SYN cookies that
+    /// come back, and strays.
     #[serde(default)]
     pub acks: u64,
     /// Runs that left the choice to the kernel's hash, by reason.
@@ -84,7 +84,7 @@ impl ProgramStatus {
     }
 }
 
-/// As a user of srv knows it: by the flag.
+/// The reason in the words that a user of srv knows: by the flag.
 pub fn why_hashing(reason: &HashingReason) -> String {
     match reason {
         HashingReason::SwitchedOff => "--no-bpf was given".into(),

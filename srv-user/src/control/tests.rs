@@ -1,4 +1,4 @@
-//! Both ends of the control socket with a stranger at the other.
+//! Each end of the control socket with a hostile process at the other end.
 
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -22,7 +22,7 @@ fn packet(message: &impl Serialize) -> Vec<u8> {
     packet
 }
 
-/// What the master's end says to somebody who sends `bytes`.
+/// What the master's end replies to a process that sends `bytes`.
 async fn said_to(bytes: &[u8]) -> Vec<u8> {
     let (mut mine, theirs) = tokio::net::UnixStream::pair().unwrap();
     let (events, mut questions) = unbounded_channel::<Question>();
@@ -111,7 +111,7 @@ fn ask_one_who_says(listener: &UnixListener, path: &Path, bytes: &[u8]) -> anyho
             let (mut stream, _) = listener.accept().unwrap();
             let mut question = String::new();
             BufReader::new(&stream).read_line(&mut question).unwrap();
-            // Whoever asked may have heard enough.
+            // The process that asked may have read enough and closed the connection.
             let _ = stream.write_all(bytes);
         });
         ask(Some(path), &Request::Status)

@@ -161,7 +161,7 @@ fn refusals(workers: &[WorkerStatus]) -> String {
     }
 }
 
-/// What else there is to say of the workers.
+/// The lines for what the table of workers does not show.
 fn lines(workers: &[WorkerStatus]) -> String {
     let figures = LINES
         .iter()
@@ -270,7 +270,7 @@ behind the newest settings: worker 0
     #[test]
     fn a_figure_without_a_column_has_a_line_if_it_is_not_zero() {
         let mut workers = busy_pair();
-        let meaning = "killed because they hung";
+        let meaning = "killed because they stalled";
         let said = |workers: &[WorkerStatus]| {
             status(&status_for_tests(vec![group_for_tests(workers.to_vec())]))
         };
@@ -278,7 +278,7 @@ behind the newest settings: worker 0
         (workers[0].hang_kills, workers[1].hang_kills) = (2, u32::MAX);
         let text = said(&workers);
         assert!(
-            text.contains("\nkilled because they hung: 4294967297\n"),
+            text.contains("\nkilled because they stalled: 4294967297\n"),
             "{text}"
         );
     }

@@ -6,8 +6,8 @@ use std::io;
 use anyhow::{Context, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the soft limit to the hard one, for this process and those that it starts. The limit
-/// that holds now; `None` is unlimited.
+/// Raises the soft limit to the hard one, for this process and those that it starts. Returns the
+/// limit that holds now; `None` is unlimited.
 ///
 /// # Errors
 /// What the kernel says.
@@ -31,7 +31,7 @@ pub fn of_master(workers: u32, groups: u64, listeners: u64) -> u64 {
 /// Raises the limit, for a master with so many workers, groups, and listeners in each group.
 ///
 /// # Errors
-/// The hard limit is too low for them.
+/// If the hard limit is too low for them.
 pub fn raise_for_master(workers: u32, groups: u64, listeners: u64) -> anyhow::Result<()> {
     let limit = raise().context("raise RLIMIT_NOFILE")?;
     let needed = of_master(workers, groups, listeners);

@@ -1,5 +1,5 @@
-//! Who has a socket: the processes with a file descriptor of it, and which of
-//! them wait for connections on it. Reads `/proc`, changes nothing.
+//! Which processes have a file descriptor of a socket, and which of them wait for connections on
+//! it. This module reads `/proc`, changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -22,17 +22,18 @@ pub struct Owner {
     pub sockets: BTreeMap<u64, RawFd>,
     /// The sockets that one of its epoll instances watches.
     pub polled: BTreeSet<u64>,
-    /// How many of its epoll instances watch one of the sockets: of a process whose
-    /// threads accept each by itself, as many as threads.
+    /// How many of its epoll instances watch one of the sockets. If each thread of the process
+    /// accepts by itself, there are as many as threads.
     pub epolls: usize,
 }
 
-/// What a look at all processes brought.
+/// The result of a look at all processes.
 #[derive(Clone, Debug, Default)]
 pub struct Owners {
     /// Those that have one of the sockets, by process id.
     pub owners: Vec<Owner>,
-    /// Processes whose files could not be seen: not without CAP_SYS_PTRACE.
+    /// How many processes have files that this one may not see; CAP_SYS_PTRACE is required for
+    /// that.
     pub hidden: usize,
 }
 
@@ -53,8 +54,9 @@ impl Owners {
         found
     }
 
-    /// The processes that accept from a socket: those that poll it, else the
-    /// only one that has it, else nobody knows.
+    /// The processes that accept from a socket: those that poll it. If none polls it, the only
+    /// process that has it. If several have it, the result is empty, because it is unknown which
+    /// accepts.
     pub fn workers(&self, inode: u64) -> Vec<&Owner> {
         let all: Vec<&Owner> = self.having(inode).collect();
         let polling: Vec<&Owner> = all
@@ -107,7 +109,7 @@ pub fn descendants(pid: Pid) -> Vec<Pid> {
     while let Some(at) = found.get(next).copied() {
         next += 1;
         let children = parents.iter().filter(|(child, parent)| {
-            // Ids of processes that end meanwhile can be given anew.
+            // If processes end meanwhile, the kernel can give their ids to others.
             *parent == at && !found.contains(child)
         });
         let children: Vec<Pid> = children.map(|(child, _)| *child).collect();
@@ -122,7 +124,7 @@ pub fn command(pid: Pid) -> String {
     shown(&fs::read(path).unwrap_or_default())
 }
 
-/// A process calls itself what it likes, and a terminal obeys what it is shown.
+/// Replaces control characters: a process can give itself any name, and a terminal obeys them.
 fn shown(comm: &[u8]) -> String {
     let name = String::from_utf8_lossy(comm.trim_ascii());
     name.replace(char::is_control, "?")
@@ -131,7 +133,7 @@ fn shown(comm: &[u8]) -> String {
 /// Inode numbers of all sockets that a process has, with their descriptors.
 ///
 /// # Errors
-/// It has ended, or its files may not be seen.
+/// If it has ended, or this process may not see its files.
 pub fn sockets_of(pid: Pid) -> std::io::Result<BTreeMap<u64, RawFd>> {
     Ok(files(pid)?.sockets)
 }

@@ -35,7 +35,7 @@ pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// The end of a channel that this process inherited at a number.
 ///
 /// # Errors
-/// There is no such channel: another program than a master has started this process.
+/// If there is no such channel: another program than a master has started this process.
 pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     let option = |option| {
         let mut value: libc::c_int = 0;

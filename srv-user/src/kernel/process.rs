@@ -1,5 +1,5 @@
-//! A child process that can be signalled for as long as it exists, and never after
-//! that: its number may be another process's by then.
+//! A child process that can be signalled for as long as it exists, and never after that, because
+//! its number may then be another process's.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -14,7 +14,7 @@ use rustix::process::{
 #[derive(Debug)]
 pub struct Process {
     pid: Pid,
-    /// `None` where the kernel or a sandbox refuses it (gVisor has none).
+    /// `None` if the kernel or a sandbox refuses it (gVisor has none).
     pidfd: Option<OwnedFd>,
 }
 
@@ -82,7 +82,7 @@ mod tests {
             process.signal(Signal::CONT).unwrap();
         }
         process.signal(Signal::KILL).unwrap();
-        // Its end is waited for, and left to be reaped.
+        // This awaits its end, without reaping it.
         waitid(process.id(), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
         assert!(!process.is_alive() && !by_number.is_alive());
         child.wait().unwrap();

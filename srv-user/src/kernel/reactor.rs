@@ -8,8 +8,8 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::time::Timespec;
 use srv_steer::Poller;
 
-/// Events taken from the kernel at a time. Few: what is left in the kernel can
-/// still wake a sibling, what is taken waits for this worker.
+/// Events taken from the kernel at a time. They are few, because an event that is left in the
+/// kernel can still wake a sibling, whereas one that is taken waits for this worker.
 pub(crate) const BATCH: usize = 16;
 
 /// An epoll instance and the events of its last wait.
@@ -18,7 +18,7 @@ pub struct Reactor {
     events: Vec<Event>,
 }
 
-/// What happened to which registration.
+/// What has happened to a registration.
 #[derive(Clone, Copy)]
 pub struct Readiness {
     /// The number it was registered with.

@@ -1,5 +1,5 @@
-//! The kernel's own list of sockets (`NETLINK_SOCK_DIAG`, inet_diag): what
-//! `ss` shows, in the network namespace of one's choice. Knows no processes.
+//! The kernel's own list of sockets (`NETLINK_SOCK_DIAG`, inet_diag): what `ss` shows, in any
+//! network namespace. Knows no processes.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -28,11 +28,11 @@ pub struct SockDiag {
 pub struct Listener {
     /// What it is bound to.
     pub address: SocketAddr,
-    /// As in `/proc/PID/fd`.
+    /// Inode number, as in `/proc/PID/fd`.
     pub inode: u64,
-    /// `SO_COOKIE`: never given twice, where inode numbers are.
+    /// `SO_COOKIE`. Unlike an inode number, the kernel never gives it twice.
     pub cookie: u64,
-    /// The user who made it.
+    /// The UID of the user that created it.
     pub uid: u32,
     /// The device it is bound to, 0 if none.
     pub device: u32,
@@ -161,7 +161,7 @@ impl SockDiag {
     }
 }
 
-/// Reads a packet of a dump; whether there is more to come.
+/// Reads a packet of a dump. Returns whether more packets follow.
 fn read(packet: &[u8], found: &mut Vec<InetResponseHeader>) -> anyhow::Result<bool> {
     let mut rest = packet;
     while !rest.is_empty() {
@@ -173,7 +173,7 @@ fn read(packet: &[u8], found: &mut Vec<InetResponseHeader>) -> anyhow::Result<bo
             }
             NetlinkPayload::Done(_) => return Ok(false),
             NetlinkPayload::Error(error) => {
-                // Not by its `to_io`, which panics at what has no opposite.
+                // This does not call its `to_io`, which panics at a code that has no opposite.
                 let error = io::Error::from_raw_os_error(error.raw_code().saturating_neg());
                 bail!(
                     "the kernel does not list sockets: {error} (needs Linux 3.3 or newer, and \
@@ -328,7 +328,7 @@ mod tests {
         proptest!(config(), |(packet in mutated(seeds))| {
             let mut found = Vec::new();
             if read(&packet, &mut found).is_ok() {
-                // Each takes its room: nothing is read twice.
+                // Each entry takes its room, so nothing is read twice.
                 prop_assert!(found.len() <= packet.len() / 16);
             }
             found.into_iter().map(Listener::from).for_each(drop);

@@ -6,10 +6,9 @@ use tracing_subscriber::filter::{Directive, LevelFilter};
 /// The filter that `asked` describes, in EnvFilter's syntax, and what of it is not
 /// understood.
 ///
-/// A level alone, such as `debug`, is meant for srv: the libraries (aya logs each
-/// relocation of a program) and the program's own log, a line for each connection, go on
-/// from level info on. If they are named, as in `debug,aya=trace,srv_ebpf=debug`, they get
-/// what is asked for.
+/// A level alone, such as `debug`, holds for srv: the libraries (aya logs each relocation of a
+/// program) and the program's own log, a line for each connection, go on from level info on. If
+/// they are named, as in `debug,aya=trace,srv_ebpf=debug`, they get what is asked for.
 pub(super) fn parse(asked: &str) -> (EnvFilter, Vec<String>) {
     let mut filter = at(EnvFilter::default(), LevelFilter::INFO);
     let mut named: Vec<Directive> = Vec::new();
@@ -29,8 +28,8 @@ pub(super) fn parse(asked: &str) -> (EnvFilter, Vec<String>) {
     (filter, not_understood)
 }
 
-/// srv from `level` on, and all others from info on, if that is less. A name stands for all
-/// that begin with it: `srv_ebpf` is named since `srv` is.
+/// srv from `level` on, and all others from info on, if that is less. A name stands for all that
+/// begin with it. So `srv_ebpf` has to be named, because `srv` is.
 fn at(filter: EnvFilter, level: LevelFilter) -> EnvFilter {
     let others = level.min(LevelFilter::INFO);
     let named = [format!("srv={level}"), format!("srv_ebpf={others}")];

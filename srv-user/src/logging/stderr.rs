@@ -1,13 +1,12 @@
-//! Standard error for a process that has better things to do: a line that cannot be
-//! written now, since a disk is full, a reader has gone or does not read, or a terminal
-//! was closed, is lost. Lost lines are counted, and the count is written as soon as
-//! something can be written again.
+//! Standard error for a process that must not wait. If a line cannot be written now, since a disk
+//! is full, a reader has gone or does not read, or a terminal was closed, the line is lost. Lost
+//! lines are counted, and the count is written as soon as something can be written again.
 //!
 //! Other processes write to the same pipe or terminal, so `poll` alone promises nothing:
-//! the room may be another's a moment later. And `O_NONBLOCK` belongs to the open file
-//! description, which the shell that started this process may share. So a pipe or
-//! terminal is opened once more, which makes a description of its own. On a regular file
-//! a write waits for the disk; the kernel has no other way.
+//! another process may use the room a moment later. And `O_NONBLOCK` belongs to the open file
+//! description, which the shell that started this process may share. So a pipe or terminal is
+//! opened once more, which makes a description of its own. On a regular file a write waits for the
+//! disk; the kernel has no other way.
 
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -45,7 +44,8 @@ static STDERR: Mutex<Stderr> = Mutex::new(Stderr {
 });
 
 struct Stderr {
-    /// No write waits. Before that, it is a command's, as any other program's.
+    /// Whether no write waits. Before that, it is the standard error of a command, as of any other
+    /// program.
     is_open: bool,
     is_json: bool,
     is_socket: bool,
@@ -53,11 +53,11 @@ struct Stderr {
     unfinished: Vec<u8>,
     /// Lines that were lost since one was written.
     lost: u64,
-    /// Why the last of them was.
+    /// Why the last of them was lost.
     why: Option<Errno>,
 }
 
-/// From now on writes do not wait.
+/// Makes writes not wait from now on.
 pub(super) fn open(is_json: bool) {
     // A limit on the size of files (RLIMIT_FSIZE) is one more reason why a line cannot be
     // written, and no reason to end.
@@ -80,7 +80,7 @@ pub(super) fn open(is_json: bool) {
 fn own_description() -> rustix::io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(io::stderr())?;
     if flags.contains(OFlags::NONBLOCK) {
-        // A parent that is srv has done this.
+        // The parent is srv, and has done this.
         return Ok(());
     }
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -97,7 +97,7 @@ pub(super) fn write(line: &[u8]) {
     lock().write(line);
 }
 
-/// Writes a line that no event makes: this process cannot go on.
+/// Writes a line that no tracing event produces: this process cannot go on.
 pub(super) fn report(text: fmt::Arguments<'_>) {
     // A panic while this thread writes must not wait for itself.
     if let Ok(mut stderr) = STDERR.try_lock() {
@@ -116,14 +116,14 @@ pub fn complain(text: fmt::Arguments<'_>) {
     let mut stderr = lock();
     match stderr.is_open {
         true => stderr.write(format!("{text}\n").as_bytes()),
-        // If it cannot be told, there is nothing else that could be done.
+        // If this fails, nothing else can be done.
         false => {
             let _ = writeln!(io::stderr(), "{text}");
         }
     }
 }
 
-/// Says how many lines were lost, if some were and that can be written now.
+/// If lines were lost, and standard error can be written to now, writes how many.
 pub fn catch_up() {
     let mut stderr = lock();
     if stderr.lost > 0 {
@@ -142,7 +142,7 @@ impl Stderr {
         }
     }
 
-    /// Whether nothing is owed any more.
+    /// Returns whether nothing remains to be written.
     fn catch_up(&mut self) -> bool {
         let unfinished = std::mem::take(&mut self.unfinished);
         let is_written = self.write_whole(&unfinished);
@@ -170,7 +170,7 @@ impl Stderr {
         is_written && self.unfinished.is_empty()
     }
 
-    /// Writes all of it, perhaps the end later; `false`: nothing of it.
+    /// Writes all of it, perhaps the end later. Returns false if it wrote nothing of it.
     fn write_whole(&mut self, bytes: &[u8]) -> bool {
         let mut left = bytes;
         while !left.is_empty() {

@@ -1,4 +1,4 @@
-//! An address to listen on, and what is said of a text that is none.
+//! An address to listen on, and the messages for a text that is not one.
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;

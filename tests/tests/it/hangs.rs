@@ -148,7 +148,7 @@ fn a_worker_that_hangs_for_too_long_is_replaced() {
     assert_eq!(after.workers[1 - slot].pid, before.workers[1 - slot].pid);
     assert_eq!(get(server.address(), "/").status(), 200);
     let said = server.srv(&["status"]).unwrap().stdout;
-    assert!(String::from_utf8_lossy(&said).contains("killed because they hung: 1"));
+    assert!(String::from_utf8_lossy(&said).contains("killed because they stalled: 1"));
 }
 
 /// Master and workers stand still for longer than a worker may hang, as they do when their

@@ -14,13 +14,13 @@ use srv_steer::balance::{coefficient_of_variation, max_over_mean, sum};
 pub struct WorkerStatus {
     /// The worker's number.
     pub slot: u32,
-    /// It belongs to the server that has joined.
+    /// Whether it belongs to the secondary server, which has joined.
     #[serde(default)]
     pub joined: bool,
     /// Its process, 0 if there is none.
     pub pid: u32,
-    /// It does not serve yet by the newest settings, or the newest listeners; of a worker of
-    /// the server that has joined this is not known, and false.
+    /// Whether it does not serve yet by the newest settings, or the newest listeners. For a worker
+    /// of the secondary server this is not known, and false.
     #[serde(default)]
     pub behind: bool,
     /// absent, starting, ready, draining, dead, hung or full.
@@ -43,7 +43,7 @@ pub struct WorkerStatus {
     pub running: u32,
     /// How long it has been away from `epoll_wait`, µs; 0 while it sleeps.
     pub busy_us: u64,
-    /// Workers killed in this slot because they hung (`--hang-kill`).
+    /// Workers killed in this slot because they stalled (`--hang-kill`).
     pub hang_kills: u32,
     /// Requests answered.
     pub served: u64,
@@ -59,15 +59,16 @@ pub struct Line {
     pub figure: fn(&[WorkerStatus]) -> u64,
 }
 
-/// What the table of workers has no column for. (A terminal has no room for another column.)
+/// The figures for which the table of workers has no column. (A terminal has no room for another
+/// column.)
 pub const LINES: &[Line] = &[Line {
-    meaning: "killed because they hung",
+    meaning: "killed because they stalled",
     figure: |workers| sum_of(workers, |worker| worker.hang_kills.into()),
 }];
 
 impl WorkerStatus {
-    /// Of the worker in `slot`, as `memory` has it at `now_ns` of `CLOCK_MONOTONIC`. What the
-    /// memory does not have is false or zero.
+    /// The figures of the worker in `slot`, as `memory` has them at `now_ns` of `CLOCK_MONOTONIC`.
+    /// What the memory does not have is false or zero.
     pub(crate) fn of(memory: &Memory, slot: u32, now_ns: u64) -> Self {
         let nth = slot as usize;
         let (at, steering) = (&memory.slots[nth], &memory.steering[nth]);
@@ -130,7 +131,7 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Of these workers.
+    /// The sums over these workers.
     pub fn of(workers: &[WorkerStatus]) -> Self {
         let of = |count: fn(&WorkerStatus) -> u64| workers.iter().map(count).collect::<Vec<u64>>();
         let accepted = of(|worker| worker.taken_own.saturating_add(worker.taken_stolen));
