@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use srv::measure::result::{ArmRole, Comparison};
 use srv_tests::server::{Server, binary};
 use tempfile::TempDir;
 
@@ -273,13 +274,17 @@ fn a_comparison_stops_before_it_starts_unless_arms_may_be_left_out() {
     // 2: the run is complete, and the machine was too disturbed to judge by it.
     let code = output.status.code();
     assert!(matches!(code, Some(0 | 2)), "{output:?}");
-    let result = srv::measure::result::Comparison::read(&out).unwrap();
+    let result = Comparison::read(&out).unwrap();
     let rounds = result
         .arms
         .iter()
-        .map(|arm| (arm.name.as_str(), arm.rounds.len()));
+        .map(|arm| (arm.name.as_str(), arm.role, arm.rounds.len()));
     assert_eq!(
         rounds.collect::<Vec<_>>(),
-        [("hash", 1), ("least+ring", 0), ("hash again", 1)]
+        [
+            ("hash", ArmRole::Candidate, 1),
+            ("least+ring", ArmRole::Candidate, 0),
+            ("hash", ArmRole::Control, 1)
+        ]
     );
 }

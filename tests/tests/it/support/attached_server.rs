@@ -115,8 +115,11 @@ impl Server {
         until("a worker accepts", || {
             (self.accepted() > accepted).then_some(())
         });
-        for worker in self.workers.iter().filter(|worker| !worker.is_busy()) {
-            worker.await_sleep();
+        // A worker that was made busy a moment ago may still be on its way to its wait.
+        for worker in &self.workers {
+            until("a worker sleeps or is busy", || {
+                (worker.is_busy() || worker.is_asleep()).then_some(())
+            });
         }
         client
     }
@@ -174,8 +177,12 @@ impl Worker {
         }
     }
 
-    /// Waits until the kernel says that the thread waits for connections.
     fn await_sleep(&self) {
+        until("a worker sleeps", || self.is_asleep().then_some(()));
+    }
+
+    /// Whether the kernel says that the thread waits for connections.
+    fn is_asleep(&self) -> bool {
         let waits_in = match self.waits {
             Waits::Epoll => ["do_epoll_wait", "ep_poll"],
             Waits::Poll => ["do_sys_poll", "poll_schedule_timeout"],
@@ -183,15 +190,11 @@ impl Worker {
             // Linux 6.1 has the wait inlined into the system call.
             Waits::IoUring => ["io_cqring", "__do_sys_io_uring_enter"],
         };
-        until("a worker sleeps", || {
-            let sleeps_in = self.sleeps_in();
-            waits_in
-                .iter()
-                .any(|name| sleeps_in.contains(name))
-                .then_some(())
-        });
+        let sleeps_in = self.sleeps_in();
+        waits_in.iter().any(|name| sleeps_in.contains(name))
     }
 
+    /// Whether the thread waits for the end of what it was ordered.
     fn is_busy(&self) -> bool {
         self.sleeps_in().contains("futex")
     }
