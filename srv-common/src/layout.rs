@@ -244,14 +244,25 @@ pub enum State {
 }
 
 impl State {
-    /// The state's name; `unknown` for a number that is no state.
-    pub fn name(number: u32) -> &'static str {
-        [
-            "absent", "starting", "ready", "draining", "dead", "hung", "full",
-        ]
-        .get(number as usize)
-        .copied()
-        .unwrap_or("unknown")
+    /// All states, in order of number, with the names that users see.
+    pub const NAMED: [(&'static str, Self); 7] = [
+        ("absent", Self::Absent),
+        ("starting", Self::Starting),
+        ("ready", Self::Ready),
+        ("draining", Self::Draining),
+        ("dead", Self::Dead),
+        ("hung", Self::Hung),
+        ("full", Self::Full),
+    ];
+
+    /// The state's name.
+    pub fn name(self) -> &'static str {
+        Self::NAMED[self as usize].0
+    }
+
+    /// The state of that number in [`Steering::state`]; `None` if there is none.
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::NAMED.get(number as usize).map(|(_, state)| *state)
     }
 }
 

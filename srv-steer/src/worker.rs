@@ -15,19 +15,34 @@ use crate::load::Load;
 use crate::memory::Mapping;
 use crate::ring::Ring;
 
-/// The slots of workers of this process that have ended since the group looked.
+/// A worker of this process in a slot that may have others before and after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tenure {
+    pub(crate) slot: u32,
+    /// How many workers had started in the slot when this one did, itself included.
+    pub(crate) starts: u32,
+}
+
+impl Tenure {
+    /// Whether no other worker has started in the slot since.
+    pub(crate) fn is_current(self, memory: &srv_common::Group) -> bool {
+        memory.steering[self.slot as usize].starts.get() == self.starts
+    }
+}
+
+/// The workers of this process that have ended since the group looked.
 #[derive(Default)]
-pub(crate) struct Departures(Mutex<Vec<u32>>);
+pub(crate) struct Departures(Mutex<Vec<Tenure>>);
 
 impl Departures {
-    fn add(&self, slot: u32) {
-        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.push(slot);
+    fn add(&self, tenure: Tenure) {
+        let mut ended = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.push(tenure);
     }
 
-    pub(crate) fn take(&self) -> Vec<u32> {
-        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *slots)
+    pub(crate) fn take(&self) -> Vec<Tenure> {
+        let mut ended = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *ended)
     }
 }
 
@@ -44,25 +59,29 @@ pub struct Worker {
 
 /// Tells the group that a worker of this process has ended.
 struct Departure {
-    slot: u32,
+    tenure: Tenure,
     memory: Mapping<srv_common::Group>,
     departures: Arc<Departures>,
 }
 
 impl Drop for Departure {
     fn drop(&mut self) {
+        // If the slot has its next worker already, that one goes on.
+        if !self.tenure.is_current(&self.memory) {
+            return;
+        }
         // This takes effect at once for the policies that compare all workers. The others use the
         // list of the group, which follows when the group is maintained.
-        let steering = &self.memory.steering[self.slot as usize];
+        let steering = &self.memory.steering[self.tenure.slot as usize];
         steering.eligible.set(NOT_ELIGIBLE);
-        self.departures.add(self.slot);
+        self.departures.add(self.tenure);
     }
 }
 
 impl Worker {
     /// A worker of this process.
     pub(crate) fn here(
-        slot: u32,
+        tenure: Tenure,
         mode: AcceptMode,
         listeners: Vec<TcpListener>,
         memory: Mapping<srv_common::Group>,
@@ -71,9 +90,9 @@ impl Worker {
         Self {
             mode,
             listeners,
-            load: Load::new(vec![memory.clone()], slot),
+            load: Load::new(vec![memory.clone()], tenure.slot),
             departure: Some(Departure {
-                slot,
+                tenure,
                 memory,
                 departures,
             }),

@@ -11,8 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use serde::{Deserialize, Serialize};
-use srv_common::Policy;
+use srv_common::{Policy, State};
 
 pub use address::ListenAddr;
 pub use from_file::{list, scalar, table};
@@ -113,8 +112,7 @@ impl<const MIN_MS: u64> From<Period<MIN_MS>> for Duration {
 }
 
 /// A steering policy, by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyName(pub Policy);
 
 impl Named for PolicyName {
@@ -123,25 +121,29 @@ impl Named for PolicyName {
     }
 }
 
-impl TryFrom<String> for PolicyName {
-    type Error = Expected;
-
-    fn try_from(name: String) -> Result<Self, Expected> {
-        name.parse()
-    }
-}
-
-impl From<PolicyName> for String {
-    fn from(policy: PolicyName) -> Self {
-        policy.0.name().to_owned()
-    }
-}
-
 impl FromStr for PolicyName {
     type Err = Expected;
 
     fn from_str(text: &str) -> Result<Self, Expected> {
         by_name(text, &Policy::NAMED).map(Self)
+    }
+}
+
+/// The state of a worker's slot, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateName(pub State);
+
+impl Named for StateName {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+}
+
+impl FromStr for StateName {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        by_name(text, &State::NAMED).map(Self)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use srv_common::Shared;
+use srv_common::layout::NOT_ELIGIBLE;
 
 use super::*;
 use crate::load::Load;
@@ -77,4 +78,51 @@ fn the_owner_survives_whatever_the_shared_memory_says() {
         load.started();
         load.finished();
     });
+}
+
+/// A thread that ends and one that takes its place may overlap, and the group may look late.
+#[test]
+fn the_end_of_a_worker_does_not_end_its_successor() {
+    let mut group = unsteered_group();
+    let eligible = |group: &Group| group.memory.steering[1].eligible.get() != NOT_ELIGIBLE;
+
+    drop(group.worker(1).unwrap());
+    let second = group.worker(1).unwrap();
+    group.maintain();
+    assert!(group.is_ready(1) && eligible(&group), "the end was before");
+
+    let third = group.worker(1).unwrap();
+    drop(second);
+    group.maintain();
+    assert!(group.is_ready(1) && eligible(&group), "the end was after");
+
+    drop(third);
+    assert!(!eligible(&group), "at once");
+    group.maintain();
+    assert!(!group.is_ready(1));
+}
+
+#[test]
+fn listeners_that_cannot_be_steered_are_served_by_hash() {
+    // Without SO_REUSEPORT.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let group = Group::from_listeners(vec![listener]).unwrap();
+    assert!(matches!(
+        group.state(),
+        GroupState::Hashing(HashingReason::Refused(_))
+    ));
+    assert_eq!(group.address(), address);
+}
+
+#[test]
+fn listeners_of_two_addresses_form_no_group() {
+    let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let refused = Group::from_listeners(vec![listen(), listen()]).map(drop);
+    let refused = refused.expect_err("two addresses").to_string();
+    assert!(
+        refused.contains("make a group of each address"),
+        "{refused}"
+    );
+    assert!(Group::from_listeners(Vec::new()).is_err());
 }

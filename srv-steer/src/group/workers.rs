@@ -9,11 +9,10 @@ use srv_common::State;
 use srv_common::layout::{ELIGIBLE, LAST_RESORT, NOT_ELIGIBLE, eligibility};
 
 use super::{Group, Stall};
-use crate::accept_mode::AcceptMode;
 use crate::clock::monotonic_ns;
 use crate::error::{Error, ErrorKind, Result, Tried as _};
 use crate::handover;
-use crate::worker::Worker;
+use crate::worker::{Tenure, Worker};
 
 /// How often the waiting counts are reconciled with the kernel's, ns: longer than a handshake
 /// takes.
@@ -23,7 +22,8 @@ impl Group {
     /// How often to call [`Self::maintain`].
     pub const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(20);
 
-    /// The worker in `slot`, for a thread of this process. It gets connections from now on.
+    /// The worker in `slot`, for a thread of this process. It gets connections from now on. The
+    /// slot's worker before it must accept no more.
     ///
     /// # Errors
     /// If there is no listener of that slot, or the process is out of file descriptors.
@@ -37,7 +37,9 @@ impl Group {
         });
         let listeners = listeners.collect::<Result<Vec<_>>>()?;
         let (memory, departures) = (self.memory.clone(), self.departures.clone());
-        let worker = Worker::here(slot, self.mode(), listeners, memory, departures);
+        let starts = self.steering_of(slot).starts.get().wrapping_add(1);
+        let tenure = Tenure { slot, starts };
+        let worker = Worker::here(tenure, self.accept, listeners, memory, departures);
         self.worker_begins(slot, std::process::id());
         Ok(worker)
     }
@@ -78,16 +80,12 @@ impl Group {
         self.ensure_listener(slot)?;
         let listeners: Vec<_> = self.listeners.sockets.iter().map(AsFd::as_fd).collect();
         let memory = self.shared.as_fd();
-        handover::send(channel, slot, self.mode(), memory, &listeners)
-    }
-
-    fn mode(&self) -> AcceptMode {
-        self.accept
+        handover::send(channel, slot, self.accept, memory, &listeners)
     }
 
     fn ensure_listener(&self, slot: u32) -> Result<()> {
         let (count, slots) = (self.listeners.sockets.len(), self.slots.used().end);
-        let has_one = match self.mode().has_own_listeners() {
+        let has_one = match self.accept.has_own_listeners() {
             true => (slot as usize) < count,
             false => slot < slots,
         };
@@ -118,8 +116,10 @@ impl Group {
     /// [`Self::MAINTENANCE_INTERVAL`]. Returns the workers that have stalled, and those that may
     /// have.
     pub fn maintain(&mut self) -> Vec<Stall> {
-        for slot in self.departures.take() {
-            self.worker_ended(slot);
+        for tenure in self.departures.take() {
+            if tenure.is_current(&self.memory) {
+                self.worker_ended(tenure.slot);
+            }
         }
         let now_ns = monotonic_ns();
         if now_ns.saturating_sub(self.reconciled_ns) >= RECONCILED_EVERY_NS {

@@ -105,7 +105,7 @@ fn worker(worker: &WorkerStatus) -> Vec<String> {
     vec![
         worker.slot.to_string(),
         or_dash(worker.pid != 0, worker.pid),
-        worker.state.clone(),
+        worker.state.to_string(),
         worker.starts.to_string(),
         worker.steered.to_string(),
         worker.taken_own.to_string(),

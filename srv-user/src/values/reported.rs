@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A value that users know by its name.
 pub trait Named {
@@ -13,8 +13,7 @@ pub trait Named {
 }
 
 /// A value by its name, as another process reports it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reported<T> {
     /// A value that this version of srv knows.
     Known(T),
@@ -58,6 +57,18 @@ impl<T: FromStr> From<&str> for Reported<T> {
     fn from(name: &str) -> Self {
         name.parse()
             .map_or_else(|_| Self::Unknown(name.to_owned()), Self::Known)
+    }
+}
+
+impl<T: Named> Serialize for Reported<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de, T: FromStr> Deserialize<'de> for Reported<T> {
+    fn deserialize<D: Deserializer<'de>>(message: D) -> Result<Self, D::Error> {
+        String::deserialize(message).map(|name| Self::from(name.as_str()))
     }
 }
 

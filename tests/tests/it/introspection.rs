@@ -38,7 +38,7 @@ fn status_adds_up() {
     assert_eq!((totals.running, totals.waiting), (0, 0));
     assert_eq!(group.program.steered, 10);
     for worker in &group.workers {
-        assert_eq!((&*worker.state, worker.starts), ("ready", 1));
+        assert_eq!((worker.state.name(), worker.starts), ("ready", 1));
         assert!(worker.refused.is_empty());
     }
     assert!(totals.active_max_over_mean >= 1.0);

@@ -210,7 +210,7 @@ fn one_that_stops() {
     signal(first.pid(), Signal::TERM);
     until("it drains", || {
         let state = &status(&first).groups[0].workers[0].state;
-        (state == "draining").then_some(())
+        (*state == "draining").then_some(())
     });
     let listen = first.address().to_string();
     let said = refusal(&mut joining(&first, &["--listen", &listen]));

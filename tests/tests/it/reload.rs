@@ -163,7 +163,7 @@ fn a_bad_file_is_refused_at_its_line_and_nothing_changes() {
     let after = group(&configured.server);
     assert_eq!(after.workers.len(), 2);
     for (before, after) in before.workers.iter().zip(&after.workers) {
-        assert_eq!((before.pid, "ready"), (after.pid, after.state.as_str()));
+        assert_eq!((before.pid, "ready"), (after.pid, after.state.name()));
     }
     assert_eq!(get(configured.server.address(), "/").status(), 200);
 }

@@ -59,17 +59,25 @@ pub(super) fn describe(sources: &Sources) -> Option<String> {
         .items
         .iter()
         .for_each(|item| exported.read(item));
+    let of_crate = || {
+        let files = sources.iter();
+        files.filter(|source| source.path.starts_with(SOURCES))
+    };
+    let items = of_crate().flat_map(|source| &source.syntax.items);
+    let private_traits: BTreeSet<String> = items
+        .filter_map(|item| match item {
+            Item::Trait(item) if !is_public(&item.vis) => Some(item.ident.to_string()),
+            _ => None,
+        })
+        .collect();
     let mut declarations = BTreeSet::new();
-    for source in sources
-        .iter()
-        .filter(|source| source.path.starts_with(SOURCES))
-    {
+    for source in of_crate() {
         let is_public_module = exported.is_public(&source.path);
         for item in &source.syntax.items {
             let is_exported = |name: &str| {
                 is_public_module && source.path != ROOT || exported.names.contains(name)
             };
-            declarations.extend(declaration(item, &is_exported));
+            declarations.extend(declaration(item, &is_exported, &private_traits));
         }
     }
     let mut text: Vec<String> = exported.reexports.into_iter().collect();
@@ -133,7 +141,11 @@ fn is_public(visibility: &Visibility) -> bool {
 }
 
 /// What a caller sees of an item, if it is public.
-fn declaration(item: &Item, is_exported: &dyn Fn(&str) -> bool) -> Option<String> {
+fn declaration(
+    item: &Item,
+    is_exported: &dyn Fn(&str) -> bool,
+    private_traits: &BTreeSet<String>,
+) -> Option<String> {
     let shown = match item.clone() {
         Item::Struct(mut item) if is_public(&item.vis) => {
             let name = is_exported(&item.ident.to_string());
@@ -182,7 +194,9 @@ fn declaration(item: &Item, is_exported: &dyn Fn(&str) -> bool) -> Option<String
             strip(&mut item.attrs);
             is_exported(&item.ident.to_string()).then_some(Item::Type(item))
         }
-        Item::Impl(item) if !is_test(&item.attrs) => implementation(item, is_exported),
+        Item::Impl(item) if !is_test(&item.attrs) => {
+            implementation(item, is_exported, private_traits)
+        }
         _ => None,
     }?;
     let file = syn::File {
@@ -195,7 +209,11 @@ fn declaration(item: &Item, is_exported: &dyn Fn(&str) -> bool) -> Option<String
 }
 
 /// The public methods of a type that is exported, or that the type has a trait.
-fn implementation(mut item: ItemImpl, is_exported: &dyn Fn(&str) -> bool) -> Option<Item> {
+fn implementation(
+    mut item: ItemImpl,
+    is_exported: &dyn Fn(&str) -> bool,
+    private_traits: &BTreeSet<String>,
+) -> Option<Item> {
     let Type::Path(of) = &*item.self_ty else {
         return None;
     };
@@ -204,7 +222,12 @@ fn implementation(mut item: ItemImpl, is_exported: &dyn Fn(&str) -> bool) -> Opt
         return None;
     }
     strip(&mut item.attrs);
-    if item.trait_.is_some() {
+    if let Some((of, _)) = &item.trait_ {
+        // A trait of the crate that it does not export is no part of the API.
+        let name = of.segments.last()?.ident.to_string();
+        if private_traits.contains(&name) {
+            return None;
+        }
         item.items.clear();
         return Some(Item::Impl(item));
     }
@@ -238,7 +261,7 @@ mod tests {
 
     const LIB: &str =
         "mod group;\npub mod balance;\npub use group::Group;\npub use srv_common::Policy;\n";
-    const GROUP: &str = "/// Doc.\npub struct Group { pub a: u8, b: u8 }\n\
+    const GROUP: &str = "pub(crate) trait Inner {}\nimpl Inner for Group {}\n/// Doc.\npub struct Group { pub a: u8, b: u8 }\n\
         impl Group { pub fn new() -> Self { todo!() } fn own(&self) {} }\n\
         pub struct Hidden;\n";
     const BALANCE: &str = "pub fn cv(counts: &[u64]) -> f64 { 0.0 }\nfn mean() {}\n";
@@ -271,7 +294,7 @@ mod tests {
         ] {
             assert!(api.contains(part), "{part} in {api}");
         }
-        for part in ["Doc", "b: u8", "own", "Hidden", "mean", "todo"] {
+        for part in ["Doc", "b: u8", "own", "Hidden", "mean", "todo", "Inner"] {
             assert!(!api.contains(part), "{part} in {api}");
         }
         assert!(found(&api).is_empty());

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use srv_common::{Group as Memory, Refusal, Slot, State};
 
+use crate::values::StateName;
+use crate::values::reported::Reported;
 use srv_steer::balance::{coefficient_of_variation, max_over_mean, sum};
 
 /// A worker's state and counts within one listener group.
@@ -23,8 +25,8 @@ pub struct WorkerStatus {
     /// of the secondary server this is not known, and false.
     #[serde(default)]
     pub behind: bool,
-    /// absent, starting, ready, draining, dead, hung or full.
-    pub state: String,
+    /// absent, starting, ready, draining, dead, hung or full; `unknown` if the memory has no state.
+    pub state: Reported<StateName>,
     /// Workers started in this slot so far.
     pub starts: u32,
     /// Connections that the program assigned to its listener.
@@ -81,7 +83,7 @@ impl WorkerStatus {
             joined: false,
             pid: steering.pid.get(),
             behind: false,
-            state: State::name(steering.state.get()).to_string(),
+            state: state(steering.state.get()),
             starts: steering.starts.get(),
             steered: steering.steered.get(),
             taken_own: at.load.own.get(),
@@ -94,6 +96,13 @@ impl WorkerStatus {
             served: at.load.served.get(),
             refused: refused(at),
         }
+    }
+}
+
+fn state(number: u32) -> Reported<StateName> {
+    match State::from_number(number) {
+        Some(state) => Reported::Known(StateName(state)),
+        None => "unknown".into(),
     }
 }
 
