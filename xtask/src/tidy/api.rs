@@ -5,7 +5,9 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
-use syn::{Attribute, Fields, ImplItem, Item, ItemImpl, Type, UseTree, Visibility, parse_quote};
+use syn::{
+    Attribute, Fields, ImplItem, Item, ItemImpl, ItemTrait, Type, UseTree, Visibility, parse_quote,
+};
 
 use super::{
     Finding,
@@ -171,15 +173,8 @@ fn declaration(
             }
             is_exported(&item.ident.to_string()).then_some(Item::Enum(item))
         }
-        Item::Trait(mut item) if is_public(&item.vis) => {
-            strip(&mut item.attrs);
-            for item in &mut item.items {
-                if let syn::TraitItem::Fn(method) = item {
-                    strip(&mut method.attrs);
-                    method.default = method.default.as_ref().map(|_| parse_quote!({}));
-                }
-            }
-            is_exported(&item.ident.to_string()).then_some(Item::Trait(item))
+        Item::Trait(item) if is_public(&item.vis) => {
+            is_exported(&item.ident.to_string()).then(|| Item::Trait(without_bodies(item)))
         }
         Item::Fn(mut item) if is_public(&item.vis) => {
             strip(&mut item.attrs);
@@ -206,6 +201,17 @@ fn declaration(
         items: vec![shown],
     };
     Some(prettyplease::unparse(&file))
+}
+
+fn without_bodies(mut item: ItemTrait) -> ItemTrait {
+    strip(&mut item.attrs);
+    for item in &mut item.items {
+        if let syn::TraitItem::Fn(method) = item {
+            strip(&mut method.attrs);
+            method.default = method.default.as_ref().map(|_| parse_quote!({}));
+        }
+    }
+    item
 }
 
 /// The public methods of a type that is exported, or that the type has a trait.
