@@ -1,5 +1,5 @@
-//! What the master and a worker say to each other: one JSON message per packet of a
-//! socketpair.
+//! The messages between the master and a worker. Each is one packet of JSON on a socket
+//! pair.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -14,17 +14,17 @@ use crate::serve::config::Serving;
 use crate::serve::orders::Orders;
 use crate::serve::sandbox::User;
 
-/// What the master says to a worker.
+/// A message from the master to a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToWorker {
-    /// The first message: what to do.
+    /// The first message: what the worker needs to start.
     Start(Start),
-    /// Listeners of a slot, of this group and those after it: as many as the packet brings
-    /// file descriptors.
+    /// Listeners of a slot. The first file descriptor of the packet is the listener in
+    /// `first_group`, and each further one is the listener in the next group.
     Listeners {
-        /// Its slot.
+        /// The slot of these listeners.
         slot: u32,
-        /// The group of the first.
+        /// The group of the first listener.
         first_group: u32,
     },
     /// All that the worker is to do from now on.
@@ -43,43 +43,45 @@ pub struct Start {
     /// Listener groups; each has a memory and its listeners among the
     /// inherited file descriptors ([`Inherited`]).
     pub groups: u32,
-    /// Whom to run as; `None`: as started.
+    /// The user that the worker changes to; `None`: it keeps the user that it started with.
     pub user: Option<User>,
-    /// Another server serves here, too: should the master die, leave to that.
+    /// Whether another server serves here, too. If the master dies, the worker then leaves the
+    /// connections to that server.
     pub beside: bool,
-    /// Log lines as JSON.
+    /// Whether log lines are written as JSON.
     pub log_json: bool,
     /// What to serve, and how.
     pub serving: Serving,
 }
 
-/// What a worker says to the master.
+/// A message from a worker to the master.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToMaster {
-    /// It waits on its own listeners, confined like this.
+    /// It waits on its own listeners, in this sandbox.
     Registered(SandboxStatus),
     /// It accepts connections.
     Ready,
-    /// It was asked to go, accepts no more and will exit.
+    /// It received SIGTERM, accepts no more connections, and will exit.
     Retiring,
-    /// It does what it was ordered with this revision.
+    /// It follows the orders of this revision.
     Obeyed(u64),
-    /// It cannot do what it was ordered.
+    /// It cannot follow its orders.
     Refused {
-        /// Of these orders.
+        /// The revision of these orders.
         revision: u64,
         /// The reason.
         #[serde(deserialize_with = "line")]
         why: String,
     },
-    /// It can't do its work, and why; it exits.
+    /// It cannot do its work, for this reason, and exits.
     Failed(#[serde(deserialize_with = "line")] String),
 }
 
-/// Longest text of a worker that reaches the log, characters.
+/// The longest text of a worker that the master writes to the log, characters.
 const LINE_CHARS_MAX: usize = 1000;
 
-/// Text for the log from a worker that may be compromised: one line of bounded length.
+/// Reads text for the log. The worker that sent it may be compromised, so it becomes one line
+/// of bounded length.
 fn line<'de, D: Deserializer<'de>>(text: D) -> Result<String, D::Error> {
     let text = String::deserialize(text)?;
     let chars = text.chars().take(LINE_CHARS_MAX);
@@ -106,7 +108,7 @@ impl Inherited {
         Self::CHANNEL + 1 + group as RawFd
     }
 
-    /// The first number that nothing was inherited at.
+    /// The first descriptor number behind the inherited ones.
     pub fn end(self) -> RawFd {
         self.listener(self.groups, 0)
     }
@@ -129,7 +131,7 @@ impl Channel {
     /// Sends a message.
     ///
     /// # Errors
-    /// `EPIPE` if the master is gone, `EAGAIN` if it does not listen.
+    /// `EPIPE` if the master is gone, `EAGAIN` if it does not read and the socket is full.
     pub fn send(&self, message: &ToMaster) -> anyhow::Result<()> {
         let packet = serde_json::to_vec(message).context("encode a message")?;
         rustix::net::send(&self.0, &packet, SendFlags::NOSIGNAL).context("send a message")?;

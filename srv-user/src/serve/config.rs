@@ -1,6 +1,6 @@
-//! What a server is told to do: the settled [`Settings`]. [`settings`] makes
-//! them from the flags and the TOML file: flags win over the file, the file over the defaults.
-//! Binds nothing, starts nothing; whether this machine can do it shows later.
+//! What a server is to do: the final [`Settings`]. [`settings`] makes them from the flags and the
+//! TOML file. A flag overrules the file, and the file overrules the default. This module binds
+//! nothing and starts nothing; whether this machine can fulfil the settings shows later.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -27,25 +27,25 @@ mod limits;
 mod root;
 mod rules;
 
-/// Where `srv serve` listens when nothing else is said.
+/// Where `srv serve` listens if neither a flag nor the file says it.
 pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
-/// Media types by extension (lower case, without the dot), before the built-in ones.
+/// Media types by extension (lower case, without the dot). They overrule the built-in ones.
 pub type Types = BTreeMap<String, String>;
 
-/// Settles what `srv serve` does: flags win over the file, the file over the
-/// defaults.
+/// Makes the settings of `srv serve`. A flag overrules the file, and the file overrules the
+/// default.
 ///
 /// # Errors
-/// The file cannot be used, or two settings contradict each other, or a path
-/// is not what it must be; the message says which, where it was asked for and
-/// why it is refused.
+/// srv cannot use the file, two settings contradict each other, or a path does not lead to
+/// what it must. The message says which setting it is, where it was made, and why srv refuses
+/// it.
 pub fn settings(flags: &ServeArgs) -> Result<Settings> {
     settings_noting(flags, &|_| {})
 }
 
-/// As [`settings`]; `note` hears of each path before it is looked at, since its file
-/// system may not answer.
+/// As [`settings`], but it calls `note` with each path before it accesses it, since the path's
+/// file system may not answer.
 ///
 /// # Errors
 /// As [`settings`].
@@ -62,12 +62,12 @@ pub fn settings_noting(flags: &ServeArgs, note: &dyn Fn(&Path)) -> Result<Settin
 }
 
 impl Settings {
-    /// How a message names a key: where it was asked for.
+    /// How a message names a key: by the place where it was set.
     pub fn place(&self, key: &str) -> String {
         self.places.of(key)
     }
 
-    /// Those that a listener group is opened and steered by.
+    /// The settings of a listener group and its steering.
     pub fn group(&self) -> GroupOptions {
         let mut options = GroupOptions::default();
         options.accept = self.serving.accept;
@@ -84,7 +84,7 @@ impl Settings {
         options
     }
 
-    /// Whether connections are to be steered, if the kernel lets this process.
+    /// Whether srv steers connections if the kernel allows it.
     pub fn steers(&self) -> bool {
         self.bpf && self.serving.accept.has_own_listeners()
     }

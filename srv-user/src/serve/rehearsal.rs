@@ -1,7 +1,7 @@
-//! What a worker's user can do, tried before there is a worker: in a process of its
-//! own, which becomes that user as a worker does. A thread of the master must never
-//! become another user: any process of that user may send a signal to such a thread
-//! (kill(2)), and most signals end all threads of the process.
+//! Tries what a worker's user can do, before there is a worker. A separate process tries it,
+//! and becomes that user as a worker does. A thread of the master must never become another
+//! user: any process of that user may send a signal to such a thread (kill(2)), and most
+//! signals end all threads of the process.
 
 use std::io;
 use std::io::{Read as _, Write as _};
@@ -19,36 +19,39 @@ use crate::serve::config::Serving;
 use crate::serve::sandbox::{self, User, capabilities};
 use crate::serve::site::Site;
 
-/// A healthy file system needs milliseconds to open a folder.
+/// How long the master waits for the result. A healthy file system needs milliseconds to open
+/// a folder.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest message that is read.
+/// The longest message that the master reads.
 const MESSAGE_BYTES_MAX: usize = 16 << 10;
 const SUCCESS: &str = "can";
 
-/// What the process is told ([`perform`]).
+/// The arguments of the process ([`perform`]).
 #[derive(Debug, Args)]
 pub struct RehearsalArgs {
     /// `UID:GID`.
     #[arg(long)]
     user: String,
-    /// What is to be served, as a worker is told it.
+    /// What the worker would serve, in the form that a worker receives.
     #[arg(long)]
     serving: Option<String>,
 }
 
-/// Whether a worker can become `user`, and then serve what `serving` says; if not, why.
+/// Whether a worker can become `user`, and then serve what `serving` says. If it cannot, the
+/// inner error is the reason.
 ///
 /// # Errors
-/// It cannot be tried: no process could be started, it was killed, or it did not end in 5 s.
+/// srv cannot try it: it could not start the process, the process was killed, or it did not
+/// answer within 5 s.
 pub fn rehearse(user: User, serving: Option<&Serving>) -> anyhow::Result<Result<(), String>> {
-    // Not the path: the binary may have been replaced since.
+    // This is not the binary's path: the file there may have been replaced since the start.
     let mut command = Command::new("/proc/self/exe");
     command.arg0("srv").arg("rehearse");
     command
         .arg("--user")
         .arg(format!("{}:{}", user.uid, user.gid));
     if let Some(serving) = serving {
-        let serving = serde_json::to_string(serving).context("write down what is served")?;
+        let serving = serde_json::to_string(serving).context("encode what is served")?;
         command.arg("--serving").arg(serving);
     }
     let child = command
@@ -58,8 +61,9 @@ pub fn rehearse(user: User, serving: Option<&Serving>) -> anyhow::Result<Result<
         .spawn();
     let mut child = child.context("start a process that tries what a worker may do")?;
     let said = said_by(&mut child);
-    // It is not needed any more. If its file system does not answer it stays for as long
-    // as that, so it is not waited for: the master reaps whatever child ends.
+    // The process is not needed any more. If the file system does not answer, the process
+    // cannot end until it does, so this does not wait for it. The master reaps every child
+    // that ends.
     let _ = child.kill();
     if said.is_ok() {
         let _ = child.wait();
@@ -71,15 +75,16 @@ pub fn rehearse(user: User, serving: Option<&Serving>) -> anyhow::Result<Result<
     }
 }
 
-/// Makes sure that a child of this process can become `user`, and be killed then.
+/// Makes sure that a child of this process can become `user`, and that this process can kill
+/// it then.
 ///
 /// # Errors
-/// Why it cannot.
+/// The reason why one of the two is not possible.
 pub fn ensure_possible(user: User) -> anyhow::Result<()> {
     rehearse(user, None)?.map_err(|refusal| anyhow!(refusal))?;
     ensure!(
         user.is_current() || capabilities::held().contains(CapabilitySet::KILL),
-        "a worker of another user can be stopped only with CAP_KILL"
+        "stop a worker of another user: this process lacks CAP_KILL, which that needs"
     );
     Ok(())
 }
@@ -97,23 +102,24 @@ fn said_by(child: &mut Child) -> anyhow::Result<String> {
         }
     }
     if ready[0].revents().is_empty() {
-        bail!("the file system did not answer in {PATIENCE:?}");
+        bail!("try what a worker may do: the file system did not answer within {PATIENCE:?}");
     }
-    // One message, and not up to the end: its user can stop it before that.
+    // This reads one message, and does not wait for the end of the stream: another process of
+    // that user can stop the process before its end.
     let mut said = vec![0; MESSAGE_BYTES_MAX];
     let length = stdout.read(&mut said)?;
     Ok(String::from_utf8_lossy(&said[..length]).into_owned())
 }
 
-/// The process itself: becomes the user, opens the root, and says on standard output
-/// what came of it.
+/// The process itself: it becomes the user, opens the root, and writes the outcome to standard
+/// output.
 ///
 /// # Errors
-/// If nothing can be said there.
+/// If it cannot write there.
 pub fn perform(args: &RehearsalArgs) -> io::Result<()> {
     let outcome = try_it(args);
     let said = outcome.map_or_else(|refusal| format!("{refusal:#}"), |()| SUCCESS.into());
-    // In one piece: that is what is waited for.
+    // One write, since the master reads once.
     io::stdout().write_all(said.as_bytes())?;
     io::stdout().flush()
 }

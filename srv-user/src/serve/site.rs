@@ -1,12 +1,12 @@
 //! What a worker serves: the files of a folder or the welcome page, and synthetic work if that is
-//! enabled. Turns one request into one response; knows nothing of connections.
+//! enabled. It turns one request into one response, and knows nothing of connections.
 //!
 //! **Everything here blocks the thread**, and a worker has only one: reading a file waits for the
-//! disk unless the page cache has it, and `/work` waits on purpose. Small files are kept in memory
-//! and looked at once a second, so a change is seen within that time.
+//! disk unless the page cache has it, and `/work` waits on purpose. srv keeps small files in memory
+//! and checks each of them at most once a second, so a response is at most that old.
 //!
-//! What is not done, on purpose: no listing of folders, no following of links out of the root, no
-//! compression, no multipart ranges.
+//! On purpose, srv does not list folders, follow links out of the root, compress, or send
+//! multipart ranges.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -48,7 +48,7 @@ mod request_path;
 mod work;
 
 const WELCOME: &str = include_str!("site/welcome.html");
-/// So much of a large text is read to tell its charset; each request pays for it.
+/// How much of a large text srv reads to find its charset, bytes. It does so at each request.
 const TELLING_BYTES: u64 = 4 << 10;
 const WORK_PATH: &str = "/work";
 const FILE_METHODS: &str = "GET, HEAD, OPTIONS";
@@ -62,16 +62,16 @@ pub struct Site {
     synthetic: bool,
     rules: Rules,
     worker: Option<HeaderValue>,
-    /// Lines about files that could not be opened.
+    /// Limits the log lines about files that srv could not open.
     failures: RefCell<RateLimit>,
-    /// Monotonic; a coarse one will do. Tests turn it by hand.
+    /// The time of a monotonic clock, which may be a coarse one. Tests set it themselves.
     clock: fn() -> Duration,
 }
 
-/// What is said of a folder's files.
+/// The settings for a folder's files.
 #[derive(Debug)]
 struct Rules {
-    /// Files whose names begin with a dot are served.
+    /// Whether srv serves files whose names begin with a dot.
     dotfiles: bool,
     types: Types,
 }
@@ -92,12 +92,12 @@ enum Pages {
 }
 
 impl Site {
-    /// Serves what `serving` says; its root is opened now and for good. `worker` is named in an
-    /// `X-Worker` header of every response.
+    /// Serves what `serving` says. It opens the root now, and never again. If `worker` is set, every
+    /// response names it in an `X-Worker` header.
     ///
     /// # Errors
-    /// The root cannot be opened, is another folder by now, or the kernel cannot confine lookups
-    /// to it.
+    /// srv cannot open the root, the root is another folder now, or the kernel cannot keep lookups
+    /// inside it.
     pub fn new(serving: &Serving, worker: Option<u32>) -> anyhow::Result<Self> {
         let pages = match &serving.root {
             None => Pages::Welcome(welcome()),
@@ -113,7 +113,7 @@ impl Site {
         })
     }
 
-    /// Serves the same folder, opened no second time, as `serving` says otherwise.
+    /// Serves the same folder, without opening it again, with the other settings of `serving`.
     ///
     /// # Errors
     /// If the process is out of file descriptors.
@@ -137,7 +137,7 @@ impl Site {
         })
     }
 
-    /// The folder that it serves.
+    /// The folder that the site serves.
     pub fn root(&self) -> Option<BorrowedFd<'_>> {
         match &self.pages {
             Pages::Welcome(_) => None,
@@ -145,8 +145,8 @@ impl Site {
         }
     }
 
-    /// Answers a request whose body, if it had one, was read or discarded by the caller. Never
-    /// panics. To HEAD the body is empty and `Content-Length` what GET would have sent.
+    /// Answers a request. If it had a body, the caller has read or discarded it. This never
+    /// panics. The answer to HEAD has no body, and its `Content-Length` is that of a GET.
     pub fn respond(&self, request: &Parts) -> Response<Body> {
         let mut response = self.route(request);
         if request.method == Method::HEAD {
@@ -155,7 +155,8 @@ impl Site {
         self.sign(response)
     }
 
-    /// A refusal in plain text for what never became a request to [`respond`](Self::respond) to.
+    /// A refusal in plain text, for a message that never became a request which
+    /// [`respond`](Self::respond) could answer.
     pub fn refuse(&self, status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
         self.sign(notice(status, text))
     }
@@ -229,11 +230,12 @@ impl Site {
                     Err(error) => return self.refused(Refusal::Failed(error), raw, now),
                 };
                 let response = loaded.answer(request);
-                // One spelling of each path is kept, lest a client fill the cache with others.
+                // The cache keeps only one spelling of each path, so that a client cannot fill it
+                // with other spellings.
                 if let Some(bytes) = loaded.memory_bytes()
                     && path.is_spelled(raw)
                 {
-                    // A file whose size is no size changes without any sign.
+                    // If a file's size is not that of its content, it can change without any sign.
                     let settled = settled && bytes as u64 == stamp.size_bytes();
                     cache.insert(raw, loaded, stamp, settled, now);
                 }
@@ -271,8 +273,8 @@ impl Site {
     }
 }
 
-/// Reads small files into memory; others, and a file that changes meanwhile, are left to be sent
-/// from disk, which fails, if it has to, while the response is under way.
+/// Reads a small file into memory. If the file is large, or changes meanwhile, the response sends it
+/// from disk; an error then ends the response while it is under way.
 fn load(file: File, stamp: &Stamp, media: &MediaType) -> io::Result<Representation> {
     let is_large = stamp.size_bytes() > LARGEST_FILE_BYTES;
     let start = match (is_large && stamp.is_size_sure(), media.is_open_text()) {
@@ -298,7 +300,7 @@ fn load(file: File, stamp: &Stamp, media: &MediaType) -> io::Result<Representati
             let content = Content::File(file, stamp.size_bytes());
             (media.of_start(&bytes), content)
         }
-        // More than there is by the file's size, which is no size then.
+        // There is more than the file's size says, so the size is not that of the content.
         Start::More(bytes) => {
             validators = Validators {
                 etag: None,

@@ -1,5 +1,5 @@
-//! What srv says to systemd, and the listeners that it takes from it. Nothing
-//! of it does anything where systemd did not ask.
+//! What srv reports to systemd, and the listeners that it takes from systemd. If systemd
+//! did not ask for it, none of this has an effect.
 
 mod notify;
 pub mod store;
@@ -17,31 +17,33 @@ use srv_steer::ListenerGroup;
 
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
-/// Whether systemd started this process, and hears what it says.
+/// Whether systemd started this process and receives its reports.
 pub fn is_there() -> bool {
     std::env::var_os(NOTIFY_SOCKET).is_some()
 }
 
-/// The server serves. It is the service's main process, also after an upgrade.
+/// Reports that the server serves, and that this process is the service's main process, also
+/// after an upgrade.
 pub fn ready() {
     let pid = std::process::id();
     say(&[NotifyState::Ready, NotifyState::MainPid(pid)]);
 }
 
-/// The server stops.
+/// Reports that the server stops.
 pub fn stopping() {
     say(&[NotifyState::Stopping]);
 }
 
-/// The master's loop goes round. That is true now only: if systemd does not listen, it is
-/// not told later.
+/// Reports that the master's loop runs. This holds for the present only, so if systemd does
+/// not read its socket now, srv does not report it later.
 pub fn alive() {
     if notify::is_idle() {
         say(&[NotifyState::Watchdog]);
     }
 }
 
-/// How often [`alive`] is to be said, if systemd watches: twice as often as it demands.
+/// How often the master is to call [`alive`], if systemd runs a watchdog: twice as often as
+/// systemd demands.
 pub fn alive_every() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|demanded| demanded / 2)
 }
@@ -53,17 +55,17 @@ fn say(states: &[NotifyState<'_>]) {
     }
 }
 
-/// The listeners that a socket unit or the store ([`store`]) passed, by address: there
-/// first a socket unit's, then the store's by slot. To be called once, before anything
-/// else opens a file or starts a thread.
+/// The listeners that a socket unit or the store ([`store`]) passed, by address. At each
+/// address, those of a socket unit come first, then those of the store, by slot. Call this
+/// once, before anything else opens a file or starts a thread.
 ///
 /// # Errors
-/// If one of them is no listening TCP socket.
+/// If one of them is not a listening TCP socket.
 pub fn listeners() -> anyhow::Result<Vec<ListenerGroup>> {
     let passed = sd_notify::listen_fds_with_names().context("read LISTEN_FDS")?;
     let mut passed: Vec<_> = passed
         .map(|(fd, name)| {
-            // SAFETY: systemd passed it to this process, and it is adopted once.
+            // SAFETY: systemd passed this descriptor, and this is the only place that adopts it.
             let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(fd) });
             adopt(fd, &socket).map(|address| (store::slot_of(&name), name, address, socket))
         })
@@ -93,7 +95,7 @@ fn adopt(fd: RawFd, socket: &Socket) -> anyhow::Result<SocketAddr> {
     let is_listening = socket.is_listener().unwrap_or(false);
     ensure!(
         is_listening,
-        "file descriptor {fd}, which systemd passed, does not listen: Accept=no is needed"
+        "file descriptor {fd}, which systemd passed, does not listen: set Accept=no in the socket unit"
     );
     let address = socket.local_addr().ok().and_then(|local| local.as_socket());
     address

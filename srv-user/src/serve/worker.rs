@@ -1,5 +1,5 @@
-//! A worker process: it takes over what it inherited, joins the ring, accepts and serves
-//! connections, publishes its load, and drains.
+//! A worker process. It adopts the descriptors that it inherited, joins the ring, accepts and
+//! serves connections, publishes its load, and drains.
 
 mod accepting;
 pub mod connection;
@@ -43,8 +43,8 @@ use srv_steer::{AcceptMode, Accepted, Load, Ring};
 /// Runs the worker process to its end.
 ///
 /// # Errors
-/// If what it inherited is not what it was promised, or the kernel refuses
-/// something that it can't do without. The master is told, too.
+/// If it did not inherit what the master promised, or the kernel refuses something that a worker
+/// needs. The worker also reports the error to the master.
 pub fn run() -> anyhow::Result<()> {
     let channel = packets::inherited(Inherited::CHANNEL).context(
         "`srv worker` is what `srv serve` starts for each worker, with a channel to the master as \
@@ -60,15 +60,16 @@ pub fn run() -> anyhow::Result<()> {
     result
 }
 
-/// Tokens: connections have their slab key, listeners what [`Ring`] gives them.
+/// Tokens of the reactor. A connection's token is its slab key; [`Ring`] makes those of listeners.
 const TERMINATE_TOKEN: u64 = 1 << 62;
 const CHANNEL_TOKEN: u64 = 1 << 63;
 
-/// If a worker has not handled events for longer than this, ns, it is late. Its clients get the
-/// time beyond that in addition.
+/// If a worker has not handled events for longer than this, ns, it is late. It then extends its
+/// clients' deadlines by the time beyond this.
 const LATE_NS: u64 = 2 * SWEEP_NS;
-/// File descriptors that are kept free beside listeners, connections and the files that their
-/// responses keep open: for files that are read at once, and clients that are turned away.
+/// File descriptors that a worker keeps free beside listeners, connections and the files that their
+/// responses keep open. It needs them for files that it reads at once, and for clients that it
+/// turns away.
 const SPARE_FDS: u64 = 32;
 
 struct Worker {
@@ -78,28 +79,28 @@ struct Worker {
     terminate: UnixStream,
     reactor: Reactor,
     sandbox: SandboxStatus,
-    /// Empty once it no longer accepts.
+    /// Empty after the worker has stopped to accept.
     ring: Ring,
     membership: Membership,
-    /// The orders that it follows.
+    /// The orders that the worker follows.
     orders: Orders,
     driver: Driver,
     connections: Connections,
     room: Room,
     rest: Rest,
     mode: Mode,
-    /// When it last came to handle events, ns.
+    /// When the worker last began to handle events, ns.
     looked_ns: u64,
-    /// When it last checked deadlines, ns.
+    /// When the worker last checked deadlines, ns.
     swept_ns: u64,
 }
 
 /// The listeners that a worker waits on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Membership {
-    /// Its own.
+    /// Its own listeners.
     OwnListeners,
-    /// In the ring: its siblings', too.
+    /// In the ring: its own listeners and those of its siblings.
     Ring,
 }
 
@@ -157,11 +158,11 @@ impl Worker {
         Ok(())
     }
 
-    /// One iteration of the loop: wait, then in the order of events serve what is ready and
-    /// accept at most one connection (what stays in the queue can wake an idle
-    /// sibling), let one of the connections in line go on, publish.
+    /// One iteration of the loop. The worker waits. Then, in the order of events, it serves the
+    /// connections that are ready and accepts at most one; those that stay in the queue can wake
+    /// an idle sibling. Then it continues one of the connections in line, and publishes its load.
     fn run_once(&mut self) -> anyhow::Result<()> {
-        // With a connection in line it does not wait for events, and is not idle.
+        // If a connection is in line, the worker does not wait for events, and is not idle.
         if !self.connections.has_line() {
             self.published().sleeps();
         }
@@ -245,14 +246,15 @@ impl Worker {
         deadlines.into_iter().chain(load).min()
     }
 
-    /// In blocking mode, one connection at a time.
+    /// Whether the worker blocks in accept now. It does so in blocking mode, in which it has one
+    /// connection at a time.
     fn accepts_blocking(&self) -> bool {
         self.start.serving.accept == AcceptMode::Blocking
             && self.connections.is_empty()
             && !self.ring.is_empty()
     }
 
-    /// SIGTERM: leaves, while its siblings go on.
+    /// Handles SIGTERM: this worker leaves, and its siblings continue.
     fn retire(&mut self, now_ns: u64) -> anyhow::Result<()> {
         self.reactor.forget(&self.terminate)?;
         // If the master is gone, its channel reports that, perhaps in this same iteration.
@@ -261,7 +263,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Leaves while its siblings go on: they drain its queue.
+    /// Leaves, while its siblings continue and drain its queue.
     fn resign(&mut self, now_ns: u64) {
         let last = self.ring.resign(&self.reactor, self.driver.published());
         self.drain(now_ns);
@@ -270,7 +272,7 @@ impl Worker {
         }
     }
 
-    /// As [`Self::resign`], and publishes nothing any more: its slot may have another worker.
+    /// As [`Self::resign`], and publishes nothing any more: another worker may have its slot.
     fn yield_slot(&mut self, now_ns: u64) {
         self.resign(now_ns);
         self.published().fall_silent();
@@ -282,8 +284,8 @@ impl Worker {
         }
     }
 
-    /// Leaves the listeners if no connection can come any more: the kernel answers no SYN, the
-    /// handshakes have had their time and the accept queues are empty.
+    /// Leaves the listeners if no connection can come any more. That is so if the kernel answers
+    /// no SYN, the time for the last handshakes is over, and the accept queues are empty.
     fn leave_listeners_if_empty(&mut self, now_ns: u64) {
         if !self.mode.are_handshakes_over(now_ns) || self.ring.has_waiting() {
             return;
@@ -321,7 +323,9 @@ fn receive_start(channel: &Channel) -> anyhow::Result<Start> {
         }
         match channel.receive().context("read the master's orders")? {
             Some((ToWorker::Start(start), _)) => return Ok(start),
-            Some((other, _)) => bail!("expected a start, the master said {other:?}"),
+            Some((other, _)) => {
+                bail!("read the master's orders: expected Start, received {other:?}")
+            }
             None => {}
         }
     }
@@ -330,7 +334,7 @@ fn receive_start(channel: &Channel) -> anyhow::Result<Start> {
 /// The driver of connections, with the settings of `start`.
 fn driver(site: Site, start: &Start, published: Rc<Load>, files: Rc<Cell<usize>>) -> Driver {
     if start.serving.synthetic {
-        // A synthetic sleep is to last as long as it was asked to, not 50 µs more.
+        // A synthetic sleep must last as long as the request says, not 50 µs longer.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     }
     Driver::new(Rc::new(Http {
@@ -341,16 +345,16 @@ fn driver(site: Site, start: &Start, published: Rc<Load>, files: Rc<Cell<usize>>
     }))
 }
 
-/// The number that responses name, if they are to.
+/// The slot that responses name, if the settings ask for that.
 fn named(start: &Start) -> Option<u32> {
     start.serving.worker_header.then_some(start.slot)
 }
 
-/// The process that started the master may have left descriptors open, which are passed on.
-/// To be called before this process opens any.
+/// Closes all other descriptors that were passed on: the process that started the master may have
+/// left some open. Call this before this process opens any.
 fn close_the_rest(start: &Start) {
     let first = inherited(start).end() as libc::c_uint;
-    // Before Linux 5.9 there is no such call, and these descriptors stay open.
+    // Linux before 5.9 has no such call; there, these descriptors stay open.
     // SAFETY: nothing in this process has opened, or owns, a descriptor from there on.
     unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
 }
@@ -381,7 +385,7 @@ fn take_inherited(start: &Start) -> anyhow::Result<(Vec<Vec<OwnedFd>>, Load)> {
     Ok((listeners, Load::attach(start.slot, memories)?))
 }
 
-/// Room for as many connections as were asked for, if there can be so many file descriptors.
+/// The room for connections: as many as the settings allow, within the limit of file descriptors.
 fn room(start: &Start) -> io::Result<Room> {
     let limit = open_files::raise()?;
     let others = SPARE_FDS + u64::from(start.groups) * (1 + u64::from(start.listeners));

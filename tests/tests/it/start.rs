@@ -63,7 +63,7 @@ fn a_port_that_another_srv_has() {
     let parts = [
         &address,
         "in use",
-        "the kernel would have let this server in",
+        "the kernel would have let this server listen there",
         "same user",
     ];
     assert_says(&refusal(["--listen", &address]), &parts);
@@ -236,7 +236,7 @@ fn an_address_that_another_one_includes() {
     assert_says(&refusal(families), &["[::]:7 includes 0.0.0.0:7"]);
 }
 
-/// That the kernel would have let this server in does not mean that srv is there.
+/// The kernel would have let this server listen there, but that does not mean that srv is there.
 #[test]
 fn a_port_whose_server_is_not_srv() {
     let (_sockets, address) = listening(1);

@@ -1,7 +1,7 @@
-//! The keys: what `srv serve` can be told, by flags or by the TOML file, how it is written, what
-//! follows from it, and whether a reload can change it. A key is one entry of the table here; a
-//! limit is one in [`super::limits`]. What a value must be beyond its syntax is known to
-//! [`super::rules`].
+//! The keys: what a user can set for `srv serve`, by flags or in the TOML file, how it is written,
+//! what follows from it, and whether a reload can change it. A key is one entry of the table here; a
+//! limit is one entry in [`super::limits`]. [`super::rules`] knows what a value must fulfil beyond
+//! its syntax.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,13 +24,13 @@ use crate::values::{
 };
 use srv_steer::AcceptMode;
 
-/// Accept queue limit when nothing else is said: the kernel's default of
-/// net.core.somaxconn, to which it cuts any larger one.
+/// The default limit of an accept queue. It is the kernel's default of net.core.somaxconn, and
+/// the kernel reduces any larger limit to that sysctl.
 pub const BACKLOG: u32 = 4096;
 
 keys! {
-/// What `srv serve` may be told, by flags or, under the same names, by the
-/// TOML file. `None`: not said.
+/// What a user can set for `srv serve`, by flags or, under the same names, in the
+/// TOML file. `None`: it is not set.
 #[derive(Debug, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(after_long_help = "\
@@ -67,34 +67,34 @@ pub struct ServeArgs {
         }, Live
         => Settings.policy_is_explicit: bool = is_said, Unlisted;
 
-    /// How workers come by connections [default: ring]
+    /// How workers get connections [default: ring]
     ///
-    ///   ring         a socket each; an idle worker also takes what waits at its siblings'
-    ///   own          a socket each, and only that
-    ///   shared       one socket, one worker woken (EPOLLEXCLUSIVE)
-    ///   shared-herd  one socket, every worker woken
-    ///   blocking     one socket, a blocking accept in each worker
+    ///   ring         each worker has a socket; an idle worker also accepts from its siblings'
+    ///   own          each worker has a socket, and accepts from that one only
+    ///   shared       one socket; a connection wakes one worker (EPOLLEXCLUSIVE)
+    ///   shared-herd  one socket; a connection wakes every worker
+    ///   blocking     one socket; each worker blocks in accept
     #[arg(long, value_name = "MODE", verbatim_doc_comment)]
     #[serde(deserialize_with = "scalar")]
     accept: Option<AcceptMode>
         => Serving.accept: AcceptMode = or(AcceptMode::Ring), Fixed;
 
-    /// Join the server that this user already runs on these addresses (the one that
-    /// --control names, else found): its program steers between both servers' workers,
-    /// and they share one ring. Listeners and policy are that server's
+    /// Join the server that this user already runs on these addresses. srv finds it, or
+    /// --control names it. That server's program steers between the workers of both, and
+    /// they share one ring. The listeners and the policy are that server's
     #[arg(long)]
     #[serde(skip)]
     join: bool
         => Settings.join: bool = |said, _| Ok(*said.by_flag()), Unlisted;
 
-    /// Folder to serve, which --user must be able to read. If the name comes to mean another
-    /// folder (made anew, a switched link), srv follows it [default: a built-in welcome page]
+    /// Folder to serve; --user must be able to read it. If the name later means another folder
+    /// (a new one, or a changed link), srv serves that one [default: a built-in welcome page]
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>
         => Serving.root: Option<Root> = |said, asked| rules::root(said, asked.note), Live;
 
-    /// Serve files and folders whose names begin with a dot; /.well-known is served
-    /// either way [default: false]
+    /// Serve files and folders whose names begin with a dot; srv always serves
+    /// /.well-known [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", hide_possible_values = true)]
     dotfiles: Option<bool>
@@ -107,17 +107,17 @@ pub struct ServeArgs {
     types: Option<Vec<FileType>>
         => Serving.types: Types = |said, _| rules::types(said), Live;
 
-    /// Whom workers run as: a name, UID or UID:GID; they have no capability and no
-    /// other group [default: nobody if started by root, else who starts it]
+    /// User for the workers: a name, UID or UID:GID. They get no capabilities and no
+    /// supplementary groups [default: nobody if root starts srv, else the user that starts it]
     #[arg(long, value_name = "USER")]
     #[serde(deserialize_with = "scalar")]
     user: Option<UserName>
         => Settings.user: Option<User> = |said, _| rules::user(said), Fixed
         => Settings.user_is_explicit: bool = is_said, Unlisted;
 
-    /// TOML file with these flags as keys; flags win. Read again at SIGHUP and
-    /// by `srv reload`: workers, policy, root, limits and what else is about
-    /// serving; addresses, accept mode and the like need a new start
+    /// TOML file with these flags as keys; a flag overrules its key. At SIGHUP and `srv reload`,
+    /// srv reads it again: workers, policy, root, limits and other settings of serving change;
+    /// addresses, accept mode and the like need a new start
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     config: Option<PathBuf>;
@@ -140,7 +140,8 @@ pub struct ServeArgs {
     control: Option<PathBuf>
         => Settings.control: Option<PathBuf> = |said, _| rules::control(said), Fixed;
 
-    /// Accept queue limit per socket, cut to net.core.somaxconn [default: 4096]
+    /// Accept queue limit per socket; the kernel reduces it to net.core.somaxconn
+    /// [default: 4096]
     #[arg(long, value_name = "N")]
     #[serde(deserialize_with = "scalar")]
     backlog: Option<Count<1, { i32::MAX as u32 }>>
@@ -152,7 +153,7 @@ pub struct ServeArgs {
     fast_open: Option<Count<0, { i32::MAX as u32 }>>
         => Settings.fast_open: u32 = or(0), Fixed;
 
-    /// Keep IPv4 clients off IPv6 sockets (0.0.0.0 is theirs) [default: true]
+    /// Accept no IPv4 clients on IPv6 sockets; 0.0.0.0 accepts them [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", hide_possible_values = true)]
     v6_only: Option<bool>
@@ -170,21 +171,21 @@ pub struct ServeArgs {
     grace: Option<Period<0>>
         => Settings.grace: Duration = or(Duration::from_secs(10)), Live;
 
-    /// How long a new binary may take to come up before the old one goes on
-    /// without it [default: 30s]
+    /// How long an upgrade may take to start the new binary; after that, the old one
+    /// continues to serve [default: 30s]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
     upgrade_within: Option<Period<1>>
         => Settings.upgrade_within: Duration = or(Duration::from_secs(30)), Live;
 
-    /// A worker stuck for longer gets no new connections; 0s: never [default: 100ms]
+    /// If a worker stalls for longer, it gets no new connections; 0s: never [default: 100ms]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
     hang_after: Option<Period<0>>
         => Settings.hang_after: Duration = or(Duration::from_millis(100)), Live;
 
-    /// A worker of which nothing has moved for longer than this, while the master ran, is
-    /// killed and replaced; 0s: never [default: 0s]
+    /// If a worker shows no progress for longer than this while the master runs, the master
+    /// kills and replaces it; 0s: never [default: 0s]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
     hang_kill: Option<Period<0>>
@@ -206,7 +207,7 @@ pub struct ServeArgs {
 }
 
 const POLICY_HELP: &str =
-    "Which worker gets a new connection [default: least, or hash if unsteered]";
+    "Which worker gets a new connection [default: least, or hash without steering]";
 
 fn policy_help() -> String {
     format!(
@@ -214,18 +215,18 @@ fn policy_help() -> String {
 {POLICY_HELP}
 
 {}
-All but hash need the BPF program: not with --no-bpf, nor where all workers share
-a socket (--accept shared, shared-herd, blocking)",
+All but hash need the BPF program. They do not work with --no-bpf, nor if all workers
+share a socket (--accept shared, shared-herd, blocking)",
         policies::described()
     )
 }
 
 impl ServeArgs {
-    /// Makes the flags' paths absolute, so that they mean the same name after the current
-    /// directory was removed and made anew.
+    /// Makes the flags' paths absolute. If the current directory is later removed and made anew,
+    /// they still mean the same names.
     ///
     /// # Errors
-    /// The current directory is not there any more.
+    /// The current directory does not exist any more.
     pub fn anchor(&mut self) -> io::Result<()> {
         for path in [&mut self.root, &mut self.config].into_iter().flatten() {
             *path = std::path::absolute(&path)?;
@@ -242,20 +243,20 @@ impl ServeArgs {
     }
 }
 
-/// What was asked for.
+/// What the user has set.
 pub(super) struct Asked<'a> {
     /// By flags.
     pub flags: &'a ServeArgs,
     /// In the file.
     pub file: &'a ServeArgs,
-    /// Where in the file.
+    /// Where the file has its keys.
     pub places: &'a Places,
-    /// Hears of each path before it is looked at, since its file system may not answer.
+    /// Is called with each path before it is accessed, since its file system may not answer.
     pub note: &'a dyn Fn(&Path),
 }
 
 impl Asked<'_> {
-    /// What was said about the key of a field.
+    /// What flag and file say about the key of a field.
     fn said<T: Default + PartialEq>(
         &self,
         field: &'static str,

@@ -1,4 +1,4 @@
-//! What differs between two configurations, by key, and what a reload does about it.
+//! The keys in which two configurations differ, and whether a reload can change them.
 
 use super::Settings;
 use super::keys::Reload;
@@ -13,7 +13,7 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// From `old` to `new`.
+    /// The changes from `old` to `new`.
     pub fn between(old: &Settings, new: &Settings) -> Self {
         let compared = old.compared(new);
         let differing = |reload| {
@@ -54,7 +54,7 @@ mod tests {
         assert_eq!(Changes::between(&old, &new), expected);
     }
 
-    /// The line of docs/serve.md that begins so.
+    /// The line of docs/serve.md that begins with `beginning`.
     fn documented(beginning: &str) -> String {
         let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/serve.md");
         let page = fs::read_to_string(page).unwrap();

@@ -1,6 +1,6 @@
-//! The TOML file: the flags of `srv serve` under the same names, those about
-//! limits in a `[limits]` table. Knows syntax and places, not which settings
-//! go together.
+//! The TOML file. It has the flags of `srv serve` under the same names; the limits are in the
+//! table `[limits]`. This module knows syntax and places, but not which settings contradict
+//! each other.
 
 use std::fs;
 use std::path::Path;
@@ -15,10 +15,10 @@ use super::keys::Places;
 /// A file that was read.
 #[derive(Debug, Default)]
 pub(super) struct File {
-    /// What it asks for, with paths relative to the file made absolute or
-    /// relative to the current directory.
+    /// What the file sets. Paths that were relative to the file are now absolute or relative to
+    /// the current directory.
     pub args: ServeArgs,
-    /// Where it asks for it.
+    /// Where the file has each key.
     pub places: Places,
 }
 
@@ -26,7 +26,8 @@ impl File {
     /// Reads and parses the file.
     ///
     /// # Errors
-    /// It cannot be read, or `file:line: what was found, what was expected`.
+    /// srv cannot read the file, or a line is wrong: `file:line: what was found, what was
+    /// expected`.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path)
             .with_context(|| format!("read --config {}", path.display()))?;
@@ -36,7 +37,7 @@ impl File {
     fn parse(path: &Path, text: &str) -> Result<Self> {
         let refusal = |error: Error| {
             let line = line_of(text, error.span().map_or(0, |span| span.start));
-            // TOML says key where serde says field.
+            // TOML has keys; serde calls them fields.
             let message = error.message().replacen("unknown field", "unknown key", 1);
             anyhow!("{}:{line}: {message}", path.display())
         };
@@ -70,7 +71,7 @@ mod tests {
     use crate::serve::config::limits::LimitArgs;
     use crate::values::{ListenAddr, PolicyName};
 
-    /// Flags of one start, not of the server: the file does not have them.
+    /// Flags that belong to one start and not to the server. The file does not have them.
     const OF_ONE_START: [&str; 2] = ["config", "join"];
 
     fn parse(text: &str) -> Result<File> {
@@ -90,7 +91,7 @@ mod tests {
         ServeArgs::augment_args(Command::new("serve"))
     }
 
-    /// A value of the kind that a flag has: on the command line, and in the file.
+    /// A sample value for the kind of a flag: on the command line, and in the file.
     fn sample(flag: &Arg) -> (&'static str, &'static str) {
         match flag.get_value_names().unwrap()[0].as_str() {
             "ADDR" => ("[::1]:80", "\"[::1]:80\""),
@@ -221,7 +222,7 @@ mod tests {
         );
     }
 
-    /// A file, and how the refusal goes on after its name.
+    /// A file, and how the refusal continues after the file's name.
     const BAD_VALUES: &[(&str, &str)] = &[
         (
             "\nworkers = 0",

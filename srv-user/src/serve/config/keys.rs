@@ -1,5 +1,5 @@
 //! How a key is declared: the macro [`keys`], and [`Said`], from which a key's rule makes its
-//! value. Knows no key.
+//! value. This module knows no key.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,11 +9,12 @@ use anyhow::Result;
 /// What a reload does if a key has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reload {
-    /// It takes the new value over.
+    /// The reload takes over the new value.
     Live,
-    /// It is refused: a running server cannot change this key.
+    /// The reload is refused: a running server cannot change this key.
     Fixed,
-    /// Nothing: only a flag sets it, or it says how the value of a key came about.
+    /// The reload ignores it: only a flag sets the field, or it says how the value of a key came
+    /// about.
     Unlisted,
 }
 
@@ -45,7 +46,7 @@ macro_rules! keys {
             $($(#[$($attribute)*])* pub $key: $type,)*
         }
 
-        /// Everything that `srv serve` was told, defaults filled in.
+        /// All settings of `srv serve`, with the defaults.
         #[derive(Clone, Debug)]
         pub struct Settings {
             $($(
@@ -58,7 +59,7 @@ macro_rules! keys {
             pub places: Places,
         }
 
-        /// What a worker is told over its channel.
+        /// The settings that the master sends to a worker over its channel.
         #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
         pub struct Serving {
             $($(
@@ -123,7 +124,7 @@ pub(super) fn name(field: &str) -> String {
     field.replace('_', "-")
 }
 
-/// What was said about one key. `T` is the type that its flag has.
+/// What flag and file say about one key. `T` is the type that its flag has.
 pub(super) struct Said<'a, T> {
     field: &'static str,
     by_flag: &'a T,
@@ -162,7 +163,7 @@ impl<'a, T: Default + PartialEq> Said<'a, T> {
         *self.by_flag != T::default()
     }
 
-    /// How an error names the key: the flag, or file, line and key.
+    /// How an error names the key: by its flag, or by file, line and key.
     pub(super) fn place(&self) -> String {
         let key = name(self.field);
         match self.is_flag() {
@@ -171,7 +172,7 @@ impl<'a, T: Default + PartialEq> Said<'a, T> {
         }
     }
 
-    /// What `rule` makes of this and of what else was `asked` for.
+    /// The value that `rule` makes of this and of the other keys in `asked`.
     ///
     /// # Errors
     /// If the rule refuses it.
@@ -185,13 +186,13 @@ impl<'a, T: Default + PartialEq> Said<'a, T> {
 }
 
 impl<T: Clone> Said<'_, Option<T>> {
-    /// The flag's value, which wins, or the file's.
+    /// The flag's value, or, if there is none, the file's.
     pub(super) fn value(&self) -> Option<T> {
         self.by_flag.as_ref().or(self.in_file.as_ref()).cloned()
     }
 }
 
-/// The usual rule: what was said, or this default.
+/// The usual rule: the value that flag or file have, or this default.
 pub(super) fn or<T: Clone + Into<S>, S, A>(
     default: S,
 ) -> impl FnOnce(&Said<'_, Option<T>>, &A) -> Result<S> {
@@ -225,7 +226,7 @@ impl Places {
         }
     }
 
-    /// A flag overrules the key of this field.
+    /// Forgets the key of this field, since a flag overrules it.
     pub fn forget(&mut self, field: &str) {
         self.lines.remove(&name(field));
     }

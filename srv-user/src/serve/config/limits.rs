@@ -1,5 +1,5 @@
-//! The limits: the flags among those of `srv serve`, the file's table `[limits]`, and what
-//! follows from both. A limit is one entry here. A reload can change each of them.
+//! The limits: their flags, the file's table `[limits]`, and what follows from both. A limit is
+//! one entry here. A reload can change each of them.
 
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ macro_rules! limits {
         $(#[$($attribute:tt)*])*
         $key:ident: $said:ty => $limit:ty = $default:expr;
     )*) => {
-        /// The limits among the flags: the file's `[limits]` table. `None`: not said.
+        /// The flags that are limits, which are also the file's `[limits]` table. `None`: the
+        /// limit is not set.
         #[derive(Debug, Default, PartialEq, Args, Deserialize)]
         #[serde(
             default,
@@ -51,7 +52,7 @@ macro_rules! limits {
         }
 
         impl Limits {
-            /// Each flag wins over the file, and the file over the default.
+            /// Each flag overrules the file, and the file overrules the default.
             pub(super) fn settle(by_flag: &LimitArgs, in_file: &LimitArgs) -> Self {
                 let default = Self::default();
                 Self {
@@ -63,8 +64,8 @@ macro_rules! limits {
 }
 
 limits! {
-    /// Largest request line and header together, at least 8KiB; more than 100 header
-    /// lines are refused, too [default: 16KiB]
+    /// Largest request line and header together, at least 8KiB; srv also refuses more than
+    /// 100 header lines [default: 16KiB]
     #[arg(long, value_name = "BYTES")]
     header_bytes: Bytes<HEADER_BYTES_MIN> => usize = 16 << 10;
 
@@ -72,23 +73,24 @@ limits! {
     #[arg(long, value_name = "BYTES")]
     body_bytes: Bytes<0> => u64 = 1 << 20;
 
-    /// Open connections per worker [default: 16384]
+    /// Most open connections per worker [default: 16384]
     #[arg(long, value_name = "N")]
     connections: Count<1, { i32::MAX as u32 }> => u32 = 16 << 10;
 
-    /// From the accept or a request's first byte to its header's end [default: 10s]
+    /// Longest time from the accept, or from a request's first byte, to the end of its header
+    /// [default: 10s]
     #[arg(long, value_name = "TIME")]
     header_timeout: Period<1> => Duration = Duration::from_secs(10);
 
-    /// Between two reads of a request body [default: 30s]
+    /// Longest time between two reads of a request body [default: 30s]
     #[arg(long, value_name = "TIME")]
     read_timeout: Period<1> => Duration = Duration::from_secs(30);
 
-    /// Between two requests on one connection [default: 75s]
+    /// Longest time between two requests on one connection [default: 75s]
     #[arg(long, value_name = "TIME")]
     idle_timeout: Period<1> => Duration = Duration::from_secs(75);
 
-    /// The client takes nothing of a response for longer than this [default: 30s]
+    /// Longest time in which the client receives no byte of a response [default: 30s]
     #[arg(long, value_name = "TIME")]
     write_timeout: Period<1> => Duration = Duration::from_secs(30);
 }

@@ -1,6 +1,6 @@
 //! The folder to serve: the name that was asked for, and the folder that the name meant when it
 //! was last looked up. A name can come to mean another folder (a deploy removes the folder and
-//! makes it anew, or switches a symbolic link), so the folder is told by device and inode.
+//! makes it anew, or changes a symbolic link), so srv identifies the folder by device and inode.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -27,17 +27,17 @@ impl Root {
     /// # Errors
     /// There is no folder by that name, or this process may not read it.
     pub fn find(asked: &Path) -> Result<Self> {
-        let path = asked.canonicalize().context("cannot be opened")?;
-        fs::read_dir(&path).context("cannot be read as a folder")?;
-        let metadata = fs::metadata(&path).context("cannot be looked at")?;
+        let path = asked.canonicalize().context("look up this path")?;
+        fs::read_dir(&path).context("read this path as a folder")?;
+        let metadata = fs::metadata(&path).context("read device and inode of this folder")?;
         Ok(Self {
-            asked: std::path::absolute(asked).context("cannot be made absolute")?,
+            asked: std::path::absolute(asked).context("make this path absolute")?,
             path,
             id: id(&metadata),
         })
     }
 
-    /// Whether `metadata` describes this very folder.
+    /// Whether `metadata` describes this folder and no other.
     pub fn is(&self, metadata: &Metadata) -> bool {
         id(metadata) == self.id
     }
@@ -45,7 +45,7 @@ impl Root {
     /// Whether the name still means this folder.
     ///
     /// # Errors
-    /// The name means nothing now.
+    /// The name leads to nothing now.
     pub fn is_still_there(&self) -> io::Result<bool> {
         Ok(self.is(&fs::metadata(&self.asked)?))
     }
@@ -68,7 +68,7 @@ mod tests {
         fs::create_dir(&name).unwrap();
         let root = Root::find(&name).unwrap();
         assert!(root.is_still_there().unwrap());
-        // Kept, so that its inode cannot be given to the next one.
+        // The old folder stays, so that the file system cannot give its inode to the next one.
         fs::rename(&name, aside).unwrap();
         root.is_still_there().unwrap_err();
         fs::create_dir(&name).unwrap();

@@ -1,5 +1,5 @@
-//! What a key's value must be beyond its syntax ([`crate::values`] has that), and which keys do
-//! not go together. An error names the key where it was said, why it is refused, and the remedy.
+//! What a key's value must fulfil beyond its syntax ([`crate::values`] has that), and which keys
+//! contradict each other. An error names the place of the key, the reason, and the remedy.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,13 +16,14 @@ use crate::values::{Count, FileType, ListenAddr, Period, PolicyName, UserName};
 use srv_steer::AcceptMode;
 use srv_steer::ensure_workers_fit;
 
-/// Media types go to workers in a message with everything else, which has 64 KiB.
+/// The most bytes of media types. They go to workers in one message with all other settings,
+/// which may have 64 KiB.
 const TYPES_BYTES_MAX: usize = 16 << 10;
-/// Longest path of a Unix socket: `sun_path` less its terminating zero.
+/// The longest path of a Unix socket, bytes: `sun_path` without its terminating zero.
 const SOCKET_PATH_MAX: usize = 107;
 
-/// As many workers as CPUs that this process may use: affinity and cgroup
-/// quota count.
+/// The number of CPUs that this process may use, at most as many as there can be workers. It
+/// respects affinity and cgroup quota.
 pub fn available_cpus() -> u32 {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     cpus.min(MAX_WORKERS) as u32
@@ -48,24 +49,24 @@ pub(super) fn listen(
     let listen: Vec<SocketAddr> = listen.into_iter().map(|address| address.0).collect();
     for (nth, address) in listen.iter().enumerate() {
         if listen[..nth].contains(address) && address.port() != 0 {
-            bail!("{place}: {address} is there twice; one group of sockets serves it");
+            bail!("{place}: {address} is there twice: leave one of them out");
         }
         let mut whole = listen.iter().filter(|other| *other != address);
         if let Some(whole) = whole.find(|other| includes(**other, *address, v6_only)) {
             bail!(
-                "{place}: {whole} includes {address}, and one address is not served twice; leave \
-                 one of the two out"
+                "{place}: {whole} includes {address}, and srv does not serve an address twice: \
+                 leave one of the two out"
             );
         }
     }
     Ok(listen)
 }
 
-/// Whether a socket on `whole` gets what comes to `address`, too.
+/// Whether a socket on `whole` also gets the connections to `address`.
 fn includes(whole: SocketAddr, address: SocketAddr, v6_only: bool) -> bool {
     let is_same_family = whole.is_ipv4() == address.is_ipv4();
     let takes_family = is_same_family || (whole.is_ipv6() && !v6_only);
-    // Port 0 is a new port each time.
+    // Port 0 means a new port each time.
     let is_same_port = whole.port() == address.port() && whole.port() != 0;
     whole.ip().is_unspecified() && takes_family && is_same_port
 }
@@ -85,8 +86,8 @@ pub(super) fn policy(
     let name = policy.name();
     if join {
         bail!(
-            "{place} {name}: with --join the running server steers, as it was told; leave \
-             one of the two out (`srv policy {name}` switches that server)"
+            "{place} {name}: with --join, the running server steers by its own policy: leave one \
+             of the two out (`srv policy {name}` changes the policy of that server)"
         );
     }
     if steers || policy == Policy::Hash {
@@ -95,13 +96,13 @@ pub(super) fn policy(
     }
     if !bpf {
         bail!(
-            "{place} {name} is carried out by the BPF program, which no-bpf leaves out; \
-             drop one of the two"
+            "{place} {name} needs the BPF program, which no-bpf leaves out: leave one of the \
+             two out"
         );
     }
     bail!(
         "{place} {name} chooses between the workers' own sockets, and with accept {} there is \
-         only one; use accept ring or own, or drop the policy",
+         only one: use accept ring or own, or leave the policy out",
         accept.name()
     );
 }
@@ -114,7 +115,7 @@ pub(super) fn user(said: &Said<'_, Option<UserName>>) -> Result<Option<User>> {
     User::named(&name.0).map(Some).with_context(|| said.place())
 }
 
-/// `note` hears of the path before it is looked at.
+/// Calls `note` with the path before it accesses it.
 pub(super) fn root(said: &Said<'_, Option<PathBuf>>, note: &dyn Fn(&Path)) -> Result<Option<Root>> {
     let Some(root) = said.value() else {
         return Ok(None);
@@ -125,7 +126,7 @@ pub(super) fn root(said: &Said<'_, Option<PathBuf>>, note: &dyn Fn(&Path)) -> Re
     Ok(Some(found))
 }
 
-/// The file's, and the flags' over them.
+/// The types of the file and of the flags. A flag overrules the file.
 pub(super) fn types(said: &Said<'_, Option<Vec<FileType>>>) -> Result<Types> {
     let both = [said.in_file(), said.by_flag()];
     let types: Types = both
@@ -137,8 +138,8 @@ pub(super) fn types(said: &Said<'_, Option<Vec<FileType>>>) -> Result<Types> {
     let bytes: usize = types.iter().map(|(key, name)| key.len() + name.len()).sum();
     if bytes > TYPES_BYTES_MAX {
         bail!(
-            "{}: {} extensions with their types have {bytes} bytes; a worker is told \
-             {TYPES_BYTES_MAX} at most",
+            "{}: {} extensions with their types have {bytes} bytes; a message to a worker has \
+             room for {TYPES_BYTES_MAX} at most: name fewer",
             said.place(),
             types.len()
         );
@@ -152,7 +153,7 @@ pub(super) fn control(said: &Said<'_, Option<PathBuf>>) -> Result<Option<PathBuf
         && path.as_os_str().len() > SOCKET_PATH_MAX
     {
         bail!(
-            "{} {}: a socket's path may have {SOCKET_PATH_MAX} bytes at most",
+            "{} {}: a socket's path may have {SOCKET_PATH_MAX} bytes at most: choose a shorter one",
             said.place(),
             path.display()
         );
@@ -164,8 +165,9 @@ pub(super) fn hang_kill(said: &Said<'_, Option<Period<0>>>, after: Duration) -> 
     let kill = said.value().map_or(Duration::ZERO, Into::into);
     if !kill.is_zero() && (after.is_zero() || kill < after) {
         bail!(
-            "{} {kill:?}: only a worker that hangs is killed, and none does before hang-after \
-             ({after:?}, 0s: never); ask for a longer hang-kill, or for a shorter hang-after",
+            "{} {kill:?}: srv kills a worker only if it has stalled, and no worker counts as \
+             stalled before hang-after ({after:?}, 0s: never); set a longer hang-kill, or a \
+             shorter hang-after",
             said.place()
         );
     }
@@ -186,7 +188,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// Flags that point to a file with this text; the folder must outlive the call.
+    /// Flags that name a file with this text. The folder must outlive the flags' use.
     fn with_file(folder: &tempfile::TempDir, text: &str) -> ServeArgs {
         let path = folder.path().join("srv.toml");
         std::fs::write(&path, text).unwrap();

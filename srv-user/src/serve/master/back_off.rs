@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-/// Waits are this long at first, and double up to the maximum.
+/// The first wait is this long; each further one is twice as long, up to a maximum.
 const MIN: Duration = Duration::from_millis(100);
-/// Of workers that never became ready: trying again does not help soon.
+/// The longest wait after workers that never became ready. To try again soon does not help.
 const FAILED_START_MAX: Duration = Duration::from_secs(10);
-/// Of workers that were ready: somebody may be killing them, and the server is
-/// to go on.
+/// The longest wait after workers that were ready. Something may be killing them, and the
+/// server must go on.
 const DIED_MAX: Duration = Duration::from_millis(500);
-/// A worker that lives this long has not died early.
+/// If a worker lived longer than this, its death is not early.
 const SETTLED: Duration = Duration::from_secs(5);
 
 /// One slot's history.
@@ -20,8 +20,9 @@ pub(super) struct BackOff {
 }
 
 impl BackOff {
-    /// A worker died after it `lived` for so long. The first death costs no
-    /// wait, each further early one twice as much.
+    /// How long the slot stays empty after a worker that `lived` for so long has died. The first
+    /// death costs no wait. The next early death costs a wait of `MIN`, and each further one
+    /// twice as much as the one before, up to the maximum.
     pub(super) fn after_death(&mut self, lived: Duration, was_ready: bool) -> Duration {
         if lived > SETTLED && was_ready {
             self.early_deaths = 0;

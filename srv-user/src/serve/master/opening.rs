@@ -24,8 +24,8 @@ pub(super) fn open_groups(
     Ok(groups.collect::<Result<_, _>>()?)
 }
 
-/// The listeners of all addresses that are asked for, as many at each: those that
-/// `takeover` has, and new ones.
+/// The listeners of all addresses in the settings: those that `takeover` has, and new ones.
+/// Each address gets equally many.
 fn open_listeners(
     settings: &Settings,
     takeover: &mut Takeover,
@@ -55,9 +55,9 @@ fn bind(address: SocketAddr, settings: &Settings) -> anyhow::Result<ListenerGrou
         let is_in_use = error.kind() == ErrorKind::AddressInUse;
         match (is_in_use, error.is_shareable()) {
             (true, true) => anyhow!(
-                "{error}, or pass another --listen; the kernel would have let this server in, \
-                 since what listens there has the same user and set SO_REUSEPORT as this one \
-                 would: it would get a share of the other's connections, and the other's program \
+                "{error}, or pass another --listen; the kernel would have let this server listen \
+                 there, since the process that does has the same user and set SO_REUSEPORT: this \
+                 server would get a share of the other's connections, and the other's program \
                  would not know of it; {}",
                 way_in(address)
             ),
@@ -67,21 +67,21 @@ fn bind(address: SocketAddr, settings: &Settings) -> anyhow::Result<ListenerGrou
     })
 }
 
-/// How to share the address with the server that has it.
+/// What the user can do to share the address with the server that has it.
 fn way_in(address: SocketAddr) -> String {
     let holder = holder(address);
     let name = holder.as_ref().map(|(name, _)| name.as_str());
     match (name, &holder) {
-        (Some("srv"), _) => "with --join it adds its workers to the other's".into(),
+        (Some("srv"), _) => "with --join, it adds its workers to those of the other server".into(),
         (_, Some((name, pid))) => format!(
-            "it is {name}, process {pid}: `srv attach --listen {address}` steers that server \
-             from outside"
+            "{name}, process {pid}, has the address: `srv attach --listen {address}` steers that \
+             server from outside"
         ),
-        (_, None) => "if it is srv, --join adds this one's workers to the other's".into(),
+        (_, None) => "if the other is srv, --join adds this server's workers to it".into(),
     }
 }
 
-/// Name and number of a process that has a listener on the address, if it can be seen.
+/// Name and id of a process that has a listener on the address, if srv may see it.
 fn holder(address: SocketAddr) -> Option<(String, Pid)> {
     let listeners = SockDiag::open(None).ok()?.listeners_on(address).ok()?;
     let inodes = listeners.iter().map(|listener| listener.inode).collect();
@@ -90,19 +90,22 @@ fn holder(address: SocketAddr) -> Option<(String, Pid)> {
     Some((owner.command, owner.pid))
 }
 
-/// Takes what systemd kept, as a server that may not have lived to leave it well did.
+/// Takes the listeners that systemd kept. The server before may have died, so their old program
+/// may still be there.
 fn take_back(listeners: ListenerGroup, settings: &Settings) -> anyhow::Result<ListenerGroup> {
-    // A new socket could not join a group with a program, nor a new program get these.
+    // A new socket could not join a group that has a program, and a new program could not get
+    // these sockets.
     listeners.sockets.iter().for_each(program::take_off);
     let stored = systemd::store::names(&listeners);
     let inherited = listeners.inherit(&settings.group()).inspect_err(|_| {
-        // With these no start can succeed; the next makes new ones.
+        // With these listeners, no start can succeed. After this, the next start opens new ones.
         stored.iter().for_each(|name| systemd::store::remove(name));
     });
     Ok(inherited?)
 }
 
-/// The policy asked for, or the hash where a default cannot be had.
+/// The policy to start with. If steering is not possible and the settings do not name a policy,
+/// it is the hash.
 pub(super) fn initial_policy(settings: &Settings, groups: &[Group]) -> anyhow::Result<Policy> {
     let why = groups.iter().find_map(Group::why_unsteered);
     let why = why.map(why_hashing);
@@ -115,7 +118,7 @@ pub(super) fn initial_policy(settings: &Settings, groups: &[Group]) -> anyhow::R
     }
 }
 
-/// Makes room for as many open files as these settings need.
+/// Raises the limit of open files to what these settings need.
 pub(super) fn raise_open_files(settings: &Settings) -> anyhow::Result<()> {
     let listeners = match settings.serving.accept.has_own_listeners() {
         true => settings.workers.into(),

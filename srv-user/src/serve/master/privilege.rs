@@ -1,4 +1,4 @@
-//! What the master may do, and as whom its workers run.
+//! Which privileges the master keeps, and which user its workers run as.
 
 use std::fs::File;
 use std::io;
@@ -14,11 +14,11 @@ use crate::serve::rehearsal::{self, rehearse};
 use crate::serve::sandbox::capabilities::{self, Deeds};
 use crate::serve::sandbox::user::User;
 
-/// Whom workers run as: the user asked for, or, where only the default cannot be
-/// had, who runs this process (which is said).
+/// The user that workers change to. If the settings name no user and the default is not
+/// possible, workers run as the user of this process (`None`), and srv logs a warning.
 ///
 /// # Errors
-/// If a user was asked for whom this process cannot become.
+/// If the settings name a user that this process cannot become.
 pub(super) fn workers_user(settings: &Settings) -> anyhow::Result<Option<User>> {
     let Some(user) = settings.user else {
         return Ok(None);
@@ -26,7 +26,7 @@ pub(super) fn workers_user(settings: &Settings) -> anyhow::Result<Option<User>> 
     match rehearsal::ensure_possible(user) {
         Ok(()) => Ok(Some(user)),
         Err(error) if settings.user_is_explicit => {
-            bail!("run workers as --user asks: {error:#}")
+            bail!("run workers as the user that --user names: {error:#}")
         }
         Err(error) => {
             tracing::warn!("workers run as the master's user: {error:#}");
@@ -35,27 +35,29 @@ pub(super) fn workers_user(settings: &Settings) -> anyhow::Result<Option<User>> 
     }
 }
 
+/// Makes sure that workers which run as `user` can serve the root.
+///
 /// # Errors
-/// If workers, run as `user`, could not serve the root; the message says where
-/// it was asked for.
+/// If they cannot. The message says where the root was set.
 pub(super) fn ensure_root_is_served(settings: &Settings, user: Option<User>) -> anyhow::Result<()> {
     let Some(user) = user else {
         return Ok(());
     };
     let outcome = rehearse(user, Some(&settings.serving))
-        .context("try whether workers can serve what is asked for")?;
+        .context("try whether workers can serve the root")?;
     outcome
         .map_err(|refusal| anyhow!(refusal))
         .with_context(|| {
             let place = settings.place("root");
             format!(
-                "{place}: workers run as user {} of group {}: let them in, or name another --user",
+                "{place}: workers run as user {} of group {}: give that user access to the folder, \
+                 or pass another --user",
                 user.uid, user.gid
             )
         })
 }
 
-/// Whether `act` succeeds with these capabilities alone: tried in a thread.
+/// Whether `act` succeeds with these capabilities alone. A thread tries it.
 fn with_only(kept: CapabilitySet, act: impl FnOnce() -> io::Result<()> + Send) -> bool {
     let attempt = || {
         capabilities::keep(kept)?;
@@ -64,7 +66,7 @@ fn with_only(kept: CapabilitySet, act: impl FnOnce() -> io::Result<()> + Send) -
     std::thread::scope(|scope| matches!(scope.spawn(attempt).join(), Ok(Ok(()))))
 }
 
-/// Gives up what a serving master and its successors have no use for. This
+/// Drops the capabilities that a serving master and its successors do not need. This
 /// process must have no other thread.
 ///
 /// # Errors

@@ -1,11 +1,11 @@
-//! The hand-over from a master to its successor: what is inherited and what the
-//! two say to each other. Both sides' deeds are the master's.
+//! The hand-over from a master to its successor: what the successor inherits, and the
+//! messages between the two. What each of them does is in the master.
 //!
-//! The successor is a child of the old master that inherits the listeners: file
-//! descriptors over a control socket would need a server that can answer before
-//! it has anything to serve, and an exec in place could not be taken back. Maps
-//! are not handed over: the new binary may lay them out in another way, and its
-//! counters begin anew.
+//! The successor is a child of the old master and inherits its listeners. To pass the file
+//! descriptors over a control socket, the successor would have to answer there before it has
+//! anything to serve. If the old master executed the new binary in its own place, it could
+//! not undo that. The successor does not inherit maps: the new binary may lay them out in
+//! another way, and its counters begin anew.
 
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
@@ -26,41 +26,41 @@ use crate::serve::master::between_masters::{Message, Peer};
 use crate::serve::systemd;
 use srv_steer::ListenerGroup;
 
-/// Says to a new process what it inherits.
+/// The environment variable that tells a new process what it inherits.
 const VARIABLE: &str = "SRV_TAKE_OVER";
 const CHANNEL: RawFd = 3;
 
-/// What the successor says.
+/// A message from the successor.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToPredecessor {
     /// Its workers accept, beside the old ones.
     Ready,
-    /// It has everything.
+    /// It serves, and needs nothing more from the old master.
     Serving,
-    /// It cannot, and exits.
+    /// It cannot take over, for this reason, and exits.
     Failed(String),
 }
 
 impl Message for ToPredecessor {}
 
-/// What the old master says.
+/// A message from the old master.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToSuccessor {
-    /// Listeners are in no socket array any more, the control socket's path is free.
+    /// The listeners are in no socket array any more, and the control socket's path is free.
     Take,
 }
 
 impl Message for ToSuccessor {}
 
-/// The listeners of one address, by number.
+/// How many listeners of one address the successor inherits.
 #[derive(Debug, Serialize, Deserialize)]
 struct Inheritance {
     address: SocketAddr,
     listeners: u32,
-    /// As in [`ListenerGroup`]; an older binary did not know of it.
+    /// As in [`ListenerGroup`]. An older binary does not send it.
     #[serde(default)]
     activated: usize,
-    /// Likewise.
+    /// As in [`ListenerGroup`]. An older binary does not send it.
     #[serde(default)]
     kept: usize,
 }
@@ -85,8 +85,8 @@ pub fn start_successor<'a>(
         parent_fd,
         child_fd,
     });
-    // Not the binary itself: the parent of a new process waits until that executes
-    // something, and the new binary's file system may not answer.
+    // This does not start the new binary itself: a parent waits until its new child has
+    // executed a program, and the new binary's file system may not answer.
     let mut command = Command::new("/proc/self/exe");
     command
         .arg0("srv")
@@ -94,7 +94,8 @@ pub fn start_successor<'a>(
         .arg(binary)
         .args(std::env::args_os().skip(1))
         .env(VARIABLE, serde_json::to_string(&inheritance)?)
-        // It names this process; without it the watchdog is for whoever is main.
+        // The variable names this process. Without it, the watchdog holds for the service's
+        // main process.
         .env_remove("WATCHDOG_PID")
         .stdin(Stdio::null())
         .fd_mappings(mappings.collect())
@@ -103,7 +104,7 @@ pub fn start_successor<'a>(
     Ok((Process::new(&child), Peer::new(mine)))
 }
 
-/// What [`start_successor`] starts becomes the new binary.
+/// The arguments of the process that [`start_successor`] starts. It becomes the new binary.
 #[derive(Debug, Args)]
 pub struct SuccessionArgs {
     binary: PathBuf,
@@ -111,8 +112,8 @@ pub struct SuccessionArgs {
     arguments: Vec<OsString>,
 }
 
-/// Executes the new binary with all that this process has. It returns only if the kernel
-/// refuses, and has told the old master then.
+/// Executes the new binary in this process, which keeps its file descriptors. This returns
+/// only if the kernel refuses; then it has sent the reason to the old master.
 pub fn succeed(args: &SuccessionArgs) -> anyhow::Error {
     let error = Command::new(&args.binary).args(&args.arguments).exec();
     let error = anyhow::Error::new(error).context(format!("start {}", args.binary.display()));
@@ -131,7 +132,7 @@ fn inheritance_of(group: &ListenerGroup) -> Inheritance {
     }
 }
 
-/// What this process was started with: the listeners of an old master, or of
+/// What this process inherited at its start: the listeners of an old master, those of
 /// systemd, or nothing.
 pub struct Takeover {
     /// The old master.
@@ -140,10 +141,11 @@ pub struct Takeover {
 }
 
 impl Takeover {
-    /// To be called once, before anything else opens a file or starts a thread.
+    /// Adopts what this process inherited. Call this once, before anything else opens a file or
+    /// starts a thread.
     ///
     /// # Errors
-    /// If what was inherited is not what was announced.
+    /// If this process did not inherit what the old master or systemd announced.
     pub fn inherited() -> anyhow::Result<Self> {
         let Some(text) = std::env::var_os(VARIABLE) else {
             return Ok(Self {
@@ -151,7 +153,7 @@ impl Takeover {
                 groups: systemd::listeners()?,
             });
         };
-        // SAFETY: there is no other thread yet; nobody reads the environment now.
+        // SAFETY: there is no other thread yet, so nothing else reads the environment now.
         unsafe { std::env::remove_var(VARIABLE) };
         let inheritance = parse(&text)?;
         let channel = packets::inherited(CHANNEL).with_context(|| {
@@ -161,7 +163,7 @@ impl Takeover {
         let mut adopt = || {
             let fd = next;
             next += 1;
-            // SAFETY: the old master passed exactly these; each is adopted once.
+            // SAFETY: the old master passed exactly these, and each is adopted once.
             let fd = unsafe { OwnedFd::from_raw_fd(fd) };
             rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map(|()| fd)
         };
@@ -183,19 +185,21 @@ impl Takeover {
         })
     }
 
+    /// Makes sure that this process inherited no listeners.
+    ///
     /// # Errors
     /// systemd has passed listeners.
     pub fn ensure_empty(&self) -> anyhow::Result<()> {
         ensure!(
             self.predecessor.is_none() && self.groups.is_empty(),
-            "--join: systemd passed listeners, and a server that joins has the other's: \
-             leave out one of the two"
+            "--join: systemd passed listeners, but a server with --join uses those of the server \
+             that it joins: leave out --join, or start srv without the socket unit"
         );
         Ok(())
     }
 
-    /// The listeners of the address that was asked for as `asked` (port 0: the
-    /// one that was chosen then).
+    /// Takes the listeners of the address that the settings name as `asked`. If its port is 0,
+    /// any port matches, since the kernel chose one then.
     pub fn listeners(&mut self, asked: SocketAddr) -> Option<ListenerGroup> {
         let is_it = |group: &ListenerGroup| {
             let port = group.address.port();
@@ -205,17 +209,18 @@ impl Takeover {
         Some(self.groups.remove(nth))
     }
 
-    /// What a server before this one listened on and nobody asks for any more.
+    /// The orphaned listeners: a server before this one listened on them, and the settings do
+    /// not name their addresses any more.
     ///
     /// # Errors
-    /// If a socket unit passed one of these: what comes there would wait for ever.
+    /// If a socket unit passed one of these: connections to it would wait for ever.
     pub fn orphaned(&mut self) -> anyhow::Result<Vec<ListenerGroup>> {
         let mut activated = self.groups.iter().filter(|group| group.activated > 0);
         match activated.next().filter(|_| self.predecessor.is_none()) {
             None => Ok(std::mem::take(&mut self.groups)),
             Some(ListenerGroup { address, .. }) => bail!(
                 "systemd passed a listener on {address} that --listen does not name: \
-                 add --listen {address}, or drop it from the socket unit"
+                 add --listen {address}, or remove it from the socket unit"
             ),
         }
     }
@@ -224,7 +229,7 @@ impl Takeover {
 fn parse(text: &OsStr) -> anyhow::Result<Vec<Inheritance>> {
     let text = text.to_str().unwrap_or_default();
     let groups: Vec<Inheritance> = serde_json::from_str(text)
-        .with_context(|| format!("read {VARIABLE} (an old master sets it; unset it)"))?;
+        .with_context(|| format!("read {VARIABLE} (only an old master sets it: unset it)"))?;
     ensure!(!groups.is_empty(), "{VARIABLE} names no listeners");
     Ok(groups)
 }

@@ -1,16 +1,16 @@
-//! What this machine will not give of what was asked for: said once, at the start.
+//! Warnings about settings that this machine does not fulfil. srv logs them once, at the start.
 
 use rustix::process::{Resource, getrlimit};
 
 use crate::serve::config::Settings;
 
-/// File descriptors of a worker beside connections, listeners and memory: the channel,
-/// epoll, files that are being sent.
+/// File descriptors that a worker needs beside connections, listeners and memory: the channel,
+/// epoll, and the files that it sends.
 const OTHERS: u64 = 32;
 /// `TFO_SERVER_ENABLE` (include/net/tcp.h).
 const FAST_OPEN_SERVER: u32 = 0x2;
 
-/// Logs a warning for each setting that has no effect, or less than it says. There are
+/// Logs a warning for each setting that has no effect, or less effect than it says. There are
 /// `listeners` at each address.
 pub(super) fn warn(settings: &Settings, listeners: usize) {
     let fast_open = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen");
@@ -29,8 +29,8 @@ fn fast_open_doubt(asked: u32, sysctl: &str) -> Option<String> {
     let flags: u32 = sysctl.trim().parse().ok()?;
     (asked > 0 && flags & FAST_OPEN_SERVER == 0).then(|| {
         format!(
-            "--fast-open {asked} has no effect: net.ipv4.tcp_fastopen is {flags}, without the bit \
-             for servers; `sysctl -w net.ipv4.tcp_fastopen={}` sets it",
+            "--fast-open {asked} has no effect: net.ipv4.tcp_fastopen is {flags}, which does not \
+             include the bit for servers: run `sysctl -w net.ipv4.tcp_fastopen={}`",
             flags | FAST_OPEN_SERVER
         )
     })
@@ -42,7 +42,7 @@ fn connections_doubt(asked: u32, files: Option<u64>, own: u64) -> Option<String>
     (possible < u64::from(asked)).then(|| {
         format!(
             "each worker holds {possible} connections at most, not {asked}: the hard limit of \
-             open files is {files} (ulimit -Hn; LimitNOFILE= in a unit)"
+             open files is {files}: raise it (`ulimit -Hn`, or LimitNOFILE= in a unit)"
         )
     })
 }

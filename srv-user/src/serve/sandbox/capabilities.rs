@@ -1,5 +1,4 @@
-//! Capabilities: dropping them. Which ones the master keeps, and what for, is
-//! decided here.
+//! Drops capabilities, and decides which ones the master keeps, and what for.
 
 use rustix::io::Errno;
 use rustix::thread::{
@@ -7,33 +6,34 @@ use rustix::thread::{
     clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
 };
 
-/// What a master does once it serves, as far as a capability is needed for it.
+/// What a master does after its start that needs a capability.
 #[derive(Clone, Copy, Debug)]
 pub struct Deeds {
     /// It starts and kills workers of another user.
     pub changes_user: bool,
     /// It, or its successor, loads a program.
     pub steers: bool,
-    /// It, or its successor, opens listeners on ports that not everybody may have.
+    /// It, or its successor, opens listeners on ports that need a privilege.
     pub binds_low_ports: bool,
-    /// It drops SYNs by a socket filter, which this kernel grants to network
-    /// administrators only.
+    /// It drops SYNs by a socket filter, which this kernel allows only with
+    /// `CAP_NET_ADMIN`.
     pub administers_filters: bool,
-    /// It reads its configuration or binary again, where its user alone could not.
+    /// It reads its configuration or binary again, and its user alone may not.
     pub reads_private_files: bool,
 }
 
 impl Deeds {
-    /// The capabilities for it, of those that are `held`.
+    /// The capabilities that this needs, of those that are `held`.
     pub fn capabilities(self, held: CapabilitySet) -> CapabilitySet {
-        // So that a worker can empty its bounding set.
+        // A worker needs it to empty its bounding set.
         let mut kept = CapabilitySet::SETPCAP;
         if self.changes_user {
             kept |= CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::KILL;
         }
         if self.steers {
             let program = CapabilitySet::BPF | CapabilitySet::PERFMON;
-            // Of one part, older kernels and container engines.
+            // Older kernels and container engines do not know these two; there,
+            // CAP_SYS_ADMIN includes them.
             kept |= match held.contains(program) {
                 true => program,
                 false => program | CapabilitySet::SYS_ADMIN,
@@ -52,20 +52,21 @@ impl Deeds {
     }
 }
 
-/// What this process may do now.
+/// The capabilities that this process has now (its permitted set).
 pub fn held() -> CapabilitySet {
     capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.permitted)
 }
 
-/// Keeps `kept`, for this thread and whatever it starts. The bounding set stays
-/// where `CAP_SETPCAP` is not held.
+/// Keeps `kept`, for this thread and for all that it starts. If this process does not
+/// hold `CAP_SETPCAP`, the bounding set stays as it is.
 ///
 /// # Errors
 /// What the kernel says.
 pub fn keep(kept: CapabilitySet) -> rustix::io::Result<()> {
     bound(kept)?;
     let before = capabilities(None)?;
-    // The ambient set follows: it is never more than these two have in common.
+    // The ambient set follows: the kernel keeps it within both the permitted and the
+    // inheritable set.
     set_capabilities(
         None,
         CapabilitySets {
@@ -85,8 +86,8 @@ pub fn drop_all() -> rustix::io::Result<()> {
     keep(CapabilitySet::empty())
 }
 
-/// Makes it impossible for this thread, and whatever it starts, to come by other
-/// capabilities than `kept`. No-op without `CAP_SETPCAP`.
+/// From now on this thread, and all that it starts, cannot gain other capabilities than
+/// `kept`. Without `CAP_SETPCAP`, this does nothing.
 ///
 /// # Errors
 /// What the kernel says.
@@ -95,10 +96,10 @@ pub fn bound(kept: CapabilitySet) -> rustix::io::Result<()> {
         return Ok(());
     }
     for bit in 0..u64::BITS {
-        // Also those that are newer than this list of names.
+        // This includes capabilities that are newer than this crate's list of names.
         let capability = CapabilitySet::from_bits_retain(1 << bit);
         match capability_is_in_bounding_set(capability) {
-            // Beyond the last one that this kernel knows.
+            // This kernel knows no capability from this bit on.
             Err(Errno::INVAL) => break,
             Ok(true) if !kept.contains(capability) => {
                 remove_capability_from_bounding_set(capability)?;
@@ -142,7 +143,8 @@ mod tests {
         assert_eq!(ALL.capabilities(coarse), CapabilitySet::SYS_ADMIN);
     }
 
-    /// Threads have capabilities of their own: the test process keeps its.
+    /// Each thread has its own capabilities: the test process keeps the capabilities
+    /// that it has.
     #[test]
     fn a_thread_drops_all_of_them() {
         let sets = std::thread::spawn(|| {

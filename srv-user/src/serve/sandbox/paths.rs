@@ -1,5 +1,5 @@
 //! Landlock: which files a process may reach, by path. `openat2` keeps requests
-//! beneath the root; this keeps a worker there that somebody else has taken over.
+//! beneath the root. If an attacker controls a worker, Landlock keeps it there, too.
 
 use std::os::fd::BorrowedFd;
 
@@ -8,16 +8,16 @@ use landlock::{
     Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
 };
 
-/// The newest that this crate knows; less is asked for where the kernel has less.
+/// The newest ABI that this crate knows. If the kernel has an older one, srv asks for less.
 const NEWEST: ABI = ABI::V6;
 
 /// From now on this thread reads beneath `root`, and opens, changes and runs no
-/// other file; it binds and connects no TCP socket, and signals nobody outside
-/// of this restriction. The ABI by which the kernel enforces it (1: files only,
-/// 4: TCP, 6: signals); 0 if it has no Landlock.
+/// other file. It binds and connects no TCP socket, and sends no signal to a process
+/// outside of this restriction. Returns the ABI by which the kernel enforces this (1:
+/// files only, 4: TCP, 6: signals), or 0 if the kernel has no Landlock.
 ///
 /// # Errors
-/// What the kernel says, other than that it has none.
+/// What the kernel says, other than that it has no Landlock.
 pub fn read_beneath(root: Option<BorrowedFd<'_>>) -> Result<u32, RulesetError> {
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -33,8 +33,8 @@ pub fn read_beneath(root: Option<BorrowedFd<'_>>) -> Result<u32, RulesetError> {
     Ok(number(&status.landlock))
 }
 
-/// The ABI that this kernel has, 0 for none: found out by a thread that is
-/// restricted and ends.
+/// The ABI that this kernel has, or 0 if it has no Landlock. A thread restricts itself
+/// to find out, and ends.
 pub fn abi() -> u32 {
     let restricted = std::thread::spawn(|| read_beneath(None));
     restricted.join().ok().and_then(Result::ok).unwrap_or(0)

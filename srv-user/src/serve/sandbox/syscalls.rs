@@ -1,13 +1,13 @@
 //! seccomp: the system calls that a worker needs, and no others.
 //!
-//! Any other is answered with `ENOSYS`, as by a kernel that has no such call: C
-//! library and std then use an older one, where a newer release of theirs tries
-//! a call that is not listed here. Killing would make a respawn of each such
-//! call, and a hot loop of one at every start. The kernel's audit log names them
-//! (`type=1326 ... syscall=N`).
+//! The kernel answers any other call with `ENOSYS`, as if it had no such call. If a newer
+//! release of the C library or of std tries a call that is not listed here, it then uses
+//! an older one. If the filter killed the worker instead, each such call would end a
+//! worker, and a call at the start would end every worker again and again. The kernel's
+//! audit log names the refused calls (`type=1326 ... syscall=N`).
 //!
-//! Since Linux 5.11 the kernel remembers which calls are allowed whatever their
-//! arguments are, and does not run the filter for these: all that a request needs.
+//! Since Linux 5.11 the kernel remembers which calls are allowed with any arguments, and
+//! does not run the filter for them. A request needs no others.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ use seccompiler::{
 
 use crate::kernel::openat2::openat2_refusal;
 
-/// Allowed whatever the arguments are.
+/// Calls that are allowed with any arguments.
 const ALLOWED: &[libc::c_long] = &[
     // Connections.
     libc::SYS_accept4,
@@ -34,10 +34,10 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_sendto,
     libc::SYS_write,
     libc::SYS_writev,
-    // The channel, over which new listeners come.
+    // The channel, over which the master sends new listeners.
     libc::SYS_recvmsg,
     libc::SYS_sendmsg,
-    // Files; Landlock says which.
+    // Files; Landlock decides which ones.
     libc::SYS_close,
     libc::SYS_fstat,
     libc::SYS_newfstatat,
@@ -45,7 +45,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_pread64,
     libc::SYS_readlinkat,
     libc::SYS_statx,
-    // Memory; see `CONDITIONAL` for what makes it executable.
+    // Memory. `conditional` has the calls that could make it executable.
     libc::SYS_brk,
     libc::SYS_madvise,
     libc::SYS_mremap,
@@ -72,7 +72,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_exit_group,
 ];
 
-/// Older names of the above, which newer architectures do without.
+/// Older forms of these calls, which newer architectures do not have.
 #[cfg(target_arch = "x86_64")]
 const ALLOWED_OLD: &[libc::c_long] = &[libc::SYS_epoll_wait, libc::SYS_poll];
 #[cfg(not(target_arch = "x86_64"))]
@@ -86,59 +86,63 @@ const SO_LINGER: u64 = libc::SO_LINGER as u64;
 /// The same number as `TIOCOUTQ` (include/uapi/linux/sockios.h).
 const SIOCOUTQ: u64 = libc::TIOCOUTQ;
 
-/// A condition on one argument, by its number: these bits of it have this value.
+/// A condition on one argument: its number, and which bits of it must have which value.
 type Argument = (u8, SeccompCmpOp, u64);
 
-/// Allowed only if all of these conditions hold. A call may be listed more than once.
+/// Calls that are allowed only if all of their conditions hold. A call may be listed more
+/// than once.
 ///
 /// A worker holds the listeners of all its siblings, and descriptors that it shares with
-/// the master (standard error), so what acts on the *description* behind a descriptor is
-/// not its own business: shutting a listener down for reading ends it for all,
-/// `SO_DETACH_REUSEPORT_BPF` and filters are the group's, flags (`F_SETFL`) and the
-/// receiver of signals (`F_SETOWN`, `F_SETSIG`) are everybody's that has the description.
+/// the master (standard error). It must not change the *description* behind a descriptor,
+/// because that would change it for other processes. If a worker shuts a listener down
+/// for reading, the listener ends for all. `SO_DETACH_REUSEPORT_BPF` and filters affect
+/// the whole group. Flags (`F_SETFL`) and the receiver of signals (`F_SETOWN`, `F_SETSIG`)
+/// affect every process that has the description.
 fn conditional(this_process: u64) -> Vec<(libc::c_long, Vec<Argument>)> {
     let is = |argument, value| (argument, SeccompCmpOp::Eq, value);
     let without = |argument, bits| (argument, SeccompCmpOp::MaskedEq(bits), 0);
     vec![
         (libc::SYS_mmap, vec![without(2, PROT_EXEC)]),
         (libc::SYS_mprotect, vec![without(2, PROT_EXEC)]),
-        // Its own limits, not another process's.
+        // The worker may change its own limits, not those of another process.
         (libc::SYS_prlimit64, vec![is(0, 0)]),
         (libc::SYS_prctl, vec![is(0, SET_TIMER_SLACK)]),
-        // `abort`.
+        // `abort` sends a signal to its own process.
         (libc::SYS_tgkill, vec![is(0, this_process)]),
         (libc::SYS_tkill, vec![is(0, this_process)]),
-        // The end of a connection: of a listener this half does nothing.
+        // A worker ends a connection by it. On a listener, shutting down this half has no
+        // effect.
         (libc::SYS_shutdown, vec![is(1, SHUT_WR)]),
-        // A connection that is to be reset. Accepted sockets inherit it from a listener,
-        // so the master looks whether listeners have it.
+        // A worker resets a connection by it. Accepted sockets inherit the option from a
+        // listener, so the master checks whether a listener has it.
         (
             libc::SYS_setsockopt,
             vec![is(1, SOL_SOCKET), is(2, SO_LINGER)],
         ),
-        // std's check, in debug builds, that what it closes is open; and duplicates.
+        // In debug builds, std checks by F_GETFD that a descriptor is open before it closes it.
+        // F_DUPFD_CLOEXEC duplicates one.
         (libc::SYS_fcntl, vec![is(1, libc::F_GETFD as u64)]),
         (libc::SYS_fcntl, vec![is(1, libc::F_GETFL as u64)]),
         (libc::SYS_fcntl, vec![is(1, libc::F_DUPFD_CLOEXEC as u64)]),
-        // What the peer has not acknowledged yet.
+        // How many bytes the client has not acknowledged yet.
         (libc::SYS_ioctl, vec![is(1, SIOCOUTQ)]),
     ]
 }
 
-/// From now on this thread makes the listed system calls and no others; whether
-/// the kernel can do that.
+/// From now on this thread can make the listed system calls and no others. Returns
+/// whether the kernel can filter system calls.
 ///
 /// # Errors
-/// What the kernel says, other than that it cannot.
+/// What the kernel says, other than that it cannot filter system calls.
 pub fn allow_few() -> anyhow::Result<bool> {
     let filter = filter()?;
     let program = libc::sock_fprog {
         len: filter.len() as u16,
         filter: filter.as_ptr().cast_mut().cast(),
     };
-    // With the flag, refusals are logged; seccompiler's own installer sets none.
+    // With the flag, the kernel logs refusals; seccompiler's own installer does not set it.
     // SAFETY: the kernel copies the program, which lives until then, and changes
-    // nothing of this process's memory.
+    // nothing in this process's memory.
     let refused = unsafe {
         libc::syscall(
             libc::SYS_seccomp,
@@ -152,13 +156,13 @@ pub fn allow_few() -> anyhow::Result<bool> {
     }
     let error = std::io::Error::last_os_error();
     match Errno::from_io_error(&error) {
-        // Built without it, or before Linux 4.14.
+        // The kernel is built without seccomp filters, or is older than Linux 4.14.
         Some(Errno::INVAL | Errno::NOSYS) => Ok(false),
         _ => bail!(error),
     }
 }
 
-/// Whether [`allow_few`] works here: found out by a thread that is restricted and ends.
+/// Whether [`allow_few`] works here. A thread restricts itself to find out, and ends.
 pub fn can_filter() -> bool {
     let restricted = std::thread::spawn(|| {
         rustix::thread::set_no_new_privs(true)?;
@@ -182,7 +186,7 @@ fn filter() -> anyhow::Result<BpfProgram> {
             .push(SeccompRule::new(conditions)?);
     }
     if openat2_refusal().is_some() {
-        // What stands in for it, for reading alone.
+        // `openat` replaces `openat2`, for reading only.
         let changes = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC;
         let reads = SeccompCmpOp::MaskedEq(changes as u64);
         let reads = SeccompCondition::new(2, SeccompCmpArgLen::Dword, reads, 0)?;
@@ -246,7 +250,7 @@ mod tests {
         confined.join().unwrap();
     }
 
-    /// The end of a panic, in a process of its own.
+    /// A panic ends with an abort. A process of its own tries it.
     #[test]
     fn a_confined_process_can_abort() {
         use std::os::unix::process::ExitStatusExt;
@@ -269,7 +273,7 @@ mod tests {
 
     fn executable() -> rustix::io::Result<()> {
         let rights = ProtFlags::READ | ProtFlags::EXEC;
-        // SAFETY: a new mapping, which nobody uses.
+        // SAFETY: this is a new mapping, and nothing uses it.
         unsafe { mmap_anonymous(std::ptr::null_mut(), 4096, rights, MapFlags::PRIVATE) }.map(drop)
     }
 }

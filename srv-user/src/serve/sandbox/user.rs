@@ -1,4 +1,4 @@
-//! The user that workers run as: its name, and becoming it.
+//! The user that workers run as: finds it by its name, and changes a process to it.
 
 use std::fs;
 use std::str::FromStr;
@@ -9,7 +9,8 @@ use rustix::process::{Gid, Uid, getgid, getgroups, getuid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde::{Deserialize, Serialize};
 
-/// Who owns nothing; also where no file names it, as in an image that holds one binary.
+/// The user that owns no files. Its numbers hold even if `/etc/passwd` does not exist, as in
+/// an image that holds one binary.
 const NOBODY: User = User {
     uid: 65_534,
     gid: 65_534,
@@ -24,19 +25,19 @@ pub struct User {
     pub gid: u32,
 }
 
-/// As whom workers run.
 impl User {
-    /// `nobody`.
+    /// The user `nobody`.
     pub fn nobody() -> Self {
         let passwd = fs::read_to_string(PASSWD).unwrap_or_default();
         in_passwd(&passwd, "nobody").unwrap_or(NOBODY)
     }
 
-    /// The user of a name in `/etc/passwd`, of a number (with that user's group,
-    /// else the same number), or of `UID:GID`.
+    /// The user that `name` means: a name in `/etc/passwd`, a number, or `UID:GID`. A number
+    /// alone gets the group of that user in `/etc/passwd`; if there is no such user, the group
+    /// has the same number.
     ///
     /// # Errors
-    /// There is no such name.
+    /// There is no user with this name.
     pub fn named(name: &str) -> anyhow::Result<Self> {
         let passwd = fs::read_to_string(PASSWD).unwrap_or_default();
         if let Some(user) = in_passwd(&passwd, name) {
@@ -47,13 +48,13 @@ impl User {
         }
         ensure!(
             name == "nobody",
-            "there is no user {name} in {PASSWD}; a number does without: UID or UID:GID"
+            "there is no user {name} in {PASSWD}: pass UID or UID:GID, which need no entry there"
         );
         Ok(NOBODY)
     }
 
-    /// Becomes this user, for good and without any other group. This thread only:
-    /// the process must have no other.
+    /// Changes this thread to this user for good, without any other group. It changes this
+    /// thread only, so the process must have no other thread.
     ///
     /// # Errors
     /// What the kernel says.
@@ -82,22 +83,25 @@ impl User {
     }
 }
 
-/// `UID` or `UID:GID`.
+/// Reads `UID` or `UID:GID`.
 impl FromStr for User {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let (uid, gid) = text.split_once(':').unwrap_or((text, text));
         let (uid, gid) = (uid.parse()?, gid.parse()?);
-        ensure!(uid != u32::MAX && gid != u32::MAX, "-1 is nobody's number");
+        ensure!(
+            uid != u32::MAX && gid != u32::MAX,
+            "4294967295 (-1) is not a user or group id: pass a lower number"
+        );
         Ok(Self { uid, gid })
     }
 }
 
 const PASSWD: &str = "/etc/passwd";
 
-/// The user of that name or number. Read here since the C library's way to its
-/// other sources needs shared libraries, which a static binary does without.
+/// The user with that name or number. srv reads the file itself: the C library's lookup needs
+/// shared libraries for its other sources, and a static binary has none.
 fn in_passwd(passwd: &str, name: &str) -> Option<User> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');

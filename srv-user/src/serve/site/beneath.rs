@@ -1,12 +1,12 @@
-//! Opens names beneath one folder and nowhere else. Symbolic links may lead about inside the
-//! folder, by a relative or an absolute target, and never out of it; no rename can slip in between
-//! a check and its use.
+//! Opens names beneath one folder and nowhere else. A symbolic link may lead to another place in
+//! the folder, by a relative or an absolute target, but never out of it. There is no time between
+//! a check and its use in which a rename could change the result.
 //!
 //! The kernel does this in one call (`openat2` with `RESOLVE_BENEATH`), except for absolute
-//! targets, which it refuses wherever they lead. Those, and every name where a sandbox or an old
-//! kernel refuses `openat2`, are walked here: each component is opened by itself and never through
-//! a link (`O_NOFOLLOW`), a link's target is read and walked instead, and `..` goes back to the
-//! folder that the walk came from, so it cannot leave the folder where the walk began.
+//! targets, which it always refuses. This module walks those itself, and all names if a sandbox
+//! or an old kernel refuses `openat2`. It opens each component alone and never through a link
+//! (`O_NOFOLLOW`). It reads a link's target and walks that instead. At `..`, it goes back to the
+//! folder that the walk came from, so the walk cannot leave the folder where it began.
 
 use std::ffi::OsStr;
 use std::io;
@@ -19,10 +19,11 @@ use rustix::io::Errno;
 
 use crate::kernel::openat2::openat2_refusal;
 
-/// `openat2` gives up with `EAGAIN` where a rename somewhere on the machine races with a `..` in a
-/// symbolic link.
+/// How often srv calls `openat2` for one name. The call fails with `EAGAIN` if a rename anywhere on
+/// the machine races with a `..` in a symbolic link.
 const ATTEMPTS: u32 = 16;
-/// As many links as the kernel follows in one name (`MAXSYMLINKS`, include/linux/namei.h).
+/// The most links in one name, as many as the kernel follows (`MAXSYMLINKS`,
+/// include/linux/namei.h).
 const LINKS_MAX: u32 = 40;
 
 const READ: OFlags = OFlags::RDONLY
@@ -31,16 +32,16 @@ const READ: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC);
 const ENTER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// A folder, held open.
+/// A folder that is kept open.
 #[derive(Debug)]
 pub(super) struct Beneath {
     folder: OwnedFd,
-    /// What the targets of absolute links may call the folder.
+    /// The names that absolute links may use for the folder.
     names: Vec<PathBuf>,
     opener: Opener,
 }
 
-/// Which system call opens.
+/// The system call that opens files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opener {
     /// `openat2`, Linux 5.6.
@@ -50,7 +51,7 @@ pub(super) enum Opener {
 }
 
 impl Opener {
-    /// `openat2`, where this process may call it.
+    /// `openat2`, if this process may call it; if not, `openat`.
     pub(super) fn here() -> Self {
         match openat2_refusal() {
             None => Self::Openat2,
@@ -60,7 +61,7 @@ impl Opener {
 }
 
 impl Beneath {
-    /// Opens beneath `folder`, which absolute links may call by one of `names`.
+    /// Opens beneath `folder`. Absolute links may use one of `names` for it.
     pub(super) fn new(folder: OwnedFd, names: Vec<PathBuf>, opener: Opener) -> Self {
         Self {
             folder,
@@ -69,7 +70,7 @@ impl Beneath {
         }
     }
 
-    /// The same folder once more.
+    /// Duplicates the descriptor of the same folder.
     ///
     /// # Errors
     /// The process is out of file descriptors.
@@ -81,11 +82,11 @@ impl Beneath {
         })
     }
 
-    /// Opens what `name`, relative to the folder, leads to, for reading. Blocks on the disk, never
-    /// on a FIFO.
+    /// Opens for reading what `name`, relative to the folder, leads to. It may wait for the disk,
+    /// but never for a FIFO.
     ///
     /// # Errors
-    /// `EXDEV`: it leads out of the folder. Else what the kernel says.
+    /// `EXDEV` if the name leads out of the folder; otherwise what the kernel says.
     pub(super) fn open(&self, name: &[u8]) -> Result<OwnedFd, Errno> {
         if self.opener == Opener::Openat {
             return self.walk(name);
@@ -95,7 +96,7 @@ impl Beneath {
             attempts -= 1;
             match self.openat2(self.folder.as_fd(), name, READ) {
                 Err(Errno::AGAIN | Errno::INTR) if attempts > 0 => {}
-                // Out of the folder, or an absolute link.
+                // The name leads out of the folder, or through an absolute link.
                 Err(Errno::XDEV) => return self.walk(name),
                 done => return done,
             }
@@ -110,7 +111,7 @@ impl Beneath {
     fn walk(&self, name: &[u8]) -> Result<OwnedFd, Errno> {
         let mut rest = Vec::new();
         put_before(&mut rest, name);
-        // Where the walk is, and how it came there.
+        // The folders from the start of the walk to where it is now.
         let mut folders: Vec<OwnedFd> = Vec::new();
         let mut links = 0;
         while let Some(component) = rest.pop() {
@@ -123,7 +124,7 @@ impl Beneath {
             match self.open_one(here, &component, flags) {
                 Ok(opened) if rest.is_empty() => return Ok(opened),
                 Ok(entered) => folders.push(entered),
-                // A link, or no folder.
+                // The component is a link, or not a folder.
                 Err(error @ (Errno::LOOP | Errno::NOTDIR)) => {
                     let target = match rustix::fs::readlinkat(here, &*component, Vec::new()) {
                         Ok(target) => target.into_bytes(),
@@ -148,7 +149,7 @@ impl Beneath {
         self.open_one(here, b".", READ)
     }
 
-    /// Opens one component, if it is no link.
+    /// Opens one component, if it is not a link.
     fn open_one(&self, at: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
         let flags = flags | OFlags::NOFOLLOW;
         rustix::io::retry_on_intr(|| match self.opener {
@@ -157,7 +158,7 @@ impl Beneath {
         })
     }
 
-    /// An absolute target relative to the folder, if it names something in it.
+    /// Makes an absolute target relative to the folder, if it names something in the folder.
     fn inside<'a>(&self, target: &'a [u8]) -> Option<&'a [u8]> {
         let target = Path::new(OsStr::from_bytes(target));
         let mut inside = self.names.iter().map(|name| target.strip_prefix(name));
@@ -265,7 +266,7 @@ mod tests {
         link(&root.join("../secret"), "roundabout");
         link("..".as_ref(), "parent");
         link(&root.join(".."), "absolute-parent");
-        // Not the folder, although the name begins like it.
+        // This is not the folder, although its name begins like that of the folder.
         fs::create_dir(outer.path().join("root-2")).unwrap();
         fs::write(outer.path().join("root-2/secret"), "secret").unwrap();
         link(&outer.path().join("root-2/secret"), "namesake");

@@ -1,5 +1,5 @@
-//! Response bodies: bytes in memory, a part of a file, or a synthetic pattern. Knows no HTTP
-//! beyond `http_body`. Reading a file blocks the thread.
+//! Response bodies: bytes in memory, a part of a file, or a synthetic pattern. This module knows no
+//! HTTP beyond `http_body`. Reading a file blocks the thread.
 
 use std::fs::File;
 use std::io;
@@ -11,22 +11,23 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use rustix::buffer::spare_capacity;
 
-/// Most bytes read from a file, or made up, at a time.
+/// The most bytes that a body reads from a file, or generates, at a time.
 pub(super) const CHUNK_BYTES: usize = 64 << 10;
 
-/// What synthetic bodies repeat: printable, a newline every 64 bytes.
+/// The pattern that synthetic bodies repeat. It is printable and has a newline every 64 bytes.
 static PATTERN: [u8; CHUNK_BYTES] = pattern();
 
-/// The body of a response, its exact length known from the start, except of a file whose size is
-/// no size.
+/// The body of a response. Its exact length is known from the start, unless it is a file whose size
+/// is not that of its content.
 #[derive(Debug)]
 pub struct Body(Source);
 
 #[derive(Debug)]
 enum Source {
-    /// All that is left, in memory.
+    /// The rest of the body, in memory.
     Memory(Bytes),
-    /// `left` bytes of the file from `offset`; read as the connection asks for them.
+    /// `left` bytes of the file from `offset`. The body reads them when the connection asks for
+    /// them.
     File {
         file: Arc<File>,
         offset: u64,
@@ -34,7 +35,7 @@ enum Source {
     },
     /// All of the file from `offset`, however much that is.
     ToEnd { file: Arc<File>, offset: u64 },
-    /// `left` bytes of [`PATTERN`], over and over.
+    /// `left` bytes, which repeat [`PATTERN`].
     Pattern { left: u64 },
 }
 
@@ -45,7 +46,7 @@ impl Body {
     }
 
     /// `length` bytes of `file` from `offset`. If the file turns out shorter, the body ends with
-    /// `UnexpectedEof`; what it has grown by is not sent.
+    /// `UnexpectedEof`. If it has grown, the body does not include the growth.
     pub fn file(file: Arc<File>, offset: u64, length: u64) -> Self {
         Self(Source::File {
             file,
@@ -54,7 +55,7 @@ impl Body {
         })
     }
 
-    /// All of `file`, to wherever it ends.
+    /// All of `file`, up to its end at the time of reading.
     pub fn to_end(file: Arc<File>) -> Self {
         Self(Source::ToEnd { file, offset: 0 })
     }
@@ -69,7 +70,7 @@ impl Body {
         matches!(self.0, Source::File { .. } | Source::ToEnd { .. })
     }
 
-    /// Bytes still to come, if that is known.
+    /// How many bytes are still to come, if that is known.
     pub fn remaining(&self) -> Option<u64> {
         match &self.0 {
             Source::Memory(bytes) => Some(bytes.len() as u64),
@@ -131,14 +132,14 @@ impl HttpBody for Body {
     }
 }
 
-/// One read of at most a chunk; an empty one is an error, since `left` bytes were promised.
+/// Reads at most one chunk. An empty one is an error, since the header promised `left` more bytes.
 fn read(file: &File, offset: u64, left: u64) -> io::Result<Bytes> {
     let chunk = read_chunk(file, offset, chunk_length(left))?;
     if chunk.is_empty() {
         return Err(io::Error::new(
             io::ErrorKind::UnexpectedEof,
             format!(
-                "read file at byte {offset}: it ends {left} bytes early: it was truncated while being served"
+                "read file at byte {offset}: it ends {left} bytes early: a process truncated it while srv sent it"
             ),
         ));
     }

@@ -1,21 +1,21 @@
-//! The `Range` header (RFC 9110, 14): one range of bytes, or none. Pure.
+//! The `Range` header (RFC 9110, 14): one range of bytes, or none. These functions are pure.
 
 use http::header::{HeaderMap, RANGE};
 
-/// What a `Range` header asks of a representation.
+/// The part of a representation that a `Range` header asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ByteRange {
-    /// All of it: no header, or one that a server may ignore (another unit, several ranges, not
-    /// well formed).
+    /// All of it. There is no header, or one that a server may ignore (another unit, several
+    /// ranges, or not well formed).
     Whole,
-    /// `length` bytes from `start`, within the representation and at least one.
+    /// `length` bytes from `start`. They lie within the representation, and there is at least one.
     Part {
         /// First byte, counted from 0.
         start: u64,
         /// Number of bytes.
         length: u64,
     },
-    /// A range that lies wholly outside: 416.
+    /// The range lies wholly outside; the answer is 416.
     Unsatisfiable,
 }
 
@@ -33,7 +33,7 @@ impl ByteRange {
     }
 }
 
-/// `None`: to be ignored.
+/// Reads the header's text. `None`: srv ignores the header.
 fn parse(text: &str, total: u64) -> Option<ByteRange> {
     let (unit, range) = text.split_once('=')?;
     if !unit.eq_ignore_ascii_case("bytes") {
@@ -58,8 +58,8 @@ fn parse(text: &str, total: u64) -> Option<ByteRange> {
     Some(ByteRange::Part { start, length })
 }
 
-/// The last `count` bytes. Of nothing, that is nothing: satisfiable, yet no `Content-Range` can
-/// say so, hence the whole.
+/// The last `count` bytes. If the representation is empty, the range is satisfiable and empty, but
+/// `Content-Range` cannot express that, so the answer is the whole.
 fn suffix(count: u64, total: u64) -> Option<ByteRange> {
     match (count, total) {
         (0, _) => Some(ByteRange::Unsatisfiable),
@@ -72,7 +72,8 @@ fn suffix(count: u64, total: u64) -> Option<ByteRange> {
     }
 }
 
-/// Digits only; a number too large to hold lies beyond every file all the same.
+/// Reads digits only. If the number does not fit, it becomes `u64::MAX`, which is beyond the end of
+/// every file, too.
 fn number(digits: &str) -> Option<u64> {
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| digits.parse().unwrap_or(u64::MAX))

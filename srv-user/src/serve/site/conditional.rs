@@ -1,5 +1,5 @@
-//! Conditional requests (RFC 9110, 13): validators and the precedence of preconditions. Pure but
-//! for the wall clock that `If-Range` needs.
+//! Conditional requests (RFC 9110, 13): validators and the precedence of preconditions. These
+//! functions are pure, except that `If-Range` needs the wall clock.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,29 +10,29 @@ use http::header::{
     IF_UNMODIFIED_SINCE,
 };
 
-/// What identifies a version of a representation.
+/// The values that identify a version of a representation.
 #[derive(Clone, Debug)]
 pub(super) struct Validators {
-    /// An entity tag, quotes included, weak (`W/`) or strong; `None` where nothing tells one
+    /// An entity tag with its quotes, weak (`W/`) or strong. `None`: nothing distinguishes one
     /// version from the next.
     pub etag: Option<HeaderValue>,
-    /// When it changed last, seconds since 1970; `None` where that is not known or not past.
+    /// When it changed last, seconds since 1970. `None`: that is unknown, or not in the past.
     pub modified_s: Option<u64>,
 }
 
-/// What the preconditions of a GET or HEAD come to.
+/// The result of the preconditions of a GET or HEAD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Serve it.
+    /// Serve the representation.
     Proceed,
-    /// 304: the client has it.
+    /// Answer 304: the client has this version.
     NotModified,
-    /// 412: the client wants another version or none.
+    /// Answer 412: the client wants another version, or none.
     Failed,
 }
 
-/// Judges the preconditions in the order of RFC 9110, 13.2.2. A condition that is not well formed
-/// is ignored if it is a date and does not match if it is a list of tags.
+/// Judges the preconditions in the order of RFC 9110, 13.2.2. If a date is not well formed, its
+/// condition is ignored. If a list of tags is not well formed, its condition does not match.
 pub(super) fn evaluate(headers: &HeaderMap, current: &Validators) -> Verdict {
     if headers.contains_key(IF_MATCH) {
         if !any_tag(headers, &IF_MATCH, current, Comparison::Strong) {
@@ -51,9 +51,9 @@ pub(super) fn evaluate(headers: &HeaderMap, current: &Validators) -> Verdict {
     Verdict::Proceed
 }
 
-/// Whether `If-Range`, if there is one, lets a `Range` count: it must name this very version. A
-/// date does so only once the second it names is over, since until then the file could change
-/// again without it showing (RFC 9110, 8.8.2.2 and 13.1.5).
+/// Whether a `Range` counts. If there is an `If-Range`, it must name exactly this version. A date
+/// does so only after the second that it names is over: until then, the file could change again
+/// and keep the same date (RFC 9110, 8.8.2.2 and 13.1.5).
 pub(super) fn range_counts(headers: &HeaderMap, current: &Validators) -> bool {
     if !headers.contains_key(IF_RANGE) {
         return true;
@@ -68,8 +68,9 @@ pub(super) fn range_counts(headers: &HeaderMap, current: &Validators) -> bool {
     asked.is_some() && asked == current.modified_s && asked < unix_s(SystemTime::now())
 }
 
-/// A strong tag of what was read as a whole: a hash, so that every replica has the same tag and
-/// nothing depends on times. SipHash with fixed keys: the same in every process of one build.
+/// A strong tag of content that srv has read as a whole. It is a hash, so every replica has the same
+/// tag, and it does not depend on times. SipHash with fixed keys gives the same hash in every
+/// process of one build.
 pub(super) fn tag_of(content: &[u8]) -> HeaderValue {
     let mut hasher = DefaultHasher::new();
     hasher.write(content);
@@ -77,12 +78,12 @@ pub(super) fn tag_of(content: &[u8]) -> HeaderValue {
     HeaderValue::try_from(tag).expect("hexadecimal digits")
 }
 
-/// Seconds since 1970, rounded down; `None` before that.
+/// Seconds since 1970, rounded down. `None`: the time is before 1970.
 pub(super) fn unix_s(time: SystemTime) -> Option<u64> {
     Some(time.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
-/// An HTTP date. Not for the year 10000 and later.
+/// An HTTP date. It cannot express the year 10000 and later.
 pub(super) fn format_date(unix_s: u64) -> HeaderValue {
     let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(unix_s));
     HeaderValue::from_str(&date).expect("dates are visible ASCII")
@@ -92,7 +93,8 @@ fn parse_date_s(text: &str) -> Option<u64> {
     unix_s(httpdate::parse_http_date(text).ok()?)
 }
 
-/// `None`: the condition says nothing (absent, no date, several lines, or nothing to compare).
+/// Whether the version changed after the date in this header. `None`: the condition has no effect
+/// (there is no header, no date or nothing to compare with it, or the header has several lines).
 fn changed_since(headers: &HeaderMap, name: &HeaderName, current: &Validators) -> Option<bool> {
     let since_s = parse_date_s(single(headers, name)?)?;
     Some(current.modified_s? > since_s)
@@ -124,7 +126,8 @@ fn any_tag(
     lines.any(|line| has_tag(line.as_bytes(), ours, comparison))
 }
 
-/// Whether a list of entity tags (or `*`) matches `ours`; reads up to what is not well formed.
+/// Whether a list of entity tags (or `*`) matches `ours`. It reads the list up to the first part
+/// that is not well formed.
 fn has_tag(list: &[u8], ours: Option<&[u8]>, comparison: Comparison) -> bool {
     if list.trim_ascii() == b"*" {
         return true;
@@ -155,7 +158,7 @@ fn has_tag(list: &[u8], ours: Option<&[u8]>, comparison: Comparison) -> bool {
     }
 }
 
-/// Bytes up to and with the closing quote.
+/// How many bytes a quoted tag has, with both quotes.
 fn quoted_length(text: &[u8]) -> Option<usize> {
     let inner = text.strip_prefix(b"\"")?;
     Some(inner.iter().position(|byte| *byte == b'"')? + 2)
@@ -274,7 +277,7 @@ mod tests {
 
     #[test]
     fn precedence() {
-        // A tag outranks the date beside it.
+        // If there are a tag and a date, the tag decides.
         check(
             Proceed,
             &[(IF_NONE_MATCH, "\"v0\""), (IF_MODIFIED_SINCE, AFTER)],
@@ -291,13 +294,13 @@ mod tests {
             Failed,
             &[(IF_MATCH, "\"v0\""), (IF_UNMODIFIED_SINCE, AFTER)],
         );
-        // A failed precondition outranks a cache's question.
+        // If a precondition fails, the condition of a cache does not count.
         check(Failed, &[(IF_MATCH, "\"v0\""), (IF_NONE_MATCH, "\"v1\"")]);
         check(
             Failed,
             &[(IF_UNMODIFIED_SINCE, BEFORE), (IF_NONE_MATCH, "\"v1\"")],
         );
-        // One that holds leaves the question standing.
+        // If the precondition holds, the condition of a cache decides.
         check(
             NotModified,
             &[(IF_MATCH, "\"v1\""), (IF_NONE_MATCH, "\"v1\"")],

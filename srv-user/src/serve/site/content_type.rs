@@ -1,4 +1,4 @@
-//! File names to media types, and what a text says of its own encoding.
+//! Finds the media type of a file by its name, and the charset of a text by its content.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -8,14 +8,14 @@ use http::HeaderValue;
 
 use crate::serve::config::Types;
 
-/// What browsers want where `mime_guess` says something older or rarer.
+/// The media types that browsers expect where `mime_guess` has an older or rarer one.
 const BROWSERS: [(&str, &str); 11] = [
     // HTTP Live Streaming (RFC 8216, 10); to a browser `.ts` is a segment, never TypeScript.
     ("m3u8", "application/vnd.apple.mpegurl"),
     ("ts", "video/mp2t"),
     ("m4a", "audio/mp4"),
     ("m4s", "video/iso.segment"),
-    // RFC 9239; of another type a browser runs no module.
+    // RFC 9239. A browser does not run a module of another type.
     ("cjs", "text/javascript"),
     ("mjs", "text/javascript"),
     ("map", "application/json"),
@@ -26,25 +26,25 @@ const BROWSERS: [(&str, &str); 11] = [
     ("yml", "application/yaml"),
 ];
 
-/// What a file's name says of its content.
+/// The media type that follows from a file's name.
 #[derive(Debug, PartialEq, Eq)]
 pub struct MediaType {
-    /// Without a charset, unless the configuration says one.
+    /// The name of the type. It has no charset, unless the configuration names one.
     name: String,
     /// `Content-Encoding`.
     pub encoding: Option<HeaderValue>,
-    /// A text that does not say by itself which charset it is in.
+    /// Whether it is a text that does not say itself which charset it has.
     is_open_text: bool,
 }
 
 impl MediaType {
-    /// Judges a file name by its extension alone: by `types`, then by what browsers want, then by
-    /// what is registered; what is not known is `application/octet-stream`.
+    /// Judges a file name by its extension alone: first by `types`, then by what browsers expect,
+    /// then by what is registered. An unknown extension means `application/octet-stream`.
     pub fn of(name: &[u8], types: &Types) -> Self {
         let extension = Path::new(OsStr::from_bytes(name)).extension();
         let extension = extension.and_then(OsStr::to_str).unwrap_or_default();
         let extension = extension.to_ascii_lowercase();
-        // A compressed SVG is an SVG in transit (SVG 2, appendix I).
+        // A compressed SVG is an SVG with a content encoding (SVG 2, appendix I).
         let encoding = (extension == "svgz").then(|| HeaderValue::from_static("gzip"));
         if let Some(configured) = types.get(&extension) {
             return Self {
@@ -60,7 +60,7 @@ impl MediaType {
                 .first_raw()
                 .unwrap_or("application/octet-stream"),
         };
-        // XML names its charset in its first line, and a header would overrule that.
+        // XML names its charset in its first line, and the header would overrule that.
         let is_xml = name == "text/xml" || name.ends_with("+xml");
         Self {
             name: name.to_owned(),
@@ -74,18 +74,19 @@ impl MediaType {
         self.is_open_text
     }
 
-    /// The `Content-Type` of a file whose whole content is this: a text that is UTF-8 is said to
-    /// be. Of any other nothing is said, since it may say so itself, and a header overrules that.
+    /// The `Content-Type` of a file with this whole content. If a text is UTF-8, the header says so.
+    /// For any other text it names no charset: the text may name its own, and the header would
+    /// overrule that.
     pub fn of_content(&self, content: &[u8]) -> HeaderValue {
         self.with_charset(self.is_open_text && std::str::from_utf8(content).is_ok())
     }
 
-    /// As [`of_content`](Self::of_content), of a file that begins like this: only characters
-    /// beyond ASCII prove the charset of what is yet to come.
+    /// As [`of_content`](Self::of_content), for a file that begins with these bytes. Only characters
+    /// beyond ASCII prove the charset of the rest.
     pub fn of_start(&self, start: &[u8]) -> HeaderValue {
         let is_utf8 = match std::str::from_utf8(start) {
             Ok(_) => true,
-            // The last character is cut.
+            // The last character is incomplete, because the bytes end within it.
             Err(error) => error.error_len().is_none(),
         };
         self.with_charset(self.is_open_text && is_utf8 && !start.is_ascii())
@@ -101,9 +102,9 @@ impl MediaType {
     }
 }
 
-/// An HTML page's type.
+/// The type of an HTML page.
 pub const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
-/// A plain text's type.
+/// The type of a plain text.
 pub const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 #[cfg(test)]

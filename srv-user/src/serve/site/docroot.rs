@@ -1,5 +1,5 @@
-//! The served folder: what its names lead to ([`super::beneath`] sees to it that they lead nowhere
-//! else), and what tells one version of a file from the next. Knows no HTTP.
+//! The folder that srv serves: what its names lead to ([`super::beneath`] keeps them inside the
+//! folder), and how to distinguish one version of a file from the next. This module knows no HTTP.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -17,15 +17,17 @@ use rustix::io::Errno;
 use crate::serve::config::Root;
 use crate::serve::site::beneath::{Beneath, Opener};
 
-/// Timestamps advance by the kernel's tick, at most 10 ms, on kernels before 6.13; a change within
-/// the tick of another does not show. Files older than this when read are safe from that.
+/// On kernels before 6.13, timestamps advance by the kernel's tick, at most 10 ms. If a file changes
+/// twice within one tick, the second change does not show. If a file is older than this when srv
+/// reads it, every later change shows.
 const SETTLING: Duration = Duration::from_millis(100);
 
-/// The same where a time is of whole seconds, as on file systems that have no finer ones; the
-/// coarsest, FAT, counts every second one.
+/// The same for a time in whole seconds, as on file systems without finer times. The coarsest, FAT,
+/// has steps of 2 s.
 const COARSE: Duration = Duration::from_secs(2);
 
-/// A folder, held open: it stays the same one if it is renamed or another takes its name.
+/// A folder that is kept open. It stays the same folder if it is renamed, or if another folder gets
+/// its name.
 #[derive(Debug)]
 pub(super) struct DocRoot {
     beneath: Beneath,
@@ -40,14 +42,14 @@ pub(super) enum Found {
     Folder,
 }
 
-/// Why nothing was opened.
+/// Why srv could not open a name.
 #[derive(Debug)]
 pub(super) enum Refusal {
     /// There is no regular file or folder by that name inside the root.
     Missing,
-    /// There is one and this process may not read it.
+    /// There is one, but this process may not read it.
     Forbidden,
-    /// The system could not say, for lack of descriptors for example.
+    /// The system could not answer, for example because there were no free descriptors.
     Failed(io::Error),
 }
 
@@ -57,28 +59,28 @@ impl DocRoot {
         Self::with(root, Opener::here())
     }
 
-    /// As [`new`](Self::new), by this system call.
+    /// As [`new`](Self::new), but with this system call.
     pub(super) fn with(root: &Root, opener: Opener) -> anyhow::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let name = root.path.display();
         let folder = rustix::fs::openat(CWD, &root.path, flags, Mode::empty());
         let folder = folder.with_context(|| {
-            format!("open root {name}: it must be a folder that this user may enter")
+            format!("open root {name} (it must be a folder that this user may enter)")
         })?;
         let metadata = File::from(folder.try_clone()?).metadata()?;
         ensure!(
             root.is(&metadata),
-            "root {name} is another folder by now than the one to serve"
+            "open root {name}: another folder has this name now: reload or start srv again"
         );
         let names = vec![root.path.clone(), root.asked.clone()];
         let beneath = Beneath::new(folder, names, opener);
         beneath.open(b".").with_context(|| {
-            format!("look up files in root {name}: this user must be able to read and enter it")
+            format!("look up files in root {name} (this user must be able to read and enter it)")
         })?;
         Ok(Self { beneath })
     }
 
-    /// The same folder once more.
+    /// Duplicates the descriptor of the same folder.
     ///
     /// # Errors
     /// If the process is out of file descriptors.
@@ -87,7 +89,8 @@ impl DocRoot {
         Ok(Self { beneath })
     }
 
-    /// Opens `name`, relative to the root. Blocks on the disk, never on a FIFO or a device.
+    /// Opens `name`, relative to the root. It may wait for the disk, but never for a FIFO or a
+    /// device.
     pub(super) fn open(&self, name: &[u8]) -> Result<Found, Refusal> {
         let file = File::from(self.beneath.open(name).map_err(Refusal::from)?);
         let metadata = file.metadata().map_err(Refusal::Failed)?;
@@ -110,8 +113,8 @@ impl AsFd for DocRoot {
 impl From<Errno> for Refusal {
     fn from(errno: Errno) -> Self {
         match errno {
-            // XDEV: out of the root. LOOP: also a link of /proc. NXIO: a socket. INVAL: a name
-            // that this file system cannot hold.
+            // XDEV: the name leads out of the root. LOOP: there are too many links, or it is a
+            // link of /proc. NXIO: it is a socket. INVAL: this file system cannot have such a name.
             Errno::NOENT
             | Errno::NOTDIR
             | Errno::XDEV
@@ -126,7 +129,7 @@ impl From<Errno> for Refusal {
     }
 }
 
-/// What tells one version of a file from another without reading it.
+/// Metadata by which srv distinguishes versions of a file without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     device: u64,
@@ -134,7 +137,8 @@ pub(super) struct Stamp {
     size_bytes: u64,
     has_blocks: bool,
     modified_ns: i128,
-    /// Moves with the mode and the owner too, so that a file made unreadable is looked at again.
+    /// This also changes with the mode and the owner, so srv checks a file again after it became
+    /// unreadable.
     changed_ns: i128,
 }
 
@@ -150,24 +154,26 @@ impl Stamp {
         }
     }
 
-    /// What the file system says that the file's size is.
+    /// The file's size as the file system reports it.
     pub(super) fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
 
-    /// Whether the size can be believed without reading: a file of procfs or sysfs occupies
-    /// nothing, whatever its size is said to be (nor does one that is all hole).
+    /// Whether the size is certain without reading. A file of procfs or sysfs occupies no blocks,
+    /// and its reported size is not that of its content. (A file that is one hole occupies none
+    /// either.)
     pub(super) fn is_size_sure(&self) -> bool {
         self.has_blocks
     }
 
-    /// Whether the file had been left alone for long enough at `now` that any later change shows.
+    /// Whether the last change was so long before `now` that any later change shows.
     pub(super) fn is_settled(&self, now: SystemTime) -> bool {
         has_settled(self.modified_ns.max(self.changed_ns), now)
     }
 
-    /// A tag for a file that is not read, at `now`. It names what is the same on every replica,
-    /// time of modification and size, and is weak where a change could leave both as they are.
+    /// A tag at `now` for a file that srv does not read. It consists of the time of modification
+    /// and the size, which are the same on every replica. If a change could leave both as they are,
+    /// the tag is weak.
     pub(super) fn tag(&self, now: SystemTime) -> HeaderValue {
         let weak = match has_settled(self.modified_ns, now) {
             true => "",
@@ -177,15 +183,15 @@ impl Stamp {
         HeaderValue::try_from(tag).expect("hexadecimal digits")
     }
 
-    /// When it was modified, seconds since 1970, at `now`. A date in the future would be a lie
-    /// (RFC 9110, 8.8.2.1), one before 1970 cannot be written: `None`.
+    /// When the file was modified, seconds since 1970. It is `None` if that is after `now`, since
+    /// RFC 9110, 8.8.2.1, forbids a date in the future, or before 1970, which srv does not write.
     pub(super) fn modified_s(&self, now: SystemTime) -> Option<u64> {
         let is_past = (0..=wall_ns(now)).contains(&self.modified_ns);
         is_past.then_some((self.modified_ns / 1_000_000_000) as u64)
     }
 }
 
-/// Whether no change after `now` can leave this time as it is.
+/// Whether every change after `now` changes this time.
 fn has_settled(latest_ns: i128, now: SystemTime) -> bool {
     let tick = match latest_ns % 1_000_000_000 {
         0 => COARSE,
@@ -194,14 +200,14 @@ fn has_settled(latest_ns: i128, now: SystemTime) -> bool {
     wall_ns(now) - latest_ns > tick.as_nanos() as i128
 }
 
-/// What a file's first bytes are.
+/// The first bytes of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Start {
-    /// The whole content, read while nothing changed.
+    /// The whole content. The file did not change while srv read it.
     Whole(Bytes),
-    /// There is more.
+    /// The beginning; the file has more.
     More(Bytes),
-    /// It changed under the reader's hands: what was read may be no version of it at all.
+    /// The file changed while srv read it, so the bytes may belong to no version of it.
     Changing,
 }
 
@@ -213,7 +219,7 @@ pub(super) fn read_start(file: &File, stamp: &Stamp, most_bytes: u64) -> io::Res
         if content.len() == most {
             break false;
         }
-        // The size may be none: then the room grows with the content.
+        // The size may not be that of the content: then the room grows with the content.
         content.reserve(1);
         let offset = content.len() as u64;
         let read = rustix::io::retry_on_intr(|| {
@@ -388,7 +394,7 @@ mod tests {
         assert!(matches!(root.open(b"f"), Ok(Found::File(..))));
     }
 
-    /// Root reads everything, so this thread gives that up first.
+    /// Root may read every file, so this thread first drops that capability.
     #[test]
     fn unreadable_files_and_folders_are_forbidden() {
         let mut sets = capabilities(None).unwrap();

@@ -1,5 +1,6 @@
-//! Small files kept in memory, by request path, bounded in bytes; the least recently used go
-//! first. Looks at no file itself: its caller says which version a file has now.
+//! Small files in memory, by request path. Their total size is bounded, and the cache removes the
+//! least recently used first. It accesses no file itself: its caller says which version a file has
+//! now.
 
 use std::time::Duration;
 
@@ -8,14 +9,15 @@ use lru::LruCache;
 use crate::serve::site::docroot::Stamp;
 use crate::serve::site::representation::Representation;
 
-/// Larger files are read from disk (the kernel's page cache, mostly) each time.
+/// The largest file that the cache keeps. srv reads larger ones from disk (mostly from the kernel's
+/// page cache) each time.
 pub(super) const LARGEST_FILE_BYTES: u64 = 64 << 10;
-/// A kept file is served this long before its version is looked up again.
+/// How long srv serves a file from the cache before it checks the file's version again.
 pub(super) const FRESH_FOR: Duration = Duration::from_secs(1);
 
 const CAPACITY_BYTES: usize = 16 << 20;
-/// What an entry takes beside path and content: headers, map, allocations. An estimate, so that
-/// empty files count too.
+/// The memory of an entry beside path and content: headers, map and allocations. It is an estimate,
+/// so that empty files count, too.
 const ENTRY_BYTES: usize = 1024;
 
 /// Files by request path.
@@ -29,14 +31,14 @@ pub(super) struct FileCache {
 struct Entry {
     representation: Representation,
     stamp: Stamp,
-    /// The file was old enough when it was read for its stamp to be believed.
+    /// Whether the file was old enough when srv read it that its stamp proves its version.
     settled: bool,
-    /// When the stamp was last found to hold.
+    /// When srv last found the stamp unchanged.
     checked: Duration,
 }
 
 impl FileCache {
-    /// Holds nothing yet.
+    /// An empty cache.
     pub(super) fn new() -> Self {
         Self {
             entries: LruCache::unbounded(),
@@ -44,14 +46,14 @@ impl FileCache {
         }
     }
 
-    /// The file at `path`, if its version was looked up less than [`FRESH_FOR`] before `now`.
+    /// The file at `path`, if srv checked its version less than [`FRESH_FOR`] before `now`.
     pub(super) fn fresh(&mut self, path: &str, now: Duration) -> Option<&Representation> {
         let entry = self.entries.get(path)?;
         let is_fresh = now.saturating_sub(entry.checked) < FRESH_FOR;
         is_fresh.then_some(&entry.representation)
     }
 
-    /// The file at `path`, if `stamp`, which it has at `now`, says that it is still the same.
+    /// The file at `path`, if its `stamp` at `now` says that it is still the same version.
     pub(super) fn renewed(
         &mut self,
         path: &str,
@@ -66,7 +68,7 @@ impl FileCache {
         Some(&entry.representation)
     }
 
-    /// Keeps a file read at `now`, in place of what was kept for `path`.
+    /// Keeps a file that was read at `now`. It replaces what the cache has for `path`.
     pub(super) fn insert(
         &mut self,
         path: &str,
@@ -92,7 +94,7 @@ impl FileCache {
         }
     }
 
-    /// Forgets what is kept for `path`.
+    /// Removes what the cache has for `path`.
     pub(super) fn remove(&mut self, path: &str) {
         if let Some(entry) = self.entries.pop(path) {
             self.used_bytes -= entry.cost(path);

@@ -7,7 +7,7 @@ use http::{HeaderValue, Response, StatusCode};
 use crate::serve::site::body::Body;
 use crate::serve::site::content_type;
 
-/// An answer of one line of text, its length stated.
+/// An answer of one line of text, with its length.
 pub(super) fn notice(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
     let text = text.into();
     let mut response = Response::new(Body::empty());
@@ -19,7 +19,7 @@ pub(super) fn notice(status: StatusCode, text: impl Into<Bytes>) -> Response<Bod
     response
 }
 
-/// 405, with what is allowed instead.
+/// The answer 405, which names the allowed methods.
 pub(super) fn method_not_allowed(allowed: &'static str) -> Response<Body> {
     let text = format!("405 Method Not Allowed: this takes {allowed}.\n");
     let mut response = notice(StatusCode::METHOD_NOT_ALLOWED, text);
@@ -28,7 +28,7 @@ pub(super) fn method_not_allowed(allowed: &'static str) -> Response<Body> {
     response
 }
 
-/// 204 to OPTIONS: what is allowed.
+/// The answer 204 to OPTIONS, which names the allowed methods.
 pub(super) fn options(allowed: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -37,7 +37,7 @@ pub(super) fn options(allowed: &'static str) -> Response<Body> {
     response
 }
 
-/// 301 to a path on this server, already escaped.
+/// The answer 301, which redirects to a path on this server. `location` is already escaped.
 pub(super) fn moved(location: HeaderValue) -> Response<Body> {
     let mut response = notice(
         StatusCode::MOVED_PERMANENTLY,

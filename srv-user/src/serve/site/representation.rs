@@ -1,5 +1,6 @@
-//! One version of one file (or built-in page), ready to be sent: whole, in part, or not at all
-//! because the client has it. Knows nothing of paths, folders or caches.
+//! One version of one file (or of a built-in page). It answers requests with the whole, with a part,
+//! or, if the client has this version, without content. This module knows no paths, folders or
+//! caches.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::serve::site::byte_range::ByteRange;
 use crate::serve::site::conditional::{self, Validators, Verdict};
 use crate::serve::site::notice::notice;
 
-/// A version of a file, with the headers of a full response made ready.
+/// A version of a file, with the prepared headers of a full response.
 #[derive(Debug)]
 pub(super) struct Representation {
     headers: HeaderMap,
@@ -28,11 +29,11 @@ pub(super) struct Representation {
 /// Where the bytes are.
 #[derive(Debug)]
 pub(super) enum Content {
-    /// Here.
+    /// In memory.
     Memory(Bytes),
-    /// In a file, so many bytes of it.
+    /// In a file, of which this many bytes belong to this version.
     File(Arc<File>, u64),
-    /// In a file whose end shows when it is reached.
+    /// In a file whose length is known only when its end is reached.
     ToEnd(Arc<File>),
 }
 
@@ -58,7 +59,7 @@ impl Representation {
         }
     }
 
-    /// Names the encoding that the content is in.
+    /// Adds the header that names the content's encoding.
     pub(super) fn encoded(mut self, encoding: Option<HeaderValue>) -> Self {
         if let Some(encoding) = encoding {
             self.headers.insert(CONTENT_ENCODING, encoding);
@@ -66,7 +67,7 @@ impl Representation {
         self
     }
 
-    /// Answers a GET; also a HEAD, whose caller drops the body.
+    /// Answers a GET. It also answers a HEAD; the caller then drops the body.
     pub(super) fn answer(&self, request: &Parts) -> Response<Body> {
         match conditional::evaluate(&request.headers, &self.validators) {
             Verdict::Proceed => {}
@@ -78,7 +79,7 @@ impl Representation {
                 );
             }
         }
-        // Range means nothing to any other method (RFC 9110, 14.2).
+        // For any other method, Range has no meaning (RFC 9110, 14.2).
         let is_asked = request.method == Method::GET
             && request.headers.contains_key(RANGE)
             && conditional::range_counts(&request.headers, &self.validators);
@@ -92,7 +93,7 @@ impl Representation {
         }
     }
 
-    /// What it takes in memory, bytes, if sending it takes no file.
+    /// The size of the content, bytes, if it is in memory.
     pub(super) fn memory_bytes(&self) -> Option<usize> {
         match &self.content {
             Content::Memory(bytes) => Some(bytes.len()),

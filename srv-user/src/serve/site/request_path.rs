@@ -1,9 +1,9 @@
-//! From the path of a request to the name of a file below the root, and back. Pure: touches no
-//! file system. What a name may lead to (symbolic links) is for `docroot` to judge.
+//! Converts the path of a request to the name of a file below the root, and back. These functions
+//! are pure and access no file system. `docroot` judges what a name may lead to (symbolic links).
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 
-/// What browsers escape in a path, and the escape character itself.
+/// The characters that browsers escape in a path, and the escape character itself.
 const ESCAPED: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -21,24 +21,25 @@ const ESCAPED: &AsciiSet = &CONTROLS
 /// A decoded request path: relative, without `.`, `..`, NUL or empty segments.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct RequestPath {
-    /// The segments joined by `/`; empty for the root itself.
+    /// The segments, joined by `/`. This is empty for the root itself.
     relative: Vec<u8>,
-    /// It ends in a slash (or is the root): a folder is meant.
+    /// Whether the path means a folder: it ends in a slash, or is the root.
     folder: bool,
 }
 
 /// Why a request path names nothing.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum BadPath {
-    /// Not a path: no leading slash, an incomplete escape, or a NUL.
+    /// It is not a path: it has no leading slash, an incomplete escape, or a NUL.
     Malformed,
-    /// Leads above the root, or has a segment that no file can have: one with a slash in it.
+    /// It leads above the root, or has a segment that cannot be a file's name, because it contains
+    /// a slash.
     Nowhere,
 }
 
 impl RequestPath {
-    /// Decodes a raw request path once (`%252e` is the three characters `%2e`). Dot segments are
-    /// resolved (RFC 3986, 5.2.4), escaped or not; one that leads above the root is refused.
+    /// Decodes a raw request path once (`%252e` is the three characters `%2e`). It resolves dot
+    /// segments (RFC 3986, 5.2.4), escaped or not. If one leads above the root, it refuses the path.
     pub(super) fn decode(raw: &str) -> Result<Self, BadPath> {
         let inner = raw.strip_prefix('/').ok_or(BadPath::Malformed)?;
         if !raw.split('%').skip(1).all(starts_with_two_hex_digits) {
@@ -72,7 +73,7 @@ impl RequestPath {
         Ok(Self { relative, folder })
     }
 
-    /// The file to open, relative to the root: a folder stands for its `index.html`.
+    /// The file to open, relative to the root. For a folder, that is its `index.html`.
     pub(super) fn file_name(&self) -> Vec<u8> {
         let mut name = self.relative.clone();
         if self.folder {
@@ -84,8 +85,8 @@ impl RequestPath {
         name
     }
 
-    /// Whether a segment begins with a dot, as the names of files do that are not for others. The
-    /// one name that is (RFC 8615) counts at the root alone.
+    /// Whether a segment begins with a dot, as names of private files do. The exception is
+    /// `.well-known` (RFC 8615) at the root.
     pub(super) fn is_hidden(&self) -> bool {
         let mut segments = self.relative.split(|byte| *byte == b'/').enumerate();
         segments.any(|(nth, segment)| {
@@ -93,13 +94,13 @@ impl RequestPath {
         })
     }
 
-    /// Whether a folder is meant.
+    /// Whether the path means a folder.
     pub(super) fn is_folder(&self) -> bool {
         self.folder
     }
 
-    /// The path with a slash at its end, escaped anew. It has exactly one slash at its start, so
-    /// as a `Location` it cannot be taken for another host's address (`//host/`).
+    /// The path with a slash at its end, escaped anew. It has exactly one slash at its start, so a
+    /// client cannot take it as a `Location` for the address of another host (`//host/`).
     pub(super) fn as_folder(&self) -> String {
         let mut text = self.escaped();
         if !text.ends_with('/') {
@@ -108,7 +109,7 @@ impl RequestPath {
         text
     }
 
-    /// Whether `raw` spells this path the way browsers do; there is one such spelling.
+    /// Whether `raw` spells this path as browsers do. There is only one such spelling.
     pub(super) fn is_spelled(&self, raw: &str) -> bool {
         self.escaped() == raw
     }

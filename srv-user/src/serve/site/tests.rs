@@ -1,4 +1,4 @@
-//! The site as a client sees it, on folders of the test's own.
+//! The site as a client sees it, with folders that each test makes.
 
 mod paths;
 mod types;
@@ -31,12 +31,12 @@ thread_local! {
     static NOW: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// Lets kept files go stale.
+/// Moves the clock, so that the files in the cache are not fresh any more.
 fn pass_time() {
     NOW.set(NOW.get() + FRESH_FOR);
 }
 
-/// A folder `root` to be served beside one with a secret that must not be.
+/// A folder `root` that the site serves, beside a folder with a secret that it must not serve.
 struct Fixture {
     outer: TempDir,
     site: Site,
@@ -67,7 +67,7 @@ impl Fixture {
         self.outer.path().join("root").join(name)
     }
 
-    /// Writes a file as if some time ago, so that it has settled and has a usable date.
+    /// Writes a file with an older date, so that it has settled and its date is usable.
     fn write_old(&self, name: &str, content: &[u8]) {
         std::fs::write(self.path(name), content).unwrap();
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
@@ -320,7 +320,7 @@ fn changes_are_seen_once_time_has_passed() {
     fixture.write_old("f", b"two");
     assert_eq!(fixture.get("/f").body, b"one", "kept for a second");
     pass_time();
-    // Same size, same time of modification, same inode: only the time of change differs.
+    // Size, time of modification and inode are the same: only the time of change differs.
     assert_eq!(fixture.get("/f").body, b"two");
     std::fs::remove_file(fixture.path("f")).unwrap();
     assert_eq!(fixture.get("/f").body, b"two");
@@ -338,7 +338,7 @@ fn changes_are_seen_once_time_has_passed() {
     assert_eq!(fixture.get("/f").status, 301);
 }
 
-/// On a file old enough for its stamp to be believed: this package's own manifest.
+/// This package's own manifest is old enough that its stamp proves its version.
 #[test]
 fn unchanged_files_are_not_read_again() {
     let site = site(Some(Path::new(env!("CARGO_MANIFEST_DIR"))), false, None);

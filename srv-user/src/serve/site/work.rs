@@ -1,4 +1,4 @@
-//! Synthetic work for measuring: `/work` sleeps, spins and sends as much as its query says.
+//! Synthetic work for measurements: `/work` sleeps, spins and sends as much as its query says.
 
 use std::time::{Duration, Instant};
 
@@ -9,9 +9,9 @@ use crate::serve::site::body::Body;
 use crate::serve::site::content_type;
 use crate::serve::site::notice::notice;
 
-/// Longest sleep and longest spin, µs.
+/// The longest sleep and the longest spin, µs.
 const LONGEST_US: u64 = 60_000_000;
-/// Largest body.
+/// The largest body, bytes.
 const LARGEST_BYTES: u64 = 1 << 30;
 
 /// What one request asks for.
@@ -22,7 +22,7 @@ struct Work {
     bytes: Option<u64>,
 }
 
-/// Does the work, on this thread, and answers when it is done; 400 if the query is not understood.
+/// Does the work on this thread, and then answers. If the query is malformed, the answer is 400.
 pub(super) fn answer(query: Option<&str>) -> Response<Body> {
     match Work::parse(query.unwrap_or_default()) {
         Ok(work) => {

@@ -1,6 +1,6 @@
-//! The socket on which systemd listens to its services. A manager that is stopped, or
-//! slow, must not stop this process, so nothing waits for it: what it has no room for is
-//! kept, in order, and sent when it listens again.
+//! The socket on which systemd receives reports of its services. If systemd is stopped, or
+//! slow, it must not stop this process, so srv does not wait for it. If the socket has no
+//! room, srv keeps the packets in order, and sends them when systemd reads again.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -15,21 +15,21 @@ use std::time::{Duration, Instant};
 use super::NOTIFY_SOCKET;
 use crate::kernel::packets;
 
-/// How long the end of this process waits for systemd to listen.
+/// How long this process waits at its end for systemd to read its socket.
 const LISTENS_WITHIN: Duration = Duration::from_secs(1);
 const BETWEEN_TRIES: Duration = Duration::from_millis(10);
 
-/// One packet, and the socket that it brings.
+/// One packet, and the socket that it carries.
 struct Packet {
     text: String,
     fd: Option<OwnedFd>,
 }
 
-/// What was not sent yet, the oldest first.
+/// The packets that were not sent yet, the oldest first.
 static UNSENT: Mutex<VecDeque<Packet>> = Mutex::new(VecDeque::new());
 
-/// Sends a packet and the socket that it brings, now or as soon as systemd listens.
-/// No-op without systemd.
+/// Sends a packet and the socket that it carries, now or as soon as the socket has room.
+/// Without systemd, this does nothing.
 ///
 /// # Errors
 /// What the kernel says, other than that there is no room.
@@ -50,12 +50,12 @@ pub(super) fn send(text: &str, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether everything was sent.
+/// Whether all packets were sent.
 pub fn is_idle() -> bool {
     unsent().is_empty()
 }
 
-/// Sends what could not be sent before, as far as systemd has room.
+/// Sends the packets that could not be sent before, as far as the socket has room.
 pub fn catch_up() {
     let mut unsent = unsent();
     while let Some(packet) = unsent.front() {
@@ -71,7 +71,8 @@ pub fn catch_up() {
     }
 }
 
-/// The last thing that is done: waits for systemd to listen, for a moment.
+/// The last step of this process: sends the packets that are left. If the socket has no room,
+/// it waits for at most 1 s.
 pub fn finish() {
     let deadline = Instant::now() + LISTENS_WITHIN;
     catch_up();
@@ -88,14 +89,16 @@ fn unsent() -> MutexGuard<'static, VecDeque<Packet>> {
 fn try_send(text: &str, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let path = std::env::var_os(NOTIFY_SOCKET).unwrap_or_default();
     let socket = UnixDatagram::unbound()?;
-    // Its description is new: no other process knows it.
+    // The description of this socket is new, and no other process has it, so the flag affects
+    // this process only.
     socket.set_nonblocking(true)?;
     socket.connect_addr(&address(&path)?)?;
     let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
     packets::send_with_fds(&socket, text.as_bytes(), &fds)
 }
 
-/// A path, or behind an `@` a name that is in no file system.
+/// The address of a path. If it begins with `@`, the rest is an abstract name, which is in no
+/// file system.
 fn address(path: &OsStr) -> io::Result<SocketAddr> {
     match path.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name),

@@ -1,9 +1,10 @@
-//! systemd's file descriptor store: listeners outlive the master there, with what
-//! waits at them, and come back to the next one among those of a socket unit.
+//! systemd's file descriptor store. Listeners outlive the master there, with the connections
+//! that wait at them. systemd passes them to the next master, together with the sockets of a
+//! socket unit.
 //!
-//! systemd promises no order and removes by name, so the name carries the slot, and
-//! the socket's cookie: slots are numbered anew at each address. It stores the same
-//! socket once, whatever the name.
+//! systemd promises no order and removes by name, so the name contains the slot. It also
+//! contains the socket's cookie, since each address numbers its slots from 0. systemd stores
+//! the same socket only once, even under another name.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -15,19 +16,20 @@ use srv_steer::ListenerGroup;
 
 const PREFIX: &str = "srv-listener-";
 
-/// The slot in the name that a listener came with; `None` if it is not the store's.
+/// The slot in the name of a listener that systemd passed; `None` if it is not from the store.
 pub fn slot_of(name: &str) -> Option<u32> {
     let (slot, _) = name.strip_prefix(PREFIX)?.split_once('-')?;
     slot.parse().ok()
 }
 
-/// What a group's listener `nth` is stored as.
+/// The name under which systemd stores listener `nth` of a group.
 fn name_of(nth: usize, socket: &Socket) -> io::Result<String> {
     Ok(format!("{PREFIX}{nth}-{}", socket.cookie()?))
 }
 
-/// Has systemd keep all listeners that it does not keep yet, as far as it will.
-/// It says how many in `FDSTORE` (from 254 on; before, the unit has to).
+/// Has systemd keep the listeners that it does not keep yet, up to the number that it
+/// allows. systemd sets that number in `FDSTORE` from version 254 on; with an older one, the
+/// unit has to set it.
 pub fn keep<'a>(groups: impl Iterator<Item = &'a mut ListenerGroup>) {
     let allowed = std::env::var("FDSTORE").ok();
     let allowed = allowed.and_then(|allowed| allowed.parse::<usize>().ok());
@@ -53,12 +55,12 @@ pub fn keep<'a>(groups: impl Iterator<Item = &'a mut ListenerGroup>) {
 
 fn store(nth: usize, socket: &Socket) -> io::Result<()> {
     let name = name_of(nth, socket)?;
-    // What happens to it is no business of systemd's: no poll.
+    // With FDPOLL=0, systemd does not poll the socket, and does not remove it after an error.
     let packet = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n");
     notify::send(&packet, Some(socket.as_fd()))
 }
 
-/// Has systemd close what it keeps of these.
+/// Has systemd close the listeners that it keeps of this group.
 pub fn forget(group: &mut ListenerGroup) {
     for name in names(group) {
         remove(&name);
@@ -66,7 +68,7 @@ pub fn forget(group: &mut ListenerGroup) {
     group.kept = group.activated;
 }
 
-/// What the store has of these.
+/// The names of the listeners that the store has of this group.
 pub fn names(group: &ListenerGroup) -> Vec<String> {
     let sockets = group.sockets.iter().enumerate().take(group.kept);
     let stored = sockets.skip(group.activated);
@@ -75,18 +77,18 @@ pub fn names(group: &ListenerGroup) -> Vec<String> {
         .collect()
 }
 
-/// Has systemd close what it keeps by that name.
+/// Has systemd close the socket that it keeps under that name.
 pub fn remove(name: &str) {
     if let Err(error) = notify::send(&format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), None) {
         tracing::warn!("have systemd close a listener: {error}");
     }
 }
 
-/// A listener came with `name` and is number `nth` now: a socket unit had other
-/// sockets when it was stored.
+/// Stores a listener that was stored as `name` under its number `nth` instead. The two differ
+/// if the socket unit had other sockets when the listener was stored.
 ///
 /// # Errors
-/// If systemd cannot be told.
+/// If srv cannot send that to systemd.
 pub fn rename(name: &str, nth: usize, socket: &Socket) -> io::Result<()> {
     if name != name_of(nth, socket)? {
         remove(name);

@@ -1,5 +1,5 @@
-//! When a worker accepts connections, and what it does if the system cannot give it one, since
-//! file descriptors or memory are used up.
+//! When a worker accepts connections, and what it does if it cannot, because file descriptors or
+//! memory are used up.
 
 use std::io;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use super::Worker;
 use crate::serve::rate_limit::RateLimit;
 use srv_steer::Accepted;
 
-/// If no connection can be accepted, the worker does not try again for so long, ns.
+/// If the worker cannot accept a connection, it does not try again for this long, ns.
 const REST_NS: u64 = 50_000_000;
 /// How long the worker stays away from epoll meanwhile if it has nothing else to do: epoll would
 /// report the listeners again and again. They stay registered, because a new registration would be
 /// behind those of its siblings, which would be woken first from then on.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Whether the worker accepts nothing for a while, since it could not.
+/// Until when the worker does not accept, because it could not.
 #[derive(Debug, Default)]
 pub(super) struct Rest {
     until_ns: u64,
@@ -40,7 +40,7 @@ impl Rest {
 impl Worker {
     /// Accepts a connection from a listener that the last wait brought.
     pub(super) fn accept(&mut self, now_ns: u64) -> anyhow::Result<()> {
-        // An order of the master in the same batch may have ended it.
+        // An order of the master in the same batch of events may have ended accepting.
         if self.ring.is_empty() || !self.rest.is_over(now_ns) {
             return Ok(());
         }

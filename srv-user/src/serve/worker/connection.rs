@@ -1,6 +1,6 @@
-//! One client connection's life on the reactor: hyper drives it while there is
-//! a request, a bare file descriptor is all that is kept while there is none, and
-//! a client that takes too long is told so. Knows no listeners and no steering.
+//! One client connection on the reactor. While there is a request, hyper drives the connection.
+//! While there is none, srv keeps only its file descriptor. If a client takes too long, it gets
+//! an answer that says so. This module knows no listeners and no steering.
 
 mod active;
 mod linger;
@@ -32,14 +32,14 @@ const UNAVAILABLE: &[u8] =
 pub struct Driver {
     http: Rc<Http>,
     builder: http1::Builder,
-    /// For one request, whose response says that it is the last.
+    /// The builder for one request, whose response says that it is the last.
     last_builder: http1::Builder,
     woken: Arc<Woken>,
     waker: Waker,
 }
 
-/// A wake-up asked for during a poll, by the one connection that is polled.
-/// There are no others: requests are served on this thread, to the end.
+/// Whether the connection that is polled has asked to be polled again. No other connection can
+/// ask: this thread serves each request to its end.
 #[derive(Default)]
 struct Woken(AtomicBool);
 
@@ -50,10 +50,10 @@ impl Wake for Woken {
 }
 
 impl Driver {
-    /// For a worker that serves `http`.
+    /// The driver of a worker that serves `http`.
     pub fn new(http: Rc<Http>) -> Self {
         let mut builder = http1::Builder::new();
-        // Deadlines are this module's: a timed-out client gets a 408.
+        // This module has its own deadlines: after a timeout, the client gets a 408.
         builder.header_read_timeout(None);
         builder.half_close(true);
         builder.max_header_size(http.limits.header_bytes);
@@ -71,7 +71,7 @@ impl Driver {
         }
     }
 
-    /// Who answers, and within which limits.
+    /// What answers requests, and within which limits.
     pub fn http(&self) -> &Http {
         &self.http
     }
@@ -85,7 +85,7 @@ impl Driver {
         self.start_with(&self.builder, socket, prefix, now_ns)
     }
 
-    /// For one request, whose response says that it is the last.
+    /// Starts hyper for one request, whose response says that it is the last.
     fn start_last(&self, socket: &Rc<Socket>, prefix: Bytes, now_ns: u64) -> Box<Active> {
         let mut active = self.start_with(&self.last_builder, socket, prefix, now_ns);
         active.is_last = true;
@@ -112,15 +112,15 @@ impl Driver {
 /// hyper refuses a smaller `max_buf_size`.
 const HYPER_MIN_BUFFER_BYTES: usize = 8192;
 
-/// Whether a connection goes on.
+/// What the worker is to do with a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Progress {
-    /// Waits for the client.
+    /// The connection waits for the client.
     Open,
-    /// Could go on at once, but others are to have their turn first.
+    /// The connection could continue at once, but others have their turn first.
     Yielded,
-    /// Finished; drop it.
+    /// The connection has finished. Drop it.
     Closed,
 }
 
@@ -132,35 +132,35 @@ pub struct Connection {
     pub watched: bool,
     /// Whether it waits for its next turn, which [`Self::resume`] gives it.
     pub in_line: bool,
-    /// Whether there was no room for it.
+    /// Whether srv turned it away because there was no room.
     pub was_turned_away: bool,
     state: State,
 }
 
 enum State {
-    /// Between two requests, until this instant (ns) at most.
+    /// The connection is between two requests, until this instant (ns) at most.
     Idle(u64),
-    /// hyper has it.
+    /// hyper drives the connection.
     Active(Box<Active>),
-    /// Answered for the last time; what the client still sends is thrown away.
+    /// The client has its last answer. srv discards what it still sends.
     Lingering(Linger),
-    /// At the end, and while the state changes.
+    /// The connection has ended. It is also in this state while the state changes.
     Closed,
 }
 
 impl Connection {
-    /// A connection fresh from `accept`; its first bytes are probably there.
+    /// A new connection. Its first bytes have probably arrived.
     pub fn accepted(fd: OwnedFd, driver: &Driver, now_ns: u64) -> Self {
         let socket = Rc::new(Socket::new(fd));
         let state = State::Active(driver.start(&socket, Bytes::new(), now_ns));
         Self::new(socket, state)
     }
 
-    /// A connection fresh from `accept` for which there is no room: the client is
-    /// told so, and what it sends is not read as a request.
+    /// A new connection for which there is no room. The client gets an answer that says so, and
+    /// srv does not read what it sends as a request.
     pub fn turned_away(fd: OwnedFd, driver: &Driver, now_ns: u64) -> Self {
         driver.published().refused(Refusal::TooManyConnections);
-        // A fresh socket takes this; if it does not, the close says it.
+        // A new socket has room for this. If it has not, the client sees only the close.
         let _ = rustix::net::send(&fd, UNAVAILABLE, SendFlags::NOSIGNAL);
         let socket = Rc::new(Socket::new(fd));
         socket.turn.begin(now_ns);
@@ -181,7 +181,7 @@ impl Connection {
         }
     }
 
-    /// Goes on as far as the socket and its turn allow.
+    /// Continues as far as the socket and the connection's turn allow.
     pub fn drive(&mut self, driver: &Driver, ready: Readiness, now_ns: u64) -> Progress {
         let socket = &self.socket;
         socket.readable.set(socket.readable.get() || ready.readable);
@@ -190,8 +190,8 @@ impl Connection {
             return Progress::Yielded;
         }
         if !ready.readable {
-            // Of use only to a response that did not fit into the socket's buffer. It
-            // may be long: requests that have just arrived come first.
+            // This event matters only if a response did not fit into the socket's buffer. That
+            // response may be long, so requests that have just arrived come first.
             return match self.state {
                 State::Active(_) if socket.write_blocked.get() => Progress::Yielded,
                 _ => Progress::Open,
@@ -201,7 +201,7 @@ impl Connection {
         self.advance(driver, now_ns)
     }
 
-    /// Has the turn for which it has waited in line.
+    /// Has the turn for which the connection has waited in line.
     pub fn resume(&mut self, driver: &Driver, now_ns: u64) -> Progress {
         self.in_line = false;
         self.socket.turn.resume();
@@ -221,8 +221,8 @@ impl Connection {
         self.progress()
     }
 
-    /// Ends it if its time is up. What has arrived is read before: it may have come in
-    /// time, and the worker may be late.
+    /// Ends the connection if its deadline has passed. Before that, it reads what has arrived:
+    /// the bytes may have come in time, and the worker may be late.
     pub fn expire(&mut self, driver: &Driver, now_ns: u64) -> Progress {
         if self.in_line {
             return Progress::Yielded;
@@ -246,8 +246,7 @@ impl Connection {
         self.progress()
     }
 
-    /// The worker could not look at its connections for `late_ns`: what the client had
-    /// until then, it has for so much longer.
+    /// Extends the deadline by `late_ns`, in which the worker did not handle its connections.
     pub fn excuse(&mut self, late_ns: u64) {
         match &mut self.state {
             State::Idle(deadline_ns) => *deadline_ns += late_ns,
@@ -257,15 +256,15 @@ impl Connection {
         }
     }
 
-    /// Ends it as soon as nothing is owed to the client. A request that has
-    /// arrived is answered, read or not: a close with unread bytes is a reset.
-    /// Of several requests that the client has sent ahead, those that this turn does not
-    /// reach are not answered; the client sees an orderly end behind the last answer.
+    /// Ends the connection as soon as srv owes the client nothing. srv answers a request that has
+    /// arrived, even if it has not read it yet: a close with unread bytes is a reset. If the
+    /// client has sent several requests ahead, srv does not answer those that this turn does not
+    /// reach; the client sees an orderly end after the last answer.
     pub fn drain(&mut self, driver: &Driver, now_ns: u64) -> Progress {
         self.socket.turn.begin(now_ns);
         match &mut self.state {
             State::Idle(_) => self.state = self.last(driver, now_ns),
-            // hyper would close it, whatever has arrived.
+            // hyper would close the connection, even if a request has arrived.
             State::Active(active) if active.is_untouched() => {
                 self.state = self.last(driver, now_ns);
             }
@@ -278,7 +277,7 @@ impl Connection {
         self.progress()
     }
 
-    /// Of a connection of which nothing has been read: answers what is there.
+    /// Answers what has arrived on a connection of which srv has read nothing.
     fn last(&self, driver: &Driver, now_ns: u64) -> State {
         if !self.socket.has_unread() {
             return linger::part(&self.socket, now_ns);
@@ -288,9 +287,10 @@ impl Connection {
         active.drive(driver, now_ns)
     }
 
-    /// How much is lost if it is closed to make room, least first; `None` if it is not
-    /// to be closed. An answered client loses nothing, then come the connections that
-    /// have been between two requests for longest.
+    /// How much is lost if srv closes the connection to make room; a smaller value means that
+    /// less is lost. `None`: srv must not close it. A client that has its last answer loses
+    /// nothing. After those come the connections that have been between two requests for
+    /// longest.
     pub fn dispensable(&self) -> Option<(bool, u64)> {
         match &self.state {
             State::Lingering(linger) => Some((false, linger.deadline_ns())),

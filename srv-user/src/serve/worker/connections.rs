@@ -1,4 +1,4 @@
-//! A worker's connections: how many there may be, which of them goes on next, and which of them
+//! A worker's connections: how many there may be, which of them continues next, and which of them
 //! have missed a deadline.
 
 use std::collections::VecDeque;
@@ -18,7 +18,7 @@ const TURNED_AWAY_MAX: usize = 16;
 /// How many connections there may be.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
-    /// As many as were asked for.
+    /// As many as the settings allow.
     pub(super) connections: usize,
     /// File descriptors for these and for the files that their responses keep open.
     pub(super) descriptors: usize,
@@ -28,10 +28,10 @@ pub(super) struct Room {
 #[derive(Default)]
 pub(super) struct Connections {
     slab: Slab<Connection>,
-    /// The connections that could go on at once, but wait until others have had their turn. A
+    /// The connections that could continue at once, but wait until others have had their turn. A
     /// connection that has closed meanwhile is still in here.
     line: VecDeque<usize>,
-    /// How many of them belong to clients that are turned away.
+    /// How many of the open connections belong to clients that are turned away.
     turned_away: usize,
     unwatched: RateLimit,
 }
@@ -46,7 +46,7 @@ impl Connections {
         !self.line.is_empty()
     }
 
-    /// The connections that are served, or wait for a request.
+    /// How many connections the worker serves, also those that wait for a request.
     fn served(&self) -> usize {
         self.slab.len() - self.turned_away
     }
@@ -98,8 +98,8 @@ impl Worker {
         }
     }
 
-    /// Lets the connection go on that has waited for longest. It is only one, so that other events
-    /// are handled before the next.
+    /// Continues the connection that has waited for longest. It is only one, so that the worker
+    /// handles other events before the next one.
     pub(super) fn resume_next(&mut self, now_ns: u64) {
         while let Some(key) = self.connections.line.pop_front() {
             match self.connections.slab.get_mut(key) {
@@ -112,7 +112,7 @@ impl Worker {
         }
     }
 
-    /// If a connection waits, has the reactor watch it. If it could go on, puts it at the end of
+    /// If a connection waits, has the reactor watch it. If it could continue, puts it at the end of
     /// the line. If it has finished, drops it.
     fn settle(&mut self, key: usize, progress: Progress, now_ns: u64) {
         let connection = &mut self.connections.slab[key];
@@ -128,7 +128,7 @@ impl Worker {
                             tracing::warn!(
                                 slot = self.start.slot,
                                 count,
-                                "close a connection that epoll does not watch: {error}"
+                                "watch a connection by epoll: {error}; closed the connection"
                             );
                         }
                     }
@@ -156,7 +156,7 @@ impl Worker {
         self.driver.http().files.get()
     }
 
-    /// Closes the connection that loses least by it. Whether there was one.
+    /// Closes the connection whose client loses least. Returns whether there was one to close.
     pub(super) fn make_room(&mut self, now_ns: u64) -> bool {
         let connections = self.connections.slab.iter();
         let dispensable = connections
@@ -169,8 +169,8 @@ impl Worker {
         true
     }
 
-    /// Gives clients the time in which this worker did not handle events, since a request blocked
-    /// or the process was stopped.
+    /// Extends all deadlines by the time in which this worker did not handle events, because a
+    /// request blocked or the process was stopped.
     pub(super) fn excuse_lateness(&mut self, now_ns: u64) {
         let late_ns = now_ns.saturating_sub(self.looked_ns + LATE_NS);
         self.looked_ns = now_ns;
@@ -193,7 +193,7 @@ impl Worker {
         }
     }
 
-    /// Ends each connection as soon as its client has all answers that it is owed.
+    /// Ends each connection as soon as its client has all answers that srv owes it.
     pub(super) fn drain_connections(&mut self, now_ns: u64) {
         for key in self.connections.keys() {
             let progress = self.connections.slab[key].drain(&self.driver, now_ns);

@@ -1,5 +1,5 @@
-//! One request after the other: what hyper calls for each of them. Decides on
-//! refusals and lets [`Site`] answer the rest. Knows no sockets.
+//! The service that hyper calls for each request of a connection. It decides which requests to
+//! refuse, and lets [`Site`] answer the rest. This module knows no sockets.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -24,33 +24,33 @@ mod host;
 
 /// What all requests of a worker share.
 pub struct Http {
-    /// Who answers.
+    /// What answers the requests.
     pub site: Site,
-    /// What a client may do.
+    /// The limits for clients.
     pub limits: Limits,
     /// Where the worker's load is published.
     pub published: Rc<Load>,
-    /// Files that responses on their way keep open, whichever settings they were begun with.
+    /// How many files unfinished responses keep open, also those that began under older settings.
     pub files: Rc<Cell<usize>>,
 }
 
-/// How far a connection's requests have come.
+/// The state of a connection's requests.
 #[derive(Default)]
 pub struct Exchange {
-    /// A request has been read and its response is not yet complete.
+    /// Whether hyper has read a request whose response is not complete yet.
     pub in_service: Cell<bool>,
-    /// What is written is an answer to a request. Else it is what hyper says by itself to a
-    /// request that it could not read, which `connection::unparsed` does better.
+    /// Whether the bytes that hyper writes answer a request. If they do not, they are hyper's own
+    /// answer to a request that it could not read; `connection::unparsed` makes a better one.
     pub owes: Cell<bool>,
-    /// Requests begun so far on this connection.
+    /// How many requests have begun on this connection.
     pub requests: Cell<u64>,
-    /// The client broke a rule: it is told so and the connection ends, while
-    /// it may still be sending.
+    /// Whether srv has refused a request. The client then gets an answer, and the connection
+    /// ends, although the client may still be sending.
     pub refused: Cell<bool>,
 }
 
 impl Exchange {
-    /// All that was to be written has been.
+    /// Notes that hyper has written all that it had to write.
     pub fn flushed(&self) {
         if !self.in_service.get() {
             self.owes.set(false);
@@ -65,7 +65,7 @@ pub struct Handler {
 }
 
 impl Handler {
-    /// For the connection whose state `exchange` is.
+    /// The service for the connection whose state is `exchange`.
     pub fn new(http: Rc<Http>, exchange: Rc<Exchange>) -> Self {
         Self { http, exchange }
     }
@@ -119,7 +119,7 @@ impl Service<Request<Incoming>> for Handler {
     }
 }
 
-/// RFC 9112, 3.2.
+/// Whether the request has the `Host` header that RFC 9112, 3.2, demands.
 fn has_one_host(head: &request::Parts) -> bool {
     let mut hosts = head.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
@@ -129,8 +129,8 @@ fn has_one_host(head: &request::Parts) -> bool {
     }
 }
 
-/// RFC 9112, 6.1. That a coding other than chunked is the last one is hyper's to refuse, with 400:
-/// then nothing says where the body ends (6.3).
+/// Whether srv knows the transfer codings (RFC 9112, 6.1). If the last coding is not chunked,
+/// nothing says where the body ends (6.3); hyper itself refuses that with 400.
 fn is_coding_known(head: &request::Parts) -> bool {
     let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
@@ -140,15 +140,16 @@ fn is_coding_known(head: &request::Parts) -> bool {
     }
 }
 
-/// The future of a response: there at once, or after the request's body.
+/// The future of a response: it is ready at once, or after the request's body.
 pub enum Serving {
-    /// Needed no body.
+    /// The response, which needed no body.
     Answered(Option<Response<Reply>>),
-    /// Reads the body first.
+    /// The request, whose body comes first.
     Receiving(Option<Box<Receiving>>),
 }
 
-/// A request whose body is on its way; it is read and counted, not kept.
+/// A request whose body has not arrived completely. srv reads and counts the body, and does not
+/// keep it.
 pub struct Receiving {
     handler: Handler,
     head: request::Parts,
@@ -197,7 +198,7 @@ impl Receiving {
 struct InService {
     http: Rc<Http>,
     exchange: Rc<Exchange>,
-    /// Its response keeps a file open.
+    /// Whether its response keeps a file open.
     holds_file: bool,
 }
 
@@ -236,7 +237,7 @@ impl Drop for InService {
     }
 }
 
-/// A response's body; hyper drops it when the last byte has been handed over.
+/// A response's body. hyper drops it after it has taken the last byte.
 pub struct Reply {
     body: Body,
     _in_service: InService,

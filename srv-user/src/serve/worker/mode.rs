@@ -1,4 +1,4 @@
-//! Whether a worker serves or finishes what it has, and until when. Knows no listeners and no
+//! Whether a worker serves or drains, and until when. This module knows no listeners and no
 //! connections.
 
 use std::time::Duration;
@@ -7,24 +7,24 @@ use std::time::Duration;
 pub(super) const SWEEP_NS: u64 = 250_000_000;
 /// How often a draining worker checks deadlines, and whether it has finished.
 const DRAIN_CHECK: Duration = Duration::from_millis(20);
-/// After the kernel has stopped to answer SYNs, how long handshakes may take to complete, ns.
+/// How long handshakes may take to complete after the kernel has stopped answering SYNs, ns.
 const LAST_HANDSHAKES_NS: u64 = 100_000_000;
 /// How long a worker may drain after its master has died, ns.
 const WITHOUT_MASTER_NS: u64 = 10_000_000_000;
 
-/// Whether a worker serves on. Times are ns of `CLOCK_MONOTONIC`.
+/// Whether a worker serves or drains. Times are ns of `CLOCK_MONOTONIC`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     /// It serves.
     Serving,
-    /// It finishes what it has, since this time.
+    /// It has drained since this time: it finishes the connections that it has.
     Draining { since_ns: u64 },
-    /// It finishes what it has, as its master has died; at `exit_ns` it exits, done or not.
+    /// It drains because its master has died. At `exit_ns` it exits, even if it has not finished.
     Orphaned { since_ns: u64, exit_ns: u64 },
 }
 
 impl Mode {
-    /// Since when it finishes, if it does.
+    /// Since when it drains, if it does.
     pub(super) fn draining_since_ns(self) -> Option<u64> {
         match self {
             Self::Serving => None,
@@ -36,7 +36,7 @@ impl Mode {
         self != Self::Serving
     }
 
-    /// Begins to drain at `now_ns`. Whether that is new.
+    /// Begins to drain at `now_ns`. Returns whether it did not drain before.
     pub(super) fn drain(&mut self, now_ns: u64) -> bool {
         let is_new = !self.is_draining();
         if is_new {
@@ -45,7 +45,8 @@ impl Mode {
         is_new
     }
 
-    /// The master has died at `now_ns`. This bounds a drain that is under way, or begins one.
+    /// Notes that the master has died at `now_ns`. If the worker drains already, this bounds the
+    /// drain; if it does not, it begins one.
     pub(super) fn orphan(&mut self, now_ns: u64) {
         *self = Self::Orphaned {
             since_ns: self.draining_since_ns().unwrap_or(now_ns),
@@ -53,18 +54,18 @@ impl Mode {
         };
     }
 
-    /// Whether it is to exit at `now_ns`, done or not.
+    /// Whether the worker must exit at `now_ns`, even if it has not finished.
     pub(super) fn is_over(self, now_ns: u64) -> bool {
         matches!(self, Self::Orphaned { exit_ns, .. } if now_ns >= exit_ns)
     }
 
-    /// Whether handshakes that had begun before the drain have had their time at `now_ns`.
+    /// Whether the time for handshakes that had begun before the drain is over at `now_ns`.
     pub(super) fn are_handshakes_over(self, now_ns: u64) -> bool {
         let since_ns = self.draining_since_ns();
         since_ns.is_some_and(|since_ns| now_ns >= since_ns + LAST_HANDSHAKES_NS)
     }
 
-    /// How often deadlines are checked.
+    /// How often the worker checks deadlines.
     pub(super) fn sweep_interval(self) -> Duration {
         match self {
             Self::Serving => Duration::from_nanos(SWEEP_NS),

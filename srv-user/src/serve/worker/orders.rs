@@ -1,5 +1,5 @@
-//! The master's messages, and following its orders. If this worker cannot follow its orders, it
-//! refuses them and gives the reason: the master then replaces it.
+//! Handles the master's messages, and follows its orders. If this worker cannot follow them, it
+//! refuses them and gives the reason; the master then replaces it.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,7 +19,10 @@ impl Worker {
                 Ok(None) => break,
                 Ok(Some((message, fds))) => self.handle(message, fds, now_ns)?,
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    tracing::warn!(slot = self.start.slot, "the master is gone: draining");
+                    tracing::warn!(
+                        slot = self.start.slot,
+                        "the master has ended: this worker drains"
+                    );
                     self.channel = None;
                     match self.orders.beside {
                         true => self.yield_slot(now_ns),
@@ -35,7 +38,7 @@ impl Worker {
 
     fn handle(&mut self, message: ToWorker, fds: Vec<OwnedFd>, now_ns: u64) -> anyhow::Result<()> {
         match message {
-            ToWorker::Start(_) => bail!("the master sent a second start"),
+            ToWorker::Start(_) => bail!("handle a message: the master sent a second Start"),
             ToWorker::Probe => {}
             ToWorker::Listeners { slot, first_group } => {
                 self.ring.add(slot, first_group as usize, fds);
@@ -65,7 +68,7 @@ impl Worker {
             self.take_over_settings(orders.serving.clone())
                 .context("take over new settings")?;
         }
-        // A worker that leaves has no listeners any more.
+        // If this worker leaves, it has no listeners any more.
         if orders.task == Task::Serve && !self.ring.is_empty() {
             self.listen_as(&orders, now_ns)?;
         }
@@ -125,8 +128,8 @@ impl Worker {
             .map_or(Ok(()), |channel| channel.send(message))
     }
 
-    /// Serves with new settings from the next request on, also on connections that are open. The
-    /// root stays.
+    /// Uses new settings from the next request on, also on connections that are open. The root
+    /// stays the same.
     fn take_over_settings(&mut self, serving: Serving) -> anyhow::Result<()> {
         let start = Start {
             serving,

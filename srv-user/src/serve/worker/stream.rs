@@ -1,5 +1,5 @@
-//! A connection's socket as hyper sees it: non-blocking reads and writes, and
-//! a record of how they went. Knows no HTTP and no epoll.
+//! A connection's socket as hyper sees it: non-blocking reads and writes, and a record of
+//! their results. This module knows no HTTP and no epoll.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -18,25 +18,25 @@ use rustix::net::RecvFlags;
 use crate::serve::worker::http::Exchange;
 use crate::serve::worker::turn::Turn;
 
-/// A connection's non-blocking socket and how reading and writing it went.
+/// A connection's non-blocking socket, with the results of reads and writes.
 pub struct Socket {
     /// The socket itself.
     pub fd: OwnedFd,
-    /// There may be something to read. Cleared by a read that met the end of
-    /// what was there; set again by the reactor.
+    /// Whether there may be something to read. A read that reaches the end of what has arrived
+    /// clears it; the reactor sets it again.
     pub readable: Cell<bool>,
-    /// The peer has closed its side: a short read does not prove that nothing
-    /// is left, the end of file is.
+    /// Whether the client has closed its side. Then a short read does not prove that nothing is
+    /// left; only the end of file does.
     pub hung_up: Cell<bool>,
-    /// The peer's end was read: nothing can come any more.
+    /// Whether srv has read the end of file: nothing can come any more.
     pub ended: Cell<bool>,
-    /// The last write met a full socket buffer.
+    /// Whether the socket's buffer was full at the last write.
     pub write_blocked: Cell<bool>,
     /// Bytes read so far.
     pub bytes_in: Cell<u64>,
     /// Bytes written so far.
     pub bytes_out: Cell<u64>,
-    /// What it may still do before others are looked at.
+    /// What the connection may still do before others come first.
     pub turn: Turn,
 }
 
@@ -58,24 +58,25 @@ impl Socket {
         }
     }
 
-    /// Whether bytes have arrived that were not read.
+    /// Whether bytes have arrived that srv has not read.
     pub fn has_unread(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         matches!(rustix::net::recv(&self.fd, &mut [0u8], flags), Ok((1.., _)))
     }
 
-    /// Bytes written that the peer's kernel has not acknowledged, sent or not.
+    /// How many written bytes the client's kernel has not acknowledged, whether they were sent
+    /// or not.
     pub fn unacknowledged_bytes(&self) -> u64 {
         // SAFETY: this request stores an int and nothing else.
         let queued = unsafe {
             let request = ioctl::Getter::<SIOCOUTQ, libc::c_int>::new();
             ioctl::ioctl(&self.fd, request)
         };
-        // It fails only on what is no connection.
+        // The call fails only if the socket is not a connection.
         queued.map_or(0, |bytes| bytes.max(0) as u64)
     }
 
-    /// Fills `room` with what has arrived. Pending: nothing is there, or the
+    /// Fills `room` with the bytes that have arrived. It is pending if there are none, or if the
     /// connection's turn is over.
     pub fn poll_read(&self, room: &mut [MaybeUninit<u8>]) -> Poll<rustix::io::Result<usize>> {
         if !self.readable.get() || !self.turn.allows_call() {
@@ -89,8 +90,8 @@ impl Socket {
                 self.turn.spend(filled);
                 self.bytes_in.set(self.bytes_in.get() + filled as u64);
                 self.ended.set(filled == 0 && room_bytes > 0);
-                // The registration is edge-triggered: what comes after a short read
-                // is announced, so there is no need to meet EAGAIN first.
+                // The registration is edge-triggered: the kernel reports bytes that arrive
+                // after a short read, so there is no need to read until EAGAIN.
                 if filled < room_bytes && !self.hung_up.get() {
                     self.readable.set(false);
                 }
@@ -105,7 +106,7 @@ impl Socket {
     }
 }
 
-/// The socket as a byte stream, preceded by bytes that were read before.
+/// The socket as a byte stream. Bytes that were read before come first.
 pub struct Stream {
     socket: Rc<Socket>,
     prefix: Bytes,
@@ -113,7 +114,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// `prefix` is read first. What is written while `exchange` owes nothing is not sent.
+    /// hyper reads `prefix` first. If it writes while `exchange` owes nothing, the bytes are not
+    /// sent.
     pub fn new(socket: Rc<Socket>, prefix: Bytes, exchange: Rc<Exchange>) -> Self {
         Self {
             socket,
@@ -122,7 +124,7 @@ impl Stream {
         }
     }
 
-    /// What of the prefix was not read.
+    /// The rest of the prefix, which was not read.
     pub fn into_prefix(self) -> Bytes {
         self.prefix
     }
@@ -140,7 +142,7 @@ impl Read for Stream {
             self.prefix.advance(length);
             return Poll::Ready(Ok(()));
         }
-        // SAFETY: `poll_read` writes only to what it reports as read.
+        // SAFETY: `poll_read` writes only to the part that it reports as read.
         let filled = ready!(self.socket.poll_read(unsafe { buffer.as_mut() }))?;
         // SAFETY: that many bytes were just read into the buffer.
         unsafe { buffer.advance(filled) };
@@ -181,7 +183,7 @@ impl Write for Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// Nothing: the close that follows says the same with one system call less.
+    /// Does nothing: the close that follows has the same effect, with one system call less.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

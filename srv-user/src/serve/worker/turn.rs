@@ -1,47 +1,47 @@
-//! A connection's turn: what it may read and write before the worker looks at its
-//! other connections. A connection that is always ready (a download from the page
-//! cache, an upload, pipelined requests) would else hold the worker until its
-//! socket blocks, which may be never.
+//! A connection's turn: how much it may read and write before the worker handles its
+//! other connections. Without turns, a connection that is always ready (a download from
+//! the page cache, an upload, pipelined requests) would occupy the worker until its
+//! socket blocks, which may never happen.
 
 use std::cell::Cell;
 
 use srv_steer::monotonic_ns;
 
-/// Most bytes that are read and written in one turn: four chunks of a file, some
-/// 100 µs of work, beside which one more `epoll_wait` does not count.
+/// The most bytes that a connection reads and writes in one turn: four chunks of a file, which
+/// take about 100 µs. Compared with that, one more `epoll_wait` costs little.
 const TURN_BYTES: usize = 256 << 10;
-/// What a call costs at least, so that a turn has at most 16 calls: as many
-/// pipelined requests.
+/// The least that a call costs, bytes. It bounds a turn to 16 calls, which are 16 pipelined
+/// requests at most.
 const CALL_BYTES: usize = 16 << 10;
-/// No call begins later than this in a turn, ns. Reads of files that are not in the
-/// page cache take time and no bytes of the socket's.
+/// No call begins later than this in a turn, ns. Reads of files that are not in the page
+/// cache take time, but move no bytes on the socket.
 const TURN_NS: u64 = 1_000_000;
-/// An ordinary request is one read and one write. These are always allowed, and so
-/// an ordinary request never asks for the time.
+/// An ordinary request is one read and one write. These are always allowed, so an ordinary
+/// request never needs to read the clock.
 const FIRST_CALLS: u32 = 2;
 
 /// How much of its turn a connection has used.
 #[derive(Debug, Default)]
 pub struct Turn {
     left_bytes: Cell<usize>,
-    /// Calls so far.
+    /// How many calls the turn has had.
     calls: Cell<u32>,
-    /// Calls that are allowed in any case.
+    /// How many calls are always allowed.
     free_calls: Cell<u32>,
     until_ns: Cell<u64>,
-    /// A call was refused: there is more to do.
+    /// Whether there is more to do, for example because a call was refused.
     cut_short: Cell<bool>,
 }
 
 impl Turn {
-    /// Something happened to the connection, which the worker saw at `now_ns` of
+    /// Begins a turn because of an event that the worker saw at `now_ns` of
     /// `CLOCK_MONOTONIC`.
     pub fn begin(&self, now_ns: u64) {
         self.start(FIRST_CALLS, now_ns);
     }
 
-    /// The connection goes on where its last turn ended. One call is allowed however
-    /// late it is, so that each turn gets somewhere.
+    /// Begins a turn in which the connection continues where its last turn ended. One call is
+    /// allowed even if the time is over, so that each turn makes progress.
     pub fn resume(&self) {
         self.start(1, monotonic_ns());
     }
@@ -63,7 +63,7 @@ impl Turn {
         allowed
     }
 
-    /// A call moved this many bytes.
+    /// Counts a call that moved this many bytes.
     pub fn spend(&self, bytes: usize) {
         let spent = bytes.max(CALL_BYTES);
         self.left_bytes
@@ -71,18 +71,18 @@ impl Turn {
         self.calls.set(self.calls.get() + 1);
     }
 
-    /// Whether others are to be looked at first.
+    /// Whether other connections come first now.
     pub fn is_over(&self) -> bool {
         self.calls.get() >= self.free_calls.get()
             && (self.left_bytes.get() == 0 || monotonic_ns() >= self.until_ns.get())
     }
 
-    /// There is more to do, although no call was refused.
+    /// Notes that there is more to do, although no call was refused.
     pub fn cut_short(&self) {
         self.cut_short.set(true);
     }
 
-    /// Whether there is more to do that was left for the next turn.
+    /// Whether the next turn has more to do.
     pub fn was_cut_short(&self) -> bool {
         self.cut_short.get()
     }

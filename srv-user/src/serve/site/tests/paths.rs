@@ -1,8 +1,8 @@
-//! Paths and links: none leads out of the root, whatever it is made of.
+//! Paths and links: none of them leads out of the root.
 
 use super::*;
 
-/// By either system call.
+/// This holds for both system calls.
 const OPENERS: [Opener; 2] = [Opener::Openat2, Opener::Openat];
 
 #[test]
@@ -51,7 +51,7 @@ fn links_stay_inside_by(opener: Opener) {
     }
 }
 
-/// A link that turns from a folder inside to one outside and back while requests come in.
+/// A link changes between a folder inside and one outside while requests come in.
 #[test]
 fn no_race_leads_out() {
     OPENERS.into_iter().for_each(no_race_leads_out_by);
@@ -122,7 +122,7 @@ fn dot_segments_lead_to_the_same_files() {
     assert_eq!(fixture.get("/folder/..").body, PAGE.as_bytes());
 }
 
-/// Pieces of paths that lead astray, and any bytes between them.
+/// Pieces of paths that could lead out of the root, and any bytes between them.
 fn nasty_target() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         6 => proptest::sample::select(vec![

@@ -1,4 +1,4 @@
-//! What is said of a file beside its content: type, charset, tag, size.
+//! What a response says about a file beside its content: type, charset, tag and size.
 
 use http::header::CONTENT_ENCODING;
 
@@ -49,7 +49,7 @@ fn types_can_be_said() {
     assert_eq!(fixture.get("/digits.txt").header(CONTENT_TYPE), "a/b");
 }
 
-/// Two machines with the same files have the same tags, whatever inodes and times these have.
+/// If two machines have the same files, they have the same tags, even if inodes and times differ.
 #[test]
 fn replicas_agree_on_tags() {
     let [one, two] = [Fixture::new(), Fixture::new()];
@@ -62,7 +62,7 @@ fn replicas_agree_on_tags() {
         assert_eq!(tag, two.get(target).header(ETAG), "{target}");
         assert!(tag.starts_with('"'), "{target}: {tag}");
     }
-    // The same size and time: only what is read can tell.
+    // Size and time are the same: only the content differs.
     two.write_old("digits.txt", b"9876543210");
     pass_time();
     let [tag, other] =
@@ -78,7 +78,7 @@ fn a_large_file_that_was_just_written_has_a_weak_tag() {
         .write(true)
         .open(fixture.path("large"))
         .unwrap();
-    // As if written in this very moment, however long the test takes to ask.
+    // The file looks as if it were written now, even if the test takes long to ask for it.
     file.set_modified(SystemTime::now() + Duration::from_secs(3600))
         .unwrap();
     let answer = fixture.get("/large");
@@ -102,7 +102,7 @@ fn a_large_file_that_was_just_written_has_a_weak_tag() {
     );
 }
 
-/// procfs says 0 bytes, sysfs a page, whatever there is.
+/// procfs reports a size of 0 bytes, and sysfs one page, even if the content has another size.
 #[test]
 fn files_whose_size_is_no_size() {
     let kernel = site(Some(Path::new("/proc/sys/kernel")), false, None);
@@ -125,7 +125,7 @@ fn files_whose_size_is_no_size() {
     );
 }
 
-/// More than is kept in memory: the answer ends where the file does.
+/// The content is larger than what srv keeps in memory. The answer ends where the file ends.
 #[test]
 fn a_large_file_whose_size_is_no_size() {
     let proc = site(Some(Path::new("/proc")), false, None);

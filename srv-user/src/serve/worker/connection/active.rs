@@ -1,5 +1,5 @@
-//! A connection with a request on its way: hyper has it. What it waits for, for how
-//! long, and what becomes of it afterwards.
+//! A connection that hyper drives, because a request is on its way: what it waits for, for how
+//! long, and which state follows.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -20,7 +20,7 @@ use crate::serve::worker::stream::{Socket, Stream};
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-/// How often within the write timeout srv looks whether the client takes anything.
+/// How often within the write timeout srv checks whether the client receives anything.
 const WRITE_LOOKS: u64 = 4;
 
 /// A connection with a request on its way.
@@ -28,13 +28,14 @@ pub(super) struct Active {
     connection: http1::Connection<Stream, Handler>,
     socket: Rc<Socket>,
     exchange: Rc<Exchange>,
-    /// The socket's [`Socket::bytes_in`] as long as nothing of a request has been read.
+    /// The value of [`Socket::bytes_in`] at the start, if srv had read nothing of a request then.
     untouched: Option<u64>,
-    /// srv ends it after this request, not the client.
+    /// Whether srv, and not the client, ends the connection after this request.
     pub(super) is_last: bool,
-    /// [`Exchange::requests`] when srv decided to end it, if it was between two requests.
+    /// The value of [`Exchange::requests`] when srv decided to end the connection, if it was
+    /// between two requests then.
     ended_between: Option<u64>,
-    /// What it waits for, with a count that moves when there is progress.
+    /// What the connection waits for, with a count that changes when there is progress.
     phase: (Phase, u64),
     deadline_ns: u64,
     taking: Taking,
@@ -48,14 +49,14 @@ enum Phase {
     Write,
 }
 
-/// How the client takes a response that does not fit into the socket's buffer. That the
-/// socket becomes writable is no measure: it does when a third of the buffer is free,
-/// which takes a slow client minutes.
+/// How the client receives a response that does not fit into the socket's buffer. It is no
+/// measure that the socket becomes writable: that happens when a third of the buffer is free,
+/// and a slow client needs minutes for it.
 #[derive(Clone, Copy, Default)]
 struct Taking {
-    /// Bytes that the client's kernel had acknowledged at the last look.
+    /// How many bytes the client's kernel had acknowledged at the last check.
     bytes: u64,
-    /// When that was last more than before, ns.
+    /// When `bytes` last grew, ns.
     grew_ns: u64,
 }
 
@@ -80,12 +81,12 @@ impl Active {
         })
     }
 
-    /// Whether nothing of a request has been read.
+    /// Whether srv has read nothing of a request.
     pub(super) fn is_untouched(&self) -> bool {
         self.untouched == Some(self.socket.bytes_in.get()) && self.exchange.requests.get() == 0
     }
 
-    /// The request that it has is the last, or the next one if it has none.
+    /// Makes the current request the last one, or, if there is none, the next one.
     pub(super) fn shut_down(&mut self) {
         self.is_last = true;
         let in_service = self.exchange.in_service.get();
@@ -93,20 +94,20 @@ impl Active {
         Pin::new(&mut self.connection).graceful_shutdown();
     }
 
-    /// Goes on as far as the socket and its turn allow.
+    /// Continues as far as the socket and the connection's turn allow.
     pub(super) fn drive(mut self: Box<Self>, driver: &Driver, now_ns: u64) -> State {
         match self.poll(driver) {
             Poll::Pending => self.rest(driver, now_ns),
             Poll::Ready(Ok(())) => self.finish(driver, now_ns),
             Poll::Ready(Err(error)) if error.is_parse() => self.reread(driver, &error, now_ns),
-            // The client is gone, or its response broke off.
+            // The client has gone, or srv could not complete the response.
             Poll::Ready(Err(_)) => State::Closed,
         }
     }
 
-    /// hyper could not read a request.
+    /// Handles a request that hyper could not read.
     fn reread(self: Box<Self>, driver: &Driver, error: &hyper::Error, now_ns: u64) -> State {
-        // Behind a response that the client was slow to take, hyper's own answer went out.
+        // If the client was slow to receive the response before, hyper has sent its own answer.
         let is_answered = self.exchange.owes.get();
         let socket = self.socket;
         let unread = into_unread(self.connection);
@@ -143,21 +144,21 @@ impl Active {
         }
     }
 
-    /// The last response is written, or the client has gone.
+    /// Ends the connection: the last response is written, or the client has gone.
     fn finish(self: Box<Self>, driver: &Driver, now_ns: u64) -> State {
         let socket = self.socket;
         if socket.ended.get() {
             return State::Closed;
         }
         let read = into_unread(self.connection);
-        // After one read that found less than it had room for and one write, nothing is
-        // unread unless it came in these few microseconds, in which a client that asked
-        // for the close has no more to say. Else to ask costs a call.
+        // If the turn was one short read and one write, bytes are unread only if they came in
+        // these few microseconds. A client that asked for the close sends nothing more then.
+        // In all other cases, srv needs a system call to know it.
         let may_be_unread = socket.readable.get()
             || (self.is_last || !socket.turn.is_ordinary()) && socket.has_unread();
         let is_unanswered = self.ended_between == Some(self.exchange.requests.get());
         if is_unanswered && (may_be_unread || !read.is_empty()) {
-            // hyper was between two requests and closed, whatever had arrived.
+            // hyper was between two requests, and closed even if a request had arrived.
             socket.readable.set(true);
             return driver
                 .start_last(&socket, read, now_ns)
@@ -169,8 +170,8 @@ impl Active {
         State::Closed
     }
 
-    /// Nothing more can be done now: lays the connection down as cheaply as
-    /// its state allows, with the deadline that belongs to it.
+    /// Waits, since nothing more can be done now. The connection keeps as little memory as its
+    /// state allows, and gets the deadline of that state.
     fn rest(mut self: Box<Self>, driver: &Driver, now_ns: u64) -> State {
         let between_requests = self.exchange.requests.get() > 0
             && !self.exchange.in_service.get()
@@ -184,7 +185,7 @@ impl Active {
         if is_blank(&unread) {
             return State::Idle(now_ns + as_ns(driver.http.limits.idle_timeout));
         }
-        // Part of the next request came along with the last one.
+        // Part of the next request arrived together with the last one.
         driver
             .start(&self.socket, unread, now_ns)
             .drive(driver, now_ns)
@@ -215,23 +216,23 @@ impl Active {
         }
     }
 
-    /// When it is to be judged, ns.
+    /// When [`Self::judge`] is due, ns.
     pub(super) fn deadline_ns(&self) -> u64 {
         self.deadline_ns
     }
 
-    /// Gives it so much longer.
+    /// Extends its deadline by `late_ns`.
     pub(super) fn excuse(&mut self, late_ns: u64) {
         self.deadline_ns += late_ns;
         self.taking.grew_ns += late_ns;
     }
 
-    /// Whether it waits for something that may have arrived without being read.
+    /// Whether it waits for bytes that may have arrived without being read.
     pub(super) fn waits_to_read(&self) -> bool {
         self.phase.0 != Phase::Write
     }
 
-    /// Its deadline has come.
+    /// Refuses or resets the connection at its deadline, or extends the deadline.
     pub(super) fn judge(mut self: Box<Self>, driver: &Driver, now_ns: u64) -> State {
         if self.phase.0 != Phase::Write {
             return self.refuse(driver, now_ns);
@@ -249,18 +250,19 @@ impl Active {
             return State::Active(self);
         }
         driver.http.published.refused(Refusal::WriteTimeout);
-        // The client could take a part for the whole: reset instead.
+        // After an orderly close, the client could take a part of the response for the whole, so
+        // this is a reset.
         let at_once = Some(Duration::ZERO);
         let _ = rustix::net::sockopt::set_socket_linger(&self.socket.fd, at_once);
         State::Closed
     }
 
-    /// The request did not come in time.
+    /// Ends the connection because the request did not come in time.
     fn refuse(self: Box<Self>, driver: &Driver, now_ns: u64) -> State {
         let in_service = self.exchange.in_service.get();
         let unread = into_unread(self.connection);
-        // Browsers and pools open connections that they may never use: no answer to
-        // what was no request. (RFC 9112, 2.2: empty lines before one are ignored.)
+        // Browsers and pools open connections that they may never use. If there was no request,
+        // srv sends no answer. (RFC 9112, 2.2: empty lines before a request are ignored.)
         if !in_service && is_blank(&unread) {
             return linger::part(&self.socket, now_ns);
         }
@@ -270,7 +272,7 @@ impl Active {
     }
 }
 
-/// What hyper has not taken for a request, of what it was given to read.
+/// The bytes that srv gave hyper to read and that hyper has not used for a request.
 fn into_unread(connection: http1::Connection<Stream, Handler>) -> Bytes {
     let parts = connection.into_parts();
     match parts.io.into_prefix() {
@@ -279,7 +281,7 @@ fn into_unread(connection: http1::Connection<Stream, Handler>) -> Bytes {
     }
 }
 
-/// Whether there is nothing of a request in it.
+/// Whether these bytes contain nothing of a request.
 fn is_blank(unread: &Bytes) -> bool {
     unread.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
 }

@@ -1,9 +1,9 @@
 //! How srv ends a connection whose client may still be sending.
 //!
-//! A close with unread bytes, or before bytes that are still on their way, is a
-//! reset, and a reset takes with it what the client has not received yet: RFC 9112,
-//! 9.6. So srv closes its side only, reads on, and throws away what comes: until the
-//! client closes, or is silent for a while, or has sent for long enough.
+//! If srv closes a socket with unread bytes, or while bytes are still on their way, the client
+//! gets a reset. A reset destroys what the client has not received yet (RFC 9112, 9.6). So srv
+//! closes only its own side, reads on, and discards what comes. It ends this when the client
+//! closes, sends nothing for `QUIET_NS`, or has sent for `TOTAL_NS`.
 
 use std::mem::MaybeUninit;
 use std::task::Poll;
@@ -13,18 +13,19 @@ use rustix::net::Shutdown;
 use super::State;
 use crate::serve::worker::stream::Socket;
 
-/// Without any progress it is over after this, ns. (nginx: `lingering_timeout`.)
+/// If there is no progress for this long, ns, srv closes the connection. (nginx:
+/// `lingering_timeout`.)
 const QUIET_NS: u64 = 5_000_000_000;
-/// It is over after this in any case, ns. (nginx: `lingering_time`.)
+/// After this, ns, srv always closes the connection. (nginx: `lingering_time`.)
 const TOTAL_NS: u64 = 30_000_000_000;
-/// Most bytes that are thrown away at a time.
+/// The most bytes that srv discards in one read.
 const WASTE_BYTES: usize = 64 << 10;
 
-/// A connection that is closed on srv's side only.
+/// A connection that srv has closed on its own side only.
 pub(super) struct Linger {
     quiet_until_ns: u64,
     until_ns: u64,
-    /// What the client had not acknowledged when this was last looked at.
+    /// How many bytes the client had not acknowledged at the last check.
     unacknowledged_bytes: u64,
 }
 
@@ -33,7 +34,7 @@ pub(super) fn begin(socket: &Socket, now_ns: u64) -> State {
     if socket.ended.get() || rustix::net::shutdown(&socket.fd, Shutdown::Write).is_err() {
         return State::Closed;
     }
-    // A short read proves nothing any more: time has passed.
+    // Bytes may have arrived since the last short read.
     socket.readable.set(true);
     let linger = Linger {
         quiet_until_ns: now_ns + QUIET_NS,
@@ -43,9 +44,9 @@ pub(super) fn begin(socket: &Socket, now_ns: u64) -> State {
     linger.discard(socket, now_ns)
 }
 
-/// Ends a connection to which nothing was said lately and of which nothing is unread.
-/// If the client has received all of the last answer, even a request that crosses the
-/// close cannot destroy anything.
+/// Ends a connection on which srv has sent nothing lately, and of which it has read everything.
+/// If the client has received all of the last answer, srv closes at once: a request that is on
+/// its way then causes a reset, but there is nothing that the reset could destroy.
 pub(super) fn part(socket: &Socket, now_ns: u64) -> State {
     match socket.unacknowledged_bytes() {
         0 => State::Closed,
@@ -54,7 +55,7 @@ pub(super) fn part(socket: &Socket, now_ns: u64) -> State {
 }
 
 impl Linger {
-    /// Throws away what has arrived.
+    /// Discards what has arrived.
     pub(super) fn discard(mut self, socket: &Socket, now_ns: u64) -> State {
         let mut waste = [MaybeUninit::uninit(); WASTE_BYTES];
         loop {
@@ -66,12 +67,13 @@ impl Linger {
         }
     }
 
-    /// When its time is up, ns, unless the client has taken more of the answer by then.
+    /// When srv closes the connection, ns, unless the client has received more of the answer by
+    /// then.
     pub(super) fn deadline_ns(&self) -> u64 {
         self.quiet_until_ns.min(self.until_ns)
     }
 
-    /// Its time is up.
+    /// Closes the connection at its deadline, or extends the deadline.
     pub(super) fn judge(mut self, socket: &Socket, now_ns: u64) -> State {
         let before = self.unacknowledged_bytes;
         self.unacknowledged_bytes = socket.unacknowledged_bytes();
@@ -83,7 +85,7 @@ impl Linger {
         State::Lingering(self)
     }
 
-    /// Gives it so much longer.
+    /// Extends its deadlines by `late_ns`.
     pub(super) fn excuse(&mut self, late_ns: u64) {
         self.quiet_until_ns += late_ns;
         self.until_ns += late_ns;

@@ -1,6 +1,6 @@
-//! Any bytes in any pieces, on a real socket: a client is answered for what
-//! was well-formed, the answers do not depend on where a read ends, and no
-//! connection lasts for ever, however it is left.
+//! Any bytes in any pieces, on a real socket. A client gets an answer to each well-formed
+//! request, the answers do not depend on where a read ends, and every connection ends, however
+//! the client leaves it.
 
 mod turns;
 
@@ -43,7 +43,7 @@ const REQUESTS: [(&str, u16); 8] = [
     ),
 ];
 
-/// What is refused, or asks for more than an answer.
+/// Requests that srv refuses, or that ask for more than an answer.
 const OTHERS: [&str; 8] = [
     "GET / HTTP/1.1\r\n\r\n",
     "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nok",
@@ -124,7 +124,7 @@ impl<'a> Client<'a> {
 
     fn send(&mut self, bytes: &[u8]) {
         match self.stream.write_all(bytes) {
-            // The server has refused what came before.
+            // The server has refused an earlier request.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
             sent => sent.unwrap(),
         }
@@ -138,13 +138,13 @@ impl<'a> Client<'a> {
                 self.let_it(|connection, driver, now_ns| {
                     connection.drive(driver, readable(true), now_ns)
                 });
-                // This end is enough.
+                // The end of the client's side is enough.
                 return;
             }
             End::IsDrained => self.let_it(Connection::drain),
             End::IsSilent => {}
         }
-        // A timeout's answer, and the patience after it.
+        // The first deadline brings the answer to a timeout, the second one ends the lingering.
         for _ in 0..2 {
             self.now_ns += as_ns(Duration::from_secs(3600));
             self.let_it(Connection::expire);
@@ -171,7 +171,7 @@ impl<'a> Client<'a> {
         let before = self.received.len();
         match self.stream.read_to_end(&mut self.received) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            // It closed and left something unread, or it closed.
+            // The server closed, and may have left something unread.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
             read => drop(read.unwrap()),
         }
@@ -200,7 +200,7 @@ fn readable(hung_up: bool) -> Readiness {
     }
 }
 
-/// What a client is told that sends `bytes`, cut at these places.
+/// What a client receives if it sends `bytes`, cut at these places.
 fn exchange<'a>(driver: &'a Driver, bytes: &[u8], cuts: &[Index], end: End) -> Client<'a> {
     let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
     cuts.push(bytes.len());
@@ -237,8 +237,8 @@ fn answers_do_not_depend_on_where_a_read_ends() {
     let input = (prop::collection::vec(hostile(), 1..4), cuts());
     proptest!(config(), |((pieces, cuts) in input)| {
         let mut bytes = pieces.concat();
-        // Of a header that began in an earlier read hyper wants to see an end before it
-        // looks at it again: what never ends is refused only if it came at once.
+        // If a header began in an earlier read, hyper looks at it again only after its end has
+        // arrived. So a header without an end is refused only if it came in one read.
         bytes.extend(b"\r\n\r\n");
         let at_once = exchange(&driver, &bytes, &[], End::Closes);
         let in_pieces = exchange(&driver, &bytes, &cuts, End::Closes);

@@ -1,20 +1,20 @@
-//! What hyper could not read as a request: which answer it gets, or how it is read all the same.
-//! hyper answers some of it by itself, without a difference between a target and a header that
-//! are too long, and between a version of HTTP that is to be read as HTTP/1.1 and one that is not.
-//! Pure.
+//! Messages that hyper could not read as a request: which answer each gets, or how srv reads it
+//! all the same. hyper's own answers do not distinguish a target that is too long from a header
+//! that is too long, or a version of HTTP that must be read as HTTP/1.1 from one that must not.
+//! These functions are pure.
 
 use bytes::Bytes;
 use hyper::Error;
 
-/// The longest target that hyper reads, bytes, whatever the limit of the header is.
+/// The longest target that hyper reads, bytes. It does not depend on the limit of the header.
 const TARGET_BYTES_MAX: usize = 65_534;
 
-/// What becomes of it.
+/// What srv does with such a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Unparsed {
-    /// These bytes say the same, and hyper reads them.
+    /// It gives hyper these bytes instead. They mean the same, and hyper can read them.
     Rewritten(Bytes),
-    /// It is answered with this, and closed.
+    /// It answers with these bytes, and closes the connection.
     Refused(&'static [u8]),
 }
 
@@ -24,9 +24,9 @@ impl Unparsed {
         if error.is_parse_too_large() {
             return Self::Refused(too_large(read));
         }
-        // Of other errors hyper has taken the header from the buffer, or may have: what is left
-        // could be the next message. hyper names this one in words alone; with other words the
-        // answer would be 400.
+        // After any other error, hyper may have taken the header from the buffer already: what is
+        // left could be the next message. hyper names this error by its text only; if hyper
+        // changes the text, the answer becomes 400.
         match error.is_parse_version_h2() || error.to_string() == "invalid HTTP version parsed" {
             true => version(read),
             false => Self::Refused(BAD_REQUEST),
@@ -34,7 +34,8 @@ impl Unparsed {
     }
 }
 
-/// An HTTP/1.2 request is read as the highest minor version that is understood (RFC 9110, 2.5).
+/// Judges a message by its version. srv reads a later minor version of HTTP/1 as the highest one
+/// that it understands, HTTP/1.1 (RFC 9110, 2.5).
 fn version(read: &Bytes) -> Unparsed {
     const MINOR: &[u8] = b"HTTP/1.";
     let (line, from) = request_line(read);
@@ -56,7 +57,8 @@ fn version(read: &Bytes) -> Unparsed {
     }
 }
 
-/// A target that does not end, or not soon enough, is what is too long; else it is the header.
+/// The answer to a message that is too long. If the target has no end, or is longer than hyper
+/// reads, the target is too long; otherwise the header is.
 fn too_large(read: &Bytes) -> &'static [u8] {
     let (line, _) = request_line(read);
     let mut words = line.split(|byte| *byte == b' ').skip(1);

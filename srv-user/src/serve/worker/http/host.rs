@@ -1,10 +1,10 @@
-//! The `Host` header (RFC 9110, 7.2): `uri-host [ ":" port ]`, read as RFC 3986, 3.2.2, has it.
-//! Pure.
+//! The `Host` header (RFC 9110, 7.2): `uri-host [ ":" port ]`, by the grammar of RFC 3986, 3.2.2.
+//! These functions are pure.
 
 use std::net::Ipv6Addr;
 
-/// Whether a `Host` header may have this value. It may be empty. A comma, which the grammar allows
-/// in a name, is refused: no host has one, and two values that something joined do.
+/// Whether a `Host` header may have this value. It may be empty. The grammar allows a comma in a
+/// name, but srv refuses it: no host has one, and two headers that an intermediary joined do.
 pub(super) fn is_valid(value: &[u8]) -> bool {
     match value.strip_prefix(b"[") {
         Some(rest) => {
@@ -21,7 +21,7 @@ pub(super) fn is_valid(value: &[u8]) -> bool {
     }
 }
 
-/// `reg-name`, which includes IPv4 addresses.
+/// Whether this is a `reg-name`, which includes IPv4 addresses.
 fn is_name(mut name: &[u8]) -> bool {
     loop {
         name = match name {
@@ -39,7 +39,7 @@ fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
 }
 
-/// What stands in brackets: an IPv6 address, or one of a version to come (`IPvFuture`).
+/// Whether this may stand in brackets: an IPv6 address, or one of a later version (`IPvFuture`).
 fn is_address(address: &[u8]) -> bool {
     let text = std::str::from_utf8(address).unwrap_or_default();
     if let Some(future) = text.strip_prefix(['v', 'V']) {
@@ -51,7 +51,7 @@ fn is_address(address: &[u8]) -> bool {
     text.parse::<Ipv6Addr>().is_ok()
 }
 
-/// Nothing, or a colon and digits, maybe none.
+/// Whether this is empty, or a colon and any number of digits, also none.
 fn is_port(port: &[u8]) -> bool {
     match port.split_first() {
         None => true,

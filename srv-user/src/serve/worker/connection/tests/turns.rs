@@ -1,4 +1,4 @@
-//! What a connection does in one turn is bounded, however much it could do.
+//! A connection's work in one turn is bounded, even if it could do more.
 
 use std::net::{TcpListener, TcpStream};
 
@@ -32,7 +32,7 @@ fn writable() -> Readiness {
     }
 }
 
-/// What each turn moves until `is_done`.
+/// How much each turn moves, until `is_done`.
 fn turns(
     connection: &mut Connection,
     driver: &Driver,
@@ -91,8 +91,8 @@ fn an_upload_has_turns() {
         "POST /work HTTP/1.1\r\nHost: a\r\nContent-Length: {BODY_BYTES}\r\n\r\n{}",
         "x".repeat(BODY_BYTES as usize)
     );
-    // As much as the connection holds is there before the first turn, whatever the other
-    // thread does meanwhile.
+    // Before the first turn, the connection is full, so the speed of the other thread does not
+    // matter.
     client.set_nonblocking(true).unwrap();
     let mut rest = request.as_bytes();
     while !rest.is_empty()
