@@ -16,6 +16,8 @@ extern crate alloc;
 pub mod acceptance;
 pub mod attached;
 pub mod branchless;
+#[cfg(not(target_arch = "bpf"))]
+pub mod claim;
 pub mod layout;
 pub mod observed;
 pub mod policy;

@@ -1,0 +1,168 @@
+//! What the library that `srv run` preloads into a server's processes and the coordinator say to
+//! one another, over one SEQPACKET connection for each process.
+//!
+//! A process *claims* a slot for a listener when it begins to wait for connections there. The
+//! coordinator answers with the slot, the group's memory and, if another process has claimed the
+//! same socket already, with a socket of its own in the same `SO_REUSEPORT` group. The process
+//! registers its own socket and says [`Kind::Ready`]. Only then do its siblings get that socket
+//! ([`Kind::Sibling`]), so that the owner is the first in line at its own socket. If the process
+//! ends, its connection does, and the slot is free.
+//!
+//! Each packet is one [`Message`]; file descriptors travel beside it by SCM_RIGHTS.
+
+/// The environment variable that carries a [`Kind::Hello`]'s channel: `FD:INODE:NAME:TOKEN`. FD is
+/// the number of the inherited socket and INODE its inode, by which a process knows that the
+/// number still is that socket. NAME is the abstract name to connect to if it is not, and TOKEN,
+/// 32 hexadecimal digits, is what proves there that the process belongs to the server.
+pub const VARIABLE: &str = "SRV_RUN";
+
+/// The first number of each message: "srv" and the version of the protocol.
+pub const MAGIC: u32 = u32::from_be_bytes(*b"srv\x01");
+
+/// Most listeners that one process can claim.
+pub const CLAIMS_MAX: usize = 64;
+
+/// For how long a process waits for the answer to a claim, ms. After that it does without.
+pub const ANSWER_WITHIN_MS: u64 = 2_000;
+
+/// What a message says.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// From a process, over the inherited socket: the descriptor is the coordinator's end of the
+    /// process's own connection. Over a connection to the abstract name, it comes first, without a
+    /// descriptor, and `token` is that of [`VARIABLE`].
+    Hello = 1,
+    /// From a process: it waits for connections at the listener, which is the descriptor. `claim`
+    /// is the process's number for it, below [`CLAIMS_MAX`]; `cookie` is the socket's.
+    Claim = 2,
+    /// From a process: the listener of `claim` is registered, or its owner waits at it.
+    Ready = 3,
+    /// From a process: it accepts no more at `claim`. It has closed the listener, or left it.
+    Release = 4,
+    /// To a process, the answer to a claim: `slot`, and as descriptors the group's memory and,
+    /// with [`Message::REPLACE`], the socket that takes the place of the process's listener.
+    Own = 5,
+    /// To a process, the answer to a claim: the listener stays as it is, without a ring.
+    Plain = 6,
+    /// To a process: the descriptor is the listener of the sibling in `slot`, to be watched.
+    Sibling = 7,
+    /// To a process: the sibling in `slot` has a new process, which must be the first in line
+    /// again: register its listener anew.
+    Behind = 8,
+    /// To a process: the listener of `slot` is to be left and closed.
+    Gone = 9,
+}
+
+impl Kind {
+    /// The kind of that number.
+    pub fn from_number(number: u32) -> Option<Self> {
+        const ALL: [Kind; 9] = [
+            Kind::Hello,
+            Kind::Claim,
+            Kind::Ready,
+            Kind::Release,
+            Kind::Own,
+            Kind::Plain,
+            Kind::Sibling,
+            Kind::Behind,
+            Kind::Gone,
+        ];
+        ALL.into_iter().find(|kind| *kind as u32 == number)
+    }
+}
+
+/// One packet. Every field is an integer, since what arrives may be anything.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    /// [`MAGIC`].
+    pub magic: u32,
+    /// A [`Kind`] as number.
+    pub kind: u32,
+    /// The process's number for the listener.
+    pub claim: u32,
+    /// The slot that is meant.
+    pub slot: u32,
+    /// [`Self::REPLACE`], [`Self::BLOCKS`].
+    pub flags: u32,
+    /// Explicit padding.
+    pub pad: u32,
+    /// `SO_COOKIE` of the listener.
+    pub cookie: u64,
+    /// Of [`Kind::Hello`] over the abstract name.
+    pub token: [u8; 16],
+}
+
+impl Message {
+    /// Bytes of a packet.
+    pub const BYTES: usize = size_of::<Self>();
+    /// In [`Kind::Own`]: a socket comes along, which takes the place of the process's listener.
+    pub const REPLACE: u32 = 1;
+    /// In [`Kind::Claim`]: the process serves one connection at a time (it waits in `accept`,
+    /// `poll` or `select`).
+    pub const BLOCKS: u32 = 2;
+
+    /// A message of that kind about a claim.
+    pub fn new(kind: Kind, claim: u32) -> Self {
+        Self {
+            magic: MAGIC,
+            kind: kind as u32,
+            claim,
+            ..Self::default()
+        }
+    }
+
+    /// What the message says; `None` if it is none of this version.
+    pub fn kind(&self) -> Option<Kind> {
+        let is_known = self.magic == MAGIC && (self.claim as usize) < CLAIMS_MAX;
+        Kind::from_number(self.kind).filter(|_| is_known)
+    }
+
+    /// The packet.
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        // SAFETY: integers without padding, of exactly that many bytes.
+        unsafe { core::mem::transmute(self) }
+    }
+
+    /// The message of a packet.
+    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        // SAFETY: integers without padding accept any bits.
+        unsafe { core::mem::transmute(bytes) }
+    }
+}
+
+const _: () = assert!(Message::BYTES == 48);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_comes_back_as_it_was_and_another_version_is_none() {
+        let message = Message {
+            slot: 7,
+            cookie: u64::MAX - 3,
+            flags: Message::REPLACE,
+            ..Message::new(Kind::Own, 5)
+        };
+        let back = Message::from_bytes(message.to_bytes());
+        assert_eq!((back, back.kind()), (message, Some(Kind::Own)));
+        let others = [
+            Message {
+                magic: MAGIC + 1,
+                ..message
+            },
+            Message { kind: 0, ..message },
+            Message {
+                kind: 10,
+                ..message
+            },
+            Message {
+                claim: CLAIMS_MAX as u32,
+                ..message
+            },
+        ];
+        assert!(others.iter().all(|other| other.kind().is_none()));
+    }
+}
