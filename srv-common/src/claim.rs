@@ -8,7 +8,12 @@
 //! ([`Kind::Sibling`]), so that the owner is the first in line at its own socket. If the process
 //! ends, its connection does, and the slot is free.
 //!
-//! Each packet is one [`Message`]; file descriptors travel beside it by SCM_RIGHTS.
+//! Each packet is one [`Message`]; file descriptors travel beside it by SCM_RIGHTS. After it has
+//! sent something beside the answer to a claim, the coordinator counts that in the memory of the
+//! group ([`crate::layout::Config::notices`]) and writes 1 to the process's bell: a process that is
+//! at work looks at the first, one that waits is woken by the second. (The process does not watch
+//! the connection itself: what a hang-up looks like to the application's event loop is none of a
+//! listener's events.)
 
 /// The environment variable that carries a [`Kind::Hello`]'s channel: `FD:INODE:NAME:TOKEN`. FD is
 /// the number of the inherited socket and INODE its inode, by which a process knows that the
@@ -33,8 +38,9 @@ pub enum Kind {
     /// process's own connection. Over a connection to the abstract name, it comes first, without a
     /// descriptor, and `token` is that of [`VARIABLE`].
     Hello = 1,
-    /// From a process: it waits for connections at the listener, which is the descriptor. `claim`
-    /// is the process's number for it, below [`CLAIMS_MAX`]; `cookie` is the socket's.
+    /// From a process: it waits for connections at a listener. The descriptors are the listener and
+    /// the process's *bell*, an eventfd that is the same in all of its claims. `claim` is the
+    /// process's number for the listener, below [`CLAIMS_MAX`]; `cookie` is the socket's.
     Claim = 2,
     /// From a process: the listener of `claim` is registered, or its owner waits at it.
     Ready = 3,

@@ -88,8 +88,9 @@ pub struct Config {
     pub workers: Shared<u32>,
     /// Valid entries in [`Group::ready`].
     pub ready_count: Shared<u32>,
-    /// Explicit padding.
-    pub _pad: Shared<u32>,
+    /// How often the coordinator of `srv run` has sent something to processes of the group
+    /// ([`crate::claim`]): a process looks at its connection when this has changed.
+    pub notices: Shared<u32>,
     /// If a worker is away from `epoll_wait` for longer than this, it has stalled, ns; 0: no worker
     /// ever has.
     pub hang_after_ns: Shared<u64>,

@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::{
     apt::{self, Package},
     compiler::Compiler,
-    object,
+    object, preload,
     step::{self, Step},
     toolchain::Toolchain,
     workspace,
@@ -55,7 +55,8 @@ pub(crate) fn host() -> Result<()> {
     step::show(
         "lint the host's crates",
         workspace::cargo().args(["clippy", "--all-targets", "--", "--deny", "warnings"]),
-    )
+    )?;
+    preload::lint()
 }
 
 /// clippy over srv-steer with each set of its features: in the workspace, features of one

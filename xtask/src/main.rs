@@ -15,6 +15,7 @@ mod kernels;
 mod linker;
 mod lint;
 mod object;
+mod preload;
 mod proven;
 mod python;
 mod release;

@@ -47,7 +47,7 @@ pub(crate) fn cargo(toolchain: &Toolchain, program: &Path, task: &str) -> Comman
 
 /// Replaces the object in one step, and only if it was built anew: what
 /// embeds it is built again whenever it changes.
-fn publish(built: &Path, object: &Path) -> std::io::Result<()> {
+pub(crate) fn publish(built: &Path, object: &Path) -> std::io::Result<()> {
     if is_current(built, object)? {
         return Ok(());
     }

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     apt::{self, Package},
-    image, kernels, object, python, rights, setup as toolchains, static_build, step,
+    image, kernels, object, preload, python, rights, setup as toolchains, static_build, step,
     toolchain::Toolchain,
     workspace,
 };
@@ -201,6 +201,9 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     // There is none unless a run before this one has left it.
     let _ = fs::remove_file(workspace::skipped());
     step::show("run the tests", &mut command)?;
+    if args.is_empty() {
+        preload::test()?;
+    }
     // Without a skip there is no list.
     let skipped = fs::read_to_string(workspace::skipped()).unwrap_or_default();
     judge_skips(&skipped, env::var_os("SRV_ALLOW_SKIPS").is_some())
@@ -309,6 +312,7 @@ fn keep_off(installed: &[&str]) -> Result<()> {
 }
 
 fn build_srv(release: bool) -> Result<()> {
+    preload::build()?;
     let mut command = workspace::cargo();
     command.args(["build", "--bin", "srv"]);
     if release {

@@ -28,6 +28,12 @@ pub(crate) fn object(name: &str) -> PathBuf {
     root().join(folder).join(name).with_extension("o")
 }
 
+/// Where the build script of srv-user looks for the library of `srv run`. Nothing else may be in
+/// this folder, since the build script watches it.
+pub(crate) fn library() -> PathBuf {
+    root().join("target/preload/srv-preload.so")
+}
+
 /// The target directory of the BPF build, apart from the host's: another
 /// compiler builds there.
 pub(crate) fn object_build() -> PathBuf {
@@ -75,14 +81,21 @@ pub(crate) fn tools() -> PathBuf {
 /// # Errors
 /// If the system does not tell where this program is.
 pub(crate) fn srv(release: bool) -> Result<PathBuf> {
-    let this = env::current_exe().context("find xtask's own path")?;
-    let target = this
-        .ancestors()
-        .nth(2)
-        .context("find the target directory above xtask")?;
-    Ok(target
+    Ok(target()?
         .join(if release { "release" } else { "debug" })
         .join("srv"))
+}
+
+/// The target directory that xtask itself was built in.
+///
+/// # Errors
+/// If the system does not tell where this program is.
+pub(crate) fn target() -> Result<PathBuf> {
+    let this = env::current_exe().context("find xtask's own path")?;
+    let target = this.ancestors().nth(2);
+    target
+        .map(Path::to_owned)
+        .context("find the target directory above xtask")
 }
 
 /// The cargo that runs xtask, at the workspace's root.

@@ -1,0 +1,252 @@
+//! Claims a slot for a listener, gives it back, and follows what the coordinator says of siblings.
+
+use linux_raw_sys::general as nr;
+use linux_raw_sys::net;
+use srv_common::MAX_WORKERS;
+use srv_common::claim::{ANSWER_WITHIN_MS, CLAIMS_MAX, Kind, Message};
+
+use crate::c_library::monotonic_ns;
+use crate::channel::{self, Received};
+use crate::files::{self, File};
+use crate::state::State;
+use crate::sys::{self, FDS_MAX, errno, pollfd};
+use crate::{memory, process, published};
+
+/// Whether that descriptor is a TCP socket that listens.
+fn is_tcp_listener(fd: i32) -> bool {
+    let is = |option, value: u32| sys::socket_option::<u32>(fd, option) == Some(value);
+    is(net::SO_ACCEPTCONN, 1)
+        && is(net::SO_PROTOCOL, net::IPPROTO_TCP as u32)
+        && (is(net::SO_DOMAIN, net::AF_INET) || is(net::SO_DOMAIN, net::AF_INET6))
+}
+
+/// What the coordinator has answered to a claim.
+struct Answer {
+    message: Message,
+    fds: [Option<i32>; FDS_MAX],
+}
+
+impl State {
+    /// Claims a slot for a listener of the application, which is about to wait there. If that
+    /// fails, the listener stays as it is, for good. Returns the number of the claim.
+    pub(crate) fn claim(&mut self, fd: i32, waits: Waits) -> Option<usize> {
+        let claimed = self.try_claim(fd, waits);
+        if claimed.is_none() {
+            files::set(fd, File::Plain);
+        }
+        claimed
+    }
+
+    fn try_claim(&mut self, fd: i32, waits: Waits) -> Option<usize> {
+        if !is_tcp_listener(fd) {
+            return None;
+        }
+        self.channel.open(process::told()?)?;
+        let nth = self.free_claim()?;
+        let flags = match waits {
+            Waits::InEpoll => 0,
+            Waits::OneAtATime => Message::BLOCKS,
+        };
+        let request = Message {
+            cookie: sys::socket_option(fd, net::SO_COOKIE)?,
+            flags,
+            ..Message::new(Kind::Claim, nth as u32)
+        };
+        let bell = self.channel.bell()?;
+        if !self.channel.send(request, &[fd, bell]) {
+            self.lose_channel();
+            return None;
+        }
+        let Some(answer) = self.await_answer(nth) else {
+            self.channel
+                .send(Message::new(Kind::Release, nth as u32), &[]);
+            say_no_answer();
+            return None;
+        };
+        if self.take_slot(nth, fd, answer).is_none() {
+            self.channel
+                .send(Message::new(Kind::Release, nth as u32), &[]);
+            return None;
+        }
+        Some(nth)
+    }
+
+    /// Waits for the answer to a claim, for [`ANSWER_WITHIN_MS`] at most.
+    fn await_answer(&mut self, nth: usize) -> Option<Answer> {
+        let deadline_ns = monotonic_ns() + ANSWER_WITHIN_MS * 1_000_000;
+        loop {
+            match self.channel.receive() {
+                Received::Message(message, fds) => {
+                    let is_answer = message.claim as usize == nth
+                        && matches!(message.kind(), Some(Kind::Own | Kind::Plain));
+                    if is_answer {
+                        return (message.kind() == Some(Kind::Own))
+                            .then_some(Answer { message, fds });
+                    }
+                    self.follow(message, fds);
+                }
+                Received::Closed => {
+                    self.lose_channel();
+                    return None;
+                }
+                Received::Nothing => {
+                    let left_ns = deadline_ns.saturating_sub(monotonic_ns());
+                    let mut readable = [pollfd {
+                        fd: self.channel.fd()?,
+                        events: nr::POLLIN as i16,
+                        revents: 0,
+                    }];
+                    if left_ns == 0 {
+                        return None;
+                    }
+                    sys::poll(&mut readable, Some(left_ns));
+                }
+            }
+        }
+    }
+
+    fn take_slot(&mut self, nth: usize, fd: i32, answer: Answer) -> Option<()> {
+        let [Some(memory), socket] = answer.fds else {
+            return None;
+        };
+        let slot = answer.message.slot;
+        let group = memory::map(memory, slot);
+        channel::drop_fd(memory);
+        let status = sys::status_flags(fd);
+        if answer.message.flags & Message::REPLACE != 0 {
+            let socket = socket?;
+            let descriptor = sys::fcntl(fd, nr::F_GETFD, 0);
+            let closed_by_exec = descriptor as u32 & nr::FD_CLOEXEC != 0;
+            let flags = if closed_by_exec { nr::O_CLOEXEC } else { 0 };
+            let replaced = group.is_some() && sys::dup3(socket, fd, flags) >= 0;
+            channel::drop_fd(socket);
+            replaced.then_some(())?;
+        } else if let Some(unexpected) = socket {
+            channel::drop_fd(unexpected);
+        }
+        let group = group?;
+        let status = u32::try_from(status).ok()?;
+        sys::set_status_flags(fd, status | nr::O_NONBLOCK);
+        self.claims[nth].own(fd, status & nr::O_NONBLOCK == 0, slot, group);
+        published::of(nth).begin(nth, group, slot);
+        files::set(fd, File::Claimed(nth));
+        Some(())
+    }
+
+    /// Registers the listener of a claim in an epoll instance, and says that its owner waits.
+    pub(crate) fn register(&mut self, nth: usize, epoll: i32, events: u32, data: u64) -> isize {
+        let registered = self.claims[nth].register(epoll, events, data);
+        if registered < 0 {
+            return registered;
+        }
+        published::of(nth).is_registered_at(names_of(epoll, self.claims[nth].fd));
+        self.watch_bell(epoll, events & nr::EPOLLET != 0, data);
+        if self.claims[nth].becomes_ready() {
+            self.channel
+                .send(Message::new(Kind::Ready, nth as u32), &[]);
+        }
+        0
+    }
+
+    /// Ends the registration of the listener of a claim.
+    pub(crate) fn unregister(&mut self, nth: usize) {
+        if let Some(epoll) = self.claims[nth].epoll() {
+            self.claims[nth].unregister();
+            published::of(nth).leaves();
+            self.forget_bell(epoll);
+        }
+    }
+
+    /// Gives the slot back: the application closes the listener, or leaves it.
+    pub(crate) fn release(&mut self, nth: usize) {
+        self.unregister(nth);
+        published::of(nth).end();
+        self.claims[nth].end();
+        self.channel
+            .send(Message::new(Kind::Release, nth as u32), &[]);
+    }
+
+    /// Follows what the coordinator has sent.
+    pub(crate) fn follow_all(&mut self) {
+        self.channel.silence();
+        loop {
+            match self.channel.receive() {
+                Received::Message(message, fds) => self.follow(message, fds),
+                Received::Nothing => return,
+                Received::Closed => return self.lose_channel(),
+            }
+        }
+    }
+
+    /// Follows the coordinator if it has sent something since the last look.
+    pub(crate) fn follow_if_told(&mut self, nth: usize) {
+        let claim = &mut self.claims[nth];
+        let notices = claim.group.map_or(0, |group| group.config.notices.get());
+        if notices != claim.notices {
+            claim.notices = notices;
+            self.follow_all();
+        }
+    }
+
+    fn follow(&mut self, message: Message, fds: [Option<i32>; FDS_MAX]) {
+        let [first, second] = fds;
+        second.into_iter().for_each(channel::drop_fd);
+        let (nth, slot) = (message.claim as usize, message.slot);
+        let is_known = nth < CLAIMS_MAX
+            && (slot as usize) < MAX_WORKERS
+            && !self.claims[nth].is_free()
+            && slot != self.claims[nth].slot;
+        match (message.kind().filter(|_| is_known), first) {
+            (Some(Kind::Sibling), Some(fd)) => {
+                self.claims[nth].add_sibling(slot, channel::keep(fd));
+            }
+            (kind, first) => {
+                first.into_iter().for_each(channel::drop_fd);
+                match kind {
+                    Some(Kind::Behind) => self.claims[nth].fall_behind(slot),
+                    Some(Kind::Gone) => self.claims[nth].remove_sibling(slot),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// The coordinator has gone: all goes on with the siblings that are known.
+    fn lose_channel(&mut self) {
+        self.channel.close();
+    }
+}
+
+/// The descriptors of the epoll instance `epoll`, in which `listener` is registered, itself first.
+/// Others of the application's are the same instance if the listener cannot be added there.
+fn names_of(epoll: i32, listener: i32) -> impl Iterator<Item = i32> {
+    let others = (0..=files::last()).filter(move |fd| *fd != epoll);
+    let same = others.filter(move |fd| {
+        if files::get(*fd) != File::Epoll {
+            return false;
+        }
+        let added = sys::epoll_add(*fd, listener, 0, 0);
+        if added == 0 {
+            sys::epoll_delete(*fd, listener);
+        }
+        added == sys::failure(errno::EEXIST)
+    });
+    core::iter::once(epoll).chain(same)
+}
+
+/// How the application waits at a listener.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waits {
+    /// In an epoll instance of its own.
+    InEpoll,
+    /// In `poll`, `select` or `accept`.
+    OneAtATime,
+}
+
+fn say_no_answer() {
+    sys::write(
+        2,
+        b"srv run: the coordinator did not answer within 2 s: this process accepts from its own \
+          socket alone\n",
+    );
+}

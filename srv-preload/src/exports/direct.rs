@@ -1,0 +1,29 @@
+//! `syscall`.
+
+use core::ffi::c_long;
+
+use linux_raw_sys::general::__NR_io_uring_setup;
+
+use crate::c_library::outcome;
+use crate::process;
+use crate::sys::{self, errno};
+
+/// Makes the system call, except that io_uring is said to be missing: libuv would register
+/// listeners through it, unseen, and does without where there is none.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+extern "C" fn syscall(
+    number: c_long,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    e: usize,
+    f: usize,
+) -> c_long {
+    if number == c_long::from(__NR_io_uring_setup) && process::told().is_some() {
+        return outcome(sys::failure(errno::ENOSYS)) as c_long;
+    }
+    // SAFETY: the application's own call.
+    let returned = unsafe { sys::call(number as u32, [a, b, c, d, e, f]) };
+    outcome(returned) as c_long
+}

@@ -1,0 +1,188 @@
+//! What a claim publishes in the memory of its group, by plain stores: whether its owner waits,
+//! and what it has accepted. Any thread may call these functions without a lock.
+
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use srv_common::Group;
+use srv_common::claim::CLAIMS_MAX;
+
+use crate::process;
+
+/// Most descriptors of one epoll instance that are known. (mio has two: one to register, one to
+/// wait.)
+const NAMES_MAX: usize = 4;
+
+/// One claim, as it is published.
+pub(crate) struct Published {
+    group: AtomicPtr<Group>,
+    slot: AtomicU32,
+    /// The descriptors of the epoll instance that its listener is registered in; -1: none.
+    epolls: [AtomicI32; NAMES_MAX],
+    /// When a listener is to be watched again that was left to its owner, ns; 0: there is none.
+    due_ns: AtomicU64,
+    /// Connections accepted since the application last waited.
+    batch: AtomicU32,
+    /// How often the application has waited through this library's functions.
+    waits: AtomicU64,
+}
+
+static ALL: [Published; CLAIMS_MAX] = [const {
+    Published {
+        group: AtomicPtr::new(core::ptr::null_mut()),
+        slot: AtomicU32::new(0),
+        epolls: [const { AtomicI32::new(-1) }; NAMES_MAX],
+        due_ns: AtomicU64::new(0),
+        batch: AtomicU32::new(0),
+        waits: AtomicU64::new(0),
+    }
+}; CLAIMS_MAX];
+/// Claims from here on were never used.
+static USED: AtomicUsize = AtomicUsize::new(0);
+
+/// That claim.
+pub(crate) fn of(claim: usize) -> &'static Published {
+    &ALL[claim]
+}
+
+/// The claims whose listeners are registered in that epoll instance.
+fn at(epoll: i32) -> impl Iterator<Item = &'static Published> {
+    let used = &ALL[..USED.load(Ordering::Relaxed)];
+    used.iter().filter(move |one| one.is_at(epoll))
+}
+
+/// Whether a claimed listener is registered in that epoll instance.
+pub(crate) fn has_claims(epoll: i32) -> bool {
+    at(epoll).next().is_some()
+}
+
+/// A thread is about to wait at that epoll instance. Returns when it has to stop waiting because a
+/// listener is to be watched again, ns.
+pub(crate) fn sleeps(epoll: i32) -> Option<u64> {
+    let mut due = None;
+    for one in at(epoll) {
+        one.batch.store(0, Ordering::Relaxed);
+        one.waits.fetch_add(1, Ordering::Relaxed);
+        one.write(|group, slot| {
+            group.idle.0[slot].set(1);
+            group.slots[slot].load.busy_since_ns.set(0);
+        });
+        let due_ns = one.due_ns.load(Ordering::Relaxed);
+        if due_ns != 0 {
+            due = Some(due.map_or(due_ns, |due: u64| due.min(due_ns)));
+        }
+    }
+    due
+}
+
+/// The thread has stopped waiting there at `now_ns` of `CLOCK_MONOTONIC`.
+pub(crate) fn wakes(epoll: i32, now_ns: u64) {
+    for one in at(epoll) {
+        one.write(|group, slot| {
+            group.idle.0[slot].set(0);
+            group.slots[slot].load.busy_since_ns.set(now_ns);
+            group.slots[slot].load.woke_ns.set(now_ns);
+        });
+    }
+}
+
+impl Published {
+    /// The claim has that slot of that group from now on.
+    pub(crate) fn begin(&self, claim: usize, group: &'static Group, slot: u32) {
+        self.slot.store(slot, Ordering::Relaxed);
+        self.waits.store(0, Ordering::Relaxed);
+        self.group
+            .store(core::ptr::from_ref(group).cast_mut(), Ordering::Release);
+        USED.fetch_max(claim + 1, Ordering::Relaxed);
+        group.join_turns(slot);
+        group.sum_up(slot);
+    }
+
+    /// The claim publishes nothing any more.
+    pub(crate) fn end(&self) {
+        self.group.store(core::ptr::null_mut(), Ordering::Release);
+        self.leaves();
+        self.set_due(None);
+    }
+
+    /// Its listener is registered in the epoll instance that has these descriptors.
+    pub(crate) fn is_registered_at(&self, epolls: impl Iterator<Item = i32>) {
+        let epolls = epolls.chain(core::iter::repeat(-1));
+        for (name, epoll) in self.epolls.iter().zip(epolls) {
+            name.store(epoll, Ordering::Relaxed);
+        }
+    }
+
+    /// Its listener is registered nowhere.
+    pub(crate) fn leaves(&self) {
+        self.is_registered_at(core::iter::empty());
+    }
+
+    /// Whether its listener is registered in that epoll instance.
+    pub(crate) fn is_at(&self, epoll: i32) -> bool {
+        let mut names = self.epolls.iter();
+        names.any(|name| name.load(Ordering::Relaxed) == epoll)
+    }
+
+    pub(crate) fn set_due(&self, due_ns: Option<u64>) {
+        self.due_ns.store(due_ns.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Whether the application waits through this library's functions. If it makes the system call
+    /// itself, no listener can be left alone for a while.
+    pub(crate) fn waits_here(&self) -> bool {
+        self.waits.load(Ordering::Relaxed) > 0
+    }
+
+    /// Connections accepted since the application last waited; with `and_reset`, counting begins
+    /// anew.
+    pub(crate) fn batch(&self, and_reset: bool) -> u32 {
+        match and_reset {
+            true => self.batch.swap(0, Ordering::Relaxed),
+            false => self.batch.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A connection was accepted from the listener of slot `listener`.
+    pub(crate) fn accepted(&self, listener: u32) {
+        self.batch.fetch_add(1, Ordering::Relaxed);
+        self.write(|group, slot| {
+            group.summaries[listener as usize]
+                .taken
+                .atomic()
+                .fetch_add(1, Ordering::Relaxed);
+            let load = &group.slots[slot].load;
+            let accepts = match listener as usize == slot {
+                true => &load.own,
+                false => &load.stolen,
+            };
+            accepts.atomic().fetch_add(1, Ordering::Relaxed);
+            load.active.atomic().fetch_add(1, Ordering::Relaxed);
+            group.take_turn(slot as u32);
+        });
+    }
+
+    /// A connection was closed.
+    pub(crate) fn closed(&self) {
+        self.write(|group, slot| {
+            let load = &group.slots[slot].load;
+            let less = |active: u32| active.checked_sub(1);
+            let active = load.active.atomic();
+            let changed = active.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+            if changed.is_ok() {
+                load.served.atomic().fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+
+    fn write(&self, write: impl FnOnce(&Group, usize)) {
+        let group = self.group.load(Ordering::Acquire);
+        if group.is_null() || !process::is_own() {
+            return;
+        }
+        // SAFETY: the group's memory stays mapped for the rest of the process's life.
+        let group = unsafe { &*group };
+        let slot = self.slot.load(Ordering::Relaxed);
+        write(group, slot as usize);
+        group.sum_up(slot);
+    }
+}

@@ -1,0 +1,248 @@
+//! Accepts one connection for a claim: from its own listener or from a sibling's, in the order of
+//! [`srv_common::acceptance`]. While the group is steered, the shared memory tells where
+//! connections wait; otherwise the kernel is asked.
+
+use linux_raw_sys::general as nr;
+use srv_common::policy::steal_grace_ns;
+
+use crate::c_library::monotonic_ns;
+use crate::claim::place;
+use crate::files::{self, File};
+use crate::published;
+use crate::state::State;
+use crate::sys::{self, Returned, errno, passed};
+
+/// A listener at which a connection waits, with its place in the order.
+#[derive(Clone, Copy)]
+pub(crate) struct Candidate {
+    order: (u64, u64),
+    slot: u32,
+}
+
+impl Candidate {
+    pub(crate) const NONE: Self = Self {
+        order: (0, 0),
+        slot: 0,
+    };
+}
+
+/// What the application passes to `accept4`.
+#[derive(Clone, Copy)]
+pub(crate) struct Arguments {
+    pub(crate) address: usize,
+    pub(crate) length: usize,
+    pub(crate) flags: u32,
+}
+
+impl Arguments {
+    /// Makes the system call.
+    pub(crate) fn accept(self, socket: i32) -> Returned {
+        passed!(__NR_accept4, socket, self.address, self.length, self.flags)
+    }
+}
+
+const NOTHING: Returned = sys::failure(errno::EAGAIN);
+
+/// Connections that an application gets in a row before it is told that there are none: a sibling
+/// that waits can then take the next.
+const IN_A_ROW: u32 = 1;
+
+/// While the group is steered, the kernel is asked at every so many attempts: a connection that
+/// the hash has assigned is not in the memory.
+const ASKED_EVERY: u32 = 16;
+
+impl State {
+    /// Accepts a connection for a claim.
+    pub(crate) fn accept(&mut self, nth: usize, arguments: Arguments) -> Returned {
+        self.follow_if_told(nth);
+        if self.is_enough(nth) {
+            return NOTHING;
+        }
+        let accepted = self.accept_next(nth, arguments);
+        if accepted == NOTHING {
+            // The wake-up may have been one of the coordinator.
+            self.follow_all();
+            published::of(nth).batch(true);
+        }
+        accepted
+    }
+
+    /// Whether the application has had its share of this turn.
+    fn is_enough(&mut self, nth: usize) -> bool {
+        let claim = &self.claims[nth];
+        let published = published::of(nth);
+        if claim.blocks || !claim.has_siblings() || published.batch(false) < IN_A_ROW {
+            return false;
+        }
+        published.batch(true);
+        if claim.is_edge() && self.find_by_kernel(nth) > 0 {
+            // An edge is reported once. What is left needs another one.
+            self.claims[nth].notify();
+        }
+        true
+    }
+
+    fn accept_next(&mut self, nth: usize, arguments: Arguments) -> Returned {
+        let claim = &mut self.claims[nth];
+        let Some(group) = claim.group else {
+            return NOTHING;
+        };
+        if !claim.has_siblings() {
+            let accepted = arguments.accept(claim.fd);
+            if accepted >= 0 {
+                self.accepted(nth, claim_slot(self, nth), accepted as i32);
+            }
+            return accepted;
+        }
+        claim.attempts = claim.attempts.wrapping_add(1);
+        let is_steered = group.config.policy.get() != 0;
+        let by_memory = match is_steered && !claim.attempts.is_multiple_of(ASKED_EVERY) {
+            true => self.find_by_memory(nth),
+            false => 0,
+        };
+        let accepted = self.accept_from(nth, by_memory, arguments);
+        if by_memory > 0 && accepted != NOTHING {
+            return accepted;
+        }
+        let by_kernel = self.find_by_kernel(nth);
+        self.accept_from(nth, by_kernel, arguments)
+    }
+
+    /// Finds where connections wait, as the memory has it. Returns how many candidates there are.
+    fn find_by_memory(&mut self, nth: usize) -> usize {
+        let claim = &self.claims[nth];
+        let (Some(group), Some(order)) = (claim.group, &claim.order) else {
+            return 0;
+        };
+        let mut count = 0;
+        for slot in 0..claim.slots {
+            let waits = claim.socket(slot).is_some()
+                && group.waiting(slot as usize) > 0
+                && !claim.is_left(slot);
+            if waits {
+                let age = Some(group.age_of_first(slot));
+                self.candidates[count] = Candidate {
+                    order: order.order(place(slot), age),
+                    slot,
+                };
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Finds where connections wait by one call of the kernel. Returns how many candidates there
+    /// are.
+    fn find_by_kernel(&mut self, nth: usize) -> usize {
+        let claim = &self.claims[nth];
+        let (Some(group), Some(order)) = (claim.group, &claim.order) else {
+            return 0;
+        };
+        let slots = claim.slots as usize;
+        for (slot, entry) in (0_u32..).zip(&mut self.polled[..slots]) {
+            let fd = claim.socket(slot).filter(|_| !claim.is_left(slot));
+            entry.fd = fd.unwrap_or(-1);
+            entry.events = nr::POLLIN as i16;
+            entry.revents = 0;
+        }
+        if sys::poll(&mut self.polled[..slots], Some(0)) <= 0 {
+            return 0;
+        }
+        let is_steered = group.config.policy.get() != 0;
+        let mut count = 0;
+        for (slot, entry) in (0_u32..).zip(&self.polled[..slots]) {
+            if entry.revents != 0 {
+                let age = is_steered.then(|| group.age_of_first(slot));
+                self.candidates[count] = Candidate {
+                    order: order.order(place(slot), age),
+                    slot,
+                };
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Accepts from the first of the candidates that is not better left to its owner. If all are,
+    /// they are not watched for a while.
+    fn accept_from(&mut self, nth: usize, count: usize, arguments: Arguments) -> Returned {
+        if count == 0 {
+            return NOTHING;
+        }
+        let now_ns = monotonic_ns();
+        self.candidates[..count].sort_unstable_by_key(|candidate| candidate.order);
+        let mut are_all_left = true;
+        for at in 0..count {
+            let slot = self.candidates[at].slot;
+            let Some(socket) = self.claims[nth].socket(slot) else {
+                continue;
+            };
+            if self.grace_ns(nth, slot, now_ns) > 0 {
+                continue;
+            }
+            are_all_left = false;
+            let accepted = arguments.accept(socket);
+            if accepted >= 0 {
+                self.accepted(nth, slot, accepted as i32);
+                return accepted;
+            }
+            // A sibling was faster, or the client has gone.
+            let is_gone = [errno::EAGAIN, errno::EINTR, errno::ECONNABORTED];
+            if !is_gone.map(sys::failure).contains(&accepted) {
+                return accepted;
+            }
+        }
+        if are_all_left {
+            self.leave(nth, count, now_ns);
+        }
+        NOTHING
+    }
+
+    /// For how long to leave a connection there to the owner of the listener, ns.
+    fn grace_ns(&self, nth: usize, slot: u32, now_ns: u64) -> u64 {
+        let claim = &self.claims[nth];
+        let (Some(group), Some(order)) = (claim.group, &claim.order) else {
+            return 0;
+        };
+        let had_its_chance = || order.had_its_chance(place(slot), claim.accepts_of(slot));
+        if slot == claim.slot || !published::of(nth).waits_here() || had_its_chance() {
+            return 0;
+        }
+        steal_grace_ns(group, claim.slot, slot, now_ns)
+    }
+
+    fn leave(&mut self, nth: usize, count: usize, now_ns: u64) {
+        for at in 0..count {
+            let slot = self.candidates[at].slot;
+            let due_ns = now_ns + self.grace_ns(nth, slot, now_ns);
+            self.claims[nth].leave_to_owner(slot, now_ns, due_ns);
+        }
+        let due_ns = self.claims[nth]
+            .order
+            .as_ref()
+            .and_then(|order| order.due_ns());
+        published::of(nth).set_due(due_ns);
+    }
+
+    fn accepted(&mut self, nth: usize, slot: u32, connection: i32) {
+        if let Some(order) = &mut self.claims[nth].order {
+            order.take_turn(place(slot));
+        }
+        published::of(nth).accepted(slot);
+        files::set(connection, File::Connection(nth));
+    }
+
+    /// Watches again what was left to its owner for long enough, in that epoll instance.
+    pub(crate) fn watch_again(&mut self, epoll: i32, slept_from_ns: u64, now_ns: u64) {
+        for nth in 0..self.claims.len() {
+            if published::of(nth).is_at(epoll) {
+                let due_ns = self.claims[nth].watch_again(slept_from_ns, now_ns);
+                published::of(nth).set_due(due_ns);
+            }
+        }
+    }
+}
+
+fn claim_slot(state: &State, nth: usize) -> u32 {
+    state.claims[nth].slot
+}
