@@ -2,21 +2,30 @@
 //! that docs/attach.md names, and Kubernetes' schemas. A virtual environment under
 //! `target/python`, made once.
 
-use std::process::Command;
+use std::{fs, process::Command};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{step, workspace};
 
-const PACKAGES: [(&str, &str); 3] = [
-    ("gunicorn", "27.0.1"),
-    ("granian", "2.8.7"),
-    ("kubernetes-validate", "1.37.0"),
+/// With their versions, since PyPI has no distribution that fixes them.
+const PACKAGES: [&str; 8] = [
+    "gevent==26.9.0",
+    "granian==2.8.7",
+    "gunicorn==27.0.1",
+    "httptools==0.9.0",
+    "hypercorn==0.18.0",
+    "kubernetes-validate==1.37.0",
+    "uvicorn==0.54.0",
+    "uvloop==0.23.0",
 ];
+
+/// The servers among them that are arms of `srv ab`.
+const ARMS: [&str; 3] = ["gunicorn", "granian", "uvicorn"];
 
 /// Whether arguments of `srv ab` name an arm that is one of the servers.
 pub(crate) fn is_named_in(args: &[String]) -> bool {
-    let is_server = |arg: &String| arg.contains("gunicorn") || arg.contains("granian");
+    let is_server = |arg: &String| ARMS.iter().any(|name| arg.contains(name));
     args.iter().any(is_server)
 }
 
@@ -26,16 +35,20 @@ pub(crate) fn is_named_in(args: &[String]) -> bool {
 /// There is no venv module, or no package index to be had.
 pub(crate) fn ensure() -> Result<()> {
     let folder = workspace::root().join("target/python");
-    let is_there = |name| folder.join("bin").join(name).exists();
-    if PACKAGES.iter().all(|(name, _)| is_there(name)) {
+    let list = PACKAGES.join("\n");
+    // Written last. It also tells a new version of a package from the one that is there.
+    let installed = folder.join("installed.txt");
+    if fs::read_to_string(&installed).is_ok_and(|there| there == list) {
         return Ok(());
     }
     let mut make = Command::new("python3");
     step::show("make target/python", make.args(["-m", "venv"]).arg(&folder))?;
-    let packages = PACKAGES.map(|(name, version)| format!("{name}=={version}"));
-    let mut install = Command::new(folder.join("bin/pip"));
+    let mut install = Command::new(folder.join("bin/python"));
     step::show(
         "install what is needed of PyPI in it",
-        install.args(["install", "--quiet"]).args(packages),
-    )
+        install
+            .args(["-m", "pip", "install", "--quiet"])
+            .args(PACKAGES),
+    )?;
+    fs::write(&installed, list).with_context(|| format!("write {}", installed.display()))
 }

@@ -32,8 +32,9 @@ pub(crate) const BENCHES: [&str; 8] = [
 ];
 
 /// What the tests use beside cargo.
-const TEST_TOOLS: [Package; 13] = [
+const TEST_TOOLS: [Package; 14] = [
     HAPROXY,
+    NODE,
     PYTHON_VENV,
     NGINX,
     NGINX_LUA,
@@ -75,6 +76,11 @@ const TEST_TOOLS: [Package; 13] = [
 const HAPROXY: Package = Package {
     name: "haproxy",
     shown_by: "haproxy",
+};
+
+const NODE: Package = Package {
+    name: "nodejs",
+    shown_by: "node",
 };
 
 const PYTHON_VENV: Package = Package {
@@ -182,7 +188,7 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     )?;
     keep_off(&installed)?;
     if let Err(error) = python::ensure() {
-        eprintln!("going on without gunicorn and granian: {error:#}");
+        eprintln!("going on without the servers from PyPI: {error:#}");
     }
     build(false)?;
     let mut command = workspace::cargo();
@@ -283,6 +289,11 @@ pub(crate) fn ab(args: &[String]) -> Result<()> {
             .and_then(|_| python::ensure())
     {
         eprintln!("going on without the servers from PyPI: {error:#}");
+    }
+    if args.iter().any(|arg| arg.contains("node"))
+        && let Err(error) = apt::ensure(&[NODE], "srv is compared with it")
+    {
+        eprintln!("going on without Node.js: {error:#}");
     }
     build(true)?;
     let prefix = rights::prefix();

@@ -3,12 +3,13 @@
 //! runs twice, as the control. This file owns what was asked for, and the order of scenarios.
 //!
 //! [`scenario`] is what is asked of each arm, and [`capacity`] whether this machine can
-//! generate it. [`arm`] is what answers, [`mod@run`] the rounds, [`mod@measure`] one arm in one
+//! generate it. [`arm`] is what answers ([`baselines`], if it is not srv), [`mod@run`] the rounds, [`mod@measure`] one arm in one
 //! round. [`single_queue`] is the bound, with the overhead that [`overhead`] measures.
 //! [`judge`] draws the conclusion, and [`files`] and [`table`] write and print it.
 
 pub mod args;
 pub mod arm;
+mod baselines;
 mod capacity;
 pub mod compare;
 mod doubts;

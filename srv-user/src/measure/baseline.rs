@@ -4,16 +4,20 @@
 
 pub mod child;
 pub mod haproxy;
+pub mod launch;
 pub mod nginx;
+pub mod node;
 pub mod others;
 pub mod python;
 pub mod srv;
 pub mod usage;
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::ExitStatus;
 
 use anyhow::{Context as _, Result};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use crate::kernel::sock_diag::SockDiag;
@@ -25,8 +29,9 @@ use usage::Tree;
 pub struct BaselineServer {
     child: Child,
     address: SocketAddr,
-    // Held: dropping it removes the folder of its configuration.
-    _folder: TempDir,
+    coordinator: Option<Pid>,
+    /// What the server reads and writes; dropping it removes it.
+    folder: TempDir,
 }
 
 impl BaselineServer {
@@ -38,6 +43,36 @@ impl BaselineServer {
     /// The process id of its master.
     pub fn pid(&self) -> Pid {
         self.child.pid()
+    }
+
+    /// The coordinator's process id, if the server runs under `srv run`. The coordinator is no
+    /// descendant of the server.
+    pub fn coordinator(&self) -> Option<Pid> {
+        self.coordinator
+    }
+
+    /// Its folder, in which its configuration is.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Stops it with this signal. A server that SIGTERM stops is stopped when it is dropped.
+    ///
+    /// # Errors
+    /// It has ended already, or does not end in 20 s.
+    pub fn stop_by(&mut self, signal: Signal) -> Result<ExitStatus> {
+        self.child.signal(signal)?;
+        self.child.await_exit()
+    }
+
+    /// Waits until its folder has these files, which its workers leave.
+    fn await_files(&mut self, names: impl Iterator<Item = String>) -> Result<()> {
+        for name in names {
+            let file = self.folder.path().join(&name);
+            self.child
+                .await_ready(&name, || Ok(file.exists().then_some(())))?;
+        }
+        Ok(())
     }
 }
 

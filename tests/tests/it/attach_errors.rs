@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use rustix::process::Signal;
 use srv::kernel::owners;
 use srv::kernel::sock_diag::SockDiag;
+use srv::measure::baseline::launch::Launch;
 use srv_common::Policy;
 use srv_tests::python::{self, Program};
 
@@ -74,7 +75,7 @@ fn a_network_namespace_without_an_address_is_searched() {
 #[test]
 fn a_master_that_leaves_the_sockets_to_its_workers_is_understood() {
     gate::needs!(steer, "run gunicorn": &Program::Gunicorn.version());
-    let python = python::start(Program::Gunicorn, LOCALHOST, 2).unwrap();
+    let python = python::start(Program::Gunicorn, LOCALHOST, 2, Launch::Plain).unwrap();
     let master = python.pid();
     let own = owners::sockets_of(master).unwrap();
     let listeners = SockDiag::open(None).unwrap().listeners_on(python.address());

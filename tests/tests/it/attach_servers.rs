@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use srv::measure::baseline::launch::Launch;
 use srv_tests::haproxy;
 use srv_tests::python::{self, Program};
 
@@ -44,13 +45,13 @@ fn assert_steers(address: SocketAddr, command: &str) {
 #[test]
 fn haproxy_with_a_shard_per_thread() {
     gate::needs!(steer, "run HAProxy": &haproxy::version());
-    let haproxy = haproxy::start(LOCALHOST, WORKERS).unwrap();
+    let haproxy = haproxy::start(LOCALHOST, WORKERS, Launch::Plain).unwrap();
     assert_steers(haproxy.address(), "haproxy");
 }
 
 fn assert_python_is_steered(server: Program) {
     gate::needs!(steer, "run a server from PyPI": &server.version());
-    let python = python::start(server, LOCALHOST, WORKERS).unwrap();
+    let python = python::start(server, LOCALHOST, WORKERS, Launch::Plain).unwrap();
     assert_steers(python.address(), server.name());
 }
 

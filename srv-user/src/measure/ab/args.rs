@@ -21,9 +21,11 @@ pub struct AbArgs {
     pub scenarios: Vec<String>,
 
     /// Arms to compare: policies (each also with +ring), ring, shared, shared-herd,
-    /// blocking, nginx, nginx-reuseport, haproxy, gunicorn, granian; nginx, haproxy,
-    /// gunicorn and granian also with +attach. The first arm that can run is also run
-    /// a second time, as the A/A control
+    /// blocking; the baseline servers nginx, nginx-reuseport, haproxy, gunicorn,
+    /// gunicorn-shared, uvicorn, granian, node, node-none, each also with +run (started
+    /// under `srv run`) and +run-hash (`srv run --no-bpf`), and nginx, haproxy, gunicorn
+    /// and granian with +attach. The first arm that can run is also run a second time, as
+    /// the A/A control
     #[arg(long, value_name = "ARM,ARM", default_value = arm::DEFAULT)]
     pub arms: String,
 

@@ -9,15 +9,14 @@ use rustix::process::Pid;
 use srv_common::Policy;
 use tempfile::TempDir;
 
+use super::baselines::{self, Baseline};
 use super::scenario::Scenario;
 use crate::attach;
 use crate::control::attached::Attachment;
 use crate::control::{self, Reply, Request};
-use crate::measure::arrivals::Service;
 use crate::measure::baseline::child::Child;
-use crate::measure::baseline::nginx::{Content, Options};
-use crate::measure::baseline::{BaselineServer, haproxy, nginx, python, srv};
-use crate::measure::load::Connections;
+use crate::measure::baseline::launch::{Launch, NO_BPF};
+use crate::measure::baseline::{BaselineServer, srv};
 use crate::measure::result::{ArmRole, label};
 use crate::measure::simulate;
 use srv_steer::AcceptMode;
@@ -31,17 +30,31 @@ pub struct Arm {
     /// Whether it is compared, or repeats another arm as the control.
     pub role: ArmRole,
     kind: Kind,
-    /// Whether `srv attach` steers it.
-    is_attached: bool,
 }
 
 #[derive(Clone, Debug)]
 enum Kind {
     Srv(Policy, AcceptMode),
-    Nginx { reuseport: bool },
-    Haproxy,
-    Python(python::Program),
+    Baseline(Baseline, Way),
 }
+
+/// What steers a baseline server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Nothing.
+    Plain,
+    /// `srv attach`, from outside.
+    Attach,
+    /// `srv run` with these flags, which starts it.
+    Run(&'static [&'static str]),
+}
+
+/// The ways that follow a baseline server's name.
+const WAYS: [(&str, Way); 3] = [
+    ("+attach", Way::Attach),
+    ("+run", Way::Run(&[])),
+    ("+run-hash", Way::Run(&[NO_BPF])),
+];
 
 /// An arm's server while it runs; dropping it stops it.
 #[derive(Debug)]
@@ -83,63 +96,29 @@ pub fn ensure_can_steer(arms: &[Arm]) -> Result<()> {
     })
 }
 
-const SLEEPS_ONLY: &str = "its handler sleeps; it has none that burns CPU";
-
 impl Arm {
     /// `POLICY`, `POLICY+own`, `POLICY+ring`, `ring` (hash and the ring), an
-    /// accept mode with one socket, or a baseline server.
+    /// accept mode with one socket, or a baseline server, plain or with one of [`WAYS`].
     ///
     /// # Errors
     /// There is no such arm; the message says what there is.
     pub fn by_name(name: &str) -> Result<Self> {
-        let (server, is_attached) = match name.strip_suffix("+attach") {
-            Some("nginx") => ("nginx-reuseport", true),
-            Some(server) => (server, true),
-            None => (name, false),
-        };
-        let kind = match server {
-            "nginx" => Kind::Nginx { reuseport: false },
-            "nginx-reuseport" => Kind::Nginx { reuseport: true },
-            "haproxy" => Kind::Haproxy,
-            "gunicorn" => Kind::Python(python::Program::Gunicorn),
-            "granian" => Kind::Python(python::Program::Granian),
-            "ring" => Kind::Srv(Policy::Hash, AcceptMode::Ring),
-            "shared" => Kind::Srv(Policy::Hash, AcceptMode::Shared),
-            "shared-herd" => Kind::Srv(Policy::Hash, AcceptMode::SharedHerd),
-            "blocking" => Kind::Srv(Policy::Hash, AcceptMode::Blocking),
-            _ => {
-                let (policy, accept) = server.split_once('+').unwrap_or((server, "own"));
-                let accept = match accept {
-                    "own" => AcceptMode::Own,
-                    "ring" => AcceptMode::Ring,
-                    _ => bail!(
-                        "no arm is called `{name}`: a policy may be followed by +own or \
-                         +ring, a baseline server by +attach"
-                    ),
-                };
-                let Some((_, policy)) = Policy::NAMED.iter().find(|(known, _)| *known == policy)
-                else {
-                    let policies: Vec<&str> = Policy::NAMED.iter().map(|(name, _)| *name).collect();
-                    bail!(
-                        "no arm is called `{name}`; there are the policies {} (each also with \
-                         +ring), ring, shared, shared-herd, blocking, nginx, nginx-reuseport, \
-                         haproxy, gunicorn, granian; of these nginx, haproxy, gunicorn and \
-                         granian also with +attach, which `srv attach` steers",
-                        policies.join(", ")
-                    );
-                };
-                Kind::Srv(*policy, accept)
+        let (server, way) = split(name);
+        let kind = match Baseline::by_name(server) {
+            Some(baseline) => Kind::Baseline(way.checked(name, baseline)?, way),
+            None => {
+                let (policy, accept) = srv_mode(name, server)?;
+                ensure!(
+                    way == Way::Plain,
+                    "no arm is called `{name}`: srv steers itself"
+                );
+                Kind::Srv(policy, accept)
             }
         };
-        ensure!(
-            !is_attached || !matches!(kind, Kind::Srv(..)),
-            "no arm is called `{name}`: srv steers itself"
-        );
         Ok(Self {
             name: name.to_owned(),
             role: ArmRole::Candidate,
             kind,
-            is_attached,
         })
     }
 
@@ -168,7 +147,7 @@ impl Arm {
                 self.name
             ),
             Kind::Srv(policy, accept) => Ok(simulate::Dispatch { policy, accept }),
-            Kind::Nginx { .. } | Kind::Haproxy | Kind::Python(_) => bail!(
+            Kind::Baseline(..) => bail!(
                 "arm {} cannot be simulated, only srv's own arms can: name other arms with --arms",
                 self.name
             ),
@@ -182,85 +161,50 @@ impl Arm {
 
     /// Whether its server keeps connections for further requests.
     pub fn keeps_connections(&self) -> bool {
-        !matches!(self.kind, Kind::Python(python::Program::Gunicorn))
+        match self.kind {
+            Kind::Srv(..) => true,
+            Kind::Baseline(baseline, _) => baseline.keeps_connections(),
+        }
     }
 
     /// What runs, with its version.
     pub fn about(&self) -> String {
-        let about = self.about_server();
-        match self.is_attached {
-            true => format!("{about}, unmodified, steered by srv attach"),
-            false => about,
-        }
-    }
-
-    fn about_server(&self) -> String {
-        match &self.kind {
+        match self.kind {
             Kind::Srv(policy, accept) => format!(
                 "srv {}, --policy {} --accept {}",
                 env!("SRV_VERSION"),
                 policy.name(),
                 accept.name()
             ),
-            Kind::Nginx { reuseport } => {
-                let listen = if *reuseport {
-                    "a socket per worker"
-                } else {
-                    "one socket"
-                };
-                let version = nginx::version().unwrap_or_else(|_| "nginx".into());
-                format!("{version}, {listen}")
-            }
-            Kind::Haproxy => {
-                let version = haproxy::version().unwrap_or_else(|_| "HAProxy".into());
-                format!("{version}, shards by-thread")
-            }
-            Kind::Python(server) => {
-                let version = server.version().unwrap_or_else(|_| server.name().into());
-                format!("{version}, a socket per worker")
-            }
+            Kind::Baseline(baseline, way) => format!("{}{}", baseline.about(), way.about()),
         }
     }
 
     /// Whether it needs a program in the kernel.
     fn steers(&self) -> bool {
-        self.is_attached || matches!(self.kind, Kind::Srv(policy, _) if policy != Policy::Hash)
+        match self.kind {
+            Kind::Srv(policy, _) => policy != Policy::Hash,
+            Kind::Baseline(_, way) => way.steers(),
+        }
     }
 
     /// Why it cannot take part in `scenario` here, if so.
     pub fn obstacle(&self, scenario: &Scenario) -> Option<String> {
-        let attached = self
-            .is_attached
-            .then(|| attach::programs::Programs::load(Policy::Least));
-        if let Some(Err(error)) = attached {
-            return Some(format!("srv attach cannot load its program: {error:#}"));
+        let loaded = match self.kind {
+            Kind::Baseline(_, Way::Attach) => attach::programs::Programs::load(Policy::Least)
+                .map(drop)
+                .context("srv attach cannot load its program"),
+            _ if self.steers() => program::SelectProgram::load()
+                .map(drop)
+                .context("steering cannot be loaded (see `srv doctor`)"),
+            _ => Ok(()),
+        };
+        if let Err(error) = loaded {
+            return Some(format!("{error:#}"));
         }
-        match &self.kind {
-            Kind::Srv(Policy::Hash, _) => None,
-            Kind::Srv(..) => {
-                let error = program::SelectProgram::load().err()?;
-                Some(format!(
-                    "steering cannot be loaded: {error:#} (see `srv doctor`)"
-                ))
-            }
-            Kind::Nginx { reuseport } => {
-                if scenario.spins {
-                    return Some(SLEEPS_ONLY.into());
-                }
-                let required = nginx::require(&self.nginx_options(scenario, *reuseport));
-                required.err().map(|error| format!("{error:#}"))
-            }
-            Kind::Haproxy if scenario.service != Service::Fixed(0) => {
-                Some("it has no handler that keeps a worker busy".into())
-            }
-            Kind::Haproxy => haproxy::version().err().map(|error| format!("{error:#}")),
-            Kind::Python(_) if scenario.spins => Some(SLEEPS_ONLY.into()),
-            Kind::Python(_)
-                if scenario.connections != Connections::PerRequest && !self.keeps_connections() =>
-            {
-                Some("it does not keep connections alive".into())
-            }
-            Kind::Python(server) => server.version().err().map(|error| format!("{error:#}")),
+        match self.kind {
+            Kind::Srv(..) => None,
+            Kind::Baseline(baseline, _) => baseline.obstacle(scenario),
         }
     }
 
@@ -272,7 +216,8 @@ impl Arm {
         let host = host.unwrap_or(Ipv4Addr::LOCALHOST.into());
         let start = || -> Result<Running> {
             let server = self.start_server(scenario, host)?;
-            let agent = self.is_attached.then(|| attach(server.address()));
+            let is_attached = matches!(self.kind, Kind::Baseline(_, Way::Attach));
+            let agent = is_attached.then(|| attach(server.address()));
             Ok(Running {
                 _agent: agent.transpose()?,
                 server,
@@ -282,7 +227,7 @@ impl Arm {
     }
 
     fn start_server(&self, scenario: &Scenario, host: IpAddr) -> Result<BaselineServer> {
-        match &self.kind {
+        match self.kind {
             Kind::Srv(policy, accept) => {
                 let workers = scenario.workers.to_string();
                 let listen = SocketAddr::new(host, 0).to_string();
@@ -299,24 +244,92 @@ impl Arm {
                     "--worker-header",
                 ])
             }
-            Kind::Nginx { reuseport } => {
-                nginx::start(host, &self.nginx_options(scenario, *reuseport))
-            }
-            Kind::Haproxy => haproxy::start(host, scenario.workers),
-            Kind::Python(server) => python::start(*server, host, scenario.workers),
+            Kind::Baseline(baseline, way) => baseline.start(scenario, host, way.launch()),
+        }
+    }
+}
+
+impl Way {
+    /// The baseline server that is steered in this way if an arm has the name of `baseline`.
+    fn checked(self, name: &str, baseline: Baseline) -> Result<Baseline> {
+        // It has been called `nginx+attach` since before there was another way.
+        let baseline = match (self, baseline) {
+            (Self::Attach, Baseline::Nginx { .. }) => Baseline::Nginx { reuseport: true },
+            _ => baseline,
+        };
+        ensure!(
+            self != Self::Attach || baseline.has_own_sockets(),
+            "no arm is called `{name}`: its workers share one socket, and `srv attach` needs a \
+             socket for each; `srv run` does not"
+        );
+        Ok(baseline)
+    }
+
+    fn steers(self) -> bool {
+        match self {
+            Self::Plain => false,
+            Self::Attach => true,
+            Self::Run(flags) => !flags.contains(&NO_BPF),
         }
     }
 
-    fn nginx_options(&self, scenario: &Scenario, reuseport: bool) -> Options {
-        Options {
-            workers: scenario.workers,
-            reuseport,
-            deferred: true,
-            // As srv, nginx is not to close keep-alive connections.
-            tuning: "keepalive_requests 1000000;",
-            content: Content::Work,
+    fn launch(self) -> Launch {
+        match self {
+            Self::Plain | Self::Attach => Launch::Plain,
+            Self::Run(flags) => Launch::Run(flags),
         }
     }
+
+    fn about(self) -> String {
+        match self {
+            Self::Plain => String::new(),
+            Self::Attach => ", unmodified, steered by srv attach".into(),
+            Self::Run(flags) => {
+                let flags: String = flags.iter().map(|flag| format!(" {flag}")).collect();
+                format!(", unmodified, under srv run{flags}")
+            }
+        }
+    }
+}
+
+/// The server that an arm's name begins with, and what steers it.
+fn split(name: &str) -> (&str, Way) {
+    let mut ways = WAYS.into_iter();
+    let found = ways.find_map(|(suffix, way)| Some((name.strip_suffix(suffix)?, way)));
+    found.unwrap_or((name, Way::Plain))
+}
+
+/// The policy and the accept mode of the arm `name`, which is srv: `server` without its suffix.
+fn srv_mode(name: &str, server: &str) -> Result<(Policy, AcceptMode)> {
+    match server {
+        "ring" => return Ok((Policy::Hash, AcceptMode::Ring)),
+        "shared" => return Ok((Policy::Hash, AcceptMode::Shared)),
+        "shared-herd" => return Ok((Policy::Hash, AcceptMode::SharedHerd)),
+        "blocking" => return Ok((Policy::Hash, AcceptMode::Blocking)),
+        _ => {}
+    }
+    let (policy, accept) = server.split_once('+').unwrap_or((server, "own"));
+    let accept = match accept {
+        "own" => AcceptMode::Own,
+        "ring" => AcceptMode::Ring,
+        _ => bail!(
+            "no arm is called `{name}`: a policy may be followed by +own or +ring, a baseline \
+             server by {}",
+            WAYS.map(|(suffix, _)| suffix).join(" or ")
+        ),
+    };
+    let mut policies = Policy::NAMED.iter();
+    let Some((_, policy)) = policies.find(|(known, _)| *known == policy) else {
+        let policies: Vec<&str> = Policy::NAMED.iter().map(|(name, _)| *name).collect();
+        bail!(
+            "no arm is called `{name}`; there are the policies {} (each also with +ring), ring, \
+             shared, shared-herd, blocking, and the baseline servers {} (each also with +run and \
+             +run-hash; those whose workers have a socket each also with +attach)",
+            policies.join(", "),
+            baselines::NAMED.map(|(name, _)| name).join(", ")
+        );
+    };
+    Ok((*policy, accept))
 }
 
 /// Steers the server that listens on `address`, as a user would.
@@ -374,6 +387,11 @@ impl Running {
     pub fn pid(&self) -> Pid {
         self.server.pid()
     }
+
+    /// The process id of the coordinator, if the server runs under `srv run`.
+    pub fn coordinator(&self) -> Option<Pid> {
+        self.server.coordinator()
+    }
 }
 
 #[cfg(test)]
@@ -400,6 +418,11 @@ mod tests {
             "gunicorn+attach",
             "granian",
             "round-robin+own",
+            "nginx+run",
+            "nginx-reuseport+run-hash",
+            "uvicorn+run",
+            "node",
+            "node-none+run",
         ] {
             assert_eq!(Arm::by_name(name).unwrap().name, name);
         }
@@ -407,11 +430,30 @@ mod tests {
             ("leest", "there are the policies hash"),
             ("least+rung", "+own or +ring"),
             ("least+attach", "steers itself"),
+            ("least+run", "steers itself"),
+            ("uvicorn+attach", "share one socket"),
+            ("gunicorn+runs", "+run"),
             ("hash,hash", "named twice"),
             (" , ", "no arms"),
         ] {
             let error = list(names).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn an_arm_steers_unless_its_way_leaves_that_out() {
+        for (name, steers) in [
+            ("least", true),
+            ("ring", false),
+            ("nginx", false),
+            ("nginx+attach", true),
+            ("nginx+run", true),
+            ("nginx+run-hash", false),
+        ] {
+            assert_eq!(Arm::by_name(name).unwrap().steers(), steers, "{name}");
+        }
+        let about = Arm::by_name("node+run-hash").unwrap().about();
+        assert!(about.ends_with("under srv run --no-bpf"), "{about}");
     }
 }

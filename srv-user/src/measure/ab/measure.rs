@@ -57,6 +57,28 @@ pub struct Measured {
     pub run: Run,
 }
 
+/// What works for an arm.
+struct Processes {
+    server: Tree,
+    /// That of `srv run`, which is no descendant of the server.
+    coordinator: Option<Tree>,
+}
+
+impl Processes {
+    fn of(running: &Running) -> Result<Self> {
+        let coordinator = running.coordinator().map(Tree::of);
+        Ok(Self {
+            server: Tree::of(running.pid())?,
+            coordinator: coordinator.transpose()?,
+        })
+    }
+
+    fn cpu_ns(&self) -> Result<u64> {
+        let coordinator = self.coordinator.as_ref().map(Tree::cpu_ns);
+        Ok(self.server.cpu_ns()? + coordinator.transpose()?.unwrap_or(0))
+    }
+}
+
 /// Runs `plan` against a fresh `arm`.
 ///
 /// # Errors
@@ -73,12 +95,12 @@ pub fn measure(
     };
     let running = arm.start(scenario, path.map(DelayLine::server_address))?;
     warm_up(arm, &running, path)?;
-    let server = Tree::of(running.pid())?;
-    let before_ns = server.cpu_ns()?;
+    let processes = Processes::of(&running)?;
+    let before_ns = processes.cpu_ns()?;
     let machine = MachineTime::now()?;
-    let run = send(scenario, plan, &running, &server, path)
+    let run = send(scenario, plan, &running, &processes.server, path)
         .with_context(|| format!("load arm {}", arm.name))?;
-    let cpu_ns = server
+    let cpu_ns = processes
         .cpu_ns()
         .with_context(|| format!("arm {} did not outlive its round", arm.name))?
         - before_ns;
@@ -146,7 +168,9 @@ fn send(
 
 /// Stops one worker of `server` for `period`, [`FAULT_AT`] after the start of `run`.
 fn while_stopped<R>(server: &Tree, period: Duration, run: impl FnOnce() -> R) -> Result<R> {
-    let victim = server.pids().nth(1).context("the server has no workers")?;
+    // The last one: uvicorn's master has another child, which it starts before its workers.
+    let victim = server.pids().skip(1).last();
+    let victim = victim.context("the server has no workers")?;
     let (over, is_over) = channel::<()>();
     Ok(thread::scope(|scope| {
         scope.spawn(move || {

@@ -7,8 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::child::Child;
-use super::{BaselineServer, await_listeners, free_address, retry_if_in_use};
+use super::launch::{Complete, Launch};
+use super::{BaselineServer, free_address, retry_if_in_use};
 
 const MEND: &str = "`cargo xtask ab` installs it, or: apt-get install haproxy";
 
@@ -17,14 +17,14 @@ const MEND: &str = "`cargo xtask ab` installs it, or: apt-get install haproxy";
 ///
 /// # Errors
 /// It is not installed, or it did not start; the message carries what it said.
-pub fn start(host: IpAddr, threads: usize) -> Result<BaselineServer> {
+pub fn start(host: IpAddr, threads: usize, launch: Launch) -> Result<BaselineServer> {
     if let Err(error) = version() {
         bail!("{error:#}; {MEND}");
     }
-    retry_if_in_use(|| try_start(host, threads))
+    retry_if_in_use(|| try_start(host, threads, launch))
 }
 
-fn try_start(host: IpAddr, threads: usize) -> Result<BaselineServer> {
+fn try_start(host: IpAddr, threads: usize, launch: Launch) -> Result<BaselineServer> {
     let folder = tempfile::tempdir().context("create a temporary folder")?;
     let address = free_address(host)?;
     let file = folder.path().join("haproxy.cfg");
@@ -32,14 +32,14 @@ fn try_start(host: IpAddr, threads: usize) -> Result<BaselineServer> {
         .with_context(|| format!("write {}", file.display()))?;
     check(&file)?;
     let mut command = Command::new("haproxy");
-    // -W: a master process and a worker process.
-    let mut child = Child::spawn(command.args(["-W", "-f"]).arg(&file))?;
-    await_listeners(&mut child, address, threads, 2)?;
-    Ok(BaselineServer {
-        child,
-        address,
-        _folder: folder,
-    })
+    command.args(["-W", "-f"]).arg(&file);
+    let complete = Complete {
+        listeners: threads,
+        // -W: a master process and a worker process.
+        processes: 2,
+        acceptors: threads,
+    };
+    launch.start(command, address, folder, complete)
 }
 
 fn check(file: &Path) -> Result<()> {

@@ -9,7 +9,8 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::child::Child;
-use super::{BaselineServer, await_listeners, free_address, retry_if_in_use};
+use super::launch::{Complete, Launch};
+use super::{BaselineServer, free_address, retry_if_in_use};
 
 /// What nginx is to be.
 #[derive(Clone, Debug)]
@@ -46,24 +47,23 @@ const MEND: &str = "`cargo xtask ab` installs it, or: \
 /// # Errors
 /// nginx or its Lua module is not installed, or it did not start; the
 /// message carries what it said.
-pub fn start(host: IpAddr, options: &Options) -> Result<BaselineServer> {
+pub fn start(host: IpAddr, options: &Options, launch: Launch) -> Result<BaselineServer> {
     require(options)?;
     retry_if_in_use(|| {
         let folder = tempfile::tempdir().context("create a temporary folder")?;
         let address = free_address(host)?;
-        let mut child = spawn(Command::new("nginx"), options, address, folder.path())?;
+        let command = command(Command::new("nginx"), options, address, folder.path())?;
         let listeners = if options.reuseport {
             options.workers
         } else {
             1
         };
-        let processes = 1 + options.workers;
-        await_listeners(&mut child, address, listeners, processes)?;
-        Ok(BaselineServer {
-            child,
-            address,
-            _folder: folder,
-        })
+        let complete = Complete {
+            listeners,
+            processes: 1 + options.workers,
+            acceptors: options.workers,
+        };
+        launch.start(command, address, folder, complete)
     })
 }
 
@@ -82,15 +82,26 @@ pub fn configure(options: &Options, address: SocketAddr, folder: &Path) -> Resul
 /// # Errors
 /// The configuration cannot be written, or there is no such command.
 pub fn spawn(
-    mut nginx: Command,
+    nginx: Command,
     options: &Options,
     address: SocketAddr,
     folder: &Path,
 ) -> Result<Child> {
+    Child::spawn(&mut command(nginx, options, address, folder)?)
+}
+
+/// The command `nginx` with a configuration that it finds in `folder`.
+fn command(
+    mut nginx: Command,
+    options: &Options,
+    address: SocketAddr,
+    folder: &Path,
+) -> Result<Command> {
     configure(options, address, folder)?;
     nginx.arg("-p").arg(folder);
     nginx.arg("-c").arg(folder.join("nginx.conf"));
-    Child::spawn(nginx.args(["-e", "stderr"]))
+    nginx.args(["-e", "stderr"]);
+    Ok(nginx)
 }
 
 impl Options {

@@ -1,5 +1,4 @@
-//! A private gunicorn or granian on a port of its own, whose workers have a
-//! listening socket each, so that `srv attach` can steer them. They are taken from the virtual
+//! A private gunicorn, uvicorn or granian on a port of its own. They are taken from the virtual
 //! environment that xtask makes, or from PATH.
 
 use std::net::{IpAddr, SocketAddr};
@@ -8,15 +7,20 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use super::child::Child;
-use super::{BaselineServer, await_listeners, free_address, retry_if_in_use};
+use super::launch::{Complete, Launch};
+use super::{BaselineServer, free_address, retry_if_in_use};
 
-/// Which of the two.
+/// Which of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
-    /// gunicorn with its default, synchronous workers and `--reuse-port`.
+    /// gunicorn with its default, synchronous workers and `--reuse-port`: each worker has a
+    /// listening socket.
     Gunicorn,
-    /// granian, WSGI, one thread for the application in each worker.
+    /// The same without `--reuse-port`: the workers share one.
+    GunicornShared,
+    /// uvicorn, whose workers share one listening socket.
+    Uvicorn,
+    /// granian, WSGI, one thread for the application in each worker, each with a listening socket.
     Granian,
 }
 
@@ -37,19 +41,29 @@ def number():
 
 NUMBER = number()
 
-def application(environ, start_response):
-    asked = parse_qs(environ.get('QUERY_STRING', '')).get('sleep_us')
+def work(query):
+    asked = parse_qs(query).get('sleep_us')
     if asked and asked[0] != '0':
         time.sleep(int(asked[0]) / 1e6)
+
+def application(environ, start_response):
+    work(environ.get('QUERY_STRING', ''))
     start_response('200 OK', [('Content-Length', '3'), ('X-Worker', NUMBER)])
     return [b'ok\\n']
+
+async def asgi(scope, receive, send):
+    work(scope['query_string'].decode())
+    headers = [(b'content-length', b'3'), (b'x-worker', NUMBER.encode())]
+    await send({'type': 'http.response.start', 'status': 200, 'headers': headers})
+    await send({'type': 'http.response.body', 'body': b'ok\\n'})
 ";
 
 impl Program {
     /// Its command.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Gunicorn => "gunicorn",
+            Self::Gunicorn | Self::GunicornShared => "gunicorn",
+            Self::Uvicorn => "uvicorn",
             Self::Granian => "granian",
         }
     }
@@ -59,7 +73,7 @@ impl Program {
     /// # Errors
     /// It is not installed.
     pub fn version(self) -> Result<String> {
-        let output = Command::new(self.binary())
+        let output = Command::new(executable(self.name()))
             .arg("--version")
             .output()
             .with_context(|| {
@@ -78,22 +92,22 @@ impl Program {
         Ok(format!("{} {}", self.name(), version.trim_end_matches(')')))
     }
 
-    /// In xtask's `target/python`, beside the profile of the running program.
-    fn binary(self) -> PathBuf {
-        let own = std::env::current_exe().unwrap_or_default();
-        let mut beside = own
-            .ancestors()
-            .map(|folder| folder.join("python/bin").join(self.name()));
-        beside
-            .find(|binary| binary.is_file())
-            .unwrap_or_else(|| self.name().into())
-    }
-
     fn arguments(self, address: SocketAddr, workers: usize) -> String {
         let (host, port) = (address.ip(), address.port());
         match self {
-            Self::Gunicorn => format!(
-                "--reuse-port --workers {workers} --backlog 4096 --bind {address} application"
+            Self::Gunicorn => {
+                let shared = Self::GunicornShared.arguments(address, workers);
+                format!("--reuse-port {shared}")
+            }
+            Self::GunicornShared => {
+                format!("--workers {workers} --backlog 4096 --bind {address} application")
+            }
+            // As srv, it is not to close keep-alive connections, nor to kill a worker that is
+            // stopped for seconds.
+            Self::Uvicorn => format!(
+                "--workers {workers} --backlog 4096 --loop uvloop --http httptools --lifespan off \
+                 --log-level warning --no-access-log --timeout-keep-alive 600 \
+                 --timeout-worker-healthcheck 60 --host {host} --port {port} application:asgi"
             ),
             Self::Granian => format!(
                 "--interface wsgi --workers {workers} --blocking-threads 1 --backlog 4096 \
@@ -101,35 +115,65 @@ impl Program {
             ),
         }
     }
+
+    /// Whether its workers have a listening socket each.
+    pub fn has_own_sockets(self) -> bool {
+        matches!(self, Self::Gunicorn | Self::Granian)
+    }
+
+    fn complete(self, workers: usize) -> Complete {
+        let listeners = if self.has_own_sockets() { workers } else { 1 };
+        // A single worker of uvicorn has no master.
+        let has_master = self != Self::Uvicorn || workers > 1;
+        Complete {
+            listeners,
+            processes: usize::from(has_master) + workers,
+            acceptors: workers,
+        }
+    }
 }
 
-/// Starts `program` on a port of `host` and waits until each worker listens.
+/// A command of this name: in xtask's `target/python`, beside the profile of the running program,
+/// else whatever has the name in PATH.
+pub fn executable(name: &str) -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    let mut beside = own
+        .ancestors()
+        .map(|folder| folder.join("python/bin").join(name));
+    beside
+        .find(|binary| binary.is_file())
+        .unwrap_or_else(|| name.into())
+}
+
+/// Starts `program` on a port of `host` and waits until each worker has the application.
 ///
 /// # Errors
 /// It is not installed, or it did not start; the message carries what it said.
-pub fn start(program: Program, host: IpAddr, workers: usize) -> Result<BaselineServer> {
+pub fn start(
+    program: Program,
+    host: IpAddr,
+    workers: usize,
+    launch: Launch,
+) -> Result<BaselineServer> {
     program.version()?;
-    retry_if_in_use(|| try_start(program, host, workers))
+    retry_if_in_use(|| try_start(program, host, workers, launch))
 }
 
-fn try_start(program: Program, host: IpAddr, workers: usize) -> Result<BaselineServer> {
+fn try_start(
+    program: Program,
+    host: IpAddr,
+    workers: usize,
+    launch: Launch,
+) -> Result<BaselineServer> {
     let folder = tempfile::tempdir().context("create a temporary folder")?;
     let file = folder.path().join("application.py");
     std::fs::write(&file, APPLICATION).with_context(|| format!("write {}", file.display()))?;
     let address = free_address(host)?;
-    let mut command = Command::new(program.binary());
+    let mut command = Command::new(executable(program.name()));
     command
         .current_dir(folder.path())
         .args(program.arguments(address, workers).split_whitespace());
-    let mut child = Child::spawn(&mut command)?;
-    await_listeners(&mut child, address, workers, 1 + workers)?;
-    let last = folder.path().join(format!("worker-{}", workers - 1));
-    child.await_ready("each worker has the application", || {
-        Ok(last.exists().then_some(()))
-    })?;
-    Ok(BaselineServer {
-        child,
-        address,
-        _folder: folder,
-    })
+    let mut server = launch.start(command, address, folder, program.complete(workers))?;
+    server.await_files((0..workers).map(|nth| format!("worker-{nth}")))?;
+    Ok(server)
 }

@@ -35,7 +35,8 @@ pub fn start<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<
     Ok(BaselineServer {
         child,
         address,
-        _folder: folder,
+        coordinator: None,
+        folder,
     })
 }
 
