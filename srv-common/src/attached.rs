@@ -80,6 +80,10 @@ pub struct Program {
     pub walks: Shared<u64>,
     /// Places that scans passed over, because their listeners were not chosen.
     pub skipped: Shared<u64>,
+    /// The turn of rotation at ACKs, with what their scans passed over. They have a rotation of
+    /// their own: if both the SYN and the ACK of a connection moved one rotation, only every other
+    /// listener would get a connection.
+    pub ack_cursor: Shared<u64>,
     /// Runs that left the choice to the kernel, by [`Reason`].
     pub fallbacks: Line<[Shared<u64>; Reason::COUNT]>,
 }
@@ -174,6 +178,9 @@ pub struct Slot {
 pub struct Seen {
     /// SYNs assigned to this listener. Written by atomic additions, from any CPU.
     pub steered: Shared<u64>,
+    /// ACKs that belong to no connection and that the program gave to this listener: SYN cookies
+    /// that come back, whose connections are accepted here, and strays. Written like `steered`.
+    pub acks: Shared<u64>,
     /// Connections in the accept queue at the last look.
     pub queued: Shared<u32>,
     /// Half-open connections at the last look.
@@ -246,7 +253,7 @@ impl Sleep {
 pub enum Reason {
     /// The configuration asks for no policy, or for one that needs the server's help.
     NoPolicy = 0,
-    /// The segment does not ask for a connection: it is a stray one, or the ACK of a SYN cookie.
+    /// The segment is a stray one: neither a SYN nor an ACK that may bring a SYN cookie back.
     NotSyn = 1,
     /// The TCP header could not be read.
     Truncated = 2,

@@ -94,6 +94,9 @@ pub struct Config {
     /// If a worker is away from `epoll_wait` for longer than this, it has stalled, ns; 0: no worker
     /// ever has.
     pub hang_after_ns: Shared<u64>,
+    /// 1 if each handshake begins with a SYN cookie (`net.ipv4.tcp_syncookies=2`). The kernel then
+    /// keeps nothing of a SYN, and the program assigns a connection when its ACK comes.
+    pub cookies_always: Shared<u32>,
 }
 
 /// Written by the BPF program only.
@@ -130,7 +133,8 @@ pub struct Figures {
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct Steering {
-    /// SYNs that the program assigned to this listener. Written by the program.
+    /// Connections that the program assigned to this listener: SYNs, or ACKs if
+    /// [`Config::cookies_always`] is set. Written by the program.
     pub steered: Shared<u64>,
     /// The part of [`Summary::taken`] that no worker accepted (two's complement): half-open
     /// connections that never completed, minus connections that the kernel hashed here. Written by
@@ -146,9 +150,9 @@ pub struct Steering {
     pub _pad: Shared<u32>,
     /// How the program may choose the slot: an [`eligibility`]. Written by the master.
     pub eligible: Shared<u64>,
-    /// ACKs that belong to no connection and that the program gave to this listener: SYN cookies
-    /// that come back, and strays. They are not counted in `steered`, because the SYN was. Written
-    /// by the program.
+    /// ACKs that belong to no connection and that the program gave to this listener, unless
+    /// [`Config::cookies_always`] is set: SYN cookies that come back, and strays. They are not
+    /// counted in `steered`, because the SYN was. Written by the program.
     pub acks: Shared<u64>,
 }
 

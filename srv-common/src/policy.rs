@@ -196,9 +196,9 @@ pub trait Host {
     /// Advances the cursor by the number of places that a scan from it has passed over. If the
     /// cursor stayed, the worker behind one that does not sleep would get the share of both.
     fn skip(&mut self, places: u32);
-    /// Which bits of the number of waiting connections count: all, or none. An ACK that brings
-    /// a SYN cookie back comes during a flood. What waits then is handshakes that never
-    /// complete, which say nothing about the load of a worker.
+    /// Which bits of the number of waiting connections count: all, or none. Unless each handshake
+    /// begins with a SYN cookie, an ACK that brings one back comes during a flood. What waits then
+    /// is handshakes that never complete, which say nothing about the load of a worker.
     #[inline(always)]
     fn waiting_mask(&mut self) -> u64 {
         u64::MAX

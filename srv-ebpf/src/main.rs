@@ -42,12 +42,13 @@ pub(crate) fn select(ctx: SkReuseportContext) -> u32 {
         return SK_PASS;
     };
     match steer(&ctx, group) {
-        Ok((slot, Kind::Request)) => {
+        Ok((slot, Kind::Connection)) => {
             let steering = &group.steering[slot as usize & (MAX_WORKERS - 1)];
             group.deal_ticket(slot, add_one(&steering.steered));
             debug!(&ctx, "steered to slot {}", slot);
         }
-        Ok((slot, Kind::Ack)) => {
+        Ok((_, Kind::Forgotten)) => {}
+        Ok((slot, Kind::Returning)) => {
             let steering = &group.steering[slot as usize & (MAX_WORKERS - 1)];
             add_one(&steering.acks);
         }
@@ -72,44 +73,63 @@ pub(crate) fn first(ctx: SkReuseportContext) -> u32 {
     SK_PASS
 }
 
-/// Which kind of segment the kernel looks up a listener for.
-#[derive(Clone, Copy)]
+/// What a segment means for which the kernel looks up a listener.
+#[derive(Clone, Copy, PartialEq)]
 enum Kind {
-    /// A SYN: a connection to be assigned.
-    Request,
-    /// An ACK that may bring a SYN cookie back. Its connection is accepted from the listener
-    /// that the program selects now.
-    Ack,
+    /// A connection to be assigned: a SYN, or, if each handshake begins with a SYN cookie, the ACK
+    /// that brings the cookie back.
+    Connection,
+    /// A SYN that the kernel answers with a SYN cookie and forgets, as each if `cookies_always` is
+    /// set. The choice matters only if the accept queue of the listener is full: the kernel then
+    /// drops the SYN.
+    Forgotten,
+    /// An ACK that may bring back a SYN cookie of a flood. Its connection is accepted from the
+    /// listener that the program selects now, but was counted when its SYN came.
+    Returning,
 }
 
-/// Whether a segment with these TCP flags may bring a SYN cookie back. Without a cookie, the
-/// kernel finds the half-open connection of an ACK, and looks up no listener.
-#[inline(always)]
-fn is_ack(flags: u8) -> bool {
-    const FIN_SYN_RST_ACK: u8 = 0x17;
-    const ACK: u8 = 0x10;
-    flags & FIN_SYN_RST_ACK == ACK
+impl Kind {
+    #[inline(always)]
+    fn of(flags: u8, group: &Group) -> Option<Self> {
+        let begins_with_cookie = group.config.cookies_always.get() != 0;
+        match (packet::is_syn(flags), packet::is_ack(flags)) {
+            (true, _) if begins_with_cookie => Some(Self::Forgotten),
+            (_, true) if !begins_with_cookie => Some(Self::Returning),
+            (false, false) => None,
+            _ => Some(Self::Connection),
+        }
+    }
+
+    /// [`Host::waiting_mask`].
+    #[inline(always)]
+    fn waiting_mask(self) -> u64 {
+        if self == Self::Returning { 0 } else { u64::MAX }
+    }
+
+    /// Which bits of a movement of the cursor count. If both the SYN and the ACK of a connection
+    /// moved it, only every other worker would get a connection.
+    #[inline(always)]
+    fn cursor_mask(self) -> u64 {
+        if self == Self::Forgotten { 0 } else { u64::MAX }
+    }
 }
 
 #[inline(always)]
 fn steer(ctx: &SkReuseportContext, group: &Group) -> Result<(u32, Kind), Reason> {
     let flags = packet::flags(ctx).map_err(|_| Reason::Truncated)?;
-    let (kind, waiting_mask) = if packet::is_syn(flags) {
-        (Kind::Request, u64::MAX)
-    } else if is_ack(flags) {
-        (Kind::Ack, 0)
-    } else {
-        return Err(Reason::NotSyn);
-    };
+    let kind = Kind::of(flags, group).ok_or(Reason::NotSyn)?;
     let mut kernel = Kernel {
         ctx,
         group,
-        waiting_mask,
+        waiting_mask: kind.waiting_mask(),
+        cursor_mask: kind.cursor_mask(),
     };
     let slot = choose(group, &mut kernel)?;
     match LISTENERS.select_reuseport(ctx, slot) {
         Ok(()) => {
-            group.advance_virtual_time(slot);
+            if kind != Kind::Forgotten {
+                group.advance_virtual_time(slot);
+            }
             Ok((slot, kind))
         }
         Err(ENOENT) => Err(Reason::EmptySlot),
@@ -126,6 +146,7 @@ struct Kernel<'a> {
     ctx: &'a SkReuseportContext,
     group: &'a Group,
     waiting_mask: u64,
+    cursor_mask: u64,
 }
 
 impl Host for Kernel<'_> {
@@ -153,12 +174,13 @@ impl Host for Kernel<'_> {
 
     #[inline(always)]
     fn advance_cursor(&mut self) -> u32 {
-        add_one(&self.group.program.cursor) as u32
+        add(&self.group.program.cursor, 1 & self.cursor_mask) as u32
     }
 
     #[inline(always)]
     fn skip(&mut self, places: u32) {
-        add(&self.group.program.cursor, places.into());
+        let places = u64::from(places) & self.cursor_mask;
+        add(&self.group.program.cursor, places);
     }
 
     #[inline(always)]

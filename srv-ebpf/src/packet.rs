@@ -6,14 +6,25 @@ use aya_ebpf::programs::SkReuseportContext;
 /// The packet ends before its TCP flags.
 pub(crate) struct Truncated;
 
+const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
 /// Whether TCP flags ask for a connection. The kernel also looks up listeners for stray segments
-/// and for the ACK of a SYN cookie; only a SYN is a connection to be assigned.
+/// and for the ACK of a SYN cookie ([`is_ack`]).
 #[inline(always)]
 pub(crate) fn is_syn(flags: u8) -> bool {
     flags & (SYN | ACK) == SYN
+}
+
+/// Whether a segment with these TCP flags may bring a SYN cookie back. Without a cookie, the
+/// kernel finds the half-open connection of an ACK, and looks up no listener. With a cookie, the
+/// connection is accepted from the listener that is selected for the ACK (net/ipv4/syncookies.c:
+/// cookie_v4_check).
+#[inline(always)]
+pub(crate) fn is_ack(flags: u8) -> bool {
+    flags & (FIN | SYN | RST | ACK) == ACK
 }
 
 /// The packet's TCP flags.

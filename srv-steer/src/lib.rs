@@ -78,6 +78,7 @@ mod ring;
 mod slots;
 mod socket_options;
 mod stall;
+mod syn_cookies;
 mod worker;
 
 pub use accept_mode::{AcceptMode, UnknownAcceptMode};

@@ -15,14 +15,17 @@ use crate::branchless::{is_negative, sign};
 /// places of one [`Window`].
 pub trait Listeners {
     /// Whether the worker sleeps that waits for the listener at `place`. If it
-    /// [may be idle](Look::may_be_idle), the answer also has the number of connections that are in
-    /// the accept queue or half-open.
+    /// [may be idle](Look::may_be_idle), the answer also has the number of connections that wait:
+    /// at a SYN those that are in the accept queue or half-open, at an ACK those in the accept
+    /// queue. An ACK that brings a SYN cookie back may come during a flood. The half-open
+    /// connections are then handshakes that never complete, which say nothing about the load of a
+    /// worker. If each handshake begins with a SYN cookie, there are none.
     ///
     /// # Errors
     /// The listener is in no slot.
     fn look(&mut self, place: u32, window: Window) -> Result<Look, Reason>;
-    /// How many connections wait at the listener at `place`, with the last answer of
-    /// [`Listeners::look`] about its worker.
+    /// How many connections wait at the listener at `place`, as [`Listeners::look`] counts them,
+    /// with its last answer about the worker.
     ///
     /// # Errors
     /// The listener is in no slot.

@@ -16,10 +16,15 @@ pub(crate) const FAILED: u64 = 1 << 63;
 
 /// Whether the worker sleeps that waits for the listener at `place`, and if so, how many connections
 /// wait: a [`Look`], or [`FAILED`]. The place is read with the block of places from `first` on.
-/// `turn` is pseudo-random.
+/// `turn` is pseudo-random. `half_open_mask` is as in [`Listener::waiting`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn look_at_worker(place: u32, first: u32, turn: u32) -> u64 {
+pub(crate) extern "C" fn look_at_worker(
+    place: u32,
+    first: u32,
+    turn: u32,
+    half_open_mask: u32,
+) -> u64 {
     let Some(mut listener) = Listener::at(place, first) else {
         return FAILED;
     };
@@ -29,17 +34,17 @@ pub(crate) extern "C" fn look_at_worker(place: u32, first: u32, turn: u32) -> u6
     if !look.may_be_idle() {
         return look.0;
     }
-    Look::new(listener.slot, sleep, listener.waiting()).0
+    Look::new(listener.slot, sleep, listener.waiting(half_open_mask)).0
 }
 
 /// How many connections wait at the listener at `place`: a [`Look`], or [`FAILED`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn look_at_queue(place: u32, first: u32) -> u64 {
+pub(crate) extern "C" fn look_at_queue(place: u32, first: u32, half_open_mask: u32) -> u64 {
     let Some(mut listener) = Listener::at(place, first) else {
         return FAILED;
     };
-    let waiting = listener.waiting();
+    let waiting = listener.waiting(half_open_mask);
     Look::new(listener.slot, listener.seen().sleep.get(), waiting).0
 }
 
@@ -88,9 +93,10 @@ impl Listener<'_> {
         Some(listener)
     }
 
-    /// Reads how many connections wait.
+    /// Reads how many connections wait. `half_open_mask` says which bits of the number of half-open
+    /// connections count: all, or none.
     #[inline(always)]
-    fn waiting(&mut self) -> u32 {
+    fn waiting(&mut self, half_open_mask: u32) -> u32 {
         let from = offset!(sk_ack_backlog);
         let address = self.socket + u64::from(from);
         let found = self.scratch.two_u32(address, offset!(qlen) - from);
@@ -98,7 +104,7 @@ impl Listener<'_> {
         let seen = self.seen();
         seen.queued.set(queued);
         seen.half_open.set(half_open);
-        queued.wrapping_add(half_open)
+        queued.wrapping_add(half_open & half_open_mask)
     }
 
     #[inline(always)]

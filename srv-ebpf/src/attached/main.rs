@@ -50,12 +50,12 @@ pub(crate) fn steer_attached(ctx: SkReuseportContext) -> u32 {
         return SK_PASS;
     };
     match steer(&ctx, group) {
-        Ok(slot) => {
-            add_one(
-                &group.slots[slot as usize & (MAX_LISTENERS - 1)]
-                    .seen
-                    .steered,
-            );
+        Ok((slot, kind)) => {
+            let seen = &group.slots[slot as usize & (MAX_LISTENERS - 1)].seen;
+            match kind {
+                Kind::Syn => add_one(&seen.steered),
+                Kind::Ack => add_one(&seen.acks),
+            };
         }
         Err(reason) => {
             add_one(&group.program.fallbacks.0[reason as usize]);
@@ -70,13 +70,27 @@ pub(crate) fn empty(_ctx: SkReuseportContext) -> u32 {
     SK_PASS
 }
 
+/// The segments for which the program chooses. If each handshake begins with a SYN cookie, both
+/// have a run, and the choice at the ACK is the one that counts.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    /// A connection request.
+    Syn,
+    /// An ACK that may bring a SYN cookie back.
+    Ack,
+}
+
 #[inline(always)]
-fn steer(ctx: &SkReuseportContext, group: &AttachedGroup) -> Result<u32, Reason> {
+fn steer(ctx: &SkReuseportContext, group: &AttachedGroup) -> Result<(u32, Kind), Reason> {
     let flags = packet::flags(ctx).map_err(|_| Reason::Truncated)?;
-    if !packet::is_syn(flags) {
+    let kind = if packet::is_syn(flags) {
+        Kind::Syn
+    } else if packet::is_ack(flags) {
+        Kind::Ack
+    } else {
         return Err(Reason::NotSyn);
-    }
-    let mut view = view::Kernel::new(ctx, group)?;
+    };
+    let mut view = view::Kernel::new(ctx, group, kind == Kind::Ack)?;
     let (slot, how) = choose(group.config.policy.get(), &mut view)?;
     match LISTENERS.select_reuseport(ctx, slot) {
         Ok(()) => {
@@ -85,7 +99,7 @@ fn steer(ctx: &SkReuseportContext, group: &AttachedGroup) -> Result<u32, Reason>
                 How::Idle => add_one(&group.program.idle),
                 How::Shortest => add_one(&group.program.shortest),
             };
-            Ok(slot)
+            Ok((slot, kind))
         }
         Err(ENOENT) => Err(group.set_outdated(Reason::EmptySlot)),
         Err(_) => Err(Reason::SelectFailed),

@@ -17,11 +17,17 @@ pub(crate) const NONE: u64 = 1 << 62;
 /// [`Found`]: srv_common::policy::attached::Found
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn search_idle(start: u32, members: u32, turn: u32) -> u64 {
+pub(crate) extern "C" fn search_idle(
+    start: u32,
+    members: u32,
+    turn: u32,
+    half_open_mask: u32,
+) -> u64 {
     let Some(group) = ATTACHED.get(0) else {
         return FAILED;
     };
-    match find_idle(Window { start, members }, &mut Group::new(group, turn)) {
+    let mut listeners = Group::new(group, turn, half_open_mask);
+    match find_idle(Window { start, members }, &mut listeners) {
         Ok(Some(found)) => found.0,
         Ok(None) => NONE,
         Err(_) => FAILED,
@@ -31,12 +37,12 @@ pub(crate) extern "C" fn search_idle(start: u32, members: u32, turn: u32) -> u64
 /// The result of [`find_shortest`] as a number: a `Found` or [`FAILED`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn search_shortest(start: u32, members: u32) -> u64 {
+pub(crate) extern "C" fn search_shortest(start: u32, members: u32, half_open_mask: u32) -> u64 {
     let Some(group) = ATTACHED.get(0) else {
         return FAILED;
     };
-    find_shortest(Window { start, members }, &mut Group::new(group, 0))
-        .map_or(FAILED, |found| found.0)
+    let mut listeners = Group::new(group, 0, half_open_mask);
+    find_shortest(Window { start, members }, &mut listeners).map_or(FAILED, |found| found.0)
 }
 
 /// The listeners of the group.
@@ -44,16 +50,19 @@ pub(crate) struct Group<'a> {
     group: &'a AttachedGroup,
     /// Pseudo-random bits from the cursor.
     pub turn: u32,
+    /// All ones at a SYN, 0 at an ACK: which bits of the number of half-open connections count.
+    pub half_open_mask: u32,
     /// All ones if live connections are counted.
     live_mask: u64,
 }
 
 impl<'a> Group<'a> {
     #[inline(always)]
-    pub(crate) fn new(group: &'a AttachedGroup, turn: u32) -> Self {
+    pub(crate) fn new(group: &'a AttachedGroup, turn: u32, half_open_mask: u32) -> Self {
         Self {
             group,
             turn,
+            half_open_mask,
             live_mask: u64::from(group.counts_live()).wrapping_neg(),
         }
     }
@@ -65,7 +74,12 @@ impl Listeners for Group<'_> {
         if offset!(reads_queues) == 0 {
             return Ok(Look::new(self.nth_slot(place), Sleep::Unknown as u32, 0));
         }
-        found(look_at_worker(place, window.block(place), self.turn))
+        found(look_at_worker(
+            place,
+            window.block(place),
+            self.turn,
+            self.half_open_mask,
+        ))
     }
 
     #[inline(always)]
@@ -73,7 +87,11 @@ impl Listeners for Group<'_> {
         if offset!(reads_queues) == 0 {
             return Ok(Look::new(self.nth_slot(place), Sleep::Unknown as u32, 0));
         }
-        found(look_at_queue(place, window.block(place)))
+        found(look_at_queue(
+            place,
+            window.block(place),
+            self.half_open_mask,
+        ))
     }
 
     #[inline(always)]

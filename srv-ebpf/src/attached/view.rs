@@ -20,21 +20,27 @@ pub(crate) struct Kernel<'a> {
     group: &'a AttachedGroup,
     scratch: Scratch,
     listeners: Group<'a>,
+    is_ack: bool,
 }
 
 impl<'a> Kernel<'a> {
+    /// The view for a SYN, or for an ACK that may bring a SYN cookie back.
+    ///
     /// # Errors
     /// This does not happen, since an array always has its first entry.
     #[inline(always)]
     pub(crate) fn new(
         ctx: &'a SkReuseportContext,
         group: &'a AttachedGroup,
+        is_ack: bool,
     ) -> Result<Self, Reason> {
+        let half_open_mask = if is_ack { 0 } else { u32::MAX };
         Ok(Self {
             ctx,
             group,
             scratch: Scratch::of_this_cpu().ok_or(Reason::NoMembers)?,
-            listeners: Group::new(group, 0),
+            listeners: Group::new(group, 0, half_open_mask),
+            is_ack,
         })
     }
 
@@ -101,7 +107,12 @@ impl View for Kernel<'_> {
 
     #[inline(always)]
     fn idle(&mut self, window: Window) -> Result<Option<Found>, Reason> {
-        match search_idle(window.start, window.members, self.listeners.turn) {
+        let Group {
+            turn,
+            half_open_mask,
+            ..
+        } = self.listeners;
+        match search_idle(window.start, window.members, turn, half_open_mask) {
             NONE => Ok(None),
             found if found & FAILED != 0 => Err(Reason::UnknownMember),
             found => Ok(Some(Found(found))),
@@ -110,7 +121,8 @@ impl View for Kernel<'_> {
 
     #[inline(always)]
     fn shortest(&mut self, window: Window) -> Result<Found, Reason> {
-        match search_shortest(window.start, window.members) {
+        let half_open_mask = self.listeners.half_open_mask;
+        match search_shortest(window.start, window.members, half_open_mask) {
             found if found & FAILED != 0 => Err(Reason::UnknownMember),
             found => Ok(Found(found)),
         }
@@ -169,14 +181,25 @@ impl Host for Kernel<'_> {
 
     #[inline(always)]
     fn advance_cursor(&mut self) -> u32 {
-        let cursor = add_one(&self.group.program.cursor) as u32;
-        self.listeners.turn = cursor.wrapping_mul(0x9e37_79b1);
-        cursor.wrapping_add(self.group.program.skipped.get() as u32)
+        let program = &self.group.program;
+        let (cursor, skipped) = if self.is_ack {
+            (add_one(&program.ack_cursor), 0)
+        } else {
+            (add_one(&program.cursor), program.skipped.get())
+        };
+        self.listeners.turn = (cursor as u32).wrapping_mul(0x9e37_79b1);
+        cursor.wrapping_add(skipped) as u32
     }
 
-    // This is not added to the cursor, which counts SYNs (`AttachedGroup::counts_live`).
+    // At a SYN this is not added to the cursor, which counts SYNs (`AttachedGroup::counts_live`).
     #[inline(always)]
     fn skip(&mut self, places: u32) {
-        add(&self.group.program.skipped, places.into());
+        let program = &self.group.program;
+        let skipped = if self.is_ack {
+            &program.ack_cursor
+        } else {
+            &program.skipped
+        };
+        add(skipped, places.into());
     }
 }

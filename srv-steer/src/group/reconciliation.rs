@@ -53,6 +53,7 @@ impl Group {
         if self.is_anothers() {
             return;
         }
+        self.look_at_cookies();
         if let Ok(program) = &mut self.program {
             program.flush_log();
         }
@@ -81,8 +82,8 @@ impl Group {
         // one waits.
         let is_waited = slots.clone().any(|(slot, _)| memory.waiting(slot) > 0);
         let is_dropping = is_waited && reconciliation.sees_drops();
-        // A SYN that got a cookie stays counted at its listener, whereas the connection is accepted
-        // at the listener to which its ACK goes.
+        // In a flood, a SYN that got a cookie stays counted at its listener, whereas the connection
+        // is accepted at the listener to which its ACK goes.
         if is_dropping
             || reconciliation.acks != acks_before
             || slots

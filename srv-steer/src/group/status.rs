@@ -67,7 +67,8 @@ pub struct ProgramCounts {
     /// Connections that it assigned to a worker.
     pub steered: u64,
     /// ACKs that belong to no connection and were given to a worker's listener: SYN cookies that
-    /// come back, and strays.
+    /// come back, and strays. If each handshake begins with a SYN cookie
+    /// (`net.ipv4.tcp_syncookies=2`), these ACKs count as `steered` instead, and SYNs do not.
     pub acks: u64,
     /// Runs that left the choice to the kernel's hash, by reason ([`Reason::NAMES`]).
     pub fallbacks: [u64; Reason::NAMES.len()],

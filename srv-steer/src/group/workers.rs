@@ -12,6 +12,7 @@ use super::{Group, Stall};
 use crate::clock::monotonic_ns;
 use crate::error::{Error, ErrorKind, Result, Tried as _};
 use crate::handover;
+use crate::syn_cookies;
 use crate::worker::{Tenure, Worker};
 
 /// How often the waiting counts are reconciled with the kernel's, ns: longer than a handshake
@@ -231,6 +232,14 @@ impl Group {
         config.policy.set(ordered.policy);
         config.workers.set(ordered.workers);
         config.hang_after_ns.set(ordered.stall_after_ns);
+        self.look_at_cookies();
+    }
+
+    /// Tells the program whether a connection begins with its SYN or with its ACK. The setting can
+    /// change at any time, so the owner looks again whenever it reconciles.
+    pub(super) fn look_at_cookies(&self) {
+        let always = syn_cookies::begin_each_handshake();
+        self.memory.config.cookies_always.set(always.into());
     }
 }
 

@@ -255,7 +255,7 @@ impl Agent {
     fn report(&mut self) {
         let snapshot = self.following.snapshot();
         let fallbacks: u64 = snapshot.fallbacks.values().sum();
-        let steered = snapshot.runs - fallbacks;
+        let steered = snapshot.steered;
         if steered != self.reported {
             tracing::info!(
                 "the program has steered {steered} connections and left {fallbacks} to the hash"
@@ -301,6 +301,7 @@ impl Agent {
                 .and_then(|slot| snapshot.slots.get(slot as usize));
             if let Some(slot) = slot {
                 listener.steered = Some(slot.steered);
+                listener.acks = Some(slot.acks);
                 listener.sleep = Some(Activity::from(slot.sleep));
                 listener.live = counts_live.then_some(slot.live);
             }
@@ -322,7 +323,8 @@ impl Agent {
         AttachedProgram {
             attachment,
             runs: Some(snapshot.runs),
-            steered: Some(snapshot.runs - snapshot.fallbacks.values().sum::<u64>()),
+            steered: Some(snapshot.steered),
+            acks: Some(snapshot.acks),
             fallbacks: Some(snapshot.fallbacks),
         }
     }

@@ -44,11 +44,15 @@ pub struct Programs {
 pub struct Snapshot {
     /// One per slot, up to the last one in use.
     pub slots: Vec<SlotSnapshot>,
-    /// Runs of the select program: assigned or left to the hash.
+    /// Runs of the select program: assigned, given an ACK, or left to the hash.
     pub runs: u64,
-    /// Connections assigned to a listener that was idle and empty.
+    /// SYNs assigned to a listener.
+    pub steered: u64,
+    /// ACKs given to a listener ([`SlotSnapshot::acks`]).
+    pub acks: u64,
+    /// SYNs and ACKs assigned to a listener that was idle and empty.
     pub idle: u64,
-    /// Connections assigned to the listener with the least outstanding work, because no worker
+    /// SYNs and ACKs assigned to the listener with the least outstanding work, because no worker
     /// was idle.
     pub shortest: u64,
     /// How often the program followed the pointers from a listener to its epoll instance.
@@ -62,8 +66,11 @@ pub struct Snapshot {
 pub struct SlotSnapshot {
     /// Whether it is in the socket array.
     pub is_member: bool,
-    /// Connections assigned to it.
+    /// SYNs assigned to it.
     pub steered: u64,
+    /// ACKs that belong to no connection and were given to it: SYN cookies that come back, whose
+    /// connections are accepted here, and strays.
+    pub acks: u64,
     /// Live connections that came through it since it was inserted; 0 if the program does not
     /// count them.
     pub live: u64,
@@ -245,14 +252,13 @@ impl Programs {
             .map(|slot| self.slot_snapshot(slot))
             .collect();
         let fallbacks = program.fallbacks.0.iter().map(|count| count.get());
-        let assigned: u64 = self
-            .memory
-            .slots
-            .iter()
-            .map(|slot| slot.seen.steered.get())
-            .sum();
+        let seen = || self.memory.slots.iter().map(|slot| &slot.seen);
+        let steered: u64 = seen().map(|seen| seen.steered.get()).sum();
+        let acks: u64 = seen().map(|seen| seen.acks.get()).sum();
         Snapshot {
-            runs: assigned + fallbacks.clone().sum::<u64>(),
+            runs: steered + acks + fallbacks.clone().sum::<u64>(),
+            steered,
+            acks,
             idle: program.idle.get(),
             shortest: program.shortest.get(),
             walks: program.walks.get(),
@@ -287,6 +293,7 @@ impl Programs {
         SlotSnapshot {
             is_member: self.slots[slot],
             steered: at.seen.steered.get(),
+            acks: at.seen.acks.get(),
             live: self.memory.live.0[slot].get(),
             established: at.connections.established.get(),
             queued: at.seen.queued.get(),

@@ -164,6 +164,7 @@ fn without_agent(attachment: Attachment) -> AttachedProgram {
         attachment,
         runs: None,
         steered: None,
+        acks: None,
         fallbacks: None,
     }
 }
@@ -222,6 +223,7 @@ fn listener(
             .collect(),
         owners: owners.having(socket.inode).count(),
         steered: None,
+        acks: None,
         sleep: None,
         live: None,
         queued: socket.queued,

@@ -31,6 +31,7 @@ pub(crate) fn group(status: &AttachedStatus) -> String {
         "owners",
         "sleep",
         "steered",
+        "acks",
         "live",
         "queued",
         "backlog",
@@ -75,6 +76,9 @@ fn program(status: &AttachedStatus) -> String {
     };
     if let (Some(runs), Some(steered)) = (program.runs, program.steered) {
         let _ = write!(text, "; {runs} runs, {steered} steered");
+        if let Some(acks @ 1..) = program.acks {
+            let _ = write!(text, ", {acks} ACKs to SYN cookies or to nothing");
+        }
     } else if program.attachment == Attachment::Attached {
         text += "; without an agent its counts are unknown, and it steers until a socket joins or \
                  leaves the group; `srv detach` removes it";
@@ -116,6 +120,7 @@ fn row(listener: &AttachedListener) -> Vec<String> {
         listener.owners.to_string(),
         known(listener.sleep.map(Activity::name)),
         known(listener.steered),
+        known(listener.acks),
         known(listener.live),
         listener.queued.to_string(),
         listener.backlog.to_string(),
@@ -136,6 +141,7 @@ mod tests {
             workers: vec![4712],
             owners: 3,
             steered: Some(800),
+            acks: Some(7),
             sleep: Some(Activity::Busy),
             live: Some(12),
             queued: 4,
@@ -149,6 +155,7 @@ mod tests {
             slot: None,
             workers: Vec::new(),
             steered: None,
+            acks: None,
             sleep: None,
             live: None,
             queued: 0,
@@ -168,8 +175,9 @@ mod tests {
             policy: Some("least".into()),
             program: AttachedProgram {
                 attachment: Attachment::Attached,
-                runs: Some(801),
+                runs: Some(808),
                 steered: Some(800),
+                acks: Some(7),
                 fallbacks: Some([("not_syn".into(), 1)].into()),
             },
             signals: Some(BTreeMap::from([
@@ -191,12 +199,12 @@ mod tests {
         assert_eq!(
             group(&status),
             "\
-127.0.0.1:8080 (nginx; agent 99, policy least): steered by the BPF program; 801 runs, 800 steered
+127.0.0.1:8080 (nginx; agent 99, policy least): steered by the BPF program; 808 runs, 800 steered, 7 ACKs to SYN cookies or to nothing
 left to the kernel's hash: 1 not_syn
 goes without the signal live: no BTF
-slot  workers  owners  sleep  steered  live  queued  backlog  connections
-   0     4712       3  busy       800    12       4      511           13
-   -        -       3  -            -     -       0      511            -
+slot  workers  owners  sleep  steered  acks  live  queued  backlog  connections
+   0     4712       3  busy       800     7    12       4      511           13
+   -        -       3  -            -     -     -       0      511            -
 connections 13: CV 1.0000, max/mean 2.000; queued 4, half-open 2
 connections wait although 1 of 2 queues are empty
 "

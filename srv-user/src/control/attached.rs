@@ -38,11 +38,14 @@ pub struct AttachedProgram {
     /// Whether it decides now.
     #[serde(flatten)]
     pub attachment: Attachment,
-    /// Runs so far: those that steered and those that fell back. If no agent reports them, this and
-    /// the two fields below are `None`.
+    /// Runs so far: those that steered, those at ACKs, and those that fell back. If no agent reports
+    /// them, this and the fields below are `None`.
     pub runs: Option<u64>,
-    /// Connections assigned to a listener.
+    /// SYNs assigned to a listener.
     pub steered: Option<u64>,
+    /// ACKs that belong to no connection and were given to a listener: SYN cookies that come back,
+    /// whose connections are accepted there, and strays. `None` also if the agent is older.
+    pub acks: Option<u64>,
     /// Runs that left the choice to the kernel's hash, by reason.
     pub fallbacks: Option<BTreeMap<String, u64>>,
 }
@@ -168,8 +171,10 @@ pub struct AttachedListener {
     pub workers: Vec<u32>,
     /// How many processes have it.
     pub owners: usize,
-    /// Connections that the program assigned to it; `None` if no agent reports it.
+    /// SYNs that the program assigned to it; `None` if no agent reports it.
     pub steered: Option<u64>,
+    /// ACKs that the program gave to it ([`AttachedProgram::acks`]).
+    pub acks: Option<u64>,
     /// What its worker did when the program last looked; `None` if no agent reports it.
     pub sleep: Option<Activity>,
     /// Live connections that came through it since it was attached; `None` where no

@@ -49,8 +49,8 @@ fn syn_cookies(facts: &Facts) -> Check {
             Condition::Degraded,
             name,
             "2: each connection begins with a SYN cookie",
-            "steering is less exact: for an ACK that brings a SYN cookie back, srv does not count the \
-             connections that wait",
+            "srv steers, but there is no Fast Open, a worker accepts a connection before its first \
+             bytes have come, and without TCP timestamps it has no window scaling",
             set(name, 1),
         ),
         value => Check::ok(name, shown(value)),

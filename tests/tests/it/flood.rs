@@ -12,9 +12,12 @@ use srv::control::status::ProgramStatus;
 use srv::measure::arrivals::{Service, poisson};
 use srv::measure::load::closed::Closed;
 use srv::measure::load::{Load, Run};
+use srv_common::Policy;
 use srv_tests::server::{self, Server};
 
+use crate::attached_server::{self, Waits, can_read_all};
 use crate::gate;
+use crate::network::{THIS, tcp_counter};
 use crate::probe::{Stopped, group, in_namespace_of, pid, status, until, until_group, worker};
 use crate::serve::serve;
 
@@ -32,15 +35,22 @@ const EVEN_WITHIN: f64 = 0.05;
 /// Requests whose shares are looked at together.
 const WINDOW: usize = 100;
 
-/// A tunnel that nobody reads takes what is sent to the clients.
-/// Half-open connections are given up after one retransmission, 3 s.
-fn start(cookies: u32) -> Server {
-    let script = format!(
+/// Prepares the network, in a shell. A tunnel from which no process reads takes what is sent to the
+/// clients.
+fn set_up(cookies: u32) -> String {
+    format!(
         "ip link set lo up && ip tuntap add dev nowhere mode tun && \
          ip address add {SERVER}/16 dev nowhere && ip link set nowhere up && \
          cd /proc/sys/net/ipv4 && echo 0 >conf/all/rp_filter && echo 0 >conf/lo/rp_filter && \
-         echo 0 >conf/nowhere/rp_filter && echo {cookies} >tcp_syncookies && echo 2048 >tcp_max_syn_backlog && \
-         echo 1 >tcp_synack_retries && cd / && exec \"$@\""
+         echo 0 >conf/nowhere/rp_filter && echo {cookies} >tcp_syncookies && echo 2048 >tcp_max_syn_backlog"
+    )
+}
+
+/// Half-open connections are given up after one retransmission, 3 s.
+fn start(cookies: u32) -> Server {
+    let script = format!(
+        "{} && echo 1 >tcp_synack_retries && cd / && exec \"$@\"",
+        set_up(cookies)
     );
     let mut command = Command::new("unshare");
     command.args(["--net", "sh", "-c", &script, "sh"]);
@@ -70,12 +80,20 @@ fn shares_in_a_flood_with_cookies() {
     }
 }
 
+#[test]
+fn shares_in_a_flood_if_each_handshake_begins_with_a_cookie() {
+    if gate::steer() && gate::root() {
+        flood_beside_known_clients(2, "SyncookiesSent");
+    }
+}
+
 /// Without cookies the kernel lets those in while SYN queues are nearly full whose
 /// address has connected before (`tcp_peer_is_proven`).
 fn flood_beside_known_clients(cookies: u32, shown_by: &str) {
     let server = start(cookies);
     let (process, target) = (server.pid(), server.address());
-    let before = tcp_counter(process, shown_by);
+    let net = format!("/proc/{}/net", process.as_raw_nonzero());
+    let before = tcp_counter(&net, shown_by);
     let (during, after) = in_namespace_of(process, || {
         one_by_one(target, 1);
         std::thread::scope(|scope| {
@@ -89,7 +107,7 @@ fn flood_beside_known_clients(cookies: u32, shown_by: &str) {
     });
     let program = check_flooded(&server, cookies, &during, &after);
     assert_even(&during);
-    let provoked = tcp_counter(process, shown_by) - before;
+    let provoked = tcp_counter(&net, shown_by) - before;
     println!(
         "cookies {cookies}: {shown_by} {provoked}, {} cookies' ACKs steered",
         program.acks
@@ -160,11 +178,17 @@ fn check_flooded(server: &Server, cookies: u32, during: &[Run], after: &[Run]) -
         off(&all_shares(during)),
         off(&all_shares(after)),
     );
-    assert!(
-        program.steered >= u64::from(SYNS),
-        "the flood passed the program"
-    );
-    assert_eq!(program.acks > 0, cookies > 0, "cookies that came back");
+    if cookies == 2 {
+        // A SYN is no connection yet, and a cookie that comes back is one.
+        let asked = 1 + requests(during) + requests(after);
+        assert_eq!((program.steered, program.acks), (asked as u64, 0));
+    } else {
+        assert!(
+            program.steered >= u64::from(SYNS),
+            "the flood passed the program"
+        );
+        assert_eq!(program.acks > 0, cookies > 0, "cookies that came back");
+    }
     // Nobody starves.
     for run in during.iter().chain(after) {
         assert_eq!(run.lost(), 0, "{:?}", run.first_error);
@@ -313,21 +337,30 @@ fn half_open(process: Pid) -> usize {
     states.filter(|state| *state == SYN_RECV).count()
 }
 
-/// A counter of TcpExt in the network namespace of a process.
-fn tcp_counter(process: Pid, name: &str) -> u64 {
-    let path = format!("/proc/{}/net/netstat", process.as_raw_nonzero());
-    let text = std::fs::read_to_string(path).unwrap();
-    let mut lines = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("TcpExt: "));
-    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let mut pairs = names.split(' ').zip(values.split(' '));
-    pairs
-        .find(|pair| pair.0 == name)
-        .unwrap()
-        .1
-        .parse()
-        .unwrap()
+/// A flood leaves the more half-open connections at a listener the larger its backlog is. When a
+/// cookie comes back, they do not count.
+#[test]
+fn an_attached_server_in_a_flood_with_cookies() {
+    gate::needs!(steer, root);
+    let ready = Command::new("sh").args(["-c", &set_up(1)]).status();
+    assert!(ready.unwrap().success());
+    let server = attached_server::Server::start_at(SERVER, 3, Waits::Epoll);
+    server.workers[0].listener.listen(16).unwrap();
+    // The hash gives each listener more than its backlog.
+    send_syns(server.address, 0..2_000);
+    let programs = server.steer(Policy::Least);
+    if !can_read_all(&programs) {
+        return;
+    }
+    let before = tcp_counter(THIS, "SyncookiesRecv");
+    let clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
+    assert_eq!(tcp_counter(THIS, "SyncookiesRecv") - before, 30);
+    let snapshot = programs.snapshot();
+    let half_open: Vec<u32> = snapshot.slots.iter().map(|slot| slot.half_open).collect();
+    assert!(half_open[0] < half_open[1], "{half_open:?}");
+    let acks = snapshot.slots.iter().map(|slot| slot.acks);
+    assert_eq!(acks.collect::<Vec<_>>(), [10; 3], "{snapshot:?}");
+    drop(clients);
 }
 
 #[test]

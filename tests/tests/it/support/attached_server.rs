@@ -75,7 +75,12 @@ impl Drop for Busy<'_> {
 impl Server {
     /// Starts this many workers, which sleep.
     pub(crate) fn start(workers: usize, waits: Waits) -> Self {
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self::start_at(Ipv4Addr::LOCALHOST, workers, waits)
+    }
+
+    /// As [`Server::start`], at this address.
+    pub(crate) fn start_at(address: Ipv4Addr, workers: usize, waits: Waits) -> Self {
+        let any = SocketAddr::from((address, 0));
         let first = Worker::start(any, waits);
         let address = first.listener.local_addr().unwrap().as_socket().unwrap();
         let mut workers_of_it = vec![first];

@@ -1,7 +1,8 @@
 //! A network of a test's own. Within it no other test takes a port, fills a queue, or
-//! changes a setting. It does not know what runs there.
+//! changes a setting. Also what the kernel counts there. It does not know what runs there.
 
 use std::cell::RefCell;
+use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -63,4 +64,25 @@ fn set_loopback_up() -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// What the kernel tells of the network of this thread.
+pub(crate) const THIS: &str = "/proc/thread-self/net";
+
+/// Sets `net.ipv4.NAME` in the network of this thread. Call it only after [`own_if_root`].
+pub(crate) fn set(name: &str, value: impl Display) {
+    let path = format!("/proc/sys/net/ipv4/{name}");
+    std::fs::write(&path, value.to_string()).unwrap_or_else(|error| panic!("set {path}: {error}"));
+}
+
+/// A counter of TcpExt, in the network of which `net` is the folder in `/proc`.
+pub(crate) fn tcp_counter(net: &str, name: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("{net}/netstat")).unwrap();
+    let mut lines = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let mut pairs = names.split(' ').zip(values.split(' '));
+    let (_, value) = pairs.find(|pair| pair.0 == name).unwrap();
+    value.parse().unwrap()
 }
