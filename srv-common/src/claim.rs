@@ -58,12 +58,15 @@ pub enum Kind {
     Behind = 8,
     /// To a process: the listener of `slot` is to be left and closed.
     Gone = 9,
+    /// To a process, when another has left: register all siblings' listeners anew. The kernel may
+    /// have woken the other one, and no more, for a connection that it did not accept.
+    Rescan = 10,
 }
 
 impl Kind {
     /// The kind of that number.
     pub fn from_number(number: u32) -> Option<Self> {
-        const ALL: [Kind; 9] = [
+        const ALL: [Kind; 10] = [
             Kind::Hello,
             Kind::Claim,
             Kind::Ready,
@@ -73,6 +76,7 @@ impl Kind {
             Kind::Sibling,
             Kind::Behind,
             Kind::Gone,
+            Kind::Rescan,
         ];
         ALL.into_iter().find(|kind| *kind as u32 == number)
     }
@@ -161,7 +165,7 @@ mod tests {
             },
             Message { kind: 0, ..message },
             Message {
-                kind: 10,
+                kind: 11,
                 ..message
             },
             Message {

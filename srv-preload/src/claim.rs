@@ -244,6 +244,12 @@ impl Claim {
         }
     }
 
+    /// Registers the listeners of all siblings anew, which reports those at which a connection
+    /// waits.
+    pub(crate) fn rescan(&self) {
+        (0..self.slots).for_each(|slot| self.fall_behind(slot));
+    }
+
     /// Leaves the listener of that slot to its owner for a while, until `due_ns`.
     pub(crate) fn leave_to_owner(&mut self, slot: u32, now_ns: u64, due_ns: u64) {
         self.forget(slot);

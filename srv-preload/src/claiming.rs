@@ -195,7 +195,7 @@ impl State {
         let is_known = nth < CLAIMS_MAX
             && (slot as usize) < MAX_WORKERS
             && !self.claims[nth].is_free()
-            && slot != self.claims[nth].slot;
+            && (slot != self.claims[nth].slot || message.kind() == Some(Kind::Rescan));
         match (message.kind().filter(|_| is_known), first) {
             (Some(Kind::Sibling), Some(fd)) => {
                 self.claims[nth].add_sibling(slot, channel::keep(fd));
@@ -205,6 +205,7 @@ impl State {
                 match kind {
                     Some(Kind::Behind) => self.claims[nth].fall_behind(slot),
                     Some(Kind::Gone) => self.claims[nth].remove_sibling(slot),
+                    Some(Kind::Rescan) => self.claims[nth].rescan(),
                     _ => {}
                 }
             }
