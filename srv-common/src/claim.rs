@@ -15,11 +15,16 @@
 //! the connection itself: what a hang-up looks like to the application's event loop is none of a
 //! listener's events.)
 
-/// The environment variable that carries a [`Kind::Hello`]'s channel: `FD:INODE:NAME:TOKEN`. FD is
+/// The environment variable that carries a [`Kind::Hello`]'s channel: `FD:INODE:NAME:TOKEN`, and
+/// `:`[`SHARES_PORTS`] after it for one of several copies of a server. FD is
 /// the number of the inherited socket and INODE its inode, by which a process knows that the
 /// number still is that socket. NAME is the abstract name to connect to if it is not, and TOKEN,
 /// 32 hexadecimal digits, is what proves there that the process belongs to the server.
 pub const VARIABLE: &str = "SRV_RUN";
+
+/// The last part of [`VARIABLE`] in a copy of a server: each socket that it binds to a port shares
+/// that port with the other copies (`SO_REUSEPORT`).
+pub const SHARES_PORTS: &str = "copy";
 
 /// The first number of each message: "srv" and the version of the protocol.
 pub const MAGIC: u32 = u32::from_be_bytes(*b"srv\x01");

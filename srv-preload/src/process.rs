@@ -6,7 +6,7 @@ use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
-use srv_common::claim::VARIABLE;
+use srv_common::claim::{SHARES_PORTS, VARIABLE};
 
 use crate::{c_library, sys};
 
@@ -24,6 +24,8 @@ pub(crate) struct Told {
     pub(crate) name_bytes: usize,
     /// The proof that this process belongs to the server.
     pub(crate) token: [u8; 16],
+    /// The process is a copy of a server, which shares its ports with the other copies.
+    pub(crate) shares_ports: bool,
     /// `SRV_RUN=…`, for the programs that the process executes, with a zero byte at the end.
     pub(crate) entry: [u8; ENTRY_MAX],
     /// `LD_PRELOAD=…`, likewise.
@@ -43,6 +45,7 @@ static TOLD: Once = Once(UnsafeCell::new(Told {
     name: [0; 64],
     name_bytes: 0,
     token: [0; 16],
+    shares_ports: false,
     entry: [0; ENTRY_MAX],
     preload: [0; PRELOAD_MAX],
 }));
@@ -106,7 +109,15 @@ fn parse(entry: &[u8], preload: &[u8], told: &mut Told) -> Option<()> {
     told.name[..name.len()].copy_from_slice(name);
     let token = parts.next()?;
     let (digits, rest) = token.as_chunks::<2>();
-    if digits.len() != told.token.len() || !rest.is_empty() || parts.next().is_some() {
+    if digits.len() != told.token.len() || !rest.is_empty() {
+        return None;
+    }
+    told.shares_ports = match parts.next() {
+        None => false,
+        Some(part) if part == SHARES_PORTS.as_bytes() => true,
+        Some(_) => return None,
+    };
+    if parts.next().is_some() {
         return None;
     }
     for (byte, digits) in told.token.iter_mut().zip(digits) {
@@ -172,6 +183,7 @@ mod tests {
             name: [0; 64],
             name_bytes: 0,
             token: [0; 16],
+            shares_ports: false,
             entry: [0; ENTRY_MAX],
             preload: [0; PRELOAD_MAX],
         };
@@ -184,7 +196,9 @@ mod tests {
         let told = parsed(entry).expect("it is well formed");
         assert_eq!((told.inherited, told.inode), (1019, 4711));
         assert_eq!(&told.name[..told.name_bytes], b"srv-run-ab");
-        assert_eq!(told.token[15], 0xff);
+        assert_eq!((told.token[15], told.shares_ports), (0xff, false));
+        let copy = parsed(&format!("{entry}:copy")).expect("it is well formed");
+        assert!(copy.shares_ports);
         for other in [
             "SRV_RUN=",
             "SRV_RUN=x:4711:srv-run-ab:000102030405060708090a0b0c0d0eff",

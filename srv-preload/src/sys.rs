@@ -111,6 +111,19 @@ pub(crate) fn socket_option<T: Copy + Default>(fd: i32, option: u32) -> Option<T
     (returned == 0 && length as usize == size_of::<T>()).then_some(value)
 }
 
+/// Sets a whole integer as a socket option. What the kernel refuses stays as it is.
+pub(crate) fn set_socket_option(fd: i32, option: u32, value: u32) {
+    let length = size_of::<u32>();
+    passed!(
+        __NR_setsockopt,
+        fd,
+        net::SOL_SOCKET,
+        option,
+        &raw const value,
+        length
+    );
+}
+
 pub(crate) fn epoll_create() -> Returned {
     passed!(__NR_epoll_create1, nr::EPOLL_CLOEXEC)
 }

@@ -3,6 +3,7 @@
 use core::ffi::{c_int, c_void};
 
 use linux_raw_sys::general::O_NONBLOCK;
+use linux_raw_sys::net::{AF_INET, AF_INET6, SO_REUSEPORT};
 
 use crate::c_library::outcome_int;
 use crate::claiming::Waits;
@@ -10,6 +11,24 @@ use crate::files::{self, File};
 use crate::ring::Arguments;
 use crate::sys::{self, Returned, errno, passed};
 use crate::{process, state, waiting};
+
+/// A copy of a server shares each port that it binds with the other copies.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+extern "C" fn bind(fd: c_int, address: *const [u8; 4], length: u32) -> c_int {
+    let shares_ports = process::told().is_some_and(|told| told.shares_ports);
+    if shares_ports && !address.is_null() && length as usize >= size_of::<[u8; 4]>() {
+        // SAFETY: the application passes an address of that length. It begins with its family
+        // and, if that is of IP, the port.
+        let [family, port] = *unsafe { address.read_unaligned() }.as_chunks::<2>().0 else {
+            return outcome_int(passed!(__NR_bind, fd, address, length));
+        };
+        let family = u32::from(u16::from_ne_bytes(family));
+        if [AF_INET, AF_INET6].contains(&family) && port != [0, 0] {
+            sys::set_socket_option(fd, SO_REUSEPORT, 1);
+        }
+    }
+    outcome_int(passed!(__NR_bind, fd, address, length))
+}
 
 #[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn listen(fd: c_int, backlog: c_int) -> c_int {
