@@ -1,8 +1,10 @@
 //! Hands the BPF object for attached servers to the crate as `OUT_DIR/srv-attached.o`: the one
 //! that `SRV_BPF_ATTACHED_OBJECT` names, else the one that `cargo xtask build` left in the
-//! workspace, else an empty file (srv then carries no such program and says so). Warns if that
-//! object, or the one that srv-steer embeds, is older than its sources. And tells the crate its
-//! version, in `SRV_VERSION`: a measurement has to name the source of the binary that was measured.
+//! workspace, else an empty file (srv then carries no such program and says so). Hands it the
+//! library of `srv run` likewise, as `OUT_DIR/srv-preload.so`: `SRV_PRELOAD_OBJECT` names it. Warns
+//! if an object is older than its sources, also the one that srv-steer embeds. And tells the crate
+//! its version, in `SRV_VERSION`: a measurement has to name the source of the binary that was
+//! measured.
 
 use std::{
     env, fs,
@@ -24,6 +26,10 @@ const SOURCES: [&str; 5] = [
 const OBJECT: &str = "target/bpf/srv-attached.o";
 const VARIABLE: &str = "SRV_BPF_ATTACHED_OBJECT";
 
+/// The library that each process of a server loads under `srv run`, likewise.
+const LIBRARY: &str = "target/preload/srv-preload.so";
+const LIBRARY_VARIABLE: &str = "SRV_PRELOAD_OBJECT";
+
 /// Each object under the workspace's root, with its own sources.
 const BUILT: [(&str, &str); 2] = [
     ("srv-steer/bpf/srv-ebpf.o", "srv-ebpf/src/main.rs"),
@@ -32,17 +38,24 @@ const BUILT: [(&str, &str); 2] = [
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-env-changed={VARIABLE}");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let workspace = workspace();
     for (object, source) in BUILT {
         watch(&workspace, &workspace.join(object), source);
     }
-    let bytes = match env::var_os(VARIABLE) {
-        Some(named) => read_named(VARIABLE, Path::new(&named)),
-        None => fs::read(workspace.join(OBJECT)).unwrap_or_default(),
-    };
-    fs::write(out.join("srv-attached.o"), bytes).expect("write the object to OUT_DIR");
+    watch_folder(&workspace.join(LIBRARY));
+    let embedded = [
+        (VARIABLE, OBJECT, "srv-attached.o"),
+        (LIBRARY_VARIABLE, LIBRARY, "srv-preload.so"),
+    ];
+    for (variable, built, name) in embedded {
+        println!("cargo::rerun-if-env-changed={variable}");
+        let bytes = match env::var_os(variable) {
+            Some(named) => read_named(variable, Path::new(&named)),
+            None => fs::read(workspace.join(built)).unwrap_or_default(),
+        };
+        fs::write(out.join(name), bytes).expect("write the object to OUT_DIR");
+    }
     println!("cargo::rustc-env=SRV_VERSION={}", version());
 }
 
@@ -85,14 +98,7 @@ fn read_named(variable: &str, object: &Path) -> Vec<u8> {
 /// Has cargo run this again if an object or one of its sources changes, and warns if the object,
 /// if there is one, is older.
 fn watch(workspace: &Path, object: &Path, source: &str) {
-    let Some(directory) = object.parent() else {
-        return;
-    };
-    // Watched as a directory: cargo takes a watched file that is missing for
-    // changed and would build this crate anew every time. If it cannot be
-    // created, that is all that happens.
-    let _ = fs::create_dir_all(directory);
-    println!("cargo::rerun-if-changed={}", directory.display());
+    watch_folder(object);
     let sources = SOURCES.into_iter().chain([source]);
     let sources: Vec<_> = sources.map(|source| workspace.join(source)).collect();
     for source in &sources {
@@ -105,6 +111,18 @@ fn watch(workspace: &Path, object: &Path, source: &str) {
              `cargo xtask build` builds it anew"
         );
     }
+}
+
+/// Has cargo run this again if a file beside the object changes, or the object.
+fn watch_folder(object: &Path) {
+    let Some(directory) = object.parent() else {
+        return;
+    };
+    // Watched as a directory: cargo takes a watched file that is missing for
+    // changed and would build this crate anew every time. If it cannot be
+    // created, that is all that happens.
+    let _ = fs::create_dir_all(directory);
+    println!("cargo::rerun-if-changed={}", directory.display());
 }
 
 /// When the newest file at or below `path` was changed.

@@ -2,12 +2,14 @@
 //! the program, and the states of the slots. Knows no processes.
 
 mod inspection;
+mod membership;
 mod reconciliation;
 mod stalls;
 mod status;
 mod workers;
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -40,6 +42,8 @@ pub struct Group {
     memory: Mapping<srv_common::Group>,
     shared: SharedMemory<srv_common::Group>,
     program: Result<SelectProgram, HashingReason>,
+    /// Slots whose listeners the program's socket array does not hold yet ([`membership`]).
+    outside: BTreeSet<u32>,
     ordered: Ordered,
     reconciliation: Reconciliation,
     inspection: Inspection,
@@ -192,6 +196,7 @@ impl Group {
             memory,
             shared,
             program,
+            outside: BTreeSet::new(),
             ordered: Ordered::default(),
             reconciliation: Reconciliation::new(),
             inspection,
@@ -225,7 +230,8 @@ impl Group {
             }
         }
         if self.program.is_err() {
-            program::take_off(&self.listeners.sockets[0]);
+            let first = self.listeners.sockets.first();
+            first.into_iter().for_each(program::take_off);
         }
         self.write_config();
         let why = self.steer(policy).err()?;
@@ -255,9 +261,8 @@ impl Group {
         let Ok(program) = &mut self.program else {
             return;
         };
-        let mut sockets = self.listeners.sockets.iter().enumerate();
-        let inserted =
-            sockets.try_for_each(|(slot, socket)| program.set_listener(slot as u32, socket));
+        let mut sockets = self.listeners.sockets.by_slot();
+        let inserted = sockets.try_for_each(|(slot, socket)| program.set_listener(slot, socket));
         if let Err(error) = inserted {
             self.program = Err(HashingReason::Refused(Arc::new(error)));
         }
@@ -286,8 +291,8 @@ impl Group {
         let before = self.listeners.sockets.len();
         self.listeners.grow(slots, options)?;
         if let Ok(program) = &mut self.program {
-            for (slot, socket) in self.listeners.sockets.iter().enumerate().skip(before) {
-                program.set_listener(slot as u32, socket)?;
+            for (slot, socket) in self.listeners.sockets.by_slot().skip(before) {
+                program.set_listener(slot, socket)?;
             }
         }
         Ok(())
@@ -335,10 +340,7 @@ impl Group {
         }
         self.ordered.policy = policy as u32;
         self.memory.config.policy.set(policy as u32);
-        if policy != Policy::Hash && !program.is_attached() {
-            program.attach(&self.listeners.sockets[0])?;
-        }
-        Ok(())
+        self.attach_if_ordered()
     }
 
     /// Stops new connections and ends steering. The workers of the group finish the connections

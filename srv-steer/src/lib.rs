@@ -85,7 +85,7 @@ pub use accept_mode::{AcceptMode, UnknownAcceptMode};
 pub use clock::monotonic_ns;
 pub use error::{Error, ErrorKind, Result};
 pub use group::{Group, GroupState, HashingReason, ProgramCounts, Stage, Stall};
-pub use listeners::{ListenerGroup, ListenerInfo, accept_queue, drop_syns};
+pub use listeners::{ListenerGroup, ListenerInfo, Sockets, accept_queue, drop_syns};
 pub use load::{Busy, Connection, Load, Request};
 pub use memory::{Layout, Mapping, SharedMemory};
 pub use options::{GroupOptions, ensure_workers_fit};

@@ -1,6 +1,8 @@
 //! The listeners of one address: sockets that are bound and listen. Knows nothing of the
 //! processes that accept from them.
 
+mod by_slot;
+
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -14,6 +16,7 @@ use crate::accept_mode::AcceptMode;
 use crate::error::{Error, ErrorKind, Result, Tried as _};
 use crate::options::GroupOptions;
 use crate::socket_options::set_socket_option;
+pub use by_slot::Sockets;
 
 /// Sockets bound to one address.
 pub struct ListenerGroup {
@@ -21,7 +24,7 @@ pub struct ListenerGroup {
     pub address: SocketAddr,
     /// One socket per worker, or one for all ([`AcceptMode::has_own_listeners`]).
     /// While the server serves, none is closed, because that would reset what waits there.
-    pub sockets: Vec<Socket>,
+    pub sockets: Sockets,
     /// Whether new SYNs are dropped.
     pub is_closed: bool,
     /// So many of the sockets, from the first on, were passed by a service manager, which keeps
@@ -54,7 +57,7 @@ impl ListenerGroup {
     pub fn empty(address: SocketAddr) -> Self {
         Self {
             address,
-            sockets: Vec::new(),
+            sockets: Sockets::default(),
             is_closed: false,
             activated: 0,
             kept: 0,
@@ -100,10 +103,9 @@ impl ListenerGroup {
                 return Err(error.remedy("make a group of each address"));
             }
         }
-        Ok(Self {
-            sockets,
-            ..Self::empty(address)
-        })
+        let mut group = Self::empty(address);
+        group.sockets = sockets.into_iter().collect();
+        Ok(group)
     }
 
     /// Checks listeners that were inherited, and adds those that are missing.
@@ -161,7 +163,8 @@ impl ListenerGroup {
             self.address = local_address(&socket)?;
             more.push(socket);
         }
-        self.sockets.append(&mut more);
+        more.into_iter()
+            .for_each(|socket| self.sockets.push(socket));
         Ok(())
     }
 

@@ -133,9 +133,22 @@ impl SelectProgram {
 
     /// Makes the socket array forget all sockets, so that another one may have them.
     pub fn clear_listeners(&mut self) {
-        for slot in 0..MAX_WORKERS as u32 {
-            // Most slots are empty, which is an error to the kernel.
-            let _ = self.listeners.clear_index(&slot);
+        (0..MAX_WORKERS as u32).for_each(|slot| self.clear_listener(slot));
+    }
+
+    /// Makes the socket array forget the socket of `slot`, if it has one.
+    pub fn clear_listener(&mut self, slot: u32) {
+        // If the slot is empty, that is an error to the kernel.
+        let _ = self.listeners.clear_index(&slot);
+    }
+
+    /// Keeps `member` open in place of the socket that the program was attached by, so that that
+    /// one can be closed. Both must be in the same group. If no member is left, the program is
+    /// attached to nothing.
+    pub fn keep_by(&mut self, member: Option<&Socket>) {
+        if self.attached.is_some() {
+            let member = member.map(|socket| socket.as_fd().try_clone_to_owned());
+            self.attached = member.and_then(io::Result::ok);
         }
     }
 

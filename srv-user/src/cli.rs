@@ -5,6 +5,7 @@ pub mod attach;
 pub mod find;
 pub mod observe;
 pub mod query;
+pub mod run;
 
 use std::path::PathBuf;
 
@@ -12,12 +13,14 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::measure::ab::args::AbArgs;
 use crate::measure::load::args::LoadArgs;
+use crate::run::coordinator::CoordinatorArgs;
 use crate::serve::config::args::ServeArgs;
 use crate::serve::master::takeover::SuccessionArgs;
 use crate::serve::rehearsal::RehearsalArgs;
 use crate::values::{ListenAddr, PolicyName, policies};
 use attach::{AttachArgs, DetachArgs};
 use observe::ObserveArgs;
+use run::RunArgs;
 
 /// Steers every new TCP connection, inside the kernel, to the worker that can
 /// serve it soonest.
@@ -71,6 +74,8 @@ Exit codes: 0 if srv found the server and it answers. 1 if not. 2 if the command
     /// Show how a server's workers share its connections, whether that is a problem, and
     /// what would fix it; changes nothing
     Observe(ObserveArgs),
+    /// Start a server with steering inside: its workers share connections as srv's own do
+    Run(RunArgs),
     /// Steer a server that already runs, from outside, until SIGTERM or SIGINT
     Attach(AttachArgs),
     /// Detach the program from a group, whichever process attached it: the kernel's hash chooses
@@ -103,6 +108,9 @@ it, or the agent does not end. 2 if the command line is wrong.")]
     /// What a server starts to become the next binary
     #[command(hide = true)]
     Succeed(SuccessionArgs),
+    /// What `run` starts beside the server
+    #[command(hide = true)]
+    Coordinate(CoordinatorArgs),
 }
 
 /// The arguments of `srv status`.
@@ -198,6 +206,8 @@ mod tests {
             "srv upgrade --control /run/srv.sock",
             "srv doctor --json --strict",
             "srv worker",
+            "srv run --policy least --no-bpf --control /run/a.sock --log json -- nginx -g daemon",
+            "srv run python3 -m http.server",
         ] {
             parse(line).unwrap();
         }

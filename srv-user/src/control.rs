@@ -75,8 +75,11 @@ pub enum Reply {
 pub struct Status {
     /// Version of srv.
     pub version: String,
-    /// The master's process id.
+    /// The master's process id; with `command`, that of the server's first process.
     pub pid: u32,
+    /// The name of the server that `srv run` has started; `None` for a server of `srv serve`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
     /// The policy in force.
     pub policy: Reported<PolicyName>,
     /// The accept mode.
@@ -107,6 +110,7 @@ pub(crate) fn status_for_tests(groups: Vec<GroupStatus>) -> Status {
     Status {
         version: "0.1.0".into(),
         pid: 4711,
+        command: None,
         policy: Reported::Known(PolicyName(srv_common::Policy::Least)),
         accept: Reported::Known(AcceptMode::Ring),
         workers_run_as: None,

@@ -9,3 +9,5 @@ pub mod packets;
 pub mod process;
 pub mod reactor;
 pub mod sock_diag;
+pub mod socket_options;
+pub mod watched;

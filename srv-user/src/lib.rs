@@ -1,7 +1,7 @@
 //! srv's library. Each folder is one subject, and imports go one way:
 //!
 //! `kernel`, `values`, `logging`, `output` ← [`control`] ← [`serve`],
-//! [`attach`] ← [`doctor`], [`measure`] ← [`cli`].
+//! [`attach`], [`run`] ← [`doctor`], [`measure`] ← [`cli`].
 //!
 //! `cargo xtask tidy` checks this order and that no modules import one another in a
 //! circle.
@@ -22,5 +22,6 @@ pub mod logging;
 pub mod measure;
 #[cfg(test)]
 mod mutation;
+pub mod run;
 pub mod serve;
 pub mod values;

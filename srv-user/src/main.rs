@@ -18,6 +18,7 @@ use srv::measure::result::Comparison;
 use srv::output;
 use srv::output::json;
 use srv::print;
+use srv::run::coordinator;
 use srv::serve::config;
 use srv::serve::master;
 use srv::serve::master::takeover::{self, Takeover};
@@ -64,6 +65,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Observe(args) => return args.run(),
         Command::Attach(args) => return args.run(),
         Command::Detach(args) => args.run()?,
+        Command::Run(args) => return Ok(args.run()),
+        Command::Coordinate(args) => coordinator::run(&args)?,
         Command::Ab(args) => return compare(*args),
         Command::Doctor { json, strict } => {
             let report = doctor::run(program::carries_program(), || {

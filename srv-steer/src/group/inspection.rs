@@ -31,8 +31,9 @@ const HANDSHAKES_LATE: u64 = 16;
 
 /// What the looks have to remember.
 pub(super) struct Inspection {
-    /// The flags with which the listeners were made.
-    flags: OFlags,
+    /// The flags with which the listeners were made. `None` if they are another server's, which
+    /// sets their flags and options itself: the group began without listeners.
+    flags: Option<OFlags>,
     /// Listeners that cannot be repaired. The log names each once.
     given_up: BTreeSet<usize>,
     /// How often the program had run at the last look.
@@ -45,9 +46,10 @@ pub(super) struct Inspection {
 
 impl Inspection {
     pub(super) fn new(listeners: &ListenerGroup) -> Self {
-        let flags = listeners.sockets.first().map(rustix::fs::fcntl_getfl);
+        let flags_of = |socket| rustix::fs::fcntl_getfl(socket).unwrap_or(OFlags::NONBLOCK);
+        let first = listeners.sockets.first();
         Self {
-            flags: flags.and_then(Result::ok).unwrap_or(OFlags::NONBLOCK) & WATCHED,
+            flags: first.map(|socket| flags_of(socket) & WATCHED),
             given_up: BTreeSet::new(),
             runs: 0,
             idle_looks: 0,
@@ -83,8 +85,10 @@ impl Group {
             return Vec::new();
         }
         let mut found = Vec::new();
-        for nth in 0..self.listeners.sockets.len() {
-            found.extend(self.inspect_listener(nth));
+        if let Some(flags) = self.inspection.flags {
+            for nth in 0..self.listeners.sockets.len() {
+                found.extend(self.inspect_listener(nth, flags));
+            }
         }
         found.extend(self.inspect_program());
         let address = self.listeners.address;
@@ -92,13 +96,15 @@ impl Group {
         found.into_iter().map(with_place).collect()
     }
 
-    fn inspect_listener(&mut self, nth: usize) -> Vec<String> {
+    fn inspect_listener(&mut self, nth: usize, flags: OFlags) -> Vec<String> {
         if self.inspection.given_up.contains(&nth) {
             return Vec::new();
         }
-        let socket = &self.listeners.sockets[nth];
+        let Some(socket) = self.listeners.sockets.get(nth) else {
+            return Vec::new();
+        };
         let mut changes: Vec<(&str, Result<()>)> = Vec::new();
-        let restored = restore(socket, self.inspection.flags, self.listeners.is_closed);
+        let restored = restore(socket, flags, self.listeners.is_closed);
         let repair = |mended: io::Result<()>| mended.tried(ErrorKind::Socket, "restore it");
         changes.extend(restored.map(|(what, mended)| (what, repair(mended))));
         if !socket.is_listener().unwrap_or(true) {
@@ -156,9 +162,9 @@ impl Group {
         let sockets = &self.listeners.sockets;
         let established = || {
             let queued = |socket| accept_queue(socket).map_or(0, |(queued, _)| queued.into());
-            let slots = sockets.iter().enumerate();
+            let slots = sockets.by_slot();
             slots.fold(0u64, |sum, (slot, socket)| {
-                let here = memory.accepted(slot).wrapping_add(queued(socket));
+                let here = memory.accepted(slot as usize).wrapping_add(queued(socket));
                 sum.wrapping_add(here)
             })
         };

@@ -59,7 +59,7 @@ impl Group {
         }
         for (slot, record) in self.slots.iter_mut().enumerate() {
             let Some(socket) = self.listeners.sockets.get(slot) else {
-                return;
+                continue;
             };
             let Some(Surplus { most: surplus, .. }) = surplus(&self.memory, slot, socket) else {
                 continue;
@@ -76,7 +76,8 @@ impl Group {
     /// the next second but one.
     pub(super) fn sample_surplus(&mut self, now_ns: u64) {
         let (reconciliation, memory) = (&mut self.reconciliation, &self.memory);
-        let slots = self.listeners.sockets.iter().enumerate();
+        let slots = self.listeners.sockets.by_slot();
+        let slots = slots.map(|(slot, socket)| (slot as usize, socket));
         let acks_before = std::mem::replace(&mut reconciliation.acks, acks(memory));
         // A connection that was dropped counts as waiting for ever, so the kernel is asked only if
         // one waits.
@@ -93,7 +94,8 @@ impl Group {
             reconciliation.flooded_until_ns = now_ns.saturating_add(FLOOD_LASTS_NS);
         }
         let is_flood = now_ns < reconciliation.flooded_until_ns;
-        for (record, (slot, socket)) in self.slots.iter_mut().zip(slots) {
+        for (slot, socket) in slots {
+            let record = &mut self.slots[slot as u32];
             if !is_flood && record.surplus_min <= 0 {
                 continue;
             }

@@ -32,6 +32,9 @@ pub enum HashingReason {
     SharedListener,
     /// The server that this one has joined has no program.
     NothingToAdopt,
+    /// A socket that got `SO_REUSEPORT` after `listen` is the only one so far. The kernel lets no
+    /// program decide for it until another socket listens beside it.
+    OneListener,
     /// The build carries no program, or the kernel refused it.
     Refused(Arc<Error>),
 }
@@ -45,6 +48,9 @@ impl fmt::Display for HashingReason {
                 f.write_str("all workers share one socket: there is nothing to steer between")
             }
             Self::NothingToAdopt => f.write_str("the server that this one joined had no program"),
+            Self::OneListener => {
+                f.write_str("there is one listener so far: there is nothing to steer between")
+            }
             Self::Refused(error) => error.fmt(f),
         }
     }
@@ -79,6 +85,9 @@ impl Group {
     pub fn state(&self) -> GroupState {
         match &self.program {
             Ok(program) if program.is_attached() => GroupState::Steered,
+            Ok(_) if self.policy() != Policy::Hash => {
+                GroupState::Hashing(HashingReason::OneListener)
+            }
             Ok(_) => GroupState::Hashing(HashingReason::Policy),
             Err(why) => GroupState::Hashing(why.clone()),
         }

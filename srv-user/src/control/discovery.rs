@@ -59,12 +59,13 @@ fn answers(path: &Path) -> bool {
     UnixStream::connect(path).is_ok()
 }
 
-/// The processes that are `srv serve`.
+/// The processes that are `srv serve`, or the coordinator of `srv run`.
 fn masters() -> Vec<Pid> {
     let serves = |pid: &Pid| {
         let arguments = fs::read(process_file(*pid, "cmdline")).unwrap_or_default();
         let verb = arguments.split(|byte| *byte == 0).nth(1);
-        verb == Some(b"serve") && owners::command(*pid) == "srv"
+        let answers = [&b"serve"[..], b"coordinate"];
+        verb.is_some_and(|verb| answers.contains(&verb)) && owners::command(*pid) == "srv"
     };
     owners::all_processes().into_iter().filter(serves).collect()
 }

@@ -12,9 +12,13 @@ use srv_steer::balance;
 
 /// A server's state, one table per listener group.
 pub fn status(status: &Status) -> String {
+    let process = match &status.command {
+        None => format!("master {}", status.pid),
+        Some(command) => format!("{command} {} (srv run)", status.pid),
+    };
     let mut text = format!(
-        "srv {}, master {}, policy {}, accept {}\n",
-        status.version, status.pid, status.policy, status.accept
+        "srv {}, {process}, policy {}, accept {}\n",
+        status.version, status.policy, status.accept
     );
     if let Some(confinement) = &status.workers_run_as {
         let _ = writeln!(text, "workers run as {confinement}");

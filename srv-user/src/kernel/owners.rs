@@ -138,6 +138,23 @@ pub fn sockets_of(pid: Pid) -> std::io::Result<BTreeMap<u64, RawFd>> {
     Ok(files(pid)?.sockets)
 }
 
+/// How many descriptors of each of these sockets a process has, by inode number.
+///
+/// # Errors
+/// If it has ended, or this process may not see its files.
+pub fn descriptors_of(pid: Pid, inodes: &BTreeSet<u64>) -> std::io::Result<BTreeMap<u64, usize>> {
+    let mut counts = BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()))? {
+        // A descriptor that was closed meanwhile is no error.
+        let target = fs::read_link(entry?.path()).ok();
+        let inode = target.and_then(|target| socket_inode(&target));
+        if let Some(inode) = inode.filter(|inode| inodes.contains(inode)) {
+            *counts.entry(inode).or_default() += 1;
+        }
+    }
+    Ok(counts)
+}
+
 struct Files {
     sockets: BTreeMap<u64, RawFd>,
     epolls: Vec<RawFd>,
@@ -230,6 +247,10 @@ mod tests {
         epoll::add(&epoll, &listener, data, EventFlags::IN).unwrap();
         assert_eq!(look().polled, [inode].into());
         assert_eq!(command(this), look().command);
+        let count = || descriptors_of(this, &[inode].into()).unwrap()[&inode];
+        assert_eq!(count(), 1);
+        let _second = listener.try_clone().unwrap();
+        assert_eq!(count(), 2);
     }
 
     fn owner_of(pid: i32, inode: u64, polls: bool) -> Owner {

@@ -1,4 +1,4 @@
-//! Packets over a local socket: one JSON message each, which may bring file descriptors.
+//! Packets over a local socket, which may bring file descriptors. Most are one JSON message each.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -96,17 +96,31 @@ pub fn receive_with_fds<T: DeserializeOwned>(
     channel: impl AsFd,
 ) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut packet = vec![0u8; MESSAGE_BYTES_MAX];
+    match receive_into(channel, &mut packet)? {
+        Some((bytes, fds)) => Ok(Some((decode(&packet[..bytes])?, fds))),
+        None => Ok(None),
+    }
+}
+
+/// The next packet on `channel`, if one has arrived: how many bytes of `packet` it has filled, and
+/// the file descriptors that it brought. No byte means that the other side is gone.
+///
+/// # Errors
+/// `UnexpectedEof` if the other side went without reading what it was sent, or what `recvmsg` says.
+pub fn receive_into(
+    channel: impl AsFd,
+    packet: &mut [u8],
+) -> io::Result<Option<(usize, Vec<OwnedFd>)>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let buffers = &mut [IoSliceMut::new(&mut packet)];
+    let buffers = &mut [IoSliceMut::new(packet)];
     match rustix::net::recvmsg(channel, buffers, &mut control, RecvFlags::CMSG_CLOEXEC) {
         Ok(received) => {
-            let message = decode(&packet[..received.bytes])?;
             let rights = control.drain().filter_map(|ancillary| match ancillary {
                 RecvAncillaryMessage::ScmRights(fds) => Some(fds),
                 _ => None,
             });
-            Ok(Some((message, rights.flatten().collect())))
+            Ok(Some((received.bytes, rights.flatten().collect())))
         }
         Err(Errno::AGAIN | Errno::INTR) => Ok(None),
         Err(Errno::CONNRESET) => Err(io::ErrorKind::UnexpectedEof.into()),

@@ -17,7 +17,7 @@ pub(super) struct Rule {
 /// From the bottom to the top. The root of the crate, which only declares, and the binary,
 /// which is a crate of its own, may import all of them.
 #[rustfmt::skip]
-pub(super) const ORDER: [Rule; 10] = [
+pub(super) const ORDER: [Rule; 11] = [
     Rule { folder: "values", may_import: &[] },
     Rule { folder: "logging", may_import: &[] },
     Rule { folder: "output", may_import: &["logging"] },
@@ -26,10 +26,11 @@ pub(super) const ORDER: [Rule; 10] = [
     // Siblings: neither imports the other.
     Rule { folder: "serve", may_import: &["values", "logging", "output", "kernel", "control"] },
     Rule { folder: "attach", may_import: &["values", "logging", "output", "kernel", "control"] },
+    Rule { folder: "run", may_import: &["values", "logging", "output", "kernel", "control"] },
     // Siblings, too.
     Rule { folder: "doctor", may_import: &["values", "logging", "output", "kernel", "control", "serve", "attach"] },
     Rule { folder: "measure", may_import: &["values", "logging", "output", "kernel", "control", "serve", "attach"] },
-    Rule { folder: "cli", may_import: &["values", "logging", "output", "kernel", "control", "serve", "attach", "doctor", "measure"] },
+    Rule { folder: "cli", may_import: &["values", "logging", "output", "kernel", "control", "serve", "attach", "run", "doctor", "measure"] },
 ];
 
 /// The imports that the order does not allow, and the folders that it does not know or

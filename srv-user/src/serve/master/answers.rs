@@ -60,6 +60,7 @@ impl Master {
         Status {
             version: env!("CARGO_PKG_VERSION").to_string(),
             pid: std::process::id(),
+            command: None,
             policy: Reported::Known(PolicyName(self.policy)),
             accept: Reported::Known(self.settings.serving.accept),
             workers_run_as: self.sandbox(),

@@ -1,0 +1,81 @@
+//! The command lines of `srv run` and of the coordinator that it starts.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::run::launch::{self, RunOptions};
+use crate::values::{LogFormat, PolicyName, policies};
+
+/// The arguments of `srv run`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+srv run loads a library into COMMAND and the processes that it starts, and becomes COMMAND: the \
+process id, signals, exit code, standard input and output, and sd_notify are those of the server. \
+A second process, the coordinator, opens the listening sockets that the server lacks, steers \
+between them, and answers `srv status`, `srv sockets` and `srv policy`. It ends after the server. \
+If it is killed, the server goes on serving.
+
+Requirements: none to share connections between the workers (the kernel's hash chooses, and a \
+worker that is idle takes what waits at a busy one). To steer each connection, CAP_BPF and \
+CAP_PERFMON. `srv doctor` says what is missing.
+
+If no library can be loaded into COMMAND, srv run says why, and COMMAND runs as without srv: a \
+binary that is linked statically, a Go binary, a binary that is setuid or has file capabilities.
+
+Exit codes: those of COMMAND. 126 if COMMAND cannot be executed. 127 if there is no COMMAND of \
+that name. 2 if the command line is wrong.")]
+pub struct RunArgs {
+    /// How the program chooses a worker.
+    #[arg(long, value_name = "NAME", default_value = "least",
+          help = policies::alternatives(&policies::all()))]
+    pub policy: PolicyName,
+
+    /// Load no BPF program: the kernel's hash chooses
+    #[arg(long)]
+    pub no_bpf: bool,
+
+    /// Control socket to create [default: a path that `srv status` finds]
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+
+    /// Format of the coordinator's log on standard error: text or json
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log: LogFormat,
+
+    /// The server and its arguments
+    #[arg(
+        value_name = "COMMAND",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub command: Vec<OsString>,
+}
+
+impl RunArgs {
+    /// Becomes the server. Returns only if that is not possible.
+    pub fn run(self) -> ExitCode {
+        let name = self.command.first().cloned().unwrap_or_default();
+        let error = launch::run(&RunOptions {
+            policy: self.policy,
+            uses_bpf: !self.no_bpf,
+            control: self.control,
+            log: self.log,
+            command: self.command,
+        });
+        eprintln!("srv run: execute {}: {error}", name.display());
+        code_of(&error)
+    }
+}
+
+/// As shells and env(1) say it.
+fn code_of(error: &io::Error) -> ExitCode {
+    match error.kind() {
+        io::ErrorKind::NotFound => 127.into(),
+        _ => 126.into(),
+    }
+}

@@ -1,0 +1,93 @@
+//! The coordinator's answers at the control socket.
+
+use srv_common::Policy;
+use srv_steer::{AcceptMode, ListenerInfo, Overflow};
+
+use super::coordinator::Coordinator;
+use crate::control::status::GroupStatus;
+use crate::control::{Reply, Request, SocketStatus, Status};
+use crate::kernel::owners;
+use crate::values::PolicyName;
+use crate::values::reported::Reported;
+
+impl Coordinator {
+    pub(super) fn answer(&mut self, request: &Request) -> Reply {
+        let answer = match request {
+            Request::Status => Ok(Reply::Status(self.status())),
+            Request::Sockets => self.sockets().map(Reply::Sockets),
+            Request::Reload | Request::Upgrade | Request::Join(_) => Err(anyhow::anyhow!(
+                "the process that answers is the coordinator of `srv run`, which has no such \
+                 command: reload {} in its own way, as without srv",
+                self.command()
+            )),
+            Request::Policy(asked) => self
+                .switch(asked)
+                .map(|before| Reply::Done(format!("policy: {asked} (was {})", before.name()))),
+        };
+        answer.unwrap_or_else(|error| Reply::Refused(format!("{error:#}")))
+    }
+
+    fn switch(&mut self, asked: &Reported<PolicyName>) -> anyhow::Result<Policy> {
+        let PolicyName(policy) = match asked {
+            Reported::Known(policy) => *policy,
+            // A newer srv knows it. The refusal names the policies that there are.
+            Reported::Unknown(name) => name.parse()?,
+        };
+        let before = self.groups.steer(policy)?;
+        tracing::info!("policy: {asked}");
+        Ok(before)
+    }
+
+    fn command(&self) -> String {
+        match owners::command(self.server) {
+            command if command.is_empty() => "the server".to_owned(),
+            command => command,
+        }
+    }
+
+    fn server_pid(&self) -> u32 {
+        self.server.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    fn status(&self) -> Status {
+        let overflow = Overflow::read().unwrap_or_default().since(self.overflow);
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            pid: self.server_pid(),
+            command: Some(self.command()),
+            policy: Reported::Known(PolicyName(self.groups.policy())),
+            accept: Reported::Known(AcceptMode::Ring),
+            workers_run_as: None,
+            listen_overflows: overflow.overflows,
+            listen_drops: overflow.drops,
+            joined: None,
+            groups: self
+                .groups
+                .iter()
+                .map(|group| GroupStatus::of(group.steered()))
+                .collect(),
+        }
+    }
+
+    fn sockets(&self) -> anyhow::Result<Vec<SocketStatus>> {
+        let mut sockets = Vec::new();
+        for group in self.groups.iter() {
+            for (slot, socket, owner) in group.listed() {
+                let info = ListenerInfo::of(socket)?;
+                let pid = owner.map(|claim| self.members.pid(claim.member));
+                sockets.push(SocketStatus {
+                    listen: group.steered().address(),
+                    slot: Some(slot),
+                    server: self.command(),
+                    inode: info.inode,
+                    cookie: info.cookie,
+                    pid,
+                    fd: None,
+                    recv_q: info.queued,
+                    backlog: info.backlog,
+                });
+            }
+        }
+        Ok(sockets)
+    }
+}

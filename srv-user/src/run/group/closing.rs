@@ -1,0 +1,140 @@
+//! When a socket without an owner is closed. What waits there is drained by the siblings first.
+//!
+//! A socket of the server is needed for as long as the server has it open: a worker that the
+//! master replaced has left it, and the next worker claims it. A socket that the coordinator made
+//! is needed for a moment, in which the next worker may claim it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use srv_common::claim::{Kind, Message};
+use srv_steer::{accept_queue, drop_syns};
+
+use super::{Condition, Origin, RunGroup};
+use crate::run::holders::Holders;
+use crate::run::members::Members;
+
+/// How long a socket that the coordinator made waits for its next owner.
+const FREE_FOR: Duration = Duration::from_secs(10);
+/// For how long nothing must have waited at a socket that gets no SYN any more: a handshake
+/// that has begun takes a round trip to complete.
+const QUIET_FOR: Duration = Duration::from_millis(200);
+
+/// A socket that gets no SYN any more.
+pub(super) struct Closing {
+    /// Since when nothing has waited there.
+    quiet_since: Instant,
+}
+
+impl RunGroup {
+    /// The inode numbers of the server's own sockets that no process owns.
+    pub(in crate::run) fn unowned(&self) -> impl Iterator<Item = u64> {
+        let sockets = self.sockets.values();
+        let unowned = sockets.filter(|socket| {
+            socket.origin == Origin::Server && matches!(socket.condition, Condition::Free(_))
+        });
+        unowned.map(|socket| socket.inode)
+    }
+
+    /// Closes the sockets that the server has closed, as far as `holders` says so. `members` are
+    /// the server's processes.
+    pub(in crate::run) fn close_abandoned(
+        &mut self,
+        holders: &Holders,
+        members: &Members,
+        pids: &BTreeSet<u32>,
+    ) {
+        for slot in self.slots() {
+            let Some(socket) = self.sockets.get(&slot) else {
+                continue;
+            };
+            let is_free = matches!(socket.condition, Condition::Free(_));
+            if socket.origin != Origin::Server || !is_free {
+                continue;
+            }
+            let copies = self.copies_of(slot, members);
+            if holders.has(socket.inode, &copies, pids) == Some(false) {
+                self.begin_to_close(slot);
+            }
+        }
+    }
+
+    /// Goes on with what is being closed, and begins with what was not needed for long enough.
+    pub(super) fn close_unneeded(&mut self, now: Instant, members: &mut Members) {
+        for slot in self.slots() {
+            let Some(socket) = self.sockets.get_mut(&slot) else {
+                continue;
+            };
+            match &mut socket.condition {
+                Condition::Free(since) => {
+                    let is_over = now.saturating_duration_since(*since) > FREE_FOR;
+                    if socket.origin == Origin::Coordinator && is_over {
+                        self.begin_to_close(slot);
+                    }
+                }
+                Condition::Closing(closing) => {
+                    let listener = self.group.listeners.sockets.get(slot as usize);
+                    let queued = listener.map(accept_queue);
+                    if matches!(queued, Some(Ok((1.., _)))) {
+                        closing.quiet_since = now;
+                    } else if now.saturating_duration_since(closing.quiet_since) > QUIET_FOR {
+                        self.close(slot, members);
+                    }
+                }
+                Condition::Owned(_) => {}
+            }
+        }
+    }
+
+    /// Undoes the beginning of a close, because the socket has been claimed.
+    pub(super) fn reopen(&self, slot: u32) {
+        let socket = self.sockets.get(&slot).map(|socket| &socket.condition);
+        let listener = self.group.listeners.sockets.get(slot as usize);
+        if let (Some(Condition::Closing(_)), Some(listener)) = (socket, listener) {
+            // Without a filter that is an error, and nothing is to be undone.
+            let _ = listener.detach_filter();
+        }
+    }
+
+    fn begin_to_close(&mut self, slot: u32) {
+        let listener = self.group.listeners.sockets.get(slot as usize);
+        // If the kernel has no memory for the filter, what comes is drained all the same.
+        if let Some(Err(error)) = listener.map(drop_syns) {
+            tracing::debug!("drop SYNs at the listener of slot {slot}: {error}");
+        }
+        if let Some(socket) = self.sockets.get_mut(&slot) {
+            let quiet_since = Instant::now();
+            socket.condition = Condition::Closing(Closing { quiet_since });
+        }
+    }
+
+    fn close(&mut self, slot: u32, members: &mut Members) {
+        for socket in self.sockets.values_mut() {
+            if let Condition::Owned(owner) = &mut socket.condition
+                && owner.knows.remove(&slot)
+            {
+                let gone = Message {
+                    slot,
+                    ..Message::new(Kind::Gone, owner.claim.number)
+                };
+                members.tell(owner.claim.member, gone, &[]);
+                members.ring(owner.claim.member);
+            }
+        }
+        self.count_notice();
+        self.sockets.remove(&slot);
+        drop(self.group.take_listener(slot));
+    }
+
+    /// How many descriptors of the socket of `slot` each process was given to watch, by process.
+    fn copies_of(&self, slot: u32, members: &Members) -> BTreeMap<u32, usize> {
+        let mut copies = BTreeMap::new();
+        let watchers = self
+            .owners()
+            .filter(|(_, owner)| owner.knows.contains(&slot));
+        for (_, owner) in watchers {
+            *copies.entry(members.pid(owner.claim.member)).or_default() += 1;
+        }
+        copies
+    }
+}

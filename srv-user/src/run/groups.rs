@@ -1,0 +1,190 @@
+//! All groups of a server, and which claim belongs to which. Answers claims; a claim that cannot be
+//! answered by a slot leaves the process as it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+
+use anyhow::Context as _;
+use srv_common::Policy;
+use srv_common::claim::{Kind, Message};
+
+use super::event::{ClaimId, MemberId};
+use super::group::{RunGroup, Steering};
+use super::holders::Holders;
+use super::listener::{Claimed, GroupKey};
+use super::members::Members;
+
+/// The groups of a server.
+pub(super) struct Groups {
+    all: BTreeMap<GroupKey, RunGroup>,
+    claims: BTreeMap<ClaimId, GroupKey>,
+    steering: Steering,
+    /// The network namespace of this process.
+    namespace: Option<u64>,
+    /// Why claims stayed plain; the log names each reason once.
+    reasons: BTreeSet<String>,
+}
+
+impl Groups {
+    pub(super) fn new(steering: Steering, namespace: Option<u64>) -> Self {
+        Self {
+            all: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            steering,
+            namespace,
+            reasons: BTreeSet::new(),
+        }
+    }
+
+    /// Each group with its address.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &RunGroup> {
+        self.all.values()
+    }
+
+    /// The policy of all groups.
+    pub(super) fn policy(&self) -> Policy {
+        self.steering.policy
+    }
+
+    /// Answers what a process says.
+    pub(super) fn hear(
+        &mut self,
+        member: MemberId,
+        message: &Message,
+        fds: Vec<OwnedFd>,
+        members: &mut Members,
+    ) {
+        let claim = ClaimId {
+            member,
+            number: message.claim,
+        };
+        match message.kind() {
+            Some(Kind::Claim) => {
+                // The number belongs to another listener from now on.
+                self.release(claim, members);
+                let mut fds = fds.into_iter();
+                let socket = fds.next();
+                fds.next()
+                    .into_iter()
+                    .for_each(|bell| members.set_bell(member, bell));
+                if let Err(why) = self.claim(claim, socket, members) {
+                    self.explain(&why);
+                    members.tell(member, Message::new(Kind::Plain, claim.number), &[]);
+                }
+            }
+            Some(Kind::Ready) => {
+                if let Some(group) = self.group_of(claim) {
+                    group.is_ready(claim, members);
+                }
+            }
+            Some(Kind::Release) => self.release(claim, members),
+            // What only a coordinator says.
+            _ => tracing::debug!("process {} said {message:?}", members.pid(member)),
+        }
+    }
+
+    /// Ends all claims of a process that has left.
+    pub(super) fn forget(&mut self, member: MemberId, members: &mut Members) {
+        let of_member = |claim: &&ClaimId| claim.member == member;
+        let claims: Vec<_> = self.claims.keys().filter(of_member).copied().collect();
+        for claim in claims {
+            self.release(claim, members);
+        }
+    }
+
+    /// See [`RunGroup::maintain`].
+    pub(super) fn maintain(&mut self, members: &mut Members) {
+        for group in self.all.values_mut() {
+            group.maintain(members);
+        }
+    }
+
+    /// Has the processes that are at work look at what they were told.
+    pub(super) fn count_notice(&self) {
+        self.all.values().for_each(RunGroup::count_notice);
+    }
+
+    /// The inode numbers of the server's sockets that no process owns.
+    pub(super) fn unowned(&self) -> BTreeSet<u64> {
+        self.all.values().flat_map(RunGroup::unowned).collect()
+    }
+
+    /// Closes the sockets that the server has closed.
+    pub(super) fn close_abandoned(
+        &mut self,
+        holders: &Holders,
+        members: &Members,
+        pids: &BTreeSet<u32>,
+    ) {
+        for group in self.all.values_mut() {
+            group.close_abandoned(holders, members, pids);
+        }
+    }
+
+    /// Steers all groups by `policy` from now on. If one cannot be steered so, none is.
+    ///
+    /// # Errors
+    /// The reason.
+    pub(super) fn steer(&mut self, policy: Policy) -> anyhow::Result<Policy> {
+        let before = self.steering.policy;
+        let mut groups = self.all.values_mut();
+        if let Err(error) = groups.try_for_each(|group| group.steer(policy)) {
+            for group in self.all.values_mut() {
+                // A group that has no program has nothing to undo.
+                let _ = group.steer(before);
+            }
+            return Err(error);
+        }
+        self.steering.policy = policy;
+        Ok(before)
+    }
+
+    fn claim(
+        &mut self,
+        claim: ClaimId,
+        socket: Option<OwnedFd>,
+        members: &mut Members,
+    ) -> anyhow::Result<()> {
+        let socket = socket.context("a claim came without its socket")?;
+        let claimed = Claimed::of(socket, self.namespace)?;
+        let key = claimed.key.clone();
+        if !self.all.contains_key(&key) {
+            let group = RunGroup::new(&key, self.steering)?;
+            self.all.insert(key.clone(), group);
+        }
+        let group = self.all.get_mut(&key).context("find a group")?;
+        let answered = group.claim(claim, claimed, members);
+        match &answered {
+            Ok(()) => drop(self.claims.insert(claim, key)),
+            Err(_) if !group.has_claims() => drop(self.all.remove(&key)),
+            Err(_) => {}
+        }
+        answered
+    }
+
+    /// After the last claim, the server's sockets are its own again: what it has closed refuses
+    /// connections at once.
+    fn release(&mut self, claim: ClaimId, members: &mut Members) {
+        let Some(key) = self.claims.remove(&claim) else {
+            return;
+        };
+        if let Some(group) = self.all.get_mut(&key)
+            && group.leave(claim, members)
+        {
+            self.all.remove(&key);
+        }
+    }
+
+    fn group_of(&mut self, claim: ClaimId) -> Option<&mut RunGroup> {
+        self.all.get_mut(self.claims.get(&claim)?)
+    }
+
+    fn explain(&mut self, why: &anyhow::Error) {
+        /// A server with a thousand listeners does not fill the log.
+        const REASONS_MAX: usize = 64;
+        let why = format!("{why:#}");
+        if self.reasons.len() < REASONS_MAX && self.reasons.insert(why.clone()) {
+            tracing::warn!("a process of the server goes on without a ring: {why}");
+        }
+    }
+}

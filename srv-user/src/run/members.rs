@@ -1,0 +1,264 @@
+//! The processes of the server: the connection of each, what it says, and what it is told. Knows
+//! no sockets of the server beyond passing them on.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, pidfd_open};
+use srv_common::claim::{Kind, Message};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::AbortHandle;
+
+use super::event::{Event, MemberId};
+use crate::kernel::packets::{receive_into, send_with_fds};
+use crate::kernel::watched::watch;
+
+/// Messages that wait for a process which does not read. A process that has more to read than
+/// this is cut off, and goes on without a ring.
+const UNSENT_MAX: usize = 4096;
+
+/// What the kernel calls an eventfd.
+const EVENTFD: &str = "anon_inode:[eventfd]";
+
+/// The processes that are connected.
+pub(super) struct Members {
+    all: BTreeMap<MemberId, Member>,
+    next: u64,
+    events: UnboundedSender<Event>,
+}
+
+struct Member {
+    pid: u32,
+    channel: Arc<AsyncFd<OwnedFd>>,
+    /// What the process is woken by, since it does not watch the connection.
+    bell: Option<OwnedFd>,
+    unsent: VecDeque<Unsent>,
+    reading: AbortHandle,
+}
+
+/// A message that found no room.
+struct Unsent {
+    message: Message,
+    fds: Vec<OwnedFd>,
+}
+
+impl Members {
+    pub(super) fn new(events: UnboundedSender<Event>) -> Self {
+        Self {
+            all: BTreeMap::new(),
+            next: 0,
+            events,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Admits the process at the other end of `channel`.
+    pub(super) fn admit(&mut self, channel: OwnedFd) -> anyhow::Result<MemberId> {
+        let id = MemberId(self.next);
+        self.next += 1;
+        let peer = rustix::net::sockopt::socket_peercred(&channel);
+        let pid = peer.context("ask which process has connected")?.pid;
+        rustix::io::ioctl_fionbio(&channel, true).context("make a connection non-blocking")?;
+        let channel = Arc::new(watch(channel).context("watch a connection")?);
+        // A child of the process can have its end of the connection open. If the kernel has no
+        // pidfd for it, only the end of the connection says that it has left.
+        let ended = pidfd_open(pid, PidfdFlags::empty()).ok();
+        let ended = ended.and_then(|pidfd| watch(pidfd).ok());
+        let reading = read(id, channel.clone(), ended, self.events.clone());
+        let member = Member {
+            pid: pid.as_raw_nonzero().get().unsigned_abs(),
+            channel,
+            bell: None,
+            unsent: VecDeque::new(),
+            reading: tokio::spawn(reading).abort_handle(),
+        };
+        self.all.insert(id, member);
+        Ok(id)
+    }
+
+    /// Forgets a process that has left.
+    pub(super) fn remove(&mut self, id: MemberId) {
+        self.all.remove(&id);
+    }
+
+    /// The process id; 0 if the process has left.
+    pub(super) fn pid(&self, id: MemberId) -> u32 {
+        self.all.get(&id).map_or(0, |member| member.pid)
+    }
+
+    /// The process ids of all.
+    pub(super) fn pids(&self) -> impl Iterator<Item = u32> {
+        self.all.values().map(|member| member.pid)
+    }
+
+    /// Tells a process something. If it does not read just now, it gets the message later.
+    pub(super) fn tell(&mut self, id: MemberId, message: Message, fds: &[BorrowedFd<'_>]) {
+        if let Some(member) = self.all.get_mut(&id) {
+            member.tell(message, fds);
+        }
+    }
+
+    /// Keeps the bell of a process, which is an eventfd.
+    pub(super) fn set_bell(&mut self, id: MemberId, bell: OwnedFd) {
+        let link = format!("/proc/self/fd/{}", bell.as_raw_fd());
+        // A write to something else could block.
+        let is_bell = std::fs::read_link(link).is_ok_and(|link| link == Path::new(EVENTFD));
+        if let Some(member) = self.all.get_mut(&id).filter(|_| is_bell) {
+            member.bell = Some(bell);
+        }
+    }
+
+    /// Wakes a process that waits for connections. It reads what it was told then; if there is
+    /// nothing to read, it has shown that it can wake.
+    pub(super) fn ring(&self, id: MemberId) {
+        if let Some(member) = self.all.get(&id) {
+            member.ring();
+        }
+    }
+
+    /// Sends what found no room before. Returns whether there was anything.
+    pub(super) fn flush(&mut self) -> bool {
+        let mut has_sent = false;
+        for member in self
+            .all
+            .values_mut()
+            .filter(|member| !member.unsent.is_empty())
+        {
+            let before = member.unsent.len();
+            member.flush();
+            if member.unsent.len() < before {
+                member.ring();
+                has_sent = true;
+            }
+        }
+        has_sent
+    }
+}
+
+impl Member {
+    fn tell(&mut self, message: Message, fds: &[BorrowedFd<'_>]) {
+        self.flush();
+        if self.unsent.is_empty() && self.send(message, fds) {
+            return;
+        }
+        let copies = fds.iter().map(BorrowedFd::try_clone_to_owned);
+        match copies.collect() {
+            Ok(fds) if self.unsent.len() < UNSENT_MAX => {
+                self.unsent.push_back(Unsent { message, fds });
+            }
+            _ => self.cut_off(),
+        }
+    }
+
+    fn ring(&self) {
+        if let Some(bell) = &self.bell {
+            // If it is full, it rings.
+            let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
+        }
+    }
+
+    fn flush(&mut self) {
+        while let Some(first) = self.unsent.pop_front() {
+            let fds: Vec<_> = first.fds.iter().map(|fd| fd.as_fd()).collect();
+            if !self.send(first.message, &fds) {
+                self.unsent.push_front(first);
+                return;
+            }
+        }
+    }
+
+    /// Returns whether that is settled. If the connection is broken, it is: its end follows.
+    fn send(&self, message: Message, fds: &[BorrowedFd<'_>]) -> bool {
+        /// The kernel has no room: the process does not read, or too many descriptors are under
+        /// way (`too_many_unix_fds`, net/core/scm.c).
+        const LATER: [Errno; 3] = [Errno::AGAIN, Errno::TOOMANYREFS, Errno::NOBUFS];
+        let sent = send_with_fds(self.channel.get_ref(), &message.to_bytes(), fds);
+        let error = sent.err().and_then(|error| error.raw_os_error());
+        !error.is_some_and(|error| LATER.contains(&Errno::from_raw_os_error(error)))
+    }
+
+    /// Ends the connection; the reading task notices that.
+    fn cut_off(&mut self) {
+        tracing::warn!(
+            "process {} does not read: it goes on without a ring",
+            self.pid
+        );
+        self.unsent.clear();
+        let _ = rustix::net::shutdown(self.channel.get_ref(), rustix::net::Shutdown::Both);
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.reading.abort();
+    }
+}
+
+/// Reports what a process says, and that it has left.
+async fn read(
+    id: MemberId,
+    channel: Arc<AsyncFd<OwnedFd>>,
+    ended: Option<AsyncFd<OwnedFd>>,
+    events: UnboundedSender<Event>,
+) {
+    let end = async {
+        match &ended {
+            Some(pidfd) => drop(pidfd.readable().await),
+            None => std::future::pending().await,
+        }
+    };
+    let reading = async {
+        while let Ok(Some((message, fds))) = next(&channel).await {
+            let _ = events.send(Event::Said(id, message, fds));
+        }
+    };
+    tokio::select! {
+        () = end => {}
+        () = reading => {}
+    }
+    let _ = events.send(Event::Left(id));
+}
+
+/// The next message on a connection, with the file descriptors that it brought; `None` at its
+/// end.
+///
+/// # Errors
+/// If the packet is no message, or what the kernel says.
+pub(super) async fn next(
+    channel: &AsyncFd<OwnedFd>,
+) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
+    let mut packet = [0; Message::BYTES];
+    loop {
+        let mut readable = channel.readable().await?;
+        let received = readable.try_io(|channel| {
+            let received = receive_into(channel, &mut packet)?;
+            received.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        });
+        let Ok(received) = received else {
+            continue;
+        };
+        let (bytes, fds) = received?;
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let message = Message::from_bytes(packet);
+        return match message.kind() {
+            Some(_) if bytes == Message::BYTES => Ok(Some((message, fds))),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        };
+    }
+}
+
+/// Whether this is a message of that kind.
+pub(super) fn is(message: &Message, kind: Kind) -> bool {
+    message.kind() == Some(kind)
+}
