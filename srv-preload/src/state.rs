@@ -99,7 +99,7 @@ fn begin_anew() {
     for fd in 0..=files::last() {
         match files::get(fd) {
             File::Claimed(_) => files::set(fd, File::Listener),
-            File::Connection(_) | File::Epoll => files::set(fd, File::Other),
+            File::Connection(_) => files::set(fd, File::Other),
             File::Private if Some(fd) != process::told().map(|told| told.inherited) => {
                 channel::drop_private(fd);
             }
