@@ -32,13 +32,17 @@ pub(crate) const BENCHES: [&str; 8] = [
 ];
 
 /// What the tests use beside cargo.
-const TEST_TOOLS: [Package; 14] = [
+const TEST_TOOLS: [Package; 19] = [
     HAPROXY,
     NODE,
     PYTHON_VENV,
     NGINX,
     NGINX_LUA,
     BINUTILS,
+    Package {
+        name: "apache2-bin",
+        shown_by: "apache2",
+    },
     Package {
         name: "chromium",
         shown_by: "chromium",
@@ -64,12 +68,28 @@ const TEST_TOOLS: [Package; 14] = [
         shown_by: "ip",
     },
     Package {
+        name: "lighttpd",
+        shown_by: "lighttpd",
+    },
+    Package {
         name: "openssl",
         shown_by: "openssl",
     },
     Package {
+        name: "php-cli",
+        shown_by: "php",
+    },
+    Package {
+        name: "puma",
+        shown_by: "puma",
+    },
+    Package {
         name: "strace",
         shown_by: "strace",
+    },
+    Package {
+        name: "unicorn",
+        shown_by: "unicorn",
     },
 ];
 
@@ -184,7 +204,7 @@ pub(crate) fn run(no_bpf: bool, args: &[String]) -> Result<()> {
 pub(crate) fn test(args: &[String]) -> Result<()> {
     let installed = apt::ensure(
         &TEST_TOOLS,
-        "the tests look at srv and its reports with them, and steer nginx",
+        "the tests look at srv and its reports with them, and steer servers of others",
     )?;
     keep_off(&installed)?;
     if let Err(error) = python::ensure() {
@@ -314,7 +334,7 @@ pub(crate) fn ab(args: &[String]) -> Result<()> {
 
 /// What was installed to be started by tests is not to run by itself.
 fn keep_off(installed: &[&str]) -> Result<()> {
-    for service in ["nginx", "haproxy"] {
+    for service in ["nginx", "haproxy", "lighttpd", "unicorn"] {
         if installed.iter().any(|name| name.starts_with(service)) {
             apt::keep_off(service)?;
         }

@@ -6,7 +6,7 @@ mod support;
 // So that a test names them as it does the modules beside it.
 use support::{
     agent, attached_server, client, configured, frozen, gate, loaded, manager, network, probe,
-    serve, upgradable,
+    serve, unmodified, upgradable,
 };
 
 mod ab;
@@ -65,6 +65,7 @@ mod report;
 mod request_rules;
 mod ring;
 mod root_moves;
+mod run_servers;
 mod sandbox;
 mod shares;
 mod shrink;

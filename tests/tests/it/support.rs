@@ -11,4 +11,5 @@ pub(crate) mod manager;
 pub(crate) mod network;
 pub(crate) mod probe;
 pub(crate) mod serve;
+pub(crate) mod unmodified;
 pub(crate) mod upgradable;
