@@ -2,11 +2,12 @@
 //! `launch` checks COMMAND, places the library, starts the coordinator and becomes COMMAND.
 //! `coordinator` is the process beside the server. It opens the sockets that the server lacks and
 //! steers between them; `group` is its state of one address. The library, which each process of
-//! the server loads, is in `srv-preload`. Both speak the protocol of `srv_common::claim`.
+//! the server loads, is in `srv-preload`. Both speak the protocol of `srv_common::claim`. `copies` runs several copies of a server that has one process.
 
 mod answers;
 mod command;
 pub mod coordinator;
+mod copies;
 mod event;
 mod exec;
 mod group;

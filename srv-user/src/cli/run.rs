@@ -19,6 +19,9 @@ A second process, the coordinator, opens the listening sockets that the server l
 between them, and answers `srv status`, `srv sockets` and `srv policy`. It ends after the server. \
 If it is killed, the server goes on serving.
 
+With --copies, srv run stays: it passes SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2 and \
+SIGWINCH on to the copies, and ends with the last of them.
+
 Requirements: none to share connections between the workers (the kernel's hash chooses, and a \
 worker that is idle takes what waits at a busy one). To steer each connection, CAP_BPF and \
 CAP_PERFMON. `srv doctor` says what is missing.
@@ -26,7 +29,7 @@ CAP_PERFMON. `srv doctor` says what is missing.
 If no library can be loaded into COMMAND, srv run says why, and COMMAND runs as without srv: a \
 binary that is linked statically, a Go binary, a binary that is setuid or has file capabilities.
 
-Exit codes: those of COMMAND. 126 if COMMAND cannot be executed. 127 if there is no COMMAND of \
+Exit codes: those of COMMAND; with --copies, the first of a copy that is not 0. 126 if COMMAND cannot be executed. 127 if there is no COMMAND of \
 that name. 2 if the command line is wrong.")]
 pub struct RunArgs {
     /// How the program chooses a worker.
@@ -37,6 +40,11 @@ pub struct RunArgs {
     /// Load no BPF program: the kernel's hash chooses
     #[arg(long)]
     pub no_bpf: bool,
+
+    /// Run N copies of COMMAND, a server that has one process: they share the ports that they bind,
+    /// and srv run starts a copy again that ends by itself. SRV_COPY is the number of each, from 0
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub copies: Option<u32>,
 
     /// Control socket to create [default: a path that `srv status` finds]
     #[arg(long, value_name = "PATH")]
@@ -57,18 +65,21 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// Becomes the server. Returns only if that is not possible.
+    /// Becomes the server, or runs copies of it until they have ended.
     pub fn run(self) -> ExitCode {
         let name = self.command.first().cloned().unwrap_or_default();
-        let error = launch::run(&RunOptions {
+        let ended = launch::run(&RunOptions {
             policy: self.policy,
             uses_bpf: !self.no_bpf,
             control: self.control,
             log: self.log,
+            copies: self.copies,
             command: self.command,
         });
-        eprintln!("srv run: execute {}: {error}", name.display());
-        code_of(&error)
+        ended.unwrap_or_else(|error| {
+            eprintln!("srv run: execute {}: {error}", name.display());
+            code_of(&error)
+        })
     }
 }
 

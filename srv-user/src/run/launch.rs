@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{IntoRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -15,10 +15,10 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::FdFlags;
 use rustix::process::{Resource, getrlimit};
-use srv_common::claim::VARIABLE;
+use srv_common::claim::{SHARES_PORTS, VARIABLE};
 
 use super::invitation::{INVITED, Invitation, REPORT, Up};
-use super::{command, exec, library};
+use super::{command, copies, exec, library};
 use crate::control;
 use crate::kernel::packets::{pair, receive_with_fds};
 use crate::values::{LogFormat, PolicyName};
@@ -42,30 +42,39 @@ pub struct RunOptions {
     pub control: Option<PathBuf>,
     /// The format of the coordinator's log.
     pub log: LogFormat,
+    /// How many copies of COMMAND share its ports; `None` for COMMAND itself.
+    pub copies: Option<u32>,
     /// COMMAND and its arguments.
     pub command: Vec<OsString>,
 }
 
-/// Becomes COMMAND. Returns only if that cannot be executed, with the kernel's reason.
-pub fn run(options: &RunOptions) -> io::Error {
+/// Becomes COMMAND, or runs copies of it until they have ended.
+///
+/// # Errors
+/// If COMMAND cannot be executed: the kernel's reason.
+pub fn run(options: &RunOptions) -> io::Result<ExitCode> {
     let [name, arguments @ ..] = &options.command[..] else {
-        return io::ErrorKind::NotFound.into();
+        return Err(io::ErrorKind::NotFound.into());
     };
-    let program = match command::find(name) {
-        Ok(program) => program,
-        Err(error) => return error,
-    };
+    let program = command::find(name)?;
     let mut environment: Vec<_> = std::env::vars_os().collect();
     match prepare(options, &program, arguments) {
         Ok(variables) => variables
             .into_iter()
             .for_each(|(name, value)| set(&mut environment, name, value)),
+        Err(why) if options.copies.is_some() => {
+            // Without the library, the second copy could not bind the port of the first.
+            return Err(io::Error::other(format!("run copies of it: {why:#}")));
+        }
         Err(why) => eprintln!(
             "srv run: {why:#}; {} runs plain, and the kernel's hash chooses",
             name.display()
         ),
     }
-    exec::replace(&program, &options.command, &environment)
+    match options.copies {
+        Some(count) => copies::run(count, &program, &options.command, &environment),
+        None => Err(exec::replace(&program, &options.command, &environment)),
+    }
 }
 
 /// The variables by which the library gets into the server and finds the coordinator.
@@ -81,7 +90,10 @@ fn prepare(
     let inode = rustix::fs::fstat(&socket).context("stat the server's socket")?;
     let number = leave_open(&socket).context("leave the server's socket open")?;
     let Invitation { name, token } = invitation;
-    let variable = format!("{number}:{}:{name}:{token}", inode.st_ino);
+    let mut variable = format!("{number}:{}:{name}:{token}", inode.st_ino);
+    if options.copies.is_some() {
+        variable = format!("{variable}:{SHARES_PORTS}");
+    }
     Ok([(PRELOAD, preload), (VARIABLE, variable.into())])
 }
 
