@@ -148,6 +148,16 @@ impl State {
         0
     }
 
+    /// Ends the registrations that the application has removed in that epoll instance.
+    pub(crate) fn unregister_removed(&mut self, epoll: i32) {
+        for nth in 0..self.claims.len() {
+            let published = published::of(nth);
+            if published.is_removed() && published.is_at(epoll) {
+                self.unregister(nth);
+            }
+        }
+    }
+
     /// Ends the registration of the listener of a claim.
     pub(crate) fn unregister(&mut self, nth: usize) {
         if let Some(epoll) = self.claims[nth].epoll() {

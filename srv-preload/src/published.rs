@@ -1,7 +1,9 @@
 //! What a claim publishes in the memory of its group, by plain stores: whether its owner waits,
 //! and what it has accepted. Any thread may call these functions without a lock.
 
-use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
 
 use srv_common::Group;
 use srv_common::claim::CLAIMS_MAX;
@@ -22,6 +24,8 @@ pub(crate) struct Published {
     due_ns: AtomicU64,
     /// Connections accepted since the application last waited.
     batch: AtomicU32,
+    /// The application has removed its listener there, which is done before it waits.
+    is_removed: AtomicBool,
     /// How often the application has waited through this library's functions.
     waits: AtomicU64,
 }
@@ -33,6 +37,7 @@ static ALL: [Published; CLAIMS_MAX] = [const {
         epolls: [const { AtomicI32::new(-1) }; NAMES_MAX],
         due_ns: AtomicU64::new(0),
         batch: AtomicU32::new(0),
+        is_removed: AtomicBool::new(false),
         waits: AtomicU64::new(0),
     }
 }; CLAIMS_MAX];
@@ -53,6 +58,11 @@ fn at(epoll: i32) -> impl Iterator<Item = &'static Published> {
 /// Whether a claimed listener is registered in that epoll instance.
 pub(crate) fn has_claims(epoll: i32) -> bool {
     at(epoll).next().is_some()
+}
+
+/// Whether a listener that the application has removed is still registered in that epoll instance.
+pub(crate) fn has_removed(epoll: i32) -> bool {
+    at(epoll).any(Published::is_removed)
 }
 
 /// A thread is about to wait at that epoll instance. Returns when it has to stop waiting because a
@@ -115,12 +125,21 @@ impl Published {
     /// Its listener is registered nowhere.
     pub(crate) fn leaves(&self) {
         self.is_registered_at(core::iter::empty());
+        self.set_removed(false);
     }
 
     /// Whether its listener is registered in that epoll instance.
     pub(crate) fn is_at(&self, epoll: i32) -> bool {
         let mut names = self.epolls.iter();
         names.any(|name| name.load(Ordering::Relaxed) == epoll)
+    }
+
+    pub(crate) fn set_removed(&self, is_removed: bool) {
+        self.is_removed.store(is_removed, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_removed(&self) -> bool {
+        self.is_removed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_due(&self, due_ns: Option<u64>) {

@@ -27,6 +27,9 @@ pub(crate) fn wait(
     timeout_ns: Option<u64>,
     mask: *const u8,
 ) -> Returned {
+    if published::has_removed(epoll) {
+        state::with(|state| state.unregister_removed(epoll));
+    }
     if timeout_ns == Some(0) {
         let returned = sys::epoll_wait(epoll, events, count, 0, mask);
         published::wakes(epoll, monotonic_ns());

@@ -67,7 +67,19 @@ impl State {
             _ => return None,
         };
         let at = self.claims[nth].epoll().filter(|at| *at != self.waiting);
+        let published = published::of(nth);
         match (operation, at) {
+            (EPOLL_CTL_ADD, Some(at)) if at == epoll && published.is_removed() => {
+                published.set_removed(false);
+                if self.claims[nth].registered() == Some((events, data)) {
+                    return Some(0);
+                }
+                self.unregister(nth);
+                Some(self.register(nth, epoll, events, data))
+            }
+            (EPOLL_CTL_MOD | EPOLL_CTL_DEL, Some(_)) if published.is_removed() => {
+                Some(sys::failure(errno::ENOENT))
+            }
             (EPOLL_CTL_ADD, Some(at)) if at == epoll => Some(sys::failure(errno::EEXIST)),
             (EPOLL_CTL_ADD, Some(_)) => {
                 self.leave_alone(nth);
@@ -82,7 +94,13 @@ impl State {
                 Some(self.register(nth, epoll, events, data))
             }
             (EPOLL_CTL_DEL, Some(at)) if at == epoll => {
-                self.unregister(nth);
+                // nginx removes its listener and adds it again at every sixteenth connection. A
+                // new registration would be the last in line at its own listener, so this one
+                // stays until the application waits.
+                match published.waits_here() {
+                    true => published.set_removed(true),
+                    false => self.unregister(nth),
+                }
                 Some(0)
             }
             _ => None,
