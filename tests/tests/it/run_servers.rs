@@ -43,8 +43,8 @@ fn one_by_one(server: &Unmodified, address: SocketAddr) -> Option<KeepAlive> {
 
 /// Bursts of requests, each on a connection of its own; how many.
 fn bursts(address: SocketAddr) -> usize {
-    let period = Duration::from_secs(1);
-    let draws = burst(1, 800.0, 32, period, Service::Fixed(0));
+    let period = Duration::from_millis(400);
+    let draws = burst(1, 1600.0, 32, period, Service::Fixed(0));
     let run = Load::get(address, PAGE).run(&draws).unwrap();
     assert_eq!(run.lost(), 0, "first error: {:?}", run.first_error);
     run.records.len()
@@ -185,22 +185,18 @@ fn a_go_server_runs_as_without() {
     let address = free_address(LOCALHOST).unwrap();
     let host = LOCALHOST.to_string();
     let ports = [address.port(), behind.address().port()].map(|port| port.to_string());
-    let mut command = Command::new(binary().unwrap());
+    // It reports to the descriptor 3, and would otherwise close what has that number.
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"exec "$@" 3>/dev/null"#, "sh"]);
+    command.arg(binary().unwrap());
     command
         .args(["run", "--control"])
-        .arg(folder.path().join(CONTROL));
-    command.args([
-        "--",
-        PROXY,
-        "-proto",
-        "tcp",
-        "-host-ip",
-        &host,
-        "-host-port",
-        &ports[0],
-    ]);
-    command.args(["-container-ip", &host, "-container-port", &ports[1]]);
+        .arg(folder.path().join(CONTROL))
+        .args(["--", PROXY, "-proto", "tcp"])
+        .args(["-host-ip", &host, "-host-port", &ports[0]])
+        .args(["-container-ip", &host, "-container-port", &ports[1]]);
     let mut proxy = Child::spawn(&mut command).unwrap();
+    proxy.await_line("is a Go binary").unwrap();
     let connects = || Ok(TcpStream::connect(address).ok().map(drop));
     proxy.await_ready("it listens", connects).unwrap();
     for _ in 0..KEPT {

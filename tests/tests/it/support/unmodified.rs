@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process_group};
 use srv::control::status::GroupStatus;
 use srv::control::{Reply, Request, ask};
 use srv::measure::baseline::launch::{CONTROL, Complete, Launch};
@@ -25,8 +25,9 @@ pub(crate) struct Unmodified {
     pub program: &'static str,
     /// Separated by white space.
     pub arguments: &'static str,
-    /// Whether it signals its process group, which then has to be its own.
-    pub has_own_session: bool,
+    /// The signal that ends its process group, if that has to be its own: it signals the group
+    /// itself, or leaves that to a terminal.
+    pub ends_group: Option<Signal>,
     /// Variables of its environment.
     pub environment: &'static [(&'static str, &'static str)],
     /// What is written into its folder, in which it is started: name and content.
@@ -39,15 +40,13 @@ pub(crate) struct Unmodified {
     pub acceptors: usize,
     /// Whether it keeps connections, and a kept one does not occupy a worker.
     pub keeps: bool,
-    /// The signal that ends all of its processes.
-    pub stopped_by: Signal,
 }
 
 /// An unmodified server that runs under `srv run`; dropping it stops it.
 #[derive(Debug)]
 pub(crate) struct Running {
     server: BaselineServer,
-    stopped_by: Signal,
+    ends_group: Option<Signal>,
 }
 
 impl Unmodified {
@@ -71,7 +70,7 @@ impl Unmodified {
         let server = retry_if_in_use(|| self.try_run(flags)).unwrap();
         Running {
             server,
-            stopped_by: self.stopped_by,
+            ends_group: self.ends_group,
         }
     }
 
@@ -85,7 +84,7 @@ impl Unmodified {
             let content = filled_in(content, address, folder.path());
             std::fs::write(&file, content).with_context(|| format!("write {}", file.display()))?;
         }
-        let mut command = if self.has_own_session {
+        let mut command = if self.ends_group.is_some() {
             let mut command = Command::new("setsid");
             command.arg(self.path());
             command
@@ -162,7 +161,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Err(error) = self.server.stop_by(self.stopped_by) {
+        let Some(signal) = self.ends_group else {
+            return;
+        };
+        let ended = kill_process_group(self.server.pid(), signal)
+            .context("signal a process group")
+            .and_then(|()| self.server.await_end());
+        if let Err(error) = ended {
             eprintln!("{error:#}");
         }
     }

@@ -12,14 +12,13 @@ const WORKERS: usize = 4;
 const BASE: Unmodified = Unmodified {
     program: "",
     arguments: "",
-    has_own_session: false,
+    ends_group: None,
     environment: &[],
     files: &[],
     listeners: 1,
     processes: 1 + WORKERS,
     acceptors: WORKERS,
     keeps: true,
-    stopped_by: Signal::TERM,
 };
 
 macro_rules! nginx {
@@ -79,7 +78,7 @@ pub(crate) const NGINX_REUSEPORT: Unmodified = Unmodified {
 pub(crate) const LIGHTTPD: Unmodified = Unmodified {
     program: "lighttpd",
     arguments: "-D -f {folder}/lighttpd.conf",
-    has_own_session: true,
+    ends_group: Some(Signal::TERM),
     files: &[
         (
             "lighttpd.conf",
@@ -131,9 +130,11 @@ KeepAliveTimeout 60
     };
 }
 
-/// A kept connection would occupy one of its workers.
+/// A kept connection would occupy one of its workers. It ends them by a signal to its process
+/// group.
 pub(crate) const APACHE_PREFORK: Unmodified = Unmodified {
     program: "apache2",
+    ends_group: Some(Signal::TERM),
     arguments: "-DFOREGROUND -f {folder}/apache.conf",
     files: apache!(
         "prefork",
@@ -325,7 +326,7 @@ pub(crate) const NODE_SHARED: Unmodified = Unmodified {
     ..NODE_IN_TURN
 };
 
-/// The master of its workers accepts, too. SIGTERM would end the master alone.
+/// The master of its workers accepts, too. It leaves their end to a terminal.
 pub(crate) const PHP: Unmodified = Unmodified {
     program: "php",
     arguments: "-S {address} router.php",
@@ -341,7 +342,7 @@ echo \"ok\\n\";
     )],
     acceptors: 1 + WORKERS,
     keeps: false,
-    stopped_by: Signal::INT,
+    ends_group: Some(Signal::INT),
     ..BASE
 };
 
