@@ -184,7 +184,7 @@ impl RunGroup {
                 self.let_watch(other, slot, members);
             }
         }
-        self.have_rescan(slot, members);
+        self.have_rescan(slot, members, |_| true);
         !self.has_claims()
     }
 
@@ -192,10 +192,13 @@ impl RunGroup {
     /// [`Group::MAINTENANCE_INTERVAL`].
     pub(super) fn maintain(&mut self, members: &mut Members) {
         for stall in self.group.maintain() {
-            if stall.stage == Stage::Suspected
-                && let Some(owner) = self.owner(stall.slot)
-            {
-                members.ring(owner.claim.member);
+            if stall.stage == Stage::Suspected {
+                if let Some(owner) = self.owner(stall.slot) {
+                    members.ring(owner.claim.member);
+                }
+            } else if self.group.waiting(stall.slot) > 0 {
+                // The kernel woke its owner alone, which then did not accept.
+                self.have_rescan(stall.slot, members, |slot| self.is_asleep(slot));
             }
         }
         self.close_unneeded(Instant::now(), members);
@@ -249,12 +252,19 @@ impl RunGroup {
         self.count_notice();
     }
 
-    /// Has the processes look at all listeners: the owner of `left` may have been the only one that
-    /// the kernel woke for a connection which it did not accept.
-    fn have_rescan(&self, left: u32, members: &mut Members) {
-        for (_, owner) in self.owners().filter(|(_, owner)| owner.is_ready) {
+    /// Whether the owner of `slot` waits for events, as it publishes.
+    fn is_asleep(&self, slot: u32) -> bool {
+        let slots = &self.group.figures().slots;
+        slots[slot as usize].load.busy_since_ns.get() == 0
+    }
+
+    /// Has the processes look at all listeners whose slots are `among`: the owner of `missed` may
+    /// have been the only one that the kernel woke for a connection which it did not accept.
+    fn have_rescan(&self, missed: u32, members: &mut Members, among: impl Fn(u32) -> bool) {
+        let owners = self.owners().filter(|(_, owner)| owner.is_ready);
+        for (_, owner) in owners.filter(|(slot, _)| among(*slot)) {
             let rescan = Message {
-                slot: left,
+                slot: missed,
                 ..Message::new(Kind::Rescan, owner.claim.number)
             };
             members.tell(owner.claim.member, rescan, &[]);
