@@ -17,7 +17,7 @@ use std::path::Path;
 use std::process::ExitStatus;
 
 use anyhow::{Context as _, Result};
-use rustix::process::{Pid, Signal};
+use rustix::process::Pid;
 use tempfile::TempDir;
 
 use crate::kernel::sock_diag::SockDiag;
@@ -56,12 +56,11 @@ impl BaselineServer {
         self.folder.path()
     }
 
-    /// Stops it with this signal. A server that SIGTERM stops is stopped when it is dropped.
+    /// Waits until it ends, which something else brings about.
     ///
     /// # Errors
-    /// It has ended already, or does not end in 20 s.
-    pub fn stop_by(&mut self, signal: Signal) -> Result<ExitStatus> {
-        self.child.signal(signal)?;
+    /// 20 s passed.
+    pub fn await_end(&mut self) -> Result<ExitStatus> {
         self.child.await_exit()
     }
 

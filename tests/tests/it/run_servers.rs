@@ -77,9 +77,14 @@ fn assert_never_deaf(server: &Unmodified, flags: &'static [&'static str]) {
     let running = server.run(flags);
     let address = running.address();
     let before = one_by_one(server, address);
-    let during = bursts(address);
+    let in_bursts = bursts(address);
+    let past_blocked = if server.can_be_blocked {
+        past_blocked_workers(server, &running)
+    } else {
+        0
+    };
     let after = one_by_one(server, address);
-    assert_accepted(server, &running, KEPT + during + KEPT);
+    assert_accepted(server, &running, KEPT + in_bursts + past_blocked + KEPT);
     drop((before, after));
 }
 
@@ -97,43 +102,28 @@ fn hold(address: SocketAddr, folder: &Path, nth: usize) -> (Client, File) {
     (client, held.into())
 }
 
-/// While all workers but one are blocked, each connection is answered: the kernel's hash chooses
-/// the blocked workers' sockets, too, and the free worker takes what waits there.
-fn assert_takes_from_blocked_workers(server: &Unmodified) {
+/// While all workers but one are blocked, each connection is answered; how many there were. The
+/// kernel's hash chooses the blocked workers' sockets, too, and the free worker takes what waits
+/// there.
+fn past_blocked_workers(server: &Unmodified, running: &Running) -> usize {
     const CONNECTIONS: usize = 32;
-    gate::needs!(root, "run an unmodified server": &server.installed());
-    let running = server.run(&[NO_BPF]);
     let address = running.address();
     let hold = |nth| hold(address, running.folder(), nth);
     let held: Vec<_> = (1..server.acceptors).map(hold).collect();
     for _ in 0..CONNECTIONS {
         assert_eq!(get(address, PAGE).status(), 200);
     }
+    let connections = held.len() + CONNECTIONS;
     for (mut client, pipe) in held {
         drop(pipe);
         assert_eq!(client.response().status(), 200);
     }
-    // The blocked workers hear of connections again.
-    let kept = one_by_one(server, address);
-    assert_accepted(server, &running, server.acceptors - 1 + CONNECTIONS + KEPT);
-    drop(kept);
+    connections
 }
 
-/// The tests of one server. The last one is for those of which a request blocks the process that
-/// accepts.
+/// The tests of one server.
 macro_rules! server {
     ($name:ident, $server:expr) => {
-        server!($name, $server, {});
-    };
-    ($name:ident, $server:expr, can be blocked) => {
-        server!($name, $server, {
-            #[test]
-            fn takes_from_blocked_workers() {
-                assert_takes_from_blocked_workers(&$server);
-            }
-        });
-    };
-    ($name:ident, $server:expr, { $($test:item)* }) => {
         mod $name {
             use super::*;
 
@@ -148,31 +138,29 @@ macro_rules! server {
             fn is_never_deaf_when_hashed() {
                 assert_never_deaf(&$server, &[NO_BPF]);
             }
-
-            $($test)*
         }
     };
 }
 
-server!(nginx_with_a_shared_socket, servers::NGINX, can be blocked);
-server!(nginx_with_a_socket_each, servers::NGINX_REUSEPORT, can be blocked);
+server!(nginx_with_a_shared_socket, servers::NGINX);
+server!(nginx_with_a_socket_each, servers::NGINX_REUSEPORT);
 server!(lighttpd, servers::LIGHTTPD);
 server!(apache_prefork, servers::APACHE_PREFORK);
 server!(apache_event, servers::APACHE_EVENT);
 server!(haproxy_by_thread, servers::HAPROXY);
-server!(gunicorn_sync, servers::GUNICORN_SYNC, can be blocked);
+server!(gunicorn_sync, servers::GUNICORN_SYNC);
 server!(gunicorn_gthread, servers::GUNICORN_GTHREAD);
-server!(gunicorn_gevent, servers::GUNICORN_GEVENT, can be blocked);
-server!(gunicorn_with_uvicorn_workers, servers::GUNICORN_UVICORN, can be blocked);
-server!(uvicorn, servers::UVICORN, can be blocked);
-server!(hypercorn, servers::HYPERCORN, can be blocked);
+server!(gunicorn_gevent, servers::GUNICORN_GEVENT);
+server!(gunicorn_with_uvicorn_workers, servers::GUNICORN_UVICORN);
+server!(uvicorn, servers::UVICORN);
+server!(hypercorn, servers::HYPERCORN);
 server!(granian, servers::GRANIAN);
-server!(puma, servers::PUMA, can be blocked);
-server!(unicorn, servers::UNICORN, can be blocked);
+server!(puma, servers::PUMA);
+server!(unicorn, servers::UNICORN);
 server!(node_in_turn, servers::NODE_IN_TURN);
-server!(node_with_a_shared_socket, servers::NODE_SHARED, can be blocked);
-server!(php, servers::PHP, can be blocked);
-server!(tokio, servers::TOKIO, can be blocked);
+server!(node_with_a_shared_socket, servers::NODE_SHARED);
+server!(php, servers::PHP);
+server!(tokio, servers::TOKIO);
 
 /// A Go server calls the kernel by itself, so that no library can take part. Docker's proxy is one,
 /// before a server of this process's own.

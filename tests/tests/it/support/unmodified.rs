@@ -25,6 +25,9 @@ pub(crate) struct Unmodified {
     pub program: &'static str,
     /// Separated by white space.
     pub arguments: &'static str,
+    /// Whether `/hold/N` blocks one of the processes or threads that accept until another process
+    /// has written the named pipe `hold-N` in its folder.
+    pub can_be_blocked: bool,
     /// The signal that ends its process group, if that has to be its own: it signals the group
     /// itself, or leaves that to a terminal.
     pub ends_group: Option<Signal>,

@@ -1,6 +1,5 @@
 //! The unmodified servers: the command and the configuration of each. Each answers
-//! `/index.html`. Those that run an application block at `/hold/N` until another process has written
-//! the named pipe `hold-N` in their folder. What the servers have in common is in `super`.
+//! `/index.html`. What the servers have in common is in `super`.
 
 use rustix::process::Signal;
 
@@ -19,6 +18,7 @@ const BASE: Unmodified = Unmodified {
     processes: 1 + WORKERS,
     acceptors: WORKERS,
     keeps: true,
+    can_be_blocked: true,
 };
 
 macro_rules! nginx {
@@ -93,6 +93,7 @@ mimetype.assign = ( ".html" => "text/html" )
         ),
         ("index.html", "ok\n"),
     ],
+    can_be_blocked: false,
     ..BASE
 };
 
@@ -145,6 +146,7 @@ MaxRequestWorkers 4
 "
     ),
     keeps: false,
+    can_be_blocked: false,
     ..BASE
 };
 
@@ -183,6 +185,7 @@ frontend work
     listeners: WORKERS,
     // A master and one worker, which has four threads.
     processes: 2,
+    can_be_blocked: false,
     ..BASE
 };
 
@@ -225,6 +228,7 @@ pub(crate) const GUNICORN_SYNC: Unmodified = Unmodified {
 /// Its threads work while its main thread goes on accepting.
 pub(crate) const GUNICORN_GTHREAD: Unmodified = Unmodified {
     arguments: "--workers 4 --threads 4 -k gthread --keep-alive 60 --bind {address} application",
+    can_be_blocked: false,
     ..GUNICORN
 };
 
@@ -258,6 +262,7 @@ pub(crate) const GRANIAN: Unmodified = Unmodified {
     arguments: "--interface wsgi --workers 4 --blocking-threads 1 --no-access-log --host {host} \
                 --port {port} application:application",
     listeners: WORKERS,
+    can_be_blocked: false,
     ..PYTHON
 };
 
@@ -317,12 +322,14 @@ if (cluster.isPrimary) {
 ",
     )],
     acceptors: 1,
+    can_be_blocked: false,
     ..BASE
 };
 
 pub(crate) const NODE_SHARED: Unmodified = Unmodified {
     environment: &[("NODE_CLUSTER_SCHED_POLICY", "none")],
     acceptors: WORKERS,
+    can_be_blocked: true,
     ..NODE_IN_TURN
 };
 
