@@ -3,6 +3,7 @@
 //!
 //! It outlives `srv run`, which becomes the server, and ends after the server has.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -180,6 +181,18 @@ impl Coordinator {
     }
 
     fn deal_with(&mut self, event: Event) {
+        self.take(event);
+        self.groups.drop_unneeded(&self.pids());
+    }
+
+    /// The processes of the server that are known.
+    fn pids(&self) -> BTreeSet<u32> {
+        let server = self.server.as_raw_nonzero().get().unsigned_abs();
+        let server = (!self.life.has_server_ended).then_some(server);
+        self.members.pids().chain(server).collect()
+    }
+
+    fn take(&mut self, event: Event) {
         match event {
             Event::Hello(connection) => {
                 if let Err(error) = self.members.admit(connection) {
@@ -196,8 +209,7 @@ impl Coordinator {
             Event::ServerEnded => self.life.has_server_ended = true,
             Event::Uninvited => self.life.is_uninvited = true,
             Event::Held(holders) => {
-                let mut pids: std::collections::BTreeSet<u32> = self.members.pids().collect();
-                pids.insert(self.server.as_raw_nonzero().get().unsigned_abs());
+                let pids = self.pids();
                 self.groups.close_abandoned(&holders, &self.members, &pids);
             }
             Event::Asked(question) => {
@@ -209,6 +221,7 @@ impl Coordinator {
     }
 
     fn maintain(&mut self) {
+        self.groups.drop_unneeded(&self.pids());
         self.groups.maintain(&mut self.members);
         if self.members.flush() {
             self.groups.count_notice();

@@ -28,6 +28,8 @@ use closing::Closing;
 pub(super) struct RunGroup {
     group: Group,
     sockets: BTreeMap<u32, GroupSocket>,
+    /// Since when no process has a slot.
+    idle_since: Option<Instant>,
     /// Whether the log says already what chooses.
     is_announced: bool,
 }
@@ -67,6 +69,17 @@ struct Owner {
     knows: BTreeSet<u32>,
 }
 
+/// Why a process is to watch the socket of a slot.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// The process has begun.
+    Began,
+    /// The owner of the socket has registered it.
+    Registered,
+    /// The owner of the socket has left.
+    Left,
+}
+
 /// How groups are steered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Steering {
@@ -93,6 +106,7 @@ impl RunGroup {
         Ok(Self {
             group,
             sockets: BTreeMap::new(),
+            idle_since: None,
             is_announced: false,
         })
     }
@@ -138,6 +152,7 @@ impl RunGroup {
             is_ready: false,
             knows: BTreeSet::new(),
         });
+        self.idle_since = None;
         group.worker_starts(slot, members.pid(claim.member));
         let own = Message {
             slot,
@@ -151,29 +166,31 @@ impl RunGroup {
         Ok(())
     }
 
-    /// A process is the first in line at its own listener. Only now do the others watch it, too.
+    /// A process waits at its own listener. Only now do the others watch it, too. If it says so
+    /// again, it has registered its listener anew, and the others have to follow it.
     pub(super) fn is_ready(&mut self, claim: ClaimId, members: &mut Members) {
         let Some(slot) = self.slot_of(claim) else {
             return;
         };
-        let Some(owner) = self.owner_mut(slot).filter(|owner| !owner.is_ready) else {
+        let Some(owner) = self.owner_mut(slot) else {
             return;
         };
-        owner.is_ready = true;
-        self.group.set_state(slot, State::Ready);
+        if !std::mem::replace(&mut owner.is_ready, true) {
+            self.group.set_state(slot, State::Ready);
+        }
         for other in self.slots() {
             if other != slot {
-                self.let_watch(slot, other, members);
-                self.let_watch(other, slot, members);
+                self.let_watch(slot, other, Why::Began, members);
+                self.let_watch(other, slot, Why::Registered, members);
             }
         }
         self.announce();
     }
 
-    /// A process has left its slot. Returns whether the group has no claim any more.
-    pub(super) fn leave(&mut self, claim: ClaimId, members: &mut Members) -> bool {
+    /// A process has left its slot.
+    pub(super) fn leave(&mut self, claim: ClaimId, members: &mut Members) {
         let Some(slot) = self.slot_of(claim) else {
-            return false;
+            return;
         };
         if let Some(socket) = self.sockets.get_mut(&slot) {
             socket.condition = Condition::Free(Instant::now());
@@ -181,11 +198,13 @@ impl RunGroup {
         self.group.worker_ended(slot);
         for other in self.slots() {
             if other != slot {
-                self.let_watch(other, slot, members);
+                self.let_watch(other, slot, Why::Left, members);
             }
         }
         self.have_rescan(slot, members, |_| true);
-        !self.has_claims()
+        if !self.has_claims() {
+            self.idle_since = Some(Instant::now());
+        }
     }
 
     /// Steers around what has stalled, and closes what is not needed. To be called every
@@ -204,8 +223,7 @@ impl RunGroup {
         self.close_unneeded(Instant::now(), members);
     }
 
-    /// Whether a process has a slot here.
-    pub(super) fn has_claims(&self) -> bool {
+    fn has_claims(&self) -> bool {
         self.owners().next().is_some()
     }
 
@@ -217,9 +235,8 @@ impl RunGroup {
 
     /// Gives the socket of `slot` to the owner of `to`, if the latter is ready to watch it and the
     /// former has nothing to become first in line.
-    fn let_watch(&mut self, to: u32, slot: u32, members: &mut Members) {
+    fn let_watch(&mut self, to: u32, slot: u32, why: Why, members: &mut Members) {
         let has_starting_owner = self.owner(slot).is_some_and(|owner| !owner.is_ready);
-        let has_owner = self.owner(slot).is_some();
         let listener = self.group.listeners.sockets.get(slot as usize);
         let cookie = self.sockets.get(&slot).map(|socket| socket.cookie);
         let watcher = match self
@@ -236,8 +253,8 @@ impl RunGroup {
         let is_new = watcher.knows.insert(slot);
         let kind = match is_new {
             true => Kind::Sibling,
-            // It watches the socket already, and the socket has a new owner.
-            false if has_owner => Kind::Behind,
+            // It watches the socket already, and would be in line before the owner.
+            false if why == Why::Registered => Kind::Behind,
             false => return,
         };
         let message = Message {

@@ -109,6 +109,13 @@ impl Groups {
         self.all.values().flat_map(RunGroup::unowned).collect()
     }
 
+    /// Ends the groups that no process has a slot of, unless one of `pids`, the server's
+    /// processes, is about to start the next worker. What the server has closed then refuses
+    /// connections at once, and what it has open is its own again.
+    pub(super) fn drop_unneeded(&mut self, pids: &BTreeSet<u32>) {
+        self.all.retain(|_, group| group.is_needed(pids));
+    }
+
     /// Closes the sockets that the server has closed.
     pub(super) fn close_abandoned(
         &mut self,
@@ -156,22 +163,17 @@ impl Groups {
         let answered = group.claim(claim, claimed, members);
         match &answered {
             Ok(()) => drop(self.claims.insert(claim, key)),
-            Err(_) if !group.has_claims() => drop(self.all.remove(&key)),
-            Err(_) => {}
+            Err(_) => self.drop_unneeded(&BTreeSet::new()),
         }
         answered
     }
 
-    /// After the last claim, the server's sockets are its own again: what it has closed refuses
-    /// connections at once.
     fn release(&mut self, claim: ClaimId, members: &mut Members) {
         let Some(key) = self.claims.remove(&claim) else {
             return;
         };
-        if let Some(group) = self.all.get_mut(&key)
-            && group.leave(claim, members)
-        {
-            self.all.remove(&key);
+        if let Some(group) = self.all.get_mut(&key) {
+            group.leave(claim, members);
         }
     }
 

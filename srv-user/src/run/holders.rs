@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rustix::process::Pid;
+
 use crate::kernel::owners;
 
 /// The result of a look at all processes.
@@ -41,6 +43,13 @@ impl Holders {
         }
         found.inodes = inodes;
         found
+    }
+
+    /// Whether one of these processes has one of these sockets open.
+    pub(super) fn is_open_in(inodes: &BTreeSet<u64>, pids: &BTreeSet<u32>) -> bool {
+        let pids = pids.iter().filter_map(|pid| Pid::from_raw(*pid as i32));
+        let mut counts = pids.map(|pid| owners::descriptors_of(pid, inodes));
+        counts.any(|counts| counts.is_ok_and(|counts| !counts.is_empty()))
     }
 
     /// Whether the server has the socket: a process has more descriptors of it than the ring gave

@@ -36,8 +36,12 @@ struct Server {
 
 impl Server {
     fn start(uses_bpf: bool) -> Self {
-        let (inherited, invited) = pair().unwrap();
         let process = Command::new("sleep").arg("1000").spawn().unwrap();
+        Self::of(process, uses_bpf)
+    }
+
+    fn of(process: Child, uses_bpf: bool) -> Self {
+        let (inherited, invited) = pair().unwrap();
         let control = tempfile::tempdir().unwrap();
         let args = CoordinatorArgs {
             server: process.id() as i32,
@@ -376,6 +380,72 @@ fn after_the_last_claim_the_server_decides_what_is_open() {
     server.end(());
 }
 
+/// The master of a server, which has its listener open until it is dropped.
+struct Master(Child);
+
+impl Master {
+    fn with(listener: TcpListener) -> Self {
+        Self(sleeping_with(listener))
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A process that has the listener open.
+fn sleeping_with(listener: TcpListener) -> Child {
+    let mut command = Command::new("sleep");
+    command.arg("1000").stdin(OwnedFd::from(listener));
+    command.spawn().unwrap()
+}
+
+#[test]
+fn what_waits_while_all_workers_are_replaced_is_not_lost() {
+    let (shared, address) = listener();
+    let server = Server::of(sleeping_with(shared.try_clone().unwrap()), false);
+    let (first, second) = (Process::of(&server), Process::of(&server));
+    first.own(0, &shared);
+    second.own(0, &shared);
+    first.expect(Kind::Sibling, 0);
+    drop((first, second));
+    await_that("no process has a slot", || {
+        let group = &server.status().groups[0];
+        group.workers.iter().all(|worker| worker.pid == 0)
+    });
+    // Some come to each socket.
+    let clients: Vec<_> = (0..32)
+        .map(|_| TcpStream::connect(address).unwrap())
+        .collect();
+    let (first, second) = (Process::of(&server), Process::of(&server));
+    first.own(0, &shared);
+    let replacement = second.own(0, &shared).replacement.unwrap();
+    let waiting = [&shared, &replacement].map(|at| accept_queue(at).unwrap().0);
+    assert_eq!(waiting[0] + waiting[1], 32);
+    assert!(waiting[1] > 0);
+    drop((clients, shared, replacement));
+    server.end((first, second));
+    assert!(refuses(address));
+}
+
+#[test]
+fn an_owner_that_registers_anew_is_the_first_in_line_again() {
+    let server = Server::start(false);
+    let (shared, _) = listener();
+    let (first, second) = (Process::of(&server), Process::of(&server));
+    let one = first.own(0, &shared);
+    second.own(0, &shared);
+    first.expect(Kind::Sibling, 0);
+    second.expect(Kind::Sibling, 0);
+    first.say(Kind::Ready, 0);
+    assert_eq!(second.expect(Kind::Behind, 0).0.slot, one.slot);
+    assert!(!first.has_more());
+    server.end((first, second));
+}
+
 #[test]
 fn a_socket_that_the_server_closed_is_closed_after_it_is_drained() {
     let server = Server::start(false);
@@ -386,10 +456,7 @@ fn a_socket_that_the_server_closed_is_closed_after_it_is_drained() {
     first.own(0, &first_socket);
     let two = second.own(0, &second_socket);
     // The server's master, which has it, too. (Files of this process are the coordinator's.)
-    let mut master = Command::new("sleep");
-    master.arg("1000").stdin(OwnedFd::from(second_socket));
-    let mut child = master.spawn().unwrap();
-    drop(master);
+    let master = Master::with(second_socket);
     let (_, to_drain) = first.expect(Kind::Sibling, 0);
     second.expect(Kind::Sibling, 0);
     second.say(Kind::Release, 0);
@@ -407,8 +474,7 @@ fn a_socket_that_the_server_closed_is_closed_after_it_is_drained() {
         socket_options::get(&to_drain, level, option).is_ok_and(|filter| !filter.is_empty())
     };
     assert!(!drops_syns(), "the master has it");
-    child.kill().unwrap();
-    child.wait().unwrap();
+    drop(master);
     await_that("no more come", drops_syns);
     assert_eq!(server.sockets().len(), 2, "it is not drained");
     to_drain.set_nonblocking(true).unwrap();

@@ -36,6 +36,19 @@ impl RunGroup {
         unowned.map(|socket| socket.inode)
     }
 
+    /// Whether the group is still needed. If no process has a slot, that is so for a moment, in
+    /// which the server may start its next worker, and only if one of `pids`, the server's
+    /// processes, has one of the server's sockets open.
+    pub(in crate::run) fn is_needed(&self, pids: &BTreeSet<u32>) -> bool {
+        let Some(since) = self.idle_since else {
+            return self.has_claims();
+        };
+        let sockets = self.sockets.values();
+        let sockets = sockets.filter(|socket| socket.origin == Origin::Server);
+        let inodes = sockets.map(|socket| socket.inode).collect();
+        since.elapsed() < FREE_FOR && Holders::is_open_in(&inodes, pids)
+    }
+
     /// Closes the sockets that the server has closed, as far as `holders` says so. `members` are
     /// the server's processes.
     pub(in crate::run) fn close_abandoned(
