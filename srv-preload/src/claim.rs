@@ -55,6 +55,20 @@ struct Registration {
     counter: i32,
 }
 
+/// A listener at which a connection waits, with its place in the order.
+#[derive(Clone, Copy)]
+pub(crate) struct Candidate {
+    pub(crate) order: (u64, u64),
+    pub(crate) slot: u32,
+}
+
+impl Candidate {
+    pub(crate) const NONE: Self = Self {
+        order: (0, 0),
+        slot: 0,
+    };
+}
+
 /// The group of a claim's places.
 const GROUP: usize = 0;
 

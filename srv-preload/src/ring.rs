@@ -6,25 +6,11 @@ use linux_raw_sys::general as nr;
 use srv_common::policy::steal_grace_ns;
 
 use crate::c_library::monotonic_ns;
-use crate::claim::place;
+use crate::claim::{Candidate, place};
 use crate::files::{self, File};
 use crate::published;
 use crate::state::State;
 use crate::sys::{self, Returned, errno, passed};
-
-/// A listener at which a connection waits, with its place in the order.
-#[derive(Clone, Copy)]
-pub(crate) struct Candidate {
-    order: (u64, u64),
-    slot: u32,
-}
-
-impl Candidate {
-    pub(crate) const NONE: Self = Self {
-        order: (0, 0),
-        slot: 0,
-    };
-}
 
 /// What the application passes to `accept4`.
 #[derive(Clone, Copy)]

@@ -9,10 +9,9 @@ use srv_common::MAX_WORKERS;
 use srv_common::claim::CLAIMS_MAX;
 
 use crate::channel::{self, Channel};
-use crate::claim::Claim;
+use crate::claim::{Candidate, Claim};
 use crate::files::{self, File};
 use crate::published;
-use crate::ring::Candidate;
 use crate::sys::{self, pollfd};
 use crate::{process, sys::Timespec};
 
