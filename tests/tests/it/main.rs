@@ -65,6 +65,7 @@ mod report;
 mod request_rules;
 mod ring;
 mod root_moves;
+mod run_command;
 mod run_servers;
 mod sandbox;
 mod shares;

@@ -1,0 +1,229 @@
+//! The command `srv run`: it becomes COMMAND and leaves nothing of itself behind; what no library
+//! can be loaded into runs plain; and a server goes on without its coordinator.
+
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use srv::control::{Reply, Request, ask};
+use srv::kernel::owners;
+use srv::measure::baseline::launch::CONTROL;
+use srv_tests::server::binary;
+
+use crate::client::get;
+use crate::gate;
+use crate::probe::until;
+use crate::unmodified::servers;
+
+fn srv() -> Command {
+    Command::new(binary().unwrap())
+}
+
+/// `srv run` of a shell that runs this script.
+fn script(text: &str) -> Command {
+    let mut command = srv();
+    command.args(["run", "--", "sh", "-c", text]);
+    command
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap().trim_end()
+}
+
+/// The coordinators of the server whose first process this is, or was.
+fn coordinators(server: u32) -> Vec<rustix::process::Pid> {
+    let of_server = |pid: &rustix::process::Pid| {
+        let path = format!("/proc/{}/cmdline", pid.as_raw_nonzero());
+        let words = std::fs::read(path).unwrap_or_default();
+        let words: Vec<_> = words.split(|byte| *byte == 0).collect();
+        words.get(1..4) == Some(&[b"coordinate", b"--server", server.to_string().as_bytes()])
+    };
+    let all = owners::all_processes().into_iter();
+    all.filter(of_server).collect()
+}
+
+#[test]
+fn it_becomes_the_command() {
+    let mut command = script("echo $$ $PPID; cat; echo said >&2; kill -TERM $$");
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let pid = child.id();
+    child.stdin.take().unwrap().write_all(b"asked").unwrap();
+    // This awaits the end of standard error, which the coordinator has, too.
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = child.wait_with_output().unwrap();
+    assert_eq!(
+        text(&stdout),
+        format!("{pid} {}\nasked", std::process::id())
+    );
+    assert_eq!(text(&stderr), "said");
+    assert_eq!(status.signal(), Some(libc::SIGTERM));
+    until("its coordinator has ended", || {
+        coordinators(pid).is_empty().then_some(())
+    });
+}
+
+#[test]
+fn the_exit_code_is_the_commands_or_says_why_there_is_none() {
+    assert_eq!(script("exit 42").status().unwrap().code(), Some(42));
+    let none = srv().args(["run", "no-such-command"]).output().unwrap();
+    assert_eq!(none.status.code(), Some(127));
+    assert!(
+        text(&none.stderr).contains("execute no-such-command: "),
+        "{none:?}"
+    );
+    let folder = srv().args(["run", "/"]).output().unwrap();
+    assert_eq!(folder.status.code(), Some(126), "{folder:?}");
+    let nothing = srv().arg("run").output().unwrap();
+    assert_eq!(nothing.status.code(), Some(2));
+}
+
+/// How a process handles signals, which it inherits through exec.
+fn signals_of(command: &mut Command) -> Vec<String> {
+    let output = command.output().unwrap();
+    let lines = text(&output.stdout).lines();
+    lines.map(ToOwned::to_owned).collect()
+}
+
+#[test]
+fn signals_are_handled_as_without_it() {
+    const SHOW: [&str; 3] = ["grep", "-E", "^Sig(Blk|Ign):"];
+    for ignored in [
+        [libc::SIGPIPE, libc::SIGUSR2],
+        [libc::SIGHUP, libc::SIGCHLD],
+    ] {
+        let prepare = move || {
+            // SAFETY: the calls change how signals are handled, and nothing else; both are
+            // async-signal-safe.
+            unsafe {
+                libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+                ignored.map(|signal| libc::signal(signal, libc::SIG_IGN));
+                let mut blocked: libc::sigset_t = std::mem::zeroed();
+                libc::sigaddset(&raw mut blocked, libc::SIGUSR1);
+                libc::sigprocmask(libc::SIG_SETMASK, &raw const blocked, std::ptr::null_mut());
+            }
+            Ok(())
+        };
+        let mut plain = Command::new(SHOW[0]);
+        plain.args(&SHOW[1..]).arg("/proc/self/status");
+        let mut run = srv();
+        run.args(["run", "--"]).args(SHOW).arg("/proc/self/status");
+        for command in [&mut plain, &mut run] {
+            // SAFETY: see `prepare`.
+            unsafe { command.pre_exec(prepare) };
+        }
+        let expected = signals_of(&mut plain);
+        assert_eq!(expected.len(), 2, "{expected:?}");
+        assert_eq!(signals_of(&mut run), expected);
+    }
+}
+
+/// A binary that is linked statically, and does nothing but end with the exit code 7.
+fn static_binary(folder: &Path) -> PathBuf {
+    const HEADER_BYTES: usize = 64;
+    const SEGMENT_BYTES: usize = 56;
+    const ADDRESS: u64 = 0x40_0000;
+    let (machine, code): (u16, &[u8]) = match std::env::consts::ARCH {
+        // mov $231, %eax; mov $7, %edi; syscall
+        "x86_64" => (62, b"\xb8\xe7\x00\x00\x00\xbf\x07\x00\x00\x00\x0f\x05"),
+        // mov x8, #94; mov x0, #7; svc #0
+        _ => (183, b"\xc8\x0b\x80\xd2\xe0\x00\x80\xd2\x01\x00\x00\xd4"),
+    };
+    let start = HEADER_BYTES + SEGMENT_BYTES;
+    let bytes = (start + code.len()) as u64;
+    let mut binary = b"\x7fELF\x02\x01\x01".to_vec();
+    binary.resize(16, 0);
+    // An executable (ET_EXEC) of version 1, which begins after its headers.
+    [2u16, machine].map(|half| binary.extend(half.to_le_bytes()));
+    binary.extend(1u32.to_le_bytes());
+    [ADDRESS + start as u64, HEADER_BYTES as u64, 0].map(|word| binary.extend(word.to_le_bytes()));
+    binary.extend(0u32.to_le_bytes());
+    let sizes = [HEADER_BYTES, SEGMENT_BYTES, 1, 0, 0, 0].map(|size| size as u16);
+    sizes.map(|half| binary.extend(half.to_le_bytes()));
+    // One segment (PT_LOAD), which is read and executed.
+    [1u32, 5].map(|word| binary.extend(word.to_le_bytes()));
+    [0, ADDRESS, ADDRESS, bytes, bytes, 0x1000].map(|word| binary.extend(word.to_le_bytes()));
+    binary.extend(code);
+    let path = folder.join("static");
+    std::fs::write(&path, binary).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn what_no_library_can_be_loaded_into_runs_plain_and_one_line_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let binary = static_binary(folder.path());
+    let output = srv().args(["run", "--"]).arg(&binary).output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    let said = text(&output.stderr);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(
+        said.contains("linked statically") && said.contains("runs plain"),
+        "{said}"
+    );
+    // A script is as its interpreter is.
+    let script = folder.path().join("script");
+    std::fs::write(&script, format!("#!{}\n", binary.display())).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let output = srv().arg("run").arg(&script).output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    assert!(
+        text(&output.stderr).contains("linked statically"),
+        "{output:?}"
+    );
+    let mut itself = srv();
+    itself.args(["run", "--"]).arg(srv().get_program());
+    let output = itself.arg("--version").output().unwrap();
+    assert!(output.status.success());
+    assert!(
+        text(&output.stderr).contains("`srv serve` steers its own workers"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn what_was_loaded_before_stays_loaded() {
+    let other = "libc.so.6";
+    let mut command = script("echo $LD_PRELOAD");
+    let output = command.env("LD_PRELOAD", other).output().unwrap();
+    let loaded: Vec<&str> = text(&output.stdout).split(':').collect();
+    assert_eq!(loaded.len(), 2, "{output:?}");
+    assert!(
+        loaded[0].ends_with(".so") && loaded[1] == other,
+        "{loaded:?}"
+    );
+}
+
+#[test]
+fn a_server_goes_on_without_its_coordinator() {
+    gate::needs!(root, "run nginx": &servers::NGINX.installed());
+    let running = servers::NGINX.run(&[]);
+    let address = running.address();
+    for _ in 0..16 {
+        assert_eq!(get(address, "/index.html").status(), 200);
+    }
+    let control = running.folder().join(CONTROL);
+    let Ok(Reply::Status(status)) = ask(Some(&control), &Request::Status) else {
+        panic!("a status");
+    };
+    let server = status.pid;
+    let [coordinator] = coordinators(server)[..] else {
+        panic!("one coordinator");
+    };
+    rustix::process::kill_process(coordinator, rustix::process::Signal::KILL).unwrap();
+    until("it has ended", || {
+        coordinators(server).is_empty().then_some(())
+    });
+    for _ in 0..64 {
+        assert_eq!(get(address, "/index.html").status(), 200);
+    }
+}
