@@ -114,8 +114,10 @@ fn a_stopped_nginx_worker_gets_no_connection() {
     assert!(!answered.contains(&1), "{answered:?}");
     let status = agent.status();
     let acks = status.listeners.iter().map(|listener| listener.acks);
-    assert_eq!(acks.flatten().sum::<u64>(), 100, "{status:?}");
-    assert_eq!(status.program.acks, Some(100), "{status:?}");
+    let acks = acks.flatten().sum::<u64>();
+    // A request may overtake its ACK on another CPU, and has a run then, too.
+    assert!(acks >= 100, "{status:?}");
+    assert_eq!(status.program.acks, Some(acks), "{status:?}");
     drop(stopped);
     let again = answered_by(nginx.address(), 100);
     assert!(again.contains(&1), "{again:?}");
