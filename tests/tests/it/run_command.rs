@@ -105,7 +105,9 @@ fn signals_are_handled_as_without_it() {
             // async-signal-safe.
             unsafe {
                 libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-                ignored.map(|signal| libc::signal(signal, libc::SIG_IGN));
+                for signal in ignored {
+                    libc::signal(signal, libc::SIG_IGN);
+                }
                 let mut blocked: libc::sigset_t = std::mem::zeroed();
                 libc::sigaddset(&raw mut blocked, libc::SIGUSR1);
                 libc::sigprocmask(libc::SIG_SETMASK, &raw const blocked, std::ptr::null_mut());
@@ -128,8 +130,8 @@ fn signals_are_handled_as_without_it() {
 
 /// A binary that is linked statically, and does nothing but end with the exit code 7.
 fn static_binary(folder: &Path) -> PathBuf {
-    const HEADER_BYTES: usize = 64;
-    const SEGMENT_BYTES: usize = 56;
+    const HEADER_BYTES: u16 = 64;
+    const SEGMENT_BYTES: u16 = 56;
     const ADDRESS: u64 = 0x40_0000;
     let (machine, code): (u16, &[u8]) = match std::env::consts::ARCH {
         // mov $231, %eax; mov $7, %edi; syscall
@@ -137,20 +139,21 @@ fn static_binary(folder: &Path) -> PathBuf {
         // mov x8, #94; mov x0, #7; svc #0
         _ => (183, b"\xc8\x0b\x80\xd2\xe0\x00\x80\xd2\x01\x00\x00\xd4"),
     };
-    let start = HEADER_BYTES + SEGMENT_BYTES;
-    let bytes = (start + code.len()) as u64;
-    let mut binary = b"\x7fELF\x02\x01\x01".to_vec();
-    binary.resize(16, 0);
+    let start = u64::from(HEADER_BYTES + SEGMENT_BYTES);
+    let bytes = start + code.len() as u64;
     // An executable (ET_EXEC) of version 1, which begins after its headers.
-    [2u16, machine].map(|half| binary.extend(half.to_le_bytes()));
+    let mut binary = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    binary.extend([2, machine].iter().flat_map(|half| half.to_le_bytes()));
     binary.extend(1u32.to_le_bytes());
-    [ADDRESS + start as u64, HEADER_BYTES as u64, 0].map(|word| binary.extend(word.to_le_bytes()));
+    let places = [ADDRESS + start, HEADER_BYTES.into(), 0];
+    binary.extend(places.iter().flat_map(|word| word.to_le_bytes()));
     binary.extend(0u32.to_le_bytes());
-    let sizes = [HEADER_BYTES, SEGMENT_BYTES, 1, 0, 0, 0].map(|size| size as u16);
-    sizes.map(|half| binary.extend(half.to_le_bytes()));
+    let sizes = [HEADER_BYTES, SEGMENT_BYTES, 1, 0, 0, 0];
+    binary.extend(sizes.iter().flat_map(|half| half.to_le_bytes()));
     // One segment (PT_LOAD), which is read and executed.
-    [1u32, 5].map(|word| binary.extend(word.to_le_bytes()));
-    [0, ADDRESS, ADDRESS, bytes, bytes, 0x1000].map(|word| binary.extend(word.to_le_bytes()));
+    binary.extend([1u32, 5].iter().flat_map(|word| word.to_le_bytes()));
+    let segment = [0, ADDRESS, ADDRESS, bytes, bytes, 0x1000];
+    binary.extend(segment.iter().flat_map(|word| word.to_le_bytes()));
     binary.extend(code);
     let path = folder.join("static");
     std::fs::write(&path, binary).unwrap();
