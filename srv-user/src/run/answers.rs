@@ -4,11 +4,24 @@ use srv_common::Policy;
 use srv_steer::{AcceptMode, ListenerInfo, Overflow};
 
 use super::coordinator::Coordinator;
-use crate::control::status::GroupStatus;
+use super::group::RunGroup;
+use crate::control::status::{GroupStatus, Totals};
 use crate::control::{Reply, Request, SocketStatus, Status};
 use crate::kernel::owners;
 use crate::values::PolicyName;
 use crate::values::reported::Reported;
+
+/// The state of the slots that have a socket. A server that reloads leaves others behind, which
+/// have no share of anything.
+fn group_status(group: &RunGroup) -> GroupStatus {
+    let mut status = GroupStatus::of(group.steered());
+    let sockets = &group.steered().listeners.sockets;
+    status
+        .workers
+        .retain(|worker| sockets.get(worker.slot as usize).is_some());
+    status.totals = Totals::of(&status.workers);
+    status
+}
 
 impl Coordinator {
     pub(super) fn answer(&mut self, request: &Request) -> Reply {
@@ -45,10 +58,6 @@ impl Coordinator {
         }
     }
 
-    fn server_pid(&self) -> u32 {
-        self.server.as_raw_nonzero().get().unsigned_abs()
-    }
-
     fn status(&self) -> Status {
         let overflow = Overflow::read().unwrap_or_default().since(self.overflow);
         Status {
@@ -61,11 +70,7 @@ impl Coordinator {
             listen_overflows: overflow.overflows,
             listen_drops: overflow.drops,
             joined: None,
-            groups: self
-                .groups
-                .iter()
-                .map(|group| GroupStatus::of(group.steered()))
-                .collect(),
+            groups: self.groups.iter().map(group_status).collect(),
         }
     }
 

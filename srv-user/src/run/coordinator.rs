@@ -185,9 +185,13 @@ impl Coordinator {
         self.groups.drop_unneeded(&self.pids());
     }
 
+    pub(super) fn server_pid(&self) -> u32 {
+        self.server.as_raw_nonzero().get().unsigned_abs()
+    }
+
     /// The processes of the server that are known.
     fn pids(&self) -> BTreeSet<u32> {
-        let server = self.server.as_raw_nonzero().get().unsigned_abs();
+        let server = self.server_pid();
         let server = (!self.life.has_server_ended).then_some(server);
         self.members.pids().chain(server).collect()
     }
@@ -233,9 +237,15 @@ impl Coordinator {
         }
     }
 
-    /// There are thousands of files to look at, so a thread does it.
+    /// There are thousands of files to look at, so a thread does it. In most cases the server's
+    /// first process has the socket, and that is known at once. (If it accepts connections itself,
+    /// it has copies that the ring gave it.)
     fn look_for_holders(&self) {
-        let inodes = self.groups.unowned();
+        let mut inodes = self.groups.unowned();
+        let server = self.server_pid();
+        if !self.life.has_server_ended && self.members.pids().all(|pid| pid != server) {
+            inodes = Holders::not_open_in(server, inodes);
+        }
         if !inodes.is_empty() {
             let events = self.events.clone();
             tokio::task::spawn_blocking(move || events.send(Event::Held(Holders::of(inodes))));

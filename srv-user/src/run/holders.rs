@@ -52,6 +52,15 @@ impl Holders {
         counts.any(|counts| counts.is_ok_and(|counts| !counts.is_empty()))
     }
 
+    /// Those of the sockets that this process does not have open, as far as it can be seen.
+    pub(super) fn not_open_in(pid: u32, mut inodes: BTreeSet<u64>) -> BTreeSet<u64> {
+        let counts = Pid::from_raw(pid as i32).map(|pid| owners::descriptors_of(pid, &inodes));
+        if let Some(Ok(counts)) = counts {
+            inodes.retain(|inode| !counts.contains_key(inode));
+        }
+        inodes
+    }
+
     /// Whether the server has the socket: a process has more descriptors of it than the ring gave
     /// it (`copies`, by process), or a process of the server (`members`) cannot be seen.
     /// `None` if it was not looked for.

@@ -247,6 +247,8 @@ fn a_socket_that_the_server_closed_is_closed_after_it_is_drained() {
     while to_drain.accept().is_ok() {}
     let (gone, _) = first.expect(Kind::Gone, 0);
     assert_eq!(gone.slot, two.slot);
+    let slots = |status: &crate::control::Status| status.groups[0].workers.len();
+    await_that("the slot is not listed", || slots(&server.status()) == 1);
     assert_eq!(server.sockets().len(), 1);
     drop(clients);
     server.end((first, second));
