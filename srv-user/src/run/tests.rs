@@ -245,7 +245,7 @@ fn a_socket_that_the_server_closed_is_closed_after_it_is_drained() {
     assert_eq!(server.sockets().len(), 2, "it is not drained");
     to_drain.set_nonblocking(true).unwrap();
     while to_drain.accept().is_ok() {}
-    let (gone, _) = first.expect(Kind::Gone, 0);
+    let gone = first.expect_beside_rescans(Kind::Gone, 0);
     assert_eq!(gone.slot, two.slot);
     let slots = |status: &crate::control::Status| status.groups[0].workers.len();
     await_that("the slot is not listed", || slots(&server.status()) == 1);

@@ -174,6 +174,18 @@ impl Process {
         rustix::io::read(&self.bell, &mut [0; 8]).is_ok()
     }
 
+    /// As [`Self::expect`]. A process that does not accept what waits may be told to rescan before.
+    #[track_caller]
+    pub(super) fn expect_beside_rescans(&self, kind: Kind, number: u32) -> Message {
+        loop {
+            let (message, _) = self.hear().expect("a message");
+            if message.kind() != Some(Kind::Rescan) {
+                assert_eq!((message.kind(), message.claim), (Some(kind), number));
+                return message;
+            }
+        }
+    }
+
     /// What came at once, without waiting.
     pub(super) fn has_more(&self) -> bool {
         let mut poll_fds = [rustix::event::PollFd::new(
