@@ -2,6 +2,7 @@
 //! can be loaded into runs plain; and a server goes on without its coordinator.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
@@ -10,8 +11,11 @@ use std::process::{Command, Output, Stdio};
 use srv::control::{Reply, Request, ask};
 use srv::kernel::owners;
 use srv::measure::baseline::launch::CONTROL;
+use srv_tests::child::Child;
+use srv_tests::free_address;
 use srv_tests::server::binary;
 
+use crate::agent::LOCALHOST;
 use crate::client::get;
 use crate::gate;
 use crate::probe::until;
@@ -229,4 +233,81 @@ fn a_server_goes_on_without_its_coordinator() {
     for _ in 0..64 {
         assert_eq!(get(address, "/index.html").status(), 200);
     }
+}
+
+/// nginx under `srv run`, without a control socket of the test's choice.
+struct Found {
+    server: Child,
+    address: SocketAddr,
+    _folder: tempfile::TempDir,
+}
+
+impl Found {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let address = free_address(LOCALHOST).unwrap();
+        let at = folder.path().display();
+        let config = folder.path().join("nginx.conf");
+        let text = format!(
+            "daemon off; worker_processes 2; pid {at}/pid; error_log {at}/error;\n\
+             events {{}}\n\
+             http {{ access_log off; server {{ listen {address}; return 204; }} }}\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut command = srv();
+        command.args(["run", "--", "nginx", "-c"]).arg(&config);
+        let server = Child::spawn(&mut command).unwrap();
+        let found = Self {
+            server,
+            address,
+            _folder: folder,
+        };
+        until("both workers have a slot", || {
+            let (ready, text) = found.ask(&["status"]);
+            (ready && text.matches("  ready ").count() == 2).then_some(())
+        });
+        found
+    }
+
+    /// What a command says of it, and whether it succeeds.
+    fn ask(&self, words: &[&str]) -> (bool, String) {
+        let mut command = srv();
+        command
+            .args(words)
+            .arg("--listen")
+            .arg(self.address.to_string());
+        let output = command.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), text(&said).to_owned())
+    }
+}
+
+#[test]
+fn a_server_is_found_asked_and_switched() {
+    gate::needs!(root, "run nginx": &servers::NGINX.installed());
+    let found = Found::start();
+    let pid = found.server.pid();
+    let (_, status) = found.ask(&["status"]);
+    assert!(
+        status.contains(&format!("nginx {pid} (srv run)")),
+        "{status}"
+    );
+    let (_, sockets) = found.ask(&["sockets"]);
+    assert_eq!(
+        sockets.lines().count(),
+        3,
+        "a header and two sockets: {sockets}"
+    );
+    let (is_done, said) = found.ask(&["reload"]);
+    assert!(
+        !is_done && said.contains("coordinator of `srv run`"),
+        "{said}"
+    );
+    let (is_done, said) = found.ask(&["policy", "hash"]);
+    assert!(
+        is_done && said.contains("policy: hash (was least)"),
+        "{said}"
+    );
+    let (_, status) = found.ask(&["status"]);
+    assert!(status.contains("policy hash"), "{status}");
 }
