@@ -255,6 +255,40 @@ fn a_socket_that_the_server_closed_is_closed_after_it_is_drained() {
 }
 
 #[test]
+fn a_process_can_claim_several_listeners_and_each_address_is_a_group() {
+    let server = Server::start(false);
+    let (v4, v4_address) = listener();
+    let v6 = TcpListener::bind("[::1]:0").unwrap();
+    let v6_address = v6.local_addr().unwrap();
+    let process = Process::of(&server);
+    assert!(process.own(0, &v4).replacement.is_none());
+    assert!(process.own(1, &v6).replacement.is_none());
+    assert!(!process.has_more(), "they are no siblings");
+    // Another thread of it waits at the same socket.
+    let third = process.own(2, &v4);
+    let replacement = third.replacement.as_ref().unwrap();
+    assert_eq!(replacement.local_addr().unwrap(), v4_address);
+    let claims = [(); 2].map(|()| process.hear().unwrap().0);
+    let mut siblings = claims.map(|message| (message.kind(), message.claim));
+    siblings.sort_by_key(|(_, claim)| *claim);
+    assert_eq!(
+        siblings,
+        [(Some(Kind::Sibling), 0), (Some(Kind::Sibling), 2)]
+    );
+    let status = server.status();
+    let mut groups: Vec<_> = status.groups.iter().collect();
+    groups.sort_by_key(|group| group.workers.len());
+    let listed = groups
+        .iter()
+        .map(|group| (group.listen, group.workers.len()));
+    assert_eq!(
+        listed.collect::<Vec<_>>(),
+        [(v6_address, 1), (v4_address, 2)]
+    );
+    server.end(process);
+}
+
+#[test]
 fn what_cannot_be_steered_stays_plain() {
     let server = Server::start(false);
     let process = Process::of(&server);
