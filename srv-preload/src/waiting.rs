@@ -221,5 +221,18 @@ pub(crate) fn wait_to_accept(fd: i32) -> Returned {
         events: nr::POLLIN as i16,
         revents: 0,
     }];
-    poll(&mut polled, None, core::ptr::null()).unwrap_or(0)
+    if let Some(returned) = poll(&mut polled, None, core::ptr::null()) {
+        return returned;
+    }
+    // The application registered its listener in an instance of its own, and does not wait there,
+    // as Apache's prefork does with a single listener.
+    let elsewhere = state::with(|state| match files::get(fd) {
+        File::Claimed(nth) => state.claims[nth].epoll(),
+        _ => None,
+    });
+    let Some(epoll) = elsewhere.flatten() else {
+        return 0;
+    };
+    let mut event = epoll_event { events: 0, data: 0 };
+    wait(epoll, &raw mut event, 1, None, core::ptr::null())
 }
