@@ -127,7 +127,8 @@ impl State {
         let group = group?;
         let status = u32::try_from(status).ok()?;
         sys::set_status_flags(fd, status | nr::O_NONBLOCK);
-        self.claims[nth].own(fd, status & nr::O_NONBLOCK == 0, slot, group);
+        let blocks = files::get(fd) == File::Listener { blocks: true };
+        self.claims[nth].own(fd, blocks, slot, group);
         published::of(nth).begin(nth, group, slot);
         files::set(fd, File::Claimed(nth));
         Some(())

@@ -67,6 +67,7 @@ fn number(name: &[u8]) -> Option<i32> {
 
 fn mark_listener(fd: i32) {
     if sys::socket_option::<u32>(fd, net::SO_ACCEPTCONN) == Some(1) {
-        files::set(fd, File::Listener);
+        let blocks = sys::is_blocking(fd);
+        files::set(fd, File::Listener { blocks });
     }
 }

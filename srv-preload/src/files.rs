@@ -17,8 +17,9 @@ static LAST: AtomicI32 = AtomicI32::new(-1);
 pub(crate) enum File {
     /// Nothing that concerns this library.
     Other,
-    /// A socket that listens, or has listened.
-    Listener,
+    /// A socket that listens, or has listened. `blocks` is what the application has made of it: the
+    /// socket itself does not block any more when another process, which shares it, has claimed it.
+    Listener { blocks: bool },
     /// A listener that stays as it is.
     Plain,
     /// This library's own: the application must not close it.
@@ -32,6 +33,7 @@ pub(crate) enum File {
 }
 
 const LISTENER: u8 = 1;
+const BLOCKING_LISTENER: u8 = 5;
 const PLAIN: u8 = 2;
 const PRIVATE: u8 = 3;
 const EPOLL: u8 = 4;
@@ -41,7 +43,8 @@ const CONNECTION: u8 = 128;
 impl File {
     fn from_byte(byte: u8) -> Self {
         match byte {
-            LISTENER => Self::Listener,
+            LISTENER => Self::Listener { blocks: false },
+            BLOCKING_LISTENER => Self::Listener { blocks: true },
             PLAIN => Self::Plain,
             PRIVATE => Self::Private,
             EPOLL => Self::Epoll,
@@ -54,7 +57,8 @@ impl File {
     fn to_byte(self) -> u8 {
         match self {
             Self::Other => 0,
-            Self::Listener => LISTENER,
+            Self::Listener { blocks: false } => LISTENER,
+            Self::Listener { blocks: true } => BLOCKING_LISTENER,
             Self::Plain => PLAIN,
             Self::Private => PRIVATE,
             Self::Epoll => EPOLL,
@@ -99,7 +103,8 @@ mod tests {
     fn what_is_set_comes_back_and_numbers_out_of_range_are_nothing() {
         let all = [
             File::Other,
-            File::Listener,
+            File::Listener { blocks: false },
+            File::Listener { blocks: true },
             File::Plain,
             File::Private,
             File::Epoll,

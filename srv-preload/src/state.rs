@@ -2,7 +2,7 @@
 //! lock guards it, which no thread holds while it waits for connections.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use linux_raw_sys::general as nr;
 use srv_common::MAX_WORKERS;
@@ -29,7 +29,8 @@ pub(crate) struct State {
 }
 
 struct Locked {
-    is_locked: AtomicBool,
+    /// The thread that has the state; 0: none.
+    owner: AtomicUsize,
     state: UnsafeCell<State>,
 }
 
@@ -37,7 +38,7 @@ struct Locked {
 unsafe impl Sync for Locked {}
 
 static STATE: Locked = Locked {
-    is_locked: AtomicBool::new(false),
+    owner: AtomicUsize::new(0),
     state: UnsafeCell::new(State {
         channel: Channel::NONE,
         claims: [const { Claim::FREE }; CLAIMS_MAX],
@@ -61,7 +62,7 @@ pub(crate) fn with<T>(act: impl FnOnce(&mut State) -> T) -> Option<T> {
     lock()?;
     // SAFETY: the lock is held.
     let result = act(unsafe { &mut *STATE.state.get() });
-    STATE.is_locked.store(false, Ordering::Release);
+    STATE.owner.store(0, Ordering::Release);
     Some(result)
 }
 
@@ -69,9 +70,16 @@ fn lock() -> Option<()> {
     const SPINS: u32 = 1_000;
     const NAPS: u32 = 30_000;
     const NAP_NS: u64 = 100_000;
+    let this = sys::thread();
     for attempt in 0..SPINS + NAPS {
-        if !STATE.is_locked.swap(true, Ordering::Acquire) {
-            return Some(());
+        let taken = STATE
+            .owner
+            .compare_exchange(0, this, Ordering::Acquire, Ordering::Relaxed);
+        match taken {
+            Ok(_) => return Some(()),
+            // A signal handler that has interrupted this very thread.
+            Err(owner) if owner == this => return None,
+            Err(_) => {}
         }
         if attempt < SPINS {
             core::hint::spin_loop();
@@ -91,13 +99,12 @@ fn begin_anew() {
     let state = unsafe { &mut *STATE.state.get() };
     state.channel = Channel::NONE;
     state.waiting = -1;
-    for (nth, claim) in state.claims.iter_mut().enumerate() {
-        published::of(nth).end();
-        *claim = Claim::FREE;
-    }
     for fd in 0..=files::last() {
         match files::get(fd) {
-            File::Claimed(_) => files::set(fd, File::Listener),
+            File::Claimed(nth) => {
+                let blocks = state.claims[nth].blocks;
+                files::set(fd, File::Listener { blocks });
+            }
             File::Connection(_) => files::set(fd, File::Other),
             File::Private if Some(fd) != process::told().map(|told| told.inherited) => {
                 channel::drop_private(fd);
@@ -105,8 +112,12 @@ fn begin_anew() {
             _ => {}
         }
     }
+    for (nth, claim) in state.claims.iter_mut().enumerate() {
+        published::of(nth).end();
+        *claim = Claim::FREE;
+    }
     process::mark();
-    STATE.is_locked.store(false, Ordering::Release);
+    STATE.owner.store(0, Ordering::Release);
 }
 
 impl State {

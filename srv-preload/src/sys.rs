@@ -73,6 +73,26 @@ pub(crate) fn getpid() -> u32 {
     passed!(__NR_getpid) as u32
 }
 
+/// What tells threads of this process apart: the address of the thread's own storage.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn thread() -> usize {
+    let pointer;
+    // SAFETY: the first word there is its own address (System V ABI, thread-local storage).
+    unsafe { asm!("mov {}, fs:0", out(reg) pointer, options(nostack, preserves_flags, readonly)) };
+    pointer
+}
+
+/// What tells threads of this process apart: the address of the thread's own storage.
+#[cfg(target_arch = "aarch64")]
+pub(crate) fn thread() -> usize {
+    let pointer;
+    // SAFETY: the register is readable by any program.
+    unsafe {
+        asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nostack, preserves_flags, nomem))
+    };
+    pointer
+}
+
 pub(crate) fn fcntl(fd: i32, command: u32, argument: usize) -> Returned {
     passed!(__NR_fcntl, fd, command, argument)
 }
@@ -80,6 +100,11 @@ pub(crate) fn fcntl(fd: i32, command: u32, argument: usize) -> Returned {
 /// The status flags of a file (`O_NONBLOCK` and others).
 pub(crate) fn status_flags(fd: i32) -> Returned {
     fcntl(fd, nr::F_GETFL, 0)
+}
+
+/// Whether calls on that file wait.
+pub(crate) fn is_blocking(fd: i32) -> bool {
+    status_flags(fd) & nr::O_NONBLOCK as Returned == 0
 }
 
 pub(crate) fn set_status_flags(fd: i32, flags: u32) -> Returned {

@@ -149,7 +149,7 @@ impl State {
     /// The claim of a listener that is waited at here, which is made if there is none.
     fn claim_to_wait(&mut self, fd: i32) -> Option<usize> {
         match files::get(fd) {
-            File::Listener => self.claim(fd, Waits::OneAtATime),
+            File::Listener { .. } => self.claim(fd, Waits::OneAtATime),
             File::Claimed(nth) => {
                 let epoll = self.claims[nth].epoll();
                 epoll

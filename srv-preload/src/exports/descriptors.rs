@@ -29,7 +29,7 @@ fn forget(fd: i32, file: File) {
     match file {
         File::Other | File::Private => return,
         File::Connection(nth) => published::of(nth).closed(),
-        File::Listener | File::Plain => {}
+        File::Listener { .. } | File::Plain => {}
         // A child that runs in this memory closes its own copy.
         File::Claimed(_) | File::Epoll if process::borrows_memory() && process::is_own() => return,
         File::Claimed(nth) => {
@@ -107,8 +107,13 @@ fn close_raw(first: c_uint, last: c_uint, flags: u32) -> Returned {
 /// What a copy of a descriptor is.
 fn mark_copy(of: i32, copy: Returned) -> Returned {
     let file = match files::get(of) {
-        File::Listener | File::Claimed(_) | File::Plain => File::Listener,
-        File::Epoll => File::Epoll,
+        file @ (File::Listener { .. } | File::Epoll) => file,
+        File::Claimed(nth) => File::Listener {
+            blocks: state::with(|state| state.claims[nth].blocks) == Some(true),
+        },
+        File::Plain => File::Listener {
+            blocks: sys::is_blocking(of),
+        },
         File::Other | File::Private | File::Connection(_) => return copy,
     };
     if let Ok(copy) = i32::try_from(copy)
@@ -162,6 +167,19 @@ extern "C" fn fcntl(fd: c_int, command: c_int, argument: c_ulong) -> c_int {
             block(fd, nth, argument as u32 & O_NONBLOCK == 0);
             sys::set_status_flags(fd, argument as u32 | O_NONBLOCK)
         }
+        (F_SETFL, File::Listener { .. }) => {
+            let blocks = argument as u32 & O_NONBLOCK == 0;
+            files::set(fd, File::Listener { blocks });
+            sys::set_status_flags(fd, argument as u32)
+        }
+        (F_GETFL, File::Listener { blocks: true }) => {
+            let flags = sys::status_flags(fd);
+            if flags >= 0 {
+                flags & !(O_NONBLOCK as Returned)
+            } else {
+                flags
+            }
+        }
         (F_GETFL, File::Claimed(nth)) => {
             let flags = sys::status_flags(fd);
             let blocks = state::with(|state| state.claims[nth].blocks) == Some(true);
@@ -183,13 +201,17 @@ extern "C" fn fcntl64(fd: c_int, command: c_int, argument: c_ulong) -> c_int {
 
 #[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_int) -> c_int {
-    if request as u32 == FIONBIO
-        && let File::Claimed(nth) = files::get(fd)
-        && !argument.is_null()
-    {
+    if request as u32 == FIONBIO && !argument.is_null() {
         // SAFETY: the application passes an integer with this request.
-        block(fd, nth, unsafe { argument.read() } == 0);
-        return 0;
+        let blocks = unsafe { argument.read() } == 0;
+        match files::get(fd) {
+            File::Claimed(nth) => {
+                block(fd, nth, blocks);
+                return 0;
+            }
+            File::Listener { .. } => files::set(fd, File::Listener { blocks }),
+            _ => {}
+        }
     }
     outcome_int(passed!(__NR_ioctl, fd, request, argument))
 }

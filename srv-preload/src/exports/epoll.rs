@@ -36,7 +36,7 @@ extern "C" fn epoll_ctl(
     event: *mut epoll_event,
 ) -> c_int {
     let operation = operation as u32;
-    let is_listener = matches!(files::get(fd), File::Listener | File::Claimed(_));
+    let is_listener = matches!(files::get(fd), File::Listener { .. } | File::Claimed(_));
     if is_listener && (operation == EPOLL_CTL_DEL || !event.is_null()) {
         // SAFETY: the application passes an event, except to delete one.
         let event = (operation != EPOLL_CTL_DEL).then(|| unsafe { event.read() });
@@ -61,7 +61,7 @@ impl State {
         let (events, data) = event.map_or((0, 0), |event| (event.events, event.data));
         let nth = match files::get(fd) {
             File::Claimed(nth) => nth,
-            File::Listener if operation == EPOLL_CTL_ADD && is_followed(events) => {
+            File::Listener { .. } if operation == EPOLL_CTL_ADD && is_followed(events) => {
                 self.claim(fd, Waits::InEpoll)?
             }
             _ => return None,

@@ -2,7 +2,6 @@
 
 use core::ffi::{c_int, c_void};
 
-use linux_raw_sys::general::O_NONBLOCK;
 use linux_raw_sys::net::{AF_INET, AF_INET6, SO_REUSEPORT};
 
 use crate::c_library::outcome_int;
@@ -35,7 +34,8 @@ extern "C" fn listen(fd: c_int, backlog: c_int) -> c_int {
     let returned = passed!(__NR_listen, fd, backlog);
     let is_new = returned == 0 && files::get(fd) == File::Other && process::told().is_some();
     if is_new {
-        files::set(fd, File::Listener);
+        let blocks = sys::is_blocking(fd);
+        files::set(fd, File::Listener { blocks });
     }
     outcome_int(returned)
 }
@@ -53,14 +53,15 @@ extern "C" fn accept4(fd: c_int, address: *mut c_void, length: *mut u32, flags: 
         flags: flags as u32,
     };
     let returned = match files::get(fd) {
-        File::Listener => accept_unclaimed(fd, arguments),
+        File::Listener { blocks } => accept_unclaimed(fd, blocks, arguments),
         File::Claimed(nth) => accept_claimed(fd, nth, arguments),
         file => {
             let returned = arguments.accept(fd);
             let is_new = file == File::Other && process::told().is_some();
             if is_new && (returned >= 0 || returned == sys::failure(errno::EAGAIN)) {
                 // Such as a listener that another process has sent.
-                files::set(fd, File::Listener);
+                let blocks = sys::is_blocking(fd);
+                files::set(fd, File::Listener { blocks });
             }
             returned
         }
@@ -70,8 +71,7 @@ extern "C" fn accept4(fd: c_int, address: *mut c_void, length: *mut u32, flags: 
 
 /// A listener that blocks is waited at here. One that does not is accepted from before the
 /// application waits elsewhere, or by a process that does not wait for connections.
-fn accept_unclaimed(fd: i32, arguments: Arguments) -> Returned {
-    let blocks = sys::status_flags(fd) & O_NONBLOCK as Returned == 0;
+fn accept_unclaimed(fd: i32, blocks: bool, arguments: Arguments) -> Returned {
     let claimed = match blocks {
         true => state::with(|state| state.claim(fd, Waits::OneAtATime)).flatten(),
         false => None,
@@ -91,7 +91,10 @@ fn accept_claimed(fd: i32, nth: usize, arguments: Arguments) -> Returned {
                 .then(|| (state.accept(nth, arguments), state.claims[nth].blocks))
         });
         let Some((accepted, blocks)) = accepted.flatten() else {
-            return accept_unclaimed(fd, arguments);
+            return match files::get(fd) {
+                File::Listener { blocks } => accept_unclaimed(fd, blocks, arguments),
+                _ => arguments.accept(fd),
+            };
         };
         if accepted != NOTHING || !blocks {
             return accepted;

@@ -46,7 +46,7 @@ extern "C" fn __ppoll_chk(
 }
 
 fn is_listener(fd: i32) -> bool {
-    matches!(files::get(fd), File::Listener | File::Claimed(_))
+    matches!(files::get(fd), File::Listener { .. } | File::Claimed(_))
 }
 
 fn poll_for(
