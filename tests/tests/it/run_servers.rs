@@ -8,7 +8,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use procfs::process::Process;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
+use rustix::process::Pid;
 use srv::measure::arrivals::{Service, burst};
 use srv::measure::baseline::launch::{CONTROL, NO_BPF};
 use srv::measure::load::Load;
@@ -16,6 +18,7 @@ use srv::measure::load::keep_alive::{KeepAlive, Opening};
 use srv_tests::child::Child;
 use srv_tests::free_address;
 use srv_tests::server::binary;
+use srv_tests::usage::Tree;
 
 use crate::agent::LOCALHOST;
 use crate::client::{Client, get};
@@ -78,6 +81,7 @@ fn assert_never_deaf(server: &Unmodified, flags: &'static [&'static str]) {
     let address = running.address();
     let before = one_by_one(server, address);
     let in_bursts = bursts(address);
+    assert_sleeps_when_idle(&running);
     let past_blocked = if server.can_be_blocked {
         past_blocked_workers(server, &running)
     } else {
@@ -86,6 +90,23 @@ fn assert_never_deaf(server: &Unmodified, flags: &'static [&'static str]) {
     let after = one_by_one(server, address);
     assert_accepted(server, &running, KEPT + in_bursts + past_blocked + KEPT);
     drop((before, after));
+}
+
+/// Waits until no process of the server works, at many looks in a row: a worker that asks again and
+/// again for a connection that is not there never sleeps for so long.
+fn assert_sleeps_when_idle(running: &Running) {
+    const LOOKS: usize = 10;
+    let processes = Tree::of(running.pid()).unwrap();
+    let is_asleep = |pid: Pid| {
+        let stat = Process::new(pid.as_raw_nonzero().get()).and_then(|process| process.stat());
+        stat.is_ok_and(|stat| stat.state == 'S')
+    };
+    let mut in_a_row = 0;
+    until("every process of the server sleeps", || {
+        let sleep = processes.pids().all(is_asleep);
+        in_a_row = if sleep { in_a_row + 1 } else { 0 };
+        (in_a_row == LOOKS).then_some(())
+    });
 }
 
 /// Blocks one worker until the result is dropped. The connection waits for its response.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use rustix::process::{Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group};
 use srv::control::status::GroupStatus;
 use srv::control::{Reply, Request, ask};
 use srv::measure::baseline::launch::{CONTROL, Complete, Launch};
@@ -139,6 +139,11 @@ impl Running {
     /// The address it listens on.
     pub(crate) fn address(&self) -> SocketAddr {
         self.server.address()
+    }
+
+    /// Its process id, from `srv run` on.
+    pub(crate) fn pid(&self) -> Pid {
+        self.server.pid()
     }
 
     /// The folder in which it was started.
