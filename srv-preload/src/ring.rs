@@ -214,6 +214,10 @@ impl State {
         if let Some(order) = &mut self.claims[nth].order {
             order.take_turn(place(slot));
         }
+        if let File::Connection(before) = files::get(connection) {
+            // It was closed by a system call that this library has not seen.
+            published::of(before).closed();
+        }
         published::of(nth).accepted(slot);
         files::set(connection, File::Connection(nth));
     }

@@ -15,7 +15,7 @@ use crate::{process, published, state};
 const FIONBIO: u32 = 0x5421;
 
 #[cfg_attr(not(test), unsafe(no_mangle))]
-extern "C" fn close(fd: c_int) -> c_int {
+pub(super) extern "C" fn close(fd: c_int) -> c_int {
     match files::get(fd) {
         File::Other => {}
         File::Private => return 0,

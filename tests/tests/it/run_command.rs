@@ -311,3 +311,57 @@ fn a_server_is_found_asked_and_switched() {
     let (_, status) = found.ask(&["status"]);
     assert!(status.contains("policy hash"), "{status}");
 }
+
+/// The processes of a server that are ready, once there are `count`.
+fn ready_processes(control: &Path, count: usize) -> Vec<u32> {
+    until("each copy has a slot and is ready", || {
+        let Ok(Reply::Status(status)) = ask(Some(control), &Request::Status) else {
+            return None;
+        };
+        let workers = status.groups.first()?.workers.iter();
+        let ready = workers.filter(|worker| worker.state.to_string() == "ready");
+        let pids: Vec<u32> = ready.map(|worker| worker.pid).collect();
+        (pids.len() == count).then_some(pids)
+    })
+}
+
+#[test]
+fn copies_share_a_port_and_one_that_ends_is_started_again() {
+    const COPIES: usize = 3;
+    gate::needs!(root, "run nginx": &servers::NGINX.installed());
+    let folder = tempfile::tempdir().unwrap();
+    let address = free_address(LOCALHOST).unwrap();
+    let (at, control) = (folder.path().display(), folder.path().join("control"));
+    let config = folder.path().join("nginx.conf");
+    let text = format!(
+        "daemon off; master_process off; pid {at}/pid; error_log {at}/error;\n\
+         events {{}}\n\
+         http {{ access_log off; server {{ listen {address}; return 204; }} }}\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut command = srv();
+    command.args(["run", "--copies", &COPIES.to_string(), "--control"]);
+    command
+        .arg(&control)
+        .args(["--", "nginx", "-c"])
+        .arg(&config);
+    let mut parent = command.spawn().unwrap();
+    let before = ready_processes(&control, COPIES);
+    for _ in 0..32 {
+        assert_eq!(get(address, "/").status(), 204);
+    }
+    let killed = rustix::process::Pid::from_raw(before[0] as i32).unwrap();
+    rustix::process::kill_process(killed, rustix::process::Signal::KILL).unwrap();
+    until("another copy is in its place", || {
+        let now = ready_processes(&control, COPIES);
+        (!now.contains(&before[0])).then_some(())
+    });
+    for _ in 0..32 {
+        assert_eq!(get(address, "/").status(), 204);
+    }
+    let pid = rustix::process::Pid::from_child(&parent);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(parent.wait().unwrap().success());
+    let left = std::net::TcpStream::connect(address);
+    assert!(left.is_err(), "a copy still listens");
+}
