@@ -319,7 +319,7 @@ fn ready_processes(control: &Path, count: usize) -> Vec<u32> {
             return None;
         };
         let workers = status.groups.first()?.workers.iter();
-        let ready = workers.filter(|worker| worker.state.to_string() == "ready");
+        let ready = workers.filter(|worker| worker.state.name() == "ready");
         let pids: Vec<u32> = ready.map(|worker| worker.pid).collect();
         (pids.len() == count).then_some(pids)
     })
