@@ -34,27 +34,31 @@ pub(crate) struct Told {
 
 const PRELOAD_MAX: usize = 4096;
 
+impl Told {
+    const NOTHING: Self = Self {
+        inherited: -1,
+        inode: 0,
+        name: [0; 64],
+        name_bytes: 0,
+        token: [0; 16],
+        shares_ports: false,
+        entry: [0; ENTRY_MAX],
+        preload: [0; PRELOAD_MAX],
+    };
+}
+
 struct Once(UnsafeCell<Told>);
 // SAFETY: it is written once, by the constructor of the library, before the process has a second
 // thread.
 unsafe impl Sync for Once {}
 
-static TOLD: Once = Once(UnsafeCell::new(Told {
-    inherited: -1,
-    inode: 0,
-    name: [0; 64],
-    name_bytes: 0,
-    token: [0; 16],
-    shares_ports: false,
-    entry: [0; ENTRY_MAX],
-    preload: [0; PRELOAD_MAX],
-}));
+static TOLD: Once = Once(UnsafeCell::new(Told::NOTHING));
 static IS_TOLD: AtomicBool = AtomicBool::new(false);
 static MARKER: AtomicPtr<AtomicU32> = AtomicPtr::new(core::ptr::null_mut());
 
 /// What `srv run` has told this process; `None` if it was not started by it.
 pub(crate) fn told() -> Option<&'static Told> {
-    // SAFETY: after `IS_TOLD` no one writes.
+    // SAFETY: it is not written any more after `IS_TOLD`.
     IS_TOLD
         .load(Ordering::Acquire)
         .then(|| unsafe { &*TOLD.0.get() })
@@ -177,16 +181,7 @@ mod tests {
     use super::*;
 
     fn parsed(entry: &str) -> Option<Told> {
-        let mut told = Told {
-            inherited: -1,
-            inode: 0,
-            name: [0; 64],
-            name_bytes: 0,
-            token: [0; 16],
-            shares_ports: false,
-            entry: [0; ENTRY_MAX],
-            preload: [0; PRELOAD_MAX],
-        };
+        let mut told = Told::NOTHING;
         parse(entry.as_bytes(), b"LD_PRELOAD=x", &mut told).map(|()| told)
     }
 

@@ -76,7 +76,8 @@ impl State {
         if !claim.has_siblings() {
             let accepted = arguments.accept(claim.fd);
             if accepted >= 0 {
-                self.accepted(nth, claim_slot(self, nth), accepted as i32);
+                let slot = self.claims[nth].slot;
+                self.accepted(nth, slot, accepted as i32);
             }
             return accepted;
         }
@@ -231,8 +232,4 @@ impl State {
             }
         }
     }
-}
-
-fn claim_slot(state: &State, nth: usize) -> u32 {
-    state.claims[nth].slot
 }

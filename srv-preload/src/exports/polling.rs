@@ -79,7 +79,7 @@ struct Set<'a>(Option<&'a mut [u64; SET_BITS / 64]>);
 
 impl Set<'_> {
     /// # Safety
-    /// The address is null, or that of an `fd_set` that no one else uses.
+    /// The address is null, or that of an `fd_set` that nothing else uses.
     unsafe fn at(address: *mut u64) -> Self {
         // SAFETY: as the caller says.
         Self(unsafe { address.cast::<[u64; SET_BITS / 64]>().as_mut() })

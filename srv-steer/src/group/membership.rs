@@ -39,7 +39,7 @@ impl Group {
     }
 
     /// Takes the listener out of `slot`, which has no worker now: neither the program nor this
-    /// group has it from now on. What waits there counts for no one any more.
+    /// group has it from now on. What waits there is not counted any more.
     pub fn take_listener(&mut self, slot: u32) -> Option<Socket> {
         let taken = self.listeners.sockets.take(slot)?;
         self.outside.remove(&slot);
