@@ -99,7 +99,7 @@ pub struct Message {
     pub claim: u32,
     /// The slot that is meant.
     pub slot: u32,
-    /// [`Self::REPLACE`], [`Self::BLOCKS`].
+    /// [`Self::REPLACE`], or 0.
     pub flags: u32,
     /// Explicit padding.
     pub pad: u32,
@@ -114,9 +114,6 @@ impl Message {
     pub const BYTES: usize = size_of::<Self>();
     /// In [`Kind::Own`]: a socket comes along, which takes the place of the process's listener.
     pub const REPLACE: u32 = 1;
-    /// In [`Kind::Claim`]: the process serves one connection at a time (it waits in `accept`,
-    /// `poll` or `select`).
-    pub const BLOCKS: u32 = 2;
 
     /// A message of that kind about a claim.
     pub fn new(kind: Kind, claim: u32) -> Self {

@@ -29,27 +29,22 @@ struct Answer {
 impl State {
     /// Claims a slot for a listener of the application, which is about to wait there. If that
     /// fails, the listener stays as it is, for good. Returns the number of the claim.
-    pub(crate) fn claim(&mut self, fd: i32, waits: Waits) -> Option<usize> {
-        let claimed = self.try_claim(fd, waits);
+    pub(crate) fn claim(&mut self, fd: i32) -> Option<usize> {
+        let claimed = self.try_claim(fd);
         if claimed.is_none() {
             files::set(fd, File::Plain);
         }
         claimed
     }
 
-    fn try_claim(&mut self, fd: i32, waits: Waits) -> Option<usize> {
+    fn try_claim(&mut self, fd: i32) -> Option<usize> {
         if !is_tcp_listener(fd) {
             return None;
         }
         self.channel.open(process::told()?)?;
         let nth = self.free_claim()?;
-        let flags = match waits {
-            Waits::InEpoll => 0,
-            Waits::OneAtATime => Message::BLOCKS,
-        };
         let request = Message {
             cookie: sys::socket_option(fd, net::SO_COOKIE)?,
-            flags,
             ..Message::new(Kind::Claim, nth as u32)
         };
         let bell = self.channel.bell()?;
@@ -244,15 +239,6 @@ fn names_of(epoll: i32, listener: i32) -> impl Iterator<Item = i32> {
         added == sys::failure(errno::EEXIST)
     });
     core::iter::once(epoll).chain(same)
-}
-
-/// How the application waits at a listener.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Waits {
-    /// In an epoll instance of its own.
-    InEpoll,
-    /// In `poll`, `select` or `accept`.
-    OneAtATime,
 }
 
 fn say_no_answer() {

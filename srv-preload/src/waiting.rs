@@ -5,7 +5,6 @@
 use linux_raw_sys::general as nr;
 
 use crate::c_library::monotonic_ns;
-use crate::claiming::Waits;
 use crate::files::{self, File};
 use crate::published;
 use crate::state::{self, State};
@@ -149,7 +148,7 @@ impl State {
     /// The claim of a listener that is waited at here, which is made if there is none.
     fn claim_to_wait(&mut self, fd: i32) -> Option<usize> {
         match files::get(fd) {
-            File::Listener { .. } => self.claim(fd, Waits::OneAtATime),
+            File::Listener { .. } => self.claim(fd),
             File::Claimed(nth) => {
                 let epoll = self.claims[nth].epoll();
                 epoll

@@ -5,7 +5,6 @@ use core::ffi::c_int;
 use linux_raw_sys::general::{EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLONESHOT};
 
 use crate::c_library::outcome_int;
-use crate::claiming::Waits;
 use crate::files::{self, File};
 use crate::state::{self, State};
 use crate::sys::{self, Returned, Timespec, epoll_event, errno, passed};
@@ -62,7 +61,7 @@ impl State {
         let nth = match files::get(fd) {
             File::Claimed(nth) => nth,
             File::Listener { .. } if operation == EPOLL_CTL_ADD && is_followed(events) => {
-                self.claim(fd, Waits::InEpoll)?
+                self.claim(fd)?
             }
             _ => return None,
         };

@@ -5,7 +5,6 @@ use core::ffi::{c_int, c_void};
 use linux_raw_sys::net::{AF_INET, AF_INET6, SO_REUSEPORT};
 
 use crate::c_library::outcome_int;
-use crate::claiming::Waits;
 use crate::files::{self, File};
 use crate::ring::Arguments;
 use crate::sys::{self, Returned, errno, passed};
@@ -73,7 +72,7 @@ extern "C" fn accept4(fd: c_int, address: *mut c_void, length: *mut u32, flags: 
 /// application waits elsewhere, or by a process that does not wait for connections.
 fn accept_unclaimed(fd: i32, blocks: bool, arguments: Arguments) -> Returned {
     let claimed = match blocks {
-        true => state::with(|state| state.claim(fd, Waits::OneAtATime)).flatten(),
+        true => state::with(|state| state.claim(fd)).flatten(),
         false => None,
     };
     match claimed {
