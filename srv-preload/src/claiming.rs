@@ -135,7 +135,7 @@ impl State {
         if registered < 0 {
             return registered;
         }
-        published::of(nth).is_registered_at(names_of(epoll, self.claims[nth].fd));
+        published::of(nth).is_registered_at(names_of(epoll, self.claims[nth].fd), data);
         self.watch_bell(epoll, events & nr::EPOLLET != 0, data);
         if self.claims[nth].becomes_ready() {
             self.channel

@@ -9,10 +9,13 @@ use srv_common::Group;
 use srv_common::claim::CLAIMS_MAX;
 
 use crate::process;
+use crate::sys::epoll_event;
 
 /// Most descriptors of one epoll instance that are known. (mio has two: one to register, one to
 /// wait.)
 const NAMES_MAX: usize = 4;
+/// Most events of listeners that are moved behind the others after one wait.
+const MOVED_MAX: usize = 16;
 
 /// One claim, as it is published.
 pub(crate) struct Published {
@@ -20,6 +23,8 @@ pub(crate) struct Published {
     slot: AtomicU32,
     /// The descriptors of the epoll instance that its listener is registered in; -1: none.
     epolls: [AtomicI32; NAMES_MAX],
+    /// The data with which its events arrive there.
+    data: AtomicU64,
     /// When a listener is to be watched again that was left to its owner, ns; 0: there is none.
     due_ns: AtomicU64,
     /// Connections accepted since the application last waited.
@@ -35,6 +40,7 @@ static ALL: [Published; CLAIMS_MAX] = [const {
         group: AtomicPtr::new(core::ptr::null_mut()),
         slot: AtomicU32::new(0),
         epolls: [const { AtomicI32::new(-1) }; NAMES_MAX],
+        data: AtomicU64::new(0),
         due_ns: AtomicU64::new(0),
         batch: AtomicU32::new(0),
         is_removed: AtomicBool::new(false),
@@ -84,6 +90,29 @@ pub(crate) fn sleeps(epoll: i32) -> Option<u64> {
     due
 }
 
+/// Puts what is reported of listeners at that epoll instance behind all else, and keeps the order
+/// otherwise. An application that accepts first and then serves what it has accepted before, as
+/// nginx does, would let a connection wait that a sibling could take.
+pub(crate) fn put_listeners_last(epoll: i32, events: &mut [epoll_event]) {
+    let is_of_listener = |event: epoll_event| {
+        let data = event.data;
+        at(epoll).any(|one| one.data.load(Ordering::Relaxed) == data)
+    };
+    let mut listeners = [epoll_event { events: 0, data: 0 }; MOVED_MAX];
+    let mut count = 0;
+    for from in 0..events.len() {
+        let event = events[from];
+        if count < listeners.len() && is_of_listener(event) {
+            listeners[count] = event;
+            count += 1;
+        } else {
+            events[from - count] = event;
+        }
+    }
+    let others = events.len() - count;
+    events[others..].copy_from_slice(&listeners[..count]);
+}
+
 /// The thread has stopped waiting there at `now_ns` of `CLOCK_MONOTONIC`.
 pub(crate) fn wakes(epoll: i32, now_ns: u64) {
     for one in at(epoll) {
@@ -114,8 +143,9 @@ impl Published {
         self.set_due(None);
     }
 
-    /// Its listener is registered in the epoll instance that has these descriptors.
-    pub(crate) fn is_registered_at(&self, epolls: impl Iterator<Item = i32>) {
+    /// Its listener is registered in the epoll instance that has these descriptors, with that data.
+    pub(crate) fn is_registered_at(&self, epolls: impl Iterator<Item = i32>, data: u64) {
+        self.data.store(data, Ordering::Relaxed);
         let epolls = epolls.chain(core::iter::repeat(-1));
         for (name, epoll) in self.epolls.iter().zip(epolls) {
             name.store(epoll, Ordering::Relaxed);
@@ -124,7 +154,7 @@ impl Published {
 
     /// Its listener is registered nowhere.
     pub(crate) fn leaves(&self) {
-        self.is_registered_at(core::iter::empty());
+        self.is_registered_at(core::iter::empty(), 0);
         self.set_removed(false);
     }
 
@@ -203,5 +233,33 @@ impl Published {
         let slot = self.slot.load(Ordering::Relaxed);
         write(group, slot as usize);
         group.sum_up(slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_reported_of_listeners_is_last() {
+        const EPOLL: i32 = 5;
+        of(0).is_registered_at(core::iter::once(EPOLL), 77);
+        USED.fetch_max(1, Ordering::Relaxed);
+        let ordered = |epoll, data: &[u64]| -> Vec<u64> {
+            let event = |(events, data): (u32, &u64)| epoll_event {
+                events,
+                data: *data,
+            };
+            let mut events: Vec<epoll_event> = (0..).zip(data).map(event).collect();
+            put_listeners_last(epoll, &mut events);
+            events.iter().map(|event| event.data).collect()
+        };
+        assert_eq!(ordered(EPOLL, &[77, 1, 77, 2, 3]), [1, 2, 3, 77, 77]);
+        assert_eq!(ordered(EPOLL, &[1, 2]), [1, 2]);
+        assert_eq!(ordered(EPOLL, &[77; MOVED_MAX + 1]), [77; MOVED_MAX + 1]);
+        // At another instance, the same data is that of something else.
+        assert_eq!(ordered(EPOLL + 1, &[77, 1]), [77, 1]);
+        let many: Vec<u64> = (0..=MOVED_MAX as u64).map(|_| 77).chain([1]).collect();
+        assert_eq!(ordered(EPOLL, &many)[..2], [77, 1]);
     }
 }

@@ -2,6 +2,8 @@
 //! and a blocking `accept`. The wait is one in a private epoll instance: only there do exclusive
 //! registrations wake one process and not all.
 
+use core::slice;
+
 use linux_raw_sys::general as nr;
 
 use crate::c_library::monotonic_ns;
@@ -32,6 +34,7 @@ pub(crate) fn wait(
     if timeout_ns == Some(0) {
         let returned = sys::epoll_wait(epoll, events, count, 0, mask);
         published::wakes(epoll, monotonic_ns());
+        put_listeners_last(epoll, events, returned);
         return returned;
     }
     let deadline_ns = timeout_ns.map(|ns| monotonic_ns().saturating_add(ns));
@@ -52,8 +55,17 @@ pub(crate) fn wait(
         }
         let is_over = deadline_ns.is_some_and(|deadline_ns| deadline_ns <= now_ns);
         if returned != 0 || is_over || due_ns.is_none() {
+            put_listeners_last(epoll, events, returned);
             return returned;
         }
+    }
+}
+
+fn put_listeners_last(epoll: i32, events: *mut epoll_event, returned: Returned) {
+    if returned > 1 {
+        // SAFETY: the kernel has written so many events there.
+        let events = unsafe { slice::from_raw_parts_mut(events, returned as usize) };
+        published::put_listeners_last(epoll, events);
     }
 }
 

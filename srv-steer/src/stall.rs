@@ -13,7 +13,14 @@ pub(crate) struct StallWatch {
     accepted: u64,
     /// Since when something came for it that it did not wake for, ns; 0: nothing did.
     passed_over_since_ns: u64,
+    /// Looks at it while it slept and nothing was known to wait for it.
+    quiet_looks: u32,
 }
+
+/// At one of so many looks at a worker that sleeps, the kernel is asked what waits for it, although
+/// the counts say that nothing does: they do not have what the kernel hashed. A look costs the
+/// process that watches a system call for each worker, 50 times a second.
+const ASKED_EVERY: u32 = 5;
 
 /// For how long a worker has stalled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,13 +37,15 @@ impl StallWatch {
     /// Looks at a worker with that `load` at `now_ns`. It is away if it is not in
     /// `epoll_wait`, or asleep there although a connection came to its own listener: the
     /// kernel wakes a listener's owner first, so a worker that sleeps on is stopped.
-    /// (`accepted`: so many were taken from there; `queued`: whether connections wait
-    /// there now. Where a listener is not one worker's: always 0, and none.)
+    /// (`accepted`: so many were taken from there; `may_wait`: whether connections wait there by
+    /// the counts; `queued`: whether they do by the kernel. Where a listener is not one worker's:
+    /// always 0, and none.)
     pub(crate) fn look(
         &mut self,
         load: &Load,
         accepted: u64,
         now_ns: u64,
+        may_wait: bool,
         queued: impl FnOnce() -> bool,
     ) -> Stalled {
         let busy_since_ns = load.busy_since_ns.get();
@@ -44,7 +53,12 @@ impl StallWatch {
         if busy_since_ns != 0 || woke_ns != self.woke_ns {
             return self.look_at_one_awake(busy_since_ns, woke_ns, load, accepted, now_ns);
         }
-        if self.passed_over_since_ns == 0 && (accepted != self.accepted || queued()) {
+        self.quiet_looks = match may_wait {
+            true => 0,
+            false => self.quiet_looks.wrapping_add(1),
+        };
+        let is_asked = self.quiet_looks.is_multiple_of(ASKED_EVERY);
+        if self.passed_over_since_ns == 0 && (accepted != self.accepted || (is_asked && queued())) {
             self.passed_over_since_ns = now_ns;
         }
         let away_ns = match self.passed_over_since_ns {
@@ -78,6 +92,7 @@ impl StallWatch {
             still_since_ns: self.still_since_ns,
             accepted,
             passed_over_since_ns: 0,
+            quiet_looks: self.quiet_looks,
         };
         if busy_since_ns == 0 {
             return Stalled::default();
@@ -125,7 +140,7 @@ mod tests {
     use super::*;
 
     fn away_ns(watch: &mut StallWatch, load: &Load, now_ns: u64) -> u64 {
-        watch.look(load, 0, now_ns, || false).away_ns
+        watch.look(load, 0, now_ns, false, || false).away_ns
     }
 
     #[test]
@@ -141,7 +156,8 @@ mod tests {
     #[test]
     fn a_worker_that_sleeps_while_others_take_what_came_for_it_has_stalled() {
         let (load, mut watch) = (Load::default(), StallWatch::default());
-        let mut stuck = |accepted, now_ns| watch.look(&load, accepted, now_ns, || false).away_ns;
+        let mut stuck =
+            |accepted, now_ns| watch.look(&load, accepted, now_ns, true, || false).away_ns;
         load.woke_ns.set(1_000);
         assert_eq!(stuck(0, 2_000), 0);
         assert_eq!(stuck(1, 3_000), 0, "it may just wake");
@@ -153,18 +169,32 @@ mod tests {
     #[test]
     fn it_is_suspected_once() {
         let (load, mut watch) = (Load::default(), StallWatch::default());
-        watch.look(&load, 1, 3_000, || false);
+        watch.look(&load, 1, 3_000, true, || false);
         assert!(watch.is_new_suspect(3_000));
-        watch.look(&load, 1, 8_000, || false);
+        watch.look(&load, 1, 8_000, true, || false);
         assert!(!watch.is_new_suspect(8_000));
     }
 
     #[test]
     fn a_worker_that_sleeps_beside_its_queue_has_stalled() {
         let (load, mut watch) = (Load::default(), StallWatch::default());
-        watch.look(&load, 0, 1_000, || true);
-        let stuck = watch.look(&load, 0, 4_000, || true);
+        watch.look(&load, 0, 1_000, true, || true);
+        let stuck = watch.look(&load, 0, 4_000, true, || true);
         assert_eq!((stuck.away_ns, stuck.still_ns), (3_000, 3_000));
+    }
+
+    #[test]
+    fn what_the_counts_do_not_have_is_found_at_some_look() {
+        let (load, mut watch) = (Load::default(), StallWatch::default());
+        let mut asked = 0;
+        for now_ns in 1..=u64::from(ASKED_EVERY) {
+            watch.look(&load, 0, now_ns, false, || {
+                asked += 1;
+                true
+            });
+        }
+        assert_eq!(asked, 1);
+        assert!(watch.is_new_suspect(ASKED_EVERY.into()));
     }
 
     #[test]
@@ -181,7 +211,7 @@ mod tests {
             load.woke_ns.set(busy_since_ns);
             load.busy_since_ns.set(busy_since_ns);
             load.pending.set(pending);
-            let stuck = watch.look(&load, 0, now_ns, || false);
+            let stuck = watch.look(&load, 0, now_ns, true, || false);
             (stuck.away_ns, stuck.still_ns)
         };
         assert_eq!(look(3_000, 1_000, 9), (2_000, 2_000));

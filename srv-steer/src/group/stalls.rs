@@ -98,16 +98,18 @@ impl Group {
     }
 
     fn look_at(&mut self, slot: u32, now_ns: u64) -> Stalled {
+        let is_steered = self.is_steered();
         let load = &self.memory.slots[slot as usize].load;
         let watch = &mut self.slots[slot].stall;
         // If all workers share one listener, it has no owner that the kernel would wake first.
         if self.listeners.sockets.len() < 2 {
-            return watch.look(load, 0, now_ns, || false);
+            return watch.look(load, 0, now_ns, false, || false);
         }
         let socket = self.listeners.sockets.get(slot as usize);
         let has_queue = |socket| accept_queue(socket).is_ok_and(|(queued, _)| queued > 0);
         let queued = || socket.is_some_and(has_queue);
         let accepted = self.memory.accepted(slot as usize);
-        watch.look(load, accepted, now_ns, queued)
+        let may_wait = !is_steered || self.memory.waiting(slot as usize) > 0;
+        watch.look(load, accepted, now_ns, may_wait, queued)
     }
 }
