@@ -57,9 +57,16 @@ pub(crate) fn run(asked: &[String]) -> Result<()> {
     let chosen = CHECKS.iter().filter(|(name, _)| is_asked(name));
     let outcomes: Vec<_> = chosen.map(|(name, check)| timed(name, *check)).collect();
     eprint!("{}", summary(&outcomes));
-    let failed: Vec<_> = outcomes.iter().filter(|one| !one.passed).collect();
+    let failed: Vec<_> = outcomes.iter().filter(|one| !one.has_passed()).collect();
     if failed.is_empty() {
         return Ok(());
+    }
+    // A log of so many lines is often read from its end.
+    for (name, why) in failed
+        .iter()
+        .filter_map(|one| Some((one.name, one.failure.as_ref()?)))
+    {
+        eprintln!("{name}: {why}");
     }
     let names: Vec<_> = failed.iter().map(|one| one.name).collect();
     bail!(
@@ -73,20 +80,27 @@ pub(crate) fn run(asked: &[String]) -> Result<()> {
 /// How a check ended.
 struct Outcome {
     name: &'static str,
-    passed: bool,
+    /// Why it failed, if it did.
+    failure: Option<String>,
     took: Duration,
+}
+
+impl Outcome {
+    fn has_passed(&self) -> bool {
+        self.failure.is_none()
+    }
 }
 
 fn timed(name: &'static str, check: Check) -> Outcome {
     eprintln!("==> check {name}");
     let began = Instant::now();
-    let outcome = check();
-    if let Err(error) = &outcome {
-        eprintln!("error: {error:#}");
+    let failure = check().err().map(|error| format!("{error:#}"));
+    if let Some(why) = &failure {
+        eprintln!("error: {why}");
     }
     Outcome {
         name,
-        passed: outcome.is_ok(),
+        failure,
         took: began.elapsed(),
     }
 }
@@ -99,9 +113,9 @@ fn summary(outcomes: &[Outcome]) -> String {
     let word = |passed: bool| if passed { "passed" } else { "FAILED" };
     let each = outcomes
         .iter()
-        .map(|one| line(one.name, one.took, word(one.passed)));
+        .map(|one| line(one.name, one.took, word(one.has_passed())));
     let took = outcomes.iter().map(|one| one.took).sum();
-    let passed = outcomes.iter().all(|one| one.passed);
+    let passed = outcomes.iter().all(Outcome::has_passed);
     each.chain([line("all", took, word(passed))]).collect()
 }
 

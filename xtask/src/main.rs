@@ -10,6 +10,7 @@
 mod apt;
 mod ci;
 mod compiler;
+mod failures;
 mod image;
 mod kernels;
 mod linker;

@@ -14,7 +14,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     apt::{self, Package},
-    image, kernels, object, preload, python, rights, setup as toolchains, static_build, step,
+    failures, image, kernels, object, preload, python, rights, setup as toolchains, static_build,
+    step,
     toolchain::Toolchain,
     workspace,
 };
@@ -226,7 +227,7 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     }
     // There is none unless a run before this one has left it.
     let _ = fs::remove_file(workspace::skipped());
-    step::show("run the tests", &mut command)?;
+    failures::show("run the tests", &mut command)?;
     if args.is_empty() {
         preload::test()?;
     }
