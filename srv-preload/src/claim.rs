@@ -31,6 +31,10 @@ pub(crate) struct Claim {
     pub(crate) notices: u32,
     /// Attempts to accept.
     pub(crate) attempts: u32,
+    /// By how much the accepts that found nothing have lately exceeded the others.
+    pub(crate) in_vain: u32,
+    /// Attempts that do not ask the memory where connections wait, since it has misled others.
+    pub(crate) misled_for: u32,
 }
 
 /// How far a claim has come.
@@ -97,6 +101,8 @@ impl Claim {
         registration: None,
         notices: 0,
         attempts: 0,
+        in_vain: 0,
+        misled_for: 0,
     };
 
     pub(crate) fn is_free(&self) -> bool {

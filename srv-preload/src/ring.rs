@@ -37,6 +37,13 @@ const IN_A_ROW: u32 = 1;
 /// the hash has assigned is not in the memory.
 const ASKED_EVERY: u32 = 16;
 
+/// If by so many accepts more were in vain than were not, the attempts that follow ask the kernel
+/// alone. The memory counts a connection from its SYN on, so that with clients at a distance most
+/// of those that it counts cannot be accepted yet.
+const IN_VAIN_MAX: u32 = 8;
+/// How many attempts that are.
+const MISLED_FOR: u32 = 64;
+
 impl State {
     /// Accepts a connection for a claim.
     pub(crate) fn accept(&mut self, nth: usize, arguments: Arguments) -> Returned {
@@ -82,14 +89,21 @@ impl State {
             return accepted;
         }
         claim.attempts = claim.attempts.wrapping_add(1);
+        claim.misled_for = claim.misled_for.saturating_sub(1);
         let is_steered = group.config.policy.get() != 0;
-        let by_memory = match is_steered && !claim.attempts.is_multiple_of(ASKED_EVERY) {
+        let asks_memory = claim.misled_for == 0 && !claim.attempts.is_multiple_of(ASKED_EVERY);
+        let by_memory = match is_steered && asks_memory {
             true => self.find_by_memory(nth),
             false => 0,
         };
         let accepted = self.accept_from(nth, by_memory, arguments);
         if by_memory > 0 && accepted != NOTHING {
             return accepted;
+        }
+        let claim = &mut self.claims[nth];
+        if claim.in_vain >= IN_VAIN_MAX {
+            claim.in_vain = 0;
+            claim.misled_for = MISLED_FOR;
         }
         let by_kernel = self.find_by_kernel(nth);
         self.accept_from(nth, by_kernel, arguments)
@@ -169,10 +183,13 @@ impl State {
             }
             are_all_left = false;
             let accepted = arguments.accept(socket);
+            let in_vain = &mut self.claims[nth].in_vain;
             if accepted >= 0 {
+                *in_vain = in_vain.saturating_sub(1);
                 self.accepted(nth, slot, accepted as i32);
                 return accepted;
             }
+            *in_vain = in_vain.saturating_add(1);
             // A sibling was faster, or the client has gone.
             let is_gone = [errno::EAGAIN, errno::EINTR, errno::ECONNABORTED];
             if !is_gone.map(sys::failure).contains(&accepted) {
