@@ -35,7 +35,7 @@ const IN_A_ROW: u32 = 1;
 
 /// While the group is steered, the kernel is asked at every so many attempts: a connection that
 /// the hash has assigned is not in the memory.
-const ASKED_EVERY: u32 = 16;
+const ASKED_EVERY: u32 = 64;
 
 /// If by so many accepts more were in vain than were not, the attempts that follow ask the kernel
 /// alone. The memory counts a connection from its SYN on, so that with clients at a distance most
