@@ -7,6 +7,7 @@ use srv_common::policy::steal_grace_ns;
 use srv_common::{Group, MAX_WORKERS};
 
 use crate::channel;
+use crate::files::{self, File};
 use crate::sys::{self, Returned};
 
 /// See the module.
@@ -254,6 +255,12 @@ impl Claim {
             channel::drop_private(fd);
             self.siblings[slot as usize] = -1;
         }
+    }
+
+    /// The descriptor of a sibling's listener is not open any more.
+    pub(crate) fn lose_sibling(&mut self, slot: u32) {
+        let fd = core::mem::replace(&mut self.siblings[slot as usize], -1);
+        files::set(fd, File::Other);
     }
 
     /// The owner of that listener is new and must be first in line again.

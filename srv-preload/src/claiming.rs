@@ -32,7 +32,8 @@ impl State {
     pub(crate) fn claim(&mut self, fd: i32) -> Option<usize> {
         let claimed = self.try_claim(fd);
         if claimed.is_none() {
-            files::set(fd, File::Plain);
+            let blocks = matches!(files::get(fd), File::Listener { blocks: true });
+            files::set(fd, File::Plain { blocks });
         }
         claimed
     }
@@ -41,7 +42,7 @@ impl State {
         if !is_tcp_listener(fd) {
             return None;
         }
-        self.channel.open(process::told()?)?;
+        self.open_channel()?;
         let nth = self.free_claim()?;
         let request = Message {
             cookie: sys::socket_option(fd, net::SO_COOKIE)?,
@@ -55,7 +56,10 @@ impl State {
         let Some(answer) = self.await_answer(nth) else {
             self.channel
                 .send(Message::new(Kind::Release, nth as u32), &[]);
-            say_no_answer();
+            say(
+                b"srv run: the coordinator did not answer within 2 s: this process accepts from \
+                  its own socket alone\n",
+            );
             return None;
         };
         if self.take_slot(nth, fd, answer).is_none() {
@@ -64,6 +68,19 @@ impl State {
             return None;
         }
         Some(nth)
+    }
+
+    /// Connects to the coordinator, or says once that this cannot be done.
+    fn open_channel(&mut self) -> Option<()> {
+        let was_over = self.channel.is_over;
+        let opened = self.channel.open(process::told()?);
+        if opened.is_none() && !was_over {
+            say(
+                b"srv run: a process cannot reach the coordinator, which has ended or is out of \
+                  reach (seccomp, for example): it accepts from its own socket alone\n",
+            );
+        }
+        opened.map(drop)
     }
 
     /// Waits for the answer to a claim, for [`ANSWER_WITHIN_MS`] at most.
@@ -172,6 +189,27 @@ impl State {
             .send(Message::new(Kind::Release, nth as u32), &[]);
     }
 
+    /// Gives the slot back, and leaves the listener as it is for good, where it is registered.
+    pub(crate) fn leave_alone(&mut self, nth: usize) {
+        let (fd, blocks) = (self.claims[nth].fd, self.claims[nth].blocks);
+        let registered = self.claims[nth].registered().zip(self.claims[nth].epoll());
+        let is_removed = published::of(nth).is_removed();
+        self.release(nth);
+        files::set(fd, File::Plain { blocks });
+        if let Some(((events, data), epoll)) = registered.filter(|_| !is_removed) {
+            sys::epoll_add(epoll, fd, events, data);
+        }
+    }
+
+    /// Leaves all listeners as they are, for good.
+    pub(crate) fn leave_all_alone(&mut self) {
+        for nth in 0..self.claims.len() {
+            if !self.claims[nth].is_free() {
+                self.leave_alone(nth);
+            }
+        }
+    }
+
     /// Follows what the coordinator has sent.
     pub(crate) fn follow_all(&mut self) {
         self.channel.silence();
@@ -241,10 +279,6 @@ fn names_of(epoll: i32, listener: i32) -> impl Iterator<Item = i32> {
     core::iter::once(epoll).chain(same)
 }
 
-fn say_no_answer() {
-    sys::write(
-        2,
-        b"srv run: the coordinator did not answer within 2 s: this process accepts from its own \
-          socket alone\n",
-    );
+fn say(line: &[u8]) {
+    sys::write(2, line);
 }

@@ -10,6 +10,7 @@ mod epoll;
 mod execution;
 mod listening;
 mod polling;
+mod restricting;
 
 use linux_raw_sys::general as nr;
 use linux_raw_sys::net;

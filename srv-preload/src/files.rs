@@ -20,8 +20,8 @@ pub(crate) enum File {
     /// A socket that listens, or has listened. `blocks` is what the application has made of it: the
     /// socket itself does not block any more when another process, which shares it, has claimed it.
     Listener { blocks: bool },
-    /// A listener that stays as it is.
-    Plain,
+    /// A listener that stays as it is. `blocks`: likewise.
+    Plain { blocks: bool },
     /// This library's own: the application must not close it.
     Private,
     /// An epoll instance of the application.
@@ -35,6 +35,7 @@ pub(crate) enum File {
 const LISTENER: u8 = 1;
 const BLOCKING_LISTENER: u8 = 5;
 const PLAIN: u8 = 2;
+const BLOCKING_PLAIN: u8 = 6;
 const PRIVATE: u8 = 3;
 const EPOLL: u8 = 4;
 const CLAIMED: u8 = 64;
@@ -45,7 +46,8 @@ impl File {
         match byte {
             LISTENER => Self::Listener { blocks: false },
             BLOCKING_LISTENER => Self::Listener { blocks: true },
-            PLAIN => Self::Plain,
+            PLAIN => Self::Plain { blocks: false },
+            BLOCKING_PLAIN => Self::Plain { blocks: true },
             PRIVATE => Self::Private,
             EPOLL => Self::Epoll,
             CLAIMED..CONNECTION => Self::Claimed((byte - CLAIMED) as usize),
@@ -59,7 +61,8 @@ impl File {
             Self::Other => 0,
             Self::Listener { blocks: false } => LISTENER,
             Self::Listener { blocks: true } => BLOCKING_LISTENER,
-            Self::Plain => PLAIN,
+            Self::Plain { blocks: false } => PLAIN,
+            Self::Plain { blocks: true } => BLOCKING_PLAIN,
             Self::Private => PRIVATE,
             Self::Epoll => EPOLL,
             Self::Claimed(claim) => CLAIMED + claim as u8,
@@ -105,7 +108,8 @@ mod tests {
             File::Other,
             File::Listener { blocks: false },
             File::Listener { blocks: true },
-            File::Plain,
+            File::Plain { blocks: false },
+            File::Plain { blocks: true },
             File::Private,
             File::Epoll,
             File::Claimed(0),

@@ -54,6 +54,7 @@ unsafe impl Sync for Once {}
 
 static TOLD: Once = Once(UnsafeCell::new(Told::NOTHING));
 static IS_TOLD: AtomicBool = AtomicBool::new(false);
+static HAS_RETIRED: AtomicBool = AtomicBool::new(false);
 static MARKER: AtomicPtr<AtomicU32> = AtomicPtr::new(core::ptr::null_mut());
 
 /// What `srv run` has told this process; `None` if it was not started by it.
@@ -62,6 +63,17 @@ pub(crate) fn told() -> Option<&'static Told> {
     IS_TOLD
         .load(Ordering::Acquire)
         .then(|| unsafe { &*TOLD.0.get() })
+}
+
+/// From now on each function does what the C library's does.
+pub(crate) fn retire() {
+    HAS_RETIRED.store(true, Ordering::Relaxed);
+    IS_TOLD.store(false, Ordering::Release);
+}
+
+/// Whether the process has retired, or the process that forked it.
+pub(crate) fn has_retired() -> bool {
+    HAS_RETIRED.load(Ordering::Relaxed)
 }
 
 /// Reads what `srv run` has told. The constructor calls this, once.

@@ -23,6 +23,10 @@ pub(crate) struct Arguments {
 impl Arguments {
     /// Makes the system call.
     pub(crate) fn accept(self, socket: i32) -> Returned {
+        // As the C library does it; see `sys::dup2`.
+        if self.flags == 0 {
+            return passed!(__NR_accept, socket, self.address, self.length);
+        }
         passed!(__NR_accept4, socket, self.address, self.length, self.flags)
     }
 }
@@ -190,6 +194,12 @@ impl State {
                 return accepted;
             }
             *in_vain = in_vain.saturating_add(1);
+            // The application has closed all descriptors by a system call that this library has
+            // not seen.
+            if accepted == sys::failure(errno::EBADF) && slot != self.claims[nth].slot {
+                self.claims[nth].lose_sibling(slot);
+                continue;
+            }
             // A sibling was faster, or the client has gone.
             let is_gone = [errno::EAGAIN, errno::EINTR, errno::ECONNABORTED];
             if !is_gone.map(sys::failure).contains(&accepted) {

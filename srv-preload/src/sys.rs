@@ -120,6 +120,15 @@ pub(crate) fn dup3(old: i32, new: i32, flags: u32) -> Returned {
     passed!(__NR_dup3, old, new, flags)
 }
 
+/// What the C library makes of `dup2`, for two numbers that differ. (A process may have a filter
+/// of system calls that knows those of the C library. arm64 has the newer ones alone.)
+pub(crate) fn dup2(old: i32, new: i32) -> Returned {
+    #[cfg(target_arch = "x86_64")]
+    return passed!(__NR_dup2, old, new);
+    #[cfg(not(target_arch = "x86_64"))]
+    dup3(old, new, 0)
+}
+
 /// A whole integer as a socket option.
 pub(crate) fn socket_option<T: Copy + Default>(fd: i32, option: u32) -> Option<T> {
     let mut value = T::default();
@@ -204,6 +213,19 @@ pub(crate) fn poll(fds: &mut [pollfd], timeout_ns: Option<u64>) -> Returned {
     passed!(__NR_ppoll, fds.as_mut_ptr(), fds.len(), timeout, 0, 8)
 }
 
+/// What the C library makes of `poll`; see [`dup2`].
+pub(crate) fn poll_for_ms(fds: *mut pollfd, count: usize, timeout_ms: i32) -> Returned {
+    #[cfg(target_arch = "x86_64")]
+    return passed!(__NR_poll, fds, count, timeout_ms);
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let timeout = u64::try_from(timeout_ms).ok();
+        let mut timeout = timeout.map(|ms| Timespec::from_ns(ms * 1_000_000));
+        let timeout = timeout.as_mut().map_or(ptr::null_mut(), ptr::from_mut);
+        passed!(__NR_ppoll, fds, count, timeout, 0, SIGNAL_SET_BYTES)
+    }
+}
+
 /// Bytes of the kernel's signal set.
 pub(crate) const SIGNAL_SET_BYTES: usize = 8;
 
@@ -216,6 +238,11 @@ pub(crate) fn epoll_wait(
     timeout_ms: i32,
     mask: *const u8,
 ) -> Returned {
+    // As the C library does it; see `dup2`.
+    #[cfg(target_arch = "x86_64")]
+    if mask.is_null() {
+        return passed!(__NR_epoll_wait, epoll, events, count, timeout_ms);
+    }
     passed!(
         __NR_epoll_pwait,
         epoll,
@@ -239,7 +266,9 @@ pub(crate) fn packet_pair() -> Option<[i32; 2]> {
 pub(crate) fn connect_abstract(name: &[u8]) -> Option<i32> {
     const OFFSET: usize = 2;
     let mut address = [0_u8; 110];
-    let name = name.get(..address.len() - OFFSET - 1)?;
+    if name.len() > address.len() - OFFSET - 1 {
+        return None;
+    }
     address[..OFFSET].copy_from_slice(&(net::AF_UNIX as u16).to_ne_bytes());
     address[OFFSET + 1..][..name.len()].copy_from_slice(name);
     let length = OFFSET + 1 + name.len();

@@ -33,7 +33,7 @@ pub(crate) const BENCHES: [&str; 8] = [
 ];
 
 /// What the tests use beside cargo.
-const TEST_TOOLS: [Package; 19] = [
+const TEST_TOOLS: [Package; 20] = [
     HAPROXY,
     NODE,
     PYTHON_VENV,
@@ -71,6 +71,10 @@ const TEST_TOOLS: [Package; 19] = [
     Package {
         name: "lighttpd",
         shown_by: "lighttpd",
+    },
+    Package {
+        name: "musl-tools",
+        shown_by: "musl-gcc",
     },
     Package {
         name: "openssl",

@@ -29,7 +29,7 @@ fn forget(fd: i32, file: File) {
     match file {
         File::Other | File::Private => return,
         File::Connection(nth) => published::of(nth).closed(),
-        File::Listener { .. } | File::Plain => {}
+        File::Listener { .. } | File::Plain { .. } => {}
         // A child that runs in this memory closes its own copy.
         File::Claimed(_) | File::Epoll if process::borrows_memory() && process::is_own() => return,
         File::Claimed(nth) => {
@@ -56,7 +56,7 @@ fn forget(fd: i32, file: File) {
 }
 
 #[cfg_attr(not(test), unsafe(no_mangle))]
-extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+pub(super) extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
     outcome_int(close_all(first, last, flags as u32))
 }
 
@@ -111,9 +111,7 @@ fn mark_copy(of: i32, copy: Returned) -> Returned {
         File::Claimed(nth) => File::Listener {
             blocks: state::with(|state| state.claims[nth].blocks) == Some(true),
         },
-        File::Plain => File::Listener {
-            blocks: sys::is_blocking(of),
-        },
+        File::Plain { blocks } => File::Listener { blocks },
         File::Other | File::Private | File::Connection(_) => return copy,
     };
     if let Ok(copy) = i32::try_from(copy)
@@ -139,21 +137,22 @@ extern "C" fn dup2(old: c_int, new: c_int) -> c_int {
             new as Returned
         });
     }
-    outcome_int(duplicate_over(old, new, 0))
+    outcome_int(duplicate_over(old, new, || sys::dup2(old, new)))
 }
 
 #[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
-    outcome_int(duplicate_over(old, new, flags as u32 & O_CLOEXEC))
+    let flags = flags as u32 & O_CLOEXEC;
+    outcome_int(duplicate_over(old, new, || sys::dup3(old, new, flags)))
 }
 
-fn duplicate_over(old: i32, new: i32, flags: u32) -> Returned {
+fn duplicate_over(old: i32, new: i32, call: impl FnOnce() -> Returned) -> Returned {
     match files::get(new) {
         File::Private => return sys::failure(errno::EBADF),
         file if old != new => forget(new, file),
         _ => {}
     }
-    mark_copy(old, sys::dup3(old, new, flags))
+    mark_copy(old, call())
 }
 
 #[cfg_attr(not(test), unsafe(no_mangle))]
@@ -172,7 +171,12 @@ extern "C" fn fcntl(fd: c_int, command: c_int, argument: c_ulong) -> c_int {
             files::set(fd, File::Listener { blocks });
             sys::set_status_flags(fd, argument as u32)
         }
-        (F_GETFL, File::Listener { blocks: true }) => {
+        (F_SETFL, File::Plain { .. }) => {
+            let blocks = argument as u32 & O_NONBLOCK == 0;
+            files::set(fd, File::Plain { blocks });
+            sys::set_status_flags(fd, argument as u32)
+        }
+        (F_GETFL, File::Listener { blocks: true } | File::Plain { blocks: true }) => {
             let flags = sys::status_flags(fd);
             if flags >= 0 {
                 flags & !(O_NONBLOCK as Returned)
@@ -210,6 +214,7 @@ extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_int) -> c_int 
                 return 0;
             }
             File::Listener { .. } => files::set(fd, File::Listener { blocks }),
+            File::Plain { .. } => files::set(fd, File::Plain { blocks }),
             _ => {}
         }
     }

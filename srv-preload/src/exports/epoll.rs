@@ -81,6 +81,9 @@ impl State {
             }
             (EPOLL_CTL_ADD, Some(at)) if at == epoll => Some(sys::failure(errno::EEXIST)),
             (EPOLL_CTL_ADD, Some(_)) => {
+                // Several threads of the application wait at one listener, each in an epoll
+                // instance of its own. With siblings' listeners beside it, each of them would get
+                // the others' events.
                 self.leave_alone(nth);
                 None
             }
@@ -103,18 +106,6 @@ impl State {
                 Some(0)
             }
             _ => None,
-        }
-    }
-
-    /// Several threads of the application wait at one listener, each in an epoll instance of its
-    /// own. With siblings' listeners beside it, each of them would get the others' events.
-    fn leave_alone(&mut self, nth: usize) {
-        let fd = self.claims[nth].fd;
-        let registered = self.claims[nth].registered().zip(self.claims[nth].epoll());
-        self.release(nth);
-        files::set(fd, File::Plain);
-        if let Some(((events, data), epoll)) = registered {
-            sys::epoll_add(epoll, fd, events, data);
         }
     }
 }

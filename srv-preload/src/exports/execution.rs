@@ -16,7 +16,10 @@ type Strings = *const *const c_char;
 /// The environment with what `srv run` has set, if it lacks that.
 fn complete(environment: Strings) -> Strings {
     let Some(told) = process::told() else {
-        return environment;
+        return match process::has_retired() {
+            true => without(environment, VARIABLE),
+            false => environment,
+        };
     };
     let lacks = |name: &str| !strings(environment).any(|entry| is_of(entry, name));
     let missing = [
@@ -40,6 +43,22 @@ fn complete(environment: Strings) -> Strings {
         unsafe { longer.add(nth).write(entry) };
     }
     longer
+}
+
+/// The environment without that variable: the library then does nothing in the program, whose
+/// system calls are restricted.
+fn without(environment: Strings, name: &str) -> Strings {
+    let others = || strings(environment).filter(|entry| !is_of(*entry, name));
+    let bytes = (others().count() + 1) * size_of::<*const c_char>();
+    let Some(shorter) = sys::map(None, bytes, true, None) else {
+        return environment;
+    };
+    let shorter = shorter.cast::<*const c_char>();
+    for (nth, entry) in others().enumerate() {
+        // SAFETY: there is room for all, and for the null pointer that fresh memory has.
+        unsafe { shorter.add(nth).write(entry) };
+    }
+    shorter
 }
 
 /// The entries of an environment, which may be null.

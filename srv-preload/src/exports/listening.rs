@@ -2,12 +2,13 @@
 
 use core::ffi::{c_int, c_void};
 
+use linux_raw_sys::general::POLLIN;
 use linux_raw_sys::net::{AF_INET, AF_INET6, SO_REUSEPORT};
 
 use crate::c_library::outcome_int;
 use crate::files::{self, File};
 use crate::ring::Arguments;
-use crate::sys::{self, Returned, errno, passed};
+use crate::sys::{self, Returned, errno, passed, pollfd};
 use crate::{process, state, waiting};
 
 /// A copy of a server shares each port that it binds with the other copies.
@@ -54,6 +55,7 @@ extern "C" fn accept4(fd: c_int, address: *mut c_void, length: *mut u32, flags: 
     let returned = match files::get(fd) {
         File::Listener { blocks } => accept_unclaimed(fd, blocks, arguments),
         File::Claimed(nth) => accept_claimed(fd, nth, arguments),
+        File::Plain { blocks } => accept_plain(fd, blocks, arguments),
         file => {
             let returned = arguments.accept(fd);
             let is_new = file == File::Other && process::told().is_some();
@@ -77,7 +79,28 @@ fn accept_unclaimed(fd: i32, blocks: bool, arguments: Arguments) -> Returned {
     };
     match claimed {
         Some(nth) => accept_claimed(fd, nth, arguments),
-        None => arguments.accept(fd),
+        None => accept_plain(fd, blocks, arguments),
+    }
+}
+
+/// A listener that this process has not claimed. If it blocks for the application, another process
+/// that shares it may have claimed it, and so have made it non-blocking.
+fn accept_plain(fd: i32, blocks: bool, arguments: Arguments) -> Returned {
+    loop {
+        let accepted = arguments.accept(fd);
+        let is_wrong = accepted == sys::failure(errno::EAGAIN) && blocks && !sys::is_blocking(fd);
+        if !is_wrong {
+            return accepted;
+        }
+        let mut polled = pollfd {
+            fd,
+            events: POLLIN as i16,
+            revents: 0,
+        };
+        let waited = sys::poll_for_ms(&raw mut polled, 1, -1);
+        if waited < 0 {
+            return waited;
+        }
     }
 }
 
@@ -110,8 +133,9 @@ extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
     if let File::Claimed(nth) = files::get(fd) {
         state::with(|state| {
             if files::get(fd) == File::Claimed(nth) {
+                let blocks = state.claims[nth].blocks;
                 state.release(nth);
-                files::set(fd, File::Plain);
+                files::set(fd, File::Plain { blocks });
             }
         });
     }

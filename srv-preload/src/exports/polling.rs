@@ -13,7 +13,8 @@ use crate::waiting;
 #[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn poll(fds: *mut pollfd, count: c_ulong, timeout_ms: c_int) -> c_int {
     let timeout_ns = u64::try_from(timeout_ms).ok().map(|ms| ms * 1_000_000);
-    outcome_int(poll_for(fds, count, timeout_ns, core::ptr::null()))
+    let polled = poll_listeners(fds, count, timeout_ns, core::ptr::null());
+    outcome_int(polled.unwrap_or_else(|| sys::poll_for_ms(fds, count as usize, timeout_ms)))
 }
 
 /// What programs call that were compiled with checks of buffers.
@@ -31,7 +32,15 @@ extern "C" fn ppoll(
 ) -> c_int {
     // SAFETY: the application passes a time span, or null.
     let timeout_ns = unsafe { timeout.as_ref() }.map(|timeout| timeout.ns());
-    outcome_int(poll_for(fds, count, timeout_ns, mask))
+    let polled = poll_listeners(fds, count, timeout_ns, mask);
+    outcome_int(polled.unwrap_or_else(|| {
+        // The kernel changes its copy.
+        let mut timeout = timeout_ns.map(Timespec::from_ns);
+        let timeout = timeout
+            .as_mut()
+            .map_or(core::ptr::null_mut(), core::ptr::from_mut);
+        passed!(__NR_ppoll, fds, count, timeout, mask, sys::SIGNAL_SET_BYTES)
+    }))
 }
 
 #[cfg_attr(not(test), unsafe(no_mangle))]
@@ -49,26 +58,21 @@ fn is_listener(fd: i32) -> bool {
     matches!(files::get(fd), File::Listener { .. } | File::Claimed(_))
 }
 
-fn poll_for(
+/// `None` if no listener is polled that concerns this library.
+fn poll_listeners(
     fds: *mut pollfd,
     count: c_ulong,
     timeout_ns: Option<u64>,
     mask: *const u8,
-) -> Returned {
-    if !fds.is_null() && count > 0 {
-        // SAFETY: the application passes that many entries.
-        let fds = unsafe { slice::from_raw_parts_mut(fds, count as usize) };
-        if fds.iter().any(|polled| is_listener(polled.fd))
-            && let Some(returned) = waiting::poll(fds, timeout_ns, mask)
-        {
-            return returned;
-        }
+) -> Option<Returned> {
+    if fds.is_null() || count == 0 {
+        return None;
     }
-    let mut timeout = timeout_ns.map(Timespec::from_ns);
-    let timeout = timeout
-        .as_mut()
-        .map_or(core::ptr::null_mut(), core::ptr::from_mut);
-    passed!(__NR_ppoll, fds, count, timeout, mask, sys::SIGNAL_SET_BYTES)
+    // SAFETY: the application passes that many entries.
+    let fds = unsafe { slice::from_raw_parts_mut(fds, count as usize) };
+    let mut polled = fds.iter();
+    let has_listener = polled.any(|polled| is_listener(polled.fd));
+    has_listener.then(|| waiting::poll(fds, timeout_ns, mask))?
 }
 
 /// `FD_SETSIZE`: an `fd_set` has this many bits.

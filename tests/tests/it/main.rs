@@ -66,6 +66,7 @@ mod request_rules;
 mod ring;
 mod root_moves;
 mod run_command;
+mod run_processes;
 mod run_servers;
 mod sandbox;
 mod shares;

@@ -2,7 +2,8 @@
 //!
 //! A socket of the server is needed for as long as the server has it open: a worker that the
 //! master replaced has left it, and the next worker claims it. A socket that the coordinator made
-//! is needed for a moment, in which the next worker may claim it.
+//! is needed for a moment, in which the next worker may claim it, and after that for as long as a
+//! process has it open that accepts there without a slot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -10,11 +11,11 @@ use std::time::{Duration, Instant};
 use srv_common::claim::{Kind, Message};
 use srv_steer::{accept_queue, drop_syns};
 
-use super::{Condition, Origin, RunGroup};
+use super::{Condition, GroupSocket, Origin, RunGroup};
 use crate::run::holders::Holders;
 use crate::run::members::Members;
 
-/// How long a socket that the coordinator made waits for its next owner.
+/// How long a socket that the coordinator made waits for its next owner at least.
 const FREE_FOR: Duration = Duration::from_secs(10);
 /// For how long nothing must have waited at a socket that gets no SYN any more: a handshake
 /// that has begun takes a round trip to complete.
@@ -27,12 +28,10 @@ pub(super) struct Closing {
 }
 
 impl RunGroup {
-    /// The inode numbers of the server's own sockets that no process owns.
+    /// The inode numbers of the sockets that are closed when the server has not got them open.
     pub(in crate::run) fn unowned(&self) -> impl Iterator<Item = u64> {
         let sockets = self.sockets.values();
-        let unowned = sockets.filter(|socket| {
-            socket.origin == Origin::Server && matches!(socket.condition, Condition::Free(_))
-        });
+        let unowned = sockets.filter(|socket| socket.may_be_closed(Instant::now()));
         unowned.map(|socket| socket.inode)
     }
 
@@ -50,7 +49,8 @@ impl RunGroup {
     }
 
     /// Closes the sockets that the server has closed, as far as `holders` says so. `members` are
-    /// the server's processes.
+    /// the server's processes. (A socket that a process left and still has open gets connections by
+    /// the kernel's hash. Without SYNs it would lose them.)
     pub(in crate::run) fn close_abandoned(
         &mut self,
         holders: &Holders,
@@ -61,8 +61,7 @@ impl RunGroup {
             let Some(socket) = self.sockets.get(&slot) else {
                 continue;
             };
-            let is_free = matches!(socket.condition, Condition::Free(_));
-            if socket.origin != Origin::Server || !is_free {
+            if !socket.may_be_closed(Instant::now()) {
                 continue;
             }
             let copies = self.copies_of(slot, members);
@@ -72,19 +71,13 @@ impl RunGroup {
         }
     }
 
-    /// Goes on with what is being closed, and begins with what was not needed for long enough.
+    /// Goes on with what is being closed.
     pub(super) fn close_unneeded(&mut self, now: Instant, members: &mut Members) {
         for slot in self.slots() {
             let Some(socket) = self.sockets.get_mut(&slot) else {
                 continue;
             };
             match &mut socket.condition {
-                Condition::Free(since) => {
-                    let is_over = now.saturating_duration_since(*since) > FREE_FOR;
-                    if socket.origin == Origin::Coordinator && is_over {
-                        self.begin_to_close(slot);
-                    }
-                }
                 Condition::Closing(closing) => {
                     let listener = self.group.listeners.sockets.get(slot as usize);
                     let queued = listener.map(accept_queue);
@@ -94,7 +87,7 @@ impl RunGroup {
                         self.close(slot, members);
                     }
                 }
-                Condition::Owned(_) => {}
+                Condition::Owned(_) | Condition::Free(_) => {}
             }
         }
     }
@@ -149,5 +142,18 @@ impl RunGroup {
             *copies.entry(members.pid(owner.claim.member)).or_default() += 1;
         }
         copies
+    }
+}
+
+impl GroupSocket {
+    /// Whether no process owns the socket, for long enough if this coordinator made it.
+    fn may_be_closed(&self, now: Instant) -> bool {
+        match (&self.condition, self.origin) {
+            (Condition::Free(_), Origin::Server) => true,
+            (Condition::Free(since), Origin::Coordinator) => {
+                now.saturating_duration_since(*since) > FREE_FOR
+            }
+            _ => false,
+        }
     }
 }
