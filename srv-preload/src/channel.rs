@@ -90,6 +90,12 @@ impl Channel {
         }
     }
 
+    /// Permits one more connection: the coordinator that had the last one may have been killed, and
+    /// another one is in its place.
+    pub(crate) fn begin_anew(&mut self) {
+        self.is_over = false;
+    }
+
     /// Forgets the connection.
     pub(crate) fn close(&mut self) {
         if let Some(fd) = self.fd.take() {

@@ -44,6 +44,24 @@ impl State {
         }
         self.open_channel()?;
         let nth = self.free_claim()?;
+        let mut answer = self.ask(nth, fd);
+        if answer.is_none() && self.channel.is_over && self.has_no_claim() {
+            // The coordinator was killed before it had this process kept.
+            self.channel.begin_anew();
+            self.open_channel()?;
+            answer = self.ask(nth, fd);
+        }
+        if self.take_slot(nth, fd, answer?).is_none() {
+            self.channel
+                .send(Message::new(Kind::Release, nth as u32), &[]);
+            return None;
+        }
+        Some(nth)
+    }
+
+    /// Claims a slot, and waits for the answer. `None` if there is none, or if the listener is to
+    /// stay as it is.
+    fn ask(&mut self, nth: usize, fd: i32) -> Option<Answer> {
         let request = Message {
             cookie: sys::socket_option(fd, net::SO_COOKIE)?,
             ..Message::new(Kind::Claim, nth as u32)
@@ -53,21 +71,7 @@ impl State {
             self.lose_channel();
             return None;
         }
-        let Some(answer) = self.await_answer(nth) else {
-            self.channel
-                .send(Message::new(Kind::Release, nth as u32), &[]);
-            say(
-                b"srv run: the coordinator did not answer within 2 s: this process accepts from \
-                  its own socket alone\n",
-            );
-            return None;
-        };
-        if self.take_slot(nth, fd, answer).is_none() {
-            self.channel
-                .send(Message::new(Kind::Release, nth as u32), &[]);
-            return None;
-        }
-        Some(nth)
+        self.await_answer(nth)
     }
 
     /// Connects to the coordinator, or says once that this cannot be done.
@@ -109,6 +113,12 @@ impl State {
                         revents: 0,
                     }];
                     if left_ns == 0 {
+                        self.channel
+                            .send(Message::new(Kind::Release, nth as u32), &[]);
+                        say(
+                            b"srv run: the coordinator did not answer within 2 s: this process accepts \
+                              from its own socket alone\n",
+                        );
                         return None;
                     }
                     sys::poll(&mut readable, Some(left_ns));

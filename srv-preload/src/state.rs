@@ -137,6 +137,10 @@ impl State {
         self.claims.iter().position(Claim::is_free)
     }
 
+    pub(crate) fn has_no_claim(&self) -> bool {
+        self.claims.iter().all(Claim::is_free)
+    }
+
     /// The claims whose listeners are registered in that epoll instance.
     pub(crate) fn registered_at(&self, epoll: i32) -> impl Iterator<Item = usize> {
         let claims = self.claims.iter().enumerate();

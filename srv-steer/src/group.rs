@@ -150,7 +150,18 @@ impl Group {
     /// # Errors
     /// If memory cannot be shared.
     pub fn open(listeners: ListenerGroup, options: &GroupOptions) -> Result<Self> {
-        let program = load(options);
+        Self::open_with(listeners, Self::load_program(options), options)
+    }
+
+    /// As [`Self::open`], with a program that [`Self::load_program`] has loaded before.
+    ///
+    /// # Errors
+    /// If memory cannot be shared.
+    pub fn open_with(
+        listeners: ListenerGroup,
+        program: Result<SelectProgram, HashingReason>,
+        options: &GroupOptions,
+    ) -> Result<Self> {
         let shared = match &program {
             Ok(program) => program.memory().try_clone()?,
             Err(_) => SharedMemory::new()?,
@@ -158,6 +169,24 @@ impl Group {
         let mut group = Self::new(listeners, shared, program, options.accept)?;
         group.apply(options, options.workers);
         Ok(group)
+    }
+
+    /// Does everything of steering that takes long, or that the kernel is likely to refuse, before
+    /// a worker exists.
+    ///
+    /// # Errors
+    /// Why the kernel's hash chooses for a group with these options.
+    pub fn load_program(options: &GroupOptions) -> Result<SelectProgram, HashingReason> {
+        if !options.accept.has_own_listeners() {
+            return Err(HashingReason::SharedListener);
+        }
+        if !options.steer {
+            return Err(HashingReason::SwitchedOff);
+        }
+        SelectProgram::load().map_err(|error| {
+            crate::log::debug!("{error}");
+            HashingReason::Refused(Arc::new(error))
+        })
     }
 
     /// Joins another server's group, which that server owns and steers until [`Self::take_over`].
@@ -367,20 +396,6 @@ impl Group {
     fn slot(&self, slot: u32) -> &Slot {
         &self.memory.slots[slot as usize]
     }
-}
-
-/// Does everything of steering that the kernel is likely to refuse, before a worker exists.
-fn load(options: &GroupOptions) -> Result<SelectProgram, HashingReason> {
-    if !options.accept.has_own_listeners() {
-        return Err(HashingReason::SharedListener);
-    }
-    if !options.steer {
-        return Err(HashingReason::SwitchedOff);
-    }
-    SelectProgram::load().map_err(|error| {
-        crate::log::debug!("{error}");
-        HashingReason::Refused(Arc::new(error))
-    })
 }
 
 #[cfg(test)]

@@ -120,15 +120,18 @@ impl SelectProgram {
     pub fn set_listener(&mut self, slot: u32, socket: &impl AsRawFd) -> Result<()> {
         let listeners = &mut self.listeners;
         let inserted = retry_while_busy(|| listeners.set(slot, socket, 0), is_busy);
-        inserted.map_err(|error| {
-            let tried = format!("insert the listener of slot {slot} into the socket array");
-            match error {
-                MapError::SyscallError(error) => {
-                    Error::new(ErrorKind::Program, tried).because(error.io_error)
-                }
-                error => refused(&tried, &error),
-            }
-        })
+        inserted.map_err(|error| not_inserted(slot, error))
+    }
+
+    /// As [`Self::set_listener`], if this array, and no other, may have the socket already.
+    ///
+    /// # Errors
+    /// `EINVAL` as there.
+    pub fn keep_listener(&mut self, slot: u32, socket: &impl AsRawFd) -> Result<()> {
+        match self.listeners.set(slot, socket, 0) {
+            Err(error) if !is_busy(&error) => Err(not_inserted(slot, error)),
+            _ => Ok(()),
+        }
     }
 
     /// Makes the socket array forget all sockets, so that another one may have them.
@@ -293,6 +296,16 @@ pub fn retry_while_busy<T, E>(
             }
             ended => return ended,
         }
+    }
+}
+
+fn not_inserted(slot: u32, error: MapError) -> Error {
+    let tried = format!("insert the listener of slot {slot} into the socket array");
+    match error {
+        MapError::SyscallError(error) => {
+            Error::new(ErrorKind::Program, tried).because(error.io_error)
+        }
+        error => refused(&tried, &error),
     }
 }
 

@@ -18,7 +18,7 @@ use srv::measure::result::Comparison;
 use srv::output;
 use srv::output::json;
 use srv::print;
-use srv::run::coordinator;
+use srv::run::keeper;
 use srv::serve::config;
 use srv::serve::master;
 use srv::serve::master::takeover::{self, Takeover};
@@ -66,7 +66,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Attach(args) => return args.run(),
         Command::Detach(args) => args.run()?,
         Command::Run(args) => return Ok(args.run()),
-        Command::Coordinate(args) => coordinator::run(&args)?,
+        Command::Coordinate(args) => keeper::run(&args)?,
         Command::Ab(args) => return compare(*args),
         Command::Doctor { json, strict } => {
             let report = doctor::run(program::carries_program(), || {

@@ -1,8 +1,10 @@
 //! `srv run`: steering and the ring inside the processes of a server that was not made for them.
 //! `launch` checks COMMAND, places the library, starts the coordinator and becomes COMMAND.
-//! `coordinator` is the process beside the server. It opens the sockets that the server lacks and
-//! steers between them; `group` is its state of one address. The library, which each process of
-//! the server loads, is in `srv-preload`. Both speak the protocol of `srv_common::claim`. `copies` runs several copies of a server that has one process.
+//! `keeper` is the process beside the server that starts the coordinator, and another one should
+//! that be killed. `coordinator` opens the sockets that the server lacks and steers between them;
+//! `group` is its state of one address. The library, which each process of the server loads, is in
+//! `srv-preload`. Both speak the protocol of `srv_common::claim`. `copies` runs several copies of a
+//! server that has one process.
 
 mod answers;
 mod command;
@@ -14,6 +16,8 @@ mod group;
 mod groups;
 mod holders;
 mod invitation;
+pub mod keeper;
+mod kept;
 pub mod launch;
 mod library;
 mod listener;

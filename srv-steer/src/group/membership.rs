@@ -20,7 +20,8 @@ impl Group {
     /// program, the group is unsteered from now on.
     ///
     /// A group that was opened without listeners ([`ListenerGroup::empty`]) takes them as they
-    /// are, and repairs none of them.
+    /// are, and repairs none of them. In a group that was joined ([`Self::join`]), the program may
+    /// have the listener already.
     ///
     /// [`ListenerGroup::empty`]: crate::ListenerGroup::empty
     pub fn put_listener(&mut self, slot: u32, socket: Socket) {
@@ -57,6 +58,7 @@ impl Group {
     /// Inserts into the program's array the listeners that it does not hold, as far as they are in
     /// a `SO_REUSEPORT` group by now.
     fn insert_outside(&mut self) -> Result<()> {
+        let may_be_inside = self.is_anothers();
         let Ok(program) = &mut self.program else {
             return Ok(());
         };
@@ -64,7 +66,11 @@ impl Group {
             let Some(socket) = self.listeners.sockets.get(slot as usize) else {
                 continue;
             };
-            match program.set_listener(slot, socket) {
+            let inserted = match may_be_inside {
+                true => program.keep_listener(slot, socket),
+                false => program.set_listener(slot, socket),
+            };
+            match inserted {
                 Err(error) if is_in_no_group(&error) => {
                     self.outside.insert(slot);
                 }

@@ -1,16 +1,19 @@
 //! The coordinator: the process beside a server that `srv run` has started. It keeps the sockets
-//! of each group open, answers claims, and steers. If it ends, the server goes on by hash and ring.
+//! of each group open, answers claims, and steers. If it is killed, another one goes on where it
+//! stopped ([`super::keeper`]).
 //!
 //! It outlives `srv run`, which becomes the server, and ends after the server has.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::Pid;
+use srv_common::Policy;
 use srv_steer::{Group, Overflow};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -20,13 +23,13 @@ use super::event::Event;
 use super::group::Steering;
 use super::groups::Groups;
 use super::holders::Holders;
-use super::invitation::{INVITED, Invitation, REPORT, Up};
+use super::invitation::{Entrance, Up};
+use super::kept::{Keeper, Kept};
 use super::members::Members;
-use super::separate;
 use crate::control;
-use crate::kernel::packets::{inherited, send_with_fds};
+use crate::kernel::packets::send_with_fds;
+use crate::kernel::socket_options;
 use crate::kernel::watched::watch;
-use crate::kernel::{open_files, socket_options};
 use crate::logging;
 use crate::values::{LogFormat, PolicyName};
 
@@ -63,6 +66,7 @@ pub(super) struct Coordinator {
     pub(super) members: Members,
     /// What the kernel had dropped at listeners before.
     pub(super) overflow: Overflow,
+    keeper: Keeper,
     events: UnboundedSender<Event>,
     life: Life,
     /// When the last look at all processes began.
@@ -79,67 +83,103 @@ struct Life {
     alone_since: Option<Instant>,
 }
 
-/// Becomes a process of its own, and coordinates until the server has ended.
+/// With what a coordinator begins.
+pub(super) struct Beginning {
+    /// The server's first process: a pidfd.
+    pub(super) server: OwnedFd,
+    pub(super) entrance: Entrance,
+    /// What the coordinator before it has left.
+    pub(super) kept: Kept,
+    pub(super) keeper: Keeper,
+}
+
+/// Coordinates until the server has ended. The first coordinator says to `srv run`, by `report`,
+/// that it has begun; each other one says in the log how the one before it has ended.
 ///
 /// # Errors
 /// If it cannot begin. `srv run` is told the reason, too.
-pub fn run(args: &CoordinatorArgs) -> anyhow::Result<()> {
-    let report = inherited(REPORT).context("take over the channel to `srv run`")?;
-    let invited = inherited(INVITED).context("take over the server's socket")?;
-    separate::from_parent()?;
+pub(super) fn run(
+    args: &CoordinatorArgs,
+    beginning: Beginning,
+    report: Option<OwnedFd>,
+    ended: Option<ExitStatus>,
+) -> anyhow::Result<()> {
     logging::start(args.log == LogFormat::Json);
+    let invitation = beginning.entrance.invitation.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     runtime
         .context("start the coordinator's event loop")?
         .block_on(async {
-            let begun = Coordinator::begin(args, invited);
-            let said = match &begun {
-                Ok((_, _, invitation)) => Up::Ready(invitation.clone()),
-                Err(error) => Up::Failed(format!("{error:#}")),
-            };
-            // If `srv run` has gone, the server has, too.
-            let _ = send_with_fds(&report, &serde_json::to_vec(&said)?, &[]);
-            drop(report);
-            let (mut coordinator, events, _) = begun?;
+            if let Some(ended) = ended {
+                tracing::warn!("the coordinator has ended ({ended}): this one takes its place");
+            }
+            let begun = Coordinator::begin(args, beginning);
+            if let Some(to) = report {
+                tell(
+                    &to,
+                    &match &begun {
+                        Ok(_) => Up::Ready(invitation),
+                        Err(error) => Up::Failed(format!("{error:#}")),
+                    },
+                );
+            }
+            let (mut coordinator, events) = begun?;
             coordinator.coordinate(args.control.clone(), events).await
         })
 }
 
+/// Tells `srv run`. If that has gone, the server has, too.
+pub(super) fn tell(report: &OwnedFd, up: &Up) {
+    if let Ok(packet) = serde_json::to_vec(up) {
+        let _ = send_with_fds(report, &packet, &[]);
+    }
+}
+
 impl Coordinator {
-    /// Lets processes in. The server is `srv run` until now, which waits for this.
+    /// Lets processes in. The server is `srv run` until now, which waits for this. If there was a
+    /// coordinator before, this one goes on where that stopped.
     pub(super) fn begin(
         args: &CoordinatorArgs,
-        invited: OwnedFd,
-    ) -> anyhow::Result<(Self, UnboundedReceiver<Event>, Invitation)> {
-        let server = Pid::from_raw(args.server).context("find the server: it has no number")?;
+        beginning: Beginning,
+    ) -> anyhow::Result<(Self, UnboundedReceiver<Event>)> {
+        let Beginning {
+            server,
+            entrance,
+            kept,
+            keeper,
+        } = beginning;
+        let pid = Pid::from_raw(args.server).context("find the server: it has no number")?;
         let (events, received) = unbounded_channel();
         watch_end(server, &events).with_context(|| format!("watch process {}", args.server))?;
-        // Without that, a server of many workers may run out of them.
-        if let Err(error) = open_files::raise() {
-            tracing::debug!("raise RLIMIT_NOFILE: {error}");
-        }
+        let any_socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
+        let namespace = any_socket.ok().and_then(socket_options::namespace);
+        let mut members = Members::new(events.clone(), keeper.clone());
         let steering = Steering {
             policy: args.policy.0,
             uses_bpf: !args.no_bpf,
         };
-        let invitation = Invitation::open(invited, &events)?;
-        let any_socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
-        let namespace = any_socket.ok().and_then(socket_options::namespace);
+        let mut groups = Groups::new(steering, namespace, keeper.clone());
+        match kept.is_empty() {
+            true => groups.prepare(),
+            false => groups.restore(kept, &mut members),
+        }
+        entrance.open(&events)?;
         let coordinator = Self {
-            server,
-            groups: Groups::new(steering, namespace),
-            members: Members::new(events.clone()),
+            server: pid,
+            groups,
+            members,
             overflow: Overflow::read().unwrap_or_default(),
+            keeper,
             events,
             life: Life::default(),
             looked: Instant::now(),
         };
-        Ok((coordinator, received, invitation))
+        Ok((coordinator, received))
     }
 
-    /// Deals with what happens until it is not needed any more, or until SIGTERM.
+    /// Deals with what happens until it is not needed any more. SIGTERM ends steering alone.
     pub(super) async fn coordinate(
         &mut self,
         control: Option<PathBuf>,
@@ -160,7 +200,7 @@ impl Coordinator {
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             tokio::select! {
-                _ = terminate.recv() => return Ok(()),
+                _ = terminate.recv() => self.stop_steering(),
                 Some(event) = events.recv() => self.deal_with(event),
                 _ = tick.tick() => {
                     self.maintain();
@@ -169,6 +209,17 @@ impl Coordinator {
                     }
                 }
             }
+        }
+    }
+
+    /// On SIGTERM. What the server's processes have is theirs, so all else goes on.
+    fn stop_steering(&mut self) {
+        match self.groups.steer(Policy::Hash) {
+            Ok(_) => tracing::info!(
+                "SIGTERM: the kernel's hash chooses from now on, and the ring corrects it; the \
+                 coordinator ends after the server"
+            ),
+            Err(error) => tracing::error!("stop steering: {error:#}"),
         }
     }
 
@@ -247,8 +298,10 @@ impl Coordinator {
             inodes = Holders::not_open_in(server, inodes);
         }
         if !inodes.is_empty() {
-            let events = self.events.clone();
-            tokio::task::spawn_blocking(move || events.send(Event::Held(Holders::of(inodes))));
+            let (events, keeper) = (self.events.clone(), self.keeper.pid());
+            tokio::task::spawn_blocking(move || {
+                events.send(Event::Held(Holders::of(inodes, keeper)))
+            });
         }
     }
 }
@@ -266,9 +319,8 @@ impl Life {
 }
 
 /// Reports the end of the server's first process.
-fn watch_end(server: Pid, events: &UnboundedSender<Event>) -> anyhow::Result<()> {
-    let pidfd = pidfd_open(server, PidfdFlags::empty()).context("open a pidfd")?;
-    let pidfd = watch(pidfd).context("watch a pidfd")?;
+fn watch_end(server: OwnedFd, events: &UnboundedSender<Event>) -> anyhow::Result<()> {
+    let pidfd = watch(server).context("watch a pidfd")?;
     let events = events.clone();
     tokio::spawn(async move {
         if pidfd.readable().await.is_ok() {

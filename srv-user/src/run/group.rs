@@ -7,6 +7,7 @@
 //! process claims it or it is closed (`closing`).
 
 mod closing;
+mod keeping;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd as _;
@@ -16,17 +17,24 @@ use anyhow::{Context as _, ensure};
 use socket2::Socket;
 use srv_common::claim::{Kind, Message};
 use srv_common::{MAX_WORKERS, Policy, State};
-use srv_steer::{Group, GroupOptions, GroupState, ListenerGroup, ListenerInfo, Stage};
+use srv_steer::{
+    Group, GroupState, HashingReason, ListenerGroup, ListenerInfo, SelectProgram, Stage,
+};
 
 use super::event::ClaimId;
+use super::kept::Keeper;
 use super::listener::{Claimed, GroupKey};
 use super::members::Members;
 use super::twin;
 use closing::Closing;
+pub(super) use keeping::Adopted;
 
 /// The state of one address.
 pub(super) struct RunGroup {
     group: Group,
+    /// By which the keeper knows it.
+    number: u64,
+    keeper: Keeper,
     sockets: BTreeMap<u32, GroupSocket>,
     /// Since when no process has a slot.
     idle_since: Option<Instant>,
@@ -89,26 +97,33 @@ pub(super) struct Steering {
 }
 
 impl RunGroup {
-    /// A group without a socket.
+    /// A group without a socket, which is steered by `program`.
     ///
     /// # Errors
     /// If memory cannot be shared.
-    pub(super) fn new(key: &GroupKey, steering: Steering) -> anyhow::Result<Self> {
-        let mut options = GroupOptions::default();
-        options.workers = 0;
-        options.steer = steering.uses_bpf;
-        options.policy = steering.policy;
-        let mut group = Group::open(ListenerGroup::empty(key.address), &options)?;
+    pub(super) fn new(
+        key: &GroupKey,
+        number: u64,
+        program: Result<SelectProgram, HashingReason>,
+        steering: Steering,
+        keeper: Keeper,
+    ) -> anyhow::Result<Self> {
+        let listeners = ListenerGroup::empty(key.address);
+        let mut group = Group::open_with(listeners, program, &steering.options())?;
         // Without a program, the group says why.
         if group.why_unsteered().is_none() {
             group.steer(steering.policy)?;
         }
-        Ok(Self {
+        let group = Self {
             group,
+            number,
+            keeper,
             sockets: BTreeMap::new(),
             idle_since: None,
             is_announced: false,
-        })
+        };
+        group.keep(key);
+        Ok(group)
     }
 
     /// The group as srv-steer has it.
@@ -141,25 +156,25 @@ impl RunGroup {
             Some(slot) => (self.another_than(slot)?, Message::REPLACE),
         };
         self.reopen(slot);
-        let (group, sockets) = (&self.group, &mut self.sockets);
-        let listener = group.listeners.sockets.get(slot as usize);
-        let (socket, listener) = sockets
-            .get_mut(&slot)
-            .zip(listener)
-            .context("find a slot")?;
+        let socket = self.sockets.get_mut(&slot).context("find a slot")?;
         socket.condition = Condition::Owned(Owner {
             claim,
             is_ready: false,
             knows: BTreeSet::new(),
         });
-        self.idle_since = None;
-        group.worker_starts(slot, members.pid(claim.member));
         let own = Message {
             slot,
             flags,
             cookie: socket.cookie,
             ..Message::new(Kind::Own, claim.number)
         };
+        self.idle_since = None;
+        // Before the process is told: a slot that it has is never another's.
+        self.keep_condition(slot);
+        let group = &self.group;
+        let listener = group.listeners.sockets.get(slot as usize);
+        let listener = listener.context("find the socket of a slot")?;
+        group.worker_starts(slot, members.pid(claim.member));
         let fds = [group.memory(), listener.as_fd()];
         let count = if flags == Message::REPLACE { 2 } else { 1 };
         members.tell(claim.member, own, &fds[..count]);
@@ -177,6 +192,7 @@ impl RunGroup {
         };
         if !std::mem::replace(&mut owner.is_ready, true) {
             self.group.set_state(slot, State::Ready);
+            self.keep_condition(slot);
         }
         for other in self.slots() {
             if other != slot {
@@ -195,6 +211,7 @@ impl RunGroup {
         if let Some(socket) = self.sockets.get_mut(&slot) {
             socket.condition = Condition::Free(Instant::now());
         }
+        self.keep_condition(slot);
         self.group.worker_ended(slot);
         for other in self.slots() {
             if other != slot {
@@ -336,6 +353,7 @@ impl RunGroup {
         };
         self.sockets.insert(slot, entry);
         self.group.put_listener(slot, socket);
+        self.keep_socket(slot);
     }
 
     /// The lowest number of a slot without a socket.

@@ -7,18 +7,27 @@ use std::os::fd::OwnedFd;
 use anyhow::Context as _;
 use srv_common::Policy;
 use srv_common::claim::{Kind, Message};
+use srv_steer::{Group, HashingReason, SelectProgram};
 
 use super::event::{ClaimId, MemberId};
-use super::group::{RunGroup, Steering};
+use super::group::{Adopted, RunGroup, Steering};
 use super::holders::Holders;
+use super::kept::{Keeper, Kept, Key};
 use super::listener::{Claimed, GroupKey};
 use super::members::Members;
+use crate::values::PolicyName;
 
 /// The groups of a server.
 pub(super) struct Groups {
     all: BTreeMap<GroupKey, RunGroup>,
     claims: BTreeMap<ClaimId, GroupKey>,
     steering: Steering,
+    /// The number of the next group.
+    next: u64,
+    /// The program of the first group, which was loaded before any process waits for that, or why
+    /// there is none.
+    spare: Option<Result<SelectProgram, HashingReason>>,
+    keeper: Keeper,
     /// The network namespace of this process.
     namespace: Option<u64>,
     /// Why claims stayed plain; the log names each reason once.
@@ -26,14 +35,69 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    pub(super) fn new(steering: Steering, namespace: Option<u64>) -> Self {
+    pub(super) fn new(steering: Steering, namespace: Option<u64>, keeper: Keeper) -> Self {
         Self {
             all: BTreeMap::new(),
             claims: BTreeMap::new(),
             steering,
+            next: 0,
+            spare: None,
+            keeper,
             namespace,
             reasons: BTreeSet::new(),
         }
+    }
+
+    /// Begins without a group, and loads the program of the first one.
+    pub(super) fn prepare(&mut self) {
+        self.keep_policy();
+        self.spare = Some(Group::load_program(&self.steering.options()));
+    }
+
+    /// Goes on where the coordinator before this one was killed, which has left these records. A
+    /// group that cannot be taken over stays as it is.
+    pub(super) fn restore(&mut self, kept: Kept, members: &mut Members) {
+        let mut adopted = BTreeMap::new();
+        // In the order of the keys, what a record refers to comes first.
+        for (key, record) in kept {
+            let done = match key {
+                Key::Policy => record.read::<String>().and_then(|name| {
+                    self.steering.policy = name.parse::<PolicyName>()?.0;
+                    Ok(())
+                }),
+                Key::Member(number) => {
+                    members.restore(number, record);
+                    Ok(())
+                }
+                Key::Group(number) => {
+                    self.next = self.next.max(number + 1);
+                    Adopted::of(number, record, self.steering, self.keeper.clone())
+                        .map(|group| drop(adopted.insert(number, group)))
+                }
+                Key::Socket(number, slot) => match adopted.get_mut(&number) {
+                    Some(group) => group.add(slot, record, members),
+                    None => Ok(()),
+                },
+            };
+            if let Err(error) = done {
+                tracing::error!("go on with what the coordinator has left: {error:#}");
+                if let Key::Group(number) | Key::Socket(number, _) = key {
+                    self.keeper.forget(Key::Group(number));
+                    adopted.remove(&number);
+                }
+            }
+        }
+        for Adopted { key, group } in adopted.into_values() {
+            let group = group.resume(self.steering.policy, members);
+            self.claims
+                .extend(group.claims().map(|claim| (claim, key.clone())));
+            self.all.insert(key, group);
+        }
+    }
+
+    fn keep_policy(&self) {
+        let name = self.steering.policy.name();
+        self.keeper.keep(Key::Policy, name, &[]);
     }
 
     /// Each group with its address.
@@ -113,7 +177,13 @@ impl Groups {
     /// processes, is about to start the next worker. What the server has closed then refuses
     /// connections at once, and what it has open is its own again.
     pub(super) fn drop_unneeded(&mut self, pids: &BTreeSet<u32>) {
-        self.all.retain(|_, group| group.is_needed(pids));
+        self.all.retain(|_, group| {
+            let is_needed = group.is_needed(pids);
+            if !is_needed {
+                group.forget();
+            }
+            is_needed
+        });
     }
 
     /// Closes the sockets that the server has closed.
@@ -143,6 +213,7 @@ impl Groups {
             return Err(error);
         }
         self.steering.policy = policy;
+        self.keep_policy();
         Ok(before)
     }
 
@@ -156,8 +227,7 @@ impl Groups {
         let claimed = Claimed::of(socket, self.namespace)?;
         let key = claimed.key.clone();
         if !self.all.contains_key(&key) {
-            let group = RunGroup::new(&key, self.steering)?;
-            self.all.insert(key.clone(), group);
+            self.begin(&key)?;
         }
         let group = self.all.get_mut(&key).context("find a group")?;
         let answered = group.claim(claim, claimed, members);
@@ -166,6 +236,16 @@ impl Groups {
             Err(_) => self.drop_unneeded(&BTreeSet::new()),
         }
         answered
+    }
+
+    fn begin(&mut self, key: &GroupKey) -> anyhow::Result<()> {
+        let number = self.next;
+        self.next += 1;
+        let spare = self.spare.take();
+        let program = spare.unwrap_or_else(|| Group::load_program(&self.steering.options()));
+        let group = RunGroup::new(key, number, program, self.steering, self.keeper.clone())?;
+        self.all.insert(key.clone(), group);
+        Ok(())
     }
 
     fn release(&mut self, claim: ClaimId, members: &mut Members) {

@@ -19,14 +19,12 @@ pub(super) struct Holders {
 }
 
 impl Holders {
-    /// Looks through all processes but this one.
-    pub(super) fn of(inodes: BTreeSet<u64>) -> Self {
+    /// Looks through all processes but this one and its keeper, which has what this one has.
+    pub(super) fn of(inodes: BTreeSet<u64>, keeper: Option<Pid>) -> Self {
         let mut found = Self::default();
         let this = rustix::process::getpid();
-        for pid in owners::all_processes()
-            .into_iter()
-            .filter(|pid| *pid != this)
-        {
+        let is_other = |pid: &Pid| *pid != this && Some(*pid) != keeper;
+        for pid in owners::all_processes().into_iter().filter(is_other) {
             let number = pid.as_raw_nonzero().get().unsigned_abs();
             match owners::descriptors_of(pid, &inodes) {
                 Ok(counts) => {

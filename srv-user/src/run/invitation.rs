@@ -52,32 +52,62 @@ pub(super) struct Invitation {
     pub(super) token: String,
 }
 
-impl Invitation {
-    /// Lets processes in from now on: by the other end of `inherited`, and by the name and token
-    /// that are returned. Each is reported as [`Event::Hello`].
+/// By which processes reach the coordinators of a server, whichever runs.
+pub(super) struct Entrance {
+    /// The other end of the socket that each process inherits.
+    inherited: OwnedFd,
+    /// The abstract name's socket.
+    listener: OwnedFd,
+    token: [u8; TOKEN_BYTES],
+    /// What a process has to know.
+    pub(super) invitation: Invitation,
+}
+
+impl Entrance {
+    /// A new name and token, beside the other end of `inherited`.
     ///
     /// # Errors
     /// If the kernel refuses the socket.
-    pub(super) fn open(
-        inherited: OwnedFd,
-        events: &UnboundedSender<Event>,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn make(inherited: OwnedFd) -> anyhow::Result<Self> {
         let mut random = [0u8; TOKEN_BYTES + 8];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
             .context("ask the kernel for random bytes")?;
         let (token, name) = random.split_at(TOKEN_BYTES);
-        let invitation = Self {
+        let invitation = Invitation {
             name: format!("srv-run-{}", hexadecimal(name)),
             token: hexadecimal(token),
         };
         let listener = listen_on(&invitation.name)
             .with_context(|| format!("listen on the abstract name {}", invitation.name))?;
-        let token = token.try_into().context("cut a token")?;
-        let inherited = watch(inherited).context("watch the inherited socket")?;
-        let listener = watch(listener).context("watch the abstract name")?;
+        Ok(Self {
+            inherited,
+            listener,
+            token: token.try_into().context("cut a token")?,
+            invitation,
+        })
+    }
+
+    /// Lets processes in from now on. Each is reported as [`Event::Hello`].
+    ///
+    /// # Errors
+    /// If the sockets cannot be watched.
+    pub(super) fn open(self, events: &UnboundedSender<Event>) -> anyhow::Result<()> {
+        let inherited = watch(self.inherited).context("watch the inherited socket")?;
+        let listener = watch(self.listener).context("watch the abstract name")?;
         tokio::spawn(greet_heirs(inherited, events.clone()));
-        tokio::spawn(greet_callers(listener, token, events.clone()));
-        Ok(invitation)
+        tokio::spawn(greet_callers(listener, self.token, events.clone()));
+        Ok(())
+    }
+
+    /// A copy, for a coordinator after the next.
+    #[cfg(test)]
+    pub(super) fn copy(&self) -> Self {
+        Self {
+            inherited: self.inherited.try_clone().unwrap(),
+            listener: self.listener.try_clone().unwrap(),
+            token: self.token,
+            invitation: self.invitation.clone(),
+        }
     }
 }
 

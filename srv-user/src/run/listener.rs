@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context as _, bail, ensure};
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 use srv_steer::ListenerInfo;
 
@@ -11,7 +12,7 @@ use crate::kernel::socket_options;
 
 /// By what the kernel tells `SO_REUSEPORT` groups apart (`inet_reuseport_add_sock`,
 /// net/ipv4/inet_hashtables.c).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct GroupKey {
     /// The address.
     pub(super) address: SocketAddr,

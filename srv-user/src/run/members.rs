@@ -7,15 +7,17 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
 use srv_common::claim::{Kind, Message};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
 
 use super::event::{Event, MemberId};
+use super::kept::{Keeper, Key, Record};
 use crate::kernel::packets::{receive_into, send_with_fds};
 use crate::kernel::watched::watch;
 
@@ -31,15 +33,26 @@ pub(super) struct Members {
     all: BTreeMap<MemberId, Member>,
     next: u64,
     events: UnboundedSender<Event>,
+    keeper: Keeper,
 }
 
 struct Member {
     pid: u32,
     channel: Arc<AsyncFd<OwnedFd>>,
+    /// `None` if the kernel has none for it.
+    pidfd: Option<Arc<AsyncFd<OwnedFd>>>,
     /// What the process is woken by, since it does not watch the connection.
     bell: Option<OwnedFd>,
     unsent: VecDeque<Unsent>,
     reading: AbortHandle,
+}
+
+/// What is kept of a process, beside its connection, its pidfd and its bell.
+#[derive(Serialize, Deserialize)]
+struct MemberRecord {
+    pid: u32,
+    has_pidfd: bool,
+    has_bell: bool,
 }
 
 /// A message that found no room.
@@ -49,11 +62,12 @@ struct Unsent {
 }
 
 impl Members {
-    pub(super) fn new(events: UnboundedSender<Event>) -> Self {
+    pub(super) fn new(events: UnboundedSender<Event>, keeper: Keeper) -> Self {
         Self {
             all: BTreeMap::new(),
             next: 0,
             events,
+            keeper,
         }
     }
 
@@ -64,30 +78,89 @@ impl Members {
     /// Admits the process at the other end of `channel`.
     pub(super) fn admit(&mut self, channel: OwnedFd) -> anyhow::Result<MemberId> {
         let id = MemberId(self.next);
-        self.next += 1;
         let peer = rustix::net::sockopt::socket_peercred(&channel);
         let pid = peer.context("ask which process has connected")?.pid;
         rustix::io::ioctl_fionbio(&channel, true).context("make a connection non-blocking")?;
-        let channel = Arc::new(watch(channel).context("watch a connection")?);
         // A child of the process can have its end of the connection open. If the kernel has no
         // pidfd for it, only the end of the connection says that it has left.
-        let ended = pidfd_open(pid, PidfdFlags::empty()).ok();
-        let ended = ended.and_then(|pidfd| watch(pidfd).ok());
-        let reading = read(id, channel.clone(), ended, self.events.clone());
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok();
+        let pid = pid.as_raw_nonzero().get().unsigned_abs();
+        self.add(id, pid, channel, pidfd, None)?;
+        self.keep(id);
+        Ok(id)
+    }
+
+    /// Goes on with a process that the coordinator before this one has admitted.
+    pub(super) fn restore(&mut self, number: u64, record: Record) {
+        if let Err(error) = self.try_restore(number, record) {
+            tracing::error!("go on with a process: {error:#}");
+            self.keeper.forget(Key::Member(number));
+        }
+    }
+
+    fn try_restore(&mut self, number: u64, record: Record) -> anyhow::Result<()> {
+        let MemberRecord {
+            pid,
+            has_pidfd,
+            has_bell,
+        } = record.read()?;
+        let mut fds = record.fds.into_iter();
+        let channel = fds.next().context("find its connection")?;
+        let mut next = |has: bool| if has { fds.next() } else { None };
+        let (pidfd, bell) = (next(has_pidfd), next(has_bell));
+        ensure!(bell.is_some() == has_bell, "its bell is missing");
+        self.add(MemberId(number), pid, channel, pidfd, bell)
+    }
+
+    fn add(
+        &mut self,
+        id: MemberId,
+        pid: u32,
+        channel: OwnedFd,
+        pidfd: Option<OwnedFd>,
+        bell: Option<OwnedFd>,
+    ) -> anyhow::Result<()> {
+        self.next = self.next.max(id.0 + 1);
+        let channel = Arc::new(watch(channel).context("watch a connection")?);
+        let pidfd = pidfd.and_then(|pidfd| watch(pidfd).ok()).map(Arc::new);
+        let reading = read(id, channel.clone(), pidfd.clone(), self.events.clone());
         let member = Member {
-            pid: pid.as_raw_nonzero().get().unsigned_abs(),
+            pid,
             channel,
-            bell: None,
+            pidfd,
+            bell,
             unsent: VecDeque::new(),
             reading: tokio::spawn(reading).abort_handle(),
         };
         self.all.insert(id, member);
-        Ok(id)
+        Ok(())
+    }
+
+    /// Has the keeper keep what it needs of a process.
+    fn keep(&self, id: MemberId) {
+        let Some(member) = self.all.get(&id) else {
+            return;
+        };
+        let record = MemberRecord {
+            pid: member.pid,
+            has_pidfd: member.pidfd.is_some(),
+            has_bell: member.bell.is_some(),
+        };
+        let pidfd = member.pidfd.as_ref().map(|pidfd| pidfd.get_ref());
+        let fds = [Some(member.channel.get_ref()), pidfd, member.bell.as_ref()];
+        let fds: Vec<_> = fds.into_iter().flatten().map(|fd| fd.as_fd()).collect();
+        self.keeper.keep(Key::Member(id.0), record, &fds);
     }
 
     /// Forgets a process that has left.
     pub(super) fn remove(&mut self, id: MemberId) {
         self.all.remove(&id);
+        self.keeper.forget(Key::Member(id.0));
+    }
+
+    /// Whether that process is connected.
+    pub(super) fn has(&self, id: MemberId) -> bool {
+        self.all.contains_key(&id)
     }
 
     /// The process id; 0 if the process has left.
@@ -113,7 +186,11 @@ impl Members {
         // A write to something else could block.
         let is_bell = std::fs::read_link(link).is_ok_and(|link| link == Path::new(EVENTFD));
         if let Some(member) = self.all.get_mut(&id).filter(|_| is_bell) {
-            member.bell = Some(bell);
+            let is_first = member.bell.replace(bell).is_none();
+            // It is the same in all claims of the process.
+            if is_first {
+                self.keep(id);
+            }
         }
     }
 
@@ -207,11 +284,11 @@ impl Drop for Member {
 async fn read(
     id: MemberId,
     channel: Arc<AsyncFd<OwnedFd>>,
-    ended: Option<AsyncFd<OwnedFd>>,
+    pidfd: Option<Arc<AsyncFd<OwnedFd>>>,
     events: UnboundedSender<Event>,
 ) {
     let end = async {
-        match &ended {
+        match &pidfd {
             Some(pidfd) => drop(pidfd.readable().await),
             None => std::future::pending().await,
         }

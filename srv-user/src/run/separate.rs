@@ -1,6 +1,7 @@
-//! How the coordinator becomes a process of its own, which is no child of the server: the server
-//! waits for its children, and may wonder about one that it has not started.
+//! How the keeper becomes a process of its own, which is no child of the server: the server waits
+//! for its children, and may wonder about one that it has not started.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::RawFd;
 
@@ -9,7 +10,7 @@ use anyhow::Context as _;
 use super::invitation::REPORT;
 
 /// Goes on in a child process in a session of its own, and ends this process, for which `srv run`
-/// waits. Of the files that it has inherited, it keeps those of the coordinator and standard error.
+/// waits. Of the files that it has inherited, it keeps those of a coordinator and standard error.
 /// This must be called before the process has a second thread.
 ///
 /// # Errors
@@ -17,7 +18,7 @@ use super::invitation::REPORT;
 pub(super) fn from_parent() -> anyhow::Result<()> {
     // SAFETY: this process has one thread, so the child is complete.
     match unsafe { libc::fork() } {
-        -1 => return Err(io::Error::last_os_error()).context("fork the coordinator"),
+        -1 => return Err(io::Error::last_os_error()).context("fork the keeper"),
         0 => {}
         // SAFETY: ends this process at once, without running what the child still needs.
         _ => unsafe { libc::_exit(0) },
@@ -25,9 +26,25 @@ pub(super) fn from_parent() -> anyhow::Result<()> {
     rustix::process::setsid().context("begin a session")?;
     rustix::process::chdir("/").context("leave the server's folder")?;
     close_from(REPORT + 1);
-    // The name of a process that was started by a link is that of the link.
-    let _ = rustix::thread::set_name(c"srv");
+    set_name(c"srv-keeper");
     Ok(())
+}
+
+/// Names this process. (One that was started by a link has the name of the link.)
+pub(super) fn set_name(name: &CStr) {
+    let _ = rustix::thread::set_name(name);
+}
+
+/// Ignores the signals that end a server, of which each may come to all of its processes: the
+/// keeper ends with its coordinator. A signal that the server's parent ignores, and that this
+/// process needs, is not ignored any more.
+pub(super) fn handle_signals() {
+    let ignored = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+    let ignored = ignored.map(|signal| (signal, libc::SIG_IGN));
+    for (signal, handling) in ignored.into_iter().chain([(libc::SIGCHLD, libc::SIG_DFL)]) {
+        // SAFETY: the call changes how a signal is handled, and nothing else.
+        unsafe { libc::signal(signal, handling) };
+    }
 }
 
 /// The server may have inherited files, such as sockets of systemd, that it closes at some time:

@@ -375,3 +375,80 @@ fn the_program_steers_from_the_second_process_on() {
     drop((clients, more));
     server.end((first, second));
 }
+
+#[test]
+fn another_coordinator_goes_on_where_one_was_killed() {
+    let mut server = Server::start(false);
+    let (shared, address) = listener();
+    let (first, second) = (Process::of(&server), Process::of(&server));
+    let one = first.own(0, &shared);
+    let two = second.claim(3, &shared);
+    server.ask(&Request::Policy("hash".into())).unwrap();
+    server.kill_coordinator();
+    let clients: Vec<_> = (0..16)
+        .map(|_| TcpStream::connect(address).unwrap())
+        .collect();
+    // What was said to nothing is heard.
+    second.say(Kind::Ready, 3);
+    let (sibling, fds) = first.expect(Kind::Sibling, 0);
+    let replacement = two.replacement.as_ref().unwrap();
+    assert_eq!(
+        (sibling.slot, cookie(&fds[0])),
+        (two.slot, cookie(replacement))
+    );
+    second.expect(Kind::Sibling, 3);
+    assert_eq!(server.status().policy.to_string(), "hash");
+    let waiting = [&shared, replacement].map(|at| accept_queue(at).unwrap().0);
+    assert_eq!(waiting[0] + waiting[1], 16);
+    // Each process gets what the next one cannot know that it has.
+    server.kill_coordinator();
+    assert_eq!(first.expect(Kind::Sibling, 0).0.slot, two.slot);
+    assert_eq!(second.expect(Kind::Sibling, 3).0.slot, one.slot);
+    let third = Process::of(&server);
+    let three = third.own(0, &shared);
+    assert!(![one.slot, two.slot].contains(&three.slot));
+    first.expect(Kind::Sibling, 0);
+    second.expect(Kind::Sibling, 3);
+    // One that ends in between has left.
+    drop(third);
+    server.kill_coordinator();
+    await_that("its slot is free", || state(&three) == State::Absent as u32);
+    assert!(
+        [&one, &two]
+            .iter()
+            .all(|own| state(own) == State::Ready as u32)
+    );
+    drop((clients, shared));
+    server.end((first, second));
+}
+
+#[test]
+fn another_coordinator_steers_by_the_program_that_is_there() {
+    let loaded = srv_steer::SelectProgram::load().map(drop);
+    if !crate::gate::can("steer", loaded.map_err(|error| error.to_string())) {
+        return;
+    }
+    let mut server = Server::start(true);
+    let (shared, address) = listener();
+    let (first, second) = (Process::of(&server), Process::of(&server));
+    first.own(0, &shared);
+    second.own(0, &shared);
+    first.expect(Kind::Sibling, 0);
+    let connect = || {
+        let clients = (0..8).map(|_| TcpStream::connect(address).unwrap());
+        clients.collect::<Vec<_>>()
+    };
+    let mut clients = connect();
+    server.kill_coordinator();
+    clients.extend(connect());
+    let third = Process::of(&server);
+    third.own(0, &shared);
+    third.expect(Kind::Sibling, 0);
+    clients.extend(connect());
+    let group = &server.status().groups[0];
+    assert!(group.program.attached);
+    assert_eq!((group.program.steered, group.workers.len()), (24, 3));
+    assert!(group.workers.iter().all(|worker| worker.steered >= 8));
+    drop((clients, shared));
+    server.end((first, second, third));
+}

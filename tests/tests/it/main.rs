@@ -5,8 +5,8 @@ mod support;
 
 // So that a test names them as it does the modules beside it.
 use support::{
-    agent, attached_server, client, configured, frozen, gate, loaded, manager, network, probe,
-    serve, unmodified, upgradable,
+    agent, attached_server, beside, client, configured, frozen, gate, loaded, manager, network,
+    probe, serve, unmodified, upgradable,
 };
 
 mod ab;
@@ -66,6 +66,7 @@ mod request_rules;
 mod ring;
 mod root_moves;
 mod run_command;
+mod run_coordinator;
 mod run_processes;
 mod run_servers;
 mod sandbox;

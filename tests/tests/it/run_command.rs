@@ -1,5 +1,5 @@
-//! The command `srv run`: it becomes COMMAND and leaves nothing of itself behind; what no library
-//! can be loaded into runs plain; and a server goes on without its coordinator.
+//! The command `srv run`: it becomes COMMAND and leaves nothing of itself behind; and what no
+//! library can be loaded into runs plain.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -9,13 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use srv::control::{Reply, Request, ask};
-use srv::kernel::owners;
-use srv::measure::baseline::launch::CONTROL;
 use srv_tests::child::Child;
 use srv_tests::free_address;
 use srv_tests::server::binary;
 
 use crate::agent::LOCALHOST;
+use crate::beside;
 use crate::client::get;
 use crate::gate;
 use crate::probe::until;
@@ -34,18 +33,6 @@ fn script(text: &str) -> Command {
 
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap().trim_end()
-}
-
-/// The coordinators of the server whose first process this is, or was.
-fn coordinators(server: u32) -> Vec<rustix::process::Pid> {
-    let of_server = |pid: &rustix::process::Pid| {
-        let path = format!("/proc/{}/cmdline", pid.as_raw_nonzero());
-        let words = std::fs::read(path).unwrap_or_default();
-        let words: Vec<_> = words.split(|byte| *byte == 0).collect();
-        words.get(1..4) == Some(&[b"coordinate", b"--server", server.to_string().as_bytes()])
-    };
-    let all = owners::all_processes().into_iter();
-    all.filter(of_server).collect()
 }
 
 #[test]
@@ -70,8 +57,9 @@ fn it_becomes_the_command() {
     );
     assert_eq!(text(&stderr), "said");
     assert_eq!(status.signal(), Some(libc::SIGTERM));
-    until("its coordinator has ended", || {
-        coordinators(pid).is_empty().then_some(())
+    let server = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    until("its coordinator and its keeper have ended", || {
+        beside::both(server).is_empty().then_some(())
     });
 }
 
@@ -208,31 +196,6 @@ fn what_was_loaded_before_stays_loaded() {
         loaded[0].ends_with(".so") && loaded[1] == other,
         "{loaded:?}"
     );
-}
-
-#[test]
-fn a_server_goes_on_without_its_coordinator() {
-    gate::needs!(root, "run nginx": &servers::NGINX.installed());
-    let running = servers::NGINX.run(&[]);
-    let address = running.address();
-    for _ in 0..16 {
-        assert_eq!(get(address, "/index.html").status(), 200);
-    }
-    let control = running.folder().join(CONTROL);
-    let Ok(Reply::Status(status)) = ask(Some(&control), &Request::Status) else {
-        panic!("a status");
-    };
-    let server = status.pid;
-    let [coordinator] = coordinators(server)[..] else {
-        panic!("one coordinator");
-    };
-    rustix::process::kill_process(coordinator, rustix::process::Signal::KILL).unwrap();
-    until("it has ended", || {
-        coordinators(server).is_empty().then_some(())
-    });
-    for _ in 0..64 {
-        assert_eq!(get(address, "/index.html").status(), 200);
-    }
 }
 
 /// nginx under `srv run`, without a control socket of the test's choice.

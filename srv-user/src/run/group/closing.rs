@@ -27,6 +27,15 @@ pub(super) struct Closing {
     quiet_since: Instant,
 }
 
+impl Closing {
+    /// From now on.
+    pub(super) fn begins() -> Self {
+        Self {
+            quiet_since: Instant::now(),
+        }
+    }
+}
+
 impl RunGroup {
     /// The inode numbers of the sockets that are closed when the server has not got them open.
     pub(in crate::run) fn unowned(&self) -> impl Iterator<Item = u64> {
@@ -109,9 +118,9 @@ impl RunGroup {
             tracing::debug!("drop SYNs at the listener of slot {slot}: {error}");
         }
         if let Some(socket) = self.sockets.get_mut(&slot) {
-            let quiet_since = Instant::now();
-            socket.condition = Condition::Closing(Closing { quiet_since });
+            socket.condition = Condition::Closing(Closing::begins());
         }
+        self.keep_condition(slot);
     }
 
     fn close(&mut self, slot: u32, members: &mut Members) {
@@ -129,6 +138,7 @@ impl RunGroup {
         }
         self.count_notice();
         self.sockets.remove(&slot);
+        self.forget_socket(slot);
         drop(self.group.take_listener(slot));
     }
 

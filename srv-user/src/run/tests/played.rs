@@ -8,25 +8,41 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{PidfdFlags, pidfd_open};
 use srv_common::claim::{Kind, Message};
 use srv_steer::{Mapping, SharedMemory};
 
 use crate::control::{self, Reply, Request, SocketStatus, Status};
 use crate::kernel::packets::{pair, receive_into, send_with_fds};
-use crate::run::coordinator::{Coordinator, CoordinatorArgs};
-use crate::run::invitation::Invitation;
+use crate::run::coordinator::{Beginning, Coordinator, CoordinatorArgs};
+use crate::run::invitation::{Entrance, Invitation};
+use crate::run::keeper::follow;
+use crate::run::kept::{Keeper, Kept};
 use crate::values::{LogFormat, PolicyName};
 
 /// How long a test waits for what must come.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A coordinator in a thread of the test, and the first process of its server.
+/// A coordinator in a thread of the test, and the first process of its server. The test is the
+/// keeper.
 pub(super) struct Server {
     pub(super) inherited: OwnedFd,
     pub(super) invitation: Invitation,
     pub(super) control: tempfile::TempDir,
     pub(super) process: Child,
-    coordinator: Option<JoinHandle<anyhow::Result<()>>>,
+    args: CoordinatorArgs,
+    entrance: Entrance,
+    kept: Kept,
+    coordinator: Option<Running>,
+}
+
+/// The thread of a coordinator.
+struct Running {
+    thread: JoinHandle<anyhow::Result<()>>,
+    /// Ends it as a kill does, without its doing.
+    kill: tokio::sync::oneshot::Sender<()>,
+    /// The keeper, until the coordinator has ended.
+    keeper: JoinHandle<Kept>,
 }
 
 impl Server {
@@ -45,23 +61,64 @@ impl Server {
             control: Some(control.path().join("control")),
             log: LogFormat::Text,
         };
-        let (tell, told) = std::sync::mpsc::channel();
-        let coordinator = std::thread::spawn(move || {
-            let mut runtime = tokio::runtime::Builder::new_current_thread();
-            runtime.enable_all().build().unwrap().block_on(async {
-                let (mut coordinator, events, invitation) =
-                    Coordinator::begin(&args, invited).unwrap();
-                tell.send(invitation).unwrap();
-                coordinator.coordinate(args.control, events).await
-            })
-        });
-        Self {
+        let entrance = Entrance::make(invited).unwrap();
+        let mut server = Self {
             inherited,
-            invitation: told.recv_timeout(TIMEOUT).unwrap(),
+            invitation: entrance.invitation.clone(),
             control,
             process,
-            coordinator: Some(coordinator),
-        }
+            args,
+            entrance,
+            kept: Kept::default(),
+            coordinator: None,
+        };
+        server.start_coordinator();
+        server
+    }
+
+    fn start_coordinator(&mut self) {
+        let (orders, channel) = pair().unwrap();
+        let mut kept = self.kept.copy();
+        let keeper = std::thread::spawn(move || {
+            follow(&orders, &mut kept);
+            kept
+        });
+        let server = rustix::process::Pid::from_child(&self.process);
+        let beginning = Beginning {
+            server: pidfd_open(server, PidfdFlags::empty()).unwrap(),
+            entrance: self.entrance.copy(),
+            kept: self.kept.copy(),
+            keeper: Keeper::at(channel, rustix::process::getpid()),
+        };
+        let (kill, killed) = tokio::sync::oneshot::channel();
+        let (tell, told) = std::sync::mpsc::channel();
+        let args = self.args.clone();
+        let thread = std::thread::spawn(move || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            runtime.enable_all().build().unwrap().block_on(async {
+                let (mut coordinator, events) = Coordinator::begin(&args, beginning).unwrap();
+                tell.send(()).unwrap();
+                tokio::select! {
+                    ended = coordinator.coordinate(args.control.clone(), events) => ended,
+                    _ = killed => Ok(()),
+                }
+            })
+        });
+        told.recv_timeout(TIMEOUT).unwrap();
+        self.coordinator = Some(Running {
+            thread,
+            kill,
+            keeper,
+        });
+    }
+
+    /// Kills the coordinator, and starts another one.
+    pub(super) fn kill_coordinator(&mut self) {
+        let running = self.coordinator.take().unwrap();
+        running.kill.send(()).unwrap();
+        running.thread.join().unwrap().unwrap();
+        self.kept = running.keeper.join().unwrap();
+        self.start_coordinator();
     }
 
     pub(super) fn ask(&self, request: &Request) -> anyhow::Result<Reply> {
@@ -91,8 +148,8 @@ impl Server {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
         let coordinator = self.coordinator.take().unwrap();
-        await_that("the coordinator ends", || coordinator.is_finished());
-        coordinator.join().unwrap().unwrap();
+        await_that("the coordinator ends", || coordinator.thread.is_finished());
+        coordinator.thread.join().unwrap().unwrap();
     }
 }
 
