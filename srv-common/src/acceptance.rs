@@ -189,6 +189,14 @@ impl Acceptance {
         }
     }
 
+    /// A sibling has woken this worker for a connection: the next listener that was left to others
+    /// and has to be watched again at once, as if it had not been left.
+    pub fn recall(&mut self) -> Option<Place> {
+        let mut deferrals = self.deferrals.iter();
+        let unwatched = deferrals.position(|deferral| !deferral.watched)?;
+        Some(self.deferrals.swap_remove(unwatched).from)
+    }
+
     /// The worker leaves all listeners.
     pub fn leave(&mut self) {
         self.deferrals.clear();
@@ -238,6 +246,15 @@ mod tests {
         assert!(order.had_its_chance(SIBLINGS, 7) && !order.had_its_chance(SIBLINGS, 8));
         order.take_turn(SIBLINGS);
         assert!(!order.had_its_chance(SIBLINGS, 7));
+    }
+
+    #[test]
+    fn a_worker_that_is_woken_watches_what_it_has_left() {
+        let mut order = Acceptance::new([2]);
+        order.leave_to_owner(SIBLINGS, 7, MS, 3 * MS);
+        assert_eq!(order.recall(), Some(SIBLINGS));
+        assert!(!order.is_left_to_owner(SIBLINGS) && !order.had_its_chance(SIBLINGS, 7));
+        assert_eq!((order.recall(), order.due_ns()), (None, None));
     }
 
     #[test]

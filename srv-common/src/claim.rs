@@ -16,15 +16,19 @@
 //! listener's events.)
 
 /// The environment variable that carries a [`Kind::Hello`]'s channel: `FD:INODE:NAME:TOKEN`, and
-/// `:`[`SHARES_PORTS`] after it for one of several copies of a server. FD is
+/// after it `:`[`SHARES_PORTS`] for one of several copies of a server, and `:`[`CAPACITY`]`N` if
+/// each process is to have at most N requests in service. FD is
 /// the number of the inherited socket and INODE its inode, by which a process knows that the
 /// number still is that socket. NAME is the abstract name to connect to if it is not, and TOKEN,
 /// 32 hexadecimal digits, is what proves there that the process belongs to the server.
 pub const VARIABLE: &str = "SRV_RUN";
 
-/// The last part of [`VARIABLE`] in a copy of a server: each socket that it binds to a port shares
+/// The part of [`VARIABLE`] in a copy of a server: each socket that it binds to a port shares
 /// that port with the other copies (`SO_REUSEPORT`).
 pub const SHARES_PORTS: &str = "copy";
+
+/// What the part of [`VARIABLE`] begins with that limits the requests in service of a process.
+pub const CAPACITY: &str = "capacity=";
 
 /// The first number of each message: "srv" and the version of the protocol.
 pub const MAGIC: u32 = u32::from_be_bytes(*b"srv\x01");
@@ -56,10 +60,11 @@ pub enum Kind {
     Own = 5,
     /// To a process, the answer to a claim: the listener stays as it is, without a ring.
     Plain = 6,
-    /// To a process: the descriptor is the listener of the sibling in `slot`, to be watched.
+    /// To a process: the descriptors are the listener of the sibling in `slot`, to be watched, and,
+    /// if a process owns it, the bell of that process.
     Sibling = 7,
     /// To a process: the sibling in `slot` has a new process, which must be the first in line
-    /// again: register its listener anew.
+    /// again: register its listener anew. The descriptor is that process's bell.
     Behind = 8,
     /// To a process: the listener of `slot` is to be left and closed.
     Gone = 9,
@@ -129,6 +134,11 @@ impl Message {
     pub fn kind(&self) -> Option<Kind> {
         let is_known = self.magic == MAGIC && (self.claim as usize) < CLAIMS_MAX;
         Kind::from_number(self.kind).filter(|_| is_known)
+    }
+
+    /// Whether a socket comes along that takes the place of the process's listener.
+    pub fn replaces(&self) -> bool {
+        self.flags & Self::REPLACE != 0
     }
 
     /// The packet.

@@ -127,6 +127,11 @@ pub struct Slot {
 pub struct Figures {
     /// Refused requests by [`Refusal`]. The line has room for eight reasons.
     pub refused: Line<[Shared<u64>; Refusal::COUNT]>,
+    /// How often the worker left all listeners, because it had as many requests in service as it
+    /// may have (`srv run --capacity`).
+    pub full: Shared<u64>,
+    /// How often it went on accepting all the same, because no worker answered a request.
+    pub overfull: Shared<u64>,
 }
 
 /// The program's and the master's line of a slot.

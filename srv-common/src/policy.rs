@@ -7,6 +7,8 @@
 //! [`Reason`], and the kernel hashes.
 
 pub mod attached;
+#[cfg(not(target_arch = "bpf"))]
+pub mod hand_over;
 pub mod hermes;
 mod idle;
 mod least;

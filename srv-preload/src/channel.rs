@@ -50,9 +50,9 @@ impl Channel {
         self.bell
     }
 
-    /// The process has heard the bell.
-    pub(crate) fn silence(&self) {
-        self.bell.into_iter().for_each(sys::reset_counter);
+    /// The process has heard the bell. Returns whether it has rung.
+    pub(crate) fn silence(&self) -> bool {
+        self.bell.is_some_and(sys::reset_counter)
     }
 
     /// Connects, if that was not done before.

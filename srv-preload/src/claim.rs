@@ -6,9 +6,10 @@ use srv_common::acceptance::{Acceptance, Place};
 use srv_common::policy::steal_grace_ns;
 use srv_common::{Group, MAX_WORKERS};
 
-use crate::channel;
 use crate::files::{self, File};
 use crate::sys::{self, Returned};
+use crate::timer::Timer;
+use crate::{channel, memory, requests};
 
 /// See the module.
 pub(crate) struct Claim {
@@ -24,10 +25,14 @@ pub(crate) struct Claim {
     pub(crate) group: Option<&'static Group>,
     /// The siblings' listeners, by slot; -1: there is none.
     siblings: [i32; MAX_WORKERS],
+    /// What wakes the owners of these; -1: there is none.
+    bells: [i32; MAX_WORKERS],
     /// No sibling is in a slot from here on.
     pub(crate) slots: u32,
     pub(crate) order: Option<Acceptance>,
     registration: Option<Registration>,
+    /// The process has as many requests in service as it may have: no listener is watched.
+    is_paused: bool,
     /// The value of [`srv_common::layout::Config::notices`] that was seen last.
     pub(crate) notices: u32,
     /// Attempts to accept.
@@ -58,6 +63,8 @@ struct Registration {
     data: u64,
     /// With edge-triggered events: what wakes the application when something is left; else -1.
     counter: i32,
+    /// If the requests in service are limited: what wakes the application to look again.
+    timer: Option<Timer>,
 }
 
 /// A listener at which a connection waits, with its place in the order.
@@ -73,6 +80,9 @@ impl Candidate {
         slot: 0,
     };
 }
+
+/// If a listener is registered while none is watched, the application looks again after this.
+const PAUSED_LOOK_NS: u64 = 10_000_000;
 
 /// The group of a claim's places.
 const GROUP: usize = 0;
@@ -97,9 +107,11 @@ impl Claim {
         slot: 0,
         group: None,
         siblings: [-1; MAX_WORKERS],
+        bells: [-1; MAX_WORKERS],
         slots: 0,
         order: None,
         registration: None,
+        is_paused: false,
         notices: 0,
         attempts: 0,
         in_vain: 0,
@@ -131,6 +143,12 @@ impl Claim {
             self.phase = Phase::Ready;
         }
         became
+    }
+
+    /// Whether the kernel's hash chooses for the group.
+    pub(crate) fn is_unsteered(&self) -> bool {
+        self.group
+            .is_some_and(|group| group.config.policy.get() == 0)
     }
 
     /// Whether there is a listener beside the claim's own.
@@ -173,11 +191,15 @@ impl Claim {
             events,
             data,
             counter: -1,
+            timer: None,
         };
-        let watched = watch(at, self.fd);
-        if watched < 0 {
-            return watched;
+        if !self.is_paused {
+            let watched = watch(at, self.fd);
+            if watched < 0 {
+                return watched;
+            }
         }
+        at.timer = requests::limit().and_then(|_| Timer::register(epoll, events, data));
         if events & nr::EPOLLET != 0 {
             let counter = sys::event_counter() as i32;
             if counter >= 0 {
@@ -186,6 +208,9 @@ impl Claim {
             }
         }
         self.registration = Some(at);
+        if self.is_paused {
+            self.look_after(PAUSED_LOOK_NS);
+        }
         // Each begins with the one after its own, so that no sibling is the first substitute of
         // all.
         for step in 1..self.slots {
@@ -206,12 +231,21 @@ impl Claim {
             sys::epoll_delete(at.epoll, at.counter);
             channel::drop_private(at.counter);
         }
+        if let Some(timer) = at.timer {
+            timer.end(at.epoll);
+        }
     }
 
     /// The epoll instance is gone, and its registrations with it.
     pub(crate) fn forget_registration(&mut self) {
-        if let Some(at) = self.registration.take().filter(|at| at.counter >= 0) {
+        let Some(at) = self.registration.take() else {
+            return;
+        };
+        if at.counter >= 0 {
             channel::drop_private(at.counter);
+        }
+        if let Some(timer) = at.timer {
+            timer.drop_it();
         }
     }
 
@@ -223,8 +257,38 @@ impl Claim {
     fn watch(&self, slot: u32) {
         if let (Some(at), Some(fd)) = (self.registration, self.socket(slot))
             && !self.is_left(slot)
+            && !self.is_paused
         {
             watch(at, fd);
+        }
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// Watches no listener from now on, and has the application look again after `look_ns`.
+    pub(crate) fn pause(&mut self, look_ns: u64) {
+        (0..self.slots).for_each(|slot| self.forget(slot));
+        self.is_paused = true;
+        self.look_after(look_ns);
+    }
+
+    /// Watches the listeners again, its own first.
+    pub(crate) fn resume(&mut self) {
+        if !core::mem::take(&mut self.is_paused) {
+            return;
+        }
+        self.look_after(0);
+        for step in 0..self.slots {
+            self.watch((self.slot + step) % self.slots);
+        }
+    }
+
+    /// Has the application look at its listener after `ns`; 0: not at all.
+    pub(crate) fn look_after(&self, ns: u64) {
+        if let Some(timer) = self.registration.and_then(|at| at.timer) {
+            timer.set(ns);
         }
     }
 
@@ -254,6 +318,32 @@ impl Claim {
             self.forget(slot);
             channel::drop_private(fd);
             self.siblings[slot as usize] = -1;
+            self.set_bell(slot, -1);
+        }
+    }
+
+    /// What wakes the owner of that listener from now on; -1: nothing.
+    pub(crate) fn set_bell(&mut self, slot: u32, bell: i32) {
+        let before = core::mem::replace(&mut self.bells[slot as usize], bell);
+        if before >= 0 {
+            channel::drop_private(before);
+        }
+    }
+
+    /// Whether the owner of that listener can be woken.
+    pub(crate) fn can_wake(&self, slot: u32) -> bool {
+        self.bells[slot as usize] >= 0
+    }
+
+    /// Wakes the owner of that listener, which then looks at all listeners.
+    pub(crate) fn wake(&self, slot: u32) {
+        sys::write(self.bells[slot as usize], &1_u64.to_ne_bytes());
+    }
+
+    /// Another process has woken this one: watches again what was left to siblings.
+    pub(crate) fn recall(&mut self) {
+        while let Some(from) = self.order.as_mut().and_then(Acceptance::recall) {
+            self.watch(from.listener);
         }
     }
 
@@ -277,10 +367,10 @@ impl Claim {
         (0..self.slots).for_each(|slot| self.fall_behind(slot));
     }
 
-    /// Leaves the listener of that slot to its owner for a while, until `due_ns`.
-    pub(crate) fn leave_to_owner(&mut self, slot: u32, now_ns: u64, due_ns: u64) {
+    /// Leaves the listener of that slot to the owner of slot `to` for a while, until `due_ns`.
+    pub(crate) fn leave_to(&mut self, to: u32, slot: u32, now_ns: u64, due_ns: u64) {
         self.forget(slot);
-        let accepts = self.accepts_of(slot);
+        let accepts = self.accepts_of(to);
         if let Some(order) = &mut self.order {
             order.leave_to_owner(place(slot), accepts, now_ns, due_ns);
         }
@@ -315,12 +405,19 @@ impl Claim {
         }
     }
 
-    /// Ends the claim: leaves and closes all that is this library's own.
+    /// Ends the claim: leaves, closes and unmaps all that is this library's own. It publishes nothing
+    /// any more.
     pub(crate) fn end(&mut self) {
         self.unregister();
         for slot in 0..self.slots {
             self.remove_sibling(slot);
         }
+        self.forget_all();
+    }
+
+    /// In a process that was forked, whose parent goes on with the claim: unmaps the memory.
+    pub(crate) fn forget_all(&mut self) {
+        self.group.into_iter().for_each(memory::unmap);
         *self = Self::FREE;
     }
 }

@@ -132,22 +132,18 @@ impl State {
             return None;
         };
         let slot = answer.message.slot;
+        let status = u32::try_from(sys::status_flags(fd)).ok();
         let group = memory::map(memory, slot);
         channel::drop_fd(memory);
-        let status = sys::status_flags(fd);
-        if answer.message.flags & Message::REPLACE != 0 {
-            let socket = socket?;
-            let descriptor = sys::fcntl(fd, nr::F_GETFD, 0);
-            let closed_by_exec = descriptor as u32 & nr::FD_CLOEXEC != 0;
-            let flags = if closed_by_exec { nr::O_CLOEXEC } else { 0 };
-            let replaced = group.is_some() && sys::dup3(socket, fd, flags) >= 0;
-            channel::drop_fd(socket);
-            replaced.then_some(())?;
-        } else if let Some(unexpected) = socket {
-            channel::drop_fd(unexpected);
-        }
-        let group = group?;
-        let status = u32::try_from(status).ok()?;
+        let can_take = group.is_some() && status.is_some();
+        let is_taken = match socket {
+            Some(socket) => replace(fd, socket, can_take && answer.message.replaces()),
+            None => !answer.message.replaces(),
+        };
+        let (Some(status), Some(group), true) = (status, group, is_taken) else {
+            group.into_iter().for_each(memory::unmap);
+            return None;
+        };
         sys::set_status_flags(fd, status | nr::O_NONBLOCK);
         let blocks = files::get(fd) == File::Listener { blocks: true };
         self.claims[nth].own(fd, blocks, slot, group);
@@ -222,12 +218,24 @@ impl State {
 
     /// Follows what the coordinator has sent.
     pub(crate) fn follow_all(&mut self) {
-        self.channel.silence();
+        if self.channel.silence() {
+            self.is_rung();
+        }
         loop {
             match self.channel.receive() {
                 Received::Message(message, fds) => self.follow(message, fds),
                 Received::Nothing => return,
                 Received::Closed => return self.lose_channel(),
+            }
+        }
+    }
+
+    /// Another process has woken this one, perhaps for a connection that waits at a listener which
+    /// this process has left to its siblings.
+    fn is_rung(&mut self) {
+        for claim in &mut self.claims {
+            if claim.is_unsteered() {
+                claim.recall();
             }
         }
     }
@@ -244,7 +252,6 @@ impl State {
 
     fn follow(&mut self, message: Message, fds: [Option<i32>; FDS_MAX]) {
         let [first, second] = fds;
-        second.into_iter().for_each(channel::drop_fd);
         let (nth, slot) = (message.claim as usize, message.slot);
         let is_known = nth < CLAIMS_MAX
             && (slot as usize) < MAX_WORKERS
@@ -253,9 +260,15 @@ impl State {
         match (message.kind().filter(|_| is_known), first) {
             (Some(Kind::Sibling), Some(fd)) => {
                 self.claims[nth].add_sibling(slot, channel::keep(fd));
+                self.claims[nth].set_bell(slot, second.map_or(-1, channel::keep));
+            }
+            (Some(Kind::Behind), Some(bell)) => {
+                second.into_iter().for_each(channel::drop_fd);
+                self.claims[nth].set_bell(slot, channel::keep(bell));
+                self.claims[nth].fall_behind(slot);
             }
             (kind, first) => {
-                first.into_iter().for_each(channel::drop_fd);
+                first.into_iter().chain(second).for_each(channel::drop_fd);
                 match kind {
                     Some(Kind::Behind) => self.claims[nth].fall_behind(slot),
                     Some(Kind::Gone) => self.claims[nth].remove_sibling(slot),
@@ -270,6 +283,17 @@ impl State {
     fn lose_channel(&mut self) {
         self.channel.close();
     }
+}
+
+/// Puts `socket` in the place of the application's listener `fd`, if that `is_wanted`. Returns
+/// whether that is done.
+fn replace(fd: i32, socket: i32, is_wanted: bool) -> bool {
+    let descriptor = sys::fcntl(fd, nr::F_GETFD, 0);
+    let closed_by_exec = descriptor as u32 & nr::FD_CLOEXEC != 0;
+    let flags = if closed_by_exec { nr::O_CLOEXEC } else { 0 };
+    let is_done = is_wanted && sys::dup3(socket, fd, flags) >= 0;
+    channel::drop_fd(socket);
+    is_done
 }
 
 /// The descriptors of the epoll instance `epoll`, in which `listener` is registered, itself first.

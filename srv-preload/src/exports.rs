@@ -11,6 +11,7 @@ mod execution;
 mod listening;
 mod polling;
 mod restricting;
+mod transfer;
 
 use linux_raw_sys::general as nr;
 use linux_raw_sys::net;
@@ -18,6 +19,8 @@ use linux_raw_sys::net;
 use crate::files::{self, File};
 use crate::sys::{self, passed};
 use crate::{channel, process};
+
+pub(crate) use transfer::find;
 
 /// Looks at the descriptors that the process was started with: some may be listeners.
 pub(crate) fn inherit() {

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 use srv_common::claim::CLAIMS_MAX;
 
 /// Numbers from here on are not followed.
-const FILES_MAX: usize = 1 << 20;
+pub(crate) const FILES_MAX: usize = 1 << 20;
 
 static FILES: [AtomicU8; FILES_MAX] = [const { AtomicU8::new(0) }; FILES_MAX];
 /// No number above this was ever anything else than [`File::Other`].

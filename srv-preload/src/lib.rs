@@ -22,6 +22,7 @@
 extern crate alloc;
 
 mod c_library;
+mod capacity;
 mod channel;
 mod claim;
 mod claiming;
@@ -32,15 +33,22 @@ mod heap;
 mod memory;
 mod process;
 mod published;
+mod requests;
 mod ring;
 mod state;
 mod sys;
+mod timer;
 mod waiting;
 
 /// The dynamic loader calls this before the program's own code.
 extern "C" fn construct() {
+    exports::find();
     process::begin();
-    if process::told().is_some() {
+    if let Some(told) = process::told() {
+        if told.capacity != 0 {
+            published::expect_threads();
+            requests::limit_to(told.capacity);
+        }
         exports::inherit();
     }
 }

@@ -6,7 +6,7 @@ use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
-use srv_common::claim::{SHARES_PORTS, VARIABLE};
+use srv_common::claim::{CAPACITY, SHARES_PORTS, VARIABLE};
 
 use crate::{c_library, sys};
 
@@ -26,6 +26,8 @@ pub(crate) struct Told {
     pub(crate) token: [u8; 16],
     /// The process is a copy of a server, which shares its ports with the other copies.
     pub(crate) shares_ports: bool,
+    /// Most requests in service of a process that accepts; 0: there is no limit.
+    pub(crate) capacity: u32,
     /// `SRV_RUN=…`, for the programs that the process executes, with a zero byte at the end.
     pub(crate) entry: [u8; ENTRY_MAX],
     /// `LD_PRELOAD=…`, likewise.
@@ -42,6 +44,7 @@ impl Told {
         name_bytes: 0,
         token: [0; 16],
         shares_ports: false,
+        capacity: 0,
         entry: [0; ENTRY_MAX],
         preload: [0; PRELOAD_MAX],
     };
@@ -128,13 +131,13 @@ fn parse(entry: &[u8], preload: &[u8], told: &mut Told) -> Option<()> {
     if digits.len() != told.token.len() || !rest.is_empty() {
         return None;
     }
-    told.shares_ports = match parts.next() {
-        None => false,
-        Some(part) if part == SHARES_PORTS.as_bytes() => true,
-        Some(_) => return None,
-    };
-    if parts.next().is_some() {
-        return None;
+    for part in parts {
+        if part == SHARES_PORTS.as_bytes() {
+            told.shares_ports = true;
+        } else {
+            let capacity = number(part.strip_prefix(CAPACITY.as_bytes())?)?;
+            told.capacity = u32::try_from(capacity).ok()?;
+        }
     }
     for (byte, digits) in told.token.iter_mut().zip(digits) {
         let digits = core::str::from_utf8(digits).ok()?;
@@ -205,13 +208,18 @@ mod tests {
         assert_eq!(&told.name[..told.name_bytes], b"srv-run-ab");
         assert_eq!((told.token[15], told.shares_ports), (0xff, false));
         let copy = parsed(&format!("{entry}:copy")).expect("it is well formed");
-        assert!(copy.shares_ports);
+        assert_eq!((copy.shares_ports, copy.capacity), (true, 0));
+        let limited = parsed(&format!("{entry}:capacity=4")).expect("it is well formed");
+        assert_eq!((limited.shares_ports, limited.capacity), (false, 4));
+        let both = parsed(&format!("{entry}:copy:capacity=4")).expect("it is well formed");
+        assert_eq!((both.shares_ports, both.capacity), (true, 4));
         for other in [
             "SRV_RUN=",
             "SRV_RUN=x:4711:srv-run-ab:000102030405060708090a0b0c0d0eff",
             "SRV_RUN=3:4711:srv-run-ab:0001",
             "SRV_RUN=3:4711:srv-run-ab:000102030405060708090a0b0c0d0eff:1",
             "SRV_RUN=3:4711:srv-run-ab:0z0102030405060708090a0b0c0d0eff",
+            "SRV_RUN=3:4711:srv-run-ab:000102030405060708090a0b0c0d0eff:capacity=",
         ] {
             assert!(parsed(other).is_none(), "{other}");
         }

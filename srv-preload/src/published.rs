@@ -50,9 +50,24 @@ static ALL: [Published; CLAIMS_MAX] = [const {
 /// Claims from here on were never used.
 static USED: AtomicUsize = AtomicUsize::new(0);
 
+/// Other threads than the one that waits publish, too.
+static ARE_THREADS: AtomicBool = AtomicBool::new(false);
+
+/// From now on, threads publish at the same time. The constructor calls this.
+pub(crate) fn expect_threads() {
+    ARE_THREADS.store(true, Ordering::Relaxed);
+}
+
 /// That claim.
 pub(crate) fn of(claim: usize) -> &'static Published {
     &ALL[claim]
+}
+
+/// The process has so many requests in service.
+pub(crate) fn set_running(requests: u32) {
+    for one in &ALL[..USED.load(Ordering::Relaxed)] {
+        one.write(|group, slot| group.slots[slot].load.running.set(requests));
+    }
 }
 
 /// The claims whose listeners are registered in that epoll instance.
@@ -210,14 +225,32 @@ impl Published {
         });
     }
 
-    /// A connection was closed.
-    pub(crate) fn closed(&self) {
+    /// A request was answered.
+    pub(crate) fn answered(&self) {
+        self.write(|group, slot| {
+            let served = group.slots[slot].load.served.atomic();
+            served.fetch_add(1, Ordering::Relaxed);
+        });
+    }
+
+    /// The process left all listeners, because it has as many requests in service as it may have.
+    pub(crate) fn became_full(&self) {
+        self.write(|group, slot| group.slots[slot].figures.full.bump(1));
+    }
+
+    /// The process accepts all the same.
+    pub(crate) fn became_overfull(&self) {
+        self.write(|group, slot| group.slots[slot].figures.overfull.bump(1));
+    }
+
+    /// A connection was closed, and a request of it has been answered or not.
+    pub(crate) fn closed(&self, is_answered: bool) {
         self.write(|group, slot| {
             let load = &group.slots[slot].load;
             let less = |active: u32| active.checked_sub(1);
             let active = load.active.atomic();
             let changed = active.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-            if changed.is_ok() {
+            if changed.is_ok() && is_answered {
                 load.served.atomic().fetch_add(1, Ordering::Relaxed);
             }
         });
@@ -228,11 +261,14 @@ impl Published {
         if group.is_null() || !process::is_own() {
             return;
         }
-        // SAFETY: the group's memory stays mapped for the rest of the process's life.
+        // SAFETY: the addresses of a group's memory stay valid ([`crate::memory::unmap`]).
         let group = unsafe { &*group };
         let slot = self.slot.load(Ordering::Relaxed);
         write(group, slot as usize);
-        group.sum_up(slot);
+        match ARE_THREADS.load(Ordering::Relaxed) {
+            true => group.sum_up_among_threads(slot),
+            false => group.sum_up(slot),
+        }
     }
 }
 

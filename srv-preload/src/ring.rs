@@ -3,14 +3,15 @@
 //! connections wait; otherwise the kernel is asked.
 
 use linux_raw_sys::general as nr;
+use srv_common::policy::hand_over::{HAND_OVER_NS, lighter_sleeper};
 use srv_common::policy::steal_grace_ns;
 
 use crate::c_library::monotonic_ns;
 use crate::claim::{Candidate, place};
 use crate::files::{self, File};
-use crate::published;
 use crate::state::State;
 use crate::sys::{self, Returned, errno, passed};
+use crate::{published, requests};
 
 /// What the application passes to `accept4`.
 #[derive(Clone, Copy)]
@@ -55,7 +56,12 @@ impl State {
         if self.is_enough(nth) {
             return NOTHING;
         }
-        let accepted = self.accept_next(nth, arguments);
+        self.look_again();
+        let accepted = match self.leaves_to_siblings(nth) {
+            true => NOTHING,
+            false => self.accept_next(nth, arguments),
+        };
+        self.apply_capacity();
         if accepted == NOTHING {
             // The wake-up may have been one of the coordinator.
             self.follow_all();
@@ -72,7 +78,7 @@ impl State {
             return false;
         }
         published.batch(true);
-        if claim.is_edge() && self.find_by_kernel(nth) > 0 {
+        if claim.is_edge() && !claim.is_paused() && self.find_by_kernel(nth) > 0 {
             // An edge is reported once. What is left needs another one.
             self.claims[nth].notify();
         }
@@ -138,7 +144,7 @@ impl State {
 
     /// Finds where connections wait by one call of the kernel. Returns how many candidates there
     /// are.
-    fn find_by_kernel(&mut self, nth: usize) -> usize {
+    pub(crate) fn find_by_kernel(&mut self, nth: usize) -> usize {
         let claim = &self.claims[nth];
         let (Some(group), Some(order)) = (claim.group, &claim.order) else {
             return 0;
@@ -175,6 +181,9 @@ impl State {
             return NOTHING;
         }
         let now_ns = monotonic_ns();
+        if self.hands_over(nth, count, now_ns) {
+            return NOTHING;
+        }
         self.candidates[..count].sort_unstable_by_key(|candidate| candidate.order);
         let mut are_all_left = true;
         for at in 0..count {
@@ -212,6 +221,35 @@ impl State {
         NOTHING
     }
 
+    /// If the kernel's hash chooses and a sibling that sleeps has fewer connections, wakes it and
+    /// leaves what waits to it for a while.
+    fn hands_over(&mut self, nth: usize, count: usize, now_ns: u64) -> bool {
+        let claim = &self.claims[nth];
+        let (Some(group), Some(order)) = (claim.group, &claim.order) else {
+            return false;
+        };
+        let is_possible =
+            claim.is_unsteered() && requests::limit().is_none() && published::of(nth).waits_here();
+        let can_wake = |slot| claim.can_wake(slot);
+        let lighter = is_possible.then(|| lighter_sleeper(group, claim.slot, can_wake));
+        let Some(lighter) = lighter.flatten() else {
+            return false;
+        };
+        // If that sibling was woken before and has taken nothing, this process goes on.
+        let accepts = claim.accepts_of(lighter);
+        let had_its_chance = |at: &Candidate| order.had_its_chance(place(at.slot), accepts);
+        if self.candidates[..count].iter().any(had_its_chance) {
+            return false;
+        }
+        claim.wake(lighter);
+        for at in 0..count {
+            let slot = self.candidates[at].slot;
+            self.claims[nth].leave_to(lighter, slot, now_ns, now_ns + HAND_OVER_NS);
+        }
+        self.publish_due(nth);
+        true
+    }
+
     /// For how long to leave a connection there to the owner of the listener, ns.
     fn grace_ns(&self, nth: usize, slot: u32, now_ns: u64) -> u64 {
         let claim = &self.claims[nth];
@@ -219,7 +257,12 @@ impl State {
             return 0;
         };
         let had_its_chance = || order.had_its_chance(place(slot), claim.accepts_of(slot));
-        if slot == claim.slot || !published::of(nth).waits_here() || had_its_chance() {
+        // Where requests are limited, or a connection is handed over to the sibling with the fewest,
+        // the owner is not always the first in line: if it sleeps, the kernel has not woken it.
+        let is_asleep = group.idle.0[slot as usize].get() == 1;
+        let is_missed = requests::limit().is_some() || claim.is_unsteered() && is_asleep;
+        let waits_here = published::of(nth).waits_here();
+        if slot == claim.slot || is_missed || !waits_here || had_its_chance() {
             return 0;
         }
         steal_grace_ns(group, claim.slot, slot, now_ns)
@@ -229,8 +272,13 @@ impl State {
         for at in 0..count {
             let slot = self.candidates[at].slot;
             let due_ns = now_ns + self.grace_ns(nth, slot, now_ns);
-            self.claims[nth].leave_to_owner(slot, now_ns, due_ns);
+            self.claims[nth].leave_to(slot, slot, now_ns, due_ns);
         }
+        self.publish_due(nth);
+    }
+
+    /// When the wait must end because of listeners that are left to others.
+    fn publish_due(&self, nth: usize) {
         let due_ns = self.claims[nth]
             .order
             .as_ref()
@@ -244,10 +292,13 @@ impl State {
         }
         if let File::Connection(before) = files::get(connection) {
             // It was closed by a system call that this library has not seen.
-            published::of(before).closed();
+            published::of(before).closed(requests::closed(connection).is_answered);
         }
         published::of(nth).accepted(slot);
         files::set(connection, File::Connection(nth));
+        if requests::limit().is_some() {
+            requests::accepted(connection);
+        }
     }
 
     /// Watches again what was left to its owner for long enough, in that epoll instance.

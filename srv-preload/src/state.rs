@@ -11,9 +11,8 @@ use srv_common::claim::CLAIMS_MAX;
 use crate::channel::{self, Channel};
 use crate::claim::{Candidate, Claim};
 use crate::files::{self, File};
-use crate::published;
 use crate::sys::{self, pollfd};
-use crate::{process, sys::Timespec};
+use crate::{process, published, requests, sys::Timespec};
 
 /// Everything behind the lock.
 pub(crate) struct State {
@@ -22,10 +21,34 @@ pub(crate) struct State {
     /// The private epoll instance, for `poll`, `select` and a blocking `accept`; -1 until one is
     /// needed.
     pub(crate) waiting: i32,
+    /// Whether the process has as many requests in service as it may have.
+    pub(crate) full: Full,
     /// What [`crate::ring`] compares, here so that it need not fit on a thread's stack.
     pub(crate) candidates: [Candidate; MAX_WORKERS],
     /// What [`crate::ring`] polls.
     pub(crate) polled: [pollfd; MAX_WORKERS],
+}
+
+/// Since when the process has been full, and what it has seen since ([`crate::capacity`]).
+pub(crate) struct Full {
+    /// Whether it watches no listener.
+    pub(crate) is_on: bool,
+    /// Since when no process has answered anything, ns.
+    pub(crate) still_since_ns: u64,
+    /// The group's answers at the last look.
+    pub(crate) answers: u64,
+    /// When requests grew old, ns.
+    pub(crate) aged_ns: u64,
+}
+
+impl Full {
+    /// The process is not full.
+    pub(crate) const NOT: Self = Self {
+        is_on: false,
+        still_since_ns: 0,
+        answers: 0,
+        aged_ns: 0,
+    };
 }
 
 struct Locked {
@@ -43,6 +66,7 @@ static STATE: Locked = Locked {
         channel: Channel::NONE,
         claims: [const { Claim::FREE }; CLAIMS_MAX],
         waiting: -1,
+        full: Full::NOT,
         candidates: [Candidate::NONE; MAX_WORKERS],
         polled: [pollfd {
             fd: -1,
@@ -99,6 +123,8 @@ fn begin_anew() {
     let state = unsafe { &mut *STATE.state.get() };
     state.channel = Channel::NONE;
     state.waiting = -1;
+    state.full = Full::NOT;
+    requests::forget();
     for fd in 0..=files::last() {
         match files::get(fd) {
             File::Claimed(nth) => {
@@ -114,7 +140,7 @@ fn begin_anew() {
     }
     for (nth, claim) in state.claims.iter_mut().enumerate() {
         published::of(nth).end();
-        *claim = Claim::FREE;
+        claim.forget_all();
     }
     process::mark();
     STATE.owner.store(0, Ordering::Release);

@@ -355,10 +355,24 @@ pub(crate) fn event_counter() -> Returned {
     passed!(__NR_eventfd2, 0, nr::O_CLOEXEC | nr::O_NONBLOCK)
 }
 
-/// Sets such a counter to zero.
-pub(crate) fn reset_counter(fd: i32) {
+/// Sets such a counter to zero. Returns whether it was another number.
+pub(crate) fn reset_counter(fd: i32) -> bool {
     let mut count = 0_u64;
-    passed!(__NR_read, fd, &raw mut count, size_of::<u64>());
+    passed!(__NR_read, fd, &raw mut count, size_of::<u64>()) > 0
+}
+
+/// A timer that epoll can watch; it is closed by exec.
+pub(crate) fn timer() -> Returned {
+    let flags = nr::TFD_CLOEXEC | nr::TFD_NONBLOCK;
+    passed!(__NR_timerfd_create, nr::CLOCK_MONOTONIC, flags)
+}
+
+/// Has such a timer expire after `ns`, or, if that is 0, not at all. If it has expired, that is
+/// forgotten.
+pub(crate) fn set_timer(fd: i32, ns: u64) {
+    // Once, and not periodically.
+    let times = [Timespec::from_ns(0), Timespec::from_ns(ns)];
+    passed!(__NR_timerfd_settime, fd, 0, times.as_ptr(), 0);
 }
 
 pub(crate) fn write(fd: i32, bytes: &[u8]) -> Returned {

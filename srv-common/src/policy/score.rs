@@ -34,13 +34,32 @@ impl<const N: usize> Group<N> {
     /// Puts together the worker's part of its score. A process that has written to the slot's
     /// `busy_since_ns`, `running`, `active` or `turn` calls this afterwards.
     pub fn sum_up(&self, slot: u32) {
+        self.summaries[slot as usize].load.set(self.sum_of(slot));
+    }
+
+    /// Does the same where several threads write: the last one to put the parts together has seen
+    /// what all others wrote.
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn sum_up_among_threads(&self, slot: u32) {
+        let summary = &self.summaries[slot as usize].load;
+        loop {
+            let sum = self.sum_of(slot);
+            summary.set(sum);
+            // Another thread may have written between the reads and the write.
+            core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+            if self.sum_of(slot) == sum {
+                return;
+            }
+        }
+    }
+
+    fn sum_of(&self, slot: u32) -> u64 {
         let load = &self.slots[slot as usize].load;
         let is_busy = u64::from(load.busy_since_ns.get() != 0);
         let outstanding = (u64::from(load.running.get()) + is_busy).min(OUTSTANDING_MAX);
         let active = u64::from(load.active.get()).min(ACTIVE_MAX);
         let turn = u64::from(load.turn.get()) << N.trailing_zeros() & TURN_FIELD;
-        let sum = outstanding << OUTSTANDING_SHIFT | active << ACTIVE_SHIFT | turn;
-        self.summaries[slot as usize].load.set(sum);
+        outstanding << OUTSTANDING_SHIFT | active << ACTIVE_SHIFT | turn
     }
 }
 

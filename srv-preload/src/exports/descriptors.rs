@@ -9,7 +9,7 @@ use linux_raw_sys::general::{F_DUPFD, F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_CLOEX
 use crate::c_library::outcome_int;
 use crate::files::{self, File};
 use crate::sys::{self, Returned, errno, passed};
-use crate::{process, published, state};
+use crate::{process, published, requests, state};
 
 /// The request that makes a descriptor block or not (include/uapi/asm-generic/ioctls.h).
 const FIONBIO: u32 = 0x5421;
@@ -28,7 +28,13 @@ pub(super) extern "C" fn close(fd: c_int) -> c_int {
 fn forget(fd: i32, file: File) {
     match file {
         File::Other | File::Private => return,
-        File::Connection(nth) => published::of(nth).closed(),
+        File::Connection(nth) => {
+            let closed = requests::closed(fd);
+            published::of(nth).closed(closed.is_answered);
+            if closed.is_changed {
+                state::with(state::State::apply_capacity);
+            }
+        }
         File::Listener { .. } | File::Plain { .. } => {}
         // A child that runs in this memory closes its own copy.
         File::Claimed(_) | File::Epoll if process::borrows_memory() && process::is_own() => return,

@@ -22,6 +22,12 @@ If it is killed, the server goes on serving.
 With --copies, srv run stays: it passes SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2 and \
 SIGWINCH on to the copies, and ends with the last of them.
 
+With --capacity, a request is in service from when the process reads it, or has accepted its \
+connection, until the process writes to the client. A kept connection without a request does not \
+count. Its next request goes to the process that has the connection, whatever its capacity. If no \
+process of the server answers anything for a second while connections wait, they are accepted all \
+the same. A request that takes longer than 10 to 20 s does not count any more.
+
 Requirements: none to share connections between the workers (the kernel's hash chooses, and a \
 worker that is idle takes what waits at a busy one). To steer each connection, CAP_BPF and \
 CAP_PERFMON. `srv doctor` says what is missing.
@@ -45,6 +51,12 @@ pub struct RunArgs {
     /// and srv run starts a copy again that ends by itself. SRV_COPY is the number of each, from 0
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub copies: Option<u32>,
+
+    /// Let each process accept a connection only while it has fewer than N requests in service: for
+    /// servers whose threads block while their event loop goes on accepting (granian, gunicorn
+    /// gthread, puma with threads). N is the number of threads of a process
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub capacity: Option<u32>,
 
     /// Control socket to create [default: a path that `srv status` finds]
     #[arg(long, value_name = "PATH")]
@@ -74,6 +86,7 @@ impl RunArgs {
             control: self.control,
             log: self.log,
             copies: self.copies,
+            capacity: self.capacity,
             command: self.command,
         });
         ended.unwrap_or_else(|error| {

@@ -279,10 +279,14 @@ impl RunGroup {
             cookie,
             ..Message::new(kind, watcher.claim.number)
         };
-        let fds = [listener.as_fd()];
-        let count = usize::from(is_new);
-        members.tell(watcher.claim.member, message, &fds[..count]);
-        members.ring(watcher.claim.member);
+        let member = watcher.claim.member;
+        let bell = self
+            .owner(slot)
+            .and_then(|owner| members.bell(owner.claim.member));
+        let fds = is_new.then_some(listener.as_fd()).into_iter();
+        let fds: Vec<_> = fds.chain(bell.as_ref().map(|bell| bell.as_fd())).collect();
+        members.tell(member, message, &fds);
+        members.ring(member);
         self.count_notice();
     }
 

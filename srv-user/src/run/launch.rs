@@ -15,7 +15,7 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::FdFlags;
 use rustix::process::{Resource, getrlimit};
-use srv_common::claim::{SHARES_PORTS, VARIABLE};
+use srv_common::claim::{CAPACITY, SHARES_PORTS, VARIABLE};
 
 use super::invitation::{INVITED, Invitation, REPORT, Up};
 use super::{command, copies, exec, library};
@@ -44,6 +44,8 @@ pub struct RunOptions {
     pub log: LogFormat,
     /// How many copies of COMMAND share its ports; `None` for COMMAND itself.
     pub copies: Option<u32>,
+    /// Most requests in service of a process that accepts; `None` for no limit.
+    pub capacity: Option<u32>,
     /// COMMAND and its arguments.
     pub command: Vec<OsString>,
 }
@@ -93,6 +95,9 @@ fn prepare(
     let mut variable = format!("{number}:{}:{name}:{token}", inode.st_ino);
     if options.copies.is_some() {
         variable = format!("{variable}:{SHARES_PORTS}");
+    }
+    if let Some(capacity) = options.capacity {
+        variable = format!("{variable}:{CAPACITY}{capacity}");
     }
     Ok([(PRELOAD, preload), (VARIABLE, variable.into())])
 }

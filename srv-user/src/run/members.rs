@@ -42,7 +42,7 @@ struct Member {
     /// `None` if the kernel has none for it.
     pidfd: Option<Arc<AsyncFd<OwnedFd>>>,
     /// What the process is woken by, since it does not watch the connection.
-    bell: Option<OwnedFd>,
+    bell: Option<Arc<OwnedFd>>,
     unsent: VecDeque<Unsent>,
     reading: AbortHandle,
 }
@@ -128,7 +128,7 @@ impl Members {
             pid,
             channel,
             pidfd,
-            bell,
+            bell: bell.map(Arc::new),
             unsent: VecDeque::new(),
             reading: tokio::spawn(reading).abort_handle(),
         };
@@ -147,7 +147,7 @@ impl Members {
             has_bell: member.bell.is_some(),
         };
         let pidfd = member.pidfd.as_ref().map(|pidfd| pidfd.get_ref());
-        let fds = [Some(member.channel.get_ref()), pidfd, member.bell.as_ref()];
+        let fds = [Some(member.channel.get_ref()), pidfd, member.bell.as_deref()];
         let fds: Vec<_> = fds.into_iter().flatten().map(|fd| fd.as_fd()).collect();
         self.keeper.keep(Key::Member(id.0), record, &fds);
     }
@@ -186,12 +186,17 @@ impl Members {
         // A write to something else could block.
         let is_bell = std::fs::read_link(link).is_ok_and(|link| link == Path::new(EVENTFD));
         if let Some(member) = self.all.get_mut(&id).filter(|_| is_bell) {
-            let is_first = member.bell.replace(bell).is_none();
+            let is_first = member.bell.replace(Arc::new(bell)).is_none();
             // It is the same in all claims of the process.
             if is_first {
                 self.keep(id);
             }
         }
+    }
+
+    /// The bell of a process.
+    pub(super) fn bell(&self, id: MemberId) -> Option<Arc<OwnedFd>> {
+        self.all.get(&id)?.bell.clone()
     }
 
     /// Wakes a process that waits for connections. It reads what it was told then; if there is

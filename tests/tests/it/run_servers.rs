@@ -161,6 +161,23 @@ macro_rules! server {
             }
         }
     };
+    ($name:ident, $server:expr, capacity: $capacity:literal) => {
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn is_never_deaf_when_steered() {
+                if gate::steer() {
+                    assert_never_deaf(&$server, &["--capacity", $capacity]);
+                }
+            }
+
+            #[test]
+            fn is_never_deaf_when_hashed() {
+                assert_never_deaf(&$server, &["--capacity", $capacity, NO_BPF]);
+            }
+        }
+    };
 }
 
 server!(nginx_with_a_shared_socket, servers::NGINX);
@@ -176,6 +193,8 @@ server!(gunicorn_with_uvicorn_workers, servers::GUNICORN_UVICORN);
 server!(uvicorn, servers::UVICORN);
 server!(hypercorn, servers::HYPERCORN);
 server!(granian, servers::GRANIAN);
+server!(granian_at_capacity, servers::GRANIAN_OF_ONE_THREAD, capacity: "1");
+server!(gunicorn_gthread_at_capacity, servers::GUNICORN_GTHREAD, capacity: "4");
 server!(puma, servers::PUMA);
 server!(unicorn, servers::UNICORN);
 server!(node_in_turn, servers::NODE_IN_TURN);

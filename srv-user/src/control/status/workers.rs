@@ -49,6 +49,13 @@ pub struct WorkerStatus {
     pub hang_kills: u32,
     /// Requests answered.
     pub served: u64,
+    /// How often it stopped accepting, because it had as many requests in service as it may have
+    /// (`srv run --capacity`).
+    #[serde(default)]
+    pub full: u64,
+    /// How often it went on accepting all the same, because no worker answered a request.
+    #[serde(default)]
+    pub overfull: u64,
     /// Requests refused, by reason; reasons that never occurred are left out.
     pub refused: BTreeMap<String, u64>,
 }
@@ -63,10 +70,20 @@ pub struct Line {
 
 /// The figures for which the table of workers has no column. (A terminal has no room for another
 /// column.)
-pub const LINES: &[Line] = &[Line {
-    meaning: "killed because they stalled",
-    figure: |workers| sum_of(workers, |worker| worker.hang_kills.into()),
-}];
+pub const LINES: &[Line] = &[
+    Line {
+        meaning: "killed because they stalled",
+        figure: |workers| sum_of(workers, |worker| worker.hang_kills.into()),
+    },
+    Line {
+        meaning: "times at capacity, in which a worker left new connections to its siblings",
+        figure: |workers| sum_of(workers, |worker| worker.full),
+    },
+    Line {
+        meaning: "times over capacity, because no worker answered a request for a second",
+        figure: |workers| sum_of(workers, |worker| worker.overfull),
+    },
+];
 
 impl WorkerStatus {
     /// The figures of the worker in `slot`, as `memory` has them at `now_ns` of `CLOCK_MONOTONIC`.
@@ -94,6 +111,8 @@ impl WorkerStatus {
             busy_us: busy_ns / 1000,
             hang_kills: 0,
             served: at.load.served.get(),
+            full: at.figures.full.get(),
+            overfull: at.figures.overfull.get(),
             refused: refused(at),
         }
     }
@@ -182,6 +201,8 @@ pub(crate) fn worker_for_tests(slot: u32) -> WorkerStatus {
         busy_us: 0,
         hang_kills: 0,
         served: 0,
+        full: 0,
+        overfull: 0,
         refused: BTreeMap::new(),
     }
 }

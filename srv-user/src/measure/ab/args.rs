@@ -23,8 +23,8 @@ pub struct AbArgs {
     /// Arms to compare: policies (each also with +ring), ring, shared, shared-herd,
     /// blocking; the baseline servers nginx, nginx-reuseport, haproxy, gunicorn,
     /// gunicorn-shared, uvicorn, granian, node, node-none, each also with +run (started
-    /// under `srv run`) and +run-hash (`srv run --no-bpf`), and nginx, haproxy, gunicorn
-    /// and granian with +attach. The first arm that can run is also run a second time, as
+    /// under `srv run`), +run-hash (`srv run --no-bpf`) and +run-capacity (`srv run
+    /// --capacity 1`), and nginx, haproxy, gunicorn and granian with +attach. The first arm that can run is also run a second time, as
     /// the A/A control
     #[arg(long, value_name = "ARM,ARM", default_value = arm::DEFAULT)]
     pub arms: String,

@@ -50,10 +50,11 @@ enum Way {
 }
 
 /// The ways that follow a baseline server's name.
-const WAYS: [(&str, Way); 3] = [
+const WAYS: [(&str, Way); 4] = [
     ("+attach", Way::Attach),
     ("+run", Way::Run(&[])),
     ("+run-hash", Way::Run(&[NO_BPF])),
+    ("+run-capacity", Way::Run(&["--capacity", "1"])),
 ];
 
 /// An arm's server while it runs; dropping it stops it.
@@ -323,8 +324,8 @@ fn srv_mode(name: &str, server: &str) -> Result<(Policy, AcceptMode)> {
         let policies: Vec<&str> = Policy::NAMED.iter().map(|(name, _)| *name).collect();
         bail!(
             "no arm is called `{name}`; there are the policies {} (each also with +ring), ring, \
-             shared, shared-herd, blocking, and the baseline servers {} (each also with +run and \
-             +run-hash; those whose workers have a socket each also with +attach)",
+             shared, shared-herd, blocking, and the baseline servers {} (each also with +run, \
+             +run-hash and +run-capacity; those whose workers have a socket each also with +attach)",
             policies.join(", "),
             baselines::NAMED.map(|(name, _)| name).join(", ")
         );
@@ -421,6 +422,7 @@ mod tests {
             "nginx+run",
             "nginx-reuseport+run-hash",
             "uvicorn+run",
+            "granian+run-capacity",
             "node",
             "node-none+run",
         ] {
@@ -450,6 +452,7 @@ mod tests {
             ("nginx+attach", true),
             ("nginx+run", true),
             ("nginx+run-hash", false),
+            ("granian+run-capacity", true),
         ] {
             assert_eq!(Arm::by_name(name).unwrap().steers(), steers, "{name}");
         }

@@ -266,6 +266,12 @@ pub(crate) const GRANIAN: Unmodified = Unmodified {
     ..PYTHON
 };
 
+/// With a capacity of 1, a process is blocked when its thread is.
+pub(crate) const GRANIAN_OF_ONE_THREAD: Unmodified = Unmodified {
+    can_be_blocked: true,
+    ..GRANIAN
+};
+
 const RUBY: Unmodified = Unmodified {
     files: &[
         (

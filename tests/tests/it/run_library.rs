@@ -1,0 +1,50 @@
+//! What the library of `srv run` does beside accepting connections: what a program executes keeps
+//! it, and what it has mapped for a listener goes with the listener. The programs are of Python,
+//! which can call any function of the C library.
+
+use std::process::Command;
+
+use srv::measure::baseline::launch::NO_BPF;
+use srv_tests::python::executable;
+use srv_tests::server::binary;
+
+use crate::gate;
+use crate::unmodified::in_path;
+
+const PYTHON: &str = "python3";
+
+/// What a program of Python writes under `srv run`.
+fn python(program: &str) -> String {
+    let mut command = Command::new(binary().unwrap());
+    command.args(["run", NO_BPF, "--"]);
+    command.arg(executable(PYTHON)).args(["-c", program]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .trim_end()
+        .to_owned()
+}
+
+#[test]
+fn the_memory_of_a_listener_is_unmapped_with_it() {
+    const LISTENERS: usize = 8;
+    gate::needs!(root, "run Python": &in_path(executable(PYTHON)));
+    let said = python(&format!(
+        "import select, socket
+def mapped():
+    return sum('/memfd:srv-group' in line for line in open('/proc/self/maps'))
+def listen():
+    listener = socket.socket()
+    listener.bind(('127.0.0.1', 0))
+    listener.listen()
+    select.select([listener], [], [], 0)
+    return listener
+for nth in range({LISTENERS}):
+    listener = listen()
+    while_open = mapped()
+    listener.close()
+    print(while_open > 0, mapped())"
+    ));
+    assert_eq!(said, ["True 0"; LISTENERS].join("\n"));
+}
