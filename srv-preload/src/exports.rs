@@ -8,6 +8,7 @@ mod descriptors;
 mod direct;
 mod epoll;
 mod execution;
+mod listed;
 mod listening;
 mod polling;
 mod restricting;

@@ -11,7 +11,7 @@ use crate::c_library::{self, outcome_int};
 use crate::process;
 use crate::sys::{self, Returned, errno, passed};
 
-type Strings = *const *const c_char;
+pub(super) type Strings = *const *const c_char;
 
 /// The environment with what `srv run` has set, if it lacks that.
 fn complete(environment: Strings) -> Strings {
@@ -89,12 +89,16 @@ fn execute(path: *const c_char, arguments: Strings, environment: Strings) -> Ret
 }
 
 #[cfg_attr(not(test), unsafe(no_mangle))]
-extern "C" fn execve(path: *const c_char, arguments: Strings, environment: Strings) -> c_int {
+pub(super) extern "C" fn execve(
+    path: *const c_char,
+    arguments: Strings,
+    environment: Strings,
+) -> c_int {
     outcome_int(execute(path, arguments, environment))
 }
 
 #[cfg_attr(not(test), unsafe(no_mangle))]
-extern "C" fn execv(path: *const c_char, arguments: Strings) -> c_int {
+pub(super) extern "C" fn execv(path: *const c_char, arguments: Strings) -> c_int {
     outcome_int(execute(path, arguments, c_library::environment()))
 }
 
@@ -132,7 +136,7 @@ extern "C" fn execveat(
 }
 
 #[cfg_attr(not(test), unsafe(no_mangle))]
-extern "C" fn execvp(file: *const c_char, arguments: Strings) -> c_int {
+pub(super) extern "C" fn execvp(file: *const c_char, arguments: Strings) -> c_int {
     execvpe(file, arguments, c_library::environment())
 }
 

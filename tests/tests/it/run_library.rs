@@ -26,6 +26,29 @@ fn python(program: &str) -> String {
         .to_owned()
 }
 
+/// The arguments of `execl` and its relatives are listed in the call: some of them come in registers
+/// and some on the stack.
+#[test]
+fn what_a_listed_call_executes_keeps_the_library() {
+    const CALLS: [&str; 3] = [
+        "library.execl(b'/bin/sh', *words, None)",
+        "library.execlp(b'sh', *words, None)",
+        "library.execle(b'/bin/sh', *words, None, (ctypes.c_char_p * 2)(b'A=1', None))",
+    ];
+    gate::needs!("run Python": &in_path(executable(PYTHON)));
+    for call in CALLS {
+        let said = python(&format!(
+            "import ctypes, os
+os.environ['A'] = '1'
+library = ctypes.CDLL(None)
+shown = b'echo $A $# $9 ${{LD_PRELOAD:+library}} ${{SRV_RUN:+coordinator}}'
+words = [b'sh', b'-c', shown] + [b'%d' % nth for nth in range(10)]
+{call}"
+        ));
+        assert_eq!(said, "1 9 9 library coordinator", "{call}");
+    }
+}
+
 #[test]
 fn the_memory_of_a_listener_is_unmapped_with_it() {
     const LISTENERS: usize = 8;
