@@ -147,7 +147,11 @@ impl Members {
             has_bell: member.bell.is_some(),
         };
         let pidfd = member.pidfd.as_ref().map(|pidfd| pidfd.get_ref());
-        let fds = [Some(member.channel.get_ref()), pidfd, member.bell.as_deref()];
+        let fds = [
+            Some(member.channel.get_ref()),
+            pidfd,
+            member.bell.as_deref(),
+        ];
         let fds: Vec<_> = fds.into_iter().flatten().map(|fd| fd.as_fd()).collect();
         self.keeper.keep(Key::Member(id.0), record, &fds);
     }
