@@ -43,6 +43,11 @@ Exit codes:
 pub enum Command {
     /// Serve HTTP, in the foreground, until SIGTERM or SIGINT
     Serve(Box<ServeArgs>),
+    /// Test a configuration file as `serve` and `reload` read it, and serve nothing
+    #[command(after_help = "\
+Exit codes: 0 if a server can be started with the file. 1 if not; the message says file, line and \
+column. 2 if the command line is wrong.")]
+    Check(CheckArgs),
     /// Show the workers, connections and steering of a running server and of other servers
     /// that agents steer
     #[command(after_help = "\
@@ -111,6 +116,14 @@ it, or the agent does not end. 2 if the command line is wrong.")]
     /// What `run` starts beside the server
     #[command(hide = true)]
     Coordinate(CoordinatorArgs),
+}
+
+/// The arguments of `srv check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The file to test
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
 }
 
 /// The arguments of `srv status`.
@@ -202,6 +215,8 @@ mod tests {
             "srv status --json --control /run/srv.sock",
             "srv policy least --control /run/srv.sock",
             "srv sockets --json",
+            "srv check --config srv.toml",
+            "srv serve --print-config",
             "srv reload --control /run/srv.sock",
             "srv upgrade --control /run/srv.sock",
             "srv doctor --json --strict",
@@ -258,7 +273,7 @@ mod tests {
             let name = flag.get_long().unwrap();
             let help = flag.get_help().unwrap().to_string();
             let default = help.split_once("[default: ");
-            let has_none = ["config", "join", "types"].contains(&name);
+            let has_none = ["config", "join", "print-config", "types"].contains(&name);
             assert_eq!(default.is_none(), has_none, "--{name}: {help}");
             let default = default.and_then(|(_, rest)| rest.split([']', ',']).next());
             // Some defaults are sentences.

@@ -8,6 +8,7 @@ pub mod owners;
 pub mod packets;
 pub mod process;
 pub mod reactor;
+pub mod sealed;
 pub mod sock_diag;
 pub mod socket_options;
 pub mod watched;

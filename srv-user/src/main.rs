@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use clap::Parser;
-use srv::cli::{Cli, Command, query};
+use srv::cli::{CheckArgs, Cli, Command, query};
 use srv::control::Request;
 use srv::doctor;
 use srv::eprintln;
@@ -18,8 +18,10 @@ use srv::measure::result::Comparison;
 use srv::output;
 use srv::output::json;
 use srv::print;
+use srv::println;
 use srv::run::keeper;
 use srv::serve::config;
+use srv::serve::config::args::ServeArgs;
 use srv::serve::master;
 use srv::serve::master::takeover::{self, Takeover};
 use srv::serve::rehearsal;
@@ -46,10 +48,23 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(mut args) => {
             args.anchor()?;
+            if args.print_config {
+                print!("{}", config::settings(&args)?.to_toml()?);
+                return Ok(ExitCode::SUCCESS);
+            }
             let takeover = Takeover::inherited()?;
             let settings = config::settings(&args)?;
             logging::start(settings.log_json);
             master::run(settings, *args, takeover)?;
+        }
+        Command::Check(CheckArgs { config }) => {
+            let flags = ServeArgs {
+                config: Some(config.clone()),
+                ..ServeArgs::default()
+            };
+            let settings = config::settings(&flags)?;
+            let sites = settings.serving.sites.list().len();
+            println!("{}: the file is valid, sites: {sites}", config.display());
         }
         Command::Worker => worker::run()?,
         Command::Rehearse(args) => rehearsal::perform(&args)?,

@@ -7,6 +7,7 @@ pub mod master;
 pub mod orders;
 pub mod rate_limit;
 pub mod rehearsal;
+pub mod router;
 pub mod sandbox;
 pub mod site;
 pub mod systemd;

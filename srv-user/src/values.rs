@@ -29,7 +29,7 @@ impl fmt::Display for Expected {
 
 impl std::error::Error for Expected {}
 
-fn expected<T>(what: impl Into<String>) -> Result<T, Expected> {
+pub(crate) fn expected<T>(what: impl Into<String>) -> Result<T, Expected> {
     Err(Expected(what.into()))
 }
 
@@ -172,7 +172,7 @@ pub struct FileType {
 }
 
 impl FileType {
-    fn new(extension: &str, name: &str) -> Result<Self, Expected> {
+    pub(crate) fn new(extension: &str, name: &str) -> Result<Self, Expected> {
         let extension = extension.strip_prefix('.').unwrap_or(extension);
         if extension.is_empty() || extension.contains(['.', '/']) {
             return expected("what follows the last dot of a file's name, such as wasm");

@@ -1,5 +1,5 @@
 //! The messages between the master and a worker. Each is one packet of JSON on a socket
-//! pair.
+//! pair, or, if it is long (many sites), a packet with a sealed file that has the JSON.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -9,7 +9,8 @@ use rustix::net::SendFlags;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::control::SandboxStatus;
-use crate::kernel::packets::receive_with_fds;
+use crate::kernel::packets::{self, MESSAGE_BYTES_MAX, receive_with_fds};
+use crate::kernel::sealed;
 use crate::serve::config::Serving;
 use crate::serve::orders::Orders;
 use crate::serve::sandbox::User;
@@ -31,6 +32,41 @@ pub enum ToWorker {
     Orders(Orders),
     /// A probe. A healthy worker wakes when it receives one.
     Probe,
+    /// A message that is too long for a packet. It is in a sealed file, the packet's only
+    /// descriptor.
+    Sealed,
+}
+
+/// The longest message of the master, in a sealed file.
+const SEALED_BYTES_MAX: u64 = 64 << 20;
+
+impl ToWorker {
+    /// The packet for this message, and the file that goes along if the message does not fit into a
+    /// packet.
+    ///
+    /// # Errors
+    /// What the kernel says of such a file.
+    pub fn packet(&self) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+        let message = serde_json::to_vec(self)?;
+        if message.len() <= MESSAGE_BYTES_MAX {
+            return Ok((message, None));
+        }
+        let file = sealed::sealed(&message)?;
+        Ok((serde_json::to_vec(&Self::Sealed)?, Some(file)))
+    }
+
+    /// The message itself, if this one says that it is in the file that came along.
+    ///
+    /// # Errors
+    /// There is no such file, or no message in it.
+    fn unsealed(self, mut fds: Vec<OwnedFd>) -> io::Result<(Self, Vec<OwnedFd>)> {
+        if !matches!(self, Self::Sealed) {
+            return Ok((self, fds));
+        }
+        let file = fds.pop().ok_or(io::ErrorKind::InvalidData)?;
+        let message = packets::decode(&sealed::read(file, SEALED_BYTES_MAX)?)?;
+        Ok((message, Vec::new()))
+    }
 }
 
 /// What a worker needs to start.
@@ -142,9 +178,12 @@ impl Channel {
     /// brought.
     ///
     /// # Errors
-    /// See [`receive_with_fds`].
+    /// See [`receive_with_fds`]; or a sealed file has no message.
     pub fn receive(&self) -> io::Result<Option<(ToWorker, Vec<OwnedFd>)>> {
-        receive_with_fds(&self.0)
+        let received = receive_with_fds::<ToWorker>(&self.0)?;
+        received
+            .map(|(message, fds)| message.unsealed(fds))
+            .transpose()
     }
 }
 
@@ -163,8 +202,8 @@ mod tests {
     use super::*;
     use crate::kernel::packets::decode;
     use crate::mutation::{config, mutated};
-    use crate::serve::config::Types;
-    use crate::serve::config::{Limits, Root};
+    use crate::serve::config::sites::Sites;
+    use crate::serve::config::{Limits, Root, Types};
     use srv_steer::AcceptMode;
 
     #[test]
@@ -173,6 +212,7 @@ mod tests {
             accept: AcceptMode::Ring,
             root: Some(Root::find("/".as_ref()).unwrap()),
             dotfiles: true,
+            sites: Sites::default(),
             types: Types::from([("a".into(), "b/c".into())]),
             synthetic: false,
             worker_header: true,

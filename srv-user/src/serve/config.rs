@@ -2,7 +2,7 @@
 //! TOML file. A flag overrules the file, and the file overrules the default. This module binds
 //! nothing and starts nothing; whether this machine can fulfil the settings shows later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
@@ -24,8 +24,11 @@ mod changes;
 mod file;
 mod keys;
 mod limits;
+mod print;
 mod root;
 mod rules;
+pub mod sites;
+mod tables;
 
 /// Where `srv serve` listens if neither a flag nor the file says it.
 pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
@@ -59,6 +62,39 @@ pub fn settings_noting(flags: &ServeArgs, note: &dyn Fn(&Path)) -> Result<Settin
         note,
     };
     asked.settle()
+}
+
+impl Serving {
+    /// The folders that workers serve, each once.
+    pub fn roots(&self) -> BTreeSet<&Root> {
+        let mut roots = self.sites.roots();
+        roots.extend(&self.root);
+        roots
+    }
+
+    /// Whether workers that serve `other` have all that these settings serve, and no more.
+    pub fn has_roots_of(&self, other: &Self) -> bool {
+        let are_same = self.root == other.root && self.sites == other.sites;
+        are_same || self.roots() == other.roots()
+    }
+
+    /// The name of this root means this folder now.
+    pub fn move_root(&mut self, now: &Root) {
+        if let Some(root) = &mut self.root
+            && root.asked == now.asked
+        {
+            *root = now.clone();
+        }
+        self.sites.move_root(now);
+    }
+
+    /// The key that says which folders are served.
+    pub fn key_of_roots(&self) -> &'static str {
+        match self.sites.is_empty() {
+            true => "root",
+            false => "site",
+        }
+    }
 }
 
 impl Settings {

@@ -14,7 +14,7 @@ pub struct Orders {
     pub revision: u64,
     /// Whether to serve on.
     pub task: Task,
-    /// From the next request on; the root is what it was.
+    /// From the next request on; the roots are what they were.
     pub serving: Serving,
     /// Another server serves here, too: should the master die, leave the listeners to that.
     pub beside: bool,

@@ -15,9 +15,10 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 
+use crate::kernel::sealed;
 use crate::serve::config::Serving;
+use crate::serve::router::Router;
 use crate::serve::sandbox::{self, User, capabilities};
-use crate::serve::site::Site;
 
 /// How long the master waits for the result. A healthy file system needs milliseconds to open
 /// a folder.
@@ -32,9 +33,9 @@ pub struct RehearsalArgs {
     /// `UID:GID`.
     #[arg(long)]
     user: String,
-    /// What the worker would serve, in the form that a worker receives.
+    /// Standard input has what the worker would serve, in the form that a worker receives.
     #[arg(long)]
-    serving: Option<String>,
+    serving: bool,
 }
 
 /// Whether a worker can become `user`, and then serve what `serving` says. If it cannot, the
@@ -50,12 +51,19 @@ pub fn rehearse(user: User, serving: Option<&Serving>) -> anyhow::Result<Result<
     command
         .arg("--user")
         .arg(format!("{}:{}", user.uid, user.gid));
-    if let Some(serving) = serving {
-        let serving = serde_json::to_string(serving).context("encode what is served")?;
-        command.arg("--serving").arg(serving);
-    }
+    let input = match serving {
+        None => Stdio::null(),
+        Some(serving) => {
+            // An argument has a bounded length, and many sites may exceed it.
+            let serving = serde_json::to_vec(serving).context("encode what is served")?;
+            command.arg("--serving");
+            sealed::sealed(&serving)
+                .context("put what is served into a file in memory")?
+                .into()
+        }
+    };
     let child = command
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn();
@@ -126,8 +134,8 @@ pub fn perform(args: &RehearsalArgs) -> io::Result<()> {
 
 fn try_it(args: &RehearsalArgs) -> anyhow::Result<()> {
     sandbox::become_user(Some(args.user.parse()?))?;
-    match &args.serving {
-        None => Ok(()),
-        Some(serving) => Site::new(&serde_json::from_str(serving)?, None).map(drop),
+    match args.serving {
+        false => Ok(()),
+        true => Router::new(&serde_json::from_reader(io::stdin())?, None).map(drop),
     }
 }

@@ -27,18 +27,18 @@ pub fn become_user(user: Option<User>) -> anyhow::Result<()> {
 }
 
 /// The second step: for the rest of its life, this process can use only what it has
-/// open, and can read only beneath `root`.
+/// open, and can read only beneath `roots`.
 ///
 /// # Errors
 /// If the kernel refuses what every kernel has. The result says what this kernel
 /// lacks.
-pub fn confine(root: Option<BorrowedFd<'_>>) -> anyhow::Result<SandboxStatus> {
+pub fn confine(roots: &[BorrowedFd<'_>]) -> anyhow::Result<SandboxStatus> {
     capabilities::drop_all().context("drop all capabilities")?;
     rustix::thread::set_no_new_privs(true).context("set no_new_privs")?;
     Ok(SandboxStatus {
         uid: rustix::process::getuid().as_raw(),
         gid: rustix::process::getgid().as_raw(),
-        landlock_abi: paths::read_beneath(root).context("restrict file access with Landlock")?,
+        landlock_abi: paths::read_beneath(roots).context("restrict file access with Landlock")?,
         // This comes last: after it, the filter refuses the system calls of the other steps.
         seccomp: syscalls::allow_few().context("install the seccomp filter")?,
     })

@@ -30,8 +30,8 @@ use crate::kernel::reactor::Reactor;
 use crate::logging;
 use crate::serve::channel::{Channel, Inherited, Start, ToMaster, ToWorker};
 use crate::serve::orders::Orders;
+use crate::serve::router::Router;
 use crate::serve::sandbox;
-use crate::serve::site::Site;
 use crate::serve::worker::connection::Driver;
 use crate::serve::worker::http::Http;
 use accepting::Rest;
@@ -115,11 +115,11 @@ impl Worker {
         let published = Rc::new(published);
         let reactor = Reactor::new().context("create an epoll instance")?;
         sandbox::become_user(start.user)?;
-        let site = Site::new(&start.serving, named(&start))?;
+        let router = Router::new(&start.serving, named(&start))?;
         // The first reading looks up the vDSO by calls that the sandbox does not allow. Without
         // the vDSO, each reading would be a system call.
         monotonic_ns();
-        let sandbox = sandbox::confine(site.root())?;
+        let sandbox = sandbox::confine(&router.roots())?;
         Ok(Self {
             channel: Some(channel),
             terminate,
@@ -128,7 +128,7 @@ impl Worker {
             ring: Ring::new(start.serving.accept, start.slot, listeners),
             membership: Membership::OwnListeners,
             orders: Orders::initial(start.serving.clone(), start.beside, start.listeners),
-            driver: driver(site, &start, published, Rc::default()),
+            driver: driver(router, &start, published, Rc::default()),
             connections: Connections::default(),
             room,
             rest: Rest::default(),
@@ -332,13 +332,13 @@ fn receive_start(channel: &Channel) -> anyhow::Result<Start> {
 }
 
 /// The driver of connections, with the settings of `start`.
-fn driver(site: Site, start: &Start, published: Rc<Load>, files: Rc<Cell<usize>>) -> Driver {
+fn driver(router: Router, start: &Start, published: Rc<Load>, files: Rc<Cell<usize>>) -> Driver {
     if start.serving.synthetic {
         // A synthetic sleep must last as long as the request says, not 50 µs longer.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     }
     Driver::new(Rc::new(Http {
-        site,
+        router,
         limits: start.serving.limits.clone(),
         published,
         files,
@@ -388,7 +388,8 @@ fn take_inherited(start: &Start) -> anyhow::Result<(Vec<Vec<OwnedFd>>, Load)> {
 /// The room for connections: as many as the settings allow, within the limit of file descriptors.
 fn room(start: &Start) -> io::Result<Room> {
     let limit = open_files::raise()?;
-    let others = SPARE_FDS + u64::from(start.groups) * (1 + u64::from(start.listeners));
+    let roots = start.serving.roots().len() as u64;
+    let others = SPARE_FDS + roots + u64::from(start.groups) * (1 + u64::from(start.listeners));
     let possible = limit.map_or(u64::MAX, |limit| limit.saturating_sub(others).max(1));
     Ok(Room {
         connections: start.serving.limits.connections as usize,

@@ -77,6 +77,7 @@ mod shares;
 mod shrink;
 mod signals;
 mod simulation;
+mod sites;
 mod slowloris;
 mod start;
 mod stderr;

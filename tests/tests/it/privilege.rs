@@ -306,7 +306,7 @@ fn a_root_that_workers_may_not_enter_is_refused_with_its_place() {
     command.args(["-c", &script, "bash"]);
     let said = refusal(command.arg(server::binary().unwrap()), &folder);
     for part in [
-        "srv.toml:2: root",
+        "srv.toml:2:1: root",
         "user 65534",
         "--user",
         "Permission denied",
@@ -320,7 +320,7 @@ fn a_root_that_workers_may_not_enter_is_refused_with_its_place() {
     let refused = server.srv(&["reload"]).unwrap();
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(
-        !refused.status.success() && said.contains("srv.toml:1: root"),
+        !refused.status.success() && said.contains("srv.toml:1:1: root"),
         "{said}"
     );
     assert_eq!(workers(&server), before);
@@ -328,7 +328,7 @@ fn a_root_that_workers_may_not_enter_is_refused_with_its_place() {
     let refused = server.srv(&["reload"]).unwrap();
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(
-        said.contains("srv.toml:1: user: a running server cannot"),
+        said.contains("srv.toml:1:1: user: a running server cannot"),
         "{said}"
     );
 }

@@ -140,7 +140,7 @@ fn a_bad_file_is_refused_at_its_line_and_nothing_changes() {
     configured.rewrite("workers = 4\npolicy = \"lest\"\n");
     let (said, succeeded) = configured.reload();
     assert!(
-        !succeeded && said.contains("srv.toml:2: found `lest`"),
+        !succeeded && said.contains("srv.toml:2:10: found `lest`"),
         "{said}"
     );
     configured.rewrite("workers = 4\nroot = \"nowhere\"\n");
@@ -149,7 +149,7 @@ fn a_bad_file_is_refused_at_its_line_and_nothing_changes() {
     assert!(line.contains("lest"), "{line}");
     let line = configured.server.child().await_line("reload: ").unwrap();
     let expected = [
-        "srv.toml:2: root",
+        "srv.toml:2:1: root",
         "No such file",
         "the old configuration stays in force",
     ];
@@ -157,7 +157,7 @@ fn a_bad_file_is_refused_at_its_line_and_nothing_changes() {
     configured.rewrite("workers = 4\naccept = \"own\"\n");
     let (said, succeeded) = configured.reload();
     assert!(
-        !succeeded && said.contains("srv.toml:2: accept: a running server cannot"),
+        !succeeded && said.contains("srv.toml:2:1: accept: a running server cannot"),
         "{said}"
     );
     let after = group(&configured.server);

@@ -121,14 +121,17 @@ fn a_config_file_that_makes_no_sense() {
     };
     assert_says(
         &refused("workers = 2\nworkres = 3\n"),
-        &["srv.toml:2: ", "workres"],
+        &["srv.toml:2:1: ", "workres"],
     );
     assert_says(
         &refused("\n\npolicy = \"lest\"\n"),
-        &["srv.toml:3: ", "lest"],
+        &["srv.toml:3:10: ", "lest"],
     );
-    assert_says(&refused("[limits]\nconnections = -1\n"), &["srv.toml:2: "]);
-    assert_says(&refused("workers = \n"), &["srv.toml:1: "]);
+    assert_says(
+        &refused("[limits]\nconnections = -1\n"),
+        &["srv.toml:2:15: "],
+    );
+    assert_says(&refused("workers = \n"), &["srv.toml:1:"]);
     let missing = folder.path().join("missing.toml");
     let said = refusal([OsStr::new("--config"), missing.as_os_str()]);
     assert_says(&said, &["missing.toml", "No such file"]);

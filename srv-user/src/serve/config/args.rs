@@ -12,10 +12,14 @@ use anyhow::Result;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use srv_common::{MAX_WORKERS, Policy};
+use toml::Spanned;
 
 use super::keys::{Places, Reload, Said, is_said, keys, name, or};
 use super::limits::{LimitArgs, Limits};
 use super::root::Root;
+use super::sites::args::SiteArgs;
+use super::sites::settle::Settling;
+use super::sites::{Files, Sites};
 use super::{Types, rules};
 use crate::serve::sandbox::User;
 use crate::values::{
@@ -107,6 +111,13 @@ pub struct ServeArgs {
     types: Option<Vec<FileType>>
         => Serving.types: Types = |said, _| rules::types(said), Live;
 
+    /// The sites, each a table `[[site]]` of the file; docs/sites.md has their keys. Without one,
+    /// the server has one site, which `root`, `dotfiles` and `types` describe.
+    #[arg(skip)]
+    site: Option<Vec<Spanned<SiteArgs>>>
+        => Serving.sites: Sites =
+            |said, asked| rules::sites(said, asked.place_of_root(), &asked.settling()?), Live;
+
     /// User for the workers: a name, UID or UID:GID. They get no capabilities and no
     /// supplementary groups [default: nobody if root starts srv, else the user that starts it]
     #[arg(long, value_name = "USER")]
@@ -121,6 +132,12 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     config: Option<PathBuf>;
+
+    /// Print the settings that flags, file and defaults make, as a TOML file that means the same,
+    /// and do not serve
+    #[arg(long)]
+    #[serde(skip)]
+    print_config: bool;
 
     /// Answer GET /work?sleep_us=N, ?spin_us=N and ?bytes=N [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
@@ -240,6 +257,9 @@ impl ServeArgs {
         for path in [&mut self.root, &mut self.control].into_iter().flatten() {
             *path = folder.join(&path);
         }
+        for site in self.site.iter_mut().flatten() {
+            site.as_mut().relative_to(folder);
+        }
     }
 }
 
@@ -263,5 +283,25 @@ impl Asked<'_> {
         of: impl Fn(&ServeArgs) -> &T,
     ) -> Said<'_, T> {
         Said::new(field, of(self.flags), of(self.file), self.places)
+    }
+
+    /// Where a root outside of all sites was set.
+    fn place_of_root(&self) -> Option<String> {
+        let said = self.said("root", |args| &args.root);
+        said.value().map(|_| said.place())
+    }
+
+    /// What sites are made with. What holds outside of them holds for each that says nothing else.
+    fn settling(&self) -> Result<Settling<'_>> {
+        let base = Files {
+            dotfiles: self.dotfiles()?,
+            types: self.types()?,
+            ..Files::default()
+        };
+        Ok(Settling {
+            places: self.places,
+            note: self.note,
+            base,
+        })
     }
 }

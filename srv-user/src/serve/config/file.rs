@@ -26,7 +26,7 @@ impl File {
     /// Reads and parses the file.
     ///
     /// # Errors
-    /// srv cannot read the file, or a line is wrong: `file:line: what was found, what was
+    /// srv cannot read the file, or a value is wrong: `file:line:column: what was found, what was
     /// expected`.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path)
@@ -35,29 +35,26 @@ impl File {
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self> {
+        let mut places = Places {
+            file: path.to_owned(),
+            text: text.into(),
+            ..Places::default()
+        };
         let refusal = |error: Error| {
-            let line = line_of(text, error.span().map_or(0, |span| span.start));
+            let offset = error.span().map_or(0, |span| span.start);
             // TOML has keys; serde calls them fields.
             let message = error.message().replacen("unknown field", "unknown key", 1);
-            anyhow!("{}:{line}: {message}", path.display())
+            anyhow!("{}: {message}", places.at(offset))
         };
         let table = DeTable::parse(text).map_err(refusal)?;
         let keys = table.get_ref().keys();
-        let lines = keys.map(|key| (key.to_string(), line_of(text, key.span().start)));
-        let places = Places {
-            file: path.to_owned(),
-            lines: lines.collect(),
-        };
+        let offsets = keys.map(|key| (key.to_string(), key.span().start));
+        let offsets = offsets.collect();
         let mut args = ServeArgs::deserialize(Deserializer::from(table)).map_err(refusal)?;
         args.relative_to(path.parent().unwrap_or(Path::new("")));
+        places.offsets = offsets;
         Ok(Self { args, places })
     }
-}
-
-/// The line, counted from 1, of a byte offset.
-fn line_of(text: &str, offset: usize) -> usize {
-    let before = &text.as_bytes()[..offset.min(text.len())];
-    1 + before.iter().filter(|byte| **byte == b'\n').count()
 }
 
 #[cfg(test)]
@@ -72,7 +69,7 @@ mod tests {
     use crate::values::{ListenAddr, PolicyName};
 
     /// Flags that belong to one start and not to the server. The file does not have them.
-    const OF_ONE_START: [&str; 2] = ["config", "join"];
+    const OF_ONE_START: [&str; 3] = ["config", "join", "print-config"];
 
     fn parse(text: &str) -> Result<File> {
         File::parse(Path::new("etc/srv.toml"), text)
@@ -210,15 +207,15 @@ mod tests {
     fn unknown_keys_are_refused_at_their_line() {
         assert_refused(
             "workers = 2\n\nworkrs = 3\n",
-            "etc/srv.toml:3: unknown key `workrs`, expected one of `listen`, `workers`",
+            "etc/srv.toml:3:1: unknown key `workrs`, expected one of `listen`, `workers`",
         );
         assert_refused(
             "[limits]\nbody = 1",
-            "etc/srv.toml:2: unknown key `body`, expected one of `header-bytes`",
+            "etc/srv.toml:2:1: unknown key `body`, expected one of `header-bytes`",
         );
         assert_refused(
             "config = \"other.toml\"",
-            "etc/srv.toml:1: unknown key `config`",
+            "etc/srv.toml:1:1: unknown key `config`",
         );
     }
 
@@ -226,65 +223,68 @@ mod tests {
     const BAD_VALUES: &[(&str, &str)] = &[
         (
             "\nworkers = 0",
-            "2: found `0`, expected a whole number from 1 to 256",
+            "2:11: found `0`, expected a whole number from 1 to 256",
         ),
         (
             "\nworkers = 2.5",
-            "2: invalid type: floating point `2.5`, expected a string or",
+            "2:11: invalid type: floating point `2.5`, expected a string or",
         ),
         (
             "policy = \"lest\"",
-            "1: found `lest`, expected one of hash, random",
+            "1:10: found `lest`, expected one of hash, random",
         ),
-        ("policy = 3", "1: found `3`, expected one of hash"),
-        ("accept = \"all\"", "1: found `all`, expected one of ring"),
+        ("policy = 3", "1:10: found `3`, expected one of hash"),
+        (
+            "accept = \"all\"",
+            "1:10: found `all`, expected one of ring",
+        ),
         (
             "log = \"xml\"",
-            "1: found `xml`, expected one of text, json",
+            "1:7: found `xml`, expected one of text, json",
         ),
         (
             "grace = 10",
-            "1: found `10`, expected a duration with its unit",
+            "1:9: found `10`, expected a duration with its unit",
         ),
         (
             "synthetic = \"yes\"",
-            "1: invalid type: string \"yes\", expected a boolean",
+            "1:13: invalid type: string \"yes\", expected a boolean",
         ),
         (
             "root = 1",
-            "1: invalid type: integer `1`, expected path string",
+            "1:8: invalid type: integer `1`, expected path string",
         ),
         (
             "listen = 8080",
-            "1: found `8080`, expected an address before the port",
+            "1:10: found `8080`, expected an address before the port",
         ),
         (
             "listen = [\n\"[::]:80\",\n\"a:80\"]",
-            "3: found `a:80`, expected an IP address",
+            "3:1: found `a:80`, expected an IP address",
         ),
         (
             "[limits]\nheader-bytes = \"4KiB\"",
-            "2: found `4KiB`, expected at least 8192 bytes",
+            "2:16: found `4KiB`, expected at least 8192 bytes",
         ),
         (
             "[limits]\n\nread-timeout = \"0s\"",
-            "3: found `0s`, expected at least 1ms",
+            "3:16: found `0s`, expected at least 1ms",
         ),
         (
             "[types]\na = \"b/c\"\nfoo = \"text\"",
-            "3: found `foo = text`, expected a media type, such as",
+            "3:7: found `foo = text`, expected a media type, such as",
         ),
         (
             "[types]\n\"a/b\" = \"b/c\"",
-            "2: found `a/b = b/c`, expected what follows the last dot",
+            "2:9: found `a/b = b/c`, expected what follows the last dot",
         ),
         (
             "types = 3",
-            "1: invalid type: integer `3`, expected a table of extensions",
+            "1:9: invalid type: integer `3`, expected a table of extensions",
         ),
         (
             "limits = 3",
-            "1: invalid type: integer `3`, expected a table of limits",
+            "1:10: invalid type: integer `3`, expected a table of limits",
         ),
     ];
 
@@ -297,9 +297,12 @@ mod tests {
 
     #[test]
     fn broken_syntax_is_refused_at_its_line() {
-        assert_refused("workers = 1\nworkers = 2", "etc/srv.toml:2: duplicate key");
-        assert_refused("workers = 1\npolicy least", "etc/srv.toml:2: ");
-        assert_refused("policy = \"least\nworkers = 1", "etc/srv.toml:1: ");
+        assert_refused(
+            "workers = 1\nworkers = 2",
+            "etc/srv.toml:2:1: duplicate key",
+        );
+        assert_refused("workers = 1\npolicy least", "etc/srv.toml:2:");
+        assert_refused("policy = \"least\nworkers = 1", "etc/srv.toml:1:");
     }
 
     #[test]
@@ -311,7 +314,7 @@ mod tests {
     #[test]
     fn the_place_of_a_key_is_known_afterwards() {
         let file = parse("# a comment\nworkers = 2\npolicy = \"hash\"").unwrap();
-        assert_eq!(file.places.of("policy"), "etc/srv.toml:3: policy");
+        assert_eq!(file.places.of("policy"), "etc/srv.toml:3:1: policy");
         assert_eq!(file.places.of("accept"), "--accept");
     }
 }

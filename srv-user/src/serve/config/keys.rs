@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Result;
 
@@ -207,27 +208,40 @@ pub(super) fn is_said<T: Clone, A>(said: &Said<'_, Option<T>>, _: &A) -> Result<
     Ok(said.value().is_some())
 }
 
-/// Where a file has its top-level keys, for messages.
+/// Where a file has its keys, for messages.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
     /// The file.
     pub file: PathBuf,
-    /// The line of each key, counted from 1.
-    pub lines: BTreeMap<String, usize>,
+    /// Its text.
+    pub(super) text: Arc<str>,
+    /// Where each top-level key begins, bytes from the start of the text.
+    pub(super) offsets: BTreeMap<String, usize>,
 }
 
 impl Places {
-    /// How a message names a key: by file, line and key, or, if the file does not have it, by
-    /// its flag.
+    /// How a message names a key: by file, line, column and key, or, if the file does not have it,
+    /// by its flag.
     pub fn of(&self, key: &str) -> String {
-        match self.lines.get(key) {
-            Some(line) => format!("{}:{line}: {key}", self.file.display()),
+        match self.offsets.get(key) {
+            Some(offset) => format!("{}: {key}", self.at(*offset)),
             None => format!("--{key}"),
         }
     }
 
+    /// File, line and column of a byte of the text. Lines and characters are counted from 1.
+    pub fn at(&self, offset: usize) -> String {
+        let bytes = self.text.as_bytes();
+        let before = &bytes[..offset.min(bytes.len())];
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        let start = before.iter().rposition(|byte| *byte == b'\n');
+        let of_line = &before[start.map_or(0, |newline| newline + 1)..];
+        let column = 1 + String::from_utf8_lossy(of_line).chars().count();
+        format!("{}:{line}:{column}", self.file.display())
+    }
+
     /// Forgets the key of this field, since a flag overrules it.
     pub fn forget(&mut self, field: &str) {
-        self.lines.remove(&name(field));
+        self.offsets.remove(&name(field));
     }
 }

@@ -7,9 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use srv_common::{MAX_WORKERS, Policy};
+use toml::Spanned;
 
 use super::keys::Said;
 use super::root::Root;
+use super::sites::Sites;
+use super::sites::args::SiteArgs;
+use super::sites::settle::Settling;
 use super::{LISTEN, Types};
 use crate::serve::sandbox::User;
 use crate::values::{Count, FileType, ListenAddr, Period, PolicyName, UserName};
@@ -124,6 +128,24 @@ pub(super) fn root(said: &Said<'_, Option<PathBuf>>, note: &dyn Fn(&Path)) -> Re
     let found = Root::find(&root);
     let found = found.with_context(|| format!("{} {}", said.place(), root.display()))?;
     Ok(Some(found))
+}
+
+/// The sites of the file. `root` is where a root outside of them was set.
+pub(super) fn sites(
+    said: &Said<'_, Option<Vec<Spanned<SiteArgs>>>>,
+    root: Option<String>,
+    settling: &Settling<'_>,
+) -> Result<Sites> {
+    let Some(args) = said.in_file() else {
+        return Ok(Sites::default());
+    };
+    if let Some(root) = root {
+        bail!(
+            "{root}: found a root beside {}, expected it in the [[site]] that it is for",
+            said.place()
+        );
+    }
+    settling.settle(args)
 }
 
 /// The types of the file and of the flags. A flag overrules the file.
@@ -279,7 +301,7 @@ mod tests {
     fn an_empty_listen_list_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let flags = with_file(&folder, "\nlisten = []");
-        assert_refused(&flags, &["srv.toml:2: listen: the list is empty"]);
+        assert_refused(&flags, &["srv.toml:2:1: listen: the list is empty"]);
     }
 
     #[test]
@@ -364,7 +386,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut flags = with_file(&folder, "workers = 2\npolicy = \"least\"");
         flags.accept = Some(AcceptMode::Shared);
-        assert_refused(&flags, &["srv.toml:2: policy least chooses between"]);
+        assert_refused(&flags, &["srv.toml:2:1: policy least chooses between"]);
     }
 
     #[test]
@@ -402,7 +424,7 @@ mod tests {
         );
         assert_refused(
             &with_file(&folder, "\nroot = \"no\""),
-            &["srv.toml:2: root", "No such"],
+            &["srv.toml:2:1: root", "No such"],
         );
     }
 
@@ -414,7 +436,7 @@ mod tests {
         let settings = settings(&flags).unwrap();
         std::fs::remove_file(flags.config.unwrap()).unwrap();
         let place = settings.place("fast-open");
-        assert!(place.ends_with("srv.toml:3: fast-open"), "{place}");
+        assert!(place.ends_with("srv.toml:3:1: fast-open"), "{place}");
         assert_eq!(settings.place("grace"), "--grace", "the flag wins");
         assert_eq!(settings.place("backlog"), "--backlog", "nothing says it");
     }

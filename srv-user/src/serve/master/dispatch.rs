@@ -78,7 +78,10 @@ impl Dispatch {
     }
 
     fn send_with(&self, message: &ToWorker, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let packet = serde_json::to_vec(message)?;
+        let (packet, file) = message.packet()?;
+        // A message with descriptors of its own is short.
+        let sealed = file.as_ref().map(|file| [file.as_fd()]);
+        let fds = sealed.as_ref().map_or(fds, |sealed| &sealed[..]);
         packets::send_with_fds(&self.channel, &packet, fds)
     }
 

@@ -57,7 +57,7 @@ impl Master {
         // If the machine stood still, one tick is late, and the missed ones do not follow.
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut watchdog = systemd::alive_every().map(tokio::time::interval);
-        self.watch_root();
+        self.watch_roots();
         for slot in self.staff.own_slots() {
             self.spawn(slot)?;
         }

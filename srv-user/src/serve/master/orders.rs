@@ -114,8 +114,8 @@ fn orders_for(worker: &Worker, all: &Orders) -> Orders {
     let now = &worker.dispatch.orders().serving;
     Orders {
         task: worker.task,
-        // Another root is for another worker to serve, with all settings that came with it.
-        serving: match now.root == all.serving.root {
+        // Other roots are for another worker to serve, with all settings that came with them.
+        serving: match now.has_roots_of(&all.serving) {
             true => all.serving.clone(),
             false => now.clone(),
         },

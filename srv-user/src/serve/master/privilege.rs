@@ -35,7 +35,7 @@ pub(super) fn workers_user(settings: &Settings) -> anyhow::Result<Option<User>> 
     }
 }
 
-/// Makes sure that workers which run as `user` can serve the root.
+/// Makes sure that workers which run as `user` can serve the roots.
 ///
 /// # Errors
 /// If they cannot. The message says where the root was set.
@@ -48,7 +48,7 @@ pub(super) fn ensure_root_is_served(settings: &Settings, user: Option<User>) -> 
     outcome
         .map_err(|refusal| anyhow!(refusal))
         .with_context(|| {
-            let place = settings.place("root");
+            let place = settings.place(settings.serving.key_of_roots());
             format!(
                 "{place}: workers run as user {} of group {}: give that user access to the folder, \
                  or pass another --user",
@@ -95,9 +95,10 @@ pub(super) fn drop_the_rest(
         srv_steer::drop_syns(&socket)
     });
     let config = flags.config.as_deref();
-    let root = settings.serving.root.as_ref();
+    let roots = settings.serving.roots();
     deeds.reads_private_files = !with_only(kept, || {
-        root.map_or(Ok(()), |root| std::fs::read_dir(&root.asked).map(drop))?;
+        let mut roots = roots.iter();
+        roots.try_for_each(|root| std::fs::read_dir(&root.asked).map(drop))?;
         config.map_or(Ok(()), |config| File::open(config).map(drop))?;
         File::open(binary).map(drop)
     });

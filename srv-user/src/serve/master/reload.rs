@@ -48,8 +48,8 @@ impl Master {
         self.apply_settings();
         self.change_policy(policy)?;
         self.stalls.apply(&self.settings);
-        if self.settings.serving.root != old.serving.root {
-            self.watch_root();
+        if !self.settings.serving.has_roots_of(&old.serving) {
+            self.watch_roots();
             self.replace_workers();
         }
         self.adjust_staff(slots_before.end);

@@ -1,8 +1,10 @@
-//! Following the root's name to the folder that it means now. Workers serve the folder that they
+//! Following the name of each root to the folder that it means now. Workers serve the folder that they
 //! opened, whatever its name means later, so another folder needs other workers
 //! ([`super::replacement`]).
 
+use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -15,31 +17,33 @@ use crate::serve::config::Root;
 /// How often the name is looked up.
 const LOOK_UP_EVERY: Duration = Duration::from_secs(1);
 
-/// A thread that looks up the root's name: the file system may not answer, and the master must not
+/// A thread that looks up the roots' names: the file system may not answer, and the master must not
 /// wait for it. The thread ends when this is dropped.
 pub(super) struct RootWatch {
     look_up: Sender<()>,
-    /// Why the newest folder is not served, as it was logged.
-    refused: Option<String>,
+    /// By name: why the newest folder is not served, as it was logged.
+    refused: BTreeMap<PathBuf, String>,
 }
 
 impl RootWatch {
     fn start(
-        root: Root,
+        roots: Vec<Root>,
         ensure_served: impl Fn(&Root) -> anyhow::Result<()> + Send + 'static,
         events: UnboundedSender<Event>,
     ) -> io::Result<Self> {
         let (look_up, asked) = channel();
         let watch = move || {
             while asked.recv_timeout(LOOK_UP_EVERY) != Err(RecvTimeoutError::Disconnected) {
-                // If the name means nothing for the moment, a deployment is under way.
-                if matches!(root.is_still_there(), Ok(false))
-                    && let Ok(now) = Root::find(&root.asked)
-                {
-                    let why_not = ensure_served(&now).err();
-                    let why_not = why_not.map(|error| format!("{error:#}"));
-                    if events.send(Event::RootMoved(now, why_not)).is_err() {
-                        return;
+                for root in &roots {
+                    // If the name means nothing for the moment, a deployment is under way.
+                    if matches!(root.is_still_there(), Ok(false))
+                        && let Ok(now) = Root::find(&root.asked)
+                    {
+                        let why_not = ensure_served(&now).err();
+                        let why_not = why_not.map(|error| format!("{error:#}"));
+                        if events.send(Event::RootMoved(now, why_not)).is_err() {
+                            return;
+                        }
                     }
                 }
             }
@@ -49,25 +53,27 @@ impl RootWatch {
             .spawn(watch)?;
         Ok(Self {
             look_up,
-            refused: None,
+            refused: BTreeMap::new(),
         })
     }
 }
 
 impl Master {
-    /// Watches the root that is served now, and no other any more.
-    pub(super) fn watch_root(&mut self) {
+    /// Watches the roots that are served now, and no others any more.
+    pub(super) fn watch_roots(&mut self) {
         self.root_watch = None;
-        let Some(root) = self.settings.serving.root.clone() else {
+        let roots = self.settings.serving.roots();
+        let roots: Vec<Root> = roots.into_iter().cloned().collect();
+        if roots.is_empty() {
             return;
-        };
+        }
         let (settings, user) = (self.settings.clone(), self.launch.user);
         let ensure_served = move |root: &Root| {
             let mut next = settings.clone();
-            next.serving.root = Some(root.clone());
+            next.serving.move_root(root);
             privilege::ensure_root_is_served(&next, user)
         };
-        match RootWatch::start(root, ensure_served, self.events.clone()) {
+        match RootWatch::start(roots, ensure_served, self.events.clone()) {
             Ok(watch) => self.root_watch = Some(watch),
             Err(error) => tracing::error!(
                 "watch the root: start a thread: {error}; if another folder takes the root's name, \
@@ -76,7 +82,7 @@ impl Master {
         }
     }
 
-    /// Has the root's name looked up without waiting for the next tick. A worker that finds
+    /// Has the roots' names looked up without waiting for the next tick. A worker that finds
     /// another folder there than it was told of ends.
     pub(super) fn check_root_now(&self) {
         if let Some(watch) = &self.root_watch {
@@ -89,12 +95,7 @@ impl Master {
     /// why they cannot. The watch reports it again and again until they do.
     pub(super) fn root_moved(&mut self, now: Root, why_not: Option<String>) {
         let is_elsewhere = |root: &Root| root.asked == now.asked && *root != now;
-        let is_new = self
-            .settings
-            .serving
-            .root
-            .as_ref()
-            .is_some_and(is_elsewhere);
+        let is_new = self.settings.serving.roots().into_iter().any(is_elsewhere);
         if !is_new || self.is_changing_hands() || self.phase.is_stopping() {
             return;
         }
@@ -106,8 +107,8 @@ impl Master {
             now.asked.display(),
             now.path.display()
         );
-        self.settings.serving.root = Some(now);
-        self.watch_root();
+        self.settings.serving.move_root(&now);
+        self.watch_roots();
         self.replace_workers();
     }
 
@@ -115,12 +116,12 @@ impl Master {
         let Some(watch) = &mut self.root_watch else {
             return;
         };
-        if watch.refused.as_ref() != Some(&why) {
+        if watch.refused.get(&now.asked) != Some(&why) {
             tracing::error!(
                 "root {} is another folder now: {why}; the old folder is still served",
                 now.asked.display()
             );
-            watch.refused = Some(why);
+            watch.refused.insert(now.asked.clone(), why);
         }
     }
 }

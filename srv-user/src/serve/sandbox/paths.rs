@@ -1,5 +1,5 @@
 //! Landlock: which files a process may reach, by path. `openat2` keeps requests
-//! beneath the root. If an attacker controls a worker, Landlock keeps it there, too.
+//! beneath the roots. If an attacker controls a worker, Landlock keeps it there, too.
 
 use std::os::fd::BorrowedFd;
 
@@ -11,21 +11,21 @@ use landlock::{
 /// The newest ABI that this crate knows. If the kernel has an older one, srv asks for less.
 const NEWEST: ABI = ABI::V6;
 
-/// From now on this thread reads beneath `root`, and opens, changes and runs no
+/// From now on this thread reads beneath `roots`, and opens, changes and runs no
 /// other file. It binds and connects no TCP socket, and sends no signal to a process
 /// outside of this restriction. Returns the ABI by which the kernel enforces this (1:
 /// files only, 4: TCP, 6: signals), or 0 if the kernel has no Landlock.
 ///
 /// # Errors
 /// What the kernel says, other than that it has no Landlock.
-pub fn read_beneath(root: Option<BorrowedFd<'_>>) -> Result<u32, RulesetError> {
+pub fn read_beneath(roots: &[BorrowedFd<'_>]) -> Result<u32, RulesetError> {
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?
         .handle_access(AccessNet::from_all(NEWEST))?
         .scope(Scope::from_all(NEWEST))?
         .create()?;
-    if let Some(root) = root {
+    for root in roots {
         let read = AccessFs::ReadFile | AccessFs::ReadDir;
         rules = rules.add_rule(PathBeneath::new(root, read))?;
     }
@@ -36,7 +36,7 @@ pub fn read_beneath(root: Option<BorrowedFd<'_>>) -> Result<u32, RulesetError> {
 /// The ABI that this kernel has, or 0 if it has no Landlock. A thread restricts itself
 /// to find out, and ends.
 pub fn abi() -> u32 {
-    let restricted = std::thread::spawn(|| read_beneath(None));
+    let restricted = std::thread::spawn(|| read_beneath(&[]));
     restricted.join().ok().and_then(Result::ok).unwrap_or(0)
 }
 
@@ -76,7 +76,7 @@ mod tests {
         std::os::unix::fs::symlink(&outside, root.join("link")).unwrap();
         let confined = std::thread::spawn(move || {
             let opened = File::open(&root).unwrap();
-            read_beneath(Some(opened.as_fd())).unwrap();
+            read_beneath(&[opened.as_fd()]).unwrap();
             assert_eq!(fs::read(root.join("file")).unwrap(), b"inside");
             let denied = [
                 fs::read(&outside).map(drop),

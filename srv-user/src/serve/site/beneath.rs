@@ -9,7 +9,6 @@
 //! folder that the walk came from, so the walk cannot leave the folder where it began.
 
 use std::ffi::OsStr;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -68,18 +67,6 @@ impl Beneath {
             names,
             opener,
         }
-    }
-
-    /// Duplicates the descriptor of the same folder.
-    ///
-    /// # Errors
-    /// The process is out of file descriptors.
-    pub(super) fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self {
-            folder: self.folder.try_clone()?,
-            names: self.names.clone(),
-            opener: self.opener,
-        })
     }
 
     /// Opens for reading what `name`, relative to the folder, leads to. It may wait for the disk,

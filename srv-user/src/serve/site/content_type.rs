@@ -7,6 +7,7 @@ use std::path::Path;
 use http::HeaderValue;
 
 use crate::serve::config::Types;
+use crate::serve::config::sites::Charset;
 
 /// The media types that browsers expect where `mime_guess` has an older or rarer one.
 const BROWSERS: [(&str, &str); 11] = [
@@ -35,12 +36,14 @@ pub struct MediaType {
     pub encoding: Option<HeaderValue>,
     /// Whether it is a text that does not say itself which charset it has.
     is_open_text: bool,
+    /// The charset of such a text.
+    charset: Charset,
 }
 
 impl MediaType {
     /// Judges a file name by its extension alone: first by `types`, then by what browsers expect,
     /// then by what is registered. An unknown extension means `application/octet-stream`.
-    pub fn of(name: &[u8], types: &Types) -> Self {
+    pub fn of(name: &[u8], types: &Types, charset: &Charset) -> Self {
         let extension = Path::new(OsStr::from_bytes(name)).extension();
         let extension = extension.and_then(OsStr::to_str).unwrap_or_default();
         let extension = extension.to_ascii_lowercase();
@@ -51,6 +54,7 @@ impl MediaType {
                 name: configured.clone(),
                 encoding,
                 is_open_text: false,
+                charset: Charset::Off,
             };
         }
         let wanted = BROWSERS.iter().find(|(known, _)| *known == extension);
@@ -66,12 +70,13 @@ impl MediaType {
             name: name.to_owned(),
             encoding,
             is_open_text: name.starts_with("text/") && !is_xml,
+            charset: charset.clone(),
         }
     }
 
     /// Whether [`of_content`](Self::of_content) looks at the content.
     pub fn is_open_text(&self) -> bool {
-        self.is_open_text
+        self.is_open_text && self.charset == Charset::Found
     }
 
     /// The `Content-Type` of a file with this whole content. If a text is UTF-8, the header says so.
@@ -93,6 +98,11 @@ impl MediaType {
     }
 
     fn with_charset(&self, is_utf8: bool) -> HeaderValue {
+        let is_utf8 = is_utf8 && self.charset == Charset::Found;
+        if let (true, Charset::Named(charset)) = (self.is_open_text, &self.charset) {
+            let value = HeaderValue::try_from(format!("{}; charset={charset}", self.name));
+            return value.expect("media types and charsets are visible ASCII");
+        }
         let value = match (is_utf8, self.name.as_str()) {
             (true, "text/html") => return HTML,
             (true, name) => HeaderValue::try_from(format!("{name}; charset=utf-8")),
@@ -112,7 +122,7 @@ mod tests {
     use super::*;
 
     fn of(name: &str) -> MediaType {
-        MediaType::of(name.as_bytes(), &Types::new())
+        MediaType::of(name.as_bytes(), &Types::new(), &Charset::Found)
     }
 
     #[test]
@@ -173,9 +183,9 @@ mod tests {
         let types = [("txt", "text/plain; charset=iso-8859-1"), ("svgz", "a/b")];
         let types = types.map(|(extension, name)| (extension.to_owned(), name.to_owned()));
         let types = Types::from(types);
-        let text = MediaType::of(b"notes.TXT", &types);
+        let text = MediaType::of(b"notes.TXT", &types, &Charset::Found);
         assert_eq!(text.of_content(b"x"), "text/plain; charset=iso-8859-1");
-        let picture = MediaType::of(b"logo.svgz", &types);
+        let picture = MediaType::of(b"logo.svgz", &types, &Charset::Found);
         assert_eq!(picture.of_content(b"x"), "a/b");
         assert_eq!(
             picture.encoding.unwrap(),
@@ -186,7 +196,7 @@ mod tests {
 
     #[test]
     fn names_need_not_be_text() {
-        let picture = MediaType::of(b"\xff\xfe.png", &Types::new());
+        let picture = MediaType::of(b"\xff\xfe.png", &Types::new(), &Charset::Found);
         assert_eq!(picture.of_content(b""), "image/png");
     }
 }

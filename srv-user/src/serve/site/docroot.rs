@@ -29,7 +29,7 @@ const COARSE: Duration = Duration::from_secs(2);
 /// A folder that is kept open. It stays the same folder if it is renamed, or if another folder gets
 /// its name.
 #[derive(Debug)]
-pub(super) struct DocRoot {
+pub(in crate::serve) struct DocRoot {
     beneath: Beneath,
 }
 
@@ -55,7 +55,7 @@ pub(super) enum Refusal {
 
 impl DocRoot {
     /// Opens the folder and makes sure that lookups in it work.
-    pub(super) fn new(root: &Root) -> anyhow::Result<Self> {
+    pub(in crate::serve) fn new(root: &Root) -> anyhow::Result<Self> {
         Self::with(root, Opener::here())
     }
 
@@ -77,15 +77,6 @@ impl DocRoot {
         beneath.open(b".").with_context(|| {
             format!("look up files in root {name} (this user must be able to read and enter it)")
         })?;
-        Ok(Self { beneath })
-    }
-
-    /// Duplicates the descriptor of the same folder.
-    ///
-    /// # Errors
-    /// If the process is out of file descriptors.
-    pub(super) fn try_clone(&self) -> io::Result<Self> {
-        let beneath = self.beneath.try_clone()?;
         Ok(Self { beneath })
     }
 

@@ -1,4 +1,4 @@
-//! Small files in memory, by request path. Their total size is bounded, and the cache removes the
+//! Small files in memory, by request path; if there are several sites, by site and path. Their total size is bounded, and the cache removes the
 //! least recently used first. It accesses no file itself: its caller says which version a file has
 //! now.
 
@@ -22,7 +22,7 @@ const ENTRY_BYTES: usize = 1024;
 
 /// Files by request path.
 #[derive(Debug)]
-pub(super) struct FileCache {
+pub(in crate::serve) struct FileCache {
     entries: LruCache<Box<str>, Entry>,
     used_bytes: usize,
 }
@@ -37,15 +37,16 @@ struct Entry {
     checked: Duration,
 }
 
-impl FileCache {
-    /// An empty cache.
-    pub(super) fn new() -> Self {
+impl Default for FileCache {
+    fn default() -> Self {
         Self {
             entries: LruCache::unbounded(),
             used_bytes: 0,
         }
     }
+}
 
+impl FileCache {
     /// The file at `path`, if srv checked its version less than [`FRESH_FOR`] before `now`.
     pub(super) fn fresh(&mut self, path: &str, now: Duration) -> Option<&Representation> {
         let entry = self.entries.get(path)?;
@@ -145,7 +146,7 @@ mod tests {
 
     #[test]
     fn entries_are_fresh_for_a_second() {
-        let mut cache = FileCache::new();
+        let mut cache = FileCache::default();
         let stamp = stamp(1);
         insert(&mut cache, "/f", stamp, true);
         assert!(cache.fresh("/f", Duration::from_millis(999)).is_some());
@@ -157,7 +158,7 @@ mod tests {
 
     #[test]
     fn other_versions_and_unsettled_ones_are_not_renewed() {
-        let mut cache = FileCache::new();
+        let mut cache = FileCache::default();
         let [first, second] = [stamp(1), stamp(2)];
         insert(&mut cache, "/f", first, true);
         assert!(cache.renewed("/f", &second, FRESH_FOR).is_none());
@@ -168,7 +169,7 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_the_least_used_goes_first() {
         for size_bytes in [0, LARGEST_FILE_BYTES] {
-            let mut cache = FileCache::new();
+            let mut cache = FileCache::default();
             let stamp = stamp(size_bytes);
             insert(&mut cache, "/often", stamp, true);
             for n in 0..20_000 {
@@ -185,7 +186,7 @@ mod tests {
 
     #[test]
     fn replacing_and_removing_give_room_back() {
-        let mut cache = FileCache::new();
+        let mut cache = FileCache::default();
         insert(&mut cache, "/f", stamp(100), true);
         insert(&mut cache, "/f", stamp(200), true);
         assert_eq!(cache.used_bytes, ENTRY_BYTES + 2 + 200);

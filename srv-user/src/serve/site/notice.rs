@@ -6,9 +6,10 @@ use http::{HeaderValue, Response, StatusCode};
 
 use crate::serve::site::body::Body;
 use crate::serve::site::content_type;
+use crate::serve::site::request_path::BadPath;
 
 /// An answer of one line of text, with its length.
-pub(super) fn notice(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+pub(in crate::serve) fn notice(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
     let text = text.into();
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
@@ -45,4 +46,31 @@ pub(super) fn moved(location: HeaderValue) -> Response<Body> {
     );
     response.headers_mut().insert(LOCATION, location);
     response
+}
+
+/// The answer 404.
+pub(super) fn not_found() -> Response<Body> {
+    notice(
+        StatusCode::NOT_FOUND,
+        "404 Not Found: there is no such file here.\n",
+    )
+}
+
+/// The answer 503: the system could not answer.
+pub(super) fn failed() -> Response<Body> {
+    notice(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "503 Service Unavailable: the server could not open this file just now.\n",
+    )
+}
+
+/// The answer to a path that names nothing.
+pub(super) fn refused_path(bad: BadPath) -> Response<Body> {
+    match bad {
+        BadPath::Nowhere => not_found(),
+        BadPath::Malformed => notice(
+            StatusCode::BAD_REQUEST,
+            "400 Bad Request: the path is not well formed.\n",
+        ),
+    }
 }

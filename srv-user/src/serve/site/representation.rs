@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap,
-    LAST_MODIFIED, RANGE,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    ETAG, HeaderMap, LAST_MODIFIED, RANGE, VARY,
 };
 use http::request::Parts;
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use crate::serve::site::body::Body;
 use crate::serve::site::byte_range::ByteRange;
@@ -67,6 +67,28 @@ impl Representation {
         self
     }
 
+    /// Adds or replaces a header of the full response, if there is a value.
+    pub(super) fn with(mut self, name: HeaderName, value: Option<HeaderValue>) -> Self {
+        if let Some(value) = value {
+            self.headers.insert(name, value);
+        }
+        self
+    }
+
+    /// A header of the full response.
+    pub(super) fn header(&self, name: &HeaderName) -> Option<HeaderValue> {
+        self.headers.get(name).cloned()
+    }
+
+    /// The whole as the text of an error. The validators are the file's, not the error's.
+    pub(super) fn whole_as(&self, status: StatusCode) -> Response<Body> {
+        let mut response = self.respond(status, self.content.whole());
+        for name in [ETAG, LAST_MODIFIED, ACCEPT_RANGES, CACHE_CONTROL] {
+            response.headers_mut().remove(name);
+        }
+        response
+    }
+
     /// Answers a GET. It also answers a HEAD; the caller then drops the body.
     pub(super) fn answer(&self, request: &Parts) -> Response<Body> {
         match conditional::evaluate(&request.headers, &self.validators) {
@@ -118,7 +140,7 @@ impl Representation {
     fn not_modified(&self) -> Response<Body> {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
-        for name in [ETAG, LAST_MODIFIED] {
+        for name in [ETAG, LAST_MODIFIED, CACHE_CONTROL, VARY] {
             if let Some(value) = self.headers.get(&name) {
                 response.headers_mut().insert(name, value.clone());
             }

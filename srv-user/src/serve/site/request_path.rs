@@ -1,6 +1,8 @@
 //! Converts the path of a request to the name of a file below the root, and back. These functions
 //! are pure and access no file system. `docroot` judges what a name may lead to (symbolic links).
 
+use std::borrow::Cow;
+
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 
 /// The characters that browsers escape in a path, and the escape character itself.
@@ -19,8 +21,8 @@ const ESCAPED: &AsciiSet = &CONTROLS
     .add(b'}');
 
 /// A decoded request path: relative, without `.`, `..`, NUL or empty segments.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct RequestPath {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::serve) struct RequestPath {
     /// The segments, joined by `/`. This is empty for the root itself.
     relative: Vec<u8>,
     /// Whether the path means a folder: it ends in a slash, or is the root.
@@ -29,7 +31,7 @@ pub(super) struct RequestPath {
 
 /// Why a request path names nothing.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum BadPath {
+pub(in crate::serve) enum BadPath {
     /// It is not a path: it has no leading slash, an incomplete escape, or a NUL.
     Malformed,
     /// It leads above the root, or has a segment that cannot be a file's name, because it contains
@@ -40,7 +42,7 @@ pub(super) enum BadPath {
 impl RequestPath {
     /// Decodes a raw request path once (`%252e` is the three characters `%2e`). It resolves dot
     /// segments (RFC 3986, 5.2.4), escaped or not. If one leads above the root, it refuses the path.
-    pub(super) fn decode(raw: &str) -> Result<Self, BadPath> {
+    pub(in crate::serve) fn decode(raw: &str) -> Result<Self, BadPath> {
         let inner = raw.strip_prefix('/').ok_or(BadPath::Malformed)?;
         if !raw.split('%').skip(1).all(starts_with_two_hex_digits) {
             return Err(BadPath::Malformed);
@@ -85,6 +87,56 @@ impl RequestPath {
         name
     }
 
+    /// A path of the configuration, which is decoded.
+    pub(super) fn of_site(path: &str) -> Self {
+        let relative = path.trim_matches('/').as_bytes().to_vec();
+        Self {
+            folder: path.ends_with('/'),
+            relative,
+        }
+    }
+
+    /// This path between two texts. If the second ends in a slash, that is a folder.
+    pub(super) fn between(&self, before: &str, after: &str) -> Self {
+        let before = before.trim_start_matches('/').as_bytes();
+        let slash: &[u8] = match before.is_empty() || self.relative.is_empty() {
+            true => b"",
+            false => b"/",
+        };
+        let name = after.trim_end_matches('/').as_bytes();
+        let relative = [before, slash, &self.relative, name].concat();
+        Self {
+            folder: relative.is_empty()
+                || after.ends_with('/')
+                || (after.is_empty() && self.folder),
+            relative,
+        }
+    }
+
+    /// What comes after a prefix of this path.
+    pub(in crate::serve) fn after(&self, prefix: &str) -> Self {
+        let prefix = prefix.trim_matches('/').as_bytes();
+        let rest = self.relative.strip_prefix(prefix).unwrap_or(&self.relative);
+        let relative = rest.strip_prefix(b"/").unwrap_or(rest).to_vec();
+        Self {
+            folder: self.folder || relative.is_empty(),
+            relative,
+        }
+    }
+
+    /// The name, relative to the root.
+    pub(super) fn relative(&self) -> &[u8] {
+        &self.relative
+    }
+
+    /// The name of a file in this folder, relative to the root.
+    pub(super) fn beneath(&self, file: &str) -> Vec<u8> {
+        match self.relative.is_empty() {
+            true => file.as_bytes().to_vec(),
+            false => [&self.relative, &b"/"[..], file.as_bytes()].concat(),
+        }
+    }
+
     /// Whether a segment begins with a dot, as names of private files do. The exception is
     /// `.well-known` (RFC 8615) at the root.
     pub(super) fn is_hidden(&self) -> bool {
@@ -114,7 +166,8 @@ impl RequestPath {
         self.escaped() == raw
     }
 
-    fn escaped(&self) -> String {
+    /// The spelling that browsers use.
+    pub(in crate::serve) fn escaped(&self) -> String {
         let mut text = String::with_capacity(self.relative.len() + 2);
         text.push('/');
         text.extend(percent_encode(&self.relative, ESCAPED));
@@ -123,6 +176,27 @@ impl RequestPath {
         }
         text
     }
+}
+
+/// The path as routes are compared with: decoded, without empty and dot segments, with a slash at its
+/// end if it means a folder. Most paths are spelled like that and are not copied.
+///
+/// # Errors
+/// The path names nothing.
+pub(in crate::serve) fn decoded(raw: &str) -> Result<Cow<'_, [u8]>, BadPath> {
+    let is_plain =
+        raw.starts_with('/') && !raw.contains('%') && !raw.contains("//") && !raw.contains("/.");
+    if is_plain {
+        return Ok(Cow::Borrowed(raw.as_bytes()));
+    }
+    let path = RequestPath::decode(raw)?;
+    let mut decoded = Vec::with_capacity(path.relative.len() + 2);
+    decoded.push(b'/');
+    decoded.extend_from_slice(&path.relative);
+    if path.folder && !path.relative.is_empty() {
+        decoded.push(b'/');
+    }
+    Ok(Cow::Owned(decoded))
 }
 
 fn starts_with_two_hex_digits(after_percent: &str) -> bool {
@@ -160,6 +234,27 @@ mod tests {
         assert_eq!(name("/a%20b/%C3%A9"), "a b/é");
         assert_eq!(name("/..a/b../..."), "..a/b../...");
         assert_eq!(name("/a%5c..%5cb"), "a\\..\\b");
+    }
+
+    #[test]
+    fn routes_see_one_spelling_of_each_path() {
+        for (raw, path) in [
+            ("/", "/"),
+            ("/a", "/a"),
+            ("/a/", "/a/"),
+            ("//a///b", "/a/b"),
+            ("/%61dmin/", "/admin/"),
+            ("/x/../a", "/a"),
+            ("/x/..", "/"),
+            ("/a/.", "/a/"),
+            ("/a/b/..", "/a/"),
+            ("/.well-known/x", "/.well-known/x"),
+        ] {
+            assert_eq!(decoded(raw).unwrap(), path.as_bytes(), "{raw}");
+        }
+        for bad in ["", "*", "a", "/../a", "/%2e%2e/", "/%", "/a%00", "/a%2fb"] {
+            assert!(decoded(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

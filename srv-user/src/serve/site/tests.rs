@@ -6,10 +6,12 @@ mod types;
 use super::*;
 
 use std::cell::Cell;
+use std::fs::File;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
 
 use http::Request;
 use http::header::{
@@ -59,7 +61,7 @@ impl Fixture {
         std::fs::write(root.join("digits.txt"), "0123456789").unwrap();
         let mut site = site(Some(&root), false, None);
         let docroot = DocRoot::with(&Root::find(&root).unwrap(), opener).unwrap();
-        site.pages = Pages::Folder(docroot, RefCell::new(FileCache::new()));
+        site.pages = Pages::Folder(Rc::new(docroot), Rc::default());
         Self { outer, site }
     }
 

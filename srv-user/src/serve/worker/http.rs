@@ -1,5 +1,5 @@
 //! The service that hyper calls for each request of a connection. It decides which requests to
-//! refuse, and lets [`Site`] answer the rest. This module knows no sockets.
+//! refuse, and lets [`Router`] answer the rest. This module knows no sockets.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -17,7 +17,8 @@ use hyper::service::Service;
 use srv_common::Refusal;
 
 use crate::serve::config::Limits;
-use crate::serve::site::{Body, Site};
+use crate::serve::router::Router;
+use crate::serve::site::Body;
 use srv_steer::Load;
 
 mod host;
@@ -25,7 +26,7 @@ mod host;
 /// What all requests of a worker share.
 pub struct Http {
     /// What answers the requests.
-    pub site: Site,
+    pub router: Router,
     /// The limits for clients.
     pub limits: Limits,
     /// Where the worker's load is published.
@@ -73,7 +74,7 @@ impl Handler {
     fn refuse(&self, refusal: Refusal, status: StatusCode, why: &'static str) -> Response<Body> {
         self.http.published.refused(refusal);
         self.exchange.refused.set(true);
-        let mut response = self.http.site.refuse(status, why);
+        let mut response = self.http.router.refuse(status, why);
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -101,7 +102,7 @@ impl Service<Request<Incoming>> for Handler {
             let why = "the only transfer coding that this server knows is one chunked\n";
             self.refuse(Refusal::Malformed, StatusCode::NOT_IMPLEMENTED, why)
         } else if body.is_end_stream() {
-            self.http.site.respond(&head)
+            self.http.router.respond(&head)
         } else if body.size_hint().lower() > self.http.limits.body_bytes {
             self.too_large()
         } else {
@@ -190,7 +191,7 @@ impl Receiving {
                 return Poll::Ready(self.handler.too_large());
             }
         }
-        Poll::Ready(http.site.respond(&self.head))
+        Poll::Ready(http.router.respond(&self.head))
     }
 }
 

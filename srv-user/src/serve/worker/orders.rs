@@ -40,6 +40,7 @@ impl Worker {
         match message {
             ToWorker::Start(_) => bail!("handle a message: the master sent a second Start"),
             ToWorker::Probe => {}
+            ToWorker::Sealed => bail!("handle a message: a sealed file has another in it"),
             ToWorker::Listeners { slot, first_group } => {
                 self.ring.add(slot, first_group as usize, fds);
             }
@@ -128,17 +129,17 @@ impl Worker {
             .map_or(Ok(()), |channel| channel.send(message))
     }
 
-    /// Uses new settings from the next request on, also on connections that are open. The root
-    /// stays the same.
+    /// Uses new settings from the next request on, also on connections that are open. The roots
+    /// stay the same.
     fn take_over_settings(&mut self, serving: Serving) -> anyhow::Result<()> {
         let start = Start {
             serving,
             ..self.start.clone()
         };
-        let site = &self.driver.http().site;
-        let site = site.again(&start.serving, named(&start))?;
+        let router = &self.driver.http().router;
+        let router = router.again(&start.serving, named(&start))?;
         let files = self.driver.http().files.clone();
-        self.driver = driver(site, &start, self.driver.http().published.clone(), files);
+        self.driver = driver(router, &start, self.driver.http().published.clone(), files);
         self.room = room(&start).unwrap_or(self.room);
         self.start = start;
         Ok(())

@@ -106,7 +106,7 @@ fn dotfiles_are_hidden_unless_asked_for() {
         assert_eq!(fixture.get(target).status, 404, "{target}");
     }
     assert_eq!(fixture.get("/.well-known/security.txt").body, b"contact");
-    fixture.site.rules.dotfiles = true;
+    fixture.site.files.dotfiles = true;
     assert_eq!(fixture.get("/.git/config").body, b"git");
     assert_eq!(fixture.get("/.git").status, 301);
     assert_eq!(fixture.get("/folder/.env").body, b"env");

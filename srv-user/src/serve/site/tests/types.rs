@@ -45,7 +45,7 @@ fn a_compressed_picture_says_so() {
 #[test]
 fn types_can_be_said() {
     let mut fixture = Fixture::new();
-    fixture.site.rules.types.insert("txt".into(), "a/b".into());
+    fixture.site.files.types.insert("txt".into(), "a/b".into());
     assert_eq!(fixture.get("/digits.txt").header(CONTENT_TYPE), "a/b");
 }
 

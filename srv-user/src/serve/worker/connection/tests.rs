@@ -16,7 +16,7 @@ use super::*;
 use crate::measure::load::response;
 use crate::mutation::{config, mutated};
 use crate::serve::config::{Limits, Serving};
-use crate::serve::site::Site;
+use crate::serve::router::Router;
 use srv_steer::{Load, SharedMemory};
 
 /// Well-formed requests, and how each is answered.
@@ -91,7 +91,7 @@ fn driver() -> Driver {
         ..Serving::default()
     };
     Driver::new(Rc::new(Http {
-        site: Site::new(&serving, None).unwrap(),
+        router: Router::new(&serving, None).unwrap(),
         limits: Limits::default(),
         published: Rc::new(Load::attach(0, [memory]).unwrap()),
         files: Rc::default(),

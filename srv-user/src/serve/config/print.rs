@@ -1,0 +1,170 @@
+//! The settings as a TOML file that means the same, for `srv serve --print-config`. Defaults are
+//! written out, and paths are absolute.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use toml::Table;
+
+use super::sites::print::site;
+use super::tables::{path, put, put_some, text, types};
+use super::{Limits, Settings};
+
+impl Settings {
+    /// A file that means these settings. It leaves out what only a flag says (`--join`).
+    ///
+    /// # Errors
+    /// A path is not UTF-8, which TOML cannot express.
+    pub fn to_toml(&self) -> Result<String> {
+        let serving = &self.serving;
+        let mut file = Table::new();
+        let listen = self.listen.iter().map(text);
+        put(&mut file, "listen", listen.collect::<Vec<_>>());
+        put(&mut file, "workers", i64::from(self.workers));
+        // With --join, the policy is the other server's.
+        put_some(
+            &mut file,
+            "policy",
+            (!self.join).then(|| self.policy.name()),
+        );
+        put(&mut file, "accept", serving.accept.name());
+        let root = serving.root.as_ref().map(|root| path(&root.asked));
+        put_some(&mut file, "root", root.transpose()?);
+        put(&mut file, "dotfiles", serving.dotfiles);
+        put(&mut file, "types", types(&serving.types));
+        let sites = serving.sites.list().iter().map(site);
+        let sites = sites.collect::<Result<Vec<_>>>()?;
+        put_some(
+            &mut file,
+            "site",
+            Some(sites).filter(|sites| !sites.is_empty()),
+        );
+        let user = self.user.map(|user| format!("{}:{}", user.uid, user.gid));
+        put_some(&mut file, "user", user);
+        put(&mut file, "synthetic", serving.synthetic);
+        put(&mut file, "worker-header", serving.worker_header);
+        let control = self.control.as_deref().map(path);
+        put_some(&mut file, "control", control.transpose()?);
+        put(&mut file, "backlog", i64::from(self.backlog));
+        put(&mut file, "fast-open", i64::from(self.fast_open));
+        put(&mut file, "v6-only", self.v6_only);
+        put(&mut file, "no-bpf", !self.bpf);
+        put(&mut file, "grace", period(self.grace));
+        put(&mut file, "upgrade-within", period(self.upgrade_within));
+        put(&mut file, "hang-after", period(self.hang_after));
+        put(&mut file, "hang-kill", period(self.hang_kill));
+        put(
+            &mut file,
+            "log",
+            if self.log_json { "json" } else { "text" },
+        );
+        put(&mut file, "limits", limits(&serving.limits));
+        toml::to_string(&file).context("write the settings as TOML")
+    }
+}
+
+fn limits(limits: &Limits) -> Table {
+    let mut table = Table::new();
+    put(&mut table, "header-bytes", text(limits.header_bytes));
+    put(&mut table, "body-bytes", text(limits.body_bytes));
+    put(&mut table, "connections", i64::from(limits.connections));
+    put(&mut table, "header-timeout", period(limits.header_timeout));
+    put(&mut table, "read-timeout", period(limits.read_timeout));
+    put(&mut table, "idle-timeout", period(limits.idle_timeout));
+    put(&mut table, "write-timeout", period(limits.write_timeout));
+    table
+}
+
+fn period(period: Duration) -> String {
+    humantime::format_duration(period).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::subsequence;
+
+    use crate::serve::config::args::ServeArgs;
+    use crate::serve::config::{Places, Settings, settings};
+
+    /// Keys outside of a site, inside of one, and inside of a route.
+    const OUTSIDE: [&str; 8] = [
+        "listen = [\"127.0.0.1:81\", \"[::1]:82\"]",
+        "workers = 3",
+        "policy = \"p2c\"",
+        "grace = \"1500ms\"",
+        "log = \"json\"",
+        "dotfiles = true",
+        "types = { foo = \"a/b; c=d\" }",
+        "limits = { body-bytes = \"3MiB\", idle-timeout = \"61s\" }",
+    ];
+    const PLACE: [&str; 10] = [
+        "index = [\"a.html\", \"b\"]",
+        "try-files = [\"{path}\", \"{path}.html\", \"/c{path}/\", \"/x\", \"=410\"]",
+        "dotfiles = false",
+        "types = { bar = \"text/x-bar\", \"f-o\" = \"a/b\" }",
+        "charset = \"utf-8\"",
+        "precompressed = [\"gz\", \"br\"]",
+        "cache-control = { \"*\" = \"no-cache\", \"*.css\" = \"public\", \"/a/*\" = \"x\", \"/b\" = \"y\" }",
+        "error-pages = { 404 = \"/404.html\", 503 = \"/a b\" }",
+        "headers = { security = true, remove = [\"referrer-policy\"], set = { B = \"1\", a = \"\\\"\" }, add = { C = \"2\" } }",
+        "redirect = { to = \"https://a.test\", path = \"whole\", query = false, status = 308 }",
+    ];
+
+    /// A site with the keys, and a route of it for each pattern.
+    fn site(nth: usize, keys: &[&str], routes: &[(String, Vec<&str>)]) -> String {
+        let hosts = match nth {
+            0 => String::new(),
+            nth => format!("hosts = [\"h{nth}.test\", \"*.h{nth}.test\"]\n"),
+        };
+        let mut text = format!("[[site]]\n{hosts}root = \".\"\n{}\n", keys.join("\n"));
+        for (pattern, keys) in routes {
+            text += &format!("[[site.route]]\n{pattern}\n{}\n", keys.join("\n"));
+        }
+        text
+    }
+
+    fn routes() -> impl Strategy<Value = Vec<(String, Vec<&'static str>)>> {
+        let patterns = ["exact = \"/a\"", "prefix = \"/a b/\"", "suffix = \".php\""];
+        let patterns = patterns.map(str::to_owned).to_vec();
+        let chosen = subsequence(patterns, 0..=3);
+        (
+            chosen,
+            proptest::collection::vec(subsequence(PLACE.to_vec(), 0..=10), 3),
+        )
+            .prop_map(|(patterns, keys)| patterns.into_iter().zip(keys).collect())
+    }
+
+    fn read(folder: &tempfile::TempDir, text: &str) -> Settings {
+        let path = folder.path().join("srv.toml");
+        std::fs::write(&path, text).unwrap();
+        let flags = ServeArgs {
+            config: Some(path),
+            ..ServeArgs::default()
+        };
+        let mut settings = settings(&flags).unwrap_or_else(|error| panic!("{error:#}: {text}"));
+        // These say how a value came about, and where.
+        settings.policy_is_explicit = true;
+        settings.user_is_explicit = true;
+        settings.places = Places::default();
+        settings
+    }
+
+    #[test]
+    fn what_is_printed_means_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let sites =
+            proptest::collection::vec((subsequence(PLACE.to_vec(), 0..=10), routes()), 0..4);
+        let input = (subsequence(OUTSIDE.to_vec(), 0..=8), sites);
+        proptest!(|((outside, sites) in input)| {
+            let sites = sites.iter().enumerate();
+            let sites = sites.map(|(nth, (keys, routes))| site(nth, keys, routes));
+            let text = format!("{}\n{}", outside.join("\n"), sites.collect::<String>());
+            let before = read(&folder, &text);
+            let printed = before.to_toml().unwrap();
+            let after = read(&folder, &printed);
+            prop_assert_eq!(format!("{before:?}"), format!("{after:?}"), "{}\n{}", text, printed);
+            prop_assert_eq!(after.to_toml().unwrap(), printed);
+        });
+    }
+}

@@ -1,0 +1,187 @@
+//! The sites of a server: which hosts each has, what its routes are for, and how a path is answered.
+//! `args` is what the file says, `settle` makes the settings of it. Nothing here answers a request;
+//! that is `serve/sites.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Root, Types};
+pub use host::{HOST_BYTES_MAX, HostPattern};
+pub use pattern::Pattern;
+pub use values::{Candidate, Charset, Coding, HeaderChange, KeptPath};
+
+pub mod args;
+mod conflicts;
+mod host;
+mod pattern;
+pub(super) mod print;
+pub(super) mod settle;
+#[cfg(test)]
+mod tests;
+mod values;
+
+/// All sites; without any, the server has one, which the keys outside of `[[site]]` describe. A
+/// copy costs nothing, since the master makes one for each worker at every event.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sites(Arc<Vec<SiteSettings>>);
+
+/// One `[[site]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteSettings {
+    /// Its hosts.
+    pub hosts: Vec<HostPattern>,
+    /// Whether it answers requests for hosts that no site has.
+    pub is_default: bool,
+    /// How paths that no route has are answered.
+    pub place: Place,
+    /// The routes, in the order of the file.
+    pub routes: Vec<Route>,
+}
+
+/// One `[[site.route]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// The paths that it is for.
+    pub pattern: Pattern,
+    /// How they are answered.
+    pub place: Place,
+}
+
+/// How the paths of a route, or the rest of a site, are answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// What answers.
+    pub handler: Handler,
+    /// Its files: those of the handler, if that is [`Handler::Files`], and of the error pages.
+    pub files: Files,
+    /// The file that is sent with a status instead of the built-in text.
+    pub error_pages: BTreeMap<u16, String>,
+    /// Changes of each response, in this order.
+    pub headers: Vec<HeaderChange>,
+}
+
+/// What answers the requests of a route. A route has one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Handler {
+    /// The files of a folder.
+    #[default]
+    Files,
+    /// A redirect.
+    Redirect(Redirect),
+    /// A status and a text.
+    Fixed(Fixed),
+}
+
+/// How files are served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Files {
+    /// The folder.
+    pub root: Option<Root>,
+    /// What a folder is answered with: the first of these that there is.
+    pub index: Vec<String>,
+    /// What is tried for a path, in this order.
+    pub candidates: Vec<Candidate>,
+    /// Whether names that begin with a dot are served.
+    pub dotfiles: bool,
+    /// Media types by extension.
+    pub types: Types,
+    /// The charset of texts.
+    pub charset: Charset,
+    /// Codings of files that lie beside the files, the preferred one first.
+    pub precompressed: Vec<Coding>,
+    /// `Cache-Control` by the path of the file.
+    pub cache_control: Vec<(Pattern, String)>,
+}
+
+impl Default for Files {
+    fn default() -> Self {
+        Self {
+            root: None,
+            index: vec!["index.html".into()],
+            candidates: vec![Candidate::path()],
+            dotfiles: false,
+            types: Types::new(),
+            charset: Charset::Found,
+            precompressed: Vec::new(),
+            cache_control: Vec::new(),
+        }
+    }
+}
+
+/// A redirect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redirect {
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+    /// Where to: a URL, or a path on this host.
+    pub to: String,
+    /// What of the request's path follows.
+    pub path: KeptPath,
+    /// Whether the request's query follows.
+    pub query: bool,
+}
+
+/// A status and a text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fixed {
+    /// The status.
+    pub status: u16,
+    /// The body.
+    pub body: String,
+    /// Its media type.
+    pub media: String,
+}
+
+impl Sites {
+    /// The sites, in the order of the file.
+    pub fn list(&self) -> &[SiteSettings] {
+        &self.0
+    }
+
+    /// Whether the file has no `[[site]]`.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The folders that are served, each once.
+    pub fn roots(&self) -> BTreeSet<&Root> {
+        let places = self.0.iter().flat_map(SiteSettings::places);
+        places
+            .filter_map(|place| place.files.root.as_ref())
+            .collect()
+    }
+
+    /// The name of this root means this folder now.
+    pub fn move_root(&mut self, now: &Root) {
+        let is_elsewhere = |root: &&Root| root.asked == now.asked && **root != *now;
+        if !self.roots().iter().any(is_elsewhere) {
+            return;
+        }
+        for site in Arc::make_mut(&mut self.0) {
+            let routes = site.routes.iter_mut().map(|route| &mut route.place);
+            for place in std::iter::once(&mut site.place).chain(routes) {
+                if let Some(root) = &mut place.files.root
+                    && root.asked == now.asked
+                {
+                    *root = now.clone();
+                }
+            }
+        }
+    }
+}
+
+impl From<Vec<SiteSettings>> for Sites {
+    fn from(sites: Vec<SiteSettings>) -> Self {
+        Self(Arc::new(sites))
+    }
+}
+
+impl SiteSettings {
+    /// How its paths are answered: first those that no route has, then each route.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        let routes = self.routes.iter().map(|route| &route.place);
+        std::iter::once(&self.place).chain(routes)
+    }
+}

@@ -1,0 +1,424 @@
+//! From the tables of the file to the settings of the sites: what routes inherit, and what
+//! contradicts what within one table. An error names file, line and column, what was found there,
+//! and what was expected. [`super::conflicts`] has what sites and routes do to one another.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use toml::Spanned;
+
+use super::args::{HeaderArgs, PlaceArgs, RedirectArgs, RespondArgs, RouteArgs, SiteArgs, Text};
+use super::conflicts;
+use super::pattern::{Glob, PathSuffix, Pattern, SitePath};
+use super::values::{
+    Candidate, ChangeableHeader, ErrorStatus, HeaderChange, HeaderText, KeptPath, Target,
+};
+use super::{Files, Fixed, Handler, Place, Redirect, Route, SiteSettings, Sites};
+use crate::serve::config::keys::Places;
+use crate::serve::config::root::Root;
+use crate::values::{Expected, FileType};
+
+/// The most bytes of all sites together. They go to each worker in one message.
+const SITES_BYTES_MAX: usize = 16 << 20;
+
+/// The headers that `security = true` sets: a browser does not guess media types, other sites do
+/// not frame these pages, and they learn no path from a referrer.
+const SECURITY: [(&str, &str); 3] = [
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "SAMEORIGIN"),
+    ("referrer-policy", "strict-origin-when-cross-origin"),
+];
+
+/// What the sites are made with.
+pub(in crate::serve::config) struct Settling<'a> {
+    /// Where the file has its keys.
+    pub places: &'a Places,
+    /// Is called with each path before it is accessed.
+    pub note: &'a dyn Fn(&Path),
+    /// What holds for a site that says nothing else.
+    pub base: Files,
+}
+
+impl Settling<'_> {
+    /// The settings of all sites.
+    ///
+    /// # Errors
+    /// A value is wrong, or two contradict each other.
+    pub(in crate::serve::config) fn settle(&self, args: &[Spanned<SiteArgs>]) -> Result<Sites> {
+        let sites = args.iter().map(|args| self.site(args));
+        let sites: Vec<SiteSettings> = sites.collect::<Result<_>>()?;
+        conflicts::check(self.places, args, &sites)?;
+        let bytes = serde_json::to_vec(&sites)
+            .context("encode the sites")?
+            .len();
+        ensure!(
+            bytes <= SITES_BYTES_MAX,
+            "{}: the sites have {bytes} bytes as a message to a worker, which may have \
+             {SITES_BYTES_MAX} at most: name fewer",
+            self.places.of("site"),
+        );
+        Ok(Sites::from(sites))
+    }
+
+    fn site(&self, args: &Spanned<SiteArgs>) -> Result<SiteSettings> {
+        let at = args.span().start;
+        let args = args.as_ref();
+        let mut hosts = Vec::new();
+        for host in args.hosts.iter().flat_map(|hosts| hosts.as_ref()) {
+            hosts.push(self.parsed(host)?);
+        }
+        if let Some(list) = args.hosts.as_ref().filter(|_| hosts.is_empty()) {
+            bail!(
+                "{}: found an empty list, expected a host; a site without hosts leaves the key out",
+                self.places.at(list.span().start)
+            );
+        }
+        let is_default = args.default.as_ref().map(|default| *default.as_ref());
+        if let (Some(false), Some(default), true) = (is_default, &args.default, hosts.is_empty()) {
+            bail!(
+                "{}: found default = false in a site without hosts, which no request would reach; \
+                 expected hosts, or no such key",
+                self.places.at(default.span().start)
+            );
+        }
+        let base = Place {
+            files: self.base.clone(),
+            ..Place::default()
+        };
+        let place = self.place(&args.place(), base, None)?;
+        let routes = args.route.iter().map(|route| self.route(route, &place));
+        let routes = routes.collect::<Result<Vec<_>>>()?;
+        let has_folder =
+            |place: &Place| place.handler != Handler::Files || place.files.root.is_some();
+        ensure!(
+            has_folder(&place),
+            "{}: found a site without an answer for the paths that no route has, expected root, \
+             redirect or respond",
+            self.places.at(at)
+        );
+        Ok(SiteSettings {
+            is_default: is_default.unwrap_or(hosts.is_empty()),
+            hosts,
+            place,
+            routes,
+        })
+    }
+
+    fn route(&self, args: &Spanned<RouteArgs>, site: &Place) -> Result<Route> {
+        let at = args.span().start;
+        let args = args.as_ref();
+        let pattern = match (&args.exact, &args.prefix, &args.suffix) {
+            (Some(path), None, None) => {
+                let SitePath(path) = self.parsed(path)?;
+                Pattern::Exact(path)
+            }
+            (None, Some(path), None) => {
+                let SitePath(path) = self.parsed(path)?;
+                Pattern::Prefix(path)
+            }
+            (None, None, Some(end)) => {
+                let PathSuffix(end) = self.parsed(end)?;
+                Pattern::Suffix(end)
+            }
+            _ => bail!(
+                "{}: found a route with {} of exact, prefix and suffix, expected one of the three",
+                self.places.at(at),
+                match [&args.exact, &args.prefix, &args.suffix]
+                    .iter()
+                    .flat_map(|key| *key)
+                    .count()
+                {
+                    0 => "none",
+                    _ => "more than one",
+                }
+            ),
+        };
+        let base = Place {
+            handler: Handler::Files,
+            ..site.clone()
+        };
+        let place = self.place(&args.place(), base, Some(&pattern))?;
+        ensure!(
+            place.handler != Handler::Files || place.files.root.is_some(),
+            "{}: found a route without an answer, expected root, redirect or respond (its site has \
+             no root)",
+            self.places.at(at)
+        );
+        Ok(Route { pattern, place })
+    }
+
+    /// What `args` make of `base`.
+    fn place(&self, args: &PlaceArgs<'_>, base: Place, of: Option<&Pattern>) -> Result<Place> {
+        let mut place = Place {
+            files: self.files(args, base.files)?,
+            ..base
+        };
+        for (status, path) in args.error_pages.into_iter().flatten() {
+            let ErrorStatus(status) = self.parsed(status)?;
+            let SitePath(path) = self.parsed(path)?;
+            place.error_pages.insert(status, path);
+        }
+        if let Some(headers) = args.headers {
+            place.headers.extend(self.headers(headers)?);
+        }
+        match (args.redirect, args.respond) {
+            (None, None) => {}
+            (Some(redirect), None) => {
+                place.handler = Handler::Redirect(self.redirect(redirect.as_ref(), of)?);
+            }
+            (None, Some(respond)) => place.handler = Handler::Fixed(self.fixed(respond.as_ref())?),
+            (Some(_), Some(respond)) => bail!(
+                "{}: found respond beside redirect, expected one of the two",
+                self.places.at(respond.span().start)
+            ),
+        }
+        Ok(place)
+    }
+
+    fn files(&self, args: &PlaceArgs<'_>, base: Files) -> Result<Files> {
+        let mut files = base;
+        if let Some(root) = args.root {
+            files.root = Some(self.root(root)?);
+        }
+        if let Some(index) = args.index {
+            files.index = Vec::new();
+            for name in index.as_ref() {
+                files.index.push(self.index(name)?);
+            }
+        }
+        if let Some(candidates) = self.candidates(args)? {
+            files.candidates = candidates;
+        }
+        files.dotfiles = args.dotfiles.copied().unwrap_or(files.dotfiles);
+        for (extension, name) in args.types.into_iter().flatten() {
+            let file_type = FileType::new(extension.as_ref(), name.as_ref());
+            let file_type = file_type.map_err(|expected| {
+                let place = self.places.at(name.span().start);
+                anyhow!("{place}: found `{extension} = {name}`, {expected}")
+            })?;
+            files.types.insert(file_type.extension, file_type.name);
+        }
+        if let Some(charset) = args.charset {
+            files.charset = self.parsed(charset)?;
+        }
+        if let Some(codings) = args.precompressed {
+            let mut list = Vec::new();
+            for text in codings {
+                let coding = self.parsed(text)?;
+                if list.contains(&coding) {
+                    bail!(
+                        "{}: found `{text}` twice, expected each coding once",
+                        self.places.at(text.span().start)
+                    );
+                }
+                list.push(coding);
+            }
+            files.precompressed = list;
+        }
+        if let Some(values) = args.cache_control {
+            let mut by_pattern = BTreeMap::new();
+            for (glob, value) in values {
+                let (Glob(pattern), HeaderText(value)) = (self.parsed(glob)?, self.parsed(value)?);
+                if by_pattern.insert(pattern, value).is_some() {
+                    bail!(
+                        "{}: found `{glob}`, which is here by another spelling, expected it once",
+                        self.places.at(glob.span().start)
+                    );
+                }
+            }
+            files.cache_control = by_pattern.into_iter().collect();
+        }
+        Ok(files)
+    }
+
+    fn root(&self, root: &Spanned<std::path::PathBuf>) -> Result<Root> {
+        let path = root.as_ref();
+        (self.note)(path);
+        Root::find(path).with_context(|| {
+            let place = self.places.at(root.span().start);
+            format!("{place}: found `{}`, expected a folder", path.display())
+        })
+    }
+
+    fn index(&self, name: &Text) -> Result<String> {
+        let text: &str = name.as_ref();
+        if text.is_empty() || text.contains(['/', '\0']) || [".", ".."].contains(&text) {
+            bail!(
+                "{}: found `{text}`, expected the name of a file, such as index.html",
+                self.places.at(name.span().start)
+            );
+        }
+        Ok(text.to_owned())
+    }
+
+    /// `try-files` and `fallback`.
+    fn candidates(&self, args: &PlaceArgs<'_>) -> Result<Option<Vec<Candidate>>> {
+        match (args.try_files, args.fallback) {
+            (None, None) => Ok(None),
+            (Some(_), Some(fallback)) => bail!(
+                "{}: found fallback beside try-files, expected one of the two: fallback = \"/x\" \
+                 is the same as try-files = [\"{{path}}\", \"/x\"]",
+                self.places.at(fallback.span().start)
+            ),
+            (None, Some(fallback)) => {
+                let SitePath(path) = self.parsed(fallback)?;
+                Ok(Some(vec![Candidate::path(), Candidate::This(path)]))
+            }
+            (Some(list), None) => {
+                let mut candidates = Vec::new();
+                for (nth, text) in list.as_ref().iter().enumerate() {
+                    let candidate = self.parsed(text)?;
+                    let is_last = nth + 1 == list.as_ref().len();
+                    if matches!(candidate, Candidate::Status(_)) && !is_last {
+                        bail!(
+                            "{}: found `{text}` before others, expected a status at the end alone",
+                            self.places.at(text.span().start)
+                        );
+                    }
+                    candidates.push(candidate);
+                }
+                if candidates.is_empty() {
+                    bail!(
+                        "{}: found an empty list, expected what to try, such as {{path}}",
+                        self.places.at(list.span().start)
+                    );
+                }
+                Ok(Some(candidates))
+            }
+        }
+    }
+
+    /// In the order in which they are made: what is removed, set and added.
+    fn headers(&self, args: &HeaderArgs) -> Result<Vec<HeaderChange>> {
+        let mut changes = Vec::new();
+        let mut once = BTreeSet::new();
+        let mut is_first = |text: &Text, header: &String, table: &str| {
+            ensure!(
+                once.insert(header.clone()),
+                "{}: found `{text}` in {table}, expected it once: it is in remove or set already, or \
+                 here by another spelling",
+                self.places.at(text.span().start)
+            );
+            Ok(())
+        };
+        for name in &args.remove {
+            let ChangeableHeader(header) = self.parsed(name)?;
+            is_first(name, &header, "remove")?;
+            changes.push(HeaderChange::Remove(header));
+        }
+        let mut set = BTreeMap::new();
+        for (name, value) in &args.set {
+            let (ChangeableHeader(header), HeaderText(value)) =
+                (self.parsed(name)?, self.parsed(value)?);
+            is_first(name, &header, "set")?;
+            set.insert(header, value);
+        }
+        let security = SECURITY.iter().filter(|_| args.security);
+        for (name, value) in security {
+            if once.insert((*name).to_owned()) {
+                set.insert((*name).to_owned(), (*value).to_owned());
+            }
+        }
+        let sets = set.into_iter();
+        changes.extend(sets.map(|(header, value)| HeaderChange::Set(header, value)));
+        let mut add = BTreeMap::new();
+        for (name, value) in &args.add {
+            let (ChangeableHeader(header), HeaderText(value)) =
+                (self.parsed(name)?, self.parsed(value)?);
+            if add.insert(header, value).is_some() {
+                bail!(
+                    "{}: found `{name}`, which is here by another spelling, expected it once",
+                    self.places.at(name.span().start)
+                );
+            }
+        }
+        let adds = add.into_iter();
+        changes.extend(adds.map(|(header, value)| HeaderChange::Add(header, value)));
+        Ok(changes)
+    }
+
+    fn redirect(&self, args: &RedirectArgs, of: Option<&Pattern>) -> Result<Redirect> {
+        let status = args.status.as_ref().map_or(301, |status| *status.as_ref());
+        if let Some(found) = &args.status
+            && ![301, 302, 303, 307, 308].contains(&status)
+        {
+            bail!(
+                "{}: found `{status}`, expected 301, 302, 303, 307 or 308",
+                self.places.at(found.span().start)
+            );
+        }
+        let Target(to) = self.parsed(&args.to)?;
+        let path = match &args.path {
+            None => KeptPath::Nothing,
+            Some(path) => self.parsed(path)?,
+        };
+        let is_prefix = matches!(of, Some(Pattern::Prefix(_)));
+        if let Some(found) = args
+            .path
+            .as_ref()
+            .filter(|_| path == KeptPath::Rest && !is_prefix)
+        {
+            bail!(
+                "{}: found `rest` without a prefix that it could be the rest of, expected whole or \
+                 drop",
+                self.places.at(found.span().start)
+            );
+        }
+        let query = args.query.unwrap_or(true);
+        if to.contains(['?', '#']) && (query || path != KeptPath::Nothing) {
+            bail!(
+                "{}: found `{to}`, expected a target without ? and #, since the request's path or \
+                 query follows it (query = false leaves that out)",
+                self.places.at(args.to.span().start)
+            );
+        }
+        Ok(Redirect {
+            status,
+            to,
+            path,
+            query,
+        })
+    }
+
+    fn fixed(&self, args: &RespondArgs) -> Result<Fixed> {
+        let status = *args.status.as_ref();
+        if !(200..600).contains(&status) || [205, 206, 304, 416].contains(&status) {
+            bail!(
+                "{}: found `{status}`, expected a status from 200 to 599 that needs nothing else",
+                self.places.at(args.status.span().start)
+            );
+        }
+        if let Some(body) = args.body.as_ref().filter(|_| status == 204) {
+            bail!(
+                "{}: found a body, expected none with status 204",
+                self.places.at(body.span().start)
+            );
+        }
+        let media = match &args.media {
+            None => "text/plain; charset=utf-8".to_owned(),
+            Some(media) => {
+                let file_type = FileType::new("x", media.as_ref());
+                let place = || self.places.at(media.span().start);
+                file_type
+                    .map_err(|expected| anyhow!("{}: found `{media}`, {expected}", place()))?
+                    .name
+            }
+        };
+        let body = args.body.as_ref().map(|body| body.as_ref().clone());
+        Ok(Fixed {
+            status,
+            body: body.unwrap_or_default(),
+            media,
+        })
+    }
+
+    fn parsed<T: FromStr<Err = Expected>>(&self, text: &Text) -> Result<T> {
+        let parsed = text.as_ref().parse();
+        parsed.map_err(|expected| {
+            let place = self.places.at(text.span().start);
+            anyhow!("{place}: found `{text}`, {expected}")
+        })
+    }
+}

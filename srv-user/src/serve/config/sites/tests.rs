@@ -1,0 +1,210 @@
+//! Files with sites: what is refused, where, and what routes inherit.
+
+use crate::serve::config::args::ServeArgs;
+use crate::serve::config::sites::{Handler, HeaderChange, Place};
+use crate::serve::config::{Settings, settings};
+
+fn read(text: &str) -> anyhow::Result<Settings> {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("www")).unwrap();
+    std::fs::create_dir(folder.path().join("b")).unwrap();
+    let path = folder.path().join("srv.toml");
+    std::fs::write(&path, text).unwrap();
+    settings(&ServeArgs {
+        config: Some(path),
+        ..ServeArgs::default()
+    })
+}
+
+/// Files, and how the refusal continues after the file's name.
+const REFUSED: &[(&str, &str)] = &[
+    ("[[site]]\nrot = \"www\"", "2:1: unknown key `rot`"),
+    ("[[site]]\nroot = 3", "2:8: invalid type: integer `3`"),
+    ("[[site]]\nroot = \"no\"", "2:8: found `"),
+    (
+        "[[site]]\nhosts = [\"a.test\"]",
+        "1:1: found a site without an answer",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nhosts = []",
+        "3:9: found an empty list",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nhosts = [\"a\", \"*b\"]",
+        "3:15: found `*b`, expected a * as",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nhosts = [\"a\", \"A.\"]",
+        "3:15: found host `a`, which ",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\ndefault = false",
+        "3:11: found default = false",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nhosts = [\"a\"]\n[[site]]\nroot = \"b\"\nhosts = [\"b\", \"a\"]",
+        "6:15: found host `a`, which ",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\n[[site]]\nroot = \"b\"",
+        "3:1: found a second default site",
+    ),
+    (
+        "root = \"www\"\n[[site]]\nroot = \"b\"",
+        "1:1: root: found a root beside ",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nindex = [\"a/b\"]",
+        "3:10: found `a/b`, expected the name",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nindex = \"a\"",
+        "3:9: invalid type",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\ncharset = \"a b\"",
+        "3:11: found `a b`, expected auto",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nprecompressed = [\"lz\"]",
+        "3:18: found `lz`, expected one of br",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nprecompressed = [\"br\", \"br\"]",
+        "3:24: found `br` twice",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\ntypes = { a = \"b\" }",
+        "3:15: found `a = b`, expected a media",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nfallback = \"x\"",
+        "3:12: found `x`, expected a path",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\ntry-files = [\"=404\", \"{path}\"]",
+        "3:14: found `=404` before others",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nfallback = \"/x\"\ntry-files = [\"{path}\"]",
+        "3:12: found fallback beside try-files",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nerror-pages = { 200 = \"/x\" }",
+        "3:17: found `200`, expected a status from 400",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\ncache-control = { \"a\" = \"x\" }",
+        "3:19: found `a`, expected a pattern",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\ncache-control = { \"*\" = \"x\", \"/*\" = \"y\" }",
+        "3:30: found `/*`, which is here by another spelling",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nheaders = { set = { Date = \"x\" } }",
+        "3:21: found `Date`, expected a header that does not",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nheaders = { remove = [\"a\"], set = { A = \"x\" } }",
+        "3:37: found `A` in set, expected it once",
+    ),
+    (
+        "[[site]]\nredirect = { to = \"//a\" }",
+        "2:19: found `//a`, expected a URL",
+    ),
+    (
+        "[[site]]\nredirect = { to = \"/\", status = 300 }",
+        "2:33: found `300`, expected 301",
+    ),
+    (
+        "[[site]]\nredirect = { to = \"/\", path = \"rest\" }",
+        "2:31: found `rest` without a prefix",
+    ),
+    (
+        "[[site]]\nredirect = { to = \"/?a\" }",
+        "2:19: found `/?a`, expected a target without ?",
+    ),
+    (
+        "[[site]]\nredirect = { to = \"/\" }\nrespond = { status = 200 }",
+        "3:11: found respond beside redirect",
+    ),
+    (
+        "[[site]]\nrespond = { status = 304 }",
+        "2:22: found `304`, expected a status",
+    ),
+    (
+        "[[site]]\nrespond = { status = 204, body = \"x\" }",
+        "2:34: found a body",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\n[[site.route]]\n",
+        "3:1: found a route with none of",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\n[[site.route]]\nexact = \"/a\"\nprefix = \"/a\"",
+        "3:1: found a route with more than one of",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\n[[site.route]]\nprefix = \"/a/../b\"",
+        "4:10: found `/a/../b`, expected a path without",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\n[[site.route]]\nhosts = [\"a\"]",
+        "4:1: unknown key `hosts`",
+    ),
+    (
+        "[[site]]\nrespond = { status = 404 }\n[[site.route]]\nprefix = \"/a\"",
+        "3:1: found a route without an answer",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\n[[site.route]]\nprefix = \"/a\"\n[[site.route]]\nprefix = \"/a\"",
+        "6:10: found a route for prefix = \"/a\", which ",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\n[[site.route]]\nsuffix = \".a\"\n[[site.route]]\nprefix = \"/\"",
+        "4:10: found a route for suffix = \".a\" that no path reaches",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\n[[site.route]]\nprefix = \"/a\"\n[[site.route]]\nprefix = \"/a/\"\n\
+         [[site.route]]\nexact = \"/a\"",
+        "4:10: found a route for prefix = \"/a\" that no path reaches",
+    ),
+];
+
+#[test]
+fn what_is_refused_is_refused_at_its_place() {
+    for (text, refusal) in REFUSED {
+        let error = format!("{:#}", read(text).expect_err(text));
+        let (_, said) = error.split_once("srv.toml:").unwrap_or(("", &error));
+        assert!(said.starts_with(refusal), "{text}\n{said}\n{refusal}");
+        assert!(
+            error.contains("expected") || error.contains("unknown"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn routes_inherit_all_but_the_answer() {
+    let settings = read(
+        "types = { a = \"a/b\" }\n[[site]]\nroot = \"www\"\nredirect = { to = \"/x\" }\n\
+         index = [\"i\"]\ntypes = { c = \"c/d\" }\nerror-pages = { 404 = \"/404\" }\n\
+         headers = { set = { A = \"1\" } }\n\
+         [[site.route]]\nprefix = \"/p\"\nroot = \"b\"\nheaders = { remove = [\"a\"] }\n\
+         error-pages = { 500 = \"/500\" }\n[[site.route]]\nprefix = \"/q\"\n",
+    );
+    let settings = settings.unwrap();
+    let site = &settings.serving.sites.list()[0];
+    assert!(site.is_default && matches!(site.place.handler, Handler::Redirect(_)));
+    let [p, q] = [0, 1].map(|nth| &site.routes[nth].place);
+    assert_eq!((&p.handler, &q.handler), (&Handler::Files, &Handler::Files));
+    let roots = |place: &Place| place.files.root.clone().unwrap().path;
+    assert!(roots(p).ends_with("b") && roots(q).ends_with("www"));
+    assert_eq!(p.files.index, ["i"]);
+    assert_eq!(p.files.types.keys().collect::<Vec<_>>(), ["a", "c"]);
+    assert_eq!(p.error_pages.keys().collect::<Vec<_>>(), [&404, &500]);
+    let set = HeaderChange::Set("a".into(), "1".into());
+    assert_eq!(p.headers, [set, HeaderChange::Remove("a".into())]);
+    assert_eq!(settings.serving.roots().len(), 2);
+}

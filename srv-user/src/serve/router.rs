@@ -1,0 +1,206 @@
+//! Which site and route answer a request. Everything is built when the worker starts, or takes over
+//! new settings; a request costs a few lookups in hash tables, and for a server with one site none.
+//! `hosts` finds the site, [`super::site::paths`] the route, and `answer` is what a route does.
+
+mod answer;
+mod hosts;
+
+use std::cell::RefCell;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::header::HOST;
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
+
+use crate::serve::config::sites::{Place, SiteSettings};
+use crate::serve::config::{Root, Serving};
+use crate::serve::site::paths::Paths;
+use crate::serve::site::{Body, DocRoot, FileCache, Folder, Site, decoded, notice};
+use answer::Answer;
+use hosts::Hosts;
+
+/// What a worker serves.
+#[derive(Debug)]
+pub struct Router {
+    /// The only site, or, if there are several, what they have in common: synthetic work, refusals
+    /// and the name of the worker.
+    front: Site,
+    /// `None`: there is one site, and it has no routes.
+    table: Option<Table>,
+    /// The folders, which are open for as long as the worker lives.
+    opened: Vec<(Root, Rc<DocRoot>)>,
+}
+
+/// Where a request leads: numbers in the order of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The `[[site]]`.
+    pub site: usize,
+    /// The `[[site.route]]`; `None`: no route of the site has the path.
+    pub route: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Table {
+    hosts: Hosts,
+    sites: Vec<Routes>,
+}
+
+/// One site: what its routes answer, and what answers the rest.
+#[derive(Debug)]
+struct Routes {
+    rest: Answer,
+    routes: Vec<Answer>,
+    by_path: Paths<usize>,
+}
+
+impl Router {
+    /// Serves what `serving` says. It opens the roots now, and never again. If `worker` is set,
+    /// every response names it in an `X-Worker` header.
+    ///
+    /// # Errors
+    /// srv cannot open a root, a root is another folder now, or the kernel cannot keep lookups
+    /// inside it.
+    pub fn new(serving: &Serving, worker: Option<u32>) -> anyhow::Result<Self> {
+        let mut opened = Vec::new();
+        for root in serving.roots() {
+            opened.push((root.clone(), Rc::new(DocRoot::new(root)?)));
+        }
+        Self::with(opened, serving, worker)
+    }
+
+    /// Serves the same folders, without opening them again, by the other settings of `serving`.
+    ///
+    /// # Errors
+    /// `serving` has a root that is not open.
+    pub fn again(&self, serving: &Serving, worker: Option<u32>) -> anyhow::Result<Self> {
+        Self::with(self.opened.clone(), serving, worker)
+    }
+
+    fn with(
+        opened: Vec<(Root, Rc<DocRoot>)>,
+        serving: &Serving,
+        worker: Option<u32>,
+    ) -> anyhow::Result<Self> {
+        // One cache, so that its bound holds for all sites together.
+        let cache: Rc<RefCell<FileCache>> = Rc::default();
+        let folder = |root: &Option<Root>| -> anyhow::Result<Option<Folder>> {
+            let Some(root) = root else {
+                return Ok(None);
+            };
+            let found = opened.binary_search_by(|(known, _)| known.cmp(root));
+            let found = found.ok().with_context(|| {
+                format!(
+                    "serve root {}: it was not open at the start",
+                    root.path.display()
+                )
+            })?;
+            Ok(Some((opened[found].1.clone(), cache.clone())))
+        };
+        let table = match serving.sites.is_empty() {
+            true => None,
+            false => Some(Table::new(serving.sites.list(), &folder)?),
+        };
+        Ok(Self {
+            front: Site::only(serving, folder(&serving.root)?, worker),
+            table,
+            opened,
+        })
+    }
+
+    /// The folders that are served.
+    pub fn roots(&self) -> Vec<BorrowedFd<'_>> {
+        self.opened.iter().map(|(_, root)| root.as_fd()).collect()
+    }
+
+    /// Answers a request. If it had a body, the caller has read or discarded it. This never
+    /// panics. The answer to HEAD has no body, and its `Content-Length` is that of a GET.
+    pub fn respond(&self, request: &Parts) -> Response<Body> {
+        let Some(table) = &self.table else {
+            return self.front.respond(request);
+        };
+        if self.front.is_work(request) {
+            return self.front.respond(request);
+        }
+        let mut response = match table.find(request) {
+            Some(target) => table.answer(target).respond(request),
+            None => notice(
+                StatusCode::MISDIRECTED_REQUEST,
+                "421 Misdirected Request: this server has no site for this host.\n",
+            ),
+        };
+        if request.method == Method::HEAD {
+            *response.body_mut() = Body::empty();
+        }
+        self.front.sign(response)
+    }
+
+    /// Which site and route answer a request. `None`: the server has one site without routes, or
+    /// no site for the host.
+    pub fn find(&self, request: &Parts) -> Option<Target> {
+        self.table.as_ref()?.find(request)
+    }
+
+    /// A refusal in plain text, for a message that never became a request which
+    /// [`respond`](Self::respond) could answer.
+    pub fn refuse(&self, status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+        self.front.refuse(status, text)
+    }
+}
+
+impl Table {
+    fn new(
+        sites: &[SiteSettings],
+        folder: &dyn Fn(&Option<Root>) -> anyhow::Result<Option<Folder>>,
+    ) -> anyhow::Result<Self> {
+        let mut number = 0;
+        let mut answer = |place: &Place, pattern| {
+            number += 1;
+            Answer::new(place, pattern, folder(&place.files.root)?, number)
+        };
+        let mut table = Vec::new();
+        for site in sites {
+            let routes = site.routes.iter();
+            let routes = routes.map(|route| answer(&route.place, Some(&route.pattern)));
+            let routes = routes.collect::<Result<_, _>>()?;
+            table.push(Routes {
+                routes,
+                rest: answer(&site.place, None)?,
+                by_path: Paths::new(site.routes.iter().map(|route| &route.pattern).zip(0..)),
+            });
+        }
+        Ok(Self {
+            hosts: Hosts::new(sites),
+            sites: table,
+        })
+    }
+
+    fn find(&self, request: &Parts) -> Option<Target> {
+        // The target counts more than the header (RFC 9112, 3.2.2).
+        let host = match request.uri.authority() {
+            Some(authority) => authority.host().as_bytes(),
+            None => request
+                .headers
+                .get(HOST)
+                .map_or(&b""[..], |host| host.as_bytes()),
+        };
+        let site = self.hosts.find(host)?;
+        let by_path = &self.sites[site].by_path;
+        let route = match by_path.is_empty() {
+            true => None,
+            // What is no path, the site refuses.
+            false => decoded(request.uri.path())
+                .ok()
+                .and_then(|path| by_path.find(&path).copied()),
+        };
+        Some(Target { site, route })
+    }
+
+    fn answer(&self, target: Target) -> &Answer {
+        let site = &self.sites[target.site];
+        target.route.map_or(&site.rest, |route| &site.routes[route])
+    }
+}

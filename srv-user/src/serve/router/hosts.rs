@@ -1,0 +1,161 @@
+//! Finds the site for a host: an exact host before a wildcard, and the longest wildcard. The cost
+//! depends on the number of labels in the host, of which there are at most 127.
+
+use std::collections::HashMap;
+
+use crate::serve::config::sites::{HOST_BYTES_MAX, HostPattern, SiteSettings};
+
+/// Sites by host.
+#[derive(Debug)]
+pub(super) struct Hosts {
+    exact: HashMap<Box<[u8]>, usize>,
+    beneath: HashMap<Box<[u8]>, usize>,
+    default: Option<usize>,
+}
+
+impl Hosts {
+    pub(super) fn new(sites: &[SiteSettings]) -> Self {
+        let mut hosts = Self {
+            exact: HashMap::new(),
+            beneath: HashMap::new(),
+            default: sites.iter().position(|site| site.is_default),
+        };
+        for (nth, site) in sites.iter().enumerate() {
+            for host in &site.hosts {
+                let (by_name, name) = match host {
+                    HostPattern::Exact(name) => (&mut hosts.exact, name),
+                    HostPattern::Beneath(name) => (&mut hosts.beneath, name),
+                };
+                by_name.insert(name.as_bytes().into(), nth);
+            }
+        }
+        hosts
+    }
+
+    /// The site for what a `Host` header says. Case, port and a dot at the end do not count.
+    pub(super) fn find(&self, host: &[u8]) -> Option<usize> {
+        let mut name = [0; HOST_BYTES_MAX];
+        let host = without_port(host);
+        let host = host.strip_suffix(b".").unwrap_or(host);
+        // A host that is longer has no site of its own.
+        let Some(name) = name.get_mut(..host.len()) else {
+            return self.default;
+        };
+        name.copy_from_slice(host);
+        name.make_ascii_lowercase();
+        if let Some(site) = self.exact.get(&*name) {
+            return Some(*site);
+        }
+        let mut rest = &*name;
+        while let Some(dot) = rest.iter().position(|byte| *byte == b'.') {
+            let label_bytes = dot;
+            rest = &rest[dot + 1..];
+            // The wildcard stands for one label at least, which is not empty.
+            if let Some(site) = self.beneath.get(rest).filter(|_| label_bytes > 0) {
+                return Some(*site);
+            }
+        }
+        self.default
+    }
+}
+
+fn without_port(host: &[u8]) -> &[u8] {
+    let end = match host.first() {
+        Some(b'[') => host.iter().position(|byte| *byte == b']').map(|at| at + 1),
+        _ => host.iter().position(|byte| *byte == b':'),
+    };
+    &host[..end.unwrap_or(host.len())]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::serve::config::sites::Place;
+
+    fn sites(hosts: &[&[&str]], default: Option<usize>) -> Vec<SiteSettings> {
+        let site = |(nth, hosts): (usize, &&[&str])| SiteSettings {
+            hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
+            is_default: default == Some(nth),
+            place: Place::default(),
+            routes: Vec::new(),
+        };
+        hosts.iter().enumerate().map(site).collect()
+    }
+
+    #[test]
+    fn the_longest_match_wins_and_port_case_and_dot_do_not_count() {
+        let hosts = Hosts::new(&sites(
+            &[
+                &["example.org", "[::1]", "127.0.0.1"],
+                &["*.example.org"],
+                &["*.b.example.org", "x.a.example.org"],
+                &["other.test"],
+            ],
+            Some(3),
+        ));
+        for (host, site) in [
+            ("example.org", 0),
+            ("EXAMPLE.org:8080", 0),
+            ("example.org.", 0),
+            ("example.org.:80", 0),
+            ("[::1]:80", 0),
+            ("127.0.0.1:1", 0),
+            ("a.example.org", 1),
+            ("b.example.org", 1),
+            ("y.a.example.org", 1),
+            ("x.a.example.org", 2),
+            ("z.b.example.org", 2),
+            (".example.org", 3),
+            ("notexample.org", 3),
+            ("org", 3),
+            ("", 3),
+            (":80", 3),
+        ] {
+            assert_eq!(hosts.find(host.as_bytes()), Some(site), "{host}");
+        }
+        let long = format!("{}.example.org", "a.".repeat(200));
+        assert_eq!(hosts.find(long.as_bytes()), Some(3));
+    }
+
+    #[test]
+    fn without_a_default_an_unknown_host_has_no_site() {
+        let hosts = Hosts::new(&sites(&[&["a.test"]], None));
+        assert_eq!(hosts.find(b"a.test"), Some(0));
+        assert_eq!(hosts.find(b"b.test"), None);
+    }
+
+    /// The same by going through all hosts of all sites.
+    fn slowly(sites: &[SiteSettings], host: &str) -> Option<usize> {
+        let host = host.split(':').next()?.trim_end_matches('.').to_lowercase();
+        let all = sites.iter().enumerate();
+        let all = all.flat_map(|(nth, site)| site.hosts.iter().map(move |host| (nth, host)));
+        let ranked = all.filter_map(|(nth, pattern)| match pattern {
+            HostPattern::Exact(name) => (*name == host).then_some((usize::MAX, nth)),
+            HostPattern::Beneath(name) => {
+                let label = host.strip_suffix(name.as_str())?.strip_suffix('.')?;
+                let last = label.rsplit('.').next()?;
+                (!last.is_empty()).then_some((name.len(), nth))
+            }
+        });
+        let best = ranked.max_by_key(|(rank, _)| *rank).map(|(_, nth)| nth);
+        best.or_else(|| sites.iter().position(|site| site.is_default))
+    }
+
+    #[test]
+    fn the_lookup_finds_what_a_search_of_all_hosts_finds() {
+        let names = proptest::collection::btree_set("(\\*\\.)?([ab]{1,2}\\.){0,3}[ab]", 0..10);
+        let asked = proptest::collection::vec("([abAB]{0,2}\\.){0,4}[aB](\\.)?(:80)?", 8);
+        proptest!(|(names in names, asked in asked, default in proptest::option::of(0..10_usize))| {
+            let lists: Vec<[&str; 1]> = names.iter().map(|name| [name.as_str()]).collect();
+            let lists: Vec<&[&str]> = lists.iter().map(|list| &list[..]).collect();
+            let sites = sites(&lists, default);
+            let hosts = Hosts::new(&sites);
+            for host in asked {
+                let found = hosts.find(host.as_bytes());
+                prop_assert_eq!(found, slowly(&sites, &host), "{} {:?}", host, names);
+            }
+        });
+    }
+}
