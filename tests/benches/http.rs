@@ -1,6 +1,7 @@
 //! `bench http`: what a request costs srv and nginx in CPU time, and how many
 //! they answer per second, when wrk keeps them busy with a file of 1 KiB; on
-//! keep-alive connections and with a connection for each request.
+//! keep-alive connections and with a connection for each request. Beside them
+//! runs the floor: the same system calls with the same answer, and nothing else.
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use srv::measure::load::keep_alive::{KeepAlive, Opening};
 use srv::measure::stats::{Ratio, Spread};
 use srv_tests::arguments::ArmArguments;
 use srv_tests::arm::{self, Arm, Running};
+use srv_tests::floor;
 use srv_tests::nginx::{Content, Options};
 use srv_tests::report::{self, Raw, print_table, verdict};
 use srv_tests::usage::Tree;
@@ -32,26 +34,30 @@ const CONNECTIONS: u32 = 64;
 const MODES: [(&str, bool); 2] = [("keep-alive", false), ("connection per request", true)];
 /// Of CPU time per request, srv's to nginx's.
 const CPU_TARGET: f64 = 0.9;
+/// Of CPU time per request, srv's to the floor's.
+const FLOOR_TARGET: f64 = 1.15;
 /// Of requests per second, srv's to nginx's.
 const RATE_TARGET: f64 = 1.0;
 
 fn main() -> Result<()> {
     let arguments = ArmArguments::parse();
+    // Many short rounds: a ratio of neighbours in time is less noisy than one of long runs.
     let (rounds, seconds) = if arguments.common.quick {
         (2, 1)
     } else {
-        (5, 2)
+        (9, 1)
     };
     let mut raw = Raw::create("http")?;
     let root = tempfile::tempdir().context("create a folder to serve")?;
     std::fs::write(root.path().join(&FILE[1..]), [b'x'; 1024]).context("write the file")?;
-    let mut arms = arms(root.path());
+    let mut arms = arms(root.path())?;
     arms.retain(|arm| arm.name.contains(&arguments.arms));
     println!(
         "1 KiB file, 2 workers each, wrk with 1 thread and {CONNECTIONS} connections, \
          {rounds} interleaved rounds of {seconds} s, fresh processes each\n\
          nginx: Debian's defaults, access log off; nginx tuned: also open_file_cache, \
-         deferred accept, unlimited requests per connection\n"
+         deferred accept, unlimited requests per connection\n\
+         floor: srv's system calls with srv's answer, canned\n"
     );
     let mut samples = Vec::new();
     for round in 0..rounds {
@@ -68,7 +74,7 @@ fn main() -> Result<()> {
     raw.finish()
 }
 
-fn arms(root: &std::path::Path) -> Vec<Arm> {
+fn arms(root: &std::path::Path) -> Result<Vec<Arm>> {
     let nginx = Options {
         workers: 2,
         reuseport: false,
@@ -83,12 +89,17 @@ fn arms(root: &std::path::Path) -> Vec<Arm> {
         ..nginx.clone()
     };
     let nginx = Arm::nginx("nginx", nginx);
-    vec![
-        Arm::srv("srv", &format!("--workers 2 --root {}", root.display())),
+    let srv = Arm::srv("srv", &format!("--workers 2 --root {}", root.display()));
+    let model = srv.start()?;
+    let floor = env!("CARGO_BIN_EXE_canned-answers");
+    let floor = floor::Options::like(model.address(), FILE, 2, floor)?;
+    Ok(vec![
+        srv,
+        Arm::floor("floor", floor),
         nginx.as_control("nginx (control)"),
         Arm::nginx("nginx tuned", tuned),
         nginx,
-    ]
+    ])
 }
 
 fn measure(arm: &Arm, round: usize, duration: Duration) -> Result<Vec<Sample>> {
@@ -156,6 +167,18 @@ fn print_report(mode: &str, arms: &[Arm], samples: &[Sample]) {
         "errors",
     ];
     print_table(&header, arms.iter().map(row));
+    for arm in ["srv", "nginx tuned"] {
+        if let Some(ratio) = ratio(&samples, cpu, arm, "floor") {
+            let met = match arm {
+                "srv" => {
+                    let met = verdict(ratio.rounds.median <= FLOOR_TARGET);
+                    format!("  ≤ {FLOOR_TARGET}: {met}")
+                }
+                _ => String::new(),
+            };
+            println!("  CPU, {arm} / floor: {ratio}{met}");
+        }
+    }
     for base in ["nginx", "nginx tuned"] {
         if let Some(ratio) = ratio(&samples, cpu, "srv", base) {
             let met = verdict(ratio.rounds.median <= CPU_TARGET);

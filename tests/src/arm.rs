@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use anyhow::{Context as _, Result};
 use rustix::process::Pid;
 
+use crate::floor::{self, Floor};
 use crate::nginx::{self, Nginx};
 use crate::server::Server;
 
@@ -25,6 +26,8 @@ pub enum Kind {
     Srv(Vec<String>),
     /// nginx.
     Nginx(nginx::Options),
+    /// The floor.
+    Floor(floor::Options),
 }
 
 /// An arm's server while it runs; dropping it stops it.
@@ -34,6 +37,8 @@ pub enum Running {
     Srv(Server),
     /// nginx.
     Nginx(Nginx),
+    /// The floor.
+    Floor(Floor),
 }
 
 impl Arm {
@@ -51,6 +56,14 @@ impl Arm {
         Self {
             name,
             server: Kind::Nginx(options),
+        }
+    }
+
+    /// The floor with `options`.
+    pub fn floor(name: &'static str, options: floor::Options) -> Self {
+        Self {
+            name,
+            server: Kind::Floor(options),
         }
     }
 
@@ -72,6 +85,7 @@ impl Arm {
             Kind::Nginx(options) => {
                 Nginx::start(Ipv4Addr::LOCALHOST.into(), options).map(Running::Nginx)
             }
+            Kind::Floor(options) => Floor::start(options).map(Running::Floor),
         };
         started.with_context(|| format!("start arm `{}`", self.name))
     }
@@ -83,6 +97,7 @@ impl Running {
         match self {
             Self::Srv(server) => server.address(),
             Self::Nginx(nginx) => nginx.address(),
+            Self::Floor(floor) => floor.address(),
         }
     }
 
@@ -91,6 +106,7 @@ impl Running {
         match self {
             Self::Srv(server) => server.pid(),
             Self::Nginx(nginx) => nginx.pid(),
+            Self::Floor(floor) => floor.pid(),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod arguments;
 pub mod arm;
+pub mod floor;
 pub mod gate;
 pub mod nginx;
 pub mod old_kernel;
