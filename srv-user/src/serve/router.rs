@@ -18,7 +18,9 @@ use http::{Method, Response, StatusCode};
 use crate::serve::config::sites::{Place, SiteSettings};
 use crate::serve::config::{Root, Serving};
 use crate::serve::site::paths::Paths;
-use crate::serve::site::{Body, DocRoot, FileCache, Folder, Site, decoded, notice};
+use crate::serve::site::{
+    Body, DocRoot, FileCache, Folder, PlainRequest, Ready, Site, decoded, notice,
+};
 use answer::Answer;
 use hosts::Hosts;
 
@@ -136,6 +138,15 @@ impl Router {
             *response.body_mut() = Body::empty();
         }
         self.front.sign(response)
+    }
+
+    /// The answer to a plain request, if it is ready ([`Site::ready`]). Several sites and routes have
+    /// none ready: hyper's way finds them.
+    pub fn ready(&self, request: &PlainRequest<'_>) -> Option<Ready<'_>> {
+        match &self.table {
+            None => self.front.ready(request),
+            Some(_) => None,
+        }
     }
 
     /// Which site and route answer a request. `None`: the server has one site without routes, or

@@ -24,6 +24,7 @@ pub(super) use self::file_cache::FileCache;
 pub(super) use self::notice::notice;
 use self::notice::{method_not_allowed, not_found, options, refused_path};
 use self::paths::Paths;
+pub use self::ready::{PlainRequest, Ready};
 use self::representation::{Content, Representation};
 pub(super) use self::request_path::{RequestPath, decoded};
 
@@ -43,6 +44,7 @@ mod load;
 mod lookup;
 mod notice;
 pub(super) mod paths;
+mod ready;
 mod representation;
 mod request_path;
 mod work;
@@ -62,6 +64,8 @@ pub struct Site {
     /// `Cache-Control` by the path of a file.
     cache_control: Paths<HeaderValue>,
     worker: Option<HeaderValue>,
+    /// The header line for `worker`, if there is one.
+    signature: Vec<u8>,
     /// What comes before the path in the cache's keys: sites share a cache, and each may serve the
     /// same file with other headers. Empty for the only site.
     key_prefix: String,
@@ -102,9 +106,15 @@ impl Site {
             types: serving.types.clone(),
             ..Files::default()
         };
+        let worker = worker.map(HeaderValue::from);
+        let mut signature = Vec::new();
+        if let Some(worker) = &worker {
+            ready::add_line(&mut signature, X_WORKER.as_str(), worker.as_bytes());
+        }
         Self {
             synthetic: serving.synthetic,
-            worker: worker.map(HeaderValue::from),
+            worker,
+            signature,
             ..Self::of(files, folder, String::new())
         }
     }
@@ -124,6 +134,7 @@ impl Site {
             cache_control: Paths::new(values),
             files,
             worker: None,
+            signature: Vec::new(),
             key_prefix,
             failures: RefCell::default(),
             clock: coarse_clock,
@@ -138,6 +149,35 @@ impl Site {
             *response.body_mut() = Body::empty();
         }
         self.sign(response)
+    }
+
+    /// The answer to a plain request, if it is ready: if it depends on the target alone, and no
+    /// file has to be looked at. It is then what [`respond`](Self::respond) would answer. `None`
+    /// says nothing about the request.
+    pub fn ready(&self, request: &PlainRequest<'_>) -> Option<Ready<'_>> {
+        let is_work = self.synthetic && request.target == WORK_PATH;
+        // With either, the cache's key is not the path alone.
+        let has_keys = !self.key_prefix.is_empty() || !self.files.precompressed.is_empty();
+        if is_work || has_keys || !request.is_unconditional() {
+            return None;
+        }
+        // A target with a query, or in another form than a path, is the name of no page.
+        let (head, body) = match &self.pages {
+            Pages::Welcome(page) if request.target == "/" => page.ready()?,
+            Pages::Welcome(_) => return None,
+            Pages::Folder(_, cache) => {
+                let mut cache = cache.borrow_mut();
+                cache.fresh(request.target, (self.clock)())?.ready()?
+            }
+        };
+        Some(Ready {
+            head,
+            signature: &self.signature,
+            body: match request.is_head {
+                true => Bytes::new(),
+                false => body,
+            },
+        })
     }
 
     /// A refusal in plain text, for a message that never became a request which

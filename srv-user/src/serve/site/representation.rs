@@ -2,6 +2,7 @@
 //! or, if the client has this version, without content. This module knows no paths, folders or
 //! caches.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use crate::serve::site::body::Body;
 use crate::serve::site::byte_range::ByteRange;
 use crate::serve::site::conditional::{self, Validators, Verdict};
 use crate::serve::site::notice::notice;
+use crate::serve::site::ready;
 
 /// A version of a file, with the prepared headers of a full response.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(super) struct Representation {
     headers: HeaderMap,
     validators: Validators,
     content: Content,
+    /// The header of a full response, rendered when it is first needed.
+    head: OnceCell<Bytes>,
 }
 
 /// Where the bytes are.
@@ -56,6 +60,7 @@ impl Representation {
             headers,
             validators,
             content,
+            head: OnceCell::new(),
         }
     }
 
@@ -113,6 +118,19 @@ impl Representation {
             ByteRange::Part { start, length } => self.part(start, length, total),
             ByteRange::Unsatisfiable => unsatisfiable(total),
         }
+    }
+
+    /// The rendered header and the body of a full response, if the content is in memory. There is
+    /// none for an empty file: hyper puts the length of an empty body elsewhere.
+    pub(super) fn ready(&self) -> Option<(Bytes, Bytes)> {
+        let Content::Memory(body) = &self.content else {
+            return None;
+        };
+        if body.is_empty() {
+            return None;
+        }
+        let rendered = || ready::rendered(StatusCode::OK, &self.headers);
+        Some((self.head.get_or_init(rendered).clone(), body.clone()))
     }
 
     /// The size of the content, bytes, if it is in memory.

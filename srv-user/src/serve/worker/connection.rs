@@ -1,10 +1,12 @@
-//! One client connection on the reactor. While there is a request, hyper drives the connection.
-//! While there is none, srv keeps only its file descriptor. If a client takes too long, it gets
-//! an answer that says so. This module knows no listeners and no steering.
+//! One client connection on the reactor. While there is no request, srv keeps only its file
+//! descriptor. Requests that can be answered at once are; while there is another one, hyper drives
+//! the connection. If a client takes too long, it gets an answer that says so. This module knows no
+//! listeners and no steering.
 
 mod active;
 mod linger;
 mod unparsed;
+mod waiting;
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -19,11 +21,13 @@ use rustix::net::SendFlags;
 use srv_common::Refusal;
 
 use crate::kernel::reactor::Readiness;
+use crate::serve::worker::http::at_once::AtOnce;
 use crate::serve::worker::http::{Exchange, Handler, Http};
 use crate::serve::worker::stream::{Socket, Stream};
 use active::Active;
 use linger::Linger;
 use srv_steer::Load;
+use waiting::Waiting;
 
 const UNAVAILABLE: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
@@ -31,6 +35,9 @@ const UNAVAILABLE: &[u8] =
 /// What all connections of a worker share.
 pub struct Driver {
     http: Rc<Http>,
+    at_once: AtOnce,
+    /// Whether requests are answered without hyper. A test compares both ways.
+    answers_at_once: bool,
     builder: http1::Builder,
     /// The builder for one request, whose response says that it is the last.
     last_builder: http1::Builder,
@@ -64,6 +71,8 @@ impl Driver {
         let waker = Waker::from(woken.clone());
         Self {
             http,
+            at_once: AtOnce::default(),
+            answers_at_once: true,
             builder,
             last_builder,
             woken,
@@ -82,29 +91,62 @@ impl Driver {
     }
 
     fn start(&self, socket: &Rc<Socket>, prefix: Bytes, now_ns: u64) -> Box<Active> {
-        self.start_with(&self.builder, socket, prefix, now_ns)
+        self.start_by(self.header_deadline_ns(now_ns), socket, prefix)
+    }
+
+    /// Starts hyper for a request whose header must have arrived at `deadline_ns`.
+    fn start_by(&self, deadline_ns: u64, socket: &Rc<Socket>, prefix: Bytes) -> Box<Active> {
+        let exchange = Rc::new(Exchange::default());
+        let stream = Stream::new(socket.clone(), prefix, exchange.clone());
+        self.start_with(&self.builder, stream, socket, exchange, deadline_ns)
     }
 
     /// Starts hyper for one request, whose response says that it is the last.
     fn start_last(&self, socket: &Rc<Socket>, prefix: Bytes, now_ns: u64) -> Box<Active> {
-        let mut active = self.start_with(&self.last_builder, socket, prefix, now_ns);
+        let exchange = Rc::new(Exchange::default());
+        let stream = Stream::new(socket.clone(), prefix, exchange.clone());
+        let deadline_ns = self.header_deadline_ns(now_ns);
+        let builder = &self.last_builder;
+        let mut active = self.start_with(builder, stream, socket, exchange, deadline_ns);
         active.is_last = true;
         active
+    }
+
+    /// Starts hyper behind an answer of which `unsent` is not written yet. `is_last` says whether
+    /// the client has asked for the close.
+    fn start_after(
+        &self,
+        unsent: Bytes,
+        is_last: bool,
+        socket: &Rc<Socket>,
+        prefix: Bytes,
+        now_ns: u64,
+    ) -> Box<Active> {
+        let exchange = Rc::new(Exchange::answering());
+        let stream = Stream::new(socket.clone(), prefix, exchange.clone()).after(unsent);
+        let deadline_ns = self.header_deadline_ns(now_ns);
+        let mut active = self.start_with(&self.builder, stream, socket, exchange, deadline_ns);
+        if is_last {
+            active.end_when_written();
+        }
+        active
+    }
+
+    fn header_deadline_ns(&self, now_ns: u64) -> u64 {
+        now_ns + as_ns(self.http.limits.header_timeout)
     }
 
     fn start_with(
         &self,
         builder: &http1::Builder,
+        stream: Stream,
         socket: &Rc<Socket>,
-        prefix: Bytes,
-        now_ns: u64,
+        exchange: Rc<Exchange>,
+        deadline_ns: u64,
     ) -> Box<Active> {
-        let exchange = Rc::new(Exchange::default());
-        let untouched = prefix.is_empty().then_some(socket.bytes_in.get());
-        let stream = Stream::new(socket.clone(), prefix, exchange.clone());
+        let untouched = (!stream.has_prefix()).then_some(socket.bytes_in.get());
         let handler = Handler::new(self.http.clone(), exchange.clone());
         let connection = builder.serve_connection(stream, handler);
-        let deadline_ns = now_ns + as_ns(self.http.limits.header_timeout);
         Active::new(connection, socket.clone(), exchange, untouched, deadline_ns)
     }
 }
@@ -138,8 +180,8 @@ pub struct Connection {
 }
 
 enum State {
-    /// The connection is between two requests, until this instant (ns) at most.
-    Idle(u64),
+    /// The connection is new, or between two requests.
+    Waiting(Waiting),
     /// hyper drives the connection.
     Active(Box<Active>),
     /// The client has its last answer. srv discards what it still sends.
@@ -151,9 +193,8 @@ enum State {
 impl Connection {
     /// A new connection. Its first bytes have probably arrived.
     pub fn accepted(fd: OwnedFd, driver: &Driver, now_ns: u64) -> Self {
-        let socket = Rc::new(Socket::new(fd));
-        let state = State::Active(driver.start(&socket, Bytes::new(), now_ns));
-        Self::new(socket, state)
+        let state = State::Waiting(Waiting::first(driver, now_ns));
+        Self::new(Rc::new(Socket::new(fd)), state)
     }
 
     /// A new connection for which there is no room. The client gets an answer that says so, and
@@ -210,10 +251,7 @@ impl Connection {
 
     fn advance(&mut self, driver: &Driver, now_ns: u64) -> Progress {
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
-            State::Idle(_) => {
-                let active = driver.start(&self.socket, Bytes::new(), now_ns);
-                active.drive(driver, now_ns)
-            }
+            State::Waiting(waiting) => waiting.drive(&self.socket, driver, now_ns),
             State::Active(active) => active.drive(driver, now_ns),
             State::Lingering(linger) => linger.discard(&self.socket, now_ns),
             State::Closed => State::Closed,
@@ -241,7 +279,7 @@ impl Connection {
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
             State::Active(active) => active.judge(driver, now_ns),
             State::Lingering(linger) => linger.judge(&self.socket, now_ns),
-            State::Idle(_) | State::Closed => linger::part(&self.socket, now_ns),
+            State::Waiting(_) | State::Closed => linger::part(&self.socket, now_ns),
         };
         self.progress()
     }
@@ -249,7 +287,7 @@ impl Connection {
     /// Extends the deadline by `late_ns`, in which the worker did not handle its connections.
     pub fn excuse(&mut self, late_ns: u64) {
         match &mut self.state {
-            State::Idle(deadline_ns) => *deadline_ns += late_ns,
+            State::Waiting(waiting) => waiting.deadline_ns += late_ns,
             State::Active(active) => active.excuse(late_ns),
             State::Lingering(linger) => linger.excuse(late_ns),
             State::Closed => {}
@@ -263,7 +301,7 @@ impl Connection {
     pub fn drain(&mut self, driver: &Driver, now_ns: u64) -> Progress {
         self.socket.turn.begin(now_ns);
         match &mut self.state {
-            State::Idle(_) => self.state = self.last(driver, now_ns),
+            State::Waiting(_) => self.state = self.last(driver, now_ns),
             // hyper would close the connection, even if a request has arrived.
             State::Active(active) if active.is_untouched() => {
                 self.state = self.last(driver, now_ns);
@@ -294,14 +332,14 @@ impl Connection {
     pub fn dispensable(&self) -> Option<(bool, u64)> {
         match &self.state {
             State::Lingering(linger) => Some((false, linger.deadline_ns())),
-            State::Idle(deadline_ns) => Some((true, *deadline_ns)),
+            State::Waiting(waiting) if !waiting.is_new => Some((true, waiting.deadline_ns)),
             _ => None,
         }
     }
 
     fn waits_to_read(&self) -> bool {
         match &self.state {
-            State::Idle(_) | State::Lingering(_) => true,
+            State::Waiting(_) | State::Lingering(_) => true,
             State::Active(active) => active.waits_to_read(),
             State::Closed => false,
         }
@@ -309,7 +347,7 @@ impl Connection {
 
     fn deadline_ns(&self) -> u64 {
         match &self.state {
-            State::Idle(deadline_ns) => *deadline_ns,
+            State::Waiting(waiting) => waiting.deadline_ns,
             State::Active(active) => active.deadline_ns(),
             State::Lingering(linger) => linger.deadline_ns(),
             State::Closed => 0,

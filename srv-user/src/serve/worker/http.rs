@@ -21,7 +21,10 @@ use crate::serve::router::Router;
 use crate::serve::site::Body;
 use srv_steer::Load;
 
+pub mod at_once;
+mod date;
 mod host;
+mod plain;
 
 /// What all requests of a worker share.
 pub struct Http {
@@ -51,6 +54,14 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// The state of a connection whose first answer is on its way.
+    pub fn answering() -> Self {
+        let exchange = Self::default();
+        exchange.owes.set(true);
+        exchange.requests.set(1);
+        exchange
+    }
+
     /// Notes that hyper has written all that it had to write.
     pub fn flushed(&self) {
         if !self.in_service.get() {

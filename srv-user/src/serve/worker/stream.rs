@@ -13,7 +13,7 @@ use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use rustix::io::Errno;
 use rustix::ioctl;
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendFlags};
 
 use crate::serve::worker::http::Exchange;
 use crate::serve::worker::turn::Turn;
@@ -83,8 +83,10 @@ impl Socket {
             return Poll::Pending;
         }
         let room_bytes = room.len();
-        let filled =
-            retry(|| rustix::io::read(&self.fd, &mut *room).map(|(filled, _)| filled.len()));
+        let filled = retry(|| {
+            let read = rustix::net::recv(&self.fd, &mut *room, RecvFlags::empty());
+            read.map(|(_, filled)| filled)
+        });
         match filled {
             Ok(filled) => {
                 self.turn.spend(filled);
@@ -104,12 +106,57 @@ impl Socket {
             Err(error) => Poll::Ready(Err(error)),
         }
     }
+
+    /// As [`Self::poll_read`], with the bytes.
+    pub fn poll_bytes<'a>(
+        &self,
+        room: &'a mut [MaybeUninit<u8>],
+    ) -> Poll<rustix::io::Result<&'a [u8]>> {
+        let filled = ready!(self.poll_read(room))?;
+        // SAFETY: that many bytes were just read into the room.
+        let read = unsafe { std::slice::from_raw_parts(room.as_ptr().cast(), filled) };
+        Poll::Ready(Ok(read))
+    }
+
+    /// Writes these parts as far as there is room in the socket's buffer. It is pending if there is
+    /// none, or if the connection's turn is over.
+    pub fn poll_write(&self, parts: &[IoSlice<'_>]) -> Poll<rustix::io::Result<usize>> {
+        if !self.turn.allows_call() {
+            self.write_blocked.set(false);
+            return Poll::Pending;
+        }
+        let result = retry(|| match parts {
+            // The shorter way through the kernel.
+            [one] => rustix::net::send(&self.fd, one, SendFlags::NOSIGNAL),
+            _ => rustix::io::writev(&self.fd, parts),
+        });
+        self.write_blocked.set(result == Err(Errno::AGAIN));
+        match result {
+            Ok(written) => {
+                self.turn.spend(written);
+                self.bytes_out.set(self.bytes_out.get() + written as u64);
+                Poll::Ready(Ok(written))
+            }
+            Err(Errno::AGAIN) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Whether bytes may have arrived that srv has not read. If the turn was one short read and one
+    /// write, they have done so only in these few microseconds. A client that asked for the close
+    /// sends nothing more then; `is_asked` says that it did. In all other cases, srv needs a system
+    /// call to know it.
+    pub fn may_have_unread(&self, is_asked: bool) -> bool {
+        self.readable.get() || !(is_asked && self.turn.is_ordinary()) && self.has_unread()
+    }
 }
 
-/// The socket as a byte stream. Bytes that were read before come first.
+/// The socket as a byte stream. Bytes that were read before come first, and so do bytes of an
+/// earlier answer that did not fit into the socket's buffer.
 pub struct Stream {
     socket: Rc<Socket>,
     prefix: Bytes,
+    unsent: Bytes,
     exchange: Rc<Exchange>,
 }
 
@@ -120,8 +167,20 @@ impl Stream {
         Self {
             socket,
             prefix,
+            unsent: Bytes::new(),
             exchange,
         }
+    }
+
+    /// `unsent` is written before hyper reads or writes anything.
+    pub fn after(mut self, unsent: Bytes) -> Self {
+        self.unsent = unsent;
+        self
+    }
+
+    /// Whether there are bytes for hyper that were read before.
+    pub fn has_prefix(&self) -> bool {
+        !self.prefix.is_empty()
     }
 
     /// The rest of the prefix, which was not read.
@@ -136,6 +195,7 @@ impl Read for Stream {
         _: &mut Context<'_>,
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        ready!(self.poll_unsent())?;
         if !self.prefix.is_empty() {
             let length = self.prefix.len().min(buffer.remaining());
             buffer.put_slice(&self.prefix[..length]);
@@ -153,24 +213,22 @@ impl Read for Stream {
 impl Write for Stream {
     fn poll_write(
         self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if !self.exchange.owes.get() {
-            return Poll::Ready(Ok(bytes.len()));
-        }
-        self.write(|fd| rustix::io::write(fd, bytes))
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_unsent())?;
         if !self.exchange.owes.get() {
             return Poll::Ready(Ok(parts.iter().map(|part| part.len()).sum()));
         }
-        self.write(|fd| rustix::io::writev(fd, parts))
+        Poll::Ready(Ok(ready!(self.socket.poll_write(parts))?))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -178,7 +236,8 @@ impl Write for Stream {
     }
 
     /// hyper calls this when it has written all that it has.
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_unsent())?;
         self.exchange.flushed();
         Poll::Ready(Ok(()))
     }
@@ -190,27 +249,17 @@ impl Write for Stream {
 }
 
 impl Stream {
-    fn write(
-        &self,
-        call: impl Fn(&OwnedFd) -> rustix::io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        if !self.socket.turn.allows_call() {
-            self.socket.write_blocked.set(false);
-            return Poll::Pending;
-        }
-        let result = retry(|| call(&self.socket.fd));
-        self.socket.write_blocked.set(result == Err(Errno::AGAIN));
-        match result {
-            Ok(written) => {
-                self.socket.turn.spend(written);
-                self.socket
-                    .bytes_out
-                    .set(self.socket.bytes_out.get() + written as u64);
-                Poll::Ready(Ok(written))
+    /// Is ready when all bytes of the earlier answer are written. What hyper writes then answers
+    /// another request, or none.
+    fn poll_unsent(&mut self) -> Poll<io::Result<()>> {
+        while !self.unsent.is_empty() {
+            let written = ready!(self.socket.poll_write(&[IoSlice::new(&self.unsent)]))?;
+            self.unsent.advance(written);
+            if self.unsent.is_empty() {
+                self.exchange.flushed();
             }
-            Err(Errno::AGAIN) => Poll::Pending,
-            Err(error) => Poll::Ready(Err(error.into())),
         }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -13,6 +13,7 @@ use rustix::net::SendFlags;
 use srv_common::Refusal;
 
 use super::unparsed::Unparsed;
+use super::waiting::Waiting;
 use super::{Driver, State, as_ns, linger};
 use crate::serve::worker::http::{Exchange, Handler};
 use crate::serve::worker::stream::{Socket, Stream};
@@ -94,6 +95,11 @@ impl Active {
         Pin::new(&mut self.connection).graceful_shutdown();
     }
 
+    /// Has hyper do no more than write what it has to write.
+    pub(super) fn end_when_written(&mut self) {
+        Pin::new(&mut self.connection).graceful_shutdown();
+    }
+
     /// Continues as far as the socket and the connection's turn allow.
     pub(super) fn drive(mut self: Box<Self>, driver: &Driver, now_ns: u64) -> State {
         match self.poll(driver) {
@@ -151,11 +157,7 @@ impl Active {
             return State::Closed;
         }
         let read = into_unread(self.connection);
-        // If the turn was one short read and one write, bytes are unread only if they came in
-        // these few microseconds. A client that asked for the close sends nothing more then.
-        // In all other cases, srv needs a system call to know it.
-        let may_be_unread = socket.readable.get()
-            || (self.is_last || !socket.turn.is_ordinary()) && socket.has_unread();
+        let may_be_unread = socket.may_have_unread(!self.is_last);
         let is_unanswered = self.ended_between == Some(self.exchange.requests.get());
         if is_unanswered && (may_be_unread || !read.is_empty()) {
             // hyper was between two requests, and closed even if a request had arrived.
@@ -182,8 +184,9 @@ impl Active {
             return State::Active(self);
         }
         let unread = into_unread(self.connection);
-        if is_blank(&unread) {
-            return State::Idle(now_ns + as_ns(driver.http.limits.idle_timeout));
+        // If hyper has not read because it waited to write, there may be more.
+        if is_blank(&unread) && !self.socket.readable.get() {
+            return State::Waiting(Waiting::next(driver, now_ns));
         }
         // Part of the next request arrived together with the last one.
         driver

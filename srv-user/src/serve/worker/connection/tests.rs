@@ -2,6 +2,7 @@
 //! request, the answers do not depend on where a read ends, and every connection ends, however
 //! the client leaves it.
 
+mod at_once;
 mod turns;
 
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -84,14 +85,18 @@ fn cuts() -> impl Strategy<Value = Vec<Index>> {
 }
 
 fn driver() -> Driver {
-    let memory = SharedMemory::new().unwrap();
-    let memory = memory.as_fd().try_clone_to_owned().unwrap();
     let serving = Serving {
         synthetic: true,
         ..Serving::default()
     };
+    driver_of(&serving, None)
+}
+
+fn driver_of(serving: &Serving, worker: Option<u32>) -> Driver {
+    let memory = SharedMemory::new().unwrap();
+    let memory = memory.as_fd().try_clone_to_owned().unwrap();
     Driver::new(Rc::new(Http {
-        router: Router::new(&serving, None).unwrap(),
+        router: Router::new(serving, worker).unwrap(),
         limits: Limits::default(),
         published: Rc::new(Load::attach(0, [memory]).unwrap()),
         files: Rc::default(),
