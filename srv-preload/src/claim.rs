@@ -367,6 +367,17 @@ impl Claim {
         (0..self.slots).for_each(|slot| self.fall_behind(slot));
     }
 
+    /// Registers all listeners anew, its own first, which reports those at which a connection waits.
+    pub(crate) fn watch_anew(&self) {
+        for step in 0..self.slots {
+            let slot = (self.slot + step) % self.slots;
+            if !self.is_left(slot) {
+                self.forget(slot);
+                self.watch(slot);
+            }
+        }
+    }
+
     /// Leaves the listener of that slot to the owner of slot `to` for a while, until `due_ns`.
     pub(crate) fn leave_to(&mut self, to: u32, slot: u32, now_ns: u64, due_ns: u64) {
         self.forget(slot);

@@ -10,7 +10,7 @@ use crate::channel::{self, Received};
 use crate::files::{self, File};
 use crate::state::State;
 use crate::sys::{self, FDS_MAX, errno, pollfd};
-use crate::{memory, process, published};
+use crate::{memory, process, published, requests};
 
 /// Whether that descriptor is a TCP socket that listens.
 fn is_tcp_listener(fd: i32) -> bool {
@@ -231,11 +231,17 @@ impl State {
     }
 
     /// Another process has woken this one, perhaps for a connection that waits at a listener which
-    /// this process has left to its siblings.
+    /// this process has left to its siblings. Where the application waits by `poll` or `accept`, an
+    /// event of the bell does not make it look, so that its listeners have to be reported.
     fn is_rung(&mut self) {
+        let (waiting, is_limited) = (self.waiting, requests::limit().is_some());
         for claim in &mut self.claims {
-            if claim.is_unsteered() {
-                claim.recall();
+            if !claim.is_unsteered() && !is_limited {
+                continue;
+            }
+            claim.recall();
+            if claim.epoll() == Some(waiting) {
+                claim.watch_anew();
             }
         }
     }
