@@ -106,8 +106,9 @@ pub struct Message {
     pub slot: u32,
     /// [`Self::REPLACE`], or 0.
     pub flags: u32,
-    /// Explicit padding.
-    pub pad: u32,
+    /// In [`Kind::Claim`]: the process's count of its claims. The answer repeats it, so that an
+    /// answer which is given twice, because a coordinator was killed, is not taken for another's.
+    pub turn: u32,
     /// `SO_COOKIE` of the listener.
     pub cookie: u64,
     /// Of [`Kind::Hello`] over the abstract name.

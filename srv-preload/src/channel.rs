@@ -25,6 +25,8 @@ pub(crate) struct Channel {
     fd: Option<i32>,
     /// What the coordinator rings when it has sent something: an eventfd that the process watches.
     bell: Option<i32>,
+    /// How often the process has claimed.
+    turn: u32,
     /// A connection could not be made, or has ended: there will be none.
     pub(crate) is_over: bool,
 }
@@ -34,6 +36,7 @@ impl Channel {
     pub(crate) const NONE: Self = Self {
         fd: None,
         bell: None,
+        turn: 0,
         is_over: false,
     };
 
@@ -48,6 +51,12 @@ impl Channel {
             self.bell = bell.filter(|bell| *bell >= 0).map(keep);
         }
         self.bell
+    }
+
+    /// The number of the next claim.
+    pub(crate) fn next_turn(&mut self) -> u32 {
+        self.turn = self.turn.wrapping_add(1);
+        self.turn
     }
 
     /// The process has heard the bell. Returns whether it has rung.

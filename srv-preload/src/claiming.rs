@@ -62,7 +62,9 @@ impl State {
     /// Claims a slot, and waits for the answer. `None` if there is none, or if the listener is to
     /// stay as it is.
     fn ask(&mut self, nth: usize, fd: i32) -> Option<Answer> {
+        let turn = self.channel.next_turn();
         let request = Message {
+            turn,
             cookie: sys::socket_option(fd, net::SO_COOKIE)?,
             ..Message::new(Kind::Claim, nth as u32)
         };
@@ -71,7 +73,7 @@ impl State {
             self.lose_channel();
             return None;
         }
-        self.await_answer(nth)
+        self.await_answer(nth, turn)
     }
 
     /// Connects to the coordinator, or says once that this cannot be done.
@@ -88,12 +90,12 @@ impl State {
     }
 
     /// Waits for the answer to a claim, for [`ANSWER_WITHIN_MS`] at most.
-    fn await_answer(&mut self, nth: usize) -> Option<Answer> {
+    fn await_answer(&mut self, nth: usize, turn: u32) -> Option<Answer> {
         let deadline_ns = monotonic_ns() + ANSWER_WITHIN_MS * 1_000_000;
         loop {
             match self.channel.receive() {
                 Received::Message(message, fds) => {
-                    let is_answer = message.claim as usize == nth
+                    let is_answer = (message.claim as usize, message.turn) == (nth, turn)
                         && matches!(message.kind(), Some(Kind::Own | Kind::Plain));
                     if is_answer {
                         return (message.kind() == Some(Kind::Own))

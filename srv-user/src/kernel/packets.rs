@@ -111,10 +111,36 @@ pub fn receive_into(
     channel: impl AsFd,
     packet: &mut [u8],
 ) -> io::Result<Option<(usize, Vec<OwnedFd>)>> {
+    receive_with(channel, packet, RecvFlags::empty())
+}
+
+/// As [`receive_into`], but the packet stays the next one until it is taken by [`discard`].
+///
+/// # Errors
+/// As there.
+pub fn peek_into(
+    channel: impl AsFd,
+    packet: &mut [u8],
+) -> io::Result<Option<(usize, Vec<OwnedFd>)>> {
+    receive_with(channel, packet, RecvFlags::PEEK)
+}
+
+/// Takes the next packet on a channel that does not block, and what it brought.
+pub fn discard(channel: impl AsFd) {
+    // If there is none, the other side has gone, which the next look tells.
+    let _ = rustix::net::recv(channel, &mut [0; 1], RecvFlags::empty());
+}
+
+fn receive_with(
+    channel: impl AsFd,
+    packet: &mut [u8],
+    flags: RecvFlags,
+) -> io::Result<Option<(usize, Vec<OwnedFd>)>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let buffers = &mut [IoSliceMut::new(packet)];
-    match rustix::net::recvmsg(channel, buffers, &mut control, RecvFlags::CMSG_CLOEXEC) {
+    let flags = flags | RecvFlags::CMSG_CLOEXEC;
+    match rustix::net::recvmsg(channel, buffers, &mut control, flags) {
         Ok(received) => {
             let rights = control.drain().filter_map(|ancillary| match ancillary {
                 RecvAncillaryMessage::ScmRights(fds) => Some(fds),

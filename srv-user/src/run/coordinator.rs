@@ -256,6 +256,7 @@ impl Coordinator {
             }
             Event::Said(member, message, fds) => {
                 self.groups.hear(member, &message, fds, &mut self.members);
+                self.members.has_heard(member);
             }
             Event::Left(member) => {
                 self.groups.forget(member, &mut self.members);

@@ -72,6 +72,8 @@ enum Condition {
 /// The process that accepts from a socket first, by its claim.
 struct Owner {
     claim: ClaimId,
+    /// The process's count of its claims.
+    turn: u32,
     is_ready: bool,
     /// The slots of the siblings' sockets that it was given.
     knows: BTreeSet<u32>,
@@ -147,38 +149,69 @@ impl RunGroup {
     pub(super) fn claim(
         &mut self,
         claim: ClaimId,
+        turn: u32,
         claimed: Claimed,
         members: &mut Members,
     ) -> anyhow::Result<()> {
-        let (slot, flags) = match self.slot_with(claimed.info.cookie) {
-            None => (self.adopt(claimed)?, 0),
-            Some(slot) if self.owner(slot).is_none() => (slot, 0),
-            Some(slot) => (self.another_than(slot)?, Message::REPLACE),
+        let cookie = claimed.info.cookie;
+        let slot = match self.slot_with(cookie) {
+            None => self.adopt(claimed)?,
+            Some(slot) if self.owner(slot).is_none() => slot,
+            Some(slot) => self.another_than(slot)?,
         };
         self.reopen(slot);
         let socket = self.sockets.get_mut(&slot).context("find a slot")?;
         socket.condition = Condition::Owned(Owner {
             claim,
+            turn,
             is_ready: false,
             knows: BTreeSet::new(),
         });
-        let own = Message {
-            slot,
-            flags,
-            cookie: socket.cookie,
-            ..Message::new(Kind::Own, claim.number)
-        };
         self.idle_since = None;
         // Before the process is told: a slot that it has is never another's.
         self.keep_condition(slot);
-        let group = &self.group;
-        let listener = group.listeners.sockets.get(slot as usize);
-        let listener = listener.context("find the socket of a slot")?;
-        group.worker_starts(slot, members.pid(claim.member));
-        let fds = [group.memory(), listener.as_fd()];
-        let count = if flags == Message::REPLACE { 2 } else { 1 };
-        members.tell(claim.member, own, &fds[..count]);
+        self.group.worker_starts(slot, members.pid(claim.member));
+        self.answer(slot, cookie, members);
         Ok(())
+    }
+
+    /// Whether the claim has its slot already, since a coordinator was killed after it had
+    /// answered. It is answered again.
+    pub(super) fn answers_again(
+        &self,
+        claim: ClaimId,
+        message: &Message,
+        members: &mut Members,
+    ) -> bool {
+        let slot = self.slot_of(claim);
+        let slot = slot.filter(|slot| {
+            self.owner(*slot)
+                .is_some_and(|owner| owner.turn == message.turn)
+        });
+        slot.into_iter()
+            .for_each(|slot| self.answer(slot, message.cookie, members));
+        slot.is_some()
+    }
+
+    /// Answers the owner of a slot, which has claimed the socket with that cookie.
+    fn answer(&self, slot: u32, claimed: u64, members: &mut Members) {
+        let listener = self.group.listeners.sockets.get(slot as usize);
+        let (Some(socket), Some(owner), Some(listener)) =
+            (self.sockets.get(&slot), self.owner(slot), listener)
+        else {
+            return;
+        };
+        let is_replaced = socket.cookie != claimed;
+        let own = Message {
+            slot,
+            turn: owner.turn,
+            flags: if is_replaced { Message::REPLACE } else { 0 },
+            cookie: socket.cookie,
+            ..Message::new(Kind::Own, owner.claim.number)
+        };
+        let fds = [self.group.memory(), listener.as_fd()];
+        let count = if is_replaced { 2 } else { 1 };
+        members.tell(owner.claim.member, own, &fds[..count]);
     }
 
     /// A process waits at its own listener. Only now do the others watch it, too. If it says so

@@ -124,6 +124,10 @@ impl Groups {
         };
         match message.kind() {
             Some(Kind::Claim) => {
+                let group = self.group_of(claim);
+                if group.is_some_and(|group| group.answers_again(claim, message, members)) {
+                    return;
+                }
                 // The number belongs to another listener from now on.
                 self.release(claim, members);
                 let mut fds = fds.into_iter();
@@ -131,9 +135,13 @@ impl Groups {
                 fds.next()
                     .into_iter()
                     .for_each(|bell| members.set_bell(member, bell));
-                if let Err(why) = self.claim(claim, socket, members) {
+                if let Err(why) = self.claim(claim, message.turn, socket, members) {
                     self.explain(&why);
-                    members.tell(member, Message::new(Kind::Plain, claim.number), &[]);
+                    let plain = Message {
+                        turn: message.turn,
+                        ..Message::new(Kind::Plain, claim.number)
+                    };
+                    members.tell(member, plain, &[]);
                 }
             }
             Some(Kind::Ready) => {
@@ -220,6 +228,7 @@ impl Groups {
     fn claim(
         &mut self,
         claim: ClaimId,
+        turn: u32,
         socket: Option<OwnedFd>,
         members: &mut Members,
     ) -> anyhow::Result<()> {
@@ -230,7 +239,7 @@ impl Groups {
             self.begin(&key)?;
         }
         let group = self.all.get_mut(&key).context("find a group")?;
-        let answered = group.claim(claim, claimed, members);
+        let answered = group.claim(claim, turn, claimed, members);
         match &answered {
             Ok(()) => drop(self.claims.insert(claim, key)),
             Err(_) => self.drop_unneeded(&BTreeSet::new()),

@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, getpid, pidfd_open, waitpid};
+use srv_common::claim::ANSWER_WITHIN_MS;
 
 use super::coordinator::{self, Beginning, CoordinatorArgs};
 use super::invitation::{Entrance, INVITED, REPORT, Up};
@@ -25,8 +26,10 @@ use crate::kernel::packets::{MESSAGE_BYTES_MAX, inherited, pair, receive_into};
 /// So many coordinators are started at once within [`WINDOW`], should they be killed.
 const AT_ONCE: u32 = 32;
 const WINDOW: Duration = Duration::from_secs(60);
-/// The time before the start of a coordinator after so many.
-const PAUSE: Duration = Duration::from_secs(2);
+/// The time before the start of a coordinator after so many: shorter than a process waits for the
+/// answer to a claim.
+const PAUSE: Duration = Duration::from_millis(500);
+const _: () = assert!(PAUSE.as_millis() < ANSWER_WITHIN_MS as u128);
 
 /// Becomes a process of its own, and has a coordinator beside the server until it has ended.
 ///

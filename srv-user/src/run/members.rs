@@ -13,12 +13,13 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use srv_common::claim::{Kind, Message};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
 
 use super::event::{Event, MemberId};
 use super::kept::{Keeper, Key, Record};
-use crate::kernel::packets::{receive_into, send_with_fds};
+use crate::kernel::packets::{discard, peek_into, receive_into, send_with_fds};
 use crate::kernel::watched::watch;
 
 /// Messages that wait for a process which does not read. A process that has more to read than
@@ -44,6 +45,8 @@ struct Member {
     /// What the process is woken by, since it does not watch the connection.
     bell: Option<Arc<OwnedFd>>,
     unsent: VecDeque<Unsent>,
+    /// What it has said was dealt with.
+    heard: Arc<Notify>,
     reading: AbortHandle,
 }
 
@@ -123,14 +126,22 @@ impl Members {
         self.next = self.next.max(id.0 + 1);
         let channel = Arc::new(watch(channel).context("watch a connection")?);
         let pidfd = pidfd.and_then(|pidfd| watch(pidfd).ok()).map(Arc::new);
-        let reading = read(id, channel.clone(), pidfd.clone(), self.events.clone());
+        let heard = Arc::new(Notify::new());
+        let reader = Reader {
+            id,
+            channel: channel.clone(),
+            pidfd: pidfd.clone(),
+            heard: heard.clone(),
+            events: self.events.clone(),
+        };
         let member = Member {
             pid,
             channel,
             pidfd,
             bell: bell.map(Arc::new),
             unsent: VecDeque::new(),
-            reading: tokio::spawn(reading).abort_handle(),
+            heard,
+            reading: tokio::spawn(reader.read()).abort_handle(),
         };
         self.all.insert(id, member);
         Ok(())
@@ -160,6 +171,15 @@ impl Members {
     pub(super) fn remove(&mut self, id: MemberId) {
         self.all.remove(&id);
         self.keeper.forget(Key::Member(id.0));
+    }
+
+    /// What a process has said was dealt with: it is taken from the connection. (If the coordinator
+    /// is killed before, the next one hears it once more.)
+    pub(super) fn has_heard(&self, id: MemberId) {
+        if let Some(member) = self.all.get(&id) {
+            discard(member.channel.get_ref());
+            member.heard.notify_one();
+        }
     }
 
     /// Whether that process is connected.
@@ -289,29 +309,45 @@ impl Drop for Member {
     }
 }
 
-/// Reports what a process says, and that it has left.
-async fn read(
+/// What reads the connection of a process.
+struct Reader {
     id: MemberId,
     channel: Arc<AsyncFd<OwnedFd>>,
     pidfd: Option<Arc<AsyncFd<OwnedFd>>>,
+    heard: Arc<Notify>,
     events: UnboundedSender<Event>,
-) {
-    let end = async {
-        match &pidfd {
-            Some(pidfd) => drop(pidfd.readable().await),
-            None => std::future::pending().await,
+}
+
+impl Reader {
+    /// Reports what the process says, one message after another, and that it has left.
+    async fn read(self) {
+        let end = async {
+            match &self.pidfd {
+                Some(pidfd) => drop(pidfd.readable().await),
+                None => std::future::pending().await,
+            }
+        };
+        let reading = async {
+            while let Ok(Some((message, fds))) = message(&self.channel, Reading::Peeks).await {
+                let _ = self.events.send(Event::Said(self.id, message, fds));
+                self.heard.notified().await;
+            }
+        };
+        tokio::select! {
+            () = end => {}
+            () = reading => {}
         }
-    };
-    let reading = async {
-        while let Ok(Some((message, fds))) = next(&channel).await {
-            let _ = events.send(Event::Said(id, message, fds));
-        }
-    };
-    tokio::select! {
-        () = end => {}
-        () = reading => {}
+        let _ = self.events.send(Event::Left(self.id));
     }
-    let _ = events.send(Event::Left(id));
+}
+
+/// What becomes of a packet that is read.
+#[derive(Clone, Copy)]
+enum Reading {
+    /// It is taken.
+    Takes,
+    /// It stays the next one.
+    Peeks,
 }
 
 /// The next message on a connection, with the file descriptors that it brought; `None` at its
@@ -322,11 +358,21 @@ async fn read(
 pub(super) async fn next(
     channel: &AsyncFd<OwnedFd>,
 ) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
+    message(channel, Reading::Takes).await
+}
+
+async fn message(
+    channel: &AsyncFd<OwnedFd>,
+    reading: Reading,
+) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
     let mut packet = [0; Message::BYTES];
     loop {
         let mut readable = channel.readable().await?;
         let received = readable.try_io(|channel| {
-            let received = receive_into(channel, &mut packet)?;
+            let received = match reading {
+                Reading::Takes => receive_into(channel, &mut packet)?,
+                Reading::Peeks => peek_into(channel, &mut packet)?,
+            };
             received.ok_or_else(|| io::ErrorKind::WouldBlock.into())
         });
         let Ok(received) = received else {
@@ -339,7 +385,13 @@ pub(super) async fn next(
         let message = Message::from_bytes(packet);
         return match message.kind() {
             Some(_) if bytes == Message::BYTES => Ok(Some((message, fds))),
-            _ => Err(io::ErrorKind::InvalidData.into()),
+            _ => {
+                if matches!(reading, Reading::Peeks) {
+                    // An end with something unread looks like an error at the other side.
+                    discard(channel.get_ref());
+                }
+                Err(io::ErrorKind::InvalidData.into())
+            }
         };
     }
 }

@@ -423,6 +423,28 @@ fn another_coordinator_goes_on_where_one_was_killed() {
 }
 
 #[test]
+fn what_was_heard_and_not_dealt_with_is_heard_again() {
+    let mut server = Server::start(false);
+    let (shared, _) = listener();
+    let (first, second) = (Process::of(&server), Process::of(&server));
+    first.own(0, &shared);
+    let two = second.claim(3, &shared);
+    server.kill_coordinator();
+    // As if the coordinator had been killed after it had answered.
+    let again = second.claim(3, &shared);
+    assert_eq!(again.slot, two.slot);
+    let [before, after] = [&two, &again].map(|own| cookie(own.replacement.as_ref().unwrap()));
+    assert_eq!(before, after);
+    second.say(Kind::Ready, 3);
+    second.say(Kind::Ready, 3);
+    assert_eq!(first.expect(Kind::Sibling, 0).0.slot, two.slot);
+    second.say(Kind::Release, 3);
+    second.say(Kind::Release, 3);
+    await_that("its slot is free", || state(&two) == State::Absent as u32);
+    server.end((first, second));
+}
+
+#[test]
 fn another_coordinator_steers_by_the_program_that_is_there() {
     let loaded = srv_steer::SelectProgram::load().map(drop);
     if !crate::gate::can("steer", loaded.map_err(|error| error.to_string())) {

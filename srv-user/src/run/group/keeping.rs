@@ -35,6 +35,7 @@ enum ConditionRecord {
     Owned {
         member: u64,
         number: u32,
+        turn: u32,
         is_ready: bool,
     },
     Free,
@@ -51,6 +52,7 @@ impl SocketRecord {
                 Condition::Owned(owner) => ConditionRecord::Owned {
                     member: owner.claim.member.0,
                     number: owner.claim.number,
+                    turn: owner.turn,
                     is_ready: owner.is_ready,
                 },
                 Condition::Free(_) => ConditionRecord::Free,
@@ -65,12 +67,14 @@ impl SocketRecord {
             ConditionRecord::Owned {
                 member,
                 number,
+                turn,
                 is_ready,
             } if members.has(MemberId(member)) => Condition::Owned(Owner {
                 claim: ClaimId {
                     member: MemberId(member),
                     number,
                 },
+                turn,
                 is_ready,
                 knows: BTreeSet::new(),
             }),
