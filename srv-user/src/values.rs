@@ -14,7 +14,7 @@ use bytesize::ByteSize;
 use srv_common::{Policy, State};
 
 pub use address::ListenAddr;
-pub use from_file::{list, scalar, table};
+pub use from_file::{scalar, table};
 use reported::Named;
 
 /// A value that did not parse: what was expected instead.

@@ -16,6 +16,7 @@ pub use args::{BACKLOG, Serving, Settings};
 pub use changes::Changes;
 pub use keys::Places;
 pub use limits::{HEADER_BYTES_MIN, LimitArgs, Limits};
+pub use listen::{Listen, SocketOptions};
 pub use root::Root;
 pub use rules::available_cpus;
 
@@ -24,6 +25,7 @@ mod changes;
 mod file;
 mod keys;
 mod limits;
+mod listen;
 mod print;
 mod root;
 mod rules;
@@ -117,6 +119,18 @@ impl Settings {
         options.steer = self.bpf;
         options.policy = self.policy;
         options.stall_after = self.hang_after;
+        options
+    }
+
+    /// As [`group`](Self::group), for the `nth` address. The sockets of a server that was joined are
+    /// that server's.
+    pub fn group_of(&self, nth: usize) -> GroupOptions {
+        let mut options = self.group();
+        if let Some(own) = self.sockets.get(nth).filter(|_| !self.join) {
+            options.backlog = own.backlog;
+            options.fast_open = own.fast_open;
+            options.v6_only = own.v6_only;
+        }
         options
     }
 

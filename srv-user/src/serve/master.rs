@@ -207,8 +207,9 @@ impl Master {
         let own_end = self.staff.own_slots().end;
         let slots_end = own_end.max(self.role.secondary_slots_end());
         self.staff.slots.use_until(slots_end);
-        let groups = self.groups.iter_mut();
-        groups.for_each(|group| group.apply(&self.settings.group(), slots_end));
+        for (nth, group) in self.groups.iter_mut().enumerate() {
+            group.apply(&self.settings.group_of(nth), slots_end);
+        }
     }
 
     /// This server serves now: tells systemd and the log.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
 
-use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use super::FileType;
 
@@ -18,17 +18,6 @@ where
     T: FromStr<Err: fmt::Display>,
 {
     Scalar::deserialize(file).map(|Scalar(value)| Some(value))
-}
-
-/// For serde: one [`scalar`] or an array of them.
-///
-/// # Errors
-/// What was found and what was expected.
-pub fn list<'de, D: Deserializer<'de>, T>(file: D) -> Result<Option<Vec<T>>, D::Error>
-where
-    T: FromStr<Err: fmt::Display>,
-{
-    file.deserialize_any(ListVisitor(PhantomData)).map(Some)
 }
 
 /// For serde: a table of extensions and their media types.
@@ -106,33 +95,5 @@ impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for ScalarVisitor<T> {
 
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
         self.visit_str(&number.to_string())
-    }
-}
-
-struct ListVisitor<T>(PhantomData<T>);
-
-impl<'de, T: FromStr<Err: fmt::Display>> Visitor<'de> for ListVisitor<T> {
-    type Value = Vec<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string or an array of strings")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
-        ScalarVisitor(PhantomData)
-            .visit_str(text)
-            .map(|one| vec![one])
-    }
-
-    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Vec<T>, E> {
-        self.visit_str(&number.to_string())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Vec<T>, A::Error> {
-        let mut values = Vec::new();
-        while let Some(Scalar(value)) = array.next_element()? {
-            values.push(value);
-        }
-        Ok(values)
     }
 }

@@ -8,10 +8,12 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use srv::kernel::sock_diag::SockDiag;
 use srv_tests::server::Server;
 use tempfile::TempDir;
 
 use crate::client::{Client, Response};
+use crate::configured::Configured;
 use crate::loaded::without_loss;
 use crate::probe::group;
 
@@ -213,4 +215,22 @@ fn the_roots_of_sites_are_followed() {
         assert_eq!(sites.get("one.test", "/").body, b"another");
         assert_eq!(sites.get("two.test", "/").body, b"two");
     }
+}
+
+/// The options are in force where the kernel shows them.
+#[test]
+fn an_address_has_the_socket_options_of_its_table() {
+    let text = "workers = 1\nbacklog = 100\n\
+        [[listen]]\naddress = \"127.0.0.1:0\"\nbacklog = 55\n\
+        [[listen]]\naddress = \"127.0.0.1:0\"\n";
+    let configured = Configured::start_listening(text, &[], 2);
+    let limits = |address: SocketAddr| {
+        let mut listeners = SockDiag::open(None).unwrap().listeners_on(address).unwrap();
+        listeners.pop().unwrap().backlog
+    };
+    let addresses = configured.server.addresses();
+    assert_eq!(
+        addresses.iter().map(|one| limits(*one)).collect::<Vec<_>>(),
+        [55, 100]
+    );
 }

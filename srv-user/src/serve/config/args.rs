@@ -16,15 +16,15 @@ use toml::Spanned;
 
 use super::keys::{Places, Reload, Said, is_said, keys, name, or};
 use super::limits::{LimitArgs, Limits};
+use super::listen::{Listen, SocketOptions, listens};
 use super::root::Root;
 use super::sites::args::SiteArgs;
 use super::sites::settle::Settling;
 use super::sites::{Files, Sites};
-use super::{Types, rules};
+use super::{LISTEN, Types, rules};
 use crate::serve::sandbox::User;
 use crate::values::{
-    Count, FileType, ListenAddr, LogFormat, Period, PolicyName, UserName, list, policies, scalar,
-    table,
+    Count, FileType, LogFormat, Period, PolicyName, UserName, policies, scalar, table,
 };
 use srv_steer::AcceptMode;
 
@@ -48,12 +48,22 @@ Signals to the process that was started:
   SIGUSR2          replace the binary, as `srv upgrade` does
 A worker drains and is replaced at SIGTERM; it leaves the others to its master.")]
 pub struct ServeArgs {
-    /// Address and port, repeatable; port 0: any free one [default: 127.0.0.1:8080]
+    /// Address and port, repeatable; port 0: any free one; in the file also: tables `[[listen]]`
+    /// with address, backlog, fast-open and v6-only [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
-    #[serde(deserialize_with = "list")]
-    listen: Option<Vec<ListenAddr>>
+    #[serde(deserialize_with = "listens")]
+    listen: Option<Vec<Listen>>
         => Settings.listen: Vec<SocketAddr> =
-            |said, asked| rules::listen(said, asked.v6_only()?), Fixed;
+            |said, asked| rules::listen(said, asked.v6_only()?), Fixed
+        => Settings.sockets: Vec<SocketOptions> = |said, asked| {
+            let all = SocketOptions {
+                backlog: asked.backlog()?,
+                fast_open: asked.fast_open()?,
+                v6_only: asked.v6_only()?,
+            };
+            let listen = said.value().unwrap_or_else(|| vec![Listen::on(LISTEN)]);
+            Ok(listen.iter().map(|one| one.options(all)).collect())
+        }, Fixed;
 
     /// Worker processes, 1 to 256 [default: one for each CPU available]
     #[arg(long, value_name = "N")]

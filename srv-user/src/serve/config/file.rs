@@ -66,7 +66,7 @@ mod tests {
 
     use super::*;
     use crate::serve::config::limits::LimitArgs;
-    use crate::values::{ListenAddr, PolicyName};
+    use crate::values::PolicyName;
 
     /// Flags that belong to one start and not to the server. The file does not have them.
     const OF_ONE_START: [&str; 3] = ["config", "join", "print-config"];
@@ -184,7 +184,7 @@ mod tests {
         for flag in flags().get_arguments().filter_map(|arg| arg.get_long()) {
             let in_file = |text: String| {
                 let error = parse(&text)
-                    .expect_err("an array of tables fits nowhere")
+                    .expect_err("an array of empty tables fits nowhere")
                     .to_string();
                 !error.contains("unknown key")
             };
@@ -197,9 +197,34 @@ mod tests {
     #[test]
     fn one_address_needs_no_array() {
         let file = parse("listen = \"[::]:80\"").unwrap();
+        assert_eq!(file.args.listen, Some(vec!["[::]:80".parse().unwrap()]));
+    }
+
+    #[test]
+    fn an_address_may_have_options_of_its_own() {
+        let text = "backlog = 7\n[[listen]]\naddress = \"[::]:80\"\nv6-only = false\n\
+                    [[listen]]\naddress = \"127.0.0.1:81\"\nbacklog = 9\nfast-open = 3\n";
+        let listen = parse(text).unwrap().args.listen.unwrap();
+        let options = listen
+            .iter()
+            .map(|one| (one.backlog, one.fast_open, one.v6_only));
+        let options: Vec<_> = options.collect();
         assert_eq!(
-            file.args.listen,
-            Some(vec![ListenAddr("[::]:80".parse().unwrap())])
+            options,
+            [(None, None, Some(false)), (Some(9), Some(3), None)]
+        );
+        assert_eq!(listen[1].address, "127.0.0.1:81".parse().unwrap());
+        assert_refused(
+            "[[listen]]\naddress = \"[::]:80\"\nreuseport = true",
+            "etc/srv.toml:3:1: unknown key `reuseport`, expected one of `address`",
+        );
+        assert_refused(
+            "[[listen]]\naddress = \"80\"",
+            "etc/srv.toml:2:11: found `80`, expected an address before the port",
+        );
+        assert_refused(
+            "[[listen]]\nbacklog = 3",
+            "etc/srv.toml:1:1: missing field `address`",
         );
     }
 

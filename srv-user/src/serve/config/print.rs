@@ -8,7 +8,7 @@ use toml::Table;
 
 use super::sites::print::site;
 use super::tables::{path, put, put_some, text, types};
-use super::{Limits, Settings};
+use super::{Limits, Settings, SocketOptions};
 
 impl Settings {
     /// A file that means these settings. It leaves out what only a flag says (`--join`).
@@ -18,7 +18,8 @@ impl Settings {
     pub fn to_toml(&self) -> Result<String> {
         let serving = &self.serving;
         let mut file = Table::new();
-        let listen = self.listen.iter().map(text);
+        let listen = self.listen.iter().zip(&self.sockets);
+        let listen = listen.map(|(address, options)| socket(text(address), options));
         put(&mut file, "listen", listen.collect::<Vec<_>>());
         put(&mut file, "workers", i64::from(self.workers));
         // With --join, the policy is the other server's.
@@ -63,6 +64,15 @@ impl Settings {
     }
 }
 
+fn socket(address: String, options: &SocketOptions) -> Table {
+    let mut table = Table::new();
+    put(&mut table, "address", address);
+    put(&mut table, "backlog", i64::from(options.backlog));
+    put(&mut table, "fast-open", i64::from(options.fast_open));
+    put(&mut table, "v6-only", options.v6_only);
+    table
+}
+
 fn limits(limits: &Limits) -> Table {
     let mut table = Table::new();
     put(&mut table, "header-bytes", text(limits.header_bytes));
@@ -88,8 +98,9 @@ mod tests {
     use crate::serve::config::{Places, Settings, settings};
 
     /// Keys outside of a site, inside of one, and inside of a route.
-    const OUTSIDE: [&str; 8] = [
-        "listen = [\"127.0.0.1:81\", \"[::1]:82\"]",
+    const OUTSIDE: [&str; 9] = [
+        "listen = [\"127.0.0.1:81\", { address = \"[::1]:82\", backlog = 5, v6-only = false }]",
+        "backlog = 77",
         "workers = 3",
         "policy = \"p2c\"",
         "grace = \"1500ms\"",
@@ -155,7 +166,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let sites =
             proptest::collection::vec((subsequence(PLACE.to_vec(), 0..=10), routes()), 0..4);
-        let input = (subsequence(OUTSIDE.to_vec(), 0..=8), sites);
+        let input = (subsequence(OUTSIDE.to_vec(), 0..=9), sites);
         proptest!(|((outside, sites) in input)| {
             let sites = sites.iter().enumerate();
             let sites = sites.map(|(nth, (keys, routes))| site(nth, keys, routes));

@@ -10,13 +10,14 @@ use srv_common::{MAX_WORKERS, Policy};
 use toml::Spanned;
 
 use super::keys::Said;
+use super::listen::Listen;
 use super::root::Root;
 use super::sites::Sites;
 use super::sites::args::SiteArgs;
 use super::sites::settle::Settling;
 use super::{LISTEN, Types};
 use crate::serve::sandbox::User;
-use crate::values::{Count, FileType, ListenAddr, Period, PolicyName, UserName};
+use crate::values::{Count, FileType, Period, PolicyName, UserName};
 use srv_steer::AcceptMode;
 use srv_steer::ensure_workers_fit;
 
@@ -40,7 +41,7 @@ pub(super) fn workers<const MIN: u32, const MAX: u32>(
 }
 
 pub(super) fn listen(
-    said: &Said<'_, Option<Vec<ListenAddr>>>,
+    said: &Said<'_, Option<Vec<Listen>>>,
     v6_only: bool,
 ) -> Result<Vec<SocketAddr>> {
     let Some(listen) = said.value() else {
@@ -50,13 +51,20 @@ pub(super) fn listen(
     if listen.is_empty() {
         bail!("{place}: the list is empty; name an address such as {LISTEN}, or leave it out");
     }
-    let listen: Vec<SocketAddr> = listen.into_iter().map(|address| address.0).collect();
+    let only: Vec<bool> = listen
+        .iter()
+        .map(|one| one.v6_only.unwrap_or(v6_only))
+        .collect();
+    let listen: Vec<SocketAddr> = listen.into_iter().map(|one| one.address).collect();
     for (nth, address) in listen.iter().enumerate() {
         if listen[..nth].contains(address) && address.port() != 0 {
             bail!("{place}: {address} is there twice: leave one of them out");
         }
-        let mut whole = listen.iter().filter(|other| *other != address);
-        if let Some(whole) = whole.find(|other| includes(**other, *address, v6_only)) {
+        let mut whole = listen
+            .iter()
+            .zip(&only)
+            .filter(|(other, _)| *other != address);
+        if let Some((whole, _)) = whole.find(|(other, only)| includes(**other, *address, **only)) {
             bail!(
                 "{place}: {whole} includes {address}, and srv does not serve an address twice: \
                  leave one of the two out"
@@ -206,7 +214,7 @@ mod tests {
     use crate::serve::config::{Limits, settings};
     use crate::values::Bytes;
 
-    fn listen(text: &str) -> ListenAddr {
+    fn listen(text: &str) -> Listen {
         text.parse().unwrap()
     }
 

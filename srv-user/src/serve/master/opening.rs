@@ -13,14 +13,14 @@ use crate::kernel::owners::Owners;
 use crate::kernel::sock_diag::SockDiag;
 use crate::serve::config::Settings;
 use crate::serve::systemd;
-use srv_steer::{ErrorKind, Group, ListenerGroup, program};
+use srv_steer::{ErrorKind, Group, GroupOptions, ListenerGroup, program};
 
 pub(super) fn open_groups(
     settings: &Settings,
     takeover: &mut Takeover,
 ) -> anyhow::Result<Vec<Group>> {
-    let listeners = open_listeners(settings, takeover)?.into_iter();
-    let groups = listeners.map(|listeners| Group::open(listeners, &settings.group()));
+    let listeners = open_listeners(settings, takeover)?.into_iter().enumerate();
+    let groups = listeners.map(|(nth, group)| Group::open(group, &settings.group_of(nth)));
     Ok(groups.collect::<Result<_, _>>()?)
 }
 
@@ -31,27 +31,26 @@ fn open_listeners(
     takeover: &mut Takeover,
 ) -> anyhow::Result<Vec<ListenerGroup>> {
     let mut groups = Vec::new();
-    for address in &settings.listen {
+    for (nth, address) in settings.listen.iter().enumerate() {
+        let options = settings.group_of(nth);
         groups.push(match takeover.listeners(*address) {
-            Some(listeners) if takeover.predecessor.is_some() => {
-                listeners.inherit(&settings.group())?
-            }
-            Some(listeners) => take_back(listeners, settings)?,
-            None => bind(*address, settings)?,
+            Some(listeners) if takeover.predecessor.is_some() => listeners.inherit(&options)?,
+            Some(listeners) => take_back(listeners, &options)?,
+            None => bind(*address, &options)?,
         });
     }
     if settings.serving.accept.has_own_listeners() {
         let most = groups.iter().map(|group| group.sockets.len()).max();
-        for group in &mut groups {
-            group.grow(most.unwrap_or(0) as u32, &settings.group())?;
+        for (nth, group) in groups.iter_mut().enumerate() {
+            group.grow(most.unwrap_or(0) as u32, &settings.group_of(nth))?;
         }
     }
     Ok(groups)
 }
 
 /// Binds new listeners.
-fn bind(address: SocketAddr, settings: &Settings) -> anyhow::Result<ListenerGroup> {
-    ListenerGroup::bind(address, &settings.group()).map_err(|error| {
+fn bind(address: SocketAddr, options: &GroupOptions) -> anyhow::Result<ListenerGroup> {
+    ListenerGroup::bind(address, options).map_err(|error| {
         let is_in_use = error.kind() == ErrorKind::AddressInUse;
         match (is_in_use, error.is_shareable()) {
             (true, true) => anyhow!(
@@ -92,12 +91,12 @@ fn holder(address: SocketAddr) -> Option<(String, Pid)> {
 
 /// Takes the listeners that systemd kept. The server before may have died, so their old program
 /// may still be there.
-fn take_back(listeners: ListenerGroup, settings: &Settings) -> anyhow::Result<ListenerGroup> {
+fn take_back(listeners: ListenerGroup, options: &GroupOptions) -> anyhow::Result<ListenerGroup> {
     // A new socket could not join a group that has a program, and a new program could not get
     // these sockets.
     listeners.sockets.iter().for_each(program::take_off);
     let stored = systemd::store::names(&listeners);
-    let inherited = listeners.inherit(&settings.group()).inspect_err(|_| {
+    let inherited = listeners.inherit(options).inspect_err(|_| {
         // With these listeners, no start can succeed. After this, the next start opens new ones.
         stored.iter().for_each(|name| systemd::store::remove(name));
     });

@@ -30,9 +30,9 @@ impl Master {
     pub(super) fn let_join(&mut self, joining: &Joining) -> anyhow::Result<Joined> {
         self.ensure_may_join(joining)?;
         let slots = self.free_slots(joining.workers)?;
-        for group in &mut self.groups {
+        for (nth, group) in self.groups.iter_mut().enumerate() {
             group
-                .open_listeners(slots.end, &self.settings.group())
+                .open_listeners(slots.end, &self.settings.group_of(nth))
                 .context("open listeners for the workers of the joining server")?;
         }
         self.forget_listeners();

@@ -35,9 +35,9 @@ impl Master {
         super::opening::raise_open_files(&next)?;
         let policy = self.next_policy(&next)?;
         let slots = self.staff.slots_for(next.workers);
-        for group in &mut self.groups {
+        for (nth, group) in self.groups.iter_mut().enumerate() {
             group
-                .open_listeners(slots.end, &next.group())
+                .open_listeners(slots.end, &next.group_of(nth))
                 .context("open listeners for more workers")?;
         }
         self.keep_listeners();
