@@ -77,7 +77,7 @@ pub struct Site {
 
 #[derive(Debug)]
 enum Pages {
-    Welcome(Representation),
+    Welcome(Box<Representation>),
     Folder(Rc<DocRoot>, Rc<RefCell<FileCache>>),
 }
 
@@ -122,7 +122,7 @@ impl Site {
     /// One of several sites or routes. `key_prefix` is another for each.
     pub(super) fn of(files: Files, folder: Option<Folder>, key_prefix: String) -> Self {
         let pages = match folder {
-            None => Pages::Welcome(welcome()),
+            None => Pages::Welcome(Box::new(welcome())),
             Some((root, cache)) => Pages::Folder(root, cache),
         };
         let values = files.cache_control.iter();
