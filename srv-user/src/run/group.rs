@@ -38,6 +38,8 @@ pub(super) struct RunGroup {
     sockets: BTreeMap<u32, GroupSocket>,
     /// Since when no process has a slot.
     idle_since: Option<Instant>,
+    /// Processes beside those known that had the server's sockets open when that was last so.
+    heirs: BTreeSet<u32>,
     /// Whether the log says already what chooses.
     is_announced: bool,
 }
@@ -122,6 +124,7 @@ impl RunGroup {
             keeper,
             sockets: BTreeMap::new(),
             idle_since: None,
+            heirs: BTreeSet::new(),
             is_announced: false,
         };
         group.keep(key);

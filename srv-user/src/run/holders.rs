@@ -43,6 +43,11 @@ impl Holders {
         found
     }
 
+    /// The processes that have any of the sockets open.
+    pub(super) fn pids(&self) -> BTreeSet<u32> {
+        self.descriptors.keys().map(|(_, pid)| *pid).collect()
+    }
+
     /// Whether one of these processes has one of these sockets open.
     pub(super) fn is_open_in(inodes: &BTreeSet<u64>, pids: &BTreeSet<u32>) -> bool {
         let pids = pids.iter().filter_map(|pid| Pid::from_raw(*pid as i32));

@@ -46,15 +46,24 @@ impl RunGroup {
 
     /// Whether the group is still needed. If no process has a slot, that is so for a moment, in
     /// which the server may start its next worker, and only if one of `pids`, the server's
-    /// processes, has one of the server's sockets open.
-    pub(in crate::run) fn is_needed(&self, pids: &BTreeSet<u32>) -> bool {
+    /// processes, has one of the server's sockets open, or another process: a server that has
+    /// replaced its binary has a first process that never claims, and workers that have not yet.
+    pub(in crate::run) fn is_needed(&mut self, pids: &BTreeSet<u32>) -> bool {
         let Some(since) = self.idle_since else {
             return self.has_claims();
         };
         let sockets = self.sockets.values();
         let sockets = sockets.filter(|socket| socket.origin == Origin::Server);
         let inodes = sockets.map(|socket| socket.inode).collect();
-        since.elapsed() < FREE_FOR && Holders::is_open_in(&inodes, pids)
+        if since.elapsed() >= FREE_FOR {
+            return false;
+        }
+        if Holders::is_open_in(&inodes, pids) || Holders::is_open_in(&inodes, &self.heirs) {
+            return true;
+        }
+        // All processes are looked at when those that were known have closed the sockets.
+        self.heirs = Holders::of(inodes, self.keeper.pid()).pids();
+        !self.heirs.is_empty()
     }
 
     /// Closes the sockets that the server has closed, as far as `holders` says so. `members` are

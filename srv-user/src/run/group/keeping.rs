@@ -128,6 +128,7 @@ impl Adopted {
             keeper,
             sockets: Default::default(),
             idle_since: None,
+            heirs: BTreeSet::new(),
             is_announced: false,
         };
         Ok(Self { key, group })
