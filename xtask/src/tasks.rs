@@ -21,12 +21,13 @@ use crate::{
 };
 
 /// The benches, in the order in which they run.
-pub(crate) const BENCHES: [&str; 8] = [
+pub(crate) const BENCHES: [&str; 9] = [
     "select",
     "foreign",
     "http",
     "fair",
     "memory",
+    "run_storms",
     "shares",
     "slowloris",
     "tail",

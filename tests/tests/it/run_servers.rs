@@ -199,8 +199,11 @@ server!(puma, servers::PUMA);
 server!(unicorn, servers::UNICORN);
 server!(node_in_turn, servers::NODE_IN_TURN);
 server!(node_with_a_shared_socket, servers::NODE_SHARED);
+server!(node_24_in_turn, servers::NODE_24_IN_TURN);
+server!(node_24_with_a_shared_socket, servers::NODE_24_SHARED);
 server!(php, servers::PHP);
 server!(tokio, servers::TOKIO);
+server!(axum_in_copies, servers::AXUM);
 
 /// A Go server calls the kernel by itself, so that no library can take part. Docker's proxy is one,
 /// before a server of this process's own.

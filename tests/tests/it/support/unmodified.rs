@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
 use srv::control::status::GroupStatus;
 use srv::control::{Reply, Request, ask};
-use srv::measure::baseline::launch::{CONTROL, Complete, Launch};
+use srv::measure::baseline::launch::{CONTROL, Complete, Launch, NO_BPF};
 use srv::measure::baseline::{BaselineServer, retry_if_in_use};
 use srv_tests::{free_address, python};
 
@@ -35,6 +35,8 @@ pub(crate) struct Unmodified {
     pub environment: &'static [(&'static str, &'static str)],
     /// What is written into its folder, in which it is started: name and content.
     pub files: &'static [(&'static str, &'static str)],
+    /// Whether `srv run` starts four copies of it, a server that has one process.
+    pub copies: bool,
     /// How many listening sockets it has when it is ready.
     pub listeners: usize,
     /// How many processes it is then.
@@ -77,6 +79,15 @@ impl Unmodified {
         }
     }
 
+    /// The flags of `srv run`, with those that the test asks for.
+    fn flags(&self, asked: &'static [&'static str]) -> &'static [&'static str] {
+        match (self.copies, asked) {
+            (false, asked) => asked,
+            (true, []) => &["--copies", "4"],
+            (true, _) => &["--copies", "4", NO_BPF],
+        }
+    }
+
     fn try_run(&self, flags: &'static [&'static str]) -> Result<BaselineServer> {
         let folder = tempfile::tempdir().context("create a temporary folder")?;
         let address = free_address(LOCALHOST)?;
@@ -104,7 +115,7 @@ impl Unmodified {
             processes: self.processes,
             acceptors: self.acceptors,
         };
-        Launch::Run(flags).start(command, address, folder, complete)
+        Launch::Run(self.flags(flags)).start(command, address, folder, complete)
     }
 }
 

@@ -19,6 +19,7 @@ const BASE: Unmodified = Unmodified {
     acceptors: WORKERS,
     keeps: true,
     can_be_blocked: true,
+    copies: false,
 };
 
 macro_rules! nginx {
@@ -339,6 +340,17 @@ pub(crate) const NODE_SHARED: Unmodified = Unmodified {
     ..NODE_IN_TURN
 };
 
+/// Its loop asks for io_uring, unlike that of version 20.
+pub(crate) const NODE_24_IN_TURN: Unmodified = Unmodified {
+    program: "node-24",
+    ..NODE_IN_TURN
+};
+
+pub(crate) const NODE_24_SHARED: Unmodified = Unmodified {
+    program: "node-24",
+    ..NODE_SHARED
+};
+
 /// The master of its workers accepts, too. It leaves their end to a terminal.
 pub(crate) const PHP: Unmodified = Unmodified {
     program: "php",
@@ -364,5 +376,13 @@ pub(crate) const TOKIO: Unmodified = Unmodified {
     arguments: "{address} 4",
     listeners: WORKERS,
     processes: 1,
+    ..BASE
+};
+
+pub(crate) const AXUM: Unmodified = Unmodified {
+    program: env!("CARGO_BIN_EXE_served-by-axum"),
+    arguments: "{address}",
+    copies: true,
+    listeners: WORKERS,
     ..BASE
 };
