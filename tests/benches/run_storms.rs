@@ -198,7 +198,7 @@ impl Trial {
             arm: format!("{:?}", self.arm),
             faults,
             requests: outcomes().count(),
-            lost: runs.iter().map(|run| run.lost() as usize).sum(),
+            lost: runs.iter().map(|run| run.lost()).sum(),
             reset: outcomes()
                 .filter(|record| record.outcome == Outcome::Reset)
                 .count(),
