@@ -17,7 +17,7 @@ use srv::measure::arrivals::{Service, poisson};
 use srv::measure::baseline::launch::{CONTROL, NO_BPF};
 use srv::measure::load::{Load, Outcome};
 use srv_tests::arguments::Arguments;
-use srv_tests::nginx::{Content, Nginx, Options};
+use srv_tests::nginx::{Content, LEAVE, Nginx, Options};
 use srv_tests::report::{Raw, print_table};
 use srv_tests::server::binary;
 
@@ -27,13 +27,6 @@ const PER_SECOND: f64 = 500.0;
 const PAUSE: Duration = Duration::from_millis(100);
 /// What does not come about in this time will not.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// nginx replaces its binary only if the process that started it has ended since: this shell ends
-/// when nginx has written its process id into the folder that follows `-p`.
-const LEAVE: &str = r#"
-for word; do [ "$before" = -p ] && file=$word/pid; before=$word; done
-"$@" &
-until [ -s "$file" ]; do sleep 0.02; done"#;
 
 /// How the server is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -15,6 +15,13 @@ use tempfile::TempDir;
 use crate::child::Child;
 use crate::free_address;
 
+/// nginx replaces its binary only if the process that started it has ended since: this shell ends
+/// when nginx has written its process id into the folder that follows `-p`.
+pub const LEAVE: &str = r#"
+for word; do [ "$before" = -p ] && file=$word/pid; before=$word; done
+"$@" &
+until [ -s "$file" ]; do sleep 0.02; done"#;
+
 /// A running nginx; dropping it stops it.
 #[derive(Debug)]
 pub struct Nginx {
