@@ -215,3 +215,6 @@ impl Table {
         target.route.map_or(&site.rest, |route| &site.routes[route])
     }
 }
+
+#[cfg(test)]
+mod tests;

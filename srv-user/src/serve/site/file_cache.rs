@@ -1,6 +1,6 @@
-//! Small files in memory, by request path; if there are several sites, by site and path. Their total size is bounded, and the cache removes the
-//! least recently used first. It accesses no file itself: its caller says which version a file has
-//! now.
+//! Small files in memory, by request path; if there are several sites, by site and path. Their total
+//! size is bounded, and the cache removes the least recently used first. It accesses no file itself:
+//! its caller says which version a file has now.
 
 use std::time::Duration;
 

@@ -101,8 +101,7 @@ impl Site {
             return response;
         };
         let path = RequestPath::of_site(page);
-        let key = path.escaped();
-        let key = self.key(Wanted::default(), &key);
+        let key = self.key_of_this(Wanted::default(), &path);
         let name = Name {
             path: &path,
             key: &key,
@@ -143,6 +142,12 @@ impl Site {
         Cow::Owned(key)
     }
 
+    /// The cache's key of a file that the settings name. A request for the same path has another
+    /// one: it may be hidden, or lead to another file.
+    fn key_of_this(&self, wanted: Wanted, path: &RequestPath) -> String {
+        format!("={}", self.key(wanted, &path.escaped()))
+    }
+
     /// The response for the first candidate that leads to one.
     fn try_all(
         &self,
@@ -173,7 +178,7 @@ impl Site {
                 }
                 Candidate::This(this) => {
                     let path = RequestPath::of_site(this);
-                    let key = self.key(lookup.wanted, &path.escaped()).into_owned();
+                    let key = self.key_of_this(lookup.wanted, &path);
                     if let Some(kept) = lookup.cache.fresh(&key, lookup.now) {
                         return Some((lookup.answer)(kept));
                     }
