@@ -2,6 +2,7 @@
 //! depends on the number of labels in the host, of which there are at most 127.
 
 use std::collections::HashMap;
+use std::net::Ipv6Addr;
 
 use crate::serve::config::sites::{HOST_BYTES_MAX, HostPattern, SiteSettings};
 
@@ -37,6 +38,8 @@ impl Hosts {
         let mut name = [0; HOST_BYTES_MAX];
         let host = without_port(host);
         let host = host.strip_suffix(b".").unwrap_or(host);
+        let address = as_address(host);
+        let host = address.as_ref().map_or(host, String::as_bytes);
         // A host that is longer has no site of its own.
         let Some(name) = name.get_mut(..host.len()) else {
             return self.default;
@@ -57,6 +60,13 @@ impl Hosts {
         }
         self.default
     }
+}
+
+/// An IPv6 address, which has several spellings, as the sites spell it.
+fn as_address(host: &[u8]) -> Option<String> {
+    let inner = host.strip_prefix(b"[")?.strip_suffix(b"]")?;
+    let address: Ipv6Addr = std::str::from_utf8(inner).ok()?.parse().ok()?;
+    Some(format!("[{address}]"))
 }
 
 fn without_port(host: &[u8]) -> &[u8] {
@@ -101,6 +111,8 @@ mod tests {
             ("example.org.", 0),
             ("example.org.:80", 0),
             ("[::1]:80", 0),
+            ("[0:0::0:01]", 0),
+            ("[::2]", 3),
             ("127.0.0.1:1", 0),
             ("a.example.org", 1),
             ("b.example.org", 1),

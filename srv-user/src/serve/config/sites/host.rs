@@ -1,4 +1,4 @@
-//! The hosts of a site, as the file names them. The matching itself is in `serve/sites/hosts.rs`.
+//! The hosts of a site, as the file names them. The matching itself is in `serve/router/hosts.rs`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -62,7 +62,8 @@ fn address(text: &str) -> Result<HostPattern, Expected> {
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
     match inner.map(str::parse::<std::net::Ipv6Addr>) {
-        Some(Ok(_)) => Ok(HostPattern::Exact(text.to_ascii_lowercase())),
+        // One of the spellings of the address, which requests are brought to, too.
+        Some(Ok(address)) => Ok(HostPattern::Exact(format!("[{address}]"))),
         _ => expected("an IPv6 address in brackets and nothing else, such as [2001:db8::1]"),
     }
 }
@@ -93,6 +94,7 @@ mod tests {
             ("*.Example.org", "*.example.org"),
             ("192.0.2.1", "192.0.2.1"),
             ("[2001:DB8::1]", "[2001:db8::1]"),
+            ("[2001:db8:0:0::01]", "[2001:db8::1]"),
             ("localhost", "localhost"),
             ("xn--bcher-kva.example", "xn--bcher-kva.example"),
         ] {

@@ -38,6 +38,10 @@ const REFUSED: &[(&str, &str)] = &[
         "3:15: found host `a`, which ",
     ),
     (
+        "[[site]]\nroot = \"www\"\nhosts = [\"[::1]\", \"[0:0::1]\"]",
+        "3:19: found host `[::1]`, which ",
+    ),
+    (
         "[[site]]\nroot = \"www\"\ndefault = false",
         "3:11: found default = false",
     ),
