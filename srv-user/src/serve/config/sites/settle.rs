@@ -23,6 +23,10 @@ use crate::values::{Expected, FileType};
 /// The most bytes of all sites together. They go to each worker in one message.
 const SITES_BYTES_MAX: usize = 16 << 20;
 
+/// The most changes of headers in one response. No client takes many more header lines, and from
+/// 32768 on the table of a response's headers is full.
+const HEADER_CHANGES_MAX: usize = 100;
+
 /// The headers that `security = true` sets: a browser does not guess media types, other sites do
 /// not frame these pages, and they learn no path from a referrer.
 const SECURITY: [(&str, &str); 3] = [
@@ -162,6 +166,16 @@ impl Settling<'_> {
         }
         if let Some(headers) = args.headers {
             place.headers.extend(self.headers(headers)?);
+            let names = headers.remove.iter().chain(headers.set.keys());
+            let last = names.chain(headers.add.keys()).last();
+            if let Some(last) = last.filter(|_| place.headers.len() > HEADER_CHANGES_MAX) {
+                bail!(
+                    "{}: found `{last}` as the last of {} changes of headers, with those of the \
+                     site, expected {HEADER_CHANGES_MAX} at most",
+                    self.places.at(last.span().start),
+                    place.headers.len()
+                );
+            }
         }
         match (args.redirect, args.respond) {
             (None, None) => {}

@@ -190,6 +190,22 @@ fn what_is_refused_is_refused_at_its_place() {
 }
 
 #[test]
+fn a_response_has_a_bounded_number_of_changes() {
+    let file = |changes: usize| {
+        let changes = (0..changes).map(|nth| format!("x-{nth} = \"\"\n"));
+        let changes = changes.collect::<String>();
+        format!(
+            "[[site]]\nroot = \"www\"\nheaders = {{ remove = [\"server\"] }}\n\
+             [[site.route]]\nprefix = \"/a\"\n[site.route.headers.set]\n{changes}"
+        )
+    };
+    read(&file(99)).unwrap();
+    let error = format!("{:#}", read(&file(100)).unwrap_err());
+    let why = "found `x-99` as the last of 101 changes of headers";
+    assert!(error.contains(why), "{error}");
+}
+
+#[test]
 fn routes_inherit_all_but_the_answer() {
     let settings = read(
         "types = { a = \"a/b\" }\n[[site]]\nroot = \"www\"\nredirect = { to = \"/x\" }\n\
