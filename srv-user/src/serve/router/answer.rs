@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, LOCATION};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use percent_encoding::{CONTROLS, utf8_percent_encode};
 
 use crate::serve::config::sites::{
@@ -58,6 +58,8 @@ impl Answer {
     pub(super) fn respond(&self, request: &Parts) -> Response<Body> {
         let (mut response, has_own_text) = match &self.handler {
             Handler::Files => (self.site.respond(request), false),
+            // Every other answer than a refusal would be a tunnel (RFC 9110, 9.3.6).
+            _ if request.method == Method::CONNECT => (self.site.respond(request), false),
             Handler::Redirect(redirect) => (self.redirect(redirect, request), true),
             Handler::Fixed(fixed) => (text(fixed), !fixed.body.is_empty()),
         };
@@ -107,6 +109,9 @@ fn text(fixed: &Fixed) -> Response<Body> {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = status;
         return response;
+    }
+    if fixed.body.is_empty() && (status.is_client_error() || status.is_server_error()) {
+        return notice(status, format!("{status}\n"));
     }
     let mut response = notice(status, Bytes::from(fixed.body.clone()));
     if let Ok(media) = HeaderValue::from_str(&fixed.media) {

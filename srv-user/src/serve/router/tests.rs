@@ -3,7 +3,7 @@
 use tempfile::TempDir;
 
 use super::*;
-use crate::serve::config::sites::{Candidate, Files, Sites};
+use crate::serve::config::sites::{Candidate, Files, Fixed, Handler, Sites};
 
 /// A site for all hosts.
 fn only(place: Place) -> Router {
@@ -77,5 +77,34 @@ fn an_error_page_that_is_hidden_stays_hidden() {
     for target in ["/missing", "/.404.html"] {
         let page = (404, "9".to_owned());
         assert_eq!(asked(&router, Method::GET, target), page, "{target}");
+    }
+}
+
+fn fixed(status: u16, body: &str) -> Place {
+    Place {
+        handler: Handler::Fixed(Fixed {
+            status,
+            body: body.into(),
+            media: "text/plain".into(),
+        }),
+        ..Place::default()
+    }
+}
+
+#[test]
+fn an_error_without_a_body_has_the_built_in_text() {
+    for (status, length) in [(401, "401 Unauthorized\n".len()), (200, 0)] {
+        let router = only(fixed(status, ""));
+        let expected = (status, length.to_string());
+        assert_eq!(asked(&router, Method::GET, "/"), expected);
+    }
+}
+
+#[test]
+fn no_answer_makes_a_tunnel() {
+    let router = only(fixed(200, "fixed"));
+    assert_eq!(asked(&router, Method::GET, "/"), (200, "5".to_owned()));
+    for target in ["/", "a.test:443"] {
+        assert_eq!(asked(&router, Method::CONNECT, target).0, 405, "{target}");
     }
 }
