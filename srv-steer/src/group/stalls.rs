@@ -32,6 +32,26 @@ pub enum Stage {
     Continues,
 }
 
+/// For how long a worker that has stalled is probed again.
+const PROBED_FOR: Duration = Duration::from_secs(10);
+
+impl Stall {
+    /// Whether to send the worker something at which it wakes, if it can. `looked_every` is the
+    /// interval of the looks. This is so when it comes under suspicion and then about once a second
+    /// for ten seconds: a message may have been lost, and a worker that sleeps, and to which nothing
+    /// is steered because of that, would sleep for ever.
+    pub fn is_to_be_probed(&self, looked_every: Duration) -> bool {
+        match self.stage {
+            Stage::Suspected => true,
+            Stage::Detected => false,
+            Stage::Continues => {
+                let since_second = Duration::from_nanos(self.lasted.subsec_nanos().into());
+                self.lasted < PROBED_FOR && since_second < looked_every
+            }
+        }
+    }
+}
+
 impl Group {
     /// Steers around workers that have stalled or whose accept queue is full, and steers to them
     /// again when that is over. (The program does not check that itself: reading a clock costs it
@@ -111,5 +131,25 @@ impl Group {
         let accepted = self.memory.accepted(slot as usize);
         let may_wait = !is_steered || self.memory.waiting(slot as usize) > 0;
         watch.look(load, accepted, now_ns, may_wait, queued)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_stays_away_is_probed_once_a_second_for_a_while() {
+        const EVERY_MS: u64 = 25;
+        let looks = (100..60_000).step_by(EVERY_MS as usize);
+        let probes = looks.filter(|ms| {
+            let stall = Stall {
+                slot: 0,
+                lasted: Duration::from_millis(*ms),
+                stage: Stage::Continues,
+            };
+            stall.is_to_be_probed(Duration::from_millis(EVERY_MS))
+        });
+        assert_eq!(probes.count(), 9);
     }
 }

@@ -264,11 +264,12 @@ impl RunGroup {
     /// [`Group::MAINTENANCE_INTERVAL`].
     pub(super) fn maintain(&mut self, members: &mut Members) {
         for stall in self.group.maintain() {
-            if stall.stage == Stage::Suspected {
-                if let Some(owner) = self.owner(stall.slot) {
-                    members.ring(owner.claim.member);
-                }
-            } else if self.group.waiting(stall.slot) > 0 {
+            if stall.is_to_be_probed(Group::MAINTENANCE_INTERVAL)
+                && let Some(owner) = self.owner(stall.slot)
+            {
+                members.ring(owner.claim.member);
+            }
+            if stall.stage != Stage::Suspected && self.group.waiting(stall.slot) > 0 {
                 // The kernel woke its owner alone, which then did not accept.
                 self.have_rescan(stall.slot, members, |slot| self.is_asleep(slot));
             }

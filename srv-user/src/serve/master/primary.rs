@@ -289,18 +289,23 @@ impl Master {
         }
     }
 
-    /// If a worker of the secondary has stalled, or may have, tells the secondary.
+    /// Has the secondary probe the worker in `slot`, if that is one of its own.
+    pub(super) fn have_probed(&self, slot: u32) {
+        self.tell_owner(slot, ToSecondary::Probe(slot));
+    }
+
+    /// Tells the secondary that one of its workers has stalled, since it may have to kill it.
     pub(super) fn report_stall(&self, stall: &Stall) {
-        let slot = stall.slot;
+        if stall.stage != Stage::Suspected {
+            let (slot, lasted) = (stall.slot, stall.lasted);
+            self.tell_owner(slot, ToSecondary::Stalled { slot, lasted });
+        }
+    }
+
+    fn tell_owner(&self, slot: u32, message: ToSecondary) {
         let has_slot = |secondary: &&SecondaryServer| secondary.slots.contains(&slot);
         if let Some(secondary) = self.role.secondary().filter(has_slot) {
-            secondary.peer.tell(match stall.stage {
-                Stage::Suspected => ToSecondary::Probe(slot),
-                _ => ToSecondary::Stalled {
-                    slot,
-                    lasted: stall.lasted,
-                },
-            });
+            secondary.peer.tell(message);
         }
     }
 

@@ -76,9 +76,12 @@ impl Master {
         if found.iter().any(|stall| stall.stage == Stage::Detected) {
             self.request_rescan();
         }
-        let suspects = found.iter().filter(|stall| stall.stage == Stage::Suspected);
-        suspects.for_each(|suspect| self.probe(suspect.slot));
+        let every = self.stalls.check.period();
         for stall in found {
+            if stall.is_to_be_probed(every) {
+                self.probe(stall.slot);
+                self.have_probed(stall.slot);
+            }
             self.report_stall(&stall);
             self.kill_if_stalled_too_long(&stall);
         }
