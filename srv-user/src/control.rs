@@ -28,7 +28,7 @@ use crate::values::reported::{Named, Reported};
 use attached::AttachedStatus;
 use joining::{Joined, Joining};
 
-pub use discovery::{no_server, servers};
+pub use discovery::{no_server, servers, sockets_of};
 pub use sandbox::SandboxStatus;
 pub use server::{Question, Server};
 

@@ -1,6 +1,7 @@
 //! What the kernel tells any part of srv about this machine: sockets and their owners,
 //! processes, limits, time, readiness. Knows neither servers nor steering.
 
+pub mod elf;
 pub mod epoll;
 pub mod open_files;
 pub mod openat2;

@@ -2,7 +2,7 @@
 //! sees whether steering would help. It attaches nothing. The server may be steered or not, and its
 //! workers may share one socket.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,10 +16,13 @@ use serde::{Deserialize, Serialize};
 
 use super::closes::Closes;
 use super::group::Target;
+use super::hint::{Facts, Hint, Under};
 use super::rates::{Sample, WorkerRate, rates};
 use super::refusal::{Refusal, how_to_own_sockets};
 use super::report::open_connections;
+use super::started::Started;
 use super::table;
+use super::under::under;
 use super::verdict::{Finding, Seen, Verdict, judge};
 use crate::control::attached::{AttachedStatus, Attachment};
 use crate::kernel::owners::Owners;
@@ -59,6 +62,8 @@ pub struct Observation {
     pub looks_waiting: u32,
     /// The verdict.
     pub verdict: Verdict,
+    /// Whether the server would gain by `srv run`.
+    pub hint: Hint,
 }
 
 /// The time between two samples of the accept queues.
@@ -157,6 +162,7 @@ impl Observer {
             interval_s,
         );
         let status = AttachedStatus::of(&self.target, &mut self.diag)?;
+        let under = under(&status, &owners);
         let accepts_unknown = self.closes.as_ref().err().cloned();
         let verdict = judge(&Seen {
             workers: &workers,
@@ -164,8 +170,18 @@ impl Observer {
             seconds: interval_s,
             looks,
             waiting: looks_waiting,
-            fix: fix(&status, self.target).as_deref(),
+            fix: fix(&status, self.target, under.as_ref()).as_deref(),
         });
+        let pids: BTreeSet<i32> = workers.iter().map(|row| row.pid as i32).collect();
+        let facts = Facts {
+            under,
+            sockets: status.listeners.len(),
+            workers: pids.len(),
+            finding: verdict.finding,
+            started: &Started::of(&pids, &owners),
+            attach: attach(&status, self.target),
+        };
+        let hint = facts.hint();
         Ok(Some(Observation {
             interval_s,
             status,
@@ -174,6 +190,7 @@ impl Observer {
             looks,
             looks_waiting,
             verdict,
+            hint,
         }))
     }
 
@@ -230,16 +247,22 @@ fn masters(owners: &Owners) -> HashSet<Pid> {
         .collect()
 }
 
-/// How to steer the server; `None` if it is steered already.
-fn fix(status: &AttachedStatus, target: Target) -> Option<String> {
-    if status.program.attachment == Attachment::Attached {
-        return None;
-    }
+/// The command that steers the server; `None` if it is steered already.
+fn attach(status: &AttachedStatus, target: Target) -> Option<String> {
     let netns = match target.netns {
         Some(pid) => format!(" --netns {}", pid.as_raw_nonzero()),
         None => String::new(),
     };
-    let attach = format!("`srv attach --listen {}{netns}`", target.address);
+    let is_attached = status.program.attachment == Attachment::Attached;
+    (!is_attached).then(|| format!("srv attach --listen {}{netns}", target.address))
+}
+
+/// How to steer the server; `None` if it is steered already, or srv's own.
+fn fix(status: &AttachedStatus, target: Target, under: Option<&Under>) -> Option<String> {
+    if under.is_some() {
+        return None;
+    }
+    let attach = attach(status, target).map(|command| format!("`{command}`"))?;
     Some(match status.listeners.len() {
         0 | 1 => format!(
             "{}, then {attach}",
@@ -252,10 +275,11 @@ fn fix(status: &AttachedStatus, target: Target) -> Option<String> {
 fn print(report: &Observation) {
     let time = humantime::format_rfc3339_seconds(SystemTime::now());
     crate::println!(
-        "{time}, interval {:.1} s\n{}{}verdict: {}\n",
+        "{time}, interval {:.1} s\n{}{}verdict: {}\nhint: {}\n",
         report.interval_s,
         table::group(&report.status),
         table::workers(&report.workers),
-        report.verdict.text
+        report.verdict.text,
+        report.hint
     );
 }

@@ -16,6 +16,10 @@ plus the growth of the number that it has open. srv observe counts by local port
 count a connection that ends by a reset. If each thread of a process accepts by itself \
 (HAProxy), it shows each thread with the connections that the thread closed.
 
+After the verdict, the line `hint:` says whether the server would gain by `srv run`, and the command \
+for that. If the process has replaced its command line, COMMAND stands for it. If the server is under \
+`srv run` already, the line says so, and whether the server is steered.
+
 Requirements: to count, srv observe needs CAP_BPF and CAP_PERFMON. Without them the verdict goes \
 by the accept queues alone. To see the processes of other users, it needs CAP_SYS_PTRACE.
 

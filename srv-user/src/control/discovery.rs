@@ -81,7 +81,7 @@ fn of_another_user(master: Pid) -> Option<String> {
 
 /// The control sockets of a server, wherever they are. If the server is in a container, they are
 /// found among the container's files.
-fn sockets_of(master: Pid) -> Vec<PathBuf> {
+pub fn sockets_of(master: Pid) -> Vec<PathBuf> {
     let held = owners::sockets_of(master).unwrap_or_default();
     let listening = fs::read_to_string(process_file(master, "net/unix")).unwrap_or_default();
     let paths = listening.lines().filter_map(|line| {

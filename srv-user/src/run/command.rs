@@ -8,11 +8,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
-use object::Endianness;
-use object::elf::{EM_AARCH64, EM_X86_64, FileHeader64, PT_INTERP};
-use object::read::ReadCache;
-use object::read::elf::{FileHeader as _, ProgramHeader as _};
 use rustix::fs::Access;
+
+use crate::kernel::elf::{Linkage, linkage};
 
 /// Interpreters that name interpreters (`BINPRM` in fs/exec.c ends at about as many).
 const INTERPRETERS_MAX: usize = 5;
@@ -125,40 +123,23 @@ fn is_env(path: &Path) -> bool {
 
 fn ensure_is_dynamic(file: &File, path: &Path) -> anyhow::Result<()> {
     let name = path.display();
-    let machine = match std::env::consts::ARCH {
-        "x86_64" => EM_X86_64,
-        _ => EM_AARCH64,
-    };
-    let data = ReadCache::new(file);
-    let header = FileHeader64::<Endianness>::parse(&data)
+    let linkage = linkage(file)
         .with_context(|| format!("{name} is no 64-bit ELF binary, for which srv has a library"))?;
-    let endian = header.endian()?;
-    ensure!(
-        header.e_machine(endian) == machine,
-        "{name} is a binary for another processor: srv has a library for {} alone",
-        std::env::consts::ARCH
-    );
-    let segments = header.program_headers(endian, &data)?;
-    let is_dynamic = segments
-        .iter()
-        .any(|segment| segment.p_type(endian) == PT_INTERP);
-    ensure!(
-        is_dynamic,
-        "{name} is linked statically, so no library can be loaded into it: link it dynamically, \
-         or give each worker a socket of its own (SO_REUSEPORT) and use `srv attach`"
-    );
-    for segment in segments {
-        let notes = segment.notes(endian, &data).ok().flatten();
-        let mut notes = notes.into_iter().flat_map(|mut notes| {
-            std::iter::from_fn(move || notes.next().ok().flatten().map(|note| note.name().to_vec()))
-        });
-        ensure!(
-            !notes.any(|name| name == b"Go"),
+    match linkage {
+        Linkage::Dynamic => Ok(()),
+        Linkage::OtherProcessor => bail!(
+            "{name} is a binary for another processor: srv has a library for {} alone",
+            std::env::consts::ARCH
+        ),
+        Linkage::Static => bail!(
+            "{name} is linked statically, so no library can be loaded into it: link it dynamically, \
+             or give each worker a socket of its own (SO_REUSEPORT) and use `srv attach`"
+        ),
+        Linkage::Go => bail!(
             "{name} is a Go binary, whose runtime calls the kernel past every library: start \
              several processes, each with a socket of its own (SO_REUSEPORT), and use `srv attach`"
-        );
+        ),
     }
-    Ok(())
 }
 
 /// The dynamic loader ignores LD_PRELOAD if the kernel sets AT_SECURE, which it does if the

@@ -7,11 +7,13 @@ use std::process::{Command, Output, Stdio};
 
 use socket2::SockRef;
 use srv::attach::closes::Closes;
+use srv::attach::hint::Hint;
 use srv::attach::observe::Observation;
 use srv::attach::verdict::Finding;
 use srv::control::attached::Attachment;
 use srv::kernel::owners::Owners;
 use srv::kernel::sock_diag::SockDiag;
+use srv::measure::baseline::launch::NO_BPF;
 use srv_tests::child::Child;
 use srv_tests::free_address;
 use srv_tests::haproxy;
@@ -21,6 +23,7 @@ use crate::agent::{Agent, LOCALHOST, nginx, options, srv};
 use crate::client::get;
 use crate::gate;
 use crate::probe::{Stopped, until};
+use crate::unmodified::servers;
 
 /// A connection that this thread accepts: the end of the client and the accepted end.
 fn pair(listener: &TcpListener) -> (TcpStream, TcpStream) {
@@ -133,6 +136,8 @@ fn a_worker_that_accepts_all_connections_of_a_shared_socket_is_found() {
     ] {
         assert!(fix.contains(part), "no `{part}` in {fix}");
     }
+    assert!(seen.hint.run, "{:?}", seen.hint);
+    assert_eq!(seen.hint.command, hint_for(&nginx).command);
     let took: Vec<u32> = seen
         .workers
         .iter()
@@ -196,6 +201,9 @@ fn haproxys_threads_are_its_workers() {
     let accepted: u64 = seen.workers.iter().filter_map(|row| row.accepted).sum();
     assert!(accepted > 0, "{seen:?}");
     assert_ne!(seen.verdict.finding, Finding::Unknown);
+    // Its workers are threads of one process.
+    assert_eq!((seen.hint.run, seen.hint.command), (false, None));
+    assert!(seen.hint.reason.starts_with("one process accepts for all"));
 }
 
 #[test]
@@ -207,10 +215,46 @@ fn too_few_connections_allow_no_verdict() {
     });
     assert_eq!(output.status.code(), Some(4));
     assert_eq!(seen.verdict.finding, Finding::Few);
+    assert_eq!(seen.hint, hint_for(&nginx));
     // Unknown is null, and nothing else.
     assert_eq!(seen.status.program.runs, None);
     assert!(
         seen.workers.iter().all(|row| row.share.is_none()),
         "{seen:?}"
     );
+}
+
+/// What is to be said of nginx with a socket for each worker.
+fn hint_for(nginx: &Nginx) -> Hint {
+    let address = nginx.address();
+    let folder = nginx.folder().display();
+    Hint {
+        run: true,
+        command: Some(format!(
+            "srv run -- nginx -p {folder} -c {folder}/nginx.conf -e stderr"
+        )),
+        reason: format!(
+            "the kernel's hash chooses between its sockets: `srv run` gives the ring and \
+             steering, `srv attach --listen {address}` steers without a restart"
+        ),
+    }
+}
+
+#[test]
+fn a_server_under_srv_run_is_named_as_such() {
+    let server = servers::NGINX_REUSEPORT;
+    gate::needs!(steer, root, "run nginx with Lua": &server.installed());
+    for (flags, state) in [
+        (&[][..], "under srv run, steered"),
+        (&[NO_BPF], "under srv run, hashed (--no-bpf was given)"),
+    ] {
+        let running = server.run(flags);
+        let address = running.address();
+        let request = || drop(get(address, "/"));
+        let (seen, _) = observed(&["--listen", &address.to_string()], request);
+        assert_eq!(seen.workers.len(), server.acceptors, "{seen:?}");
+        assert!(seen.hint.reason.starts_with(state), "{:?}", seen.hint);
+        assert_eq!((seen.hint.run, seen.hint.command), (false, None));
+        assert_eq!(seen.verdict.fix, None);
+    }
 }
