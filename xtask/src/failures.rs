@@ -25,7 +25,7 @@ pub(crate) fn show(what: &str, command: &mut Command) -> Result<()> {
         .with_context(|| format!("{what}: run {:?}", command.get_program()))?;
     let mut failures = Failures::default();
     if let Some(output) = child.stdout.take() {
-        failures.read(output);
+        failures.read(output, &mut stdout());
     }
     let status = child.wait().with_context(|| format!("{what}: wait"))?;
     if !status.success() {
@@ -50,11 +50,12 @@ struct Failure {
 }
 
 impl Failures {
-    fn read(&mut self, output: impl Read) {
+    /// Takes what failed tests said out of the output of all, which it copies to `shown`.
+    fn read(&mut self, output: impl Read, shown: &mut impl Write) {
         for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line);
             // A closed standard output must not end the tests.
-            let _ = writeln!(stdout(), "{line}");
+            let _ = writeln!(shown, "{line}");
             self.take(&line);
         }
     }
@@ -113,23 +114,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_failed_tests_said_is_in_the_error() {
-        let script = "echo test one ... FAILED; echo failures:; echo; \
-             echo ---- one stdout ----; echo one panicked; \
-             echo ---- two::three stdout ----; seq 1 30; echo; echo failures:; echo '    one'; exit 101";
-        let error = show("run the tests", Command::new("sh").args(["-c", script]))
-            .expect_err("the command fails")
-            .to_string();
+    fn what_failed_tests_said_is_kept() {
+        let numbers: String = (1..=30).map(|number| format!("{number}\n")).collect();
+        let output = format!(
+            "test one ... FAILED\n\nfailures:\n\n---- one stdout ----\none panicked\n\n\
+             ---- two::three stdout ----\n{numbers}\nfailures:\n    one\n    two::three\n"
+        );
+        let (mut failures, mut shown) = (Failures::default(), Vec::new());
+        failures.read(output.as_bytes(), &mut shown);
+        assert_eq!(String::from_utf8_lossy(&shown), output);
+        let kept = failures.text();
         for part in [
-            "run the tests: exit status: 101",
             "one said:\n  | one panicked\n",
             "two::three said:\n  | 1\n",
             "| 12\n  | (6 lines are left out)\n  | 19\n",
             "| 30",
         ] {
-            assert!(error.contains(part), "{part:?} is missing in {error}");
+            assert!(kept.contains(part), "{part:?} is missing in {kept}");
         }
-        assert!(!error.contains("    one"), "{error}");
+        assert!(!kept.contains("    one"), "{kept}");
+    }
+
+    #[test]
+    fn a_failure_is_an_error_with_its_status() {
+        let error = show("run the tests", Command::new("sh").args(["-c", "exit 101"]));
+        let error = error.expect_err("the command fails").to_string();
+        assert_eq!(error, "run the tests: exit status: 101");
     }
 
     #[test]
