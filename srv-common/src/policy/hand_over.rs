@@ -24,7 +24,10 @@ pub fn lighter_sleeper<const N: usize>(
         let nth = *other as usize;
         group.idle.0[nth].get() == 1 && group.steering[nth].state.get() == State::Ready as u32
     };
-    let slots = (0..group.config.workers.get().min(N as u32)).filter(|other| *other != slot);
+    // Among equals, the next one after this slot: if it were the first of all, it would get what all
+    // others hand over.
+    let workers = group.config.workers.get().min(N as u32);
+    let slots = (1..workers).map(|step| (slot + step) % workers);
     let lighter = slots.filter(|other| open(*other) < own && sleeps(other) && can_wake(*other));
     lighter.min_by_key(|other| open(*other))
 }
@@ -62,6 +65,16 @@ mod tests {
     fn among_equals_and_without_connections_each_keeps_what_it_was_woken_for() {
         assert_eq!(lighter_sleeper(&group([2, 2, 2, 2]), 1, |_| true), None);
         assert_eq!(lighter_sleeper(&group([0, 0, 0, 0]), 1, |_| true), None);
+    }
+
+    #[test]
+    fn each_hands_over_to_another_one_of_equals() {
+        let next = |slot: u32| {
+            let mut open = [0; 4];
+            open[slot as usize] = 1;
+            lighter_sleeper(&group(open), slot, |_| true)
+        };
+        assert_eq!([0, 1, 2, 3].map(next), [1, 2, 3, 0].map(Some));
     }
 
     /// However the kernel chooses, connections that are kept differ by one at most.
