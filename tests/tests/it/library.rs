@@ -281,8 +281,10 @@ fn the_package_builds_and_contains_the_bpf_object_that_the_sources_give() {
     needs!(steer);
     let target = workspace().join("target/package");
     let both = ["--package", "srv-common", "--package", "srv-steer"];
+    let home = cargo_home_without_sources();
     let mut package = cargo(&workspace(), &["package", "--allow-dirty"]);
-    output(package.args(both).arg("--target-dir").arg(&target));
+    package.args(both).arg("--target-dir").arg(&target);
+    output(package.env("CARGO_HOME", home.path()));
     let unpacked = target.join("package/srv-steer-0.1.0");
     for file in ["build.rs", "src/group.rs", "examples/threads.rs", "api.txt"] {
         assert!(unpacked.join(file).is_file(), "{file}");
@@ -290,4 +292,23 @@ fn the_package_builds_and_contains_the_bpf_object_that_the_sources_give() {
     let packaged = std::fs::read(unpacked.join("bpf/srv-ebpf.o")).unwrap();
     let built = workspace().join("target/bpf-build/bpfel-unknown-none/release/srv-ebpf");
     assert!(packaged == std::fs::read(built).unwrap());
+}
+
+/// A home of cargo that has what was downloaded, but no unpacked sources.
+///
+/// cargo unpacks a packaged srv-common below its home, in a folder that is named by the path of
+/// the workspace, and does not unpack the same version a second time: without a home of its own,
+/// the test would compile srv-steer with the srv-common of an earlier commit.
+fn cargo_home_without_sources() -> TempDir {
+    let users = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let users =
+        users.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cargo"));
+    let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir(home.path().join("registry")).unwrap();
+    for shared in ["registry/index", "registry/cache", "config.toml"] {
+        if users.join(shared).exists() {
+            std::os::unix::fs::symlink(users.join(shared), home.path().join(shared)).unwrap();
+        }
+    }
+    home
 }
