@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 use srv_tests::nginx::{self, Nginx};
 
 use crate::agent::{LOCALHOST, nginx, options, said, srv};
+use crate::support::executable;
 
 /// The blocks of shell commands below the heading that begins with `heading`.
 fn blocks(heading: &str) -> Vec<String> {
@@ -31,9 +32,7 @@ fn commands() -> [String; 2] {
 fn path_with(folder: &Path) -> String {
     std::os::unix::fs::symlink(srv().get_program(), folder.join("srv")).unwrap();
     let sudo = folder.join("sudo");
-    fs::write(&sudo, "#!/bin/sh\nexec \"$@\"\n").unwrap();
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(&sudo, mode).unwrap();
+    executable::write(&sudo, "#!/bin/sh\nexec \"$@\"\n");
     format!("{}:{}", folder.display(), std::env::var("PATH").unwrap())
 }
 

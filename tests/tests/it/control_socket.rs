@@ -12,6 +12,7 @@ use srv_tests::server::binary;
 use crate::attach_refusals::listening;
 use crate::gate;
 use crate::serve::serve;
+use crate::support::executable;
 
 /// What `srv` says when it refuses to run with these arguments.
 fn refusal(arguments: &[&str]) -> String {
@@ -113,7 +114,7 @@ fn root_sees_every_server() {
     let open_to_all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(folder.path(), open_to_all).unwrap();
     let reachable = folder.path().join("srv");
-    fs::copy(binary().unwrap(), &reachable).unwrap();
+    executable::copy(binary().unwrap(), &reachable);
     let as_nobody = || {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);

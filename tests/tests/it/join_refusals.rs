@@ -19,6 +19,7 @@ use crate::client::{Client, get, get_many};
 use crate::gate;
 use crate::probe::{signal, status, until, until_group};
 use crate::serve::serve;
+use crate::support::executable;
 
 /// What a server says that may not join.
 fn refusal(command: &mut Command) -> String {
@@ -160,7 +161,7 @@ fn another_user() {
     std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
     // Where the build lies, others than root may not get at it.
     let reachable = folder.path().join("srv");
-    std::fs::copy(binary().unwrap(), &reachable).unwrap();
+    executable::copy(binary().unwrap(), &reachable);
     let control = first.control();
     let listen = first.address().to_string();
     let join = || {
@@ -222,13 +223,12 @@ fn one_that_stops() {
 fn one_that_is_being_upgraded() {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("srv");
-    std::fs::copy(binary().unwrap(), &copy).unwrap();
+    executable::copy(binary().unwrap(), &copy);
     let control = tempfile::tempdir().unwrap();
     let mut first = serve().workers(1).start_as(Command::new(&copy), control);
     // What is there now never says anything.
     let script = folder.path().join("script");
-    std::fs::write(&script, "#!/bin/sh\nexec sleep 1000\n").unwrap();
-    std::fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    executable::write(&script, "#!/bin/sh\nexec sleep 1000\n");
     std::fs::rename(&script, &copy).unwrap();
     signal(first.pid(), Signal::USR2);
     first.child().await_line("upgrade: started").unwrap();

@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tempfile::TempDir;
 
 use crate::gate::needs;
+use crate::support::executable;
 
 /// Connections that each program serves before it ends.
 const CONNECTIONS: u64 = 200;
@@ -178,7 +179,7 @@ fn without_privilege_the_kernel_hashes_and_all_is_served() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let reachable = folder.path().join("threads");
-    std::fs::copy(example("threads"), &reachable).unwrap();
+    executable::copy(example("threads"), &reachable);
     let mut command = Command::new(&reachable);
     command.uid(NOBODY).gid(NOBODY);
     let program = Program::start(command);

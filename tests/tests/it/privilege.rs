@@ -24,6 +24,7 @@ use crate::client::{Client, get};
 use crate::gate;
 use crate::probe::{group, pid, signal, until, until_group, worker};
 use crate::serve::serve;
+use crate::support::executable;
 
 /// The lines of `/proc/PID/task/TID/status` by name, of each thread.
 fn threads(pid: Pid) -> Vec<BTreeMap<String, String>> {
@@ -102,7 +103,7 @@ fn the_master_keeps_what_it_will_need_and_no_more() {
     // Where uid 0 can read it whoever owns the build.
     let copy = tempfile::tempdir().unwrap();
     let binary = copy.path().join("srv");
-    fs::copy(server::binary().unwrap(), &binary).unwrap();
+    executable::copy(server::binary().unwrap(), &binary);
     let start = |arguments: &[&str]| {
         let folder = tempfile::tempdir().unwrap();
         Server::start_as(Command::new(&binary), folder, arguments).unwrap()

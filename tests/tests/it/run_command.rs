@@ -3,7 +3,6 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -18,6 +17,7 @@ use crate::beside;
 use crate::client::get;
 use crate::gate;
 use crate::probe::until;
+use crate::support::executable;
 use crate::unmodified::servers;
 
 fn srv() -> Command {
@@ -148,8 +148,7 @@ fn static_binary(folder: &Path) -> PathBuf {
     binary.extend(segment.iter().flat_map(|word| word.to_le_bytes()));
     binary.extend(code);
     let path = folder.join("static");
-    std::fs::write(&path, binary).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    executable::write(&path, binary);
     path
 }
 
@@ -167,8 +166,7 @@ fn what_no_library_can_be_loaded_into_runs_plain_and_one_line_says_why() {
     );
     // A script is as its interpreter is.
     let script = folder.path().join("script");
-    std::fs::write(&script, format!("#!{}\n", binary.display())).unwrap();
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    executable::write(&script, format!("#!{}\n", binary.display()));
     let output = srv().arg("run").arg(&script).output().unwrap();
     assert_eq!(output.status.code(), Some(7), "{output:?}");
     assert!(

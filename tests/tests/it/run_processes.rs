@@ -28,6 +28,7 @@ use crate::agent::LOCALHOST;
 use crate::client::get;
 use crate::gate;
 use crate::probe::{open_files, signal, until};
+use crate::support::executable;
 
 /// Connections of a test, one after another.
 const CONNECTIONS: usize = 64;
@@ -449,7 +450,7 @@ fn a_program_with_file_capabilities_runs_plain() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let program = folder.path().join("capable");
-    std::fs::copy(server().path(), &program).unwrap();
+    executable::copy(server().path(), &program);
     chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
     let value = VALUE.map(u32::to_le_bytes).concat();
     let flags = rustix::fs::XattrFlags::empty();

@@ -5,6 +5,7 @@ pub(crate) mod attached_server;
 pub(crate) mod beside;
 pub(crate) mod client;
 pub(crate) mod configured;
+pub(crate) mod executable;
 pub(crate) mod frozen;
 pub(crate) mod gate;
 pub(crate) mod loaded;

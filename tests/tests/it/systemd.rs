@@ -16,6 +16,7 @@ use crate::client::{Client, get};
 use crate::gate;
 use crate::probe::{group, signal, until};
 use crate::serve::serve;
+use crate::support::executable;
 
 /// The socket that a service's words go to.
 struct Notified {
@@ -178,7 +179,7 @@ fn the_units_capabilities_are_enough_to_steer() {
     std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
     // Where everybody may read it.
     let binary = folder.path().join("srv");
-    std::fs::copy(server::binary().unwrap(), &binary).unwrap();
+    executable::copy(server::binary().unwrap(), &binary);
     let mut command = Command::new("setpriv");
     command.args([
         "--reuid=65534",

@@ -12,6 +12,7 @@ use crate::client::{Client, get, get_many};
 use crate::gate;
 use crate::probe::{Stopped, group, pid, status, worker};
 use crate::serve::serve;
+use crate::support::executable;
 
 /// The user and group that own nothing.
 const NOBODY: u32 = 65_534;
@@ -32,8 +33,7 @@ impl Nobody {
         std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         // Where the build lies, others than root may not get at it.
         let reachable = folder.path().join("srv-for-all");
-        std::fs::copy(&binary, &reachable).unwrap();
-        std::fs::set_permissions(&reachable, PermissionsExt::from_mode(0o755)).unwrap();
+        executable::copy(&binary, &reachable);
         Self {
             folder,
             binary: reachable,

@@ -1,8 +1,6 @@
 //! A reload that comes while an upgrade is under way: the successor has read its
 //! configuration already, so the server that serves afterwards reloads.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -12,6 +10,7 @@ use srv_tests::server::{self, Server};
 use tempfile::TempDir;
 
 use crate::probe::{signal, until, until_group};
+use crate::support::executable;
 
 /// A server with a configuration file, whose next binary is a script that says what a
 /// successor says.
@@ -24,14 +23,13 @@ impl Scripted {
     fn start(script: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        std::fs::copy(server::binary().unwrap(), at("srv")).unwrap();
+        executable::copy(server::binary().unwrap(), at("srv"));
         std::fs::write(at("srv.toml"), "workers = 2\n").unwrap();
         let arguments = ["--config".into(), at("srv.toml")];
         let control = tempfile::tempdir().unwrap();
         let server = Server::start_as(Command::new(at("srv")), control, arguments).unwrap();
         let script = format!("#!/bin/sh\ncd {}\n{script}", folder.path().display());
-        std::fs::write(at("next"), script).unwrap();
-        std::fs::set_permissions(at("next"), Permissions::from_mode(0o755)).unwrap();
+        executable::write(at("next"), script);
         std::fs::rename(at("next"), at("srv")).unwrap();
         Self { server, folder }
     }

@@ -1,7 +1,6 @@
 //! The master waits for nothing but its events: neither for a file system, nor for a
 //! process that does not end, nor for systemd.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,6 +14,7 @@ use crate::frozen::{Unanswering, Unreapable};
 use crate::gate;
 use crate::probe::{group, pid, signal, state, status, until, until_group};
 use crate::serve::serve;
+use crate::support::executable;
 
 /// Its event loop goes round: it answers, and replaces a worker that dies.
 fn assert_lives(server: &Server) {
@@ -128,7 +128,7 @@ fn a_worker_that_does_not_end_when_it_is_killed_is_given_up() {
 /// A server whose binary is in this folder, where it can be replaced.
 fn with_a_binary_in(folder: &Path) -> (Server, PathBuf) {
     let binary = folder.join("srv");
-    std::fs::copy(server::binary().unwrap(), &binary).unwrap();
+    executable::copy(server::binary().unwrap(), &binary);
     let control = tempfile::tempdir().unwrap();
     let serve = serve().workers(2).with("--upgrade-within", "1s");
     (serve.start_as(Command::new(&binary), control), binary)
@@ -143,8 +143,7 @@ fn a_new_binary_that_does_not_end_when_it_is_killed_is_given_up() {
         "#!/bin/sh\necho $$ >{}\nexec sleep 1000\n",
         its_pid.display()
     );
-    std::fs::write(&script, text).unwrap();
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    executable::write(&script, text);
     std::fs::rename(&script, &binary).unwrap();
     signal(server.pid(), Signal::USR2);
     let successor = until("the new binary runs", || {

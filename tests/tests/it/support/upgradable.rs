@@ -1,7 +1,5 @@
 //! A server whose binary can be replaced.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::client::get_many;
 use crate::probe::{group, signal, status};
+use crate::support::executable;
 
 /// A server whose binary is its own and can be replaced.
 pub(crate) struct Upgradable {
@@ -56,7 +55,7 @@ impl Upgradable {
 
     /// Puts a script where the binary is.
     pub(crate) fn replace(&self, script: &str) {
-        put(&self.binary, |path| std::fs::write(path, script).unwrap());
+        put(&self.binary, |path| executable::write(path, script));
     }
 
     /// The same master, its workers and its steering go on.
@@ -96,7 +95,7 @@ impl Drop for Upgradable {
 pub(crate) fn install(binary: &Path) {
     let built = server::binary().unwrap();
     put(binary, |path| {
-        std::fs::copy(&built, path).unwrap();
+        executable::copy(&built, path);
     });
 }
 
@@ -104,6 +103,5 @@ pub(crate) fn install(binary: &Path) {
 fn put(binary: &Path, write: impl FnOnce(&Path)) {
     let aside = binary.with_extension("new");
     write(&aside);
-    std::fs::set_permissions(&aside, Permissions::from_mode(0o755)).unwrap();
     std::fs::rename(&aside, binary).unwrap();
 }
