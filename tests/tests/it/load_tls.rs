@@ -42,6 +42,8 @@ context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain(sys.argv[1], sys.argv[2])
 if len(sys.argv) > 3:
     context.maximum_version = ssl.TLSVersion.TLSv1_2
+# Clients that refuse the certificate are no errors of this server.
+server.handle_error = lambda request, address: None
 server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
 print(server.server_port, flush=True)
 server.serve_forever()
@@ -170,6 +172,27 @@ fn a_certificate_is_verified_unless_that_is_not_wanted() {
     let cert = cert.to_str().unwrap();
     assert!(curl(&["--cacert", cert, to[0], to[1], &url]));
     assert!(!curl(&[to[0], to[1], &url]));
+}
+
+/// Python's server hands out tickets. What comes after the first connections resumes.
+#[test]
+fn sessions_are_resumed_if_that_is_asked_for() {
+    let Some(server) = Https::start(&[]) else {
+        return;
+    };
+    let url = format!("https://127.0.0.1:{}/", server.port);
+    let one = [
+        "--clients",
+        "1",
+        "--requests",
+        "6",
+        "--json",
+        "--insecure",
+        &*url,
+    ];
+    assert_eq!(figures(&load(one)).resumed, None);
+    let told = figures(&load(one.iter().chain(&["--resume"])));
+    assert_eq!((told.answered, told.resumed), (6, Some(5)), "{told:?}");
 }
 
 /// Bodies in both directions that fill the sockets' and the session's buffers.

@@ -29,7 +29,8 @@ first that takes a connection is used for the whole run.
 
 https: certificates are verified against the authorities that this machine trusts, or \
 against those in the PEM file that the environment variable SSL_CERT_FILE names. Each new \
-connection makes a full handshake. Keep-alive connections make it before the run.
+connection makes a full handshake, or, with --resume, offers the session of an earlier one. \
+Keep-alive connections make it before the run.
 
 Targets in a file: each target is a line `URL` or `METHOD URL`. After it there may be \
 lines `Name: value` for header fields, and a line `@FILE` for the body. Requests take the \
@@ -86,6 +87,10 @@ pub struct LoadArgs {
     /// Accept any certificate
     #[arg(long, short = 'k')]
     pub insecure: bool,
+
+    /// Let new connections resume the TLS sessions of earlier ones, as a client does that comes back
+    #[arg(long, conflicts_with = "keep_alive")]
+    pub resume: bool,
 
     /// Open loop: requests per second, whether or not earlier ones are answered
     #[arg(long, value_name = "N", value_parser = rate,

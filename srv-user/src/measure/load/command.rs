@@ -191,6 +191,7 @@ fn asked(args: &LoadArgs, url: String, load: &Load, paced: &Paced) -> Settings {
         service: args.service.map(|service| service.to_string()),
         keep_alive: args.keep_alive.map(|count| count.0 as usize),
         timeout_s: load.timeout.as_secs_f64(),
+        resume: args.resume,
     }
 }
 

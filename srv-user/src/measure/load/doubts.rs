@@ -123,6 +123,7 @@ mod tests {
             picked_up_ns,
             busy,
             put_off: 0,
+            resumed: 0,
         }
     }
 

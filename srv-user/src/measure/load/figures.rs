@@ -40,6 +40,9 @@ pub struct Figures {
     pub unsent: BTreeMap<String, usize>,
     /// Complete responses by status, whether it counts as a success or not.
     pub statuses: BTreeMap<u16, usize>,
+    /// With `--resume`: those answered on a connection whose TLS session continues an earlier one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub resumed: Option<usize>,
     /// What went wrong first, for people.
     pub first_error: Option<String>,
     /// Of those that were answered or timed out.
@@ -88,6 +91,9 @@ pub struct Settings {
     pub keep_alive: Option<usize>,
     /// A request not answered by then is lost, s.
     pub timeout_s: f64,
+    /// Whether new connections may resume TLS sessions.
+    #[serde(default)]
+    pub resume: bool,
 }
 
 /// Whether a request's latency counts. One that timed out waited at least that
@@ -122,6 +128,7 @@ impl Figures {
         for status in run.records.iter().filter_map(|record| record.status) {
             *statuses.entry(status).or_default() += 1;
         }
+        let resumed = asked.resume.then_some(run.resumed);
         let workers = run.records.iter().filter_map(|record| record.worker).max();
         let shares = run.shares(workers.map_or(0, |slot| usize::from(slot) + 1));
         Self {
@@ -141,6 +148,7 @@ impl Figures {
             lost,
             unsent,
             statuses,
+            resumed,
             first_error: run.first_error.clone(),
             latency: Summary::of(timed().map(Record::latency_ns)),
             latency_short: Summary::of(short.map(Record::latency_ns)),

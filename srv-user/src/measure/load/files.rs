@@ -231,6 +231,7 @@ mod tests {
             picked_up_ns: 2_000_000_000,
             busy: 0.1,
             put_off: 0,
+            resumed: 0,
         }
     }
 

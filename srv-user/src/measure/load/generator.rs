@@ -82,6 +82,7 @@ pub(crate) struct Generator<'a> {
     /// There are no more files until a connection ends.
     out_of_files: bool,
     put_off: usize,
+    resumed: usize,
     scratch: Box<[u8]>,
     first_error: Option<String>,
     /// The same of what was not sent.
@@ -139,6 +140,7 @@ impl<'a> Generator<'a> {
             closing: VecDeque::with_capacity(CLOSING_MAX + 1),
             out_of_files: false,
             put_off: 0,
+            resumed: 0,
             scratch: vec![0; 64 << 10].into(),
             first_error: None,
             first_unsent: None,
@@ -188,6 +190,7 @@ impl<'a> Generator<'a> {
             picked_up_ns: self.picked_up_ns,
             busy: busy_ns as f64 / span_ns.max(1) as f64,
             put_off: self.put_off,
+            resumed: self.resumed,
         })
     }
 
@@ -282,6 +285,7 @@ impl<'a> Generator<'a> {
         if let Some(flight) = flight {
             self.in_flight -= 1;
             let wire = flight.exchange.into_wire();
+            self.resumed += usize::from(head.is_some() && wire.is_resumed());
             self.let_go(number, wire, head.map(|head| head.keep_alive));
         }
     }

@@ -21,6 +21,7 @@ pub(super) struct Lookup {
     connect_to: Vec<ConnectTo>,
     unix_socket: Option<PathBuf>,
     is_insecure: bool,
+    resumes: bool,
     config: Option<Arc<ClientConfig>>,
     known: Vec<((String, u16), SocketAddr)>,
 }
@@ -30,11 +31,13 @@ impl Lookup {
         connect_to: Vec<ConnectTo>,
         unix_socket: Option<PathBuf>,
         is_insecure: bool,
+        resumes: bool,
     ) -> Self {
         Self {
             connect_to,
             unix_socket,
             is_insecure,
+            resumes,
             config: None,
             known: Vec::new(),
         }
@@ -56,7 +59,7 @@ impl Lookup {
     fn config(&mut self) -> Result<&Arc<ClientConfig>> {
         let config = match self.config.take() {
             Some(config) => config,
-            None => tls::config(self.is_insecure)?,
+            None => tls::config(self.is_insecure, self.resumes)?,
         };
         Ok(self.config.insert(config))
     }

@@ -57,6 +57,8 @@ pub struct Run {
     /// How often a request had to wait because this process had as many
     /// connections open as it may have files.
     pub put_off: usize,
+    /// Requests that were answered on a connection whose TLS session continues an earlier one.
+    pub resumed: usize,
 }
 
 impl Run {

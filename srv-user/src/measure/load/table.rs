@@ -96,6 +96,9 @@ fn outcomes(figures: &Figures) -> String {
         "answered     {} of {}, {:.1}/s\n",
         figures.answered, figures.requests, figures.answered_per_s
     );
+    if let Some(resumed) = figures.resumed {
+        let _ = writeln!(text, "resumed      {resumed} TLS sessions");
+    }
     if figures.statuses.len() > 1 {
         let counts = figures.statuses.iter();
         let counts = counts.map(|(status, n)| format!("{n} x {status}"));
@@ -194,6 +197,7 @@ mod tests {
             picked_up_ns: 9_000_000,
             busy: 0.25,
             put_off: 0,
+            resumed: 0,
         };
         let asked = Settings {
             url: "http://h:1/{us}".into(),
@@ -210,6 +214,7 @@ mod tests {
             service: Some("two:1,100,0.1".into()),
             keep_alive: None,
             timeout_s: 1.0,
+            resume: false,
         };
         let service = "two:1,100,0.1".parse::<Service>().unwrap();
         Figures::of(&run, SystemTime::UNIX_EPOCH, asked, service, Vec::new())

@@ -42,6 +42,7 @@ impl Targets {
             args.connect_to.clone(),
             args.unix_socket.clone(),
             args.insecure,
+            args.resume,
         );
         let mut targets = Vec::with_capacity(entries.len());
         for entry in &entries {

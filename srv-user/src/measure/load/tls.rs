@@ -17,11 +17,14 @@ use rustls::{
 
 use super::Tls;
 
+/// How many sessions a run remembers. Each of TLS 1.3 is used once.
+const SESSIONS: usize = 1024;
+
 /// The configuration for all sessions of a run.
 ///
 /// # Errors
 /// There is no certificate of an authority on this machine, and `is_insecure` is not set.
-pub(super) fn config(is_insecure: bool) -> Result<Arc<ClientConfig>> {
+pub(super) fn config(is_insecure: bool, resumes: bool) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -38,8 +41,11 @@ pub(super) fn config(is_insecure: bool) -> Result<Arc<ClientConfig>> {
     };
     // HTTP/1.1 is all that is sent.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // Each new connection stands for a new client, which has no session to resume.
-    config.resumption = Resumption::disabled();
+    config.resumption = match resumes {
+        true => Resumption::in_memory_sessions(SESSIONS),
+        // Each new connection stands for a new client, which has no session to resume.
+        false => Resumption::disabled(),
+    };
     Ok(Arc::new(config))
 }
 

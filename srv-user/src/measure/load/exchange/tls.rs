@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::net::{RecvFlags, SendFlags};
-use rustls::ClientConnection;
+use rustls::{ClientConnection, HandshakeKind};
 
 use crate::measure::load::target::Tls;
 
@@ -68,6 +68,11 @@ impl Session {
 
     pub(super) fn waits_to_write(&self) -> bool {
         self.0.wants_write()
+    }
+
+    /// Whether it continues an earlier session.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.0.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
     pub(super) fn is_shaking_hands(&self) -> bool {

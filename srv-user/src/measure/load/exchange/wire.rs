@@ -113,6 +113,13 @@ impl Wire {
             .is_some_and(|session| session.is_shaking_hands())
     }
 
+    /// Whether its TLS session continues an earlier one.
+    pub(crate) fn is_resumed(&self) -> bool {
+        self.session
+            .as_ref()
+            .is_some_and(|session| session.is_resumed())
+    }
+
     /// Whether an idle connection can carry a request: open, and nothing left over on it.
     pub(crate) fn is_open(&mut self) -> bool {
         let mut byte = [0];
