@@ -100,7 +100,7 @@ fn arms(root: &Path) -> Vec<Arm> {
         workers: 1,
         reuseport: false,
         deferred: false,
-        tuning: "",
+        tuning: String::new(),
         content: Content::Files(root.to_owned()),
     };
     let nginx = Arm::nginx("nginx", options);

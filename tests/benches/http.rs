@@ -79,13 +79,14 @@ fn arms(root: &std::path::Path) -> Result<Vec<Arm>> {
         workers: 2,
         reuseport: false,
         deferred: false,
-        tuning: "",
+        tuning: String::new(),
         content: Content::Files(root.to_owned()),
     };
     let tuned = Options {
         deferred: true,
         tuning: "open_file_cache max=1000 inactive=60s; open_file_cache_valid 1s; \
-                 keepalive_requests 1000000000;",
+                 keepalive_requests 1000000000;"
+            .to_owned(),
         ..nginx.clone()
     };
     let nginx = Arm::nginx("nginx", nginx);

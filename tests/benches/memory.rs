@@ -71,7 +71,7 @@ fn arms(root: &std::path::Path) -> Vec<Arm> {
         workers: 2,
         reuseport: false,
         deferred: false,
-        tuning: "",
+        tuning: String::new(),
         content: Content::Files(root.to_owned()),
     };
     let nginx = Arm::nginx("nginx", nginx);

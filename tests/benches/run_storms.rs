@@ -122,7 +122,7 @@ impl Trial {
             workers: WORKERS,
             reuseport,
             deferred: false,
-            tuning: "",
+            tuning: String::new(),
             content: Content::Work,
         };
         // A server that replaces its binary needs the whole path.

@@ -55,6 +55,14 @@ impl Wrk {
     /// # Errors
     /// wrk is not installed, failed, or got no response at all.
     pub fn run(&self, server: SocketAddr, path: &str) -> Result<Seen> {
+        self.run_url(&format!("http://{server}{path}"))
+    }
+
+    /// Loads `url`, which may be of https, from one thread. It takes any certificate.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_url(&self, url: &str) -> Result<Seen> {
         let folder = tempfile::tempdir().context("create a temporary folder")?;
         let script = folder.path().join("done.lua");
         std::fs::write(&script, SCRIPT).context("write wrk's script")?;
@@ -70,20 +78,14 @@ impl Wrk {
             command.args(["--header", "Connection: close"]);
         }
         command.arg("--script").arg(&script);
-        let output = command
-            .arg(format!("http://{server}{path}"))
-            .output()
-            .context(
-                "wrk is not installed; `cargo xtask bench` installs it, or: apt-get install wrk",
-            )?;
+        let output = command.arg(url).output().context(
+            "wrk is not installed; `cargo xtask bench` installs it, or: apt-get install wrk",
+        )?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "wrk: {}: {said}", output.status);
         let seen: Seen =
             serde_json::from_str(&said).with_context(|| format!("read wrk's summary `{said}`"))?;
-        ensure!(
-            seen.requests > 0,
-            "wrk got no response from {server}: {said}"
-        );
+        ensure!(seen.requests > 0, "wrk got no response from {url}: {said}");
         Ok(seen)
     }
 }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The benches, in the order in which they run.
-pub(crate) const BENCHES: [&str; 9] = [
+pub(crate) const BENCHES: [&str; 10] = [
     "select",
     "foreign",
     "http",
@@ -29,6 +29,7 @@ pub(crate) const BENCHES: [&str; 9] = [
     "memory",
     "run_storms",
     "shares",
+    "sites",
     "slowloris",
     "tail",
 ];
@@ -141,9 +142,21 @@ const BINUTILS: Package = Package {
 };
 
 /// What the benches measure srv against, and with.
-const BENCH_PEERS: [Package; 3] = [
+const BENCH_PEERS: [Package; 6] = [
     NGINX,
     NGINX_LUA,
+    Package {
+        name: "openssl",
+        shown_by: "openssl",
+    },
+    Package {
+        name: "nghttp2-client",
+        shown_by: "h2load",
+    },
+    Package {
+        name: "php-fpm",
+        shown_by: "/usr/sbin/php-fpm8.2",
+    },
     Package {
         name: "wrk",
         shown_by: "wrk",

@@ -202,7 +202,7 @@ fn an_nginx_is_steered_to_a_sleeping_worker() {
         workers: 4,
         reuseport: true,
         deferred: false,
-        tuning: "",
+        tuning: String::new(),
         content: Content::Files("/usr/share".into()),
     };
     gate::needs!("run nginx": &srv_tests::nginx::require(&options));

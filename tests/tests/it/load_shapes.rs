@@ -394,7 +394,7 @@ fn nginx_sends_chunks_that_are_counted() {
         workers: 1,
         reuseport: false,
         deferred: false,
-        tuning: "gzip on; gzip_min_length 1; gzip_types *;",
+        tuning: "gzip on; gzip_min_length 1; gzip_types *;".to_owned(),
         content: Content::Files(folder.path().to_owned()),
     };
     gate::needs!("run nginx": &nginx::require(&options));

@@ -214,7 +214,7 @@ impl Upgraded {
             workers: Self::WORKERS,
             reuseport: false,
             deferred: false,
-            tuning: "",
+            tuning: String::new(),
             content: Content::Work,
         };
         let nginx = Nginx::start_as(command, LOCALHOST, &options).unwrap();

@@ -139,7 +139,7 @@ fn nginx_options(scenario: &Scenario, reuseport: bool) -> Options {
         reuseport,
         deferred: true,
         // As srv, nginx is not to close keep-alive connections.
-        tuning: "keepalive_requests 1000000;",
+        tuning: "keepalive_requests 1000000;".to_owned(),
         content: Content::Work,
     }
 }

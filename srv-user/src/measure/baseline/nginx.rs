@@ -22,7 +22,7 @@ pub struct Options {
     /// `listen … deferred`: a connection is accepted with its first bytes, as srv does.
     pub deferred: bool,
     /// Further directives at `http` level.
-    pub tuning: &'static str,
+    pub tuning: String,
     /// What it serves.
     pub content: Content,
 }

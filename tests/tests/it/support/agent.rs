@@ -112,7 +112,7 @@ pub(crate) fn options(workers: usize) -> nginx::Options {
         workers,
         reuseport: true,
         deferred: false,
-        tuning: "",
+        tuning: String::new(),
         content: Content::Work,
     }
 }
