@@ -1,6 +1,6 @@
 //! srv's library. Each folder is one subject, and imports go one way:
 //!
-//! `kernel`, `values`, `logging`, `output` ← [`control`] ← [`serve`],
+//! `kernel`, `values`, `logging`, `output`, [`fastcgi`] ← [`control`] ← [`serve`],
 //! [`attach`], [`run`] ← [`doctor`], [`measure`] ← [`cli`].
 //!
 //! `cargo xtask tidy` checks this order and that no modules import one another in a
@@ -14,6 +14,7 @@ pub mod attach;
 pub mod cli;
 pub mod control;
 pub mod doctor;
+pub mod fastcgi;
 #[cfg(test)]
 #[path = "../../tests/src/gate.rs"]
 mod gate;

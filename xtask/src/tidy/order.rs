@@ -17,14 +17,15 @@ pub(super) struct Rule {
 /// From the bottom to the top. The root of the crate, which only declares, and the binary,
 /// which is a crate of its own, may import all of them.
 #[rustfmt::skip]
-pub(super) const ORDER: [Rule; 11] = [
+pub(super) const ORDER: [Rule; 12] = [
     Rule { folder: "values", may_import: &[] },
     Rule { folder: "logging", may_import: &[] },
     Rule { folder: "output", may_import: &["logging"] },
     Rule { folder: "kernel", may_import: &[] },
+    Rule { folder: "fastcgi", may_import: &[] },
     Rule { folder: "control", may_import: &["values", "logging", "output", "kernel"] },
     // Siblings: neither imports the other.
-    Rule { folder: "serve", may_import: &["values", "logging", "output", "kernel", "control"] },
+    Rule { folder: "serve", may_import: &["values", "logging", "output", "kernel", "fastcgi", "control"] },
     Rule { folder: "attach", may_import: &["values", "logging", "output", "kernel", "control"] },
     Rule { folder: "run", may_import: &["values", "logging", "output", "kernel", "control"] },
     // Siblings, too.
