@@ -13,14 +13,12 @@ use anyhow::Context;
 use bytes::Bytes;
 use http::header::HOST;
 use http::request::Parts;
-use http::{Method, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode};
 
 use crate::serve::config::sites::{Place, SiteSettings};
 use crate::serve::config::{Root, Serving};
 use crate::serve::site::paths::Paths;
-use crate::serve::site::{
-    Body, DocRoot, FileCache, Folder, PlainRequest, Ready, Site, decoded, notice,
-};
+use crate::serve::site::{Body, DocRoot, FileCache, Folder, PlainRequest, Ready, Site, decoded};
 use answer::Answer;
 use hosts::Hosts;
 
@@ -102,12 +100,13 @@ impl Router {
             })?;
             Ok(Some((opened[found].1.clone(), cache.clone())))
         };
+        let front = Site::only(serving, folder(&serving.root)?, worker);
         let table = match serving.sites.is_empty() {
             true => None,
-            false => Some(Table::new(serving.sites.list(), &folder)?),
+            false => Some(Table::new(serving.sites.list(), &folder, front.worker())?),
         };
         Ok(Self {
-            front: Site::only(serving, folder(&serving.root)?, worker),
+            front,
             table,
             opened,
         })
@@ -124,12 +123,12 @@ impl Router {
         let Some(table) = &self.table else {
             return self.front.respond(request);
         };
-        if self.front.is_work(request) {
+        if self.front.is_work_path(request.uri.path()) {
             return self.front.respond(request);
         }
-        let mut response = match table.find(request) {
+        let mut response = match table.find_for(request) {
             Some(target) => table.answer(target).respond(request),
-            None => notice(
+            None => self.front.refuse(
                 StatusCode::MISDIRECTED_REQUEST,
                 "421 Misdirected Request: this server has no site for this host.\n",
             ),
@@ -137,22 +136,27 @@ impl Router {
         if request.method == Method::HEAD {
             *response.body_mut() = Body::empty();
         }
-        self.front.sign(response)
+        response
     }
 
-    /// The answer to a plain request, if it is ready ([`Site::ready`]). Several sites and routes have
-    /// none ready: hyper's way finds them.
+    /// The answer to a plain request, if it is ready: then it is what [`respond`](Self::respond)
+    /// would answer. `None` says nothing about the request.
     pub fn ready(&self, request: &PlainRequest<'_>) -> Option<Ready<'_>> {
-        match &self.table {
-            None => self.front.ready(request),
-            Some(_) => None,
+        let Some(table) = &self.table else {
+            return self.front.ready(request);
+        };
+        let (path, query) = request.path_and_query()?;
+        if self.front.is_work_path(path) {
+            return None;
         }
+        let target = table.find(request.host(), path)?;
+        table.answer(target).ready(request, path, query)
     }
 
     /// Which site and route answer a request. `None`: the server has one site without routes, or
     /// no site for the host.
     pub fn find(&self, request: &Parts) -> Option<Target> {
-        self.table.as_ref()?.find(request)
+        self.table.as_ref()?.find_for(request)
     }
 
     /// A refusal in plain text, for a message that never became a request which
@@ -166,11 +170,12 @@ impl Table {
     fn new(
         sites: &[SiteSettings],
         folder: &dyn Fn(&Option<Root>) -> anyhow::Result<Option<Folder>>,
+        worker: Option<&HeaderValue>,
     ) -> anyhow::Result<Self> {
         let mut number = 0;
         let mut answer = |place: &Place, pattern| {
             number += 1;
-            Answer::new(place, pattern, folder(&place.files.root)?, number)
+            Answer::new(place, pattern, folder(&place.files.root)?, number, worker)
         };
         let mut table = Vec::new();
         for site in sites {
@@ -189,7 +194,7 @@ impl Table {
         })
     }
 
-    fn find(&self, request: &Parts) -> Option<Target> {
+    fn find_for(&self, request: &Parts) -> Option<Target> {
         // The target counts more than the header (RFC 9112, 3.2.2).
         let host = match request.uri.authority() {
             Some(authority) => authority.host().as_bytes(),
@@ -198,12 +203,17 @@ impl Table {
                 .get(HOST)
                 .map_or(&b""[..], |host| host.as_bytes()),
         };
+        self.find(host, request.uri.path())
+    }
+
+    /// `path` is that of the request's target, as it was sent.
+    fn find(&self, host: &[u8], path: &str) -> Option<Target> {
         let site = self.hosts.find(host)?;
         let by_path = &self.sites[site].by_path;
         let route = match by_path.is_empty() {
             true => None,
             // What is no path, the site refuses.
-            false => decoded(request.uri.path())
+            false => decoded(path)
                 .ok()
                 .and_then(|path| by_path.find(&path).copied()),
         };

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use rustix::time::{ClockId, clock_gettime};
 
 pub use self::body::Body;
@@ -24,6 +24,7 @@ pub(super) use self::file_cache::FileCache;
 pub(super) use self::notice::notice;
 use self::notice::{method_not_allowed, not_found, options, refused_path};
 use self::paths::Paths;
+pub(super) use self::ready::{Finish, rendered};
 pub use self::ready::{PlainRequest, Ready};
 use self::representation::{Content, Representation};
 pub(super) use self::request_path::{RequestPath, decoded};
@@ -69,6 +70,8 @@ pub struct Site {
     /// What comes before the path in the cache's keys: sites share a cache, and each may serve the
     /// same file with other headers. Empty for the only site.
     key_prefix: String,
+    /// Where the cache's key of a path is written, so that a request does not allocate it.
+    scratch: RefCell<String>,
     /// Limits the log lines about files that srv could not open.
     failures: RefCell<RateLimit>,
     /// The time of a monotonic clock, which may be a coarse one. Tests set it themselves.
@@ -136,6 +139,7 @@ impl Site {
             worker: None,
             signature: Vec::new(),
             key_prefix,
+            scratch: RefCell::default(),
             failures: RefCell::default(),
             clock: coarse_clock,
         }
@@ -151,55 +155,36 @@ impl Site {
         self.sign(response)
     }
 
-    /// The answer to a plain request, if it is ready: if it depends on the target alone, and no
-    /// file has to be looked at. It is then what [`respond`](Self::respond) would answer. `None`
-    /// says nothing about the request.
-    pub fn ready(&self, request: &PlainRequest<'_>) -> Option<Ready<'_>> {
-        let is_work = self.synthetic && request.target == WORK_PATH;
-        // With either, the cache's key is not the path alone.
-        let has_keys = !self.key_prefix.is_empty() || !self.files.precompressed.is_empty();
-        if is_work || has_keys || !request.is_unconditional() {
-            return None;
-        }
-        // A target with a query, or in another form than a path, is the name of no page.
-        let (head, body) = match &self.pages {
-            Pages::Welcome(page) if request.target == "/" => page.ready()?,
-            Pages::Welcome(_) => return None,
-            Pages::Folder(_, cache) => {
-                let mut cache = cache.borrow_mut();
-                cache.fresh(request.target, (self.clock)())?.ready()?
-            }
-        };
-        Some(Ready {
-            head,
-            signature: &self.signature,
-            body: match request.is_head {
-                true => Bytes::new(),
-                false => body,
-            },
-        })
-    }
-
     /// A refusal in plain text, for a message that never became a request which
     /// [`respond`](Self::respond) could answer.
     pub fn refuse(&self, status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
         self.sign(notice(status, text))
     }
 
-    /// Whether the request is for synthetic work, which is enabled.
-    pub(super) fn is_work(&self, request: &Parts) -> bool {
-        self.synthetic && request.uri.path() == WORK_PATH
+    /// Whether a request for this path is for synthetic work, which is enabled.
+    pub(super) fn is_work_path(&self, path: &str) -> bool {
+        self.synthetic && path == WORK_PATH
     }
 
-    pub(super) fn sign(&self, mut response: Response<Body>) -> Response<Body> {
-        if let Some(worker) = &self.worker {
-            response.headers_mut().insert(X_WORKER, worker.clone());
+    /// The worker's name, if every response has it.
+    pub(super) fn worker(&self) -> Option<&HeaderValue> {
+        self.worker.as_ref()
+    }
+
+    /// The header that names the worker.
+    pub(super) fn sign_headers(worker: Option<&HeaderValue>, headers: &mut HeaderMap) {
+        if let Some(worker) = worker {
+            headers.insert(X_WORKER, worker.clone());
         }
+    }
+
+    fn sign(&self, mut response: Response<Body>) -> Response<Body> {
+        Self::sign_headers(self.worker(), response.headers_mut());
         response
     }
 
     fn route(&self, request: &Parts) -> Response<Body> {
-        if self.is_work(request) {
+        if self.is_work_path(request.uri.path()) {
             return match request.method {
                 Method::GET | Method::HEAD | Method::POST => work::answer(request.uri.query()),
                 Method::OPTIONS => options(WORK_METHODS),

@@ -12,7 +12,9 @@ use percent_encoding::{CONTROLS, utf8_percent_encode};
 use crate::serve::config::sites::{
     Fixed, Handler, HeaderChange, KeptPath, Pattern, Place, Redirect,
 };
-use crate::serve::site::{Body, Folder, RequestPath, Site, notice};
+use crate::serve::site::{
+    Body, Finish, Folder, PlainRequest, Ready, RequestPath, Site, notice, rendered,
+};
 
 /// A route, or the rest of a site.
 #[derive(Debug)]
@@ -23,6 +25,10 @@ pub(super) struct Answer {
     site: Site,
     error_pages: BTreeMap<u16, String>,
     changes: Vec<Change>,
+    /// The worker's name, if every response has it.
+    worker: Option<HeaderValue>,
+    /// The rendered answer, if it is the same for every path without a query.
+    ready: Option<(Bytes, Bytes)>,
 }
 
 /// A change of a response's headers, ready to be made.
@@ -34,15 +40,17 @@ enum Change {
 }
 
 impl Answer {
-    /// `number` is another one for each answer of a worker.
+    /// `number` is another one for each answer of a worker. If `worker` is set, every response
+    /// names it.
     pub(super) fn new(
         place: &Place,
         pattern: Option<&Pattern>,
         folder: Option<Folder>,
         number: usize,
+        worker: Option<&HeaderValue>,
     ) -> anyhow::Result<Self> {
         let changes = place.headers.iter().map(Change::new);
-        Ok(Self {
+        let mut answer = Self {
             handler: place.handler.clone(),
             prefix: match pattern {
                 Some(Pattern::Prefix(prefix)) => prefix.clone(),
@@ -51,60 +59,133 @@ impl Answer {
             site: Site::of(place.files.clone(), folder, number.to_string()),
             error_pages: place.error_pages.clone(),
             changes: changes.collect::<Result<_, _>>()?,
-        })
+            worker: worker.cloned(),
+            ready: None,
+        };
+        answer.ready = match &answer.handler {
+            Handler::Files => None,
+            Handler::Redirect(to) if to.path != KeptPath::Nothing => None,
+            Handler::Redirect(to) => answer.rendered(redirect(to, "", "/", None)),
+            Handler::Fixed(fixed) => answer.rendered(text(fixed)),
+        };
+        Ok(answer)
     }
 
     /// Answers a request.
     pub(super) fn respond(&self, request: &Parts) -> Response<Body> {
-        let (mut response, has_own_text) = match &self.handler {
-            Handler::Files => (self.site.respond(request), false),
+        let mut response = match &self.handler {
+            Handler::Files => self.site.respond(request),
             // Every other answer than a refusal would be a tunnel (RFC 9110, 9.3.6).
-            _ if request.method == Method::CONNECT => (self.site.respond(request), false),
-            Handler::Redirect(redirect) => (self.redirect(redirect, request), true),
-            Handler::Fixed(fixed) => (text(fixed), !fixed.body.is_empty()),
+            _ if request.method == Method::CONNECT => self.site.respond(request),
+            Handler::Redirect(to) => {
+                let (path, query) = (request.uri.path(), request.uri.query());
+                redirect(to, &self.prefix, path, query)
+            }
+            Handler::Fixed(fixed) => text(fixed),
         };
-        let page = self.error_pages.get(&response.status().as_u16());
-        if let Some(page) = page.filter(|_| !has_own_text) {
+        if let Some(page) = self.error_page(response.status()) {
             response = self.site.error_page(page, response);
         }
-        for change in &self.changes {
-            change.make(response.headers_mut());
-        }
+        self.finish(response.headers_mut());
         response
     }
 
-    fn redirect(&self, redirect: &Redirect, request: &Parts) -> Response<Body> {
-        let mut location = redirect.to.clone();
-        if redirect.path != KeptPath::Nothing {
-            let Ok(path) = RequestPath::decode(request.uri.path()) else {
-                return notice(
-                    StatusCode::BAD_REQUEST,
-                    "400 Bad Request: the path is not well formed.\n",
-                );
-            };
-            // The path has no empty segments, so what follows the slash cannot be a host.
-            let path = match redirect.path {
-                KeptPath::Rest => path.after(&self.prefix),
-                KeptPath::Whole | KeptPath::Nothing => path,
-            };
-            location.truncate(location.trim_end_matches('/').len());
-            location.push_str(&path.escaped());
+    /// The answer to a plain request, if it is ready.
+    pub(super) fn ready(
+        &self,
+        request: &PlainRequest<'_>,
+        path: &str,
+        query: Option<&str>,
+    ) -> Option<Ready<'_>> {
+        let finish: Finish<'_> = &|headers| self.finish(headers);
+        let (head, body) = match &self.handler {
+            Handler::Files => self.site.ready_file(path, request, finish)?,
+            Handler::Redirect(to) => match &self.ready {
+                Some(ready) if query.is_none() || !to.query => ready.clone(),
+                _ => self.rendered(redirect(to, &self.prefix, path, query))?,
+            },
+            Handler::Fixed(fixed) => {
+                let status = status_of(fixed);
+                match self.error_page(status) {
+                    Some(page) => self.site.ready_error_page(page, status, finish)?,
+                    None => self.ready.clone()?,
+                }
+            }
+        };
+        Some(Ready {
+            head,
+            signature: &[],
+            body: match request.is_head {
+                true => Bytes::new(),
+                false => body,
+            },
+        })
+    }
+
+    /// The error page for a status. What has a text of its own keeps it.
+    fn error_page(&self, status: StatusCode) -> Option<&String> {
+        let has_own_text = match &self.handler {
+            Handler::Files => false,
+            Handler::Redirect(_) => true,
+            Handler::Fixed(fixed) => !fixed.body.is_empty(),
+        };
+        let page = self.error_pages.get(&status.as_u16());
+        page.filter(|_| !has_own_text)
+    }
+
+    /// What is done with the headers of every response.
+    fn finish(&self, headers: &mut HeaderMap) {
+        for change in &self.changes {
+            change.make(headers);
         }
-        if let (true, Some(query)) = (redirect.query, request.uri.query()) {
-            location.push('?');
-            location.extend(utf8_percent_encode(query, CONTROLS));
-        }
-        let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND);
-        let mut response = notice(status, format!("{status}: see the Location header.\n"));
-        if let Ok(location) = HeaderValue::try_from(location) {
-            response.headers_mut().insert(LOCATION, location);
-        }
-        response
+        Site::sign_headers(self.worker.as_ref(), headers);
+    }
+
+    /// A text as a header and a body. An empty one has none: hyper puts its length elsewhere.
+    fn rendered(&self, mut response: Response<Body>) -> Option<(Bytes, Bytes)> {
+        self.finish(response.headers_mut());
+        let head = rendered(response.status(), response.headers());
+        let body = response.into_body().in_memory()?;
+        (!body.is_empty()).then_some((head, body))
     }
 }
 
+/// The answer to a path that `prefix` is the route of.
+fn redirect(redirect: &Redirect, prefix: &str, path: &str, query: Option<&str>) -> Response<Body> {
+    let mut location = redirect.to.clone();
+    if redirect.path != KeptPath::Nothing {
+        let Ok(path) = RequestPath::decode(path) else {
+            return notice(
+                StatusCode::BAD_REQUEST,
+                "400 Bad Request: the path is not well formed.\n",
+            );
+        };
+        // The path has no empty segments, so what follows the slash cannot be a host.
+        let path = match redirect.path {
+            KeptPath::Rest => path.after(prefix),
+            KeptPath::Whole | KeptPath::Nothing => path,
+        };
+        location.truncate(location.trim_end_matches('/').len());
+        location.push_str(&path.escaped());
+    }
+    if let (true, Some(query)) = (redirect.query, query) {
+        location.push('?');
+        location.extend(utf8_percent_encode(query, CONTROLS));
+    }
+    let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND);
+    let mut response = notice(status, format!("{status}: see the Location header.\n"));
+    if let Ok(location) = HeaderValue::try_from(location) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}
+
+fn status_of(fixed: &Fixed) -> StatusCode {
+    StatusCode::from_u16(fixed.status).unwrap_or(StatusCode::NOT_FOUND)
+}
+
 fn text(fixed: &Fixed) -> Response<Body> {
-    let status = StatusCode::from_u16(fixed.status).unwrap_or(StatusCode::NOT_FOUND);
+    let status = status_of(fixed);
     if status == StatusCode::NO_CONTENT {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = status;

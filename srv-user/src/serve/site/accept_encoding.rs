@@ -1,8 +1,8 @@
 //! Which codings a client takes (`Accept-Encoding`, RFC 9110, 12.5.3), in the order in which it is to
 //! get them. These functions are pure.
 
-use http::HeaderMap;
 use http::header::ACCEPT_ENCODING;
+use http::{HeaderMap, HeaderValue};
 
 use crate::serve::config::sites::Coding;
 
@@ -13,35 +13,40 @@ pub(super) struct Wanted([Option<Coding>; 3]);
 /// Weights of a header, in thousandths. `None`: the header does not say.
 #[derive(Default)]
 struct Weights {
-    codings: Vec<(Coding, u16)>,
+    /// Brotli, Zstandard and gzip.
+    codings: [Option<u16>; 3],
     identity: Option<u16>,
     any: Option<u16>,
 }
 
 impl Wanted {
     /// What the client prefers of `offered`, which is in the server's order: that decides between
-    /// equal weights. A client that says nothing gets no coding.
-    pub(super) fn of(headers: &HeaderMap, offered: &[Coding]) -> Self {
-        if offered.is_empty() || !headers.contains_key(ACCEPT_ENCODING) {
+    /// equal weights. A client that says nothing gets no coding. `lines` are the values of its
+    /// `Accept-Encoding` headers.
+    pub(super) fn of<'a>(lines: impl Iterator<Item = &'a [u8]>, offered: &[Coding]) -> Self {
+        if offered.is_empty() {
             return Self::default();
         }
-        let weights = Weights::read(headers);
+        let weights = Weights::read(lines);
         // Without a weight of its own, identity is taken, but after all that has one.
         let least = weights.identity.unwrap_or(1).max(1);
-        let weigh = |coding: &Coding| {
-            let own = weights.codings.iter().find(|(known, _)| known == coding);
-            let weight = own.map(|(_, weight)| *weight).or(weights.any);
-            weight.map(|weight| (*coding, weight))
-        };
-        let mut wanted: Vec<_> = offered.iter().filter_map(weigh).collect();
-        wanted.retain(|(_, weight)| *weight >= least);
-        // The sort is stable.
-        wanted.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
         let mut list = [None; 3];
-        for (place, (coding, _)) in list.iter_mut().zip(wanted) {
-            *place = Some(coding);
+        let weigh = |coding: &Coding| {
+            let weight = weights.codings[nth(*coding)].or(weights.any)?;
+            (weight >= least).then_some((*coding, weight))
+        };
+        for (place, wanted) in list.iter_mut().zip(offered.iter().filter_map(weigh)) {
+            *place = Some(wanted);
         }
-        Self(list)
+        // The sort is stable.
+        list.sort_by_key(|wanted| std::cmp::Reverse(wanted.map_or(0, |(_, weight)| weight)));
+        Self(list.map(|wanted| wanted.map(|(coding, _)| coding)))
+    }
+
+    /// As [`of`](Self::of), from the headers of a request.
+    pub(super) fn of_headers(headers: &HeaderMap, offered: &[Coding]) -> Self {
+        let lines = headers.get_all(ACCEPT_ENCODING).into_iter();
+        Self::of(lines.map(HeaderValue::as_bytes), offered)
     }
 
     /// The codings.
@@ -51,26 +56,38 @@ impl Wanted {
 }
 
 impl Weights {
-    fn read(headers: &HeaderMap) -> Self {
+    fn read<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Self {
         let mut weights = Self::default();
-        let lines = headers.get_all(ACCEPT_ENCODING).into_iter();
-        let lines = lines.filter_map(|line| line.to_str().ok());
+        // What is no text has no coding's name beside it either.
+        let lines = lines.filter(|line| line.is_ascii());
+        let lines = lines.filter_map(|line| std::str::from_utf8(line).ok());
         for element in lines.flat_map(|line| line.split(',')) {
             let (token, parameters) = element.split_once(';').unwrap_or((element, ""));
             let Some(weight) = weight(parameters) else {
                 continue;
             };
             let is = |name: &str| token.trim().eq_ignore_ascii_case(name);
-            match () {
-                () if is("br") => weights.codings.push((Coding::Brotli, weight)),
-                () if is("zstd") => weights.codings.push((Coding::Zstd, weight)),
-                () if is("gzip") || is("x-gzip") => weights.codings.push((Coding::Gzip, weight)),
-                () if is("identity") => weights.identity = Some(weight),
-                () if is("*") => weights.any = Some(weight),
-                () => {}
-            }
+            let place = match () {
+                () if is("br") => &mut weights.codings[nth(Coding::Brotli)],
+                () if is("zstd") => &mut weights.codings[nth(Coding::Zstd)],
+                () if is("gzip") || is("x-gzip") => &mut weights.codings[nth(Coding::Gzip)],
+                () if is("identity") => &mut weights.identity,
+                () if is("*") => &mut weights.any,
+                () => continue,
+            };
+            // The first one counts.
+            *place = place.or(Some(weight));
         }
         weights
+    }
+}
+
+/// The place of a coding among the weights.
+fn nth(coding: Coding) -> usize {
+    match coding {
+        Coding::Brotli => 0,
+        Coding::Zstd => 1,
+        Coding::Gzip => 2,
     }
 }
 
@@ -103,7 +120,7 @@ mod tests {
     #[track_caller]
     fn assert_wanted(header: &str, expected: &str) {
         let headers = HeaderMap::from_iter([(ACCEPT_ENCODING, header.parse().unwrap())]);
-        let wanted = Wanted::of(&headers, &ALL).codings();
+        let wanted = Wanted::of_headers(&headers, &ALL).codings();
         let wanted: Vec<_> = wanted.map(Coding::token).collect();
         assert_eq!(wanted.join(" "), expected, "{header}");
     }
@@ -141,6 +158,9 @@ mod tests {
         ] {
             assert_wanted(header, "");
         }
-        assert_eq!(Wanted::of(&HeaderMap::new(), &ALL), Wanted::default());
+        assert_eq!(
+            Wanted::of_headers(&HeaderMap::new(), &ALL),
+            Wanted::default()
+        );
     }
 }

@@ -70,6 +70,14 @@ impl Body {
         matches!(self.0, Source::File { .. } | Source::ToEnd { .. })
     }
 
+    /// The bytes, if they are in memory.
+    pub fn in_memory(self) -> Option<Bytes> {
+        match self.0 {
+            Source::Memory(bytes) => Some(bytes),
+            Source::File { .. } | Source::ToEnd { .. } | Source::Pattern { .. } => None,
+        }
+    }
+
     /// How many bytes are still to come, if that is known.
     pub fn remaining(&self) -> Option<u64> {
         match &self.0 {

@@ -63,7 +63,7 @@ impl Site {
         request: &Parts,
     ) -> Response<Body> {
         let raw = request.uri.path();
-        let wanted = Wanted::of(&request.headers, &self.files.precompressed);
+        let wanted = Wanted::of_headers(&request.headers, &self.files.precompressed);
         let key = self.key(wanted, raw);
         let now = (self.clock)();
         if let Some(kept) = cache.fresh(&key, now) {
@@ -128,23 +128,27 @@ impl Site {
         }
     }
 
-    /// The cache's key of a path. It does not allocate for the only site without codings.
-    fn key<'a>(&self, wanted: Wanted, path: &'a str) -> Cow<'a, str> {
-        if self.key_prefix.is_empty() && self.files.precompressed.is_empty() {
-            return Cow::Borrowed(path);
-        }
-        let mut key = self.key_prefix.clone();
+    /// The cache's key of a path.
+    fn key(&self, wanted: Wanted, path: &str) -> String {
+        let mut key = String::new();
+        self.write_key(&mut key, wanted, path);
+        key
+    }
+
+    /// The same in place of what is in `key`.
+    pub(super) fn write_key(&self, key: &mut String, wanted: Wanted, path: &str) {
+        key.clear();
+        key.push_str(&self.key_prefix);
         // The first bytes of the codings' names are different ones.
         wanted
             .codings()
             .for_each(|coding| key.push_str(&coding.token()[..1]));
         key.push_str(path);
-        Cow::Owned(key)
     }
 
     /// The cache's key of a file that the settings name. A request for the same path has another
     /// one: it may be hidden, or lead to another file.
-    fn key_of_this(&self, wanted: Wanted, path: &RequestPath) -> String {
+    pub(super) fn key_of_this(&self, wanted: Wanted, path: &RequestPath) -> String {
         format!("={}", self.key(wanted, &path.escaped()))
     }
 

@@ -2,7 +2,7 @@
 //! or, if the client has this version, without content. This module knows no paths, folders or
 //! caches.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::fs::File;
 use std::sync::Arc;
 
@@ -28,6 +28,8 @@ pub(super) struct Representation {
     content: Content,
     /// The header of a full response, rendered when it is first needed.
     head: OnceCell<Bytes>,
+    /// The same as the text of an error, by status.
+    error_heads: RefCell<Vec<(StatusCode, Bytes)>>,
 }
 
 /// Where the bytes are.
@@ -61,6 +63,7 @@ impl Representation {
             validators,
             content,
             head: OnceCell::new(),
+            error_heads: RefCell::default(),
         }
     }
 
@@ -122,15 +125,32 @@ impl Representation {
 
     /// The rendered header and the body of a full response, if the content is in memory. There is
     /// none for an empty file: hyper puts the length of an empty body elsewhere.
-    pub(super) fn ready(&self) -> Option<(Bytes, Bytes)> {
-        let Content::Memory(body) = &self.content else {
-            return None;
+    pub(super) fn ready(&self, finish: ready::Finish<'_>) -> Option<ready::Parts> {
+        let body = self.content.in_memory()?;
+        let rendered = || {
+            let mut headers = self.headers.clone();
+            finish(&mut headers);
+            ready::rendered(StatusCode::OK, &headers)
         };
-        if body.is_empty() {
-            return None;
-        }
-        let rendered = || ready::rendered(StatusCode::OK, &self.headers);
         Some((self.head.get_or_init(rendered).clone(), body.clone()))
+    }
+
+    /// The same as the text of an error.
+    pub(super) fn ready_as(
+        &self,
+        status: StatusCode,
+        finish: ready::Finish<'_>,
+    ) -> Option<ready::Parts> {
+        let body = self.content.in_memory()?;
+        let mut heads = self.error_heads.borrow_mut();
+        if let Some((_, head)) = heads.iter().find(|(known, _)| *known == status) {
+            return Some((head.clone(), body.clone()));
+        }
+        let mut response = self.whole_as(status);
+        finish(response.headers_mut());
+        let head = ready::rendered(status, response.headers());
+        heads.push((status, head.clone()));
+        Some((head, body.clone()))
     }
 
     /// The size of the content, bytes, if it is in memory.
@@ -175,6 +195,14 @@ impl Representation {
 }
 
 impl Content {
+    /// All of it, if it is in memory and not empty.
+    fn in_memory(&self) -> Option<&Bytes> {
+        match self {
+            Self::Memory(bytes) if !bytes.is_empty() => Some(bytes),
+            Self::Memory(_) | Self::File(..) | Self::ToEnd(_) => None,
+        }
+    }
+
     fn length(&self) -> Option<u64> {
         match self {
             Self::Memory(bytes) => Some(bytes.len() as u64),

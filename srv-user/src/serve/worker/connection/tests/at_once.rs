@@ -7,7 +7,8 @@ use httpdate::parse_http_date;
 use socket2::SockRef;
 
 use super::*;
-use crate::serve::config::Root;
+use crate::serve::config::args::ServeArgs;
+use crate::serve::config::{Root, settings};
 
 /// Requests that are answered at once, and some that look like it.
 const AT_ONCE: [&str; 14] = [
@@ -18,9 +19,9 @@ const AT_ONCE: [&str; 14] = [
     "GET /a.txt HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\n\r\n",
     "GET /large.bin HTTP/1.1\r\nHost: a\r\n\r\n",
     "HEAD /large.bin HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n",
+    "GET /a.txt?b HTTP/1.1\r\nHost: a\r\n\r\n",
     "GET /empty.txt HTTP/1.1\r\nHost: a\r\n\r\n",
     "HEAD /empty.txt HTTP/1.1\r\nHost: a\r\n\r\n",
-    "GET /a.txt?b HTTP/1.1\r\nHost: a\r\n\r\n",
     "GET //a.txt HTTP/1.1\r\nHost: a\r\n\r\n",
     "GET http://a/a.txt HTTP/1.1\r\nHost: a\r\n\r\n",
     "GET /a.txt HTTP/1.1\r\nHost: a\r\nIf-Modified-Since: Sun, 06 Nov 2094 08:49:37 GMT\r\n\r\n",
@@ -37,6 +38,113 @@ const LAST: [&str; 4] = [
     "GET /large.bin HTTP/1.0\r\n\r\n",
     "GET /a.txt HTTP/1.0\r\nHost: a\r\nConnection: close, x\r\n\r\n",
 ];
+
+/// Sites and routes of every kind.
+const SITES: &str = r#"
+synthetic = true
+
+[[site]]
+hosts = ["a", "*.a"]
+root = "."
+precompressed = ["br", "gz"]
+error-pages = { 403 = "/a.txt", 404 = "/index.html" }
+cache-control = { "*.txt" = "no-cache" }
+[site.headers]
+security = true
+remove = ["etag"]
+add = { X-Worker = "of the site", Link = "</a>" }
+
+[[site.route]]
+exact = "/denied"
+respond = { status = 403 }
+
+[[site.route]]
+prefix = "/text"
+respond = { status = 299, body = "fixed", type = "text/html" }
+headers = { set = { Link = "</b>", Content-Type = "text/css" }, add = { Link = "</c>" } }
+
+[[site.route]]
+exact = "/nothing"
+respond = { status = 200 }
+
+[[site.route]]
+prefix = "/old/"
+redirect = { to = "/new/", path = "rest", status = 308 }
+
+[[site.route]]
+suffix = ".php"
+redirect = { to = "https://b.test/x", query = false }
+
+[[site]]
+hosts = ["b"]
+root = "."
+fallback = "/a.txt"
+headers = { set = { X-Worker = "hidden" } }
+
+[[site]]
+default = true
+hosts = ["default"]
+redirect = { to = "https://c.test", path = "whole" }
+"#;
+
+/// Requests to [`SITES`], and whether the second of the kind is answered at once.
+const TO_SITES: [(&str, bool); 26] = [
+    ("GET /a.txt HTTP/1.1\r\nHost: a\r\n\r\n", true),
+    ("GET /a.txt?v=1 HTTP/1.1\r\nHost: x.a:80\r\n\r\n", true),
+    ("HEAD / HTTP/1.1\r\nHost: A.\r\n\r\n", true),
+    (
+        "GET /a.txt HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip, br\r\n\r\n",
+        true,
+    ),
+    (
+        "GET /a.txt HTTP/1.1\r\nHost: a\r\nAccept-Encoding: br;q=0\r\nAccept-Encoding: gzip\r\n\r\n",
+        true,
+    ),
+    (
+        "GET /large.bin HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n",
+        true,
+    ),
+    ("GET /denied HTTP/1.1\r\nHost: a\r\n\r\n", true),
+    (
+        "HEAD /denied?x HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n",
+        true,
+    ),
+    (
+        "GET /text/x HTTP/1.1\r\nHost: a\r\nIf-None-Match: *\r\n\r\n",
+        true,
+    ),
+    ("GET //%74ext HTTP/1.1\r\nHost: a\r\n\r\n", true),
+    (
+        "GET /old/x/../y%20z?q=%41 HTTP/1.1\r\nHost: a\r\n\r\n",
+        true,
+    ),
+    ("GET /x.php?q HTTP/1.1\r\nHost: a\r\n\r\n", true),
+    ("GET /a.txt HTTP/1.1\r\nHost: b\r\n\r\n", true),
+    ("GET / HTTP/1.1\r\nHost: default\r\n\r\n", true),
+    ("HEAD /%2e%2e/x?y HTTP/1.1\r\nHost: z\r\n\r\n", true),
+    ("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", true),
+    ("GET /other HTTP/1.1\r\nHost: b\r\n\r\n", false),
+    ("GET /missing HTTP/1.1\r\nHost: a\r\n\r\n", false),
+    ("GET /empty.txt HTTP/1.1\r\nHost: a\r\n\r\n", false),
+    ("GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n", false),
+    ("GET /work HTTP/1.1\r\nHost: a\r\n\r\n", false),
+    ("GET http://b/a.txt HTTP/1.1\r\nHost: a\r\n\r\n", false),
+    (
+        "GET /a.txt HTTP/1.1\r\nHost: a\r\nRange: bytes=1-3\r\n\r\n",
+        false,
+    ),
+    ("GET /text\" HTTP/1.1\r\nHost: a\r\n\r\n", false),
+    ("GET /x.php#f HTTP/1.1\r\nHost: a\r\n\r\n", false),
+    ("OPTIONS /text HTTP/1.1\r\nHost: a\r\n\r\n", false),
+];
+
+fn any_request_to_sites() -> impl Strategy<Value = Bytes> {
+    let known = TO_SITES.map(|(request, _)| request.as_bytes());
+    prop_oneof![
+        3 => select(known.to_vec()).prop_map(Bytes::from_static),
+        2 => mutated(known),
+    ]
+}
 
 fn any_request() -> impl Strategy<Value = Bytes> {
     let known = AT_ONCE.into_iter().chain(LAST).map(str::as_bytes);
@@ -68,14 +176,29 @@ struct Course {
     running: u32,
 }
 
-fn driver_for(root: &Path, answers_at_once: bool) -> Driver {
-    let serving = Serving {
-        root: Some(Root::find(root).unwrap()),
-        ..Serving::default()
-    };
-    let mut driver = driver_of(&serving, Some(7));
+fn driver_for(serving: &Serving, answers_at_once: bool) -> Driver {
+    let mut driver = driver_of(serving, Some(7));
     driver.answers_at_once = answers_at_once;
     driver
+}
+
+/// A server with one site.
+fn one_site(root: &Path) -> Serving {
+    Serving {
+        root: Some(Root::find(root).unwrap()),
+        ..Serving::default()
+    }
+}
+
+/// A server with several.
+fn sites(root: &Path) -> Serving {
+    let file = root.join("srv.toml");
+    std::fs::write(&file, SITES).unwrap();
+    let flags = ServeArgs {
+        config: Some(file),
+        ..ServeArgs::default()
+    };
+    settings(&flags).unwrap().serving
 }
 
 fn course(driver: &Driver, pieces: &[&[u8]], is_narrow: bool, end: End) -> Course {
@@ -138,6 +261,8 @@ fn folder() -> tempfile::TempDir {
     for (name, content) in [
         ("index.html", "<p>index"),
         ("a.txt", "a text\n"),
+        ("a.txt.br", "br of it"),
+        ("a.txt.gz", "gz of it"),
         ("empty.txt", ""),
         ("large.bin", &LARGE.repeat(1000)),
     ] {
@@ -146,12 +271,11 @@ fn folder() -> tempfile::TempDir {
     root
 }
 
-#[test]
-fn any_bytes_are_answered_alike_by_hyper_and_without() {
-    let root = folder();
-    let at_once = driver_for(root.path(), true);
-    let by_hyper = driver_for(root.path(), false);
-    let requests = prop::collection::vec(any_request(), 1..8);
+/// Answers the same bytes in both ways.
+fn assert_alike(serving: &Serving, request: impl Strategy<Value = Bytes>) {
+    let at_once = driver_for(serving, true);
+    let by_hyper = driver_for(serving, false);
+    let requests = prop::collection::vec(request, 1..8);
     let cuts = prop::collection::vec(any::<Index>(), 0..4);
     let input = (requests, cuts, any::<bool>(), ends());
     proptest!(config(), |((requests, cuts, is_narrow, end) in input)| {
@@ -170,16 +294,42 @@ fn any_bytes_are_answered_alike_by_hyper_and_without() {
 }
 
 #[test]
+fn any_bytes_are_answered_alike_by_hyper_and_without() {
+    let root = folder();
+    assert_alike(&one_site(root.path()), any_request());
+}
+
+#[test]
+fn so_are_they_by_sites_and_routes() {
+    let root = folder();
+    assert_alike(&sites(root.path()), any_request_to_sites());
+}
+
+/// Whether `request` is answered at once when the cache has what it needs.
+fn is_at_once(driver: &Driver, request: &str) -> bool {
+    // The first one brings the file into the cache.
+    for _ in 0..2 {
+        driver.at_once.forget_answered();
+        course(driver, &[request.as_bytes()], false, End::Closes);
+    }
+    driver.at_once.answered() == 1
+}
+
+#[test]
 fn plain_requests_for_cached_files_are_answered_at_once() {
     let root = folder();
-    let driver = driver_for(root.path(), true);
+    let driver = driver_for(&one_site(root.path()), true);
     for (nth, request) in AT_ONCE.into_iter().chain(LAST).enumerate() {
-        // The first one brings the file into the cache.
-        for _ in 0..2 {
-            driver.at_once.forget_answered();
-            course(&driver, &[request.as_bytes()], false, End::Closes);
-        }
-        let expected = u64::from(nth < 7 || (14..17).contains(&nth));
-        assert_eq!(driver.at_once.answered(), expected, "{request}");
+        let expected = nth < 8 || (14..17).contains(&nth);
+        assert_eq!(is_at_once(&driver, request), expected, "{request}");
+    }
+}
+
+#[test]
+fn so_are_those_for_what_sites_and_routes_have_ready() {
+    let root = folder();
+    let driver = driver_for(&sites(root.path()), true);
+    for (request, expected) in TO_SITES {
+        assert_eq!(is_at_once(&driver, request), expected, "{request}");
     }
 }
