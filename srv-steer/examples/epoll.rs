@@ -62,7 +62,7 @@ fn serve(worker: Worker, all_watch: &Barrier, served: &AtomicU64) -> Result<(), 
             Accepted::Connection(connection) => {
                 let _connection = load.connection();
                 let _request = load.request();
-                let mut stream = TcpStream::from(connection);
+                let mut stream = TcpStream::from(connection.socket);
                 stream.set_nonblocking(false)?;
                 // A client that has gone is its own affair.
                 let _ = stream.read(&mut [0; 4096]);

@@ -70,7 +70,7 @@ fn serve(worker: Worker, all_watch: &Barrier, served: &AtomicU64) -> Result<(), 
         load.wakes(now_ns);
         ring.watch_deferred(&poll, &load, slept_from_ns, now_ns)?;
         if let Accepted::Connection(connection) = ring.accept(&poll, &load, now_ns)? {
-            let mut stream = TcpStream::from_std(connection.into());
+            let mut stream = TcpStream::from_std(connection.socket.into());
             let token = Token(stream.as_raw_fd() as usize);
             poll.poll
                 .registry()

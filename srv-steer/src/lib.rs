@@ -91,7 +91,7 @@ pub use memory::{Layout, Mapping, SharedMemory};
 pub use options::{GroupOptions, ensure_workers_fit};
 pub use overflow::Overflow;
 pub use program::SelectProgram;
-pub use ring::{Accepted, LISTENER_TOKEN, Poller, Ring, is_listener};
+pub use ring::{Accepted, Incoming, LISTENER_TOKEN, Poller, Ring, is_listener};
 pub use slots::SlotTable;
 pub use socket_options::set_socket_option;
 pub use srv_common::{Policy, State};

@@ -70,13 +70,22 @@ pub struct Ring {
 /// The result of an attempt to accept a connection.
 #[derive(Debug)]
 pub enum Accepted {
-    /// The connection that was accepted, non-blocking and close-on-exec.
-    Connection(OwnedFd),
+    /// The connection that was accepted.
+    Connection(Incoming),
     /// No connection was accepted: all are left to other workers, or another worker was faster.
     Nothing,
     /// `accept` failed: the system lacks what a connection needs, or the listener is broken. The
     /// listener stays ready, so leave it alone for a moment.
     Failed(io::Error),
+}
+
+/// A connection that was accepted.
+#[derive(Debug)]
+pub struct Incoming {
+    /// Its socket, non-blocking and close-on-exec.
+    pub socket: OwnedFd,
+    /// The group of its listener, that is, the address that the client has connected to.
+    pub group: usize,
 }
 
 impl Ring {
@@ -235,9 +244,12 @@ impl Ring {
     fn accept_from(&self, load: &Load, from: Place) -> Accepted {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         match rustix::net::accept_with(self.socket(from), flags) {
-            Ok(connection) => {
+            Ok(socket) => {
                 load.accepted(from.group, from.listener);
-                Accepted::Connection(connection)
+                Accepted::Connection(Incoming {
+                    socket,
+                    group: from.group,
+                })
             }
             // A sibling was faster, or the client has gone again.
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Accepted::Nothing,
@@ -246,7 +258,7 @@ impl Ring {
     }
 
     /// Accepts one connection from each of these listeners, if there is one.
-    fn accept_each(&self, load: &Load, places: impl Iterator<Item = Place>) -> Vec<OwnedFd> {
+    fn accept_each(&self, load: &Load, places: impl Iterator<Item = Place>) -> Vec<Incoming> {
         let accepted = places.map(|place| self.accept_from(load, place));
         accepted
             .filter_map(|accepted| match accepted {

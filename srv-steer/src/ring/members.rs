@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::event::epoll;
 use srv_common::acceptance::Place;
 
-use super::Ring;
+use super::{Incoming, Ring};
 use crate::error::Result;
 use crate::load::Load;
 
@@ -38,7 +38,7 @@ impl Ring {
 
     /// Leaves the listeners of `slot` to other workers. Accepts and returns the connections for
     /// which the kernel may have woken this worker and no other.
-    pub fn give_up(&self, epoll: impl AsFd, load: &Load, slot: u32) -> Vec<OwnedFd> {
+    pub fn give_up(&self, epoll: impl AsFd, load: &Load, slot: u32) -> Vec<Incoming> {
         self.release(&epoll, slot);
         let groups = 0..self.listeners.len();
         let places = groups.map(|group| Place {
@@ -58,7 +58,7 @@ impl Ring {
 
     /// Leaves all listeners while other workers stay. Accepts and returns the connections for which
     /// the kernel may have woken this worker and no other.
-    pub fn resign(&mut self, epoll: impl AsFd, load: &Load) -> Vec<OwnedFd> {
+    pub fn resign(&mut self, epoll: impl AsFd, load: &Load) -> Vec<Incoming> {
         for listener in self.listeners.iter().flatten() {
             // Not every one was registered.
             let _ = epoll::delete(&epoll, listener);

@@ -3,6 +3,7 @@
 //! `hosts` finds the site, [`super::site::paths`] the route, and `answer` is what a route does.
 
 mod answer;
+mod client;
 mod hosts;
 
 use std::cell::RefCell;
@@ -20,6 +21,7 @@ use crate::serve::config::{Root, Serving};
 use crate::serve::site::paths::Paths;
 use crate::serve::site::{Body, DocRoot, FileCache, Folder, PlainRequest, Ready, Site, decoded};
 use answer::Answer;
+pub use client::Client;
 use hosts::Hosts;
 
 /// What a worker serves.
@@ -45,7 +47,8 @@ pub struct Target {
 
 #[derive(Debug)]
 struct Table {
-    hosts: Hosts,
+    /// By listener. The last one is for all listeners that no site refers to.
+    hosts: Vec<Hosts>,
     sites: Vec<Routes>,
 }
 
@@ -119,14 +122,14 @@ impl Router {
 
     /// Answers a request. If it had a body, the caller has read or discarded it. This never
     /// panics. The answer to HEAD has no body, and its `Content-Length` is that of a GET.
-    pub fn respond(&self, request: &Parts) -> Response<Body> {
+    pub fn respond(&self, request: &Parts, client: Client) -> Response<Body> {
         let Some(table) = &self.table else {
             return self.front.respond(request);
         };
         if self.front.is_work_path(request.uri.path()) {
             return self.front.respond(request);
         }
-        let mut response = match table.find_for(request) {
+        let mut response = match table.find_for(request, client) {
             Some(target) => table.answer(target).respond(request),
             None => self.front.refuse(
                 StatusCode::MISDIRECTED_REQUEST,
@@ -141,7 +144,7 @@ impl Router {
 
     /// The answer to a plain request, if it is ready: then it is what [`respond`](Self::respond)
     /// would answer. `None` says nothing about the request.
-    pub fn ready(&self, request: &PlainRequest<'_>) -> Option<Ready<'_>> {
+    pub fn ready(&self, request: &PlainRequest<'_>, client: Client) -> Option<Ready<'_>> {
         let Some(table) = &self.table else {
             return self.front.ready(request);
         };
@@ -149,14 +152,14 @@ impl Router {
         if self.front.is_work_path(path) {
             return None;
         }
-        let target = table.find(request.host(), path)?;
+        let target = table.find(request.host(), path, client)?;
         table.answer(target).ready(request, path, query)
     }
 
     /// Which site and route answer a request. `None`: the server has one site without routes, or
     /// no site for the host.
-    pub fn find(&self, request: &Parts) -> Option<Target> {
-        self.table.as_ref()?.find_for(request)
+    pub fn find(&self, request: &Parts, client: Client) -> Option<Target> {
+        self.table.as_ref()?.find_for(request, client)
     }
 
     /// A refusal in plain text, for a message that never became a request which
@@ -189,12 +192,12 @@ impl Table {
             });
         }
         Ok(Self {
-            hosts: Hosts::new(sites),
+            hosts: hosts::by_listener(sites),
             sites: table,
         })
     }
 
-    fn find_for(&self, request: &Parts) -> Option<Target> {
+    fn find_for(&self, request: &Parts, client: Client) -> Option<Target> {
         // The target counts more than the header (RFC 9112, 3.2.2).
         let host = match request.uri.authority() {
             Some(authority) => authority.host().as_bytes(),
@@ -203,12 +206,13 @@ impl Table {
                 .get(HOST)
                 .map_or(&b""[..], |host| host.as_bytes()),
         };
-        self.find(host, request.uri.path())
+        self.find(host, request.uri.path(), client)
     }
 
     /// `path` is that of the request's target, as it was sent.
-    fn find(&self, host: &[u8], path: &str) -> Option<Target> {
-        let site = self.hosts.find(host)?;
+    fn find(&self, host: &[u8], path: &str, client: Client) -> Option<Target> {
+        let hosts = self.hosts.get(client.listener).or(self.hosts.last())?;
+        let site = hosts.find(host)?;
         let by_path = &self.sites[site].by_path;
         let route = match by_path.is_empty() {
             true => None,

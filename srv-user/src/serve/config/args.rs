@@ -49,7 +49,7 @@ Signals to the process that was started:
 A worker drains and is replaced at SIGTERM; it leaves the others to its master.")]
 pub struct ServeArgs {
     /// Address and port, repeatable; port 0: any free one; in the file also: tables `[[listen]]`
-    /// with address, backlog, fast-open and v6-only [default: 127.0.0.1:8080]
+    /// with address, name, backlog, fast-open and v6-only [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     #[serde(deserialize_with = "listens")]
     listen: Option<Vec<Listen>>
@@ -63,7 +63,9 @@ pub struct ServeArgs {
             };
             let listen = said.value().unwrap_or_else(|| vec![Listen::on(LISTEN)]);
             Ok(listen.iter().map(|one| one.options(all)).collect())
-        }, Fixed;
+        }, Fixed
+        => Settings.listener_names: Vec<Option<String>> =
+            |said, _| rules::listener_names(said), Unlisted;
 
     /// Worker processes, 1 to 256 [default: one for each CPU available]
     #[arg(long, value_name = "N")]
@@ -311,6 +313,11 @@ impl Asked<'_> {
         Ok(Settling {
             places: self.places,
             note: self.note,
+            listeners: self
+                .listener_names()?
+                .into_iter()
+                .zip(self.listen()?)
+                .collect(),
             base,
         })
     }

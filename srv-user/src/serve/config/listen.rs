@@ -9,13 +9,15 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::values::{Count, Expected, ListenAddr, scalar};
+use crate::values::{Count, Expected, ListenAddr, expected, scalar};
 
 /// An address to listen on. `None`: what holds for all addresses holds for this one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listen {
     /// The address.
     pub address: SocketAddr,
+    /// How sites refer to it, beside its address.
+    pub name: Option<String>,
     /// See [`super::args::ServeArgs::backlog`].
     pub backlog: Option<u32>,
     /// See [`super::args::ServeArgs::fast_open`].
@@ -40,6 +42,7 @@ impl Listen {
     pub(super) fn on(address: SocketAddr) -> Self {
         Self {
             address,
+            name: None,
             backlog: None,
             fast_open: None,
             v6_only: None,
@@ -65,12 +68,31 @@ impl FromStr for Listen {
     }
 }
 
+/// The name of a listener. It is no address, so that sites can refer to listeners by both.
+struct ListenerName(String);
+
+impl FromStr for ListenerName {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        match text.starts_with(|first: char| first.is_ascii_alphabetic())
+            && text.bytes().all(is_known)
+        {
+            true => Ok(Self(text.to_owned())),
+            false => expected("a name such as public: a letter, then letters, digits, -, _ and ."),
+        }
+    }
+}
+
 /// `[[listen]]`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct ListenTable {
     #[serde(deserialize_with = "scalar")]
     address: Option<ListenAddr>,
+    #[serde(default, deserialize_with = "scalar")]
+    name: Option<ListenerName>,
     #[serde(default, deserialize_with = "scalar")]
     backlog: Option<Count<1, { i32::MAX as u32 }>>,
     #[serde(default, deserialize_with = "scalar")]
@@ -146,6 +168,7 @@ impl<'de> Visitor<'de> for One {
         };
         Ok(Listen {
             address,
+            name: table.name.map(|ListenerName(name)| name),
             backlog: table.backlog.map(Into::into),
             fast_open: table.fast_open.map(Into::into),
             v6_only: table.v6_only,

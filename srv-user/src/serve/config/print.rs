@@ -19,7 +19,8 @@ impl Settings {
         let serving = &self.serving;
         let mut file = Table::new();
         let listen = self.listen.iter().zip(&self.sockets);
-        let listen = listen.map(|(address, options)| socket(text(address), options));
+        let listen = listen.zip(&self.listener_names);
+        let listen = listen.map(|((address, options), name)| socket(text(address), name, options));
         put(&mut file, "listen", listen.collect::<Vec<_>>());
         put(&mut file, "workers", i64::from(self.workers));
         // With --join, the policy is the other server's.
@@ -33,7 +34,12 @@ impl Settings {
         put_some(&mut file, "root", root.transpose()?);
         put(&mut file, "dotfiles", serving.dotfiles);
         put(&mut file, "types", types(&serving.types));
-        let sites = serving.sites.list().iter().map(site);
+        let listener = |number: usize| match &self.listener_names[number] {
+            Some(name) => name.clone(),
+            None => text(self.listen[number]),
+        };
+        let sites = serving.sites.list().iter();
+        let sites = sites.map(|one| site(one, &listener));
         let sites = sites.collect::<Result<Vec<_>>>()?;
         put_some(
             &mut file,
@@ -64,9 +70,10 @@ impl Settings {
     }
 }
 
-fn socket(address: String, options: &SocketOptions) -> Table {
+fn socket(address: String, name: &Option<String>, options: &SocketOptions) -> Table {
     let mut table = Table::new();
     put(&mut table, "address", address);
+    put_some(&mut table, "name", name.clone());
     put(&mut table, "backlog", i64::from(options.backlog));
     put(&mut table, "fast-open", i64::from(options.fast_open));
     put(&mut table, "v6-only", options.v6_only);
@@ -99,7 +106,7 @@ mod tests {
 
     /// Keys outside of a site, inside of one, and inside of a route.
     const OUTSIDE: [&str; 9] = [
-        "listen = [\"127.0.0.1:81\", { address = \"[::1]:82\", backlog = 5, v6-only = false }]",
+        "listen = [\"127.0.0.1:81\", { address = \"[::1]:82\", name = \"admin\", backlog = 5, v6-only = false }]",
         "backlog = 77",
         "workers = 3",
         "policy = \"p2c\"",
@@ -123,10 +130,19 @@ mod tests {
     ];
 
     /// A site with the keys, and a route of it for each pattern.
-    fn site(nth: usize, keys: &[&str], routes: &[(String, Vec<&str>)]) -> String {
+    fn site(
+        nth: usize,
+        has_listeners: bool,
+        keys: &[&str],
+        routes: &[(String, Vec<&str>)],
+    ) -> String {
+        let listen = match has_listeners {
+            true => "listen = [\"admin\", \"127.0.0.1:81\"]",
+            false => "listen = [\"127.0.0.1:8080\"]",
+        };
         let hosts = match nth {
             0 => String::new(),
-            nth => format!("hosts = [\"h{nth}.test\", \"*.h{nth}.test\"]\n"),
+            nth => format!("hosts = [\"h{nth}.test\", \"*.h{nth}.test\"]\n{listen}\n"),
         };
         let mut text = format!("[[site]]\n{hosts}root = \".\"\n{}\n", keys.join("\n"));
         for (pattern, keys) in routes {
@@ -169,7 +185,8 @@ mod tests {
         let input = (subsequence(OUTSIDE.to_vec(), 0..=9), sites);
         proptest!(|((outside, sites) in input)| {
             let sites = sites.iter().enumerate();
-            let sites = sites.map(|(nth, (keys, routes))| site(nth, keys, routes));
+            let has_listeners = outside.contains(&OUTSIDE[0]);
+            let sites = sites.map(|(nth, (keys, routes))| site(nth, has_listeners, keys, routes));
             let text = format!("{}\n{}", outside.join("\n"), sites.collect::<String>());
             let before = read(&folder, &text);
             let printed = before.to_toml().unwrap();

@@ -74,6 +74,22 @@ pub(super) fn listen(
     Ok(listen)
 }
 
+/// The names of the listeners, in the order of their addresses.
+pub(super) fn listener_names(said: &Said<'_, Option<Vec<Listen>>>) -> Result<Vec<Option<String>>> {
+    let listen = said.value().unwrap_or_else(|| vec![Listen::on(LISTEN)]);
+    let names: Vec<_> = listen.into_iter().map(|one| one.name).collect();
+    let named = names.iter().flatten();
+    for (nth, name) in named.clone().enumerate() {
+        if named.clone().take(nth).any(|other| other == name) {
+            bail!(
+                "{}: two listeners are named {name}: give each a name of its own",
+                said.place()
+            );
+        }
+    }
+    Ok(names)
+}
+
 /// Whether a socket on `whole` also gets the connections to `address`.
 fn includes(whole: SocketAddr, address: SocketAddr, v6_only: bool) -> bool {
     let is_same_family = whole.is_ipv4() == address.is_ipv4();

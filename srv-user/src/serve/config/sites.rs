@@ -34,6 +34,8 @@ pub struct SiteSettings {
     pub hosts: Vec<HostPattern>,
     /// Whether it answers requests for hosts that no site has.
     pub is_default: bool,
+    /// The listeners where it answers, by their numbers in the order of the addresses. `None`: all.
+    pub listeners: Option<BTreeSet<usize>>,
     /// How paths that no route has are answered.
     pub place: Place,
     /// The routes, in the order of the file.
@@ -145,6 +147,11 @@ impl Sites {
         self.0.is_empty()
     }
 
+    /// Whether a site answers at some of the listeners alone.
+    pub fn refer_to_listeners(&self) -> bool {
+        self.0.iter().any(|site| site.listeners.is_some())
+    }
+
     /// The folders that are served, each once.
     pub fn roots(&self) -> BTreeSet<&Root> {
         let places = self.0.iter().flat_map(SiteSettings::places);
@@ -179,6 +186,12 @@ impl From<Vec<SiteSettings>> for Sites {
 }
 
 impl SiteSettings {
+    /// Whether it answers the clients of this listener.
+    pub fn answers_at(&self, listener: usize) -> bool {
+        let listeners = self.listeners.as_ref();
+        listeners.is_none_or(|listeners| listeners.contains(&listener))
+    }
+
     /// How its paths are answered: first those that no route has, then each route.
     pub fn places(&self) -> impl Iterator<Item = &Place> {
         let routes = self.routes.iter().map(|route| &route.place);

@@ -55,6 +55,13 @@ pub(super) fn join(settings: &Settings, takeover: &Takeover) -> anyhow::Result<(
         };
         groups.push(Group::join(listeners, memory, steering, &settings.group())?);
     }
+    // Sites refer to listeners by their numbers.
+    let own = groups.iter().map(|group| group.listeners.address);
+    ensure!(
+        !settings.serving.sites.refer_to_listeners() || own.eq(settings.listen.iter().copied()),
+        "join a server whose sites refer to listeners: name the addresses in the order of the \
+         running server, which `srv sockets` shows"
+    );
     let slots_end = welcome.first_slot.checked_add(settings.workers);
     ensure!(
         !groups.is_empty()

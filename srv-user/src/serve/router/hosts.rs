@@ -14,14 +14,30 @@ pub(super) struct Hosts {
     default: Option<usize>,
 }
 
+/// For each listener to which a site refers, its sites by host, and behind them those for every
+/// other listener.
+pub(super) fn by_listener(sites: &[SiteSettings]) -> Vec<Hosts> {
+    let referred = sites.iter().flat_map(|site| &site.listeners);
+    let others = referred.flatten().max().map_or(0, |last| last + 1);
+    let of_listener = |listener| {
+        let sites = sites.iter().enumerate();
+        Hosts::new(sites.filter(|(_, site)| site.answers_at(listener)))
+    };
+    (0..=others).map(of_listener).collect()
+}
+
 impl Hosts {
-    pub(super) fn new(sites: &[SiteSettings]) -> Self {
+    /// The hosts of these sites, each with its number.
+    fn new<'a>(sites: impl Iterator<Item = (usize, &'a SiteSettings)>) -> Self {
         let mut hosts = Self {
             exact: HashMap::new(),
             beneath: HashMap::new(),
-            default: sites.iter().position(|site| site.is_default),
+            default: None,
         };
-        for (nth, site) in sites.iter().enumerate() {
+        for (nth, site) in sites {
+            if site.is_default {
+                hosts.default = Some(nth);
+            }
             for host in &site.hosts {
                 let (by_name, name) = match host {
                     HostPattern::Exact(name) => (&mut hosts.exact, name),
@@ -88,15 +104,40 @@ mod tests {
         let site = |(nth, hosts): (usize, &&[&str])| SiteSettings {
             hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
             is_default: default == Some(nth),
+            listeners: None,
             place: Place::default(),
             routes: Vec::new(),
         };
         hosts.iter().enumerate().map(site).collect()
     }
 
+    fn only(sites: &[SiteSettings]) -> Hosts {
+        let mut by_listener = by_listener(sites);
+        assert_eq!(by_listener.len(), 1);
+        by_listener.remove(0)
+    }
+
+    #[test]
+    fn a_site_answers_on_its_listeners_alone() {
+        let mut sites = sites(&[&["a"], &["a", "b"], &["c"], &["d"]], Some(3));
+        sites[0].listeners = Some([0].into());
+        sites[1].listeners = Some([1, 2].into());
+        sites[3].listeners = Some([1].into());
+        let found = |listener: usize| {
+            let by_listener = by_listener(&sites);
+            let hosts = by_listener.get(listener).unwrap_or(&by_listener[3]);
+            ["a", "b", "c", "x"].map(|host| hosts.find(host.as_bytes()))
+        };
+        assert_eq!(found(0), [Some(0), None, Some(2), None]);
+        assert_eq!(found(1), [Some(1), Some(1), Some(2), Some(3)]);
+        assert_eq!(found(2), [Some(1), Some(1), Some(2), None]);
+        assert_eq!(found(3), [None, None, Some(2), None]);
+        assert_eq!(found(9), found(3));
+    }
+
     #[test]
     fn the_longest_match_wins_and_port_case_and_dot_do_not_count() {
-        let hosts = Hosts::new(&sites(
+        let hosts = only(&sites(
             &[
                 &["example.org", "[::1]", "127.0.0.1"],
                 &["*.example.org"],
@@ -133,7 +174,7 @@ mod tests {
 
     #[test]
     fn without_a_default_an_unknown_host_has_no_site() {
-        let hosts = Hosts::new(&sites(&[&["a.test"]], None));
+        let hosts = only(&sites(&[&["a.test"]], None));
         assert_eq!(hosts.find(b"a.test"), Some(0));
         assert_eq!(hosts.find(b"b.test"), None);
     }
@@ -163,7 +204,7 @@ mod tests {
             let lists: Vec<[&str; 1]> = names.iter().map(|name| [name.as_str()]).collect();
             let lists: Vec<&[&str]> = lists.iter().map(|list| &list[..]).collect();
             let sites = sites(&lists, default);
-            let hosts = Hosts::new(&sites);
+            let hosts = only(&sites);
             for host in asked {
                 let found = hosts.find(host.as_bytes());
                 prop_assert_eq!(found, slowly(&sites, &host), "{} {:?}", host, names);

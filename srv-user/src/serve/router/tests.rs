@@ -10,6 +10,7 @@ fn only(place: Place) -> Router {
     let sites = Sites::from(vec![SiteSettings {
         hosts: Vec::new(),
         is_default: true,
+        listeners: None,
         place,
         routes: Vec::new(),
     }]);
@@ -34,7 +35,7 @@ fn folder(names: &[&str]) -> (TempDir, Root) {
 fn asked(router: &Router, method: Method, target: &str) -> (u16, String) {
     let request = http::Request::builder().method(method).uri(target);
     let (request, ()) = request.body(()).unwrap().into_parts();
-    let response = router.respond(&request);
+    let response = router.respond(&request, Client::default());
     let length = response.headers().get("content-length");
     let length = length.map_or("", |length| length.to_str().unwrap());
     (response.status().as_u16(), length.to_owned())

@@ -8,7 +8,6 @@ mod linger;
 mod unparsed;
 mod waiting;
 
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,12 +20,13 @@ use rustix::net::SendFlags;
 use srv_common::Refusal;
 
 use crate::kernel::reactor::Readiness;
+use crate::serve::router::Client;
 use crate::serve::worker::http::at_once::AtOnce;
 use crate::serve::worker::http::{Exchange, Handler, Http};
 use crate::serve::worker::stream::{Socket, Stream};
 use active::Active;
 use linger::Linger;
-use srv_steer::Load;
+use srv_steer::{Incoming, Load};
 use waiting::Waiting;
 
 const UNAVAILABLE: &[u8] =
@@ -90,6 +90,13 @@ impl Driver {
         &self.http.published
     }
 
+    /// What sites know of the client at the other end of `socket`.
+    fn client(&self, socket: &Socket) -> Client {
+        Client {
+            listener: socket.listener,
+        }
+    }
+
     fn start(&self, socket: &Rc<Socket>, prefix: Bytes, now_ns: u64) -> Box<Active> {
         self.start_by(self.header_deadline_ns(now_ns), socket, prefix)
     }
@@ -145,7 +152,8 @@ impl Driver {
         deadline_ns: u64,
     ) -> Box<Active> {
         let untouched = (!stream.has_prefix()).then_some(socket.bytes_in.get());
-        let handler = Handler::new(self.http.clone(), exchange.clone());
+        let client = self.client(socket);
+        let handler = Handler::new(self.http.clone(), exchange.clone(), client);
         let connection = builder.serve_connection(stream, handler);
         Active::new(connection, socket.clone(), exchange, untouched, deadline_ns)
     }
@@ -192,18 +200,18 @@ enum State {
 
 impl Connection {
     /// A new connection. Its first bytes have probably arrived.
-    pub fn accepted(fd: OwnedFd, driver: &Driver, now_ns: u64) -> Self {
+    pub fn accepted(incoming: Incoming, driver: &Driver, now_ns: u64) -> Self {
         let state = State::Waiting(Waiting::first(driver, now_ns));
-        Self::new(Rc::new(Socket::new(fd)), state)
+        Self::new(Rc::new(Socket::new(incoming)), state)
     }
 
     /// A new connection for which there is no room. The client gets an answer that says so, and
     /// srv does not read what it sends as a request.
-    pub fn turned_away(fd: OwnedFd, driver: &Driver, now_ns: u64) -> Self {
+    pub fn turned_away(incoming: Incoming, driver: &Driver, now_ns: u64) -> Self {
         driver.published().refused(Refusal::TooManyConnections);
         // A new socket has room for this. If it has not, the client sees only the close.
-        let _ = rustix::net::send(&fd, UNAVAILABLE, SendFlags::NOSIGNAL);
-        let socket = Rc::new(Socket::new(fd));
+        let _ = rustix::net::send(&incoming.socket, UNAVAILABLE, SendFlags::NOSIGNAL);
+        let socket = Rc::new(Socket::new(incoming));
         socket.turn.begin(now_ns);
         let state = linger::begin(&socket, now_ns);
         Self {

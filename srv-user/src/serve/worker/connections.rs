@@ -2,9 +2,9 @@
 //! have missed a deadline.
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
 
 use slab::Slab;
+use srv_steer::Incoming;
 
 use super::{LATE_NS, Worker};
 use crate::kernel::reactor::Readiness;
@@ -58,13 +58,13 @@ impl Connections {
 
 impl Worker {
     /// Serves a connection that was just accepted.
-    pub(super) fn open(&mut self, fd: OwnedFd, now_ns: u64) {
+    pub(super) fn open(&mut self, incoming: Incoming, now_ns: u64) {
         let (served, room) = (self.connections.served(), self.room);
         let is_full = served >= room.connections || served + self.open_files() >= room.descriptors;
         if is_full && !self.make_room(now_ns) {
-            return self.turn_away(fd, now_ns);
+            return self.turn_away(incoming, now_ns);
         }
-        let connection = Connection::accepted(fd, &self.driver, now_ns);
+        let connection = Connection::accepted(incoming, &self.driver, now_ns);
         let key = self.connections.slab.insert(connection);
         self.publish_active();
         if self.mode.is_draining() {
@@ -76,8 +76,8 @@ impl Worker {
     }
 
     /// Tells a client that there are too many connections.
-    fn turn_away(&mut self, fd: OwnedFd, now_ns: u64) {
-        let mut connection = Connection::turned_away(fd, &self.driver, now_ns);
+    fn turn_away(&mut self, incoming: Incoming, now_ns: u64) {
+        let mut connection = Connection::turned_away(incoming, &self.driver, now_ns);
         let progress = connection.drive(&self.driver, Readiness::of_new(0), now_ns);
         if progress == Progress::Closed || self.connections.turned_away >= TURNED_AWAY_MAX {
             return;

@@ -17,7 +17,7 @@ use hyper::service::Service;
 use srv_common::Refusal;
 
 use crate::serve::config::Limits;
-use crate::serve::router::Router;
+use crate::serve::router::{Client, Router};
 use crate::serve::site::Body;
 use srv_steer::Load;
 
@@ -74,12 +74,17 @@ impl Exchange {
 pub struct Handler {
     http: Rc<Http>,
     exchange: Rc<Exchange>,
+    client: Client,
 }
 
 impl Handler {
-    /// The service for the connection whose state is `exchange`.
-    pub fn new(http: Rc<Http>, exchange: Rc<Exchange>) -> Self {
-        Self { http, exchange }
+    /// The service for the connection of `client`, whose state is `exchange`.
+    pub fn new(http: Rc<Http>, exchange: Rc<Exchange>, client: Client) -> Self {
+        Self {
+            http,
+            exchange,
+            client,
+        }
     }
 
     fn refuse(&self, refusal: Refusal, status: StatusCode, why: &'static str) -> Response<Body> {
@@ -113,11 +118,11 @@ impl Service<Request<Incoming>> for Handler {
             let why = "the only transfer coding that this server knows is one chunked\n";
             self.refuse(Refusal::Malformed, StatusCode::NOT_IMPLEMENTED, why)
         } else if body.is_end_stream() {
-            self.http.router.respond(&head)
+            self.http.router.respond(&head, self.client)
         } else if body.size_hint().lower() > self.http.limits.body_bytes {
             self.too_large()
         } else {
-            let handler = Self::new(self.http.clone(), self.exchange.clone());
+            let handler = Self::new(self.http.clone(), self.exchange.clone(), self.client);
             let receiving = Receiving {
                 handler,
                 head,
@@ -202,7 +207,7 @@ impl Receiving {
                 return Poll::Ready(self.handler.too_large());
             }
         }
-        Poll::Ready(http.router.respond(&self.head))
+        Poll::Ready(http.router.respond(&self.head, self.handler.client))
     }
 }
 

@@ -17,11 +17,14 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use crate::serve::worker::http::Exchange;
 use crate::serve::worker::turn::Turn;
+use srv_steer::Incoming;
 
 /// A connection's non-blocking socket, with the results of reads and writes.
 pub struct Socket {
     /// The socket itself.
     pub fd: OwnedFd,
+    /// The listener that it was accepted from, by its number in the order of the addresses.
+    pub listener: usize,
     /// Whether there may be something to read. A read that reaches the end of what has arrived
     /// clears it; the reactor sets it again.
     pub readable: Cell<bool>,
@@ -45,9 +48,10 @@ const SIOCOUTQ: u32 = libc::TIOCOUTQ as u32;
 
 impl Socket {
     /// A socket that was just accepted.
-    pub fn new(fd: OwnedFd) -> Self {
+    pub fn new(incoming: Incoming) -> Self {
         Self {
-            fd,
+            fd: incoming.socket,
+            listener: incoming.group,
             readable: Cell::new(true),
             hung_up: Cell::new(false),
             ended: Cell::new(false),

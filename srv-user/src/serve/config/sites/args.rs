@@ -82,6 +82,8 @@ tables! {
         hosts: Option<Spanned<Vec<Text>>>,
         /// Whether the site answers requests for hosts that no site has.
         default: Option<Spanned<bool>>,
+        /// The listeners where the site answers.
+        listen: Option<Spanned<Vec<Text>>>,
         /// The routes.
         route: Vec<Spanned<RouteArgs>>,
     }

@@ -11,7 +11,7 @@ use super::pattern::Pattern;
 use super::{Route, SiteSettings};
 use crate::serve::config::keys::Places;
 
-/// Checks all sites. `args` and `sites` are in the same order.
+/// Checks all sites. `args` and `sites` are in the same order. There are so many listeners.
 ///
 /// # Errors
 /// The first conflict.
@@ -19,21 +19,27 @@ pub(super) fn check(
     places: &Places,
     args: &[Spanned<SiteArgs>],
     sites: &[SiteSettings],
+    listeners: usize,
 ) -> Result<()> {
+    // By listener: each has its own hosts and its own default.
     let mut hosts = BTreeMap::new();
-    let mut default = None;
+    let mut defaults = BTreeMap::new();
     for (args, site) in args.iter().zip(sites) {
         let site_at = args.span().start;
         let args = args.as_ref();
+        let its_listeners = (0..listeners).filter(|listener| site.answers_at(*listener));
         let texts = args.hosts.iter().flat_map(|hosts| hosts.as_ref());
         for (text, host) in texts.zip(&site.hosts) {
             let at = text.span().start;
-            if let Some(before) = hosts.insert(host, at) {
-                bail!(
-                    "{}: found host `{host}`, which {} has, expected each host in one site",
-                    places.at(at),
-                    places.at(before)
-                );
+            for listener in its_listeners.clone() {
+                if let Some(before) = hosts.insert((listener, host), at) {
+                    bail!(
+                        "{}: found host `{host}`, which {} has, expected each host in one site (of \
+                         each listener)",
+                        places.at(at),
+                        places.at(before)
+                    );
+                }
             }
         }
         if site.is_default {
@@ -41,13 +47,15 @@ pub(super) fn check(
                 .default
                 .as_ref()
                 .map_or(site_at, |key| key.span().start);
-            if let Some(before) = default.replace(at) {
-                bail!(
-                    "{}: found a second default site, beside that of {}, expected one at most (a \
-                     site without hosts is the default)",
-                    places.at(at),
-                    places.at(before)
-                );
+            for listener in its_listeners {
+                if let Some(before) = defaults.insert(listener, at) {
+                    bail!(
+                        "{}: found a second default site, beside that of {}, expected one at most \
+                         for each listener (a site without hosts is the default)",
+                        places.at(at),
+                        places.at(before)
+                    );
+                }
             }
         }
         check_routes(places, &args.route, &site.routes)?;

@@ -8,17 +8,27 @@ use super::{Files, Fixed, Handler, HeaderChange, Pattern, Place, Redirect, Route
 use crate::serve::config::sites::pattern::Glob;
 use crate::serve::config::tables::{path, put, put_some, text, types};
 
-/// A `[[site]]`.
+/// A `[[site]]`. `listener` names a listener by its number.
 ///
 /// # Errors
 /// A path is not UTF-8.
-pub(in crate::serve::config) fn site(site: &SiteSettings) -> Result<Table> {
+pub(in crate::serve::config) fn site(
+    site: &SiteSettings,
+    listener: &dyn Fn(usize) -> String,
+) -> Result<Table> {
     let mut table = place(&site.place, 0)?;
     let hosts = site.hosts.iter().map(text).collect::<Vec<_>>();
     if !hosts.is_empty() {
         put(&mut table, "hosts", hosts);
         put(&mut table, "default", site.is_default);
     }
+    let listeners = site.listeners.iter().flatten();
+    let listeners: Vec<_> = listeners.map(|number| listener(*number)).collect();
+    put_some(
+        &mut table,
+        "listen",
+        Some(listeners).filter(|listeners| !listeners.is_empty()),
+    );
     let inherited = site.place.headers.len();
     let routes = site.routes.iter().map(|one| route(one, inherited));
     let routes = routes.collect::<Result<Vec<_>>>()?;

@@ -3,6 +3,7 @@
 //! and what was expected. [`super::conflicts`] has what sites and routes do to one another.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -18,7 +19,7 @@ use super::values::{
 use super::{Files, Fixed, Handler, Place, Redirect, Route, SiteSettings, Sites};
 use crate::serve::config::keys::Places;
 use crate::serve::config::root::Root;
-use crate::values::{Expected, FileType};
+use crate::values::{Expected, FileType, ListenAddr};
 
 /// The most bytes of all sites together. They go to each worker in one message.
 const SITES_BYTES_MAX: usize = 16 << 20;
@@ -41,6 +42,8 @@ pub(in crate::serve::config) struct Settling<'a> {
     pub places: &'a Places,
     /// Is called with each path before it is accessed.
     pub note: &'a dyn Fn(&Path),
+    /// The names and addresses of the listeners.
+    pub listeners: Vec<(Option<String>, SocketAddr)>,
     /// What holds for a site that says nothing else.
     pub base: Files,
 }
@@ -53,7 +56,7 @@ impl Settling<'_> {
     pub(in crate::serve::config) fn settle(&self, args: &[Spanned<SiteArgs>]) -> Result<Sites> {
         let sites = args.iter().map(|args| self.site(args));
         let sites: Vec<SiteSettings> = sites.collect::<Result<_>>()?;
-        conflicts::check(self.places, args, &sites)?;
+        conflicts::check(self.places, args, &sites, self.listeners.len())?;
         let bytes = serde_json::to_vec(&sites)
             .context("encode the sites")?
             .len();
@@ -104,10 +107,51 @@ impl Settling<'_> {
         );
         Ok(SiteSettings {
             is_default: is_default.unwrap_or(hosts.is_empty()),
+            listeners: args
+                .listen
+                .as_ref()
+                .map(|list| self.listeners(list))
+                .transpose()?,
             hosts,
             place,
             routes,
         })
+    }
+
+    /// The numbers of the listeners that a site names.
+    fn listeners(&self, list: &Spanned<Vec<Text>>) -> Result<BTreeSet<usize>> {
+        let mut numbers = BTreeSet::new();
+        for text in list.as_ref() {
+            let asked = text.as_ref();
+            let address = asked.parse().ok().map(|ListenAddr(address)| address);
+            let is_meant = |(name, own): &(Option<String>, SocketAddr)| {
+                name.as_ref() == Some(asked) || (Some(*own) == address && own.port() != 0)
+            };
+            let Some(number) = self.listeners.iter().position(is_meant) else {
+                let known = self.listeners.iter();
+                let known = known
+                    .map(|(name, address)| name.clone().unwrap_or_else(|| address.to_string()));
+                bail!(
+                    "{}: found `{text}`, expected a listener: one of {}",
+                    self.places.at(text.span().start),
+                    known.collect::<Vec<_>>().join(", ")
+                );
+            };
+            if !numbers.insert(number) {
+                bail!(
+                    "{}: found `{text}`, a listener that is in the list already, expected each once",
+                    self.places.at(text.span().start)
+                );
+            }
+        }
+        if numbers.is_empty() {
+            bail!(
+                "{}: found an empty list, expected a listener; a site that answers on all leaves \
+                 the key out",
+                self.places.at(list.span().start)
+            );
+        }
+        Ok(numbers)
     }
 
     fn route(&self, args: &Spanned<RouteArgs>, site: &Place) -> Result<Route> {

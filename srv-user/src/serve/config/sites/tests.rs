@@ -50,6 +50,28 @@ const REFUSED: &[(&str, &str)] = &[
         "6:15: found host `a`, which ",
     ),
     (
+        "[[site]]\nroot = \"www\"\nlisten = [\"127.0.0.1:8080\", \"other\"]",
+        "3:29: found `other`, expected a listener: one of 127.0.0.1:8080",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nlisten = []",
+        "3:10: found an empty list, expected a listener",
+    ),
+    (
+        "listen = [\"127.0.0.1:1\", { address = \"127.0.0.1:2\", name = \"b\" }]\n[[site]]\nroot = \"www\"\n\
+         listen = [\"b\", \"127.0.0.1:2\"]",
+        "4:16: found `127.0.0.1:2`, a listener that is in the list already",
+    ),
+    (
+        "listen = [\"127.0.0.1:1\", { address = \"127.0.0.1:2\", name = \"b\" }]\n[[site]]\nroot = \"www\"\n\
+         hosts = [\"x\"]\nlisten = [\"b\"]\n[[site]]\nroot = \"b\"\nhosts = [\"x\"]",
+        "8:10: found host `x`, which ",
+    ),
+    (
+        "listen = [{ address = \"127.0.0.1:2\", name = \"1b\" }]",
+        "1:45: found `1b`, expected a name",
+    ),
+    (
         "[[site]]\nroot = \"www\"\n[[site]]\nroot = \"b\"",
         "3:1: found a second default site",
     ),
@@ -187,6 +209,23 @@ fn what_is_refused_is_refused_at_its_place() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn each_listener_has_its_hosts_and_its_default() {
+    let file = "[[listen]]\naddress = \"127.0.0.1:0\"\nname = \"public\"\n\
+                [[listen]]\naddress = \"127.0.0.1:0\"\nname = \"admin\"\n\
+                [[site]]\nroot = \"www\"\nlisten = [\"public\"]\n\
+                [[site]]\nroot = \"b\"\nlisten = [\"admin\"]\n\
+                [[site]]\nroot = \"b\"\nhosts = [\"a\"]";
+    let sites = read(file).unwrap().serving.sites;
+    let listeners = sites.list().iter().map(|site| site.listeners.clone());
+    let listeners: Vec<_> = listeners.collect();
+    assert_eq!(listeners, [Some([0].into()), Some([1].into()), None]);
+    assert!(sites.list()[0].answers_at(0) && !sites.list()[1].answers_at(0));
+    let error = read(&file.replace("\"admin\"", "\"public\"")).unwrap_err();
+    let why = "1:3: listen: two listeners are named public";
+    assert!(format!("{error:#}").contains(why), "{error:#}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod turns;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use proptest::prelude::*;
@@ -103,6 +103,14 @@ fn driver_of(serving: &Serving, worker: Option<u32>) -> Driver {
     }))
 }
 
+/// A connection as a listener brings it.
+fn incoming(server: impl Into<OwnedFd>) -> Incoming {
+    Incoming {
+        socket: server.into(),
+        group: 0,
+    }
+}
+
 /// The far end of a connection.
 struct Client<'a> {
     driver: &'a Driver,
@@ -120,7 +128,7 @@ impl<'a> Client<'a> {
         server.set_nonblocking(true).unwrap();
         Self {
             driver,
-            connection: Some(Connection::accepted(server.into(), driver, 1)),
+            connection: Some(Connection::accepted(incoming(server), driver, 1)),
             stream,
             received: Vec::new(),
             now_ns: 1,

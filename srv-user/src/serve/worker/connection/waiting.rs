@@ -99,7 +99,9 @@ fn answer<'a>(socket: &Socket, driver: &'a Driver, read: &[u8]) -> Option<Answer
     if read.is_empty() || !driver.answers_at_once || socket.turn.is_over() {
         return None;
     }
-    driver.at_once.answer(&driver.http, read)
+    driver
+        .at_once
+        .answer(&driver.http, driver.client(socket), read)
 }
 
 fn send(socket: &Socket, answer: &Answer<'_>) -> Sent {

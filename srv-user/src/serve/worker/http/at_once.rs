@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::Http;
 use super::date::DateLine;
 use super::plain::{Plain, Room};
+use crate::serve::router::Client;
 use crate::serve::site::PlainRequest;
 
 /// Up to this size, bytes, a body is copied behind its header: one buffer costs the kernel less
@@ -50,18 +51,19 @@ impl AtOnce {
         self.answered.set(0);
     }
 
-    /// Answers the first request of `read`. `None`: hyper has to read it.
-    pub fn answer(&self, http: &Http, read: &[u8]) -> Option<Answer<'_>> {
+    /// Answers the first request of `read`, which `client` sent. `None`: hyper has to read it.
+    pub fn answer(&self, http: &Http, client: Client, read: &[u8]) -> Option<Answer<'_>> {
         let mut room = Room::new();
         let plain = Plain::parse(read, &mut room)?;
         if plain.bytes > http.limits.header_bytes {
             return None;
         }
-        let ready = http.router.ready(&PlainRequest {
+        let request = PlainRequest {
             is_head: plain.is_head,
             target: plain.target,
             headers: plain.headers,
-        })?;
+        };
+        let ready = http.router.ready(&request, client)?;
         http.published.started();
         let mut start = self.start.borrow_mut();
         start.clear();

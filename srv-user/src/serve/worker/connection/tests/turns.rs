@@ -65,7 +65,7 @@ fn a_download_has_turns() {
     const BODY_BYTES: u64 = 5_000_000;
     let driver = driver();
     let (mut client, server) = pair();
-    let mut connection = Connection::accepted(server.into(), &driver, 1);
+    let mut connection = Connection::accepted(incoming(server), &driver, 1);
     let request = format!("GET /work?bytes={BODY_BYTES} HTTP/1.1\r\nHost: a\r\n\r\n");
     client.write_all(request.as_bytes()).unwrap();
     std::thread::scope(|scope| {
@@ -86,7 +86,7 @@ fn an_upload_has_turns() {
     const BODY_BYTES: u64 = 1 << 20;
     let driver = driver();
     let (mut client, server) = pair();
-    let mut connection = Connection::accepted(server.into(), &driver, 1);
+    let mut connection = Connection::accepted(incoming(server), &driver, 1);
     let request = format!(
         "POST /work HTTP/1.1\r\nHost: a\r\nContent-Length: {BODY_BYTES}\r\n\r\n{}",
         "x".repeat(BODY_BYTES as usize)
@@ -118,7 +118,7 @@ fn pipelined_requests_have_turns() {
     const REQUESTS: u64 = 200;
     let driver = driver();
     let (mut client, server) = pair();
-    let mut connection = Connection::accepted(server.into(), &driver, 1);
+    let mut connection = Connection::accepted(incoming(server), &driver, 1);
     let request = "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n";
     let requests = request.repeat(REQUESTS as usize);
     client.write_all(requests.as_bytes()).unwrap();
