@@ -2,6 +2,7 @@
 //! both. Knows nothing of which setting a value is for.
 
 mod address;
+mod application;
 mod from_file;
 pub mod policies;
 pub mod reported;
@@ -14,6 +15,7 @@ use bytesize::ByteSize;
 use srv_common::{Policy, State};
 
 pub use address::ListenAddr;
+pub use application::ApplicationAddr;
 pub use from_file::{scalar, table};
 use reported::Named;
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -14,8 +15,25 @@ pub(crate) const BATCH: usize = 16;
 
 /// An epoll instance and the events of its last wait.
 pub struct Reactor {
-    epoll: OwnedFd,
+    registry: Registry,
     events: Vec<Event>,
+}
+
+/// Where files are registered with the epoll instance of a [`Reactor`]. A copy is the same one.
+#[derive(Clone)]
+pub struct Registry(Rc<OwnedFd>);
+
+impl Registry {
+    /// Watches a connection for any change of readiness, edge-triggered: one registration for its
+    /// whole life, which ends with the last descriptor of the connection. The user must have met
+    /// `EAGAIN`, or be told of what is there at the registration.
+    ///
+    /// # Errors
+    /// What `epoll_ctl` says.
+    pub fn watch_stream(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        let changes = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        Ok(epoll::add(&self.0, fd, EventData::new_u64(token), changes)?)
+    }
 }
 
 /// What has happened to a registration.
@@ -25,8 +43,12 @@ pub struct Readiness {
     pub token: u64,
     /// There is something to read: bytes, a connection or an end.
     pub readable: bool,
+    /// There is room to write, or the connection failed.
+    pub writable: bool,
     /// The peer has closed its side, or the connection failed.
     pub hung_up: bool,
+    /// Nothing can be sent or received any more: both sides are closed, or the connection failed.
+    pub failed: bool,
 }
 
 impl Readiness {
@@ -35,14 +57,16 @@ impl Readiness {
         Self {
             token,
             readable: true,
+            writable: true,
             hung_up: false,
+            failed: false,
         }
     }
 }
 
 impl AsFd for Reactor {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
+        self.registry.0.as_fd()
     }
 }
 
@@ -62,25 +86,14 @@ impl Reactor {
     pub fn new() -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         Ok(Self {
-            epoll,
+            registry: Registry(Rc::new(epoll)),
             events: Vec::with_capacity(BATCH),
         })
     }
 
-    /// Watches a connection for any change of readiness, edge-triggered: one
-    /// registration for its whole life. The user must have met `EAGAIN`, or
-    /// be told of what is there at the registration.
-    ///
-    /// # Errors
-    /// What `epoll_ctl` says.
-    pub fn watch_stream(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
-        let changes = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        Ok(epoll::add(
-            &self.epoll,
-            fd,
-            EventData::new_u64(token),
-            changes,
-        )?)
+    /// Where files are registered.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// Watches a file for something to read, level-triggered.
@@ -89,7 +102,7 @@ impl Reactor {
     /// What `epoll_ctl` says.
     pub fn watch_readable(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
         let data = EventData::new_u64(token);
-        Ok(epoll::add(&self.epoll, fd, data, EventFlags::IN)?)
+        Ok(epoll::add(&self.registry.0, fd, data, EventFlags::IN)?)
     }
 
     /// Forgets a registration.
@@ -97,7 +110,7 @@ impl Reactor {
     /// # Errors
     /// `ENOENT` if there is none.
     pub fn forget(&self, fd: impl AsFd) -> io::Result<()> {
-        Ok(epoll::delete(&self.epoll, fd)?)
+        Ok(epoll::delete(&self.registry.0, fd)?)
     }
 
     /// Sleeps until something happens, `timeout` passes (`None`: for ever), or
@@ -112,7 +125,7 @@ impl Reactor {
             tv_nsec: timeout.subsec_nanos().into(),
         });
         let buffer = rustix::buffer::spare_capacity(&mut self.events);
-        match epoll::wait(&self.epoll, buffer, timeout.as_ref()) {
+        match epoll::wait(&self.registry.0, buffer, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -125,13 +138,14 @@ impl Reactor {
 
     /// The `nth` thing that the last [`Self::wait`] brought.
     pub fn ready(&self, nth: usize) -> Option<Readiness> {
-        const HUNG_UP: EventFlags = EventFlags::RDHUP
-            .union(EventFlags::HUP)
-            .union(EventFlags::ERR);
+        const FAILED: EventFlags = EventFlags::HUP.union(EventFlags::ERR);
+        const HUNG_UP: EventFlags = FAILED.union(EventFlags::RDHUP);
         self.events.get(nth).map(|event| Readiness {
             token: event.data.u64(),
             readable: { event.flags }.intersects(HUNG_UP | EventFlags::IN),
+            writable: { event.flags }.intersects(FAILED | EventFlags::OUT),
             hung_up: { event.flags }.intersects(HUNG_UP),
+            failed: { event.flags }.intersects(FAILED),
         })
     }
 }

@@ -8,7 +8,9 @@ pub mod http;
 mod mode;
 mod orders;
 pub mod stream;
+pub mod task;
 pub mod turn;
+pub mod upstream;
 
 use std::cell::Cell;
 use std::io;
@@ -39,6 +41,8 @@ use connections::{Connections, Room};
 use mode::{Mode, SWEEP_NS};
 use srv_steer::monotonic_ns;
 use srv_steer::{AcceptMode, Accepted, Load, Ring};
+use task::Woken;
+use upstream::{UPSTREAM_TOKEN, Upstreams};
 
 /// Runs the worker process to its end.
 ///
@@ -60,7 +64,8 @@ pub fn run() -> anyhow::Result<()> {
     result
 }
 
-/// Tokens of the reactor. A connection's token is its slab key; [`Ring`] makes those of listeners.
+/// Tokens of the reactor. A connection's token is its slab key; [`Ring`] makes those of listeners,
+/// [`Upstreams`] those of connections to applications.
 const TERMINATE_TOKEN: u64 = 1 << 62;
 const CHANNEL_TOKEN: u64 = 1 << 63;
 
@@ -120,6 +125,12 @@ impl Worker {
         // the vDSO, each reading would be a system call.
         monotonic_ns();
         let sandbox = sandbox::confine(&router.roots())?;
+        let kept = Kept {
+            published,
+            files: Rc::default(),
+            upstreams: Rc::new(Upstreams::new(reactor.registry().clone())),
+            woken: Arc::default(),
+        };
         Ok(Self {
             channel: Some(channel),
             terminate,
@@ -128,7 +139,7 @@ impl Worker {
             ring: Ring::new(start.serving.accept, start.slot, listeners),
             membership: Membership::OwnListeners,
             orders: Orders::initial(start.serving.clone(), start.beside, start.listeners),
-            driver: driver(router, &start, published, Rc::default()),
+            driver: driver(router, &start, kept),
             connections: Connections::default(),
             room,
             rest: Rest::default(),
@@ -163,7 +174,7 @@ impl Worker {
     /// an idle sibling. Then it continues one of the connections in line, and publishes its load.
     fn run_once(&mut self) -> anyhow::Result<()> {
         // If a connection is in line, the worker does not wait for events, and is not idle.
-        if !self.connections.has_line() {
+        if !self.has_more() {
             self.published().sleeps();
         }
         let slept_from_ns = monotonic_ns();
@@ -187,6 +198,7 @@ impl Worker {
         self.excuse_lateness(now_ns);
         self.take(accepted, now_ns);
         self.serve_ready(now_ns)?;
+        self.serve_woken(now_ns);
         self.resume_next(now_ns);
         let interval_ns = self.mode.sweep_interval().as_nanos() as u64;
         if now_ns >= self.swept_ns + interval_ns {
@@ -199,7 +211,7 @@ impl Worker {
     /// Goes through the events of the last wait.
     fn serve_ready(&mut self, now_ns: u64) -> anyhow::Result<()> {
         let mut may_accept = true;
-        let mut others = self.connections.has_line();
+        let mut others = self.has_more();
         let mut nth = 0;
         while let Some(ready) = self.reactor.ready(nth) {
             self.published()
@@ -213,6 +225,10 @@ impl Worker {
                         self.accept(now_ns)?;
                     }
                     continue;
+                }
+                token if token & UPSTREAM_TOKEN != 0 => {
+                    self.driver.http().upstreams.ready(ready);
+                    self.serve_woken(now_ns);
                 }
                 key => self.drive(key as usize, ready, now_ns),
             }
@@ -229,10 +245,15 @@ impl Worker {
         self.driver.published()
     }
 
+    /// Whether a connection could continue at once.
+    fn has_more(&self) -> bool {
+        self.connections.has_line() || self.driver.woken().has_any()
+    }
+
     /// How long to wait for events. Connections have deadlines; without connections a worker
     /// wakes for nothing else.
     fn timeout(&self) -> Option<Duration> {
-        if self.connections.has_line() {
+        if self.has_more() {
             return Some(Duration::ZERO);
         }
         if let Some(due_ns) = self.ring.due_ns() {
@@ -331,18 +352,41 @@ fn receive_start(channel: &Channel) -> anyhow::Result<Start> {
     }
 }
 
+/// What stays when the settings of a worker change.
+struct Kept {
+    published: Rc<Load>,
+    files: Rc<Cell<usize>>,
+    upstreams: Rc<Upstreams>,
+    woken: Arc<Woken>,
+}
+
+impl Kept {
+    fn of(driver: &Driver) -> Self {
+        let http = driver.http();
+        Self {
+            published: http.published.clone(),
+            files: http.files.clone(),
+            upstreams: http.upstreams.clone(),
+            woken: driver.woken().clone(),
+        }
+    }
+}
+
 /// The driver of connections, with the settings of `start`.
-fn driver(router: Router, start: &Start, published: Rc<Load>, files: Rc<Cell<usize>>) -> Driver {
+fn driver(router: Router, start: &Start, kept: Kept) -> Driver {
     if start.serving.synthetic {
         // A synthetic sleep must last as long as the request says, not 50 µs longer.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     }
-    Driver::new(Rc::new(Http {
+    let http = Http {
         router,
         limits: start.serving.limits.clone(),
-        published,
-        files,
-    }))
+        published: kept.published,
+        files: kept.files,
+        upstreams: kept.upstreams,
+        application: |_, _| None,
+    };
+    Driver::new(Rc::new(http), kept.woken)
 }
 
 /// The slot that responses name, if the settings ask for that.

@@ -1,6 +1,7 @@
-//! Response bodies: bytes in memory, a part of a file, or a synthetic pattern. This module knows no
-//! HTTP beyond `http_body`. Reading a file blocks the thread.
+//! Response bodies: bytes in memory, a part of a file, a synthetic pattern, or what an application
+//! sends. This module knows no HTTP beyond `http_body`. Reading a file blocks the thread.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::pin::Pin;
@@ -18,7 +19,7 @@ pub(super) const CHUNK_BYTES: usize = 64 << 10;
 static PATTERN: [u8; CHUNK_BYTES] = pattern();
 
 /// The body of a response. Its exact length is known from the start, unless it is a file whose size
-/// is not that of its content.
+/// is not that of its content, or comes from an application.
 #[derive(Debug)]
 pub struct Body(Source);
 
@@ -37,6 +38,17 @@ enum Source {
     ToEnd { file: Arc<File>, offset: u64 },
     /// `left` bytes, which repeat [`PATTERN`].
     Pattern { left: u64 },
+    /// What another process sends, as it comes.
+    Stream(Streamed),
+}
+
+/// What an application sends.
+struct Streamed(Pin<Box<dyn HttpBody<Data = Bytes, Error = io::Error>>>);
+
+impl fmt::Debug for Streamed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Streamed")
+    }
 }
 
 impl Body {
@@ -65,6 +77,11 @@ impl Body {
         Self(Source::Pattern { left: length })
     }
 
+    /// What `stream` brings, as it comes.
+    pub fn stream(stream: impl HttpBody<Data = Bytes, Error = io::Error> + 'static) -> Self {
+        Self(Source::Stream(Streamed(Box::pin(stream))))
+    }
+
     /// Whether it keeps a file open until it is dropped.
     pub fn holds_file(&self) -> bool {
         matches!(self.0, Source::File { .. } | Source::ToEnd { .. })
@@ -74,7 +91,10 @@ impl Body {
     pub fn in_memory(self) -> Option<Bytes> {
         match self.0 {
             Source::Memory(bytes) => Some(bytes),
-            Source::File { .. } | Source::ToEnd { .. } | Source::Pattern { .. } => None,
+            Source::File { .. }
+            | Source::ToEnd { .. }
+            | Source::Pattern { .. }
+            | Source::Stream(_) => None,
         }
     }
 
@@ -84,6 +104,7 @@ impl Body {
             Source::Memory(bytes) => Some(bytes.len() as u64),
             Source::File { left, .. } | Source::Pattern { left } => Some(*left),
             Source::ToEnd { .. } => None,
+            Source::Stream(Streamed(stream)) => stream.size_hint().exact(),
         }
     }
 }
@@ -100,8 +121,11 @@ impl HttpBody for Body {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if let Source::Stream(Streamed(stream)) = &mut self.0 {
+            return stream.as_mut().poll_frame(cx);
+        }
         if self.is_end_stream() {
             return Poll::Ready(None);
         }
@@ -123,6 +147,7 @@ impl HttpBody for Body {
                 }
                 read => read.inspect(|chunk| *offset += chunk.len() as u64),
             },
+            Source::Stream(_) => return Poll::Ready(None),
         };
         if chunk.is_err() {
             self.0 = Source::Memory(Bytes::new());
@@ -131,7 +156,10 @@ impl HttpBody for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.remaining() == Some(0)
+        match &self.0 {
+            Source::Stream(Streamed(stream)) => stream.is_end_stream(),
+            _ => self.remaining() == Some(0),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {

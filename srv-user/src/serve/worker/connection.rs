@@ -10,8 +10,6 @@ mod waiting;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +22,7 @@ use crate::serve::router::Client;
 use crate::serve::worker::http::at_once::AtOnce;
 use crate::serve::worker::http::{Exchange, Handler, Http};
 use crate::serve::worker::stream::{Socket, Stream};
+use crate::serve::worker::task::{Task, Woken};
 use active::Active;
 use linger::Linger;
 use srv_steer::{Incoming, Load};
@@ -42,23 +41,12 @@ pub struct Driver {
     /// The builder for one request, whose response says that it is the last.
     last_builder: http1::Builder,
     woken: Arc<Woken>,
-    waker: Waker,
-}
-
-/// Whether the connection that is polled has asked to be polled again. No other connection can
-/// ask: this thread serves each request to its end.
-#[derive(Default)]
-struct Woken(AtomicBool);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 impl Driver {
-    /// The driver of a worker that serves `http`.
-    pub fn new(http: Rc<Http>) -> Self {
+    /// The driver of a worker that serves `http`. Connections that wait for something else than their
+    /// client go to `woken` when it happens.
+    pub fn new(http: Rc<Http>, woken: Arc<Woken>) -> Self {
         let mut builder = http1::Builder::new();
         // This module has its own deadlines: after a timeout, the client gets a 408.
         builder.header_read_timeout(None);
@@ -67,8 +55,6 @@ impl Driver {
         builder.max_buf_size(http.limits.header_bytes.max(HYPER_MIN_BUFFER_BYTES));
         let mut last_builder = builder.clone();
         last_builder.keep_alive(false);
-        let woken = Arc::new(Woken::default());
-        let waker = Waker::from(woken.clone());
         Self {
             http,
             at_once: AtOnce::default(),
@@ -76,13 +62,17 @@ impl Driver {
             builder,
             last_builder,
             woken,
-            waker,
         }
     }
 
     /// What answers requests, and within which limits.
     pub fn http(&self) -> &Http {
         &self.http
+    }
+
+    /// The connections that were woken.
+    pub fn woken(&self) -> &Arc<Woken> {
+        &self.woken
     }
 
     /// Where the worker's load is published.
@@ -155,7 +145,9 @@ impl Driver {
         let client = self.client(socket);
         let handler = Handler::new(self.http.clone(), exchange.clone(), client);
         let connection = builder.serve_connection(stream, handler);
-        Active::new(connection, socket.clone(), exchange, untouched, deadline_ns)
+        let task = Task::new(socket.key.get(), self.woken.clone());
+        let socket = socket.clone();
+        Active::new(connection, socket, exchange, task, untouched, deadline_ns)
     }
 }
 
@@ -232,6 +224,12 @@ impl Connection {
 
     /// Continues as far as the socket and the connection's turn allow.
     pub fn drive(&mut self, driver: &Driver, ready: Readiness, now_ns: u64) -> Progress {
+        // A client that closed its side before the request began waits for the answer.
+        let leaves = ready.failed || ready.hung_up && !self.socket.hung_up.get();
+        if leaves && self.waits_for_application() {
+            self.state = State::Closed;
+            return Progress::Closed;
+        }
         let socket = &self.socket;
         socket.readable.set(socket.readable.get() || ready.readable);
         socket.hung_up.set(socket.hung_up.get() || ready.hung_up);
@@ -255,6 +253,24 @@ impl Connection {
         self.in_line = false;
         self.socket.turn.resume();
         self.advance(driver, now_ns)
+    }
+
+    /// Continues because `task` was woken, unless that is the task of an earlier request.
+    pub fn wake(&mut self, task: &Arc<Task>, driver: &Driver, now_ns: u64) -> Progress {
+        if self.in_line {
+            return Progress::Yielded;
+        }
+        match &self.state {
+            State::Active(active) if task.is_woken() && active.has_task(task) => {
+                self.socket.turn.proceed(now_ns);
+                self.advance(driver, now_ns)
+            }
+            _ => Progress::Open,
+        }
+    }
+
+    fn waits_for_application(&self) -> bool {
+        matches!(&self.state, State::Active(active) if active.waits_for_application())
     }
 
     fn advance(&mut self, driver: &Driver, now_ns: u64) -> Progress {

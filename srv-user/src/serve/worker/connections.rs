@@ -20,7 +20,8 @@ const TURNED_AWAY_MAX: usize = 16;
 pub(super) struct Room {
     /// As many as the settings allow.
     pub(super) connections: usize,
-    /// File descriptors for these and for the files that their responses keep open.
+    /// File descriptors for these, for the files that their responses keep open, and for connections
+    /// to applications.
     pub(super) descriptors: usize,
 }
 
@@ -51,6 +52,14 @@ impl Connections {
         self.slab.len() - self.turned_away
     }
 
+    fn insert(&mut self, connection: Connection) -> usize {
+        let entry = self.slab.vacant_entry();
+        let key = entry.key();
+        connection.socket.key.set(key);
+        entry.insert(connection);
+        key
+    }
+
     fn keys(&self) -> Vec<usize> {
         self.slab.iter().map(|(key, _)| key).collect()
     }
@@ -60,12 +69,13 @@ impl Worker {
     /// Serves a connection that was just accepted.
     pub(super) fn open(&mut self, incoming: Incoming, now_ns: u64) {
         let (served, room) = (self.connections.served(), self.room);
-        let is_full = served >= room.connections || served + self.open_files() >= room.descriptors;
+        let others = self.other_descriptors();
+        let is_full = served >= room.connections || served + others >= room.descriptors;
         if is_full && !self.make_room(now_ns) {
             return self.turn_away(incoming, now_ns);
         }
         let connection = Connection::accepted(incoming, &self.driver, now_ns);
-        let key = self.connections.slab.insert(connection);
+        let key = self.connections.insert(connection);
         self.publish_active();
         if self.mode.is_draining() {
             let progress = self.connections.slab[key].drain(&self.driver, now_ns);
@@ -83,7 +93,7 @@ impl Worker {
             return;
         }
         self.connections.turned_away += 1;
-        let key = self.connections.slab.insert(connection);
+        let key = self.connections.insert(connection);
         self.settle(key, progress, now_ns);
     }
 
@@ -92,9 +102,30 @@ impl Worker {
         if let Some(connection) = self.connections.slab.get_mut(key) {
             let progress = connection.drive(&self.driver, ready, now_ns);
             self.settle(key, progress, now_ns);
-            if self.connections.served() + self.open_files() > self.room.descriptors {
-                self.make_room(now_ns);
+            self.keep_room(now_ns);
+        }
+    }
+
+    /// Continues the connections that were woken: what they have waited for, beside their clients,
+    /// has happened.
+    pub(super) fn serve_woken(&mut self, now_ns: u64) {
+        if !self.driver.woken().has_any() {
+            return;
+        }
+        for task in self.driver.woken().take() {
+            let key = task.key();
+            if let Some(connection) = self.connections.slab.get_mut(key) {
+                let progress = connection.wake(&task, &self.driver, now_ns);
+                self.settle(key, progress, now_ns);
+                self.keep_room(now_ns);
             }
+        }
+    }
+
+    /// Responses may have opened files or connections to applications.
+    fn keep_room(&mut self, now_ns: u64) {
+        if self.connections.served() + self.other_descriptors() > self.room.descriptors {
+            self.make_room(now_ns);
         }
     }
 
@@ -119,7 +150,10 @@ impl Worker {
         match progress {
             Progress::Open if connection.watched => return,
             Progress::Open => {
-                let watched = self.reactor.watch_stream(&connection.socket.fd, key as u64);
+                let watched = self
+                    .reactor
+                    .registry()
+                    .watch_stream(&connection.socket.fd, key as u64);
                 connection.watched = watched.is_ok();
                 match watched {
                     Ok(()) => return,
@@ -152,8 +186,10 @@ impl Worker {
         self.published().active(served as u32);
     }
 
-    fn open_files(&self) -> usize {
-        self.driver.http().files.get()
+    /// File descriptors beside those of connections with clients.
+    fn other_descriptors(&self) -> usize {
+        let http = self.driver.http();
+        http.files.get() + http.upstreams.count()
     }
 
     /// Closes the connection whose client loses least. Returns whether there was one to close.
@@ -175,6 +211,7 @@ impl Worker {
         let late_ns = now_ns.saturating_sub(self.looked_ns + LATE_NS);
         self.looked_ns = now_ns;
         if late_ns > 0 {
+            self.driver.http().upstreams.excuse(late_ns);
             for (_, connection) in &mut self.connections.slab {
                 connection.excuse(late_ns);
             }
@@ -184,6 +221,8 @@ impl Worker {
     /// Checks the deadlines of all connections.
     pub(super) fn sweep(&mut self, now_ns: u64) {
         self.swept_ns = now_ns;
+        self.driver.http().upstreams.sweep(now_ns);
+        self.serve_woken(now_ns);
         for key in self.connections.keys() {
             let progress = self.connections.slab[key].expire(&self.driver, now_ns);
             self.settle(key, progress, now_ns);

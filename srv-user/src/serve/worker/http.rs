@@ -19,12 +19,16 @@ use srv_common::Refusal;
 use crate::serve::config::Limits;
 use crate::serve::router::{Client, Router};
 use crate::serve::site::Body;
+use crate::serve::worker::upstream::Upstreams;
 use srv_steer::Load;
 
 pub mod at_once;
 mod date;
 mod host;
 mod plain;
+mod request_body;
+
+pub use request_body::{BodyFault, RequestBody};
 
 /// What all requests of a worker share.
 pub struct Http {
@@ -36,7 +40,25 @@ pub struct Http {
     pub published: Rc<Load>,
     /// How many files unfinished responses keep open, also those that began under older settings.
     pub files: Rc<Cell<usize>>,
+    /// The worker's connections to applications.
+    pub upstreams: Rc<Upstreams>,
+    /// Which application answers a request, if one does.
+    pub application: fn(&Rc<Http>, &request::Parts) -> Option<Application>,
 }
+
+/// An application that is to answer one request.
+pub type Application = Box<dyn FnOnce(Asked) -> Answering>;
+
+/// A request whose body has not come yet.
+pub struct Asked {
+    /// Method, target and headers.
+    pub head: request::Parts,
+    /// What the client sends behind them.
+    pub body: RequestBody,
+}
+
+/// An application's answer, when it comes. If this is dropped, the client has gone.
+pub type Answering = Pin<Box<dyn Future<Output = Response<Body>>>>;
 
 /// The state of a connection's requests.
 #[derive(Default)]
@@ -51,6 +73,10 @@ pub struct Exchange {
     /// Whether srv has refused a request. The client then gets an answer, and the connection
     /// ends, although the client may still be sending.
     pub refused: Cell<bool>,
+    /// Whether an application answers the last request.
+    pub asks: Cell<bool>,
+    /// Whether that application needs more of the request's body, which the client has not sent.
+    pub awaits_client: Cell<bool>,
 }
 
 impl Exchange {
@@ -60,6 +86,11 @@ impl Exchange {
         exchange.owes.set(true);
         exchange.requests.set(1);
         exchange
+    }
+
+    /// Whether the current request waits for an application, and not for the client.
+    pub fn waits_for_application(&self) -> bool {
+        self.in_service.get() && self.asks.get() && !self.awaits_client.get()
     }
 
     /// Notes that hyper has written all that it had to write.
@@ -97,6 +128,21 @@ impl Handler {
         response
     }
 
+    /// The answer to a request that is refused for what its header says.
+    fn refusal(&self, head: &request::Parts, body: &Incoming) -> Option<Response<Body>> {
+        let (status, why) = if !has_one_host(head) {
+            let why = "an HTTP/1.1 request has exactly one Host header, a host and maybe a port\n";
+            (StatusCode::BAD_REQUEST, why)
+        } else if !is_coding_known(head) {
+            let why = "the only transfer coding that this server knows is one chunked\n";
+            (StatusCode::NOT_IMPLEMENTED, why)
+        } else {
+            let is_too_large = body.size_hint().lower() > self.http.limits.body_bytes;
+            return is_too_large.then(|| self.too_large());
+        };
+        Some(self.refuse(Refusal::Malformed, status, why))
+    }
+
     fn too_large(&self) -> Response<Body> {
         let why = "the request's body is larger than this server accepts\n";
         self.refuse(Refusal::BodyTooLarge, StatusCode::PAYLOAD_TOO_LARGE, why)
@@ -111,28 +157,26 @@ impl Service<Request<Incoming>> for Handler {
     fn call(&self, request: Request<Incoming>) -> Serving {
         let in_service = InService::begin(&self.http, &self.exchange);
         let (head, body) = request.into_parts();
-        let response = if !has_one_host(&head) {
-            let why = "an HTTP/1.1 request has exactly one Host header, a host and maybe a port\n";
-            self.refuse(Refusal::Malformed, StatusCode::BAD_REQUEST, why)
-        } else if !is_coding_known(&head) {
-            let why = "the only transfer coding that this server knows is one chunked\n";
-            self.refuse(Refusal::Malformed, StatusCode::NOT_IMPLEMENTED, why)
-        } else if body.is_end_stream() {
-            self.http.router.respond(&head, self.client)
-        } else if body.size_hint().lower() > self.http.limits.body_bytes {
-            self.too_large()
-        } else {
-            let handler = Self::new(self.http.clone(), self.exchange.clone(), self.client);
-            let receiving = Receiving {
-                handler,
-                head,
-                body,
-                received: 0,
-                in_service,
-            };
-            return Serving::Receiving(Some(Box::new(receiving)));
-        };
-        Serving::Answered(Some(in_service.reply(response)))
+        if let Some(response) = self.refusal(&head, &body) {
+            return Serving::Answered(Some(in_service.reply(response)));
+        }
+        let handler = Self::new(self.http.clone(), self.exchange.clone(), self.client);
+        let body = RequestBody::new(handler, body);
+        if let Some(application) = (self.http.application)(&self.http, &head) {
+            self.exchange.asks.set(true);
+            let answering = application(Asked { head, body });
+            return Serving::Asking(answering, Some(in_service));
+        }
+        if body.is_complete() {
+            let response = self.http.router.respond(&head, self.client);
+            return Serving::Answered(Some(in_service.reply(response)));
+        }
+        Serving::Receiving(Some(Box::new(Receiving {
+            http: self.http.clone(),
+            client: self.client,
+            asked: Asked { head, body },
+            in_service,
+        })))
     }
 }
 
@@ -157,21 +201,22 @@ fn is_coding_known(head: &request::Parts) -> bool {
     }
 }
 
-/// The future of a response: it is ready at once, or after the request's body.
+/// The future of a response.
 pub enum Serving {
     /// The response, which needed no body.
     Answered(Option<Response<Reply>>),
     /// The request, whose body comes first.
     Receiving(Option<Box<Receiving>>),
+    /// The response comes from an application.
+    Asking(Answering, Option<InService>),
 }
 
 /// A request whose body has not arrived completely. srv reads and counts the body, and does not
 /// keep it.
 pub struct Receiving {
-    handler: Handler,
-    head: request::Parts,
-    body: Incoming,
-    received: u64,
+    http: Rc<Http>,
+    client: Client,
+    asked: Asked,
     in_service: InService,
 }
 
@@ -187,32 +232,28 @@ impl Future for Serving {
                 let receiving = receiving.take().expect(DONE);
                 Poll::Ready(Ok(receiving.in_service.reply(response)))
             }
+            Self::Asking(answering, in_service) => {
+                let response = ready!(answering.as_mut().poll(cx));
+                Poll::Ready(Ok(in_service.take().expect(DONE).reply(response)))
+            }
         }
     }
 }
 
 impl Receiving {
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Response<Body>> {
-        let http = &self.handler.http;
-        while let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-            let Ok(frame) = frame else {
-                let why = "the request's body is malformed or incomplete\n";
-                let refuse = self
-                    .handler
-                    .refuse(Refusal::Malformed, StatusCode::BAD_REQUEST, why);
-                return Poll::Ready(refuse);
-            };
-            self.received += frame.data_ref().map_or(0, |data| data.len() as u64);
-            if self.received > http.limits.body_bytes {
-                return Poll::Ready(self.handler.too_large());
+        let body = &mut self.asked.body;
+        while let Some(piece) = ready!(body.poll_piece(cx)) {
+            if let Err(fault) = piece {
+                return Poll::Ready(body.refuse(fault));
             }
         }
-        Poll::Ready(http.router.respond(&self.head, self.handler.client))
+        Poll::Ready(self.http.router.respond(&self.asked.head, self.client))
     }
 }
 
 /// Counts a request as running until it is answered or abandoned.
-struct InService {
+pub struct InService {
     http: Rc<Http>,
     exchange: Rc<Exchange>,
     /// Whether its response keeps a file open.
@@ -224,6 +265,8 @@ impl InService {
         http.published.started();
         exchange.in_service.set(true);
         exchange.owes.set(true);
+        exchange.asks.set(false);
+        exchange.awaits_client.set(false);
         exchange.requests.set(exchange.requests.get() + 1);
         Self {
             http: http.clone(),

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 
-use super::{Membership, Worker, driver, named, room};
+use super::{Kept, Membership, Worker, driver, named, room};
 use crate::serve::channel::{Start, ToMaster, ToWorker};
 use crate::serve::config::Serving;
 use crate::serve::orders::{Orders, Task};
@@ -138,8 +138,7 @@ impl Worker {
         };
         let router = &self.driver.http().router;
         let router = router.again(&start.serving, named(&start))?;
-        let files = self.driver.http().files.clone();
-        self.driver = driver(router, &start, self.driver.http().published.clone(), files);
+        self.driver = driver(router, &start, Kept::of(&self.driver));
         self.room = room(&start).unwrap_or(self.room);
         self.start = start;
         Ok(())

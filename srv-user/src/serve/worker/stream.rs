@@ -25,6 +25,8 @@ pub struct Socket {
     pub fd: OwnedFd,
     /// The listener that it was accepted from, by its number in the order of the addresses.
     pub listener: usize,
+    /// The number by which the worker knows the connection.
+    pub key: Cell<usize>,
     /// Whether there may be something to read. A read that reaches the end of what has arrived
     /// clears it; the reactor sets it again.
     pub readable: Cell<bool>,
@@ -52,6 +54,7 @@ impl Socket {
         Self {
             fd: incoming.socket,
             listener: incoming.group,
+            key: Cell::new(usize::MAX),
             readable: Cell::new(true),
             hung_up: Cell::new(false),
             ended: Cell::new(false),

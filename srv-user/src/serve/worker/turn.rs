@@ -46,6 +46,12 @@ impl Turn {
         self.start(1, monotonic_ns());
     }
 
+    /// Begins a turn because what the connection has waited for, beside its client, happened
+    /// before `now_ns`. It is no ordinary request: since its last read, time has passed.
+    pub fn proceed(&self, now_ns: u64) {
+        self.start(1, now_ns);
+    }
+
     fn start(&self, free_calls: u32, now_ns: u64) {
         self.left_bytes.set(TURN_BYTES);
         self.calls.set(0);

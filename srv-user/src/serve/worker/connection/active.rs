@@ -3,8 +3,8 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,18 +17,24 @@ use super::waiting::Waiting;
 use super::{Driver, State, as_ns, linger};
 use crate::serve::worker::http::{Exchange, Handler};
 use crate::serve::worker::stream::{Socket, Stream};
+use crate::serve::worker::task::Task;
 
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// How often within the write timeout srv checks whether the client receives anything.
 const WRITE_LOOKS: u64 = 4;
+/// The deadline of a connection that has none. It is far enough from the end that an excuse does not
+/// exceed it.
+const NEVER_NS: u64 = u64::MAX / 2;
 
 /// A connection with a request on its way.
 pub(super) struct Active {
     connection: http1::Connection<Stream, Handler>,
     socket: Rc<Socket>,
     exchange: Rc<Exchange>,
+    task: Arc<Task>,
+    waker: Waker,
     /// The value of [`Socket::bytes_in`] at the start, if srv had read nothing of a request then.
     untouched: Option<u64>,
     /// Whether srv, and not the client, ends the connection after this request.
@@ -48,6 +54,8 @@ enum Phase {
     Header,
     Body,
     Write,
+    /// An application, which has deadlines of its own.
+    Application,
 }
 
 /// How the client receives a response that does not fit into the socket's buffer. It is no
@@ -66,6 +74,7 @@ impl Active {
         connection: http1::Connection<Stream, Handler>,
         socket: Rc<Socket>,
         exchange: Rc<Exchange>,
+        task: Arc<Task>,
         untouched: Option<u64>,
         deadline_ns: u64,
     ) -> Box<Self> {
@@ -73,6 +82,8 @@ impl Active {
             connection,
             socket,
             exchange,
+            waker: Waker::from(task.clone()),
+            task,
             untouched,
             is_last: false,
             ended_between: None,
@@ -102,12 +113,17 @@ impl Active {
 
     /// Continues as far as the socket and the connection's turn allow.
     pub(super) fn drive(mut self: Box<Self>, driver: &Driver, now_ns: u64) -> State {
-        match self.poll(driver) {
+        match self.poll() {
             Poll::Pending => self.rest(driver, now_ns),
             Poll::Ready(Ok(())) => self.finish(driver, now_ns),
             Poll::Ready(Err(error)) if error.is_parse() => self.reread(driver, &error, now_ns),
             // The client has gone, or srv could not complete the response.
-            Poll::Ready(Err(_)) => State::Closed,
+            Poll::Ready(Err(_)) => {
+                if self.exchange.asks.get() {
+                    self.reset();
+                }
+                State::Closed
+            }
         }
     }
 
@@ -134,20 +150,36 @@ impl Active {
         linger::begin(&socket, now_ns)
     }
 
-    fn poll(&mut self, driver: &Driver) -> Poll<hyper::Result<()>> {
-        let mut cx = Context::from_waker(&driver.waker);
-        loop {
-            let result = Pin::new(&mut self.connection).poll(&mut cx);
-            // hyper wakes itself when it yields in the middle of its work.
-            let woken = driver.woken.0.swap(false, Ordering::Relaxed);
-            if result.is_ready() || !woken {
-                return result;
+    fn poll(&mut self) -> Poll<hyper::Result<()>> {
+        let turn = &self.socket.turn;
+        // hyper wakes itself when it yields in the middle of its work.
+        let goes_on = |result: &Poll<_>| {
+            let is_over = turn.is_over();
+            if result.is_pending() && is_over {
+                turn.cut_short();
             }
-            if self.socket.turn.is_over() {
-                self.socket.turn.cut_short();
-                return result;
-            }
-        }
+            result.is_pending() && !is_over
+        };
+        let connection = &mut self.connection;
+        let poll = |cx: &mut Context<'_>| Pin::new(&mut *connection).poll(cx);
+        self.task.poll(&self.waker, poll, goes_on)
+    }
+
+    /// Whether this is its task.
+    pub(super) fn has_task(&self, task: &Arc<Task>) -> bool {
+        Arc::ptr_eq(&self.task, task)
+    }
+
+    /// Whether its request waits for an application, and not for the client.
+    pub(super) fn waits_for_application(&self) -> bool {
+        self.phase.0 == Phase::Application
+    }
+
+    /// Has the close be a reset. After an orderly close, the client could take a part of the response
+    /// for the whole.
+    fn reset(&self) {
+        let at_once = Some(Duration::ZERO);
+        let _ = rustix::net::sockopt::set_socket_linger(&self.socket.fd, at_once);
     }
 
     /// Ends the connection: the last response is written, or the client has gone.
@@ -201,6 +233,8 @@ impl Active {
                 (Phase::Write, self.socket.bytes_out.get()),
                 as_ns(limits.write_timeout) / WRITE_LOOKS,
             )
+        } else if self.exchange.waits_for_application() {
+            ((Phase::Application, 0), NEVER_NS.saturating_sub(now_ns))
         } else if self.exchange.in_service.get() {
             (
                 (Phase::Body, self.socket.bytes_in.get()),
@@ -232,13 +266,15 @@ impl Active {
 
     /// Whether it waits for bytes that may have arrived without being read.
     pub(super) fn waits_to_read(&self) -> bool {
-        self.phase.0 != Phase::Write
+        !matches!(self.phase.0, Phase::Write | Phase::Application)
     }
 
     /// Refuses or resets the connection at its deadline, or extends the deadline.
     pub(super) fn judge(mut self: Box<Self>, driver: &Driver, now_ns: u64) -> State {
-        if self.phase.0 != Phase::Write {
-            return self.refuse(driver, now_ns);
+        match self.phase.0 {
+            Phase::Write => {}
+            Phase::Application => return State::Active(self),
+            Phase::Header | Phase::Body => return self.refuse(driver, now_ns),
         }
         let timeout_ns = as_ns(driver.http.limits.write_timeout);
         let taken = self.socket.bytes_out.get() - self.socket.unacknowledged_bytes();
@@ -253,10 +289,7 @@ impl Active {
             return State::Active(self);
         }
         driver.http.published.refused(Refusal::WriteTimeout);
-        // After an orderly close, the client could take a part of the response for the whole, so
-        // this is a reset.
-        let at_once = Some(Duration::ZERO);
-        let _ = rustix::net::sockopt::set_socket_linger(&self.socket.fd, at_once);
+        self.reset();
         State::Closed
     }
 

@@ -2,6 +2,7 @@
 //! request, the answers do not depend on where a read ends, and every connection ends, however
 //! the client leaves it.
 
+mod applications;
 mod at_once;
 mod turns;
 
@@ -14,10 +15,12 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::*;
+use crate::kernel::reactor::Reactor;
 use crate::measure::load::response;
 use crate::mutation::{config, mutated};
 use crate::serve::config::{Limits, Serving};
 use crate::serve::router::Router;
+use crate::serve::worker::upstream::Upstreams;
 use srv_steer::{Load, SharedMemory};
 
 /// Well-formed requests, and how each is answered.
@@ -93,14 +96,21 @@ fn driver() -> Driver {
 }
 
 fn driver_of(serving: &Serving, worker: Option<u32>) -> Driver {
+    driver_on(&Reactor::new().unwrap(), serving, worker)
+}
+
+fn driver_on(reactor: &Reactor, serving: &Serving, worker: Option<u32>) -> Driver {
     let memory = SharedMemory::new().unwrap();
     let memory = memory.as_fd().try_clone_to_owned().unwrap();
-    Driver::new(Rc::new(Http {
+    let http = Http {
         router: Router::new(serving, worker).unwrap(),
         limits: Limits::default(),
         published: Rc::new(Load::attach(0, [memory]).unwrap()),
         files: Rc::default(),
-    }))
+        upstreams: Rc::new(Upstreams::new(reactor.registry().clone())),
+        application: applications::relay,
+    };
+    Driver::new(Rc::new(http), Arc::default())
 }
 
 /// A connection as a listener brings it.
@@ -208,8 +218,8 @@ impl<'a> Client<'a> {
 fn readable(hung_up: bool) -> Readiness {
     Readiness {
         token: 0,
-        readable: true,
         hung_up,
+        ..Readiness::of_new(0)
     }
 }
 
