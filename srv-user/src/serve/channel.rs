@@ -213,6 +213,8 @@ mod tests {
             root: Some(Root::find("/".as_ref()).unwrap()),
             dotfiles: true,
             sites: Sites::default(),
+            https: vec![false],
+            tls: None,
             types: Types::from([("a".into(), "b/c".into())]),
             synthetic: false,
             worker_header: true,

@@ -13,6 +13,7 @@ use file::File;
 use srv_steer::GroupOptions;
 
 pub use args::{BACKLOG, Serving, Settings};
+pub use certificates::Numbered;
 pub use changes::Changes;
 pub use keys::Places;
 pub use limits::{HEADER_BYTES_MIN, LimitArgs, Limits};
@@ -21,8 +22,10 @@ pub use root::Root;
 pub use rules::available_cpus;
 
 pub mod args;
+mod certificates;
 mod changes;
 mod file;
+pub mod identity;
 mod keys;
 mod limits;
 mod listen;
@@ -31,6 +34,7 @@ mod root;
 mod rules;
 pub mod sites;
 mod tables;
+pub mod tls;
 
 /// Where `srv serve` listens if neither a flag nor the file says it.
 pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
@@ -63,7 +67,9 @@ pub fn settings_noting(flags: &ServeArgs, note: &dyn Fn(&Path)) -> Result<Settin
         places: &file.places,
         note,
     };
-    asked.settle()
+    let settings = asked.settle()?;
+    certificates::check(&settings)?;
+    Ok(settings)
 }
 
 impl Serving {

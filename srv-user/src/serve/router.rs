@@ -22,7 +22,7 @@ use crate::serve::site::paths::Paths;
 use crate::serve::site::{Body, DocRoot, FileCache, Folder, PlainRequest, Ready, Site, decoded};
 use answer::Answer;
 pub use client::Client;
-use hosts::Hosts;
+pub use hosts::{Hosts, by_listener};
 
 /// What a worker serves.
 #[derive(Debug)]

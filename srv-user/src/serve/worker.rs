@@ -9,6 +9,8 @@ mod mode;
 mod orders;
 pub mod stream;
 pub mod task;
+pub mod tcp;
+pub mod tls;
 pub mod turn;
 pub mod upstream;
 
@@ -36,6 +38,7 @@ use crate::serve::router::Router;
 use crate::serve::sandbox;
 use crate::serve::worker::connection::Driver;
 use crate::serve::worker::http::Http;
+use crate::serve::worker::tls::Acceptor;
 use accepting::Rest;
 use connections::{Connections, Room};
 use mode::{Mode, SWEEP_NS};
@@ -139,7 +142,7 @@ impl Worker {
             ring: Ring::new(start.serving.accept, start.slot, listeners),
             membership: Membership::OwnListeners,
             orders: Orders::initial(start.serving.clone(), start.beside, start.listeners),
-            driver: driver(router, &start, kept),
+            driver: driver(router, &start, kept)?,
             connections: Connections::default(),
             room,
             rest: Rest::default(),
@@ -373,7 +376,10 @@ impl Kept {
 }
 
 /// The driver of connections, with the settings of `start`.
-fn driver(router: Router, start: &Start, kept: Kept) -> Driver {
+///
+/// # Errors
+/// A certificate cannot be used.
+fn driver(router: Router, start: &Start, kept: Kept) -> anyhow::Result<Driver> {
     if start.serving.synthetic {
         // A synthetic sleep must last as long as the request says, not 50 µs longer.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
@@ -386,7 +392,8 @@ fn driver(router: Router, start: &Start, kept: Kept) -> Driver {
         upstreams: kept.upstreams,
         application: |_, _| None,
     };
-    Driver::new(Rc::new(http), kept.woken)
+    let tls = Acceptor::all(&start.serving)?;
+    Ok(Driver::new(Rc::new(http), kept.woken).with_tls(tls))
 }
 
 /// The slot that responses name, if the settings ask for that.

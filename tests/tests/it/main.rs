@@ -86,6 +86,7 @@ mod storm;
 mod switch;
 mod system_calls;
 mod systemd;
+mod tls;
 mod turns;
 mod units;
 mod unprivileged;

@@ -21,6 +21,7 @@ use super::root::Root;
 use super::sites::args::SiteArgs;
 use super::sites::settle::Settling;
 use super::sites::{Files, Sites};
+use super::tls::Tls;
 use super::{LISTEN, Types, rules};
 use crate::serve::sandbox::User;
 use crate::values::{
@@ -49,7 +50,7 @@ Signals to the process that was started:
 A worker drains and is replaced at SIGTERM; it leaves the others to its master.")]
 pub struct ServeArgs {
     /// Address and port, repeatable; port 0: any free one; in the file also: tables `[[listen]]`
-    /// with address, name, backlog, fast-open and v6-only [default: 127.0.0.1:8080]
+    /// with address, name, backlog, fast-open, v6-only and tls [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     #[serde(deserialize_with = "listens")]
     listen: Option<Vec<Listen>>
@@ -65,7 +66,8 @@ pub struct ServeArgs {
             Ok(listen.iter().map(|one| one.options(all)).collect())
         }, Fixed
         => Settings.listener_names: Vec<Option<String>> =
-            |said, _| rules::listener_names(said), Unlisted;
+            |said, _| rules::listener_names(said), Unlisted
+        => Serving.https: Vec<bool> = |said, asked| Ok(rules::https(said, asked.has_tls())), Fixed;
 
     /// Worker processes, 1 to 256 [default: one for each CPU available]
     #[arg(long, value_name = "N")]
@@ -129,6 +131,19 @@ pub struct ServeArgs {
     site: Option<Vec<Spanned<SiteArgs>>>
         => Serving.sites: Sites =
             |said, asked| rules::sites(said, asked.place_of_root(), &asked.settling()?), Live;
+
+    /// PEM file with the certificate for TLS, followed by those of its authorities; a site of
+    /// the file may have its own. Unless a table `[[listen]]` says by `tls` which addresses speak
+    /// TLS, all do
+    #[arg(long, value_name = "PATH")]
+    tls_certificate: Option<PathBuf>
+        => Serving.tls: Option<Tls> = |said, asked| {
+            rules::tls(said, &asked.said("tls_key", |args| &args.tls_key), asked.note)
+        }, Live;
+
+    /// PEM file with the private key of --tls-certificate; only the master reads it
+    #[arg(long, value_name = "PATH")]
+    tls_key: Option<PathBuf>;
 
     /// User for the workers: a name, UID or UID:GID. They get no capabilities and no
     /// supplementary groups [default: nobody if root starts srv, else the user that starts it]
@@ -257,7 +272,8 @@ impl ServeArgs {
     /// # Errors
     /// The current directory does not exist any more.
     pub fn anchor(&mut self) -> io::Result<()> {
-        for path in [&mut self.root, &mut self.config].into_iter().flatten() {
+        let paths = [&mut self.root, &mut self.config, &mut self.tls_certificate];
+        for path in paths.into_iter().chain([&mut self.tls_key]).flatten() {
             *path = std::path::absolute(&path)?;
         }
         Ok(())
@@ -266,7 +282,8 @@ impl ServeArgs {
     /// Makes the paths of a file, which are relative to its folder, relative to the current
     /// directory, or absolute.
     pub(super) fn relative_to(&mut self, folder: &Path) {
-        for path in [&mut self.root, &mut self.control].into_iter().flatten() {
+        let paths = [&mut self.root, &mut self.control, &mut self.tls_certificate];
+        for path in paths.into_iter().chain([&mut self.tls_key]).flatten() {
             *path = folder.join(&path);
         }
         for site in self.site.iter_mut().flatten() {
@@ -295,6 +312,12 @@ impl Asked<'_> {
         of: impl Fn(&ServeArgs) -> &T,
     ) -> Said<'_, T> {
         Said::new(field, of(self.flags), of(self.file), self.places)
+    }
+
+    /// Whether a certificate was named outside of all sites.
+    fn has_tls(&self) -> bool {
+        let said = self.said("tls_certificate", |args| &args.tls_certificate);
+        said.value().is_some()
     }
 
     /// Where a root outside of all sites was set.

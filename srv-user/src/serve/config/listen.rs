@@ -24,6 +24,8 @@ pub struct Listen {
     pub fast_open: Option<u32>,
     /// See [`super::args::ServeArgs::v6_only`].
     pub v6_only: Option<bool>,
+    /// Whether its clients speak TLS.
+    pub tls: Option<bool>,
 }
 
 /// The socket options of an address.
@@ -46,6 +48,7 @@ impl Listen {
             backlog: None,
             fast_open: None,
             v6_only: None,
+            tls: None,
         }
     }
 
@@ -99,6 +102,8 @@ struct ListenTable {
     fast_open: Option<Count<0, { i32::MAX as u32 }>>,
     #[serde(default)]
     v6_only: Option<bool>,
+    #[serde(default)]
+    tls: Option<bool>,
 }
 
 /// For serde: an address, or an array of addresses and tables.
@@ -172,6 +177,7 @@ impl<'de> Visitor<'de> for One {
             backlog: table.backlog.map(Into::into),
             fast_open: table.fast_open.map(Into::into),
             v6_only: table.v6_only,
+            tls: table.tls,
         })
     }
 }

@@ -18,10 +18,7 @@ impl Settings {
     pub fn to_toml(&self) -> Result<String> {
         let serving = &self.serving;
         let mut file = Table::new();
-        let listen = self.listen.iter().zip(&self.sockets);
-        let listen = listen.zip(&self.listener_names);
-        let listen = listen.map(|((address, options), name)| socket(text(address), name, options));
-        put(&mut file, "listen", listen.collect::<Vec<_>>());
+        put(&mut file, "listen", self.listeners());
         put(&mut file, "workers", i64::from(self.workers));
         // With --join, the policy is the other server's.
         put_some(
@@ -46,6 +43,14 @@ impl Settings {
             "site",
             Some(sites).filter(|sites| !sites.is_empty()),
         );
+        if let Some(tls) = &serving.tls {
+            put(
+                &mut file,
+                "tls-certificate",
+                path(&tls.identity.certificate)?,
+            );
+            put(&mut file, "tls-key", path(&tls.identity.key)?);
+        }
         let user = self.user.map(|user| format!("{}:{}", user.uid, user.gid));
         put_some(&mut file, "user", user);
         put(&mut file, "synthetic", serving.synthetic);
@@ -68,15 +73,24 @@ impl Settings {
         put(&mut file, "limits", limits(&serving.limits));
         toml::to_string(&file).context("write the settings as TOML")
     }
+
+    fn listeners(&self) -> Vec<Table> {
+        let listen = self.listen.iter().zip(&self.sockets);
+        let listen = listen.zip(&self.listener_names).zip(&self.serving.https);
+        listen
+            .map(|(((address, options), name), tls)| socket(text(address), name, options, *tls))
+            .collect()
+    }
 }
 
-fn socket(address: String, name: &Option<String>, options: &SocketOptions) -> Table {
+fn socket(address: String, name: &Option<String>, options: &SocketOptions, tls: bool) -> Table {
     let mut table = Table::new();
     put(&mut table, "address", address);
     put_some(&mut table, "name", name.clone());
     put(&mut table, "backlog", i64::from(options.backlog));
     put(&mut table, "fast-open", i64::from(options.fast_open));
     put(&mut table, "v6-only", options.v6_only);
+    put(&mut table, "tls", tls);
     table
 }
 

@@ -9,12 +9,14 @@ use anyhow::{Context, Result, bail};
 use srv_common::{MAX_WORKERS, Policy};
 use toml::Spanned;
 
+use super::identity::Identity;
 use super::keys::Said;
 use super::listen::Listen;
 use super::root::Root;
 use super::sites::Sites;
 use super::sites::args::SiteArgs;
 use super::sites::settle::Settling;
+use super::tls::Tls;
 use super::{LISTEN, Types};
 use crate::serve::sandbox::User;
 use crate::values::{Count, FileType, Period, PolicyName, UserName};
@@ -88,6 +90,39 @@ pub(super) fn listener_names(said: &Said<'_, Option<Vec<Listen>>>) -> Result<Vec
         }
     }
     Ok(names)
+}
+
+/// Which addresses speak TLS. If none says it, all do if there is a certificate outside of all sites.
+pub(super) fn https(said: &Said<'_, Option<Vec<Listen>>>, has_certificate: bool) -> Vec<bool> {
+    let listen = said.value().unwrap_or_else(|| vec![Listen::on(LISTEN)]);
+    let is_said = listen.iter().any(|one| one.tls.is_some());
+    let by_default = has_certificate && !is_said;
+    let tls = listen.iter().map(|one| one.tls.unwrap_or(by_default));
+    tls.collect()
+}
+
+/// The certificate outside of all sites. Calls `note` with each path before it accesses it.
+pub(super) fn tls(
+    certificate: &Said<'_, Option<PathBuf>>,
+    key: &Said<'_, Option<PathBuf>>,
+    note: &dyn Fn(&Path),
+) -> Result<Option<Tls>> {
+    let (path, key_path) = match (certificate.value(), key.value()) {
+        (None, None) => return Ok(None),
+        (Some(path), Some(key)) => (path, key),
+        (Some(_), None) => bail!(
+            "{}: found a certificate without its key: name the key by tls-key",
+            certificate.place()
+        ),
+        (None, Some(_)) => bail!(
+            "{}: found a key without its certificate: name the certificate by tls-certificate",
+            key.place()
+        ),
+    };
+    note(&path);
+    let identity = Identity::read(&path, &key_path);
+    let identity = identity.with_context(|| certificate.place())?;
+    Ok(Some(Tls { identity }))
 }
 
 /// Whether a socket on `whole` also gets the connections to `address`.

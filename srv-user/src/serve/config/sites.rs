@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::tls::Tls;
 use super::{Root, Types};
 pub use host::{HOST_BYTES_MAX, HostPattern};
 pub use pattern::Pattern;
@@ -36,6 +37,8 @@ pub struct SiteSettings {
     pub is_default: bool,
     /// The listeners where it answers, by their numbers in the order of the addresses. `None`: all.
     pub listeners: Option<BTreeSet<usize>>,
+    /// Its certificate, if it has one of its own.
+    pub tls: Option<Tls>,
     /// How paths that no route has are answered.
     pub place: Place,
     /// The routes, in the order of the file.

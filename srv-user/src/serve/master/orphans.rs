@@ -182,6 +182,8 @@ impl Master {
             log_json: self.settings.log_json,
             serving: Serving {
                 accept: AcceptMode::Ring,
+                // No setting says whether clients speak TLS there.
+                https: Vec::new(),
                 ..self.settings.serving.clone()
             },
         };

@@ -8,7 +8,7 @@ use crate::serve::config::sites::{HOST_BYTES_MAX, HostPattern, SiteSettings};
 
 /// Sites by host.
 #[derive(Debug)]
-pub(super) struct Hosts {
+pub struct Hosts {
     exact: HashMap<Box<[u8]>, usize>,
     beneath: HashMap<Box<[u8]>, usize>,
     default: Option<usize>,
@@ -16,7 +16,7 @@ pub(super) struct Hosts {
 
 /// For each listener to which a site refers, its sites by host, and behind them those for every
 /// other listener.
-pub(super) fn by_listener(sites: &[SiteSettings]) -> Vec<Hosts> {
+pub fn by_listener(sites: &[SiteSettings]) -> Vec<Hosts> {
     let referred = sites.iter().flat_map(|site| &site.listeners);
     let others = referred.flatten().max().map_or(0, |last| last + 1);
     let of_listener = |listener| {
@@ -50,7 +50,7 @@ impl Hosts {
     }
 
     /// The site for what a `Host` header says. Case, port and a dot at the end do not count.
-    pub(super) fn find(&self, host: &[u8]) -> Option<usize> {
+    pub fn find(&self, host: &[u8]) -> Option<usize> {
         let mut name = [0; HOST_BYTES_MAX];
         let host = without_port(host);
         let host = host.strip_suffix(b".").unwrap_or(host);
@@ -105,6 +105,7 @@ mod tests {
             hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
             is_default: default == Some(nth),
             listeners: None,
+            tls: None,
             place: Place::default(),
             routes: Vec::new(),
         };

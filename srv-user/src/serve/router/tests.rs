@@ -8,6 +8,7 @@ use crate::serve::config::sites::{Candidate, Files, Fixed, Handler, Sites};
 /// A site for all hosts.
 fn only(place: Place) -> Router {
     let sites = Sites::from(vec![SiteSettings {
+        tls: None,
         hosts: Vec::new(),
         is_default: true,
         listeners: None,

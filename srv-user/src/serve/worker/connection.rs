@@ -4,6 +4,7 @@
 //! listeners and no steering.
 
 mod active;
+mod handshake;
 mod linger;
 mod unparsed;
 mod waiting;
@@ -14,7 +15,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::server::conn::http1;
-use rustix::net::SendFlags;
 use srv_common::Refusal;
 
 use crate::kernel::reactor::Readiness;
@@ -23,7 +23,9 @@ use crate::serve::worker::http::at_once::AtOnce;
 use crate::serve::worker::http::{Exchange, Handler, Http};
 use crate::serve::worker::stream::{Socket, Stream};
 use crate::serve::worker::task::{Task, Woken};
+use crate::serve::worker::tls::Acceptor;
 use active::Active;
+use handshake::Handshake;
 use linger::Linger;
 use srv_steer::{Incoming, Load};
 use waiting::Waiting;
@@ -34,6 +36,8 @@ const UNAVAILABLE: &[u8] =
 /// What all connections of a worker share.
 pub struct Driver {
     http: Rc<Http>,
+    /// For each listener group: what begins TLS there. `None`: its clients do not speak TLS.
+    tls: Vec<Option<Rc<Acceptor>>>,
     at_once: AtOnce,
     /// Whether requests are answered without hyper. A test compares both ways.
     answers_at_once: bool,
@@ -57,12 +61,18 @@ impl Driver {
         last_builder.keep_alive(false);
         Self {
             http,
+            tls: Vec::new(),
             at_once: AtOnce::default(),
             answers_at_once: true,
             builder,
             last_builder,
             woken,
         }
+    }
+
+    /// Has clients speak TLS on the groups that have an acceptor here.
+    pub fn with_tls(self, tls: Vec<Option<Rc<Acceptor>>>) -> Self {
+        Self { tls, ..self }
     }
 
     /// What answers requests, and within which limits.
@@ -180,6 +190,8 @@ pub struct Connection {
 }
 
 enum State {
+    /// The connection is new, and its client is to speak TLS.
+    Handshake(Handshake),
     /// The connection is new, or between two requests.
     Waiting(Waiting),
     /// hyper drives the connection.
@@ -193,17 +205,26 @@ enum State {
 impl Connection {
     /// A new connection. Its first bytes have probably arrived.
     pub fn accepted(incoming: Incoming, driver: &Driver, now_ns: u64) -> Self {
-        let state = State::Waiting(Waiting::first(driver, now_ns));
-        Self::new(Rc::new(Socket::new(incoming)), state)
+        let Some(Some(acceptor)) = driver.tls.get(incoming.group) else {
+            let state = State::Waiting(Waiting::first(driver, now_ns));
+            return Self::new(Rc::new(Socket::new(incoming, None)), state);
+        };
+        let state = State::Handshake(Handshake::first(driver, now_ns));
+        let session = acceptor.session();
+        Self::new(Rc::new(Socket::new(incoming, Some(session))), state)
     }
 
     /// A new connection for which there is no room. The client gets an answer that says so, and
-    /// srv does not read what it sends as a request.
+    /// srv does not read what it sends as a request. With TLS, the answer would come after a
+    /// handshake, so that the client sees only the close.
     pub fn turned_away(incoming: Incoming, driver: &Driver, now_ns: u64) -> Self {
         driver.published().refused(Refusal::TooManyConnections);
-        // A new socket has room for this. If it has not, the client sees only the close.
-        let _ = rustix::net::send(&incoming.socket, UNAVAILABLE, SendFlags::NOSIGNAL);
-        let socket = Rc::new(Socket::new(incoming));
+        let has_tls = matches!(driver.tls.get(incoming.group), Some(Some(_)));
+        let socket = Rc::new(Socket::new(incoming, None));
+        if !has_tls {
+            // A new socket has room for this. If it has not, the client sees only the close.
+            socket.send_last(UNAVAILABLE);
+        }
         socket.turn.begin(now_ns);
         let state = linger::begin(&socket, now_ns);
         Self {
@@ -275,6 +296,7 @@ impl Connection {
 
     fn advance(&mut self, driver: &Driver, now_ns: u64) -> Progress {
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
+            State::Handshake(handshake) => handshake.drive(&self.socket, driver, now_ns),
             State::Waiting(waiting) => waiting.drive(&self.socket, driver, now_ns),
             State::Active(active) => active.drive(driver, now_ns),
             State::Lingering(linger) => linger.discard(&self.socket, now_ns),
@@ -303,7 +325,9 @@ impl Connection {
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
             State::Active(active) => active.judge(driver, now_ns),
             State::Lingering(linger) => linger.judge(&self.socket, now_ns),
-            State::Waiting(_) | State::Closed => linger::part(&self.socket, now_ns),
+            State::Handshake(_) | State::Waiting(_) | State::Closed => {
+                linger::part(&self.socket, now_ns)
+            }
         };
         self.progress()
     }
@@ -311,6 +335,7 @@ impl Connection {
     /// Extends the deadline by `late_ns`, in which the worker did not handle its connections.
     pub fn excuse(&mut self, late_ns: u64) {
         match &mut self.state {
+            State::Handshake(handshake) => handshake.deadline_ns += late_ns,
             State::Waiting(waiting) => waiting.deadline_ns += late_ns,
             State::Active(active) => active.excuse(late_ns),
             State::Lingering(linger) => linger.excuse(late_ns),
@@ -325,6 +350,11 @@ impl Connection {
     pub fn drain(&mut self, driver: &Driver, now_ns: u64) -> Progress {
         self.socket.turn.begin(now_ns);
         match &mut self.state {
+            // The client begins its request when it has TLS.
+            State::Handshake(handshake) => {
+                handshake.is_last = true;
+                return self.advance(driver, now_ns);
+            }
             State::Waiting(_) => self.state = self.last(driver, now_ns),
             // hyper would close the connection, even if a request has arrived.
             State::Active(active) if active.is_untouched() => {
@@ -363,7 +393,7 @@ impl Connection {
 
     fn waits_to_read(&self) -> bool {
         match &self.state {
-            State::Waiting(_) | State::Lingering(_) => true,
+            State::Handshake(_) | State::Waiting(_) | State::Lingering(_) => true,
             State::Active(active) => active.waits_to_read(),
             State::Closed => false,
         }
@@ -371,6 +401,7 @@ impl Connection {
 
     fn deadline_ns(&self) -> u64 {
         match &self.state {
+            State::Handshake(handshake) => handshake.deadline_ns,
             State::Waiting(waiting) => waiting.deadline_ns,
             State::Active(active) => active.deadline_ns(),
             State::Lingering(linger) => linger.deadline_ns(),
@@ -381,7 +412,9 @@ impl Connection {
     fn progress(&self) -> Progress {
         match self.state {
             State::Closed => Progress::Closed,
-            State::Active(_) | State::Lingering(_) if self.socket.turn.was_cut_short() => {
+            State::Handshake(_) | State::Active(_) | State::Lingering(_)
+                if self.socket.turn.was_cut_short() =>
+            {
                 Progress::Yielded
             }
             _ => Progress::Open,

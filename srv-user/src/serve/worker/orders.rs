@@ -138,7 +138,7 @@ impl Worker {
         };
         let router = &self.driver.http().router;
         let router = router.again(&start.serving, named(&start))?;
-        self.driver = driver(router, &start, Kept::of(&self.driver));
+        self.driver = driver(router, &start, Kept::of(&self.driver))?;
         self.room = room(&start).unwrap_or(self.room);
         self.start = start;
         Ok(())

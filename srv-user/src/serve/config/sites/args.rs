@@ -84,6 +84,8 @@ tables! {
         default: Option<Spanned<bool>>,
         /// The listeners where the site answers.
         listen: Option<Spanned<Vec<Text>>>,
+        /// The certificate of the site.
+        tls: Option<Spanned<TlsArgs>>,
         /// The routes.
         route: Vec<Spanned<RouteArgs>>,
     }
@@ -130,6 +132,16 @@ pub struct HeaderArgs {
     pub(super) add: Texts,
 }
 
+/// `tls`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TlsArgs {
+    /// The file of the certificate.
+    pub(super) certificate: Spanned<PathBuf>,
+    /// The file of its key.
+    pub(super) key: Spanned<PathBuf>,
+}
+
 /// `redirect`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -165,6 +177,12 @@ impl SiteArgs {
         let roots = routes.map(|route| &mut route.as_mut().root);
         for root in std::iter::once(&mut self.root).chain(roots).flatten() {
             *root.as_mut() = folder.join(root.as_ref());
+        }
+        if let Some(tls) = &mut self.tls {
+            let tls = tls.as_mut();
+            for path in [&mut tls.certificate, &mut tls.key] {
+                *path.as_mut() = folder.join(path.as_ref());
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use anyhow::Result;
 use toml::{Table, Value};
 
 use super::{Files, Fixed, Handler, HeaderChange, Pattern, Place, Redirect, Route, SiteSettings};
+use crate::serve::config::identity::Identity;
 use crate::serve::config::sites::pattern::Glob;
 use crate::serve::config::tables::{path, put, put_some, text, types};
 
@@ -29,6 +30,16 @@ pub(in crate::serve::config) fn site(
         "listen",
         Some(listeners).filter(|listeners| !listeners.is_empty()),
     );
+    let identity = site.tls.as_ref().map(|tls| &tls.identity);
+    if let Some(Identity {
+        certificate, key, ..
+    }) = identity
+    {
+        let mut tls = Table::new();
+        put(&mut tls, "certificate", path(certificate)?);
+        put(&mut tls, "key", path(key)?);
+        put(&mut table, "tls", tls);
+    }
     let inherited = site.place.headers.len();
     let routes = site.routes.iter().map(|one| route(one, inherited));
     let routes = routes.collect::<Result<Vec<_>>>()?;

@@ -10,15 +10,19 @@ use std::str::FromStr;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use toml::Spanned;
 
-use super::args::{HeaderArgs, PlaceArgs, RedirectArgs, RespondArgs, RouteArgs, SiteArgs, Text};
+use super::args::{
+    HeaderArgs, PlaceArgs, RedirectArgs, RespondArgs, RouteArgs, SiteArgs, Text, TlsArgs,
+};
 use super::conflicts;
 use super::pattern::{Glob, PathSuffix, Pattern, SitePath};
 use super::values::{
     Candidate, ChangeableHeader, ErrorStatus, HeaderChange, HeaderText, KeptPath, Target,
 };
 use super::{Files, Fixed, Handler, Place, Redirect, Route, SiteSettings, Sites};
+use crate::serve::config::identity::Identity;
 use crate::serve::config::keys::Places;
 use crate::serve::config::root::Root;
+use crate::serve::config::tls::Tls;
 use crate::values::{Expected, FileType, ListenAddr};
 
 /// The most bytes of all sites together. They go to each worker in one message.
@@ -106,6 +110,11 @@ impl Settling<'_> {
             self.places.at(at)
         );
         Ok(SiteSettings {
+            tls: args
+                .tls
+                .as_ref()
+                .map(|tls| self.tls(tls.as_ref()))
+                .transpose()?,
             is_default: is_default.unwrap_or(hosts.is_empty()),
             listeners: args
                 .listen
@@ -152,6 +161,14 @@ impl Settling<'_> {
             );
         }
         Ok(numbers)
+    }
+
+    fn tls(&self, args: &TlsArgs) -> Result<Tls> {
+        let (certificate, key) = (args.certificate.as_ref(), args.key.as_ref());
+        (self.note)(certificate);
+        let identity = Identity::read(certificate, key);
+        let identity = identity.with_context(|| self.places.at(args.certificate.span().start))?;
+        Ok(Tls { identity })
     }
 
     fn route(&self, args: &Spanned<RouteArgs>, site: &Place) -> Result<Route> {

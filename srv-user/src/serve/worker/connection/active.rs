@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::server::conn::http1;
-use rustix::net::SendFlags;
 use srv_common::Refusal;
 
 use super::unparsed::Unparsed;
@@ -138,7 +137,7 @@ impl Active {
                 return driver.start(&socket, request, now_ns).drive(driver, now_ns);
             }
             Unparsed::Refused(answer) if !is_answered => {
-                let _ = rustix::net::send(&socket.fd, answer, SendFlags::NOSIGNAL);
+                socket.send_last(answer);
             }
             _ => {}
         }
@@ -186,6 +185,7 @@ impl Active {
     fn finish(self: Box<Self>, driver: &Driver, now_ns: u64) -> State {
         let socket = self.socket;
         if socket.ended.get() {
+            socket.announce_end();
             return State::Closed;
         }
         let read = into_unread(self.connection);
@@ -201,6 +201,7 @@ impl Active {
         if self.exchange.refused.get() || may_be_unread || !read.is_empty() {
             return linger::begin(&socket, now_ns);
         }
+        socket.announce_end();
         State::Closed
     }
 
@@ -303,7 +304,7 @@ impl Active {
             return linger::part(&self.socket, now_ns);
         }
         driver.http.published.refused(Refusal::Timeout);
-        let _ = rustix::net::send(&self.socket.fd, REQUEST_TIMEOUT, SendFlags::NOSIGNAL);
+        self.socket.send_last(REQUEST_TIMEOUT);
         linger::begin(&self.socket, now_ns)
     }
 }

@@ -31,6 +31,7 @@ pub(super) struct Linger {
 
 /// Closes srv's side and reads on.
 pub(super) fn begin(socket: &Socket, now_ns: u64) -> State {
+    socket.announce_end();
     if socket.ended.get() || rustix::net::shutdown(&socket.fd, Shutdown::Write).is_err() {
         return State::Closed;
     }
@@ -49,7 +50,10 @@ pub(super) fn begin(socket: &Socket, now_ns: u64) -> State {
 /// its way then causes a reset, but there is nothing that the reset could destroy.
 pub(super) fn part(socket: &Socket, now_ns: u64) -> State {
     match socket.unacknowledged_bytes() {
-        0 => State::Closed,
+        0 => {
+            socket.announce_end();
+            State::Closed
+        }
         _ => begin(socket, now_ns),
     }
 }
@@ -59,7 +63,7 @@ impl Linger {
     pub(super) fn discard(mut self, socket: &Socket, now_ns: u64) -> State {
         let mut waste = [MaybeUninit::uninit(); WASTE_BYTES];
         loop {
-            match socket.poll_read(&mut waste) {
+            match socket.tcp().poll_read(&mut waste) {
                 Poll::Pending => return State::Lingering(self),
                 Poll::Ready(Ok(1..)) => self.quiet_until_ns = now_ns + QUIET_NS,
                 Poll::Ready(Ok(0) | Err(_)) => return State::Closed,

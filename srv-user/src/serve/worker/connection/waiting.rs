@@ -44,6 +44,14 @@ impl Waiting {
         }
     }
 
+    /// A connection that was accepted a moment ago, and has TLS now.
+    pub(super) fn after_handshake(deadline_ns: u64) -> Self {
+        Self {
+            deadline_ns,
+            is_new: true,
+        }
+    }
+
     /// A connection whose client has all its answers.
     pub(super) fn next(driver: &Driver, now_ns: u64) -> Self {
         Self {
@@ -124,5 +132,6 @@ fn end(socket: &Socket, unread: &[u8], now_ns: u64) -> State {
     if socket.may_have_unread(true) || !unread.is_empty() {
         return linger::begin(socket, now_ns);
     }
+    socket.announce_end();
     State::Closed
 }

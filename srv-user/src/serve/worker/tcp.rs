@@ -1,0 +1,151 @@
+//! A connection's socket: non-blocking reads and writes within a turn, and a record of their
+//! results. This module knows no TLS, no HTTP and no epoll.
+
+use std::cell::Cell;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::task::Poll;
+
+use rustix::io::Errno;
+use rustix::ioctl;
+use rustix::net::{RecvFlags, SendFlags};
+
+use crate::serve::worker::turn::Turn;
+use srv_steer::Incoming;
+
+/// A connection's non-blocking socket, with the results of reads and writes.
+pub struct TcpSocket {
+    /// The socket itself.
+    pub fd: OwnedFd,
+    /// The listener that it was accepted from, by its number in the order of the addresses.
+    pub listener: usize,
+    /// The number by which the worker knows the connection.
+    pub key: Cell<usize>,
+    /// Whether there may be something to read. A read that reaches the end of what has arrived
+    /// clears it; the reactor sets it again.
+    pub readable: Cell<bool>,
+    /// Whether the client has closed its side. Then a short read does not prove that nothing is
+    /// left; only the end of file does.
+    pub hung_up: Cell<bool>,
+    /// Whether srv has read the end of file: nothing can come any more.
+    pub ended: Cell<bool>,
+    /// Whether the socket's buffer was full at the last write.
+    pub write_blocked: Cell<bool>,
+    /// Bytes read so far.
+    pub bytes_in: Cell<u64>,
+    /// Bytes written so far.
+    pub bytes_out: Cell<u64>,
+    /// What the connection may still do before others come first.
+    pub turn: Turn,
+}
+
+/// The request of `ioctl` that [`TcpSocket::unacknowledged_bytes`] makes: tcp(7).
+const SIOCOUTQ: u32 = libc::TIOCOUTQ as u32;
+
+impl TcpSocket {
+    /// A socket that was just accepted.
+    pub fn new(incoming: Incoming) -> Self {
+        Self {
+            fd: incoming.socket,
+            listener: incoming.group,
+            key: Cell::new(usize::MAX),
+            readable: Cell::new(true),
+            hung_up: Cell::new(false),
+            ended: Cell::new(false),
+            write_blocked: Cell::new(false),
+            bytes_in: Cell::new(0),
+            bytes_out: Cell::new(0),
+            turn: Turn::default(),
+        }
+    }
+
+    /// Whether bytes have arrived that srv has not read.
+    pub fn has_unread(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        matches!(rustix::net::recv(&self.fd, &mut [0u8], flags), Ok((1.., _)))
+    }
+
+    /// How many written bytes the client's kernel has not acknowledged, whether they were sent
+    /// or not.
+    pub fn unacknowledged_bytes(&self) -> u64 {
+        // SAFETY: this request stores an int and nothing else.
+        let queued = unsafe {
+            let request = ioctl::Getter::<SIOCOUTQ, libc::c_int>::new();
+            ioctl::ioctl(&self.fd, request)
+        };
+        // The call fails only if the socket is not a connection.
+        queued.map_or(0, |bytes| bytes.max(0) as u64)
+    }
+
+    /// Fills `room` with the bytes that have arrived. It is pending if there are none, or if the
+    /// connection's turn is over.
+    pub fn poll_read(&self, room: &mut [MaybeUninit<u8>]) -> Poll<rustix::io::Result<usize>> {
+        if !self.readable.get() || !self.turn.allows_call() {
+            return Poll::Pending;
+        }
+        let room_bytes = room.len();
+        let filled = retry(|| {
+            let read = rustix::net::recv(&self.fd, &mut *room, RecvFlags::empty());
+            read.map(|(_, filled)| filled)
+        });
+        match filled {
+            Ok(filled) => {
+                self.turn.spend(filled);
+                self.bytes_in.set(self.bytes_in.get() + filled as u64);
+                self.ended.set(filled == 0 && room_bytes > 0);
+                // The registration is edge-triggered: the kernel reports bytes that arrive
+                // after a short read, so there is no need to read until EAGAIN.
+                if filled < room_bytes && !self.hung_up.get() {
+                    self.readable.set(false);
+                }
+                Poll::Ready(Ok(filled))
+            }
+            Err(Errno::AGAIN) => {
+                self.readable.set(false);
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Writes these parts as far as there is room in the socket's buffer. It is pending if there is
+    /// none, or if the connection's turn is over.
+    pub fn poll_write(&self, parts: &[IoSlice<'_>]) -> Poll<rustix::io::Result<usize>> {
+        if !self.turn.allows_call() {
+            self.write_blocked.set(false);
+            return Poll::Pending;
+        }
+        let result = retry(|| match parts {
+            // The shorter way through the kernel.
+            [one] => rustix::net::send(&self.fd, one, SendFlags::NOSIGNAL),
+            _ => rustix::io::writev(&self.fd, parts),
+        });
+        self.write_blocked.set(result == Err(Errno::AGAIN));
+        match result {
+            Ok(written) => {
+                self.turn.spend(written);
+                self.bytes_out.set(self.bytes_out.get() + written as u64);
+                Poll::Ready(Ok(written))
+            }
+            Err(Errno::AGAIN) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Sends these bytes as far as there is room in the socket's buffer. They are the connection's
+    /// last, so that a turn does not matter.
+    pub fn send_last(&self, bytes: &[u8]) {
+        let _ = retry(|| rustix::net::send(&self.fd, bytes, SendFlags::NOSIGNAL));
+    }
+}
+
+/// Repeats a call that a signal interrupted.
+fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! TLS: sessions with real clients, certificates by name, and clients that do not behave.
+
+mod fixture;
+mod transfers;
