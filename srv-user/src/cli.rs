@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cgi::args::CgiArgs;
 use crate::measure::ab::args::AbArgs;
 use crate::measure::load::args::LoadArgs;
 use crate::run::coordinator::CoordinatorArgs;
@@ -89,6 +90,8 @@ Exit codes: 0 if srv found the server and it answers. 1 if not. 2 if the command
 Exit codes: 0 if no program is attached any more, also if none was. 1 if srv cannot detach \
 it, or the agent does not end. 2 if the command line is wrong.")]
     Detach(DetachArgs),
+    /// Execute CGI scripts for servers that speak FastCGI, until SIGTERM or SIGINT
+    Cgi(Box<CgiArgs>),
     /// Check what this machine lacks, what that costs and what to do about it
     #[command(after_help = DOCTOR_EXIT_CODES)]
     Doctor {
@@ -223,6 +226,8 @@ mod tests {
             "srv worker",
             "srv run --policy least --no-bpf --control /run/a.sock --log json -- nginx -g daemon",
             "srv run python3 -m http.server",
+            "srv cgi --listen unix:/run/cgi --root /srv/cgi --user nobody --env A=b --env C --memory 1GiB",
+            "srv cgi --listen 127.0.0.1:9000 --script /srv/a.cgi --waiting 0 --grace 0s --log json",
         ] {
             parse(line).unwrap();
         }

@@ -1,7 +1,7 @@
 //! srv's library. Each folder is one subject, and imports go one way:
 //!
 //! `kernel`, `values`, `logging`, `output`, [`fastcgi`] ← [`control`] ← [`serve`],
-//! [`attach`], [`run`] ← [`doctor`], [`measure`] ← [`cli`].
+//! [`attach`], [`run`] ← [`cgi`], [`doctor`], [`measure`] ← [`cli`].
 //!
 //! `cargo xtask tidy` checks this order and that no modules import one another in a
 //! circle.
@@ -11,6 +11,7 @@
 pub mod output;
 
 pub mod attach;
+pub mod cgi;
 pub mod cli;
 pub mod control;
 pub mod doctor;

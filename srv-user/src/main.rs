@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use clap::Parser;
+use srv::cgi;
 use srv::cli::{CheckArgs, Cli, Command, query};
 use srv::control::Request;
 use srv::doctor;
@@ -82,6 +83,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Detach(args) => args.run()?,
         Command::Run(args) => return Ok(args.run()),
         Command::Coordinate(args) => keeper::run(&args)?,
+        Command::Cgi(args) => cgi::run(&args)?,
         Command::Ab(args) => return compare(*args),
         Command::Doctor { json, strict } => {
             let report = doctor::run(program::carries_program(), || {
