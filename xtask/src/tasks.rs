@@ -35,7 +35,7 @@ pub(crate) const BENCHES: [&str; 10] = [
 ];
 
 /// What the tests use beside cargo.
-const TEST_TOOLS: [Package; 20] = [
+const TEST_TOOLS: [Package; 22] = [
     HAPROXY,
     NODE,
     PYTHON_VENV,
@@ -65,6 +65,14 @@ const TEST_TOOLS: [Package; 20] = [
     Package {
         name: "fonts-dejavu-core",
         shown_by: "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",
+    },
+    Package {
+        name: "git",
+        shown_by: "/usr/lib/git-core/git-http-backend",
+    },
+    Package {
+        name: "gitweb",
+        shown_by: "/usr/share/perl5/CGI.pm",
     },
     Package {
         name: "iproute2",

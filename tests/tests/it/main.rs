@@ -22,6 +22,7 @@ mod attach_stress;
 mod attached_cookies;
 mod attached_degraded;
 mod attached_steering;
+mod cgi;
 mod closing;
 mod connections;
 mod container;

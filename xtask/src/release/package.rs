@@ -16,7 +16,12 @@ use crate::{step, workspace};
 /// Where a unit in `dist` looks for srv, and where the package has it.
 const BINARY: (&str, &str) = ("/usr/local/bin/srv", "/usr/bin/srv");
 
-const UNITS: [&str; 3] = ["srv.service", "srv.socket", "srv-attach@.service"];
+const UNITS: [&str; 4] = [
+    "srv.service",
+    "srv.socket",
+    "srv-attach@.service",
+    "srv-cgi.service",
+];
 
 /// Where the shells look for completions: what clap calls them, and what they look for.
 const COMPLETIONS: [(&str, &str); 3] = [
@@ -261,6 +266,7 @@ mod tests {
                 "/etc/srv.toml",
                 "/usr/bin/srv",
                 "/usr/lib/systemd/system/srv-attach@.service",
+                "/usr/lib/systemd/system/srv-cgi.service",
                 "/usr/lib/systemd/system/srv.service",
                 "/usr/lib/systemd/system/srv.socket",
                 "/usr/lib/sysusers.d/srv.conf",

@@ -1,0 +1,133 @@
+//! git over HTTP and gitweb, by the programs that git itself has for that.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use rustix::process::geteuid;
+
+use super::Cgi;
+use super::nginx::{Nginx, installed, text};
+use crate::gate;
+
+const BACKEND: &str = "/usr/lib/git-core/git-http-backend";
+const GITWEB: &str = "/usr/share/gitweb/gitweb.cgi";
+
+const LOCATIONS: &str = r"
+location /git/ {
+    fastcgi_split_path_info ^(/git)(/.*)$;
+    fastcgi_param PATH_INFO $fastcgi_path_info;
+    fastcgi_param SCRIPT_FILENAME /usr/lib/git-core/git-http-backend;
+    fastcgi_pass {socket};
+}
+location = /gitweb {
+    fastcgi_param SCRIPT_FILENAME /usr/share/gitweb/gitweb.cgi;
+    fastcgi_pass {socket};
+}
+";
+
+fn programs() -> Result<()> {
+    installed()?;
+    for program in [BACKEND, GITWEB] {
+        ensure!(
+            Path::new(program).is_file(),
+            "{program} is not there: `cargo xtask test` installs it"
+        );
+    }
+    Ok(())
+}
+
+/// Runs git in `folder`, as a user without a configuration.
+fn git(folder: &Path, arguments: &[&str]) -> String {
+    let mut git = Command::new("git");
+    git.current_dir(folder).args(arguments);
+    git.env("HOME", folder).env("GIT_CONFIG_NOSYSTEM", "1");
+    for role in ["AUTHOR", "COMMITTER"] {
+        git.env(format!("GIT_{role}_NAME"), "A U Thor");
+        git.env(format!("GIT_{role}_EMAIL"), "author@example.org");
+    }
+    text(&git.env("GIT_TERMINAL_PROMPT", "0").output().unwrap())
+        .trim()
+        .to_owned()
+}
+
+/// A repository on the server, which its user owns.
+fn make_repository(folder: &Path) {
+    let name = folder.join("repositories/a.git");
+    let path = name.to_str().unwrap();
+    git(
+        folder,
+        &["init", "--quiet", "--bare", "--initial-branch=main", path],
+    );
+    git(&name, &["config", "http.receivepack", "true"]);
+    if geteuid().is_root() {
+        let owned = Command::new("chown").args(["-R", "nobody", path]).status();
+        assert!(owned.unwrap().success());
+    }
+}
+
+fn commit(work: &Path, name: &str, size: usize) -> String {
+    std::fs::write(work.join(name), name.repeat(size)).unwrap();
+    git(work, &["add", name]);
+    git(work, &["commit", "--quiet", "-m", &format!("add {name}")]);
+    git(work, &["rev-parse", "HEAD"])
+}
+
+#[test]
+fn git_clones_fetches_and_pushes() {
+    gate::needs!("run git-http-backend and gitweb": &programs());
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    make_repository(folder);
+    let repositories = folder.join("repositories").display().to_string();
+    let configuration = folder.join("gitweb.conf");
+    std::fs::write(
+        &configuration,
+        format!("$projectroot = '{repositories}'; 1;\n"),
+    )
+    .unwrap();
+    let root = format!("GIT_PROJECT_ROOT={repositories}");
+    let config = format!("GITWEB_CONFIG={}", configuration.display());
+    let flags = [
+        "--script",
+        BACKEND,
+        "--script",
+        GITWEB,
+        "--env",
+        "GIT_HTTP_EXPORT_ALL=1",
+        "--env",
+        &root,
+        "--env",
+        &config,
+    ];
+    let cgi = Cgi::start(&[], &flags);
+    let nginx = Nginx::start(&cgi, LOCATIONS);
+    let url = format!("http://{}/git/a.git", nginx.address);
+
+    let (first, second) = (folder.join("first"), folder.join("second"));
+    git(
+        folder,
+        &["init", "--quiet", "--initial-branch=main", "first"],
+    );
+    git(&first, &["remote", "add", "origin", &url]);
+    commit(&first, "small", 1);
+    let pushed = commit(&first, "large", 300_000);
+    git(&first, &["push", "--quiet", "origin", "main"]);
+
+    git(folder, &["clone", "--quiet", &url, "second"]);
+    assert_eq!(git(&second, &["rev-parse", "HEAD"]), pushed);
+    let pushed = commit(&second, "answer", 10);
+    git(&second, &["push", "--quiet", "origin", "main"]);
+
+    git(&first, &["fetch", "--quiet", "origin"]);
+    assert_eq!(git(&first, &["rev-parse", "origin/main"]), pushed);
+
+    let list = nginx.get("/gitweb", &[]);
+    assert!(list.contains("200 OK") && list.contains("a.git"), "{list}");
+    let log = nginx.get("/gitweb?p=a.git;a=shortlog", &[]);
+    assert!(
+        log.contains("add answer") && log.contains("A U Thor"),
+        "{log}"
+    );
+}
