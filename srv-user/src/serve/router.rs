@@ -2,6 +2,7 @@
 //! new settings; a request costs a few lookups in hash tables, and for a server with one site none.
 //! `hosts` finds the site, [`super::site::paths`] the route, and `answer` is what a route does.
 
+mod access;
 mod answer;
 mod client;
 mod hosts;
@@ -20,6 +21,7 @@ use crate::serve::config::sites::{Place, SiteSettings};
 use crate::serve::config::{Root, Serving};
 use crate::serve::site::paths::Paths;
 use crate::serve::site::{Body, DocRoot, FileCache, Folder, PlainRequest, Ready, Site, decoded};
+use access::Memory;
 use answer::Answer;
 pub use client::Client;
 pub use hosts::{Hosts, by_listener};
@@ -49,7 +51,9 @@ pub struct Target {
 struct Table {
     /// By listener. The last one is for all listeners that no site refers to.
     hosts: Vec<Hosts>,
+    asks_for_addresses: bool,
     sites: Vec<Routes>,
+    memory: Memory,
 }
 
 /// One site: what its routes answer, and what answers the rest.
@@ -130,7 +134,10 @@ impl Router {
             return self.front.respond(request);
         }
         let mut response = match table.find_for(request, client) {
-            Some(target) => table.answer(target).respond(request),
+            Some(target) => {
+                let answer = table.answer(target);
+                answer.respond(request, client, &table.memory)
+            }
             None => self.front.refuse(
                 StatusCode::MISDIRECTED_REQUEST,
                 "421 Misdirected Request: this server has no site for this host.\n",
@@ -153,7 +160,30 @@ impl Router {
             return None;
         }
         let target = table.find(request.host(), path, client)?;
-        table.answer(target).ready(request, path, query)
+        let answer = table.answer(target);
+        answer.ready(request, path, query, client, &table.memory)
+    }
+
+    /// Whether the answer to a request may depend on the address of its client.
+    pub fn asks_for_addresses(&self) -> bool {
+        self.table
+            .as_ref()
+            .is_some_and(|table| table.asks_for_addresses)
+    }
+
+    /// The refusal of a request by the rules for clients, if they refuse it, for what answers in
+    /// place of [`respond`](Self::respond), which applies them itself.
+    pub fn refusal(&self, request: &Parts, client: Client) -> Option<Response<Body>> {
+        let table = self.table.as_ref()?;
+        let answer = table.answer(table.find_for(request, client)?);
+        answer.refusal(request, client, &table.memory)
+    }
+
+    /// The most bytes of the body of a request, if they are other ones than for the whole server.
+    pub fn body_bytes_max(&self, request: &Parts, client: Client) -> Option<u64> {
+        let table = self.table.as_ref()?;
+        let answer = table.answer(table.find_for(request, client)?);
+        answer.rules().body_bytes
     }
 
     /// Which site and route answer a request. `None`: the server has one site without routes, or
@@ -191,9 +221,12 @@ impl Table {
                 by_path: Paths::new(site.routes.iter().map(|route| &route.pattern).zip(0..)),
             });
         }
+        let mut places = sites.iter().flat_map(SiteSettings::places);
         Ok(Self {
             hosts: hosts::by_listener(sites),
+            asks_for_addresses: places.any(|place| place.access.asks_for_address()),
             sites: table,
+            memory: Memory::default(),
         })
     }
 

@@ -1,5 +1,6 @@
 //! Sites and routes: which site answers for a host, and that sites come and go without loss.
 
+mod access;
 mod files;
 mod listeners;
 mod rules;

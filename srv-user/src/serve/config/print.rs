@@ -118,6 +118,8 @@ mod tests {
     use crate::serve::config::args::ServeArgs;
     use crate::serve::config::{Places, Settings, settings};
 
+    const USERS: &str = "a:$2y$04$Te3J32w/XMDSlBKMJSRZ0uC.awqR.8P12EQkkquU71sonERqe/mQC";
+
     /// Keys outside of a site, inside of one, and inside of a route.
     const OUTSIDE: [&str; 9] = [
         "listen = [\"127.0.0.1:81\", { address = \"[::1]:82\", name = \"admin\", backlog = 5, v6-only = false }]",
@@ -130,7 +132,7 @@ mod tests {
         "types = { foo = \"a/b; c=d\" }",
         "limits = { body-bytes = \"3MiB\", idle-timeout = \"61s\" }",
     ];
-    const PLACE: [&str; 10] = [
+    const PLACE: [&str; 14] = [
         "index = [\"a.html\", \"b\"]",
         "try-files = [\"{path}\", \"{path}.html\", \"/c{path}/\", \"/x\", \"=410\"]",
         "dotfiles = false",
@@ -140,6 +142,10 @@ mod tests {
         "cache-control = { \"*\" = \"no-cache\", \"*.css\" = \"public\", \"/a/*\" = \"x\", \"/b\" = \"y\" }",
         "error-pages = { 404 = \"/404.html\", 503 = \"/a b\" }",
         "headers = { security = true, remove = [\"referrer-policy\"], set = { B = \"1\", a = \"\\\"\" }, add = { C = \"2\" } }",
+        "allow = [\"10.0.0.0/8\", \"2001:db8::1\"]\ndeny = [\"10.0.0.1\"]",
+        "auth = { realm = \"a b\", users = \"users\" }",
+        "rate = { per-second = 5, burst = 9 }",
+        "limits = { body-bytes = 12345 }",
         "redirect = { to = \"https://a.test\", path = \"whole\", query = false, status = 308 }",
     ];
 
@@ -171,13 +177,14 @@ mod tests {
         let chosen = subsequence(patterns, 0..=3);
         (
             chosen,
-            proptest::collection::vec(subsequence(PLACE.to_vec(), 0..=10), 3),
+            proptest::collection::vec(subsequence(PLACE.to_vec(), 0..=14), 3),
         )
             .prop_map(|(patterns, keys)| patterns.into_iter().zip(keys).collect())
     }
 
     fn read(folder: &tempfile::TempDir, text: &str) -> Settings {
         let path = folder.path().join("srv.toml");
+        std::fs::write(folder.path().join("users"), USERS).unwrap();
         std::fs::write(&path, text).unwrap();
         let flags = ServeArgs {
             config: Some(path),
@@ -195,7 +202,7 @@ mod tests {
     fn what_is_printed_means_the_same() {
         let folder = tempfile::tempdir().unwrap();
         let sites =
-            proptest::collection::vec((subsequence(PLACE.to_vec(), 0..=10), routes()), 0..4);
+            proptest::collection::vec((subsequence(PLACE.to_vec(), 0..=14), routes()), 0..4);
         let input = (subsequence(OUTSIDE.to_vec(), 0..=9), sites);
         proptest!(|((outside, sites) in input)| {
             let sites = sites.iter().enumerate();

@@ -9,18 +9,25 @@ use serde::{Deserialize, Serialize};
 
 use super::tls::Tls;
 use super::{Root, Types};
+pub use access::{Access, Auth, Rate};
 pub use host::{HOST_BYTES_MAX, HostPattern};
 pub use pattern::Pattern;
+#[cfg(test)]
+pub(in crate::serve) use users::read as read_users;
+pub use users::{PasswordHash, User};
 pub use values::{Candidate, Charset, Coding, HeaderChange, KeptPath};
 
+mod access;
 pub mod args;
 mod conflicts;
 mod host;
 mod pattern;
 pub(super) mod print;
 pub(super) mod settle;
+mod settle_access;
 #[cfg(test)]
 mod tests;
+mod users;
 mod values;
 
 /// All sites; without any, the server has one, which the keys outside of `[[site]]` describe. A
@@ -61,6 +68,8 @@ pub struct Place {
     pub handler: Handler,
     /// Its files: those of the handler, if that is [`Handler::Files`], and of the error pages.
     pub files: Files,
+    /// Which clients are answered.
+    pub access: Access,
     /// The file that is sent with a status instead of the built-in text.
     pub error_pages: BTreeMap<u16, String>,
     /// Changes of each response, in this order.

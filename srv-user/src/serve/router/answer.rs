@@ -1,4 +1,4 @@
-//! How a route, or the rest of a site, answers: its handler, then its error pages, then its changes
+//! How a route, or the rest of a site, answers: whether the client may have an answer, its handler, then its error pages, then its changes
 //! of headers. Knows neither hosts nor other routes.
 
 use std::collections::BTreeMap;
@@ -9,8 +9,10 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use percent_encoding::{CONTROLS, utf8_percent_encode};
 
+use super::Client;
+use super::access::{Access, Memory};
 use crate::serve::config::sites::{
-    Fixed, Handler, HeaderChange, KeptPath, Pattern, Place, Redirect,
+    Access as Rules, Fixed, Handler, HeaderChange, KeptPath, Pattern, Place, Redirect,
 };
 use crate::serve::site::{
     Body, Finish, Folder, PlainRequest, Ready, RequestPath, Site, notice, rendered,
@@ -25,6 +27,7 @@ pub(super) struct Answer {
     site: Site,
     error_pages: BTreeMap<u16, String>,
     changes: Vec<Change>,
+    access: Access,
     /// The worker's name, if every response has it.
     worker: Option<HeaderValue>,
     /// The rendered answer, if it is the same for every path without a query.
@@ -59,6 +62,7 @@ impl Answer {
             site: Site::of(place.files.clone(), folder, number.to_string()),
             error_pages: place.error_pages.clone(),
             changes: changes.collect::<Result<_, _>>()?,
+            access: Access::new(&place.access, number)?,
             worker: worker.cloned(),
             ready: None,
         };
@@ -71,9 +75,49 @@ impl Answer {
         Ok(answer)
     }
 
+    /// Which clients are answered.
+    pub(super) fn rules(&self) -> &Rules {
+        self.access.rules()
+    }
+
     /// Answers a request.
-    pub(super) fn respond(&self, request: &Parts) -> Response<Body> {
-        let mut response = match &self.handler {
+    pub(super) fn respond(
+        &self,
+        request: &Parts,
+        client: Client,
+        memory: &Memory,
+    ) -> Response<Body> {
+        if let Some(refusal) = self.refusal(request, client, memory) {
+            return refusal;
+        }
+        let response = self.handle(request);
+        let has_own_text = self.has_own_text();
+        self.complete(response, has_own_text)
+    }
+
+    /// The refusal of a request by the rules for clients, if they refuse it.
+    pub(super) fn refusal(
+        &self,
+        request: &Parts,
+        client: Client,
+        memory: &Memory,
+    ) -> Option<Response<Body>> {
+        let refusal = self.access.refusal(memory, client, &request.headers)?;
+        Some(self.complete(refusal, false))
+    }
+
+    /// With its error page, unless it has a text of its own, and with the changes of headers.
+    fn complete(&self, mut response: Response<Body>, has_own_text: bool) -> Response<Body> {
+        let page = self.error_pages.get(&response.status().as_u16());
+        if let Some(page) = page.filter(|_| !has_own_text) {
+            response = self.site.error_page(page, response);
+        }
+        self.finish(response.headers_mut());
+        response
+    }
+
+    fn handle(&self, request: &Parts) -> Response<Body> {
+        match &self.handler {
             Handler::Files => self.site.respond(request),
             // Every other answer than a refusal would be a tunnel (RFC 9110, 9.3.6).
             _ if request.method == Method::CONNECT => self.site.respond(request),
@@ -82,12 +126,7 @@ impl Answer {
                 redirect(to, &self.prefix, path, query)
             }
             Handler::Fixed(fixed) => text(fixed),
-        };
-        if let Some(page) = self.error_page(response.status()) {
-            response = self.site.error_page(page, response);
         }
-        self.finish(response.headers_mut());
-        response
     }
 
     /// The answer to a plain request, if it is ready.
@@ -96,7 +135,12 @@ impl Answer {
         request: &PlainRequest<'_>,
         path: &str,
         query: Option<&str>,
+        client: Client,
+        memory: &Memory,
     ) -> Option<Ready<'_>> {
+        if !self.access.is_open_at_once(memory, client, request) {
+            return None;
+        }
         let finish: Finish<'_> = &|headers| self.finish(headers);
         let (head, body) = match &self.handler {
             Handler::Files => self.site.ready_file(path, request, finish)?,
@@ -106,12 +150,14 @@ impl Answer {
             },
             Handler::Fixed(fixed) => {
                 let status = status_of(fixed);
-                match self.error_page(status) {
+                let page = self.error_pages.get(&status.as_u16());
+                match page.filter(|_| !self.has_own_text()) {
                     Some(page) => self.site.ready_error_page(page, status, finish)?,
                     None => self.ready.clone()?,
                 }
             }
         };
+        self.access.count(memory, client);
         Some(Ready {
             head,
             signature: &[],
@@ -122,15 +168,13 @@ impl Answer {
         })
     }
 
-    /// The error page for a status. What has a text of its own keeps it.
-    fn error_page(&self, status: StatusCode) -> Option<&String> {
-        let has_own_text = match &self.handler {
+    /// Whether its answers keep their text, instead of that of an error page.
+    fn has_own_text(&self) -> bool {
+        match &self.handler {
             Handler::Files => false,
             Handler::Redirect(_) => true,
             Handler::Fixed(fixed) => !fixed.body.is_empty(),
-        };
-        let page = self.error_pages.get(&status.as_u16());
-        page.filter(|_| !has_own_text)
+        }
     }
 
     /// What is done with the headers of every response.

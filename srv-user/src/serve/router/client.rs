@@ -1,8 +1,13 @@
 //! What sites know of a client beside its request.
 
+use std::net::IpAddr;
+
 /// A client, for as long as its connection lasts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Client {
     /// The listener that it connected to, by its number in the order of the addresses.
     pub listener: usize,
+    /// Its address, if that is known and a site asks for it ([`super::Router::asks_for_addresses`]).
+    /// An IPv4 address is one, also if it came over an IPv6 socket.
+    pub address: Option<IpAddr>,
 }

@@ -27,6 +27,8 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_pwait2,
+    // The address of a client, for rules that depend on it.
+    libc::SYS_getpeername,
     libc::SYS_getsockopt,
     libc::SYS_ppoll,
     libc::SYS_read,

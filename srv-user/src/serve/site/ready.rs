@@ -58,7 +58,7 @@ impl PlainRequest<'_> {
     }
 
     /// The values of this header.
-    fn values(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+    pub(in crate::serve) fn values(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         let of_name = move |header: &&Header<'_>| header.name.eq_ignore_ascii_case(name);
         self.headers
             .iter()

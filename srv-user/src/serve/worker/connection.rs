@@ -92,8 +92,10 @@ impl Driver {
 
     /// What sites know of the client at the other end of `socket`.
     fn client(&self, socket: &Socket) -> Client {
+        let asks = self.http.router.asks_for_addresses();
         Client {
             listener: socket.listener,
+            address: asks.then(|| socket.client_address()).flatten(),
         }
     }
 

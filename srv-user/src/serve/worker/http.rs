@@ -137,10 +137,32 @@ impl Handler {
             let why = "the only transfer coding that this server knows is one chunked\n";
             (StatusCode::NOT_IMPLEMENTED, why)
         } else {
-            let is_too_large = body.size_hint().lower() > self.http.limits.body_bytes;
+            let is_too_large = body.size_hint().lower() > self.body_bytes_max(head, body);
             return is_too_large.then(|| self.too_large());
         };
         Some(self.refuse(Refusal::Malformed, status, why))
+    }
+
+    /// The most bytes that the body of a request may have.
+    fn body_bytes_max(&self, head: &request::Parts, body: &Incoming) -> u64 {
+        // Most requests have none.
+        let of_site = match body.is_end_stream() {
+            true => None,
+            false => self.http.router.body_bytes_max(head, self.client),
+        };
+        of_site.unwrap_or(self.http.limits.body_bytes)
+    }
+
+    /// The answer to a client that may not have another one from an application. If its body has
+    /// not come, the connection ends.
+    fn kept_out(&self, head: &request::Parts, body: &RequestBody) -> Option<Response<Body>> {
+        let mut response = self.http.router.refusal(head, self.client)?;
+        if !body.is_complete() {
+            self.exchange.refused.set(true);
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        Some(response)
     }
 
     fn too_large(&self) -> Response<Body> {
@@ -161,8 +183,12 @@ impl Service<Request<Incoming>> for Handler {
             return Serving::Answered(Some(in_service.reply(response)));
         }
         let handler = Self::new(self.http.clone(), self.exchange.clone(), self.client);
-        let body = RequestBody::new(handler, body);
+        let body_bytes_max = self.body_bytes_max(&head, &body);
+        let body = RequestBody::new(handler, body, body_bytes_max);
         if let Some(application) = (self.http.application)(&self.http, &head) {
+            if let Some(response) = self.kept_out(&head, &body) {
+                return Serving::Answered(Some(in_service.reply(response)));
+            }
             self.exchange.asks.set(true);
             let answering = application(Asked { head, body });
             return Serving::Asking(answering, Some(in_service));

@@ -1,9 +1,10 @@
 //! A connection's socket: non-blocking reads and writes within a turn, and a record of their
 //! results. This module knows no TLS, no HTTP and no epoll.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::task::Poll;
 
@@ -18,6 +19,8 @@ use srv_steer::Incoming;
 pub struct TcpSocket {
     /// The socket itself.
     pub fd: OwnedFd,
+    /// The address at the other end, once it was asked for.
+    client_address: OnceCell<Option<IpAddr>>,
     /// The listener that it was accepted from, by its number in the order of the addresses.
     pub listener: usize,
     /// The number by which the worker knows the connection.
@@ -48,6 +51,7 @@ impl TcpSocket {
     pub fn new(incoming: Incoming) -> Self {
         Self {
             fd: incoming.socket,
+            client_address: OnceCell::new(),
             listener: incoming.group,
             key: Cell::new(usize::MAX),
             readable: Cell::new(true),
@@ -58,6 +62,15 @@ impl TcpSocket {
             bytes_out: Cell::new(0),
             turn: Turn::default(),
         }
+    }
+
+    /// The client's IP address, if it has one. An IPv4 address is one, also on an IPv6 socket.
+    pub fn client_address(&self) -> Option<IpAddr> {
+        *self.client_address.get_or_init(|| {
+            let address = rustix::net::getpeername(&self.fd).ok()??;
+            let address = SocketAddr::try_from(address).ok()?;
+            Some(address.ip().to_canonical())
+        })
     }
 
     /// Whether bytes have arrived that srv has not read.

@@ -2,10 +2,15 @@
 //! What the values mean is in `super::settle`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
 use toml::Spanned;
+
+use crate::values::{Bytes, Count, scalar};
 
 /// A text with its position.
 pub(crate) type Text = Spanned<String>;
@@ -45,6 +50,16 @@ macro_rules! tables {
                 error_pages: Option<Texts>,
                 /// Changes of response headers.
                 headers: Option<HeaderArgs>,
+                /// Addresses of the clients that are answered.
+                allow: Option<Vec<Text>>,
+                /// Addresses of clients that are refused.
+                deny: Option<Vec<Text>>,
+                /// Users and passwords, or `false`: none.
+                auth: Option<AuthSwitch>,
+                /// How many requests a client may make.
+                rate: Option<RateArgs>,
+                /// The limits that are other ones here.
+                limits: Option<PlaceLimits>,
                 /// Answers with a redirect.
                 redirect: Option<Spanned<RedirectArgs>>,
                 /// Answers with a status and a text.
@@ -114,6 +129,11 @@ pub(super) struct PlaceArgs<'a> {
     pub(super) cache_control: Option<&'a Texts>,
     pub(super) error_pages: Option<&'a Texts>,
     pub(super) headers: Option<&'a HeaderArgs>,
+    pub(super) allow: Option<&'a Vec<Text>>,
+    pub(super) deny: Option<&'a Vec<Text>>,
+    pub(super) auth: Option<&'a AuthSwitch>,
+    pub(super) rate: Option<&'a RateArgs>,
+    pub(super) limits: Option<&'a PlaceLimits>,
     pub(super) redirect: Option<&'a Spanned<RedirectArgs>>,
     pub(super) respond: Option<&'a Spanned<RespondArgs>>,
 }
@@ -140,6 +160,73 @@ pub struct TlsArgs {
     pub(super) certificate: Spanned<PathBuf>,
     /// The file of its key.
     pub(super) key: Spanned<PathBuf>,
+}
+
+/// `auth`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AuthSwitch {
+    /// `false`: a route asks for no password, although its site does.
+    Off,
+    /// A table.
+    On(AuthArgs),
+}
+
+/// The table `auth`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct AuthArgs {
+    /// What a browser shows beside the question for the password.
+    pub(super) realm: Text,
+    /// The file of users.
+    pub(super) users: Spanned<PathBuf>,
+}
+
+impl<'de> Deserialize<'de> for AuthSwitch {
+    fn deserialize<D: Deserializer<'de>>(file: D) -> Result<Self, D::Error> {
+        file.deserialize_any(AuthVisitor)
+    }
+}
+
+struct AuthVisitor;
+
+impl<'de> Visitor<'de> for AuthVisitor {
+    type Value = AuthSwitch;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("false, or a table with the keys realm and users")
+    }
+
+    fn visit_bool<E: de::Error>(self, is_on: bool) -> Result<AuthSwitch, E> {
+        match is_on {
+            false => Ok(AuthSwitch::Off),
+            true => Err(E::invalid_value(de::Unexpected::Bool(true), &self)),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<AuthSwitch, A::Error> {
+        AuthArgs::deserialize(MapAccessDeserializer::new(map)).map(AuthSwitch::On)
+    }
+}
+
+/// `rate`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RateArgs {
+    /// In the long run.
+    #[serde(deserialize_with = "scalar")]
+    pub(super) per_second: Option<Count<1, 1_000_000>>,
+    /// At once.
+    #[serde(default, deserialize_with = "scalar")]
+    pub(super) burst: Option<Count<1, 1_000_000>>,
+}
+
+/// `limits`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PlaceLimits {
+    /// The largest request body.
+    #[serde(deserialize_with = "scalar")]
+    pub(super) body_bytes: Option<Bytes<0>>,
 }
 
 /// `redirect`.
@@ -182,6 +269,13 @@ impl SiteArgs {
             let tls = tls.as_mut();
             for path in [&mut tls.certificate, &mut tls.key] {
                 *path.as_mut() = folder.join(path.as_ref());
+            }
+        }
+        let routes = self.route.iter_mut();
+        let auths = routes.map(|route| &mut route.as_mut().auth);
+        for auth in std::iter::once(&mut self.auth).chain(auths).flatten() {
+            if let AuthSwitch::On(AuthArgs { users, .. }) = auth {
+                *users.as_mut() = folder.join(users.as_ref());
             }
         }
     }

@@ -4,7 +4,10 @@
 use anyhow::Result;
 use toml::{Table, Value};
 
-use super::{Files, Fixed, Handler, HeaderChange, Pattern, Place, Redirect, Route, SiteSettings};
+use super::access::Written;
+use super::{
+    Access, Files, Fixed, Handler, HeaderChange, Pattern, Place, Redirect, Route, SiteSettings,
+};
 use crate::serve::config::identity::Identity;
 use crate::serve::config::sites::pattern::Glob;
 use crate::serve::config::tables::{path, put, put_some, text, types};
@@ -71,6 +74,7 @@ fn place(place: &Place, inherited: usize) -> Result<Table> {
         .collect();
     put(&mut table, "error-pages", pages);
     put(&mut table, "headers", headers(&place.headers[inherited..]));
+    access(&mut table, &place.access)?;
     match &place.handler {
         Handler::Files => {}
         Handler::Redirect(to) => put(&mut table, "redirect", redirect(to)),
@@ -97,6 +101,38 @@ fn files(files: &Files) -> Result<Table> {
         .collect();
     put(&mut table, "cache-control", values);
     Ok(table)
+}
+
+fn access(table: &mut Table, access: &Access) -> Result<()> {
+    for (key, networks) in [("allow", &access.allow), ("deny", &access.deny)] {
+        let networks = networks.iter().map(|network| text(Written(network)));
+        put(table, key, networks.collect::<Vec<_>>());
+    }
+    match &access.auth {
+        None => put(table, "auth", false),
+        Some(auth) => {
+            let mut users = Table::new();
+            put(&mut users, "realm", auth.realm.clone());
+            put(&mut users, "users", path(&auth.file)?);
+            put(table, "auth", users);
+        }
+    }
+    if let Some(rate) = access.rate {
+        let mut figures = Table::new();
+        put(&mut figures, "per-second", i64::from(rate.per_second));
+        put(&mut figures, "burst", i64::from(rate.burst));
+        put(table, "rate", figures);
+    }
+    if let Some(most) = access.body_bytes {
+        let mut limits = Table::new();
+        put(
+            &mut limits,
+            "body-bytes",
+            i64::try_from(most).unwrap_or(i64::MAX),
+        );
+        put(table, "limits", limits);
+    }
+    Ok(())
 }
 
 fn headers(changes: &[HeaderChange]) -> Table {

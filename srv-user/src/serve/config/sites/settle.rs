@@ -220,6 +220,7 @@ impl Settling<'_> {
             files: self.files(args, base.files)?,
             ..base
         };
+        place.access = self.access(args, place.access)?;
         for (status, path) in args.error_pages.into_iter().flatten() {
             let ErrorStatus(status) = self.parsed(status)?;
             let SitePath(path) = self.parsed(path)?;
@@ -489,7 +490,7 @@ impl Settling<'_> {
         })
     }
 
-    fn parsed<T: FromStr<Err = Expected>>(&self, text: &Text) -> Result<T> {
+    pub(super) fn parsed<T: FromStr<Err = Expected>>(&self, text: &Text) -> Result<T> {
         let parsed = text.as_ref().parse();
         parsed.map_err(|expected| {
             let place = self.places.at(text.span().start);

@@ -8,6 +8,11 @@ fn read(text: &str) -> anyhow::Result<Settings> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("www")).unwrap();
     std::fs::create_dir(folder.path().join("b")).unwrap();
+    std::fs::write(
+        folder.path().join("users"),
+        "a:$2y$04$Te3J32w/XMDSlBKMJSRZ0uC.awqR.8P12EQkkquU71sonERqe/mQC",
+    )
+    .unwrap();
     let path = folder.path().join("srv.toml");
     std::fs::write(&path, text).unwrap();
     settings(&ServeArgs {
@@ -136,6 +141,35 @@ const REFUSED: &[(&str, &str)] = &[
         "3:37: found `A` in set, expected it once",
     ),
     (
+        "[[site]]\nroot = \"www\"\nallow = [\"10.0.0.0/8\", \"10.0.0.1/8\"]",
+        "3:24: found `10.0.0.1/8`, expected a network without bits behind its prefix, which would \
+         be 10.0.0.0/8",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\ndeny = [\"all\"]",
+        "3:9: found `all`, expected an address or a network",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nauth = true",
+        "3:8: invalid value: boolean `true`, expected false, or a table",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nauth = { realm = \"a\\\"\", users = \"users\" }",
+        "3:18: found `a\"`, expected 1 to 200 visible",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nauth = { realm = \"a\", users = \"no\" }",
+        "3:31: found `",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nrate = { per-second = 0 }",
+        "3:23: found `0`, expected a whole number from 1",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nlimits = { body-bytes = \"x\" }",
+        "3:25: found `x`, expected a number of bytes",
+    ),
+    (
         "[[site]]\nredirect = { to = \"//a\" }",
         "2:19: found `//a`, expected a URL",
     ),
@@ -226,6 +260,29 @@ fn each_listener_has_its_hosts_and_its_default() {
     let error = read(&file.replace("\"admin\"", "\"public\"")).unwrap_err();
     let why = "1:3: listen: two listeners are named public";
     assert!(format!("{error:#}").contains(why), "{error:#}");
+}
+
+#[test]
+fn routes_inherit_rules_for_clients() {
+    let settings = read(
+        "[[site]]\nroot = \"www\"\nallow = [\"10.0.0.0/8\", \"::1\"]\nrate = { per-second = 3 }\n\
+         auth = { realm = \"r\", users = \"www/../users\" }\nlimits = { body-bytes = \"1KiB\" }\n\
+         [[site.route]]\nprefix = \"/same\"\n\
+         [[site.route]]\nprefix = \"/open\"\nauth = false\ndeny = [\"10.0.0.1\"]\n\
+         rate = { per-second = 5, burst = 9 }\nlimits = { body-bytes = 7 }",
+    );
+    let sites = settings.unwrap().serving.sites;
+    let site = &sites.list()[0];
+    let rules = |nth: usize| &site.routes[nth].place.access;
+    assert_eq!(*rules(0), site.place.access);
+    let of_site = &site.place.access;
+    assert_eq!(of_site.auth.as_ref().unwrap().users.len(), 1);
+    let rate = of_site.rate.unwrap();
+    assert_eq!((rate.per_second, rate.burst), (3, 3));
+    let open = rules(1);
+    assert!(open.auth.is_none() && open.allow.is_empty());
+    assert_eq!(open.deny, ["10.0.0.1/32".parse().unwrap()]);
+    assert_eq!((open.rate.unwrap().burst, open.body_bytes), (9, Some(7)));
 }
 
 #[test]

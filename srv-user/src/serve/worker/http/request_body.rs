@@ -16,6 +16,7 @@ use crate::serve::site::Body;
 pub struct RequestBody {
     handler: Handler,
     body: Incoming,
+    bytes_max: u64,
     received: u64,
 }
 
@@ -29,10 +30,12 @@ pub enum BodyFault {
 }
 
 impl RequestBody {
-    pub(super) fn new(handler: Handler, body: Incoming) -> Self {
+    /// A body that may have so many bytes.
+    pub(super) fn new(handler: Handler, body: Incoming, bytes_max: u64) -> Self {
         Self {
             handler,
             body,
+            bytes_max,
             received: 0,
         }
     }
@@ -68,7 +71,7 @@ impl RequestBody {
                 continue;
             };
             self.received += piece.len() as u64;
-            if self.received > self.handler.http.limits.body_bytes {
+            if self.received > self.bytes_max {
                 return Poll::Ready(Some(Err(BodyFault::TooLarge)));
             }
             return Poll::Ready(Some(Ok(piece)));

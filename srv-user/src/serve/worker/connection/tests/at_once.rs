@@ -64,6 +64,20 @@ respond = { status = 299, body = "fixed", type = "text/html" }
 headers = { set = { Link = "</b>", Content-Type = "text/css" }, add = { Link = "</c>" } }
 
 [[site.route]]
+prefix = "/far"
+allow = ["192.0.2.0/24"]
+
+[[site.route]]
+prefix = "/private"
+auth = { realm = "r", users = "users" }
+respond = { status = 200, body = "private" }
+
+[[site.route]]
+prefix = "/rated"
+rate = { per-second = 1, burst = 1000000 }
+respond = { status = 200, body = "rated" }
+
+[[site.route]]
 exact = "/nothing"
 respond = { status = 200 }
 
@@ -88,7 +102,7 @@ redirect = { to = "https://c.test", path = "whole" }
 "#;
 
 /// Requests to [`SITES`], and whether the second of the kind is answered at once.
-const TO_SITES: [(&str, bool); 26] = [
+const TO_SITES: [(&str, bool); 30] = [
     ("GET /a.txt HTTP/1.1\r\nHost: a\r\n\r\n", true),
     ("GET /a.txt?v=1 HTTP/1.1\r\nHost: x.a:80\r\n\r\n", true),
     ("HEAD / HTTP/1.1\r\nHost: A.\r\n\r\n", true),
@@ -123,6 +137,10 @@ const TO_SITES: [(&str, bool); 26] = [
     ("GET / HTTP/1.1\r\nHost: default\r\n\r\n", true),
     ("HEAD /%2e%2e/x?y HTTP/1.1\r\nHost: z\r\n\r\n", true),
     ("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", true),
+    (RIGHT, true),
+    ("GET /rated HTTP/1.1\r\nHost: a\r\n\r\n", true),
+    ("GET /private HTTP/1.1\r\nHost: a\r\n\r\n", false),
+    ("GET /far/a.txt HTTP/1.1\r\nHost: a\r\n\r\n", false),
     ("GET /other HTTP/1.1\r\nHost: b\r\n\r\n", false),
     ("GET /missing HTTP/1.1\r\nHost: a\r\n\r\n", false),
     ("GET /empty.txt HTTP/1.1\r\nHost: a\r\n\r\n", false),
@@ -138,11 +156,17 @@ const TO_SITES: [(&str, bool); 26] = [
     ("OPTIONS /text HTTP/1.1\r\nHost: a\r\n\r\n", false),
 ];
 
+/// With the password `secret`.
+const RIGHT: &str = "GET /private HTTP/1.1\r\nHost: a\r\nAuthorization: Basic YTpzZWNyZXQ=\r\n\r\n";
+const USERS: &str = "a:$2y$04$Te3J32w/XMDSlBKMJSRZ0uC.awqR.8P12EQkkquU71sonERqe/mQC";
+
 fn any_request_to_sites() -> impl Strategy<Value = Bytes> {
     let known = TO_SITES.map(|(request, _)| request.as_bytes());
+    // After wrong passwords, the time decides how a right one is answered.
+    let others = known.into_iter().filter(|known| *known != RIGHT.as_bytes());
     prop_oneof![
         3 => select(known.to_vec()).prop_map(Bytes::from_static),
-        2 => mutated(known),
+        2 => mutated(others),
     ]
 }
 
@@ -194,6 +218,7 @@ fn one_site(root: &Path) -> Serving {
 fn sites(root: &Path) -> Serving {
     let file = root.join("srv.toml");
     std::fs::write(&file, SITES).unwrap();
+    std::fs::write(root.join("users"), USERS).unwrap();
     let flags = ServeArgs {
         config: Some(file),
         ..ServeArgs::default()
