@@ -142,7 +142,7 @@ impl Bench {
     fn request(&self, method: &str, headers: &str) -> String {
         let socket = self.folder.path().join("app");
         let socket = socket.display();
-        format!("{method} /?{socket} HTTP/1.1\r\nHost: a\r\n{headers}\r\n")
+        format!("{method} /app?{socket} HTTP/1.1\r\nHost: a\r\n{headers}\r\n")
     }
 
     /// A client whose request the application has accepted.
