@@ -25,6 +25,7 @@ mod pattern;
 pub(super) mod print;
 pub(super) mod settle;
 mod settle_access;
+mod settle_answers;
 #[cfg(test)]
 mod tests;
 mod users;
