@@ -12,6 +12,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
 use srv_common::{Policy, State};
 
 pub use address::ListenAddr;
@@ -230,6 +231,39 @@ impl FromStr for LogFormat {
 
     fn from_str(text: &str) -> Result<Self, Expected> {
         by_name(text, &[("text", Self::Text), ("json", Self::Json)])
+    }
+}
+
+/// Which connections may speak HTTP/2.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Http2 {
+    /// Those with TLS, if the client offers it.
+    #[default]
+    Tls,
+    /// Others, too, if the client begins with it.
+    Always,
+    /// None.
+    Never,
+}
+
+impl Http2 {
+    const NAMED: [(&'static str, Self); 3] = [
+        ("tls", Self::Tls),
+        ("always", Self::Always),
+        ("never", Self::Never),
+    ];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        Self::NAMED[self as usize].0
+    }
+}
+
+impl FromStr for Http2 {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        by_name(text, &Self::NAMED)
     }
 }
 

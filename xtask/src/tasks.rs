@@ -35,7 +35,7 @@ pub(crate) const BENCHES: [&str; 10] = [
 ];
 
 /// What the tests use beside cargo.
-const TEST_TOOLS: [Package; 22] = [
+const TEST_TOOLS: [Package; 23] = [
     HAPROXY,
     NODE,
     PYTHON_VENV,
@@ -86,6 +86,7 @@ const TEST_TOOLS: [Package; 22] = [
         name: "musl-tools",
         shown_by: "musl-gcc",
     },
+    NGHTTP2,
     Package {
         name: "openssl",
         shown_by: "openssl",
@@ -149,6 +150,11 @@ const BINUTILS: Package = Package {
     shown_by: "strip",
 };
 
+const NGHTTP2: Package = Package {
+    name: "nghttp2-client",
+    shown_by: "h2load",
+};
+
 /// What the benches measure srv against, and with.
 const BENCH_PEERS: [Package; 6] = [
     NGINX,
@@ -157,10 +163,7 @@ const BENCH_PEERS: [Package; 6] = [
         name: "openssl",
         shown_by: "openssl",
     },
-    Package {
-        name: "nghttp2-client",
-        shown_by: "h2load",
-    },
+    NGHTTP2,
     Package {
         name: "php-fpm",
         shown_by: "/usr/sbin/php-fpm8.2",

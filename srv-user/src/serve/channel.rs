@@ -204,6 +204,7 @@ mod tests {
     use crate::mutation::{config, mutated};
     use crate::serve::config::sites::Sites;
     use crate::serve::config::{Limits, Root, Types};
+    use crate::values::Http2;
     use srv_steer::AcceptMode;
 
     #[test]
@@ -218,6 +219,7 @@ mod tests {
             types: Types::from([("a".into(), "b/c".into())]),
             synthetic: false,
             worker_header: true,
+            http2: Http2::Always,
             limits: Limits {
                 idle_timeout: Duration::MAX,
                 ..Limits::default()

@@ -387,6 +387,7 @@ fn driver(router: Router, start: &Start, kept: Kept) -> anyhow::Result<Driver> {
     let http = Http {
         router,
         limits: start.serving.limits.clone(),
+        http2: start.serving.http2,
         published: kept.published,
         files: kept.files,
         upstreams: kept.upstreams,

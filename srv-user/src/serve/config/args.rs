@@ -25,7 +25,7 @@ use super::tls::Tls;
 use super::{LISTEN, Types, rules};
 use crate::serve::sandbox::User;
 use crate::values::{
-    Count, FileType, LogFormat, Period, PolicyName, UserName, policies, scalar, table,
+    Count, FileType, Http2, LogFormat, Period, PolicyName, UserName, policies, scalar, table,
 };
 use srv_steer::AcceptMode;
 
@@ -144,6 +144,16 @@ pub struct ServeArgs {
     /// PEM file with the private key of --tls-certificate; only the master reads it
     #[arg(long, value_name = "PATH")]
     tls_key: Option<PathBuf>;
+
+    /// Which connections may speak HTTP/2 [default: tls]
+    ///
+    ///   tls     those with TLS, if the client offers it (ALPN)
+    ///   always  others, too, if the client begins with it (prior knowledge)
+    ///   never   none
+    #[arg(long, value_name = "WHICH", verbatim_doc_comment)]
+    #[serde(deserialize_with = "scalar")]
+    http2: Option<Http2>
+        => Serving.http2: Http2 = or(Http2::Tls), Live;
 
     /// User for the workers: a name, UID or UID:GID. They get no capabilities and no
     /// supplementary groups [default: nobody if root starts srv, else the user that starts it]

@@ -77,6 +77,10 @@ limits! {
     #[arg(long, value_name = "N")]
     connections: Count<1, { i32::MAX as u32 }> => u32 = 16 << 10;
 
+    /// Most requests at a time on one HTTP/2 connection [default: 128]
+    #[arg(long, value_name = "N")]
+    streams: Count<1, 1000> => u32 = 128;
+
     /// Longest time from the accept, or from a request's first byte, to the end of its header
     /// [default: 10s]
     #[arg(long, value_name = "TIME")]
@@ -93,4 +97,9 @@ limits! {
     /// Longest time in which the client receives no byte of a response [default: 30s]
     #[arg(long, value_name = "TIME")]
     write_timeout: Period<1> => Duration = Duration::from_secs(30);
+
+    /// How old an HTTP/2 connection becomes, up to a tenth more or less. srv then asks the client
+    /// to end it, so that its next one goes to the worker that can serve it soonest [default: 1h]
+    #[arg(long, value_name = "TIME")]
+    connection_age: Period<1> => Duration = Duration::from_secs(3600);
 }

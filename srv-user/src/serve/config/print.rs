@@ -51,6 +51,7 @@ impl Settings {
             );
             put(&mut file, "tls-key", path(&tls.identity.key)?);
         }
+        put(&mut file, "http2", serving.http2.name());
         let user = self.user.map(|user| format!("{}:{}", user.uid, user.gid));
         put_some(&mut file, "user", user);
         put(&mut file, "synthetic", serving.synthetic);
@@ -103,6 +104,8 @@ fn limits(limits: &Limits) -> Table {
     put(&mut table, "read-timeout", period(limits.read_timeout));
     put(&mut table, "idle-timeout", period(limits.idle_timeout));
     put(&mut table, "write-timeout", period(limits.write_timeout));
+    put(&mut table, "streams", i64::from(limits.streams));
+    put(&mut table, "connection-age", period(limits.connection_age));
     table
 }
 

@@ -6,6 +6,8 @@
 mod active;
 mod handshake;
 mod linger;
+mod streamed;
+mod taking;
 mod unparsed;
 mod waiting;
 
@@ -24,10 +26,12 @@ use crate::serve::worker::http::{Exchange, Handler, Http};
 use crate::serve::worker::stream::{Socket, Stream};
 use crate::serve::worker::task::{Task, Woken};
 use crate::serve::worker::tls::Acceptor;
+use crate::values::Http2;
 use active::Active;
 use handshake::Handshake;
 use linger::Linger;
 use srv_steer::{Incoming, Load};
+use streamed::Streamed;
 use waiting::Waiting;
 
 const UNAVAILABLE: &[u8] =
@@ -99,6 +103,14 @@ impl Driver {
         }
     }
 
+    /// Whether a connection that begins with these bytes speaks HTTP/2.
+    fn speaks_http2(&self, socket: &Socket, read: &[u8]) -> bool {
+        match socket.tls() {
+            Some(tls) => tls.borrow().speaks_http2(),
+            None => self.http.http2 == Http2::Always && streamed::is_preface(read),
+        }
+    }
+
     fn start(&self, socket: &Rc<Socket>, prefix: Bytes, now_ns: u64) -> Box<Active> {
         self.start_by(self.header_deadline_ns(now_ns), socket, prefix)
     }
@@ -119,6 +131,17 @@ impl Driver {
         let mut active = self.start_with(builder, stream, socket, exchange, deadline_ns);
         active.is_last = true;
         active
+    }
+
+    /// Answers what has arrived on a connection of which srv has read nothing, and no more.
+    fn drive_last(&self, socket: &Rc<Socket>, now_ns: u64) -> State {
+        if self.speaks_http2(socket, &[]) {
+            let mut streamed = Streamed::start(self, socket, Bytes::new(), now_ns);
+            streamed.shut_down();
+            return streamed.drive(self, now_ns);
+        }
+        self.start_last(socket, Bytes::new(), now_ns)
+            .drive(self, now_ns)
     }
 
     /// Starts hyper behind an answer of which `unsent` is not written yet. `is_last` says whether
@@ -163,6 +186,10 @@ impl Driver {
     }
 }
 
+/// The deadline of a connection that has none. It is far enough from the end that an excuse does not
+/// exceed it.
+const NEVER_NS: u64 = u64::MAX / 2;
+
 /// hyper refuses a smaller `max_buf_size`.
 const HYPER_MIN_BUFFER_BYTES: usize = 8192;
 
@@ -198,6 +225,8 @@ enum State {
     Waiting(Waiting),
     /// hyper drives the connection.
     Active(Box<Active>),
+    /// hyper drives the connection, which speaks HTTP/2.
+    Streamed(Box<Streamed>),
     /// The client has its last answer. srv discards what it still sends.
     Lingering(Linger),
     /// The connection has ended. It is also in this state while the state changes.
@@ -263,7 +292,9 @@ impl Connection {
             // This event matters only if a response did not fit into the socket's buffer. That
             // response may be long, so requests that have just arrived come first.
             return match self.state {
-                State::Active(_) if socket.write_blocked.get() => Progress::Yielded,
+                State::Active(_) | State::Streamed(_) if socket.write_blocked.get() => {
+                    Progress::Yielded
+                }
                 _ => Progress::Open,
             };
         }
@@ -284,12 +315,15 @@ impl Connection {
             return Progress::Yielded;
         }
         match &self.state {
-            State::Active(active) if task.is_woken() && active.has_task(task) => {
-                self.socket.turn.proceed(now_ns);
-                self.advance(driver, now_ns)
-            }
-            _ => Progress::Open,
+            State::Active(active) if active.has_task(task) => {}
+            State::Streamed(streamed) if streamed.has_task(task) => {}
+            _ => return Progress::Open,
         }
+        if !task.is_woken() {
+            return Progress::Open;
+        }
+        self.socket.turn.proceed(now_ns);
+        self.advance(driver, now_ns)
     }
 
     fn waits_for_application(&self) -> bool {
@@ -301,6 +335,7 @@ impl Connection {
             State::Handshake(handshake) => handshake.drive(&self.socket, driver, now_ns),
             State::Waiting(waiting) => waiting.drive(&self.socket, driver, now_ns),
             State::Active(active) => active.drive(driver, now_ns),
+            State::Streamed(streamed) => streamed.drive(driver, now_ns),
             State::Lingering(linger) => linger.discard(&self.socket, now_ns),
             State::Closed => State::Closed,
         };
@@ -326,6 +361,7 @@ impl Connection {
         }
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
             State::Active(active) => active.judge(driver, now_ns),
+            State::Streamed(streamed) => streamed.judge(driver, now_ns),
             State::Lingering(linger) => linger.judge(&self.socket, now_ns),
             State::Handshake(_) | State::Waiting(_) | State::Closed => {
                 linger::part(&self.socket, now_ns)
@@ -340,6 +376,7 @@ impl Connection {
             State::Handshake(handshake) => handshake.deadline_ns += late_ns,
             State::Waiting(waiting) => waiting.deadline_ns += late_ns,
             State::Active(active) => active.excuse(late_ns),
+            State::Streamed(streamed) => streamed.excuse(late_ns),
             State::Lingering(linger) => linger.excuse(late_ns),
             State::Closed => {}
         }
@@ -366,6 +403,10 @@ impl Connection {
                 active.shut_down();
                 return self.advance(driver, now_ns);
             }
+            State::Streamed(streamed) => {
+                streamed.shut_down();
+                return self.advance(driver, now_ns);
+            }
             State::Lingering(_) | State::Closed => {}
         }
         self.progress()
@@ -377,8 +418,7 @@ impl Connection {
             return linger::part(&self.socket, now_ns);
         }
         self.socket.readable.set(true);
-        let active = driver.start_last(&self.socket, Bytes::new(), now_ns);
-        active.drive(driver, now_ns)
+        driver.drive_last(&self.socket, now_ns)
     }
 
     /// How much is lost if srv closes the connection to make room; a smaller value means that
@@ -389,6 +429,7 @@ impl Connection {
         match &self.state {
             State::Lingering(linger) => Some((false, linger.deadline_ns())),
             State::Waiting(waiting) if !waiting.is_new => Some((true, waiting.deadline_ns)),
+            State::Streamed(streamed) if streamed.is_idle() => Some((true, streamed.deadline_ns())),
             _ => None,
         }
     }
@@ -397,6 +438,7 @@ impl Connection {
         match &self.state {
             State::Handshake(_) | State::Waiting(_) | State::Lingering(_) => true,
             State::Active(active) => active.waits_to_read(),
+            State::Streamed(streamed) => streamed.waits_to_read(),
             State::Closed => false,
         }
     }
@@ -406,6 +448,7 @@ impl Connection {
             State::Handshake(handshake) => handshake.deadline_ns,
             State::Waiting(waiting) => waiting.deadline_ns,
             State::Active(active) => active.deadline_ns(),
+            State::Streamed(streamed) => streamed.deadline_ns(),
             State::Lingering(linger) => linger.deadline_ns(),
             State::Closed => 0,
         }
@@ -414,7 +457,7 @@ impl Connection {
     fn progress(&self) -> Progress {
         match self.state {
             State::Closed => Progress::Closed,
-            State::Handshake(_) | State::Active(_) | State::Lingering(_)
+            State::Handshake(_) | State::Active(_) | State::Streamed(_) | State::Lingering(_)
                 if self.socket.turn.was_cut_short() =>
             {
                 Progress::Yielded

@@ -20,14 +20,17 @@ use crate::serve::config::Limits;
 use crate::serve::router::{Client, Router};
 use crate::serve::site::Body;
 use crate::serve::worker::upstream::Upstreams;
+use crate::values::Http2;
 use srv_steer::Load;
 
 pub mod at_once;
 mod date;
+mod exchange;
 mod host;
 mod plain;
 mod request_body;
 
+pub use exchange::Exchange;
 pub use request_body::{BodyFault, RequestBody};
 
 /// What all requests of a worker share.
@@ -36,6 +39,8 @@ pub struct Http {
     pub router: Router,
     /// The limits for clients.
     pub limits: Limits,
+    /// Which connections may speak HTTP/2.
+    pub http2: Http2,
     /// Where the worker's load is published.
     pub published: Rc<Load>,
     /// How many files unfinished responses keep open, also those that began under older settings.
@@ -60,47 +65,6 @@ pub struct Asked {
 /// An application's answer, when it comes. If this is dropped, the client has gone.
 pub type Answering = Pin<Box<dyn Future<Output = Response<Body>>>>;
 
-/// The state of a connection's requests.
-#[derive(Default)]
-pub struct Exchange {
-    /// Whether hyper has read a request whose response is not complete yet.
-    pub in_service: Cell<bool>,
-    /// Whether the bytes that hyper writes answer a request. If they do not, they are hyper's own
-    /// answer to a request that it could not read; `connection::unparsed` makes a better one.
-    pub owes: Cell<bool>,
-    /// How many requests have begun on this connection.
-    pub requests: Cell<u64>,
-    /// Whether srv has refused a request. The client then gets an answer, and the connection
-    /// ends, although the client may still be sending.
-    pub refused: Cell<bool>,
-    /// Whether an application answers the last request.
-    pub asks: Cell<bool>,
-    /// Whether that application needs more of the request's body, which the client has not sent.
-    pub awaits_client: Cell<bool>,
-}
-
-impl Exchange {
-    /// The state of a connection whose first answer is on its way.
-    pub fn answering() -> Self {
-        let exchange = Self::default();
-        exchange.owes.set(true);
-        exchange.requests.set(1);
-        exchange
-    }
-
-    /// Whether the current request waits for an application, and not for the client.
-    pub fn waits_for_application(&self) -> bool {
-        self.in_service.get() && self.asks.get() && !self.awaits_client.get()
-    }
-
-    /// Notes that hyper has written all that it had to write.
-    pub fn flushed(&self) {
-        if !self.in_service.get() {
-            self.owes.set(false);
-        }
-    }
-}
-
 /// hyper's service for one connection.
 pub struct Handler {
     http: Rc<Http>,
@@ -122,15 +86,19 @@ impl Handler {
         self.http.published.refused(refusal);
         self.exchange.refused.set(true);
         let mut response = self.http.router.refuse(status, why);
-        response
-            .headers_mut()
-            .insert(CONNECTION, HeaderValue::from_static("close"));
+        if !self.exchange.is_streamed {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
         response
     }
 
     /// The answer to a request that is refused for what its header says.
     fn refusal(&self, head: &request::Parts, body: &Incoming) -> Option<Response<Body>> {
-        let (status, why) = if !has_one_host(head) {
+        let (status, why) = if head.version == Version::HTTP_2 && !has_one_authority(head) {
+            let why = "an HTTP/2 request names one host: by :authority, or by one Host header\n";
+            (StatusCode::BAD_REQUEST, why)
+        } else if head.version != Version::HTTP_2 && !has_one_host(head) {
             let why = "an HTTP/1.1 request has exactly one Host header, a host and maybe a port\n";
             (StatusCode::BAD_REQUEST, why)
         } else if !is_coding_known(head) {
@@ -177,19 +145,20 @@ impl Service<Request<Incoming>> for Handler {
     type Future = Serving;
 
     fn call(&self, request: Request<Incoming>) -> Serving {
-        let in_service = InService::begin(&self.http, &self.exchange);
+        let exchange = self.exchange.next();
+        let in_service = InService::begin(&self.http, &exchange);
         let (head, body) = request.into_parts();
         if let Some(response) = self.refusal(&head, &body) {
             return Serving::Answered(Some(in_service.reply(response)));
         }
-        let handler = Self::new(self.http.clone(), self.exchange.clone(), self.client);
+        let handler = Self::new(self.http.clone(), exchange.clone(), self.client);
         let body_bytes_max = self.body_bytes_max(&head, &body);
         let body = RequestBody::new(handler, body, body_bytes_max);
         if let Some(application) = (self.http.application)(&self.http, &head) {
             if let Some(response) = self.kept_out(&head, &body) {
                 return Serving::Answered(Some(in_service.reply(response)));
             }
-            self.exchange.asks.set(true);
+            exchange.asks.set(true);
             let answering = application(Asked { head, body });
             return Serving::Asking(answering, Some(in_service));
         }
@@ -213,6 +182,23 @@ fn has_one_host(head: &request::Parts) -> bool {
         (_, Some(_)) => false,
         (Some(one), None) => host::is_valid(one.as_bytes()),
         (None, None) => head.version < Version::HTTP_11,
+    }
+}
+
+/// Whether an HTTP/2 request names its host once (RFC 9113, 8.3.1).
+fn has_one_authority(head: &request::Parts) -> bool {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    match (head.uri.authority(), hosts.next(), hosts.next()) {
+        (_, _, Some(_)) | (None, None, None) => false,
+        (Some(authority), None, None) => host::is_valid(authority.as_str().as_bytes()),
+        (None, Some(one), None) => host::is_valid(one.as_bytes()),
+        (Some(authority), Some(one), None) => {
+            host::is_valid(one.as_bytes())
+                && authority
+                    .as_str()
+                    .as_bytes()
+                    .eq_ignore_ascii_case(one.as_bytes())
+        }
     }
 }
 
@@ -259,7 +245,11 @@ impl Future for Serving {
                 Poll::Ready(Ok(receiving.in_service.reply(response)))
             }
             Self::Asking(answering, in_service) => {
-                let response = ready!(answering.as_mut().poll(cx));
+                let response = answering.as_mut().poll(cx);
+                if let Some(InService { exchange, .. }) = in_service {
+                    exchange.waits(response.is_pending() && !exchange.awaits_client.get());
+                }
+                let response = ready!(response);
                 Poll::Ready(Ok(in_service.take().expect(DONE).reply(response)))
             }
         }
@@ -289,11 +279,7 @@ pub struct InService {
 impl InService {
     fn begin(http: &Rc<Http>, exchange: &Rc<Exchange>) -> Self {
         http.published.started();
-        exchange.in_service.set(true);
-        exchange.owes.set(true);
-        exchange.asks.set(false);
-        exchange.awaits_client.set(false);
-        exchange.requests.set(exchange.requests.get() + 1);
+        exchange.begin();
         Self {
             http: http.clone(),
             exchange: exchange.clone(),
@@ -308,7 +294,7 @@ impl InService {
         }
         response.map(|body| Reply {
             body,
-            _in_service: self,
+            in_service: self,
         })
     }
 }
@@ -318,7 +304,7 @@ impl Drop for InService {
         if self.holds_file {
             self.http.files.set(self.http.files.get() - 1);
         }
-        self.exchange.in_service.set(false);
+        self.exchange.end();
         self.http.published.finished();
     }
 }
@@ -326,7 +312,7 @@ impl Drop for InService {
 /// A response's body. hyper drops it after it has taken the last byte.
 pub struct Reply {
     body: Body,
-    _in_service: InService,
+    in_service: InService,
 }
 
 impl http_body::Body for Reply {
@@ -337,7 +323,12 @@ impl http_body::Body for Reply {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        let exchange = &self.in_service.exchange;
+        exchange.moves();
+        // hyper asks for the next part when the client has room for it.
+        exchange.waits(frame.is_pending());
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -5,27 +5,21 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::server::conn::http1;
 use srv_common::Refusal;
 
+use super::taking::Taking;
 use super::unparsed::Unparsed;
 use super::waiting::Waiting;
-use super::{Driver, State, as_ns, linger};
+use super::{Driver, NEVER_NS, State, as_ns, linger};
 use crate::serve::worker::http::{Exchange, Handler};
 use crate::serve::worker::stream::{Socket, Stream};
 use crate::serve::worker::task::Task;
 
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-
-/// How often within the write timeout srv checks whether the client receives anything.
-const WRITE_LOOKS: u64 = 4;
-/// The deadline of a connection that has none. It is far enough from the end that an excuse does not
-/// exceed it.
-const NEVER_NS: u64 = u64::MAX / 2;
 
 /// A connection with a request on its way.
 pub(super) struct Active {
@@ -55,17 +49,6 @@ enum Phase {
     Write,
     /// An application, which has deadlines of its own.
     Application,
-}
-
-/// How the client receives a response that does not fit into the socket's buffer. It is no
-/// measure that the socket becomes writable: that happens when a third of the buffer is free,
-/// and a slow client needs minutes for it.
-#[derive(Clone, Copy, Default)]
-struct Taking {
-    /// How many bytes the client's kernel had acknowledged at the last check.
-    bytes: u64,
-    /// When `bytes` last grew, ns.
-    grew_ns: u64,
 }
 
 impl Active {
@@ -100,7 +83,7 @@ impl Active {
     /// Makes the current request the last one, or, if there is none, the next one.
     pub(super) fn shut_down(&mut self) {
         self.is_last = true;
-        let in_service = self.exchange.in_service.get();
+        let in_service = self.exchange.is_in_service();
         self.ended_between = (!in_service).then(|| self.exchange.requests.get());
         Pin::new(&mut self.connection).graceful_shutdown();
     }
@@ -118,10 +101,12 @@ impl Active {
             Poll::Ready(Err(error)) if error.is_parse() => self.reread(driver, &error, now_ns),
             // The client has gone, or srv could not complete the response.
             Poll::Ready(Err(_)) => {
-                if self.exchange.asks.get() {
-                    self.reset();
+                match self.exchange.asks.get() {
+                    // After an orderly close, the client could take a part of the response for
+                    // the whole.
+                    true => linger::reset(&self.socket),
+                    false => State::Closed,
                 }
-                State::Closed
             }
         }
     }
@@ -174,13 +159,6 @@ impl Active {
         self.phase.0 == Phase::Application
     }
 
-    /// Has the close be a reset. After an orderly close, the client could take a part of the response
-    /// for the whole.
-    fn reset(&self) {
-        let at_once = Some(Duration::ZERO);
-        let _ = rustix::net::sockopt::set_socket_linger(&self.socket.fd, at_once);
-    }
-
     /// Ends the connection: the last response is written, or the client has gone.
     fn finish(self: Box<Self>, driver: &Driver, now_ns: u64) -> State {
         let socket = self.socket;
@@ -209,7 +187,7 @@ impl Active {
     /// state allows, and gets the deadline of that state.
     fn rest(mut self: Box<Self>, driver: &Driver, now_ns: u64) -> State {
         let between_requests = self.exchange.requests.get() > 0
-            && !self.exchange.in_service.get()
+            && !self.exchange.is_in_service()
             && !self.socket.write_blocked.get()
             && !self.socket.turn.was_cut_short();
         if !between_requests {
@@ -232,11 +210,11 @@ impl Active {
         let (phase, timeout_ns) = if self.socket.write_blocked.get() {
             (
                 (Phase::Write, self.socket.bytes_out.get()),
-                as_ns(limits.write_timeout) / WRITE_LOOKS,
+                Taking::looks_ns(as_ns(limits.write_timeout)),
             )
         } else if self.exchange.waits_for_application() {
             ((Phase::Application, 0), NEVER_NS.saturating_sub(now_ns))
-        } else if self.exchange.in_service.get() {
+        } else if self.exchange.is_in_service() {
             (
                 (Phase::Body, self.socket.bytes_in.get()),
                 as_ns(limits.read_timeout),
@@ -250,7 +228,7 @@ impl Active {
         if self.phase != phase {
             self.phase = phase;
             self.deadline_ns = now_ns + timeout_ns;
-            self.taking.grew_ns = now_ns;
+            self.taking.begin(now_ns);
         }
     }
 
@@ -262,7 +240,7 @@ impl Active {
     /// Extends its deadline by `late_ns`.
     pub(super) fn excuse(&mut self, late_ns: u64) {
         self.deadline_ns += late_ns;
-        self.taking.grew_ns += late_ns;
+        self.taking.excuse(late_ns);
     }
 
     /// Whether it waits for bytes that may have arrived without being read.
@@ -278,25 +256,18 @@ impl Active {
             Phase::Header | Phase::Body => return self.refuse(driver, now_ns),
         }
         let timeout_ns = as_ns(driver.http.limits.write_timeout);
-        let taken = self.socket.bytes_out.get() - self.socket.unacknowledged_bytes();
-        if taken != self.taking.bytes {
-            self.taking = Taking {
-                bytes: taken,
-                grew_ns: now_ns,
-            };
-        }
-        if now_ns < self.taking.grew_ns + timeout_ns {
-            self.deadline_ns = now_ns + timeout_ns / WRITE_LOOKS;
+        if let Some(next_ns) = self.taking.look(&self.socket, timeout_ns, now_ns) {
+            self.deadline_ns = next_ns;
             return State::Active(self);
         }
         driver.http.published.refused(Refusal::WriteTimeout);
-        self.reset();
-        State::Closed
+        // After an orderly close, the client could take a part of the response for the whole.
+        linger::reset(&self.socket)
     }
 
     /// Ends the connection because the request did not come in time.
     fn refuse(self: Box<Self>, driver: &Driver, now_ns: u64) -> State {
-        let in_service = self.exchange.in_service.get();
+        let in_service = self.exchange.is_in_service();
         let unread = into_unread(self.connection);
         // Browsers and pools open connections that they may never use. If there was no request,
         // srv sends no answer. (RFC 9112, 2.2: empty lines before a request are ignored.)

@@ -4,7 +4,6 @@
 use std::rc::Rc;
 use std::task::Poll;
 
-use bytes::Bytes;
 use srv_common::Refusal;
 
 use super::waiting::Waiting;
@@ -43,10 +42,7 @@ impl Handshake {
         let outcome = tls.borrow_mut().poll_handshake(socket.tcp());
         match outcome {
             Poll::Pending => State::Handshake(self),
-            Poll::Ready(Ok(())) if self.is_last => {
-                let active = driver.start_last(socket, Bytes::new(), now_ns);
-                active.drive(driver, now_ns)
-            }
+            Poll::Ready(Ok(())) if self.is_last => driver.drive_last(socket, now_ns),
             Poll::Ready(Ok(())) => {
                 Waiting::after_handshake(self.deadline_ns).drive(socket, driver, now_ns)
             }

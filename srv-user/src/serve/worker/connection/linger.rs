@@ -7,6 +7,7 @@
 
 use std::mem::MaybeUninit;
 use std::task::Poll;
+use std::time::Duration;
 
 use rustix::net::Shutdown;
 
@@ -43,6 +44,13 @@ pub(super) fn begin(socket: &Socket, now_ns: u64) -> State {
         unacknowledged_bytes: u64::MAX,
     };
     linger.discard(socket, now_ns)
+}
+
+/// Ends a connection at once, by a reset.
+pub(super) fn reset(socket: &Socket) -> State {
+    let at_once = Some(Duration::ZERO);
+    let _ = rustix::net::sockopt::set_socket_linger(&socket.fd, at_once);
+    State::Closed
 }
 
 /// Ends a connection on which srv has sent nothing lately, and of which it has read everything.

@@ -4,6 +4,7 @@
 
 mod applications;
 mod at_once;
+mod streamed;
 mod turns;
 
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -105,6 +106,7 @@ fn driver_on(reactor: &Reactor, serving: &Serving, worker: Option<u32>) -> Drive
     let http = Http {
         router: Router::new(serving, worker).unwrap(),
         limits: Limits::default(),
+        http2: serving.http2,
         published: Rc::new(Load::attach(0, [memory]).unwrap()),
         files: Rc::default(),
         upstreams: Rc::new(Upstreams::new(reactor.registry().clone())),

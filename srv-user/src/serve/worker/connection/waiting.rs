@@ -9,6 +9,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 
+use super::streamed::Streamed;
 use super::{Driver, State, as_ns, linger};
 use crate::serve::worker::http::at_once::Answer;
 use crate::serve::worker::stream::Socket;
@@ -71,6 +72,10 @@ impl Waiting {
                 Poll::Pending if socket.turn.was_cut_short() => &[],
                 Poll::Pending => return State::Waiting(self),
             };
+            if self.is_new && driver.speaks_http2(socket, read) {
+                let read = Bytes::copy_from_slice(read);
+                return Streamed::start(driver, socket, read, now_ns).drive(driver, now_ns);
+            }
             while let Some(answer) = answer(socket, driver, read) {
                 read = &read[answer.request_bytes..];
                 match send(socket, &answer) {

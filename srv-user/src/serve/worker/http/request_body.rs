@@ -63,6 +63,7 @@ impl RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, BodyFault>>> {
         while let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            self.handler.exchange.moves();
             let Ok(frame) = frame else {
                 return Poll::Ready(Some(Err(BodyFault::Malformed)));
             };

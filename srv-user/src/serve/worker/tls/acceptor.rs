@@ -8,14 +8,14 @@ use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection};
 
 use super::certificates::Certificates;
-use super::session::Session;
+use super::session::{HTTP2, Session};
 use super::shared::Shared;
 use crate::serve::config::Serving;
 use crate::serve::config::identity::provider;
+use crate::values::Http2;
 
-/// The protocols that are spoken over TLS, the preferred one first (ALPN, RFC 7301). HTTP/2 will be
-/// another one.
-const PROTOCOLS: [&[u8]; 2] = [b"http/1.1", b"http/1.0"];
+/// The protocols that are spoken over TLS, the preferred one first (ALPN, RFC 7301).
+const PROTOCOLS: [&[u8]; 3] = [HTTP2, b"http/1.1", b"http/1.0"];
 
 /// Begins the TLS sessions of a listener.
 pub struct Acceptor {
@@ -34,19 +34,30 @@ impl Acceptor {
         }
         let shared = Rc::new(Shared::default());
         let certificates = Certificates::new(serving, shared.choice.clone())?;
-        let acceptor = |listener| Self::new(certificates.at(listener), shared.clone()).map(Rc::new);
+        let protocols = match serving.http2 {
+            Http2::Never => &PROTOCOLS[1..],
+            Http2::Tls | Http2::Always => &PROTOCOLS,
+        };
+        let acceptor = |listener| {
+            let certificates = certificates.at(listener);
+            Self::new(certificates, protocols, shared.clone()).map(Rc::new)
+        };
         let listeners = serving.https.iter().enumerate();
         let acceptors = listeners.map(|(nth, has_tls)| has_tls.then(|| acceptor(nth)).transpose());
         acceptors.collect()
     }
 
-    fn new(certificates: Certificates, shared: Rc<Shared>) -> anyhow::Result<Self> {
+    fn new(
+        certificates: Certificates,
+        protocols: &[&[u8]],
+        shared: Rc<Shared>,
+    ) -> anyhow::Result<Self> {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .context("configure TLS")?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(certificates));
-        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         // A session could be resumed from here only at this worker.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let config = Arc::new(config);

@@ -57,6 +57,9 @@ pub struct Session {
     has_failed: bool,
 }
 
+/// The name of HTTP/2 over TLS (RFC 9113, 3.2).
+pub(super) const HTTP2: &[u8] = b"h2";
+
 /// Why a handshake has failed.
 #[derive(Debug)]
 pub enum Failure {
@@ -93,6 +96,11 @@ impl Session {
             peer_has_ended: false,
             has_failed: false,
         }
+    }
+
+    /// Whether both have agreed to speak HTTP/2.
+    pub fn speaks_http2(&self) -> bool {
+        self.connection.alpn_protocol() == Some(HTTP2)
     }
 
     /// Whether there is plaintext to read. No event reports it.

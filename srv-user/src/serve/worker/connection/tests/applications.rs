@@ -124,6 +124,8 @@ impl Bench {
         let mut driver = driver_on(&reactor, &Serving::default(), None);
         let http = Rc::get_mut(&mut driver.http).unwrap();
         http.limits.body_bytes = LARGE_BYTES as u64;
+        // The welcome page is no application.
+        driver.answers_at_once = false;
         Self {
             driver,
             listener: UnixListener::bind(folder.path().join("app")).unwrap(),
