@@ -61,7 +61,11 @@ impl Supervisors {
         let mut ends = signal(SignalKind::child())?;
         loop {
             ends.recv().await;
-            end_all_children(|pid| self.0.borrow().contains(&pid));
+            // What dies of it sends another SIGCHLD, and so do the orphans that it leaves.
+            for pid in kill_children(|pid| self.0.borrow().contains(&pid)) {
+                // SAFETY: no status is asked for.
+                unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) };
+            }
         }
     }
 }
@@ -118,30 +122,35 @@ pub(super) fn end_group(group: libc::pid_t) {
     unsafe { libc::kill(-group, libc::SIGKILL) };
 }
 
-/// Kills and reaps each child that is not `spared`, and what becomes a child by that, until there is
-/// none.
-pub(super) fn end_all_children(is_spared: impl Fn(libc::pid_t) -> bool) {
+/// Kills and reaps each child, and what becomes a child by that, until there is none. It waits for them.
+pub(super) fn end_all_children() {
     loop {
-        let mut children = children();
-        children.retain(|pid| !is_spared(*pid));
-        if children.is_empty() {
+        let killed = kill_children(|_| false);
+        if killed.is_empty() {
             return;
         }
-        for pid in &children {
-            // SAFETY: these are children that were not reaped, and their own groups.
-            unsafe {
-                let group = libc::getpgid(*pid);
-                if group == *pid {
-                    libc::kill(-group, libc::SIGKILL);
-                }
-                libc::kill(*pid, libc::SIGKILL);
-            }
-        }
-        for pid in children {
+        for pid in killed {
             // SAFETY: no status is asked for.
             unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
         }
     }
+}
+
+/// Kills each child that is not `spared`, with its process group if it has its own. Those that are
+/// dead already are among them.
+fn kill_children(is_spared: impl Fn(libc::pid_t) -> bool) -> Vec<libc::pid_t> {
+    let mut children = children();
+    children.retain(|pid| !is_spared(*pid));
+    for pid in &children {
+        // SAFETY: these are children that were not reaped, and their own groups.
+        unsafe {
+            if libc::getpgid(*pid) == *pid {
+                libc::kill(-pid, libc::SIGKILL);
+            }
+            libc::kill(*pid, libc::SIGKILL);
+        }
+    }
+    children
 }
 
 /// The children of this process, which has one thread.

@@ -163,7 +163,7 @@ impl Exec<'_> {
             }
             let status = await_end(script);
             reaper::end_group(script);
-            reaper::end_all_children(|_| false);
+            reaper::end_all_children();
             end_like(status);
         }
     }
