@@ -64,6 +64,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 ..ServeArgs::default()
             };
             let settings = config::settings(&flags)?;
+            for doubt in settings.doubts_of_certificates() {
+                eprintln!("warning: {doubt}");
+            }
             let sites = settings.serving.sites.list().len();
             println!("{}: the file is valid, sites: {sites}", config.display());
         }

@@ -12,4 +12,5 @@ pub mod router;
 pub mod sandbox;
 pub mod site;
 pub mod systemd;
+pub mod tickets;
 pub mod worker;

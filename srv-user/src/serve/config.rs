@@ -24,6 +24,7 @@ pub use rules::available_cpus;
 pub mod args;
 mod certificates;
 mod changes;
+mod doubts;
 mod file;
 pub mod identity;
 mod keys;

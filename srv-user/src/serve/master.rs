@@ -6,6 +6,7 @@ mod answers;
 mod back_off;
 pub mod between_masters;
 pub mod binary;
+mod certificates;
 pub mod current_path;
 pub mod dispatch;
 pub mod event;
@@ -32,6 +33,7 @@ mod stop;
 mod stopping;
 mod supervision;
 pub mod takeover;
+mod tickets;
 mod under_way;
 mod unmet_settings;
 mod upgrade;
@@ -50,7 +52,9 @@ use crate::serve::config::Settings;
 use crate::serve::config::args::ServeArgs;
 use crate::serve::sandbox::User;
 use crate::serve::systemd;
+use crate::serve::tickets::TicketKeys;
 use between_masters::Peer;
+use certificates::CertificateWatch;
 use event::Event;
 use inspection::Suspects;
 use orphans::Orphans;
@@ -117,6 +121,8 @@ struct Master {
     suspects: Suspects,
     reloads: Reloads,
     root_watch: Option<RootWatch>,
+    certificate_watch: Option<CertificateWatch>,
+    tickets: TicketKeys,
     /// When to check workers that are behind with their orders.
     orders_check: Option<Instant>,
     /// The old master, until this one has taken over everything.
@@ -171,6 +177,8 @@ impl Master {
             suspects: Suspects::default(),
             reloads: Reloads::default(),
             root_watch: None,
+            certificate_watch: None,
+            tickets: TicketKeys::default(),
             orders_check: None,
             predecessor,
             control: None,

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::serve::config::Serving;
+use crate::serve::tickets::TicketKeys;
 
 /// All that a worker is told after its start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +17,8 @@ pub struct Orders {
     pub task: Task,
     /// From the next request on; the roots are what they were.
     pub serving: Serving,
+    /// The keys of TLS session tickets.
+    pub tickets: TicketKeys,
     /// Another server serves here, too: should the master die, leave the listeners to that.
     pub beside: bool,
     /// Slots that have listeners; those that the worker did not inherit came before this.
@@ -52,6 +55,7 @@ impl Orders {
             revision: 0,
             task: Task::Serve,
             serving,
+            tickets: TicketKeys::default(),
             beside,
             listeners,
             in_ring: false,

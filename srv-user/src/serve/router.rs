@@ -52,6 +52,10 @@ struct Table {
     /// By listener. The last one is for all listeners that no site refers to.
     hosts: Vec<Hosts>,
     asks_for_addresses: bool,
+    /// For each site: the number of its certificate.
+    certificates: Vec<u32>,
+    /// The number of the certificate for other hosts.
+    otherwise: u32,
     sites: Vec<Routes>,
     memory: Memory,
 }
@@ -110,7 +114,7 @@ impl Router {
         let front = Site::only(serving, folder(&serving.root)?, worker);
         let table = match serving.sites.is_empty() {
             true => None,
-            false => Some(Table::new(serving.sites.list(), &folder, front.worker())?),
+            false => Some(Table::new(serving, &folder, front.worker())?),
         };
         Ok(Self {
             front,
@@ -140,7 +144,8 @@ impl Router {
             }
             None => self.front.refuse(
                 StatusCode::MISDIRECTED_REQUEST,
-                "421 Misdirected Request: this server has no site for this host.\n",
+                "421 Misdirected Request: this server has no site for this host, or has it for TLS \
+                 sessions with that host alone.\n",
             ),
         };
         if request.method == Method::HEAD {
@@ -186,6 +191,12 @@ impl Router {
         answer.rules().body_bytes
     }
 
+    /// The number of the certificate for a client that has named this host by SNI; empty: none.
+    pub fn certificate(&self, listener: usize, host: &[u8]) -> u32 {
+        let table = self.table.as_ref();
+        table.map_or(0, |table| table.certificate(listener, host))
+    }
+
     /// Which site and route answer a request. `None`: the server has one site without routes, or
     /// no site for the host.
     pub fn find(&self, request: &Parts, client: Client) -> Option<Target> {
@@ -201,10 +212,11 @@ impl Router {
 
 impl Table {
     fn new(
-        sites: &[SiteSettings],
+        serving: &Serving,
         folder: &dyn Fn(&Option<Root>) -> anyhow::Result<Option<Folder>>,
         worker: Option<&HeaderValue>,
     ) -> anyhow::Result<Self> {
+        let sites = serving.sites.list();
         let mut number = 0;
         let mut answer = |place: &Place, pattern| {
             number += 1;
@@ -225,6 +237,8 @@ impl Table {
         Ok(Self {
             hosts: hosts::by_listener(sites),
             asks_for_addresses: places.any(|place| place.access.asks_for_address()),
+            certificates: serving.certificates().of_sites,
+            otherwise: serving.certificates().otherwise,
             sites: table,
             memory: Memory::default(),
         })
@@ -242,10 +256,22 @@ impl Table {
         self.find(host, request.uri.path(), client)
     }
 
+    fn certificate(&self, listener: usize, host: &[u8]) -> u32 {
+        let hosts = self.hosts.get(listener).or(self.hosts.last());
+        let site = hosts.and_then(|hosts| hosts.find(host));
+        let number = site.and_then(|site| self.certificates.get(site));
+        number.copied().unwrap_or(self.otherwise)
+    }
+
     /// `path` is that of the request's target, as it was sent.
     fn find(&self, host: &[u8], path: &str, client: Client) -> Option<Target> {
         let hosts = self.hosts.get(client.listener).or(self.hosts.last())?;
         let site = hosts.find(host)?;
+        // What the client had to prove for one host does not hold for another (RFC 9110, 7.4).
+        let is_other = |number| self.certificates.get(site) != Some(&number);
+        if client.certificate.is_some_and(is_other) {
+            return None;
+        }
         let by_path = &self.sites[site].by_path;
         let route = match by_path.is_empty() {
             true => None,

@@ -38,7 +38,7 @@ use crate::serve::router::Router;
 use crate::serve::sandbox;
 use crate::serve::worker::connection::Driver;
 use crate::serve::worker::http::Http;
-use crate::serve::worker::tls::Acceptor;
+use crate::serve::worker::tls::{Acceptor, Keys};
 use accepting::Rest;
 use connections::{Connections, Room};
 use mode::{Mode, SWEEP_NS};
@@ -133,6 +133,7 @@ impl Worker {
             files: Rc::default(),
             upstreams: Rc::new(Upstreams::new(reactor.registry().clone())),
             woken: Arc::default(),
+            tickets: Keys::default(),
         };
         Ok(Self {
             channel: Some(channel),
@@ -361,6 +362,7 @@ struct Kept {
     files: Rc<Cell<usize>>,
     upstreams: Rc<Upstreams>,
     woken: Arc<Woken>,
+    tickets: Keys,
 }
 
 impl Kept {
@@ -371,6 +373,7 @@ impl Kept {
             files: http.files.clone(),
             upstreams: http.upstreams.clone(),
             woken: driver.woken().clone(),
+            tickets: driver.tickets().clone(),
         }
     }
 }
@@ -393,8 +396,8 @@ fn driver(router: Router, start: &Start, kept: Kept) -> anyhow::Result<Driver> {
         upstreams: kept.upstreams,
         application: |_, _| None,
     };
-    let tls = Acceptor::all(&start.serving)?;
-    Ok(Driver::new(Rc::new(http), kept.woken).with_tls(tls))
+    let tls = Acceptor::all(&start.serving, &kept.tickets)?;
+    Ok(Driver::new(Rc::new(http), kept.woken).with_tls(tls, kept.tickets))
 }
 
 /// The slot that responses name, if the settings ask for that.

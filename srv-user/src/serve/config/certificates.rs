@@ -1,9 +1,11 @@
 //! Which certificate is for which site, and that addresses and certificates go together.
 
+use std::time::SystemTime;
+
 use anyhow::{Result, bail};
 
 use super::tls::Tls;
-use super::{Serving, Settings};
+use super::{Serving, Settings, doubts};
 
 /// All that differ, each once.
 #[derive(Debug)]
@@ -17,6 +19,15 @@ pub struct Numbered<'a> {
 }
 
 impl Serving {
+    /// Has sites and server with `old` have `new` in its place. Returns whether there is one.
+    pub fn replace_tls(&mut self, old: &Tls, new: &Tls) -> bool {
+        let is_of_server = self.tls.as_ref() == Some(old);
+        if is_of_server {
+            self.tls = Some(new.clone());
+        }
+        self.sites.replace_tls(old, new) || is_of_server
+    }
+
     /// The certificates, and which one is whose. A site without one has that of the server, then
     /// that of the default site, then the first.
     pub fn certificates(&self) -> Numbered<'_> {
@@ -45,6 +56,35 @@ impl Serving {
             of_sites: sites.map(|tls| number(tls.unwrap_or(otherwise))).collect(),
             otherwise: otherwise_number,
             list,
+        }
+    }
+}
+
+impl Settings {
+    /// What is wrong with certificates and still can be served: hosts that a certificate does not
+    /// name, and times.
+    pub fn doubts_of_certificates(&self) -> Vec<String> {
+        let serving = &self.serving;
+        let numbered = serving.certificates();
+        let mut found = Vec::new();
+        for tls in &numbered.list {
+            found.extend(doubts::of_time(&tls.identity, SystemTime::now()));
+        }
+        for (site, number) in serving.sites.list().iter().zip(&numbered.of_sites) {
+            let identity = &numbered.list[*number as usize].identity;
+            let is_reached =
+                |listener: &usize| serving.https[*listener] && site.answers_at(*listener);
+            if (0..serving.https.len()).any(|listener| is_reached(&listener)) {
+                found.extend(doubts::of_hosts(identity, &site.hosts));
+            }
+        }
+        found
+    }
+
+    /// Logs what is wrong with certificates.
+    pub fn warn_of_certificates(&self) {
+        for doubt in self.doubts_of_certificates() {
+            tracing::warn!("{doubt}");
         }
     }
 }

@@ -112,7 +112,11 @@ impl Identity {
     }
 }
 
-fn text(path: &Path) -> Result<String> {
+/// The text of a file.
+///
+/// # Errors
+/// It cannot be read, or is too long.
+pub(super) fn text(path: &Path) -> Result<String> {
     let place = path.display();
     let length = fs::metadata(path)
         .with_context(|| format!("read {place}"))?

@@ -122,7 +122,10 @@ pub(super) fn tls(
     note(&path);
     let identity = Identity::read(&path, &key_path);
     let identity = identity.with_context(|| certificate.place())?;
-    Ok(Some(Tls { identity }))
+    Ok(Some(Tls {
+        identity,
+        clients: None,
+    }))
 }
 
 /// Whether a socket on `whole` also gets the connections to `address`.

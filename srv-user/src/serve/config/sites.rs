@@ -173,6 +173,19 @@ impl Sites {
             .collect()
     }
 
+    /// Has sites with `old` have `new` in its place. Returns whether there is one.
+    pub fn replace_tls(&mut self, old: &Tls, new: &Tls) -> bool {
+        let has_old = |site: &SiteSettings| site.tls.as_ref() == Some(old);
+        if !self.0.iter().any(has_old) {
+            return false;
+        }
+        let sites = Arc::make_mut(&mut self.0).iter_mut();
+        for site in sites.filter(|site| has_old(site)) {
+            site.tls = Some(new.clone());
+        }
+        true
+    }
+
     /// The name of this root means this folder now.
     pub fn move_root(&mut self, now: &Root) {
         let is_elsewhere = |root: &&Root| root.asked == now.asked && **root != *now;

@@ -12,6 +12,7 @@ use super::receive::ProcessEvent;
 use super::takeover::{ToPredecessor, ToSuccessor};
 use crate::control::Question;
 use crate::serve::channel::ToMaster;
+use crate::serve::config::tls::Tls;
 use crate::serve::config::{Root, Settings};
 
 /// An event that the master handles.
@@ -36,6 +37,8 @@ pub enum Event {
     /// The root's name means another folder than the one that workers serve; and why workers
     /// cannot serve that one, if they cannot.
     RootMoved(Root, Option<String>),
+    /// The files of the first have the second now.
+    CertificateChanged(Box<Tls>, Box<Tls>),
     /// The control socket is to be opened there; when to give up.
     AnswerAt(PathBuf, Instant),
     /// A thread has read the configuration, or it cannot be used.

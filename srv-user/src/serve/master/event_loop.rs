@@ -58,6 +58,9 @@ impl Master {
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut watchdog = systemd::alive_every().map(tokio::time::interval);
         self.watch_roots();
+        self.watch_certificates();
+        self.settings.warn_of_certificates();
+        self.renew_tickets();
         for slot in self.staff.own_slots() {
             self.spawn(slot)?;
         }
@@ -99,6 +102,7 @@ impl Master {
     fn tick(&mut self) {
         self.groups.iter_mut().for_each(Group::reconcile);
         self.inspect();
+        self.renew_tickets();
         self.give_up_late_starters();
         systemd::catch_up();
         logging::catch_up();
@@ -140,11 +144,13 @@ impl Master {
             Event::FromSuccessor(pid, said) if self.is_successor(pid) => self.successor_says(said),
             // It belongs to an upgrade that has been given up.
             Event::FromSuccessor(..) => {}
+            Event::FromPredecessor(Some(ToSuccessor::Tickets(keys))) => self.take_tickets(keys),
             // If the predecessor is gone, there is nothing to wait for.
             Event::FromPredecessor(Some(ToSuccessor::Take) | None) => self.take()?,
             Event::FromSecondary(said) => self.secondary_says(said),
             Event::FromPrimary(said) => self.primary_says(said),
             Event::RootMoved(root, why_not) => self.root_moved(root, why_not),
+            Event::CertificateChanged(old, new) => self.change_certificate(&old, &new),
             Event::AnswerAt(path, deadline) => self.answer_at(path, deadline),
             Event::ConfigRead(path, next) => self.config_read(&path, *next),
             Event::Asked(question) => self.handle_question(question),

@@ -50,6 +50,7 @@ impl Master {
             .zip(slots)
             .filter(|(_, slot)| slot.owner == Owner::AllWorkers);
         Orders {
+            tickets: self.tickets.clone(),
             in_ring: accept == AcceptMode::Ring && self.staff.ring() == RingState::Whole,
             newcomers: newcomers.filter(|_| accept == AcceptMode::Ring).collect(),
             adopted: unowned

@@ -96,9 +96,12 @@ pub(super) fn drop_the_rest(
     });
     let config = flags.config.as_deref();
     let roots = settings.serving.roots();
+    let certificates = settings.serving.certificates();
     deeds.reads_private_files = !with_only(kept, || {
         let mut roots = roots.iter();
         roots.try_for_each(|root| std::fs::read_dir(&root.asked).map(drop))?;
+        let mut files = certificates.list.iter().flat_map(|tls| tls.files());
+        files.try_for_each(|file| File::open(file).map(drop))?;
         config.map_or(Ok(()), |config| File::open(config).map(drop))?;
         File::open(binary).map(drop)
     });

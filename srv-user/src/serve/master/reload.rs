@@ -52,6 +52,10 @@ impl Master {
             self.watch_roots();
             self.replace_workers();
         }
+        if self.settings.serving.certificates().list != old.serving.certificates().list {
+            self.watch_certificates();
+        }
+        self.settings.warn_of_certificates();
         self.adjust_staff(slots_before.end);
         Ok(what)
     }

@@ -24,6 +24,7 @@ use crate::kernel::packets;
 use crate::kernel::process::Process;
 use crate::serve::master::between_masters::{Message, Peer};
 use crate::serve::systemd;
+use crate::serve::tickets::TicketKeys;
 use srv_steer::ListenerGroup;
 
 /// The environment variable that tells a new process what it inherits.
@@ -48,6 +49,8 @@ impl Message for ToPredecessor {}
 pub enum ToSuccessor {
     /// The listeners are in no socket array any more, and the control socket's path is free.
     Take,
+    /// With these keys the old workers made TLS session tickets.
+    Tickets(TicketKeys),
 }
 
 impl Message for ToSuccessor {}

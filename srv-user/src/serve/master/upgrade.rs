@@ -62,6 +62,9 @@ impl Master {
             let _ = successor.signal(Signal::KILL);
             return Err(error).context("watch the channel to the successor");
         }
+        if let Some(tickets) = self.hand_over_tickets() {
+            peer.tell(tickets);
+        }
         tracing::info!("upgrade: started {}", self.launch.binary.display());
         Ok(Upgrade {
             successor,

@@ -10,4 +10,6 @@ pub struct Client {
     /// Its address, if that is known and a site asks for it ([`super::Router::asks_for_addresses`]).
     /// An IPv4 address is one, also if it came over an IPv6 socket.
     pub address: Option<IpAddr>,
+    /// With TLS: the number of the certificate for the host that it has named.
+    pub certificate: Option<u32>,
 }

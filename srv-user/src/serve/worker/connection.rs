@@ -11,6 +11,7 @@ mod taking;
 mod unparsed;
 mod waiting;
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use crate::serve::worker::http::at_once::AtOnce;
 use crate::serve::worker::http::{Exchange, Handler, Http};
 use crate::serve::worker::stream::{Socket, Stream};
 use crate::serve::worker::task::{Task, Woken};
-use crate::serve::worker::tls::Acceptor;
+use crate::serve::worker::tls::{Acceptor, Keys, Session};
 use crate::values::Http2;
 use active::Active;
 use handshake::Handshake;
@@ -42,6 +43,7 @@ pub struct Driver {
     http: Rc<Http>,
     /// For each listener group: what begins TLS there. `None`: its clients do not speak TLS.
     tls: Vec<Option<Rc<Acceptor>>>,
+    tickets: Keys,
     at_once: AtOnce,
     /// Whether requests are answered without hyper. A test compares both ways.
     answers_at_once: bool,
@@ -66,6 +68,7 @@ impl Driver {
         Self {
             http,
             tls: Vec::new(),
+            tickets: Keys::default(),
             at_once: AtOnce::default(),
             answers_at_once: true,
             builder,
@@ -74,9 +77,19 @@ impl Driver {
         }
     }
 
-    /// Has clients speak TLS on the groups that have an acceptor here.
-    pub fn with_tls(self, tls: Vec<Option<Rc<Acceptor>>>) -> Self {
-        Self { tls, ..self }
+    /// Has clients speak TLS on the groups that have an acceptor here. `tickets` are the keys that
+    /// the acceptors share.
+    pub fn with_tls(self, tls: Vec<Option<Rc<Acceptor>>>, tickets: Keys) -> Self {
+        Self {
+            tls,
+            tickets,
+            ..self
+        }
+    }
+
+    /// The keys of session tickets.
+    pub fn tickets(&self) -> &Keys {
+        &self.tickets
     }
 
     /// What answers requests, and within which limits.
@@ -96,10 +109,16 @@ impl Driver {
 
     /// What sites know of the client at the other end of `socket`.
     fn client(&self, socket: &Socket) -> Client {
+        let listener = socket.listener;
         let asks = self.http.router.asks_for_addresses();
+        let of_session = |tls: &RefCell<Session>| {
+            let name = tls.borrow().server_name();
+            self.http.router.certificate(listener, name.as_bytes())
+        };
         Client {
-            listener: socket.listener,
+            listener,
             address: asks.then(|| socket.client_address()).flatten(),
+            certificate: socket.tls().map(of_session),
         }
     }
 

@@ -69,6 +69,9 @@ impl Worker {
             self.take_over_settings(orders.serving.clone())
                 .context("take over new settings")?;
         }
+        if orders.tickets != self.orders.tickets {
+            self.driver.tickets().replace(&orders.tickets);
+        }
         // If this worker leaves, it has no listeners any more.
         if orders.task == Task::Serve && !self.ring.is_empty() {
             self.listen_as(&orders, now_ns)?;

@@ -4,8 +4,14 @@
 
 mod acceptor;
 mod certificates;
+mod clients;
 mod session;
 mod shared;
+mod tickets;
 
 pub use acceptor::Acceptor;
 pub use session::{Failure, Session};
+pub use tickets::Keys;
+
+#[cfg(test)]
+mod tests;

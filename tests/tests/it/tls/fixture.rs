@@ -6,11 +6,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use std::{fs, io};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{
     ALL_VERSIONS, ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     SupportedProtocolVersion,
@@ -46,7 +47,24 @@ impl Authority {
     /// Makes a certificate for these names.
     pub(super) fn certify(&self, names: &[&str]) -> Made {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let params = CertificateParams::new(names).unwrap();
+        self.sign(CertificateParams::new(names).unwrap())
+    }
+
+    /// The same, valid from a month ago until so many days from now.
+    pub(super) fn certify_until(&self, names: &[&str], days: i64) -> Made {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        let now = SystemTime::now();
+        let day = Duration::from_secs(24 * 60 * 60);
+        params.not_before = (now - 30 * day).into();
+        params.not_after = match days {
+            0.. => (now + days as u32 * day).into(),
+            _ => (now - days.unsigned_abs() as u32 * day).into(),
+        };
+        self.sign(params)
+    }
+
+    fn sign(&self, params: CertificateParams) -> Made {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
         Made {
@@ -78,6 +96,18 @@ impl Authority {
         builder
             .with_root_certificates(self.trusted())
             .with_no_client_auth()
+    }
+
+    /// A client that has this certificate.
+    pub(super) fn client_with(&self, made: &Made) -> ClientConfig {
+        let builder = ClientConfig::builder_with_provider(provider());
+        let builder = builder.with_protocol_versions(ALL_VERSIONS).unwrap();
+        let certificate = CertificateDer::from_pem_slice(made.certificate.as_bytes()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(made.key.as_bytes()).unwrap();
+        builder
+            .with_root_certificates(self.trusted())
+            .with_client_auth_cert(vec![certificate], key)
+            .unwrap()
     }
 }
 

@@ -160,6 +160,10 @@ pub struct TlsArgs {
     pub(super) certificate: Spanned<PathBuf>,
     /// The file of its key.
     pub(super) key: Spanned<PathBuf>,
+    /// The file with the authorities of clients.
+    pub(super) client_ca: Option<Spanned<PathBuf>>,
+    /// Whether a client needs a certificate.
+    pub(super) client_certificate: Option<Text>,
 }
 
 /// `auth`.
@@ -267,7 +271,8 @@ impl SiteArgs {
         }
         if let Some(tls) = &mut self.tls {
             let tls = tls.as_mut();
-            for path in [&mut tls.certificate, &mut tls.key] {
+            let own = [&mut tls.certificate, &mut tls.key].into_iter();
+            for path in own.chain(&mut tls.client_ca) {
                 *path.as_mut() = folder.join(path.as_ref());
             }
         }

@@ -8,9 +8,9 @@ use super::access::Written;
 use super::{
     Access, Files, Fixed, Handler, HeaderChange, Pattern, Place, Redirect, Route, SiteSettings,
 };
-use crate::serve::config::identity::Identity;
 use crate::serve::config::sites::pattern::Glob;
 use crate::serve::config::tables::{path, put, put_some, text, types};
+use crate::serve::config::tls::Tls;
 
 /// A `[[site]]`. `listener` names a listener by its number.
 ///
@@ -33,15 +33,8 @@ pub(in crate::serve::config) fn site(
         "listen",
         Some(listeners).filter(|listeners| !listeners.is_empty()),
     );
-    let identity = site.tls.as_ref().map(|tls| &tls.identity);
-    if let Some(Identity {
-        certificate, key, ..
-    }) = identity
-    {
-        let mut tls = Table::new();
-        put(&mut tls, "certificate", path(certificate)?);
-        put(&mut tls, "key", path(key)?);
-        put(&mut table, "tls", tls);
+    if let Some(its) = &site.tls {
+        put(&mut table, "tls", tls(its)?);
     }
     let inherited = site.place.headers.len();
     let routes = site.routes.iter().map(|one| route(one, inherited));
@@ -51,6 +44,21 @@ pub(in crate::serve::config) fn site(
         "route",
         Some(routes).filter(|routes| !routes.is_empty()),
     );
+    Ok(table)
+}
+
+fn tls(tls: &Tls) -> Result<Table> {
+    let mut table = Table::new();
+    put(&mut table, "certificate", path(&tls.identity.certificate)?);
+    put(&mut table, "key", path(&tls.identity.key)?);
+    if let Some(clients) = &tls.clients {
+        put(&mut table, "client-ca", path(&clients.file)?);
+        let asked = match clients.is_required {
+            true => "required",
+            false => "optional",
+        };
+        put(&mut table, "client-certificate", asked);
+    }
     Ok(table)
 }
 

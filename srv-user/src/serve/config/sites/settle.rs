@@ -18,7 +18,7 @@ use super::{Files, Handler, Place, Route, SiteSettings, Sites};
 use crate::serve::config::identity::Identity;
 use crate::serve::config::keys::Places;
 use crate::serve::config::root::Root;
-use crate::serve::config::tls::Tls;
+use crate::serve::config::tls::{Clients, Tls};
 use crate::values::{Expected, FileType, ListenAddr};
 
 /// The most bytes of all sites together. They go to each worker in one message.
@@ -164,7 +164,31 @@ impl Settling<'_> {
         (self.note)(certificate);
         let identity = Identity::read(certificate, key);
         let identity = identity.with_context(|| self.places.at(args.certificate.span().start))?;
-        Ok(Tls { identity })
+        let is_required = match &args.client_certificate {
+            None => true,
+            Some(text) if args.client_ca.is_none() => bail!(
+                "{}: found client-certificate = \"{text}\", expected client-ca beside it, with the \
+                 authorities of the clients",
+                self.places.at(text.span().start)
+            ),
+            Some(text) => match text.as_ref().as_str() {
+                "required" => true,
+                "optional" => false,
+                other => bail!(
+                    "{}: found `{other}`, expected required or optional",
+                    self.places.at(text.span().start)
+                ),
+            },
+        };
+        let clients = args.client_ca.as_ref().map(|file| {
+            (self.note)(file.as_ref());
+            let clients = Clients::read(file.as_ref(), is_required);
+            clients.with_context(|| self.places.at(file.span().start))
+        });
+        Ok(Tls {
+            identity,
+            clients: clients.transpose()?,
+        })
     }
 
     fn route(&self, args: &Spanned<RouteArgs>, site: &Place) -> Result<Route> {

@@ -8,8 +8,10 @@ use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection};
 
 use super::certificates::Certificates;
+use super::clients::Clients;
 use super::session::{HTTP2, Session};
 use super::shared::Shared;
+use super::tickets::{Keys, Tickets};
 use crate::serve::config::Serving;
 use crate::serve::config::identity::provider;
 use crate::values::Http2;
@@ -28,19 +30,25 @@ impl Acceptor {
     ///
     /// # Errors
     /// A certificate cannot be used.
-    pub fn all(serving: &Serving) -> anyhow::Result<Vec<Option<Rc<Self>>>> {
+    pub fn all(serving: &Serving, keys: &Keys) -> anyhow::Result<Vec<Option<Rc<Self>>>> {
         if !serving.https.contains(&true) {
             return Ok(Vec::new());
         }
         let shared = Rc::new(Shared::default());
         let certificates = Certificates::new(serving, shared.choice.clone())?;
+        let list = serving.certificates().list;
+        let clients = Clients::new(&list, shared.choice.clone())?.map(Arc::new);
+        let terms = list.iter().flat_map(|tls| &tls.clients);
+        let terms: Vec<u8> = terms.flat_map(|clients| clients.terms()).collect();
+        let tickets = Arc::new(Tickets::new(keys.clone(), &terms));
         let protocols = match serving.http2 {
             Http2::Never => &PROTOCOLS[1..],
             Http2::Tls | Http2::Always => &PROTOCOLS,
         };
         let acceptor = |listener| {
+            let (clients, tickets) = (clients.clone(), tickets.clone());
             let certificates = certificates.at(listener);
-            Self::new(certificates, protocols, shared.clone()).map(Rc::new)
+            Self::new(certificates, clients, tickets, protocols, shared.clone()).map(Rc::new)
         };
         let listeners = serving.https.iter().enumerate();
         let acceptors = listeners.map(|(nth, has_tls)| has_tls.then(|| acceptor(nth)).transpose());
@@ -49,16 +57,22 @@ impl Acceptor {
 
     fn new(
         certificates: Certificates,
+        clients: Option<Arc<Clients>>,
+        tickets: Arc<Tickets>,
         protocols: &[&[u8]],
         shared: Rc<Shared>,
     ) -> anyhow::Result<Self> {
-        let mut config = ServerConfig::builder_with_provider(provider())
+        let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .context("configure TLS")?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(certificates));
+            .context("configure TLS")?;
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(clients) => builder.with_client_cert_verifier(clients),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(certificates));
+        config.ticketer = tickets;
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        // A session could be resumed from here only at this worker.
+        // A session could be resumed from here only at this worker, and tickets are for all.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let config = Arc::new(config);
         UnbufferedServerConnection::new(config.clone()).context("prepare a TLS session")?;

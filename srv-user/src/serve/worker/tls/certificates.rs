@@ -19,7 +19,7 @@ pub(super) struct Certificates {
     listener: usize,
     /// For each site: the number of its certificate.
     of_sites: Vec<u32>,
-    /// For a client that names no host, or one that no site has.
+    /// For a client that names no host, or one that no site has, where there is no default site.
     otherwise: u32,
     keys: Vec<Arc<CertifiedKey>>,
     choice: Arc<Choice>,
@@ -57,7 +57,7 @@ impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name();
         let hosts = self.hosts.get(self.listener).or(self.hosts.last())?;
-        let site = name.and_then(|name| hosts.find(name.as_bytes()));
+        let site = hosts.find(name.unwrap_or_default().as_bytes());
         let number = site.map_or(self.otherwise, |site| self.of_sites[site]);
         self.choice.choose(number, name.unwrap_or_default());
         self.keys.get(number as usize).cloned()

@@ -108,6 +108,12 @@ impl Session {
         !self.plaintext.is_empty()
     }
 
+    /// How many bytes it keeps beside what rustls keeps.
+    #[cfg(test)]
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.received.capacity() + self.plaintext.len() + self.unsent.len()
+    }
+
     /// Continues the handshake as far as socket and turn allow.
     pub fn poll_handshake(&mut self, tcp: &TcpSocket) -> Poll<Result<(), Failure>> {
         while self.connection.is_handshaking() {
