@@ -5,8 +5,7 @@
 //! disk unless the page cache has it, and `/work` waits on purpose. srv keeps small files in memory
 //! and checks each of them at most once a second, so a response is at most that old.
 //!
-//! On purpose, srv does not list folders, follow links out of the root, compress, or send
-//! multipart ranges.
+//! On purpose, srv does not list folders, follow links out of the root, or send multipart ranges.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -30,13 +29,14 @@ use self::representation::{Content, Representation};
 pub(super) use self::request_path::{RequestPath, decoded};
 
 use crate::serve::config::Serving;
-use crate::serve::config::sites::Files;
+use crate::serve::config::sites::{Coding, Files};
 use crate::serve::rate_limit::RateLimit;
 
 mod accept_encoding;
 mod beneath;
 mod body;
 mod byte_range;
+mod compress;
 mod conditional;
 pub mod content_type;
 mod docroot;
@@ -62,6 +62,8 @@ pub struct Site {
     pages: Pages,
     synthetic: bool,
     files: Files,
+    /// The codings in which a file may be sent, the preferred one first.
+    codings: Vec<Coding>,
     /// `Cache-Control` by the path of a file.
     cache_control: Paths<HeaderValue>,
     worker: Option<HeaderValue>,
@@ -135,6 +137,7 @@ impl Site {
             pages,
             synthetic: false,
             cache_control: Paths::new(values),
+            codings: files.codings(),
             files,
             worker: None,
             signature: Vec::new(),

@@ -135,13 +135,14 @@ mod tests {
         "types = { foo = \"a/b; c=d\" }",
         "limits = { body-bytes = \"3MiB\", idle-timeout = \"61s\" }",
     ];
-    const PLACE: [&str; 14] = [
+    const PLACE: [&str; 15] = [
         "index = [\"a.html\", \"b\"]",
         "try-files = [\"{path}\", \"{path}.html\", \"/c{path}/\", \"/x\", \"=410\"]",
         "dotfiles = false",
         "types = { bar = \"text/x-bar\", \"f-o\" = \"a/b\" }",
         "charset = \"utf-8\"",
         "precompressed = [\"gz\", \"br\"]",
+        "compress = { codings = [\"gzip\", \"zstd\"], min-bytes = 7, max-bytes = \"1MiB\" }",
         "cache-control = { \"*\" = \"no-cache\", \"*.css\" = \"public\", \"/a/*\" = \"x\", \"/b\" = \"y\" }",
         "error-pages = { 404 = \"/404.html\", 503 = \"/a b\" }",
         "headers = { security = true, remove = [\"referrer-policy\"], set = { B = \"1\", a = \"\\\"\" }, add = { C = \"2\" } }",
@@ -180,7 +181,7 @@ mod tests {
         let chosen = subsequence(patterns, 0..=3);
         (
             chosen,
-            proptest::collection::vec(subsequence(PLACE.to_vec(), 0..=14), 3),
+            proptest::collection::vec(subsequence(PLACE.to_vec(), 0..=15), 3),
         )
             .prop_map(|(patterns, keys)| patterns.into_iter().zip(keys).collect())
     }
@@ -205,7 +206,7 @@ mod tests {
     fn what_is_printed_means_the_same() {
         let folder = tempfile::tempdir().unwrap();
         let sites =
-            proptest::collection::vec((subsequence(PLACE.to_vec(), 0..=14), routes()), 0..4);
+            proptest::collection::vec((subsequence(PLACE.to_vec(), 0..=15), routes()), 0..4);
         let input = (subsequence(OUTSIDE.to_vec(), 0..=9), sites);
         proptest!(|((outside, sites) in input)| {
             let sites = sites.iter().enumerate();

@@ -26,6 +26,7 @@ pub(super) mod print;
 pub(super) mod settle;
 mod settle_access;
 mod settle_answers;
+mod settle_codings;
 #[cfg(test)]
 mod tests;
 mod users;
@@ -106,6 +107,8 @@ pub struct Files {
     pub charset: Charset,
     /// Codings of files that lie beside the files, the preferred one first.
     pub precompressed: Vec<Coding>,
+    /// How texts are compressed that lie in their plain form alone.
+    pub compress: Option<Compress>,
     /// `Cache-Control` by the path of the file.
     pub cache_control: Vec<(Pattern, String)>,
 }
@@ -120,9 +123,23 @@ impl Default for Files {
             types: Types::new(),
             charset: Charset::Found,
             precompressed: Vec::new(),
+            compress: None,
             cache_control: Vec::new(),
         }
     }
+}
+
+/// How texts are compressed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compress {
+    /// The codings, the preferred one first.
+    pub codings: Vec<Coding>,
+    /// The smallest text that is compressed, bytes.
+    pub min_bytes: u64,
+    /// The largest one, bytes.
+    pub max_bytes: u64,
+    /// From 1 (fast) to 9 (small).
+    pub level: u32,
 }
 
 /// A redirect.
@@ -147,6 +164,20 @@ pub struct Fixed {
     pub body: String,
     /// Its media type.
     pub media: String,
+}
+
+impl Files {
+    /// The codings in which a file may be sent, the preferred one first.
+    pub fn codings(&self) -> Vec<Coding> {
+        let mut codings = self.precompressed.clone();
+        let others = self.compress.iter().flat_map(|compress| &compress.codings);
+        for coding in others {
+            if !codings.contains(coding) {
+                codings.push(*coding);
+            }
+        }
+        codings
+    }
 }
 
 impl Sites {

@@ -1,5 +1,7 @@
 //! What a router answers, by settings that each test makes.
 
+mod compressed;
+
 use tempfile::TempDir;
 
 use super::*;

@@ -74,6 +74,11 @@ impl MediaType {
         }
     }
 
+    /// The name of the type.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Whether [`of_content`](Self::of_content) looks at the content.
     pub fn is_open_text(&self) -> bool {
         self.is_open_text && self.charset == Charset::Found

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lru::LruCache;
 
+use crate::serve::budget::Budget;
 use crate::serve::site::docroot::Stamp;
 use crate::serve::site::representation::Representation;
 
@@ -14,6 +15,9 @@ use crate::serve::site::representation::Representation;
 pub(super) const LARGEST_FILE_BYTES: u64 = 64 << 10;
 /// How long srv serves a file from the cache before it checks the file's version again.
 pub(super) const FRESH_FOR: Duration = Duration::from_secs(1);
+
+/// Compressing has a quarter of the worker's time, and half a second, ns, if much comes together.
+const COMPRESSING: Budget = Budget::new(4, 500_000_000);
 
 const CAPACITY_BYTES: usize = 16 << 20;
 /// The memory of an entry beside path and content: headers, map and allocations. It is an estimate,
@@ -25,6 +29,8 @@ const ENTRY_BYTES: usize = 1024;
 pub(in crate::serve) struct FileCache {
     entries: LruCache<Box<str>, Entry>,
     used_bytes: usize,
+    /// The time for compressing what the cache is to keep.
+    pub(super) compressing: Budget,
 }
 
 #[derive(Debug)]
@@ -42,6 +48,7 @@ impl Default for FileCache {
         Self {
             entries: LruCache::unbounded(),
             used_bytes: 0,
+            compressing: COMPRESSING,
         }
     }
 }

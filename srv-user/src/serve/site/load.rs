@@ -1,5 +1,5 @@
 //! Reads a file into a [`Representation`]: small ones into memory, of large ones the start that
-//! tells their charset.
+//! tells their charset, and texts that are to be compressed.
 
 use std::fs::File;
 use std::io;
@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use http::HeaderValue;
 
+use crate::serve::config::sites::{Coding, Compress};
+use crate::serve::site::compress::compressed;
 use crate::serve::site::conditional::{Validators, tag_of};
 use crate::serve::site::content_type::MediaType;
 use crate::serve::site::docroot::{self, Stamp, Start};
@@ -59,4 +62,34 @@ pub(super) fn load(file: File, stamp: &Stamp, media: &MediaType) -> io::Result<R
     };
     let loaded = Representation::new(content_type, validators, content);
     Ok(loaded.encoded(media.encoding.clone()))
+}
+
+/// Reads a text into memory and compresses it; if it would be no smaller, it stays as it is. `None`:
+/// the file changes meanwhile.
+pub(super) fn load_compressed(
+    file: &File,
+    stamp: &Stamp,
+    media: &MediaType,
+    coding: Coding,
+    settings: &Compress,
+) -> io::Result<Option<Representation>> {
+    let start = docroot::read_start(file, stamp, settings.max_bytes)?;
+    let Start::Whole(text) = start else {
+        return Ok(None);
+    };
+    if text.len() as u64 != stamp.size_bytes() {
+        return Ok(None);
+    }
+    let content_type = media.of_content(&text);
+    let compressed = compressed(coding, settings.level, &text);
+    let encoding = compressed
+        .is_some()
+        .then(|| HeaderValue::from_static(coding.token()));
+    let content = compressed.unwrap_or(text);
+    let validators = Validators {
+        etag: Some(tag_of(&content)),
+        modified_s: stamp.modified_s(SystemTime::now()),
+    };
+    let loaded = Representation::new(content_type, validators, Content::Memory(content));
+    Ok(Some(loaded.encoded(encoding)))
 }

@@ -1,6 +1,6 @@
 //! How a site finds the file for a request: in the cache, or by trying its candidates
 //! (`try-files`) and index files in the folder, and, for a file, whether it lies there in a coding
-//! that the client takes.
+//! that the client takes, or is to be compressed.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -13,16 +13,18 @@ use http::{HeaderValue, Response, StatusCode};
 use percent_encoding::{CONTROLS, utf8_percent_encode};
 
 use super::{Pages, Site};
-use crate::serve::config::sites::{Candidate, Coding};
+use crate::serve::config::sites::{Candidate, Coding, Compress};
 use crate::serve::site::accept_encoding::Wanted;
 use crate::serve::site::body::Body;
+use crate::serve::site::compress;
 use crate::serve::site::content_type::MediaType;
 use crate::serve::site::docroot::{DocRoot, Found, Refusal, Stamp};
 use crate::serve::site::file_cache::FileCache;
-use crate::serve::site::load::load;
+use crate::serve::site::load::{load, load_compressed};
 use crate::serve::site::notice::{failed, moved, not_found, notice, refused_path};
 use crate::serve::site::representation::Representation;
 use crate::serve::site::request_path::RequestPath;
+use srv_steer::monotonic_ns;
 
 /// One lookup: where it looks, when, what the client takes, and how a file is answered.
 struct Lookup<'a> {
@@ -44,6 +46,25 @@ struct Name<'a> {
     is_kept: bool,
 }
 
+/// In which form a file is sent.
+enum Form {
+    /// As it is.
+    Plain,
+    /// By what lies beside it.
+    Beside(Coding, File, Stamp),
+    /// Compressed.
+    Compressed(Coding),
+}
+
+/// A file that was loaded.
+struct Loaded {
+    representation: Representation,
+    /// That of the file that was read.
+    stamp: Stamp,
+    /// Whether the stamp will prove that the file is the same version, and this its form.
+    is_sure: bool,
+}
+
 /// What a name led to.
 enum Tried {
     /// A response.
@@ -63,7 +84,7 @@ impl Site {
         request: &Parts,
     ) -> Response<Body> {
         let raw = request.uri.path();
-        let wanted = Wanted::of_headers(&request.headers, &self.files.precompressed);
+        let wanted = Wanted::of_headers(&request.headers, &self.codings);
         let key = self.key(wanted, raw);
         let now = (self.clock)();
         if let Some(kept) = cache.fresh(&key, now) {
@@ -240,40 +261,78 @@ impl Site {
             }
         };
         let mut media = MediaType::of(file_name, &self.files.types, &self.files.charset);
-        let coded = match media.encoding {
+        let form = match media.encoding {
             // It is coded already.
-            Some(_) => None,
-            None => self.coded(lookup, file_name),
+            Some(_) => Form::Plain,
+            None => self.form(lookup, name, file_name, &media, &stamp),
         };
-        let current = coded.as_ref().map_or(&stamp, |(_, _, stamp)| stamp);
+        let current = match &form {
+            Form::Beside(_, _, stamp) => stamp,
+            Form::Plain | Form::Compressed(_) => &stamp,
+        };
         if let Some(kept) = lookup.cache.renewed(name.key, current, lookup.now) {
             return Tried::Answered((lookup.answer)(kept));
         }
         lookup.cache.remove(name.key);
-        let (loaded, stamp) = match self.load(file, stamp, coded, &mut media, file_name) {
+        let loaded = match self.load(lookup, (file, stamp), form, &mut media, file_name) {
             Ok(loaded) => loaded,
             Err(error) => {
                 let refused = self.refused(Refusal::Failed(error), name.key, lookup.now);
                 return Tried::Answered(refused);
             }
         };
-        let settled = stamp.is_settled(SystemTime::now());
-        let response = (lookup.answer)(&loaded);
-        if let Some(bytes) = loaded.memory_bytes()
-            && name.is_kept
-        {
-            // If a file's size is not that of its content, it can change without any sign.
-            let settled = settled && bytes as u64 == stamp.size_bytes();
+        let Loaded {
+            representation,
+            stamp,
+            is_sure,
+        } = loaded;
+        let settled = is_sure && stamp.is_settled(SystemTime::now());
+        let response = (lookup.answer)(&representation);
+        if representation.memory_bytes().is_some() && name.is_kept {
             lookup
                 .cache
-                .insert(name.key, loaded, stamp, settled, lookup.now);
+                .insert(name.key, representation, stamp, settled, lookup.now);
         }
         Tried::Answered(response)
     }
 
+    /// The form of a file for this client. What lies beside it comes first: it costs no time. Only
+    /// what the cache keeps is compressed, so that other spellings of a path cost none.
+    fn form(
+        &self,
+        lookup: &Lookup<'_>,
+        name: &Name<'_>,
+        file_name: &[u8],
+        media: &MediaType,
+        stamp: &Stamp,
+    ) -> Form {
+        if let Some((coding, file, stamp)) = self.coded(lookup, file_name) {
+            return Form::Beside(coding, file, stamp);
+        }
+        let compress = self.compress_for(media, stamp).filter(|_| name.is_kept);
+        let coding = compress.and_then(|compress| {
+            let mut wanted = lookup.wanted.codings();
+            wanted.find(|coding| compress.codings.contains(coding))
+        });
+        coding.map_or(Form::Plain, Form::Compressed)
+    }
+
+    /// How this file is compressed, if it is.
+    fn compress_for(&self, media: &MediaType, stamp: &Stamp) -> Option<&Compress> {
+        let settings = self.files.compress.as_ref()?;
+        let is_meant = stamp.is_size_sure()
+            && media.encoding.is_none()
+            && compress::is_meant(settings, media.name(), stamp.size_bytes());
+        is_meant.then_some(settings)
+    }
+
     /// The file in the best coding that the client takes and that lies beside it.
     fn coded(&self, lookup: &Lookup<'_>, file_name: &[u8]) -> Option<(Coding, File, Stamp)> {
-        lookup.wanted.codings().find_map(|coding| {
+        let mut codings = lookup.wanted.codings();
+        codings.find_map(|coding| {
+            if !self.files.precompressed.contains(&coding) {
+                return None;
+            }
             let extension = coding.extension().as_bytes();
             let coded = [file_name, b".", extension].concat();
             match lookup.root.open(&coded) {
@@ -283,30 +342,46 @@ impl Site {
         })
     }
 
-    /// Loads the file in the coding, if there is one, with the headers that the settings have for it.
+    /// Loads the file in this form, with the headers that the settings have for it.
     fn load(
         &self,
-        file: File,
-        stamp: Stamp,
-        coded: Option<(Coding, File, Stamp)>,
+        lookup: &mut Lookup<'_>,
+        (file, stamp): (File, Stamp),
+        form: Form,
         media: &mut MediaType,
         file_name: &[u8],
-    ) -> io::Result<(Representation, Stamp)> {
-        let mut loaded = load(file, &stamp, media)?;
-        let mut loaded_stamp = stamp;
-        if let Some((coding, file, stamp)) = coded {
-            // Only the text itself shows its charset.
-            let content_type = loaded.header(&CONTENT_TYPE);
-            media.encoding = Some(HeaderValue::from_static(coding.token()));
-            loaded = load(file, &stamp, media)?.with(CONTENT_TYPE, content_type);
-            loaded_stamp = stamp;
-        }
-        let vary = (!self.files.precompressed.is_empty())
-            .then(|| HeaderValue::from_static("accept-encoding"));
+    ) -> io::Result<Loaded> {
+        let compress = self.compress_for(media, &stamp);
+        let varies = compress.is_some() || !self.files.precompressed.is_empty();
+        let mut loaded = match (form, compress) {
+            (Form::Beside(coding, beside, beside_stamp), _) => {
+                // Only the text itself shows its charset.
+                let content_type = load(file, &stamp, media)?.header(&CONTENT_TYPE);
+                media.encoding = Some(HeaderValue::from_static(coding.token()));
+                let loaded = Loaded::of(load(beside, &beside_stamp, media)?, beside_stamp);
+                loaded.map(|coded| coded.with(CONTENT_TYPE, content_type))
+            }
+            (Form::Compressed(coding), Some(settings)) => {
+                match compress_in_time(lookup, &file, &stamp, media, coding, settings)? {
+                    Some(representation) => Loaded {
+                        representation,
+                        stamp,
+                        is_sure: true,
+                    },
+                    None => Loaded {
+                        representation: load(file, &stamp, media)?,
+                        stamp,
+                        is_sure: false,
+                    },
+                }
+            }
+            (Form::Plain | Form::Compressed(_), _) => Loaded::of(load(file, &stamp, media)?, stamp),
+        };
+        let vary = varies.then(|| HeaderValue::from_static("accept-encoding"));
         let path = [b"/", file_name].concat();
         let cache_control = self.cache_control.find(&path).cloned();
-        let loaded = loaded.with(VARY, vary).with(CACHE_CONTROL, cache_control);
-        Ok((loaded, loaded_stamp))
+        loaded = loaded.map(|loaded| loaded.with(VARY, vary).with(CACHE_CONTROL, cache_control));
+        Ok(loaded)
     }
 
     fn refused(&self, refusal: Refusal, raw: &str, now: Duration) -> Response<Body> {
@@ -325,6 +400,44 @@ impl Site {
             }
         }
     }
+}
+
+impl Loaded {
+    fn of(representation: Representation, stamp: Stamp) -> Self {
+        // If a file's size is not that of its content, it can change without any sign.
+        let bytes = representation.memory_bytes();
+        Self {
+            is_sure: bytes.is_some_and(|bytes| bytes as u64 == stamp.size_bytes()),
+            representation,
+            stamp,
+        }
+    }
+
+    fn map(self, change: impl FnOnce(Representation) -> Representation) -> Self {
+        Self {
+            representation: change(self.representation),
+            ..self
+        }
+    }
+}
+
+/// Compresses a text, unless the time for that is used up.
+fn compress_in_time(
+    lookup: &mut Lookup<'_>,
+    file: &File,
+    stamp: &Stamp,
+    media: &MediaType,
+    coding: Coding,
+    settings: &Compress,
+) -> io::Result<Option<Representation>> {
+    let begun_ns = monotonic_ns();
+    if lookup.cache.compressing.wait_ns(begun_ns) > 0 {
+        return Ok(None);
+    }
+    let loaded = load_compressed(file, stamp, media, coding, settings);
+    let took_ns = monotonic_ns().saturating_sub(begun_ns);
+    lookup.cache.compressing.spend(begun_ns, took_ns);
+    loaded
 }
 
 fn to_folder(path: &RequestPath, query: Option<&str>) -> Response<Body> {

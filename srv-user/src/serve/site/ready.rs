@@ -111,8 +111,7 @@ impl Site {
             Pages::Welcome(page) if path == "/" => page.ready(finish),
             Pages::Welcome(_) => None,
             Pages::Folder(_, cache) => {
-                let wanted =
-                    Wanted::of(request.values("accept-encoding"), &self.files.precompressed);
+                let wanted = Wanted::of(request.values("accept-encoding"), &self.codings);
                 let mut key = self.scratch.borrow_mut();
                 self.write_key(&mut key, wanted, path);
                 let mut cache = cache.borrow_mut();

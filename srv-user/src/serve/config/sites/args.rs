@@ -10,6 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use toml::Spanned;
 
+use super::values::TextBytes;
 use crate::values::{Bytes, Count, scalar};
 
 /// A text with its position.
@@ -44,6 +45,8 @@ macro_rules! tables {
                 charset: Option<Text>,
                 /// Codings of files that lie beside the files.
                 precompressed: Option<Vec<Text>>,
+                /// How texts are compressed.
+                compress: Option<CompressArgs>,
                 /// `Cache-Control` by pattern.
                 cache_control: Option<Texts>,
                 /// Pages by status.
@@ -126,6 +129,7 @@ pub(super) struct PlaceArgs<'a> {
     pub(super) types: Option<&'a Texts>,
     pub(super) charset: Option<&'a Text>,
     pub(super) precompressed: Option<&'a Vec<Text>>,
+    pub(super) compress: Option<&'a CompressArgs>,
     pub(super) cache_control: Option<&'a Texts>,
     pub(super) error_pages: Option<&'a Texts>,
     pub(super) headers: Option<&'a HeaderArgs>,
@@ -164,6 +168,23 @@ pub struct TlsArgs {
     pub(super) client_ca: Option<Spanned<PathBuf>>,
     /// Whether a client needs a certificate.
     pub(super) client_certificate: Option<Text>,
+}
+
+/// `compress`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct CompressArgs {
+    /// The codings, the preferred one first.
+    pub(super) codings: Option<Vec<Text>>,
+    /// The smallest text that is compressed.
+    #[serde(deserialize_with = "scalar")]
+    pub(super) min_bytes: Option<TextBytes>,
+    /// The largest one.
+    #[serde(deserialize_with = "scalar")]
+    pub(super) max_bytes: Option<TextBytes>,
+    /// From fast to small.
+    #[serde(deserialize_with = "scalar")]
+    pub(super) level: Option<Count<1, 9>>,
 }
 
 /// `auth`.

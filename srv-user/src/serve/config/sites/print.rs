@@ -103,6 +103,15 @@ fn files(files: &Files) -> Result<Table> {
     put(&mut table, "charset", text(&files.charset));
     let codings = files.precompressed.iter().map(|coding| coding.extension());
     put(&mut table, "precompressed", codings.collect::<Vec<_>>());
+    if let Some(compress) = &files.compress {
+        let mut figures = Table::new();
+        let codings = compress.codings.iter().map(|coding| coding.token());
+        put(&mut figures, "codings", codings.collect::<Vec<_>>());
+        put(&mut figures, "min-bytes", text(compress.min_bytes));
+        put(&mut figures, "max-bytes", text(compress.max_bytes));
+        put(&mut figures, "level", i64::from(compress.level));
+        put(&mut table, "compress", figures);
+    }
     let values = files.cache_control.iter();
     let values: Table = values
         .map(|(pattern, value)| (text(Glob(pattern.clone())), value.clone().into()))

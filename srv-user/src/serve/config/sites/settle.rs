@@ -300,18 +300,10 @@ impl Settling<'_> {
             files.charset = self.parsed(charset)?;
         }
         if let Some(codings) = args.precompressed {
-            let mut list = Vec::new();
-            for text in codings {
-                let coding = self.parsed(text)?;
-                if list.contains(&coding) {
-                    bail!(
-                        "{}: found `{text}` twice, expected each coding once",
-                        self.places.at(text.span().start)
-                    );
-                }
-                list.push(coding);
-            }
-            files.precompressed = list;
+            files.precompressed = self.codings(codings, |text| self.parsed(text))?;
+        }
+        if let Some(compress) = args.compress {
+            files.compress = Some(self.compress(compress)?);
         }
         if let Some(values) = args.cache_control {
             let mut by_pattern = BTreeMap::new();

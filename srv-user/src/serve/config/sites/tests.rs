@@ -105,6 +105,18 @@ const REFUSED: &[(&str, &str)] = &[
         "3:24: found `br` twice",
     ),
     (
+        "[[site]]\nroot = \"www\"\ncompress = { codings = [\"br\", \"gz\"] }",
+        "3:31: found `gz`, expected one of br, zstd, gzip",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\ncompress = { max-bytes = \"2MiB\" }",
+        "3:26: found `2MiB`, expected at most 1MiB",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\ncompress = { level = 10 }",
+        "3:22: found `10`, expected a whole number from 1 to 9",
+    ),
+    (
         "[[site]]\nroot = \"www\"\ntypes = { a = \"b\" }",
         "3:15: found `a = b`, expected a media",
     ),

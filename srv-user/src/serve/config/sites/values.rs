@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
 use super::pattern::SitePath;
-use crate::values::{Expected, by_name, expected};
+use crate::values::{Bytes, Expected, by_name, expected};
 
 /// Where `try-files` has the path of the request.
 const PATH: &str = "{path}";
@@ -175,6 +175,36 @@ impl FromStr for Coding {
 
     fn from_str(text: &str) -> Result<Self, Expected> {
         by_name(text, &Self::NAMED)
+    }
+}
+
+/// A coding by its token.
+pub(super) struct CodingToken(pub(super) Coding);
+
+impl FromStr for CodingToken {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        let by_token = Coding::NAMED.map(|(_, coding)| (coding.token(), coding));
+        by_name(text, &by_token).map(Self)
+    }
+}
+
+/// The size of a text that is compressed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct TextBytes(pub(super) u64);
+
+/// The largest [`TextBytes`].
+const TEXT_BYTES_MAX: u64 = 1 << 20;
+
+impl FromStr for TextBytes {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        match text.parse()? {
+            Bytes::<0>(bytes) if bytes <= TEXT_BYTES_MAX => Ok(Self(bytes)),
+            _ => expected("at most 1MiB, since a worker does nothing else meanwhile"),
+        }
     }
 }
 
