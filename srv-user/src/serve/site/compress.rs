@@ -73,7 +73,6 @@ fn brotli(level: u32, text: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
-    use std::time::Duration;
 
     use flate2::read::GzDecoder;
 
@@ -159,20 +158,6 @@ mod tests {
                 expected,
                 "{media} {size_bytes}"
             );
-        }
-    }
-
-    /// How long a worker is blocked: run by hand, in a release build, with `--nocapture`.
-    #[test]
-    fn the_time_for_the_largest_text_is_shown() {
-        let text = text(256 << 10);
-        for coding in CODINGS {
-            for level in [1, 5, 9] {
-                let begun = std::time::Instant::now();
-                let compressed = compressed(coding, level, &text).unwrap();
-                let took: Duration = begun.elapsed();
-                println!("{coding:?} {level}: {took:?}, {} bytes", compressed.len());
-            }
         }
     }
 }

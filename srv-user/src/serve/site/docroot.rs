@@ -163,15 +163,19 @@ impl Stamp {
     }
 
     /// A tag at `now` for a file that srv does not read. It consists of the time of modification
-    /// and the size, which are the same on every replica. If a change could leave both as they are,
-    /// the tag is weak.
-    pub(super) fn tag(&self, now: SystemTime) -> HeaderValue {
+    /// and the size, which are the same on every replica, and of the file's coding, if it has one: a
+    /// file and its coded forms may have the same time and size. If a change could leave both as
+    /// they are, the tag is weak.
+    pub(super) fn tag(&self, now: SystemTime, coding: Option<&HeaderValue>) -> HeaderValue {
         let weak = match has_settled(self.modified_ns, now) {
             true => "",
             false => "W/",
         };
-        let tag = format!("{weak}\"{:x}-{:x}\"", self.modified_ns, self.size_bytes);
-        HeaderValue::try_from(tag).expect("hexadecimal digits")
+        let coding = coding.and_then(|coding| coding.to_str().ok());
+        let coding = coding.map_or(String::new(), |coding| format!("-{coding}"));
+        let (modified_ns, size_bytes) = (self.modified_ns, self.size_bytes);
+        let tag = format!("{weak}\"{modified_ns:x}-{size_bytes:x}{coding}\"");
+        HeaderValue::try_from(tag).expect("hexadecimal digits and a token")
     }
 
     /// When the file was modified, seconds since 1970. It is `None` if that is after `now`, since
@@ -289,20 +293,26 @@ mod tests {
     #[test]
     fn tags_name_what_replicas_share() {
         let now = wall(3_100_000_000);
-        assert_eq!(stamp_at(1_000_000_001).tag(now), "\"3b9aca01-10\"");
+        assert_eq!(stamp_at(1_000_000_001).tag(now, None), "\"3b9aca01-10\"");
+        let coding = HeaderValue::from_static("br");
+        let coded = stamp_at(1_000_000_001).tag(now, Some(&coding));
+        assert_eq!(coded, "\"3b9aca01-10-br\"");
         let replica = Stamp {
             inode: 0xcd,
             device: 2,
             changed_ns: 2,
             ..stamp_at(1_000_000_001)
         };
-        assert_eq!(replica.tag(now), stamp_at(1_000_000_001).tag(now));
+        assert_eq!(
+            replica.tag(now, None),
+            stamp_at(1_000_000_001).tag(now, None)
+        );
     }
 
     #[test]
     fn tags_are_weak_where_a_change_might_not_show() {
         let is_weak = |modified_ns: i128, now_ns: u64| {
-            let tag = stamp_at(modified_ns).tag(wall(now_ns));
+            let tag = stamp_at(modified_ns).tag(wall(now_ns), None);
             tag.as_bytes().starts_with(b"W/")
         };
         assert!(is_weak(1_000_000_001, 1_100_000_001));

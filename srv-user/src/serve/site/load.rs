@@ -31,7 +31,7 @@ pub(super) fn load(file: File, stamp: &Stamp, media: &MediaType) -> io::Result<R
     };
     let now = SystemTime::now();
     let mut validators = Validators {
-        etag: Some(stamp.tag(now)),
+        etag: Some(stamp.tag(now, media.encoding.as_ref())),
         modified_s: stamp.modified_s(now),
     };
     let file = Arc::new(file);

@@ -52,6 +52,12 @@ impl FromStr for SitePath {
         if rest.contains('\0') {
             return expected("a path without a NUL");
         }
+        if rest.contains('?') {
+            return expected("a path without a query, since the query of a request does not count");
+        }
+        if has_escape(rest) {
+            return expected("a decoded path, such as /a b and not /a%20b");
+        }
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let is_plain = |segment: &str| !["", ".", ".."].contains(&segment);
         if text != "/" && !rest.split('/').all(is_plain) {
@@ -59,6 +65,15 @@ impl FromStr for SitePath {
         }
         Ok(Self(text.to_owned()))
     }
+}
+
+/// Whether a text has an escape. A path that is to have a percent sign has none of these behind it.
+fn has_escape(text: &str) -> bool {
+    let mut behind = text.split('%').skip(1);
+    behind.any(|behind| {
+        let digits = behind.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    })
 }
 
 /// What the last segment of a path ends in.

@@ -222,6 +222,14 @@ const REFUSED: &[(&str, &str)] = &[
         "4:10: found `/a/../b`, expected a path without",
     ),
     (
+        "[[site]]\nroot = \"www\"\n[[site.route]]\nprefix = \"/a%20b\"",
+        "4:10: found `/a%20b`, expected a decoded path",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\n[[site.route]]\nexact = \"/a?b\"",
+        "4:9: found `/a?b`, expected a path without a query",
+    ),
+    (
         "[[site]]\nroot = \"www\"\n[[site.route]]\nhosts = [\"a\"]",
         "4:1: unknown key `hosts`",
     ),

@@ -309,7 +309,15 @@ impl FromStr for Target {
         let after_scheme = ["http://", "https://"]
             .iter()
             .find_map(|scheme| text.strip_prefix(scheme));
-        let is_url = after_scheme.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
+        let has_host = |rest: &str| {
+            let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            let host = match authority.rsplit_once(':') {
+                Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+                _ => authority,
+            };
+            !host.is_empty() && !host.contains('@')
+        };
+        let is_url = after_scheme.is_some_and(has_host);
         let is_path = text.starts_with('/') && !text.starts_with("//");
         let is_visible = text
             .bytes()
@@ -355,7 +363,14 @@ mod tests {
 
     #[test]
     fn a_redirect_leads_to_a_url_or_a_path() {
-        for good in ["https://example.org", "http://a/b?c", "/new", "/"] {
+        for good in [
+            "https://example.org",
+            "http://a/b?c",
+            "http://[::1]:80/",
+            "https://a:80?x",
+            "/new",
+            "/",
+        ] {
             assert!(good.parse::<Target>().is_ok(), "{good}");
         }
         for bad in [
@@ -364,6 +379,9 @@ mod tests {
             "https://",
             "https:///x",
             "/a b",
+            "https://:80",
+            "https://?x",
+            "https://a@b",
             "javascript:1",
             "/\\evil",
         ] {
