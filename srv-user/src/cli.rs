@@ -2,6 +2,7 @@
 //! decides what that means.
 
 pub mod attach;
+pub mod check;
 pub mod find;
 pub mod observe;
 pub mod query;
@@ -20,6 +21,7 @@ use crate::serve::master::takeover::SuccessionArgs;
 use crate::serve::rehearsal::RehearsalArgs;
 use crate::values::{ListenAddr, PolicyName, policies};
 use attach::{AttachArgs, DetachArgs};
+use check::CheckArgs;
 use observe::ObserveArgs;
 use run::RunArgs;
 
@@ -119,14 +121,6 @@ it, or the agent does not end. 2 if the command line is wrong.")]
     /// What `run` starts beside the server
     #[command(hide = true)]
     Coordinate(CoordinatorArgs),
-}
-
-/// The arguments of `srv check`.
-#[derive(Debug, Args)]
-pub struct CheckArgs {
-    /// The file to test
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
 }
 
 /// The arguments of `srv status`.

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use clap::Parser;
 use srv::cgi;
-use srv::cli::{CheckArgs, Cli, Command, query};
+use srv::cli::{Cli, Command, query};
 use srv::control::Request;
 use srv::doctor;
 use srv::eprintln;
@@ -19,10 +19,8 @@ use srv::measure::result::Comparison;
 use srv::output;
 use srv::output::json;
 use srv::print;
-use srv::println;
 use srv::run::keeper;
 use srv::serve::config;
-use srv::serve::config::args::ServeArgs;
 use srv::serve::master;
 use srv::serve::master::takeover::{self, Takeover};
 use srv::serve::rehearsal;
@@ -58,18 +56,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             logging::start(settings.log_json);
             master::run(settings, *args, takeover)?;
         }
-        Command::Check(CheckArgs { config }) => {
-            let flags = ServeArgs {
-                config: Some(config.clone()),
-                ..ServeArgs::default()
-            };
-            let settings = config::settings(&flags)?;
-            for doubt in settings.doubts_of_certificates() {
-                eprintln!("warning: {doubt}");
-            }
-            let sites = settings.serving.sites.list().len();
-            println!("{}: the file is valid, sites: {sites}", config.display());
-        }
+        Command::Check(args) => args.run()?,
         Command::Worker => worker::run()?,
         Command::Rehearse(args) => rehearsal::perform(&args)?,
         Command::Succeed(args) => return Err(takeover::succeed(&args)),

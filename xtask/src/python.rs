@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use crate::{step, workspace};
 
 /// With their versions, since PyPI has no distribution that fixes them.
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 10] = [
+    "flup==1.0.3",
     "gevent==26.9.0",
     "granian==2.8.7",
     "gunicorn==27.0.1",

@@ -95,6 +95,7 @@ const TEST_TOOLS: [Package; 23] = [
         name: "php-cli",
         shown_by: "php",
     },
+    PHP_FPM,
     Package {
         name: "puma",
         shown_by: "puma",
@@ -112,6 +113,11 @@ const TEST_TOOLS: [Package; 23] = [
 const HAPROXY: Package = Package {
     name: "haproxy",
     shown_by: "haproxy",
+};
+
+const PHP_FPM: Package = Package {
+    name: "php-fpm",
+    shown_by: "/usr/sbin/php-fpm8.2",
 };
 
 const NODE: Package = Package {
@@ -164,10 +170,7 @@ const BENCH_PEERS: [Package; 6] = [
         shown_by: "openssl",
     },
     NGHTTP2,
-    Package {
-        name: "php-fpm",
-        shown_by: "/usr/sbin/php-fpm8.2",
-    },
+    PHP_FPM,
     Package {
         name: "wrk",
         shown_by: "wrk",
@@ -368,6 +371,9 @@ fn keep_off(installed: &[&str]) -> Result<()> {
         if installed.iter().any(|name| name.starts_with(service)) {
             apt::keep_off(service)?;
         }
+    }
+    if installed.contains(&PHP_FPM.name) {
+        apt::keep_off("php8.2-fpm")?;
     }
     Ok(())
 }

@@ -87,6 +87,14 @@ impl Serving {
         are_same || self.roots() == other.roots()
     }
 
+    /// Whether workers that serve `other` may do all that these settings need, and no more: their
+    /// sandbox has the same folders, and lets them ask the same applications.
+    pub fn fits_workers_of(&self, other: &Self) -> bool {
+        let may_ask =
+            self.sites == other.sites || self.sites.applications() == other.sites.applications();
+        may_ask && self.has_roots_of(other)
+    }
+
     /// The name of this root means this folder now.
     pub fn move_root(&mut self, now: &Root) {
         if let Some(root) = &mut self.root

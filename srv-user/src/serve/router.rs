@@ -6,6 +6,7 @@ mod access;
 mod answer;
 mod client;
 mod hosts;
+mod script;
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,14 +18,17 @@ use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 
-use crate::serve::config::sites::{Place, SiteSettings};
+use crate::serve::config::sites::{FastCgi, Handler, Place, SiteSettings};
 use crate::serve::config::{Root, Serving};
 use crate::serve::site::paths::Paths;
-use crate::serve::site::{Body, DocRoot, FileCache, Folder, PlainRequest, Ready, Site, decoded};
+use crate::serve::site::{
+    Body, DocRoot, FileCache, Folder, PlainRequest, Ready, Site, decoded, notice,
+};
 use access::Memory;
 use answer::Answer;
 pub use client::Client;
 pub use hosts::{Hosts, by_listener};
+pub use script::Script;
 
 /// What a worker serves.
 #[derive(Debug)]
@@ -58,6 +62,8 @@ struct Table {
     otherwise: u32,
     sites: Vec<Routes>,
     memory: Memory,
+    /// Whether scripts of an application answer any path.
+    has_scripts: bool,
 }
 
 /// One site: what its routes answer, and what answers the rest.
@@ -203,6 +209,49 @@ impl Router {
         self.table.as_ref()?.find_for(request, client)
     }
 
+    /// The script that answers a request, and the application that executes it. `None`: no script
+    /// does, and [`respond`](Self::respond) answers.
+    pub fn script(&self, request: &Parts, client: Client) -> Option<(Target, &FastCgi, Script)> {
+        let table = self.table.as_ref().filter(|table| table.has_scripts)?;
+        if self.front.is_work_path(request.uri.path()) {
+            return None;
+        }
+        let target = table.find_for(request, client)?;
+        let (fastcgi, script) = table.answer(target).script(request)?;
+        Some((target, fastcgi, script))
+    }
+
+    /// What an application has answered to a request that `target` is for, as the client gets it.
+    pub fn answered(&self, target: Target, response: Response<Body>) -> Response<Body> {
+        match self.at(target) {
+            Some(answer) => answer.answered(response),
+            None => response,
+        }
+    }
+
+    /// The answer for an application that has none.
+    pub fn unanswered(&self, target: Target, status: StatusCode) -> Response<Body> {
+        let text = format!("{status}: the application gave no answer.\n");
+        match self.at(target) {
+            Some(answer) => answer.refuse(notice(status, text)),
+            None => self.front.refuse(status, text),
+        }
+    }
+
+    /// The file that an application names instead of its own body: a path beneath the root of its
+    /// route, as a client would ask for it.
+    pub fn file(&self, target: Target, request: &Parts) -> Response<Body> {
+        let answer = self.at(target);
+        answer.map_or_else(
+            || self.unanswered(target, StatusCode::BAD_GATEWAY),
+            |answer| answer.file(request),
+        )
+    }
+
+    fn at(&self, target: Target) -> Option<&Answer> {
+        self.table.as_ref()?.get(target)
+    }
+
     /// A refusal in plain text, for a message that never became a request which
     /// [`respond`](Self::respond) could answer.
     pub fn refuse(&self, status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
@@ -241,6 +290,10 @@ impl Table {
             otherwise: serving.certificates().otherwise,
             sites: table,
             memory: Memory::default(),
+            has_scripts: sites
+                .iter()
+                .flat_map(SiteSettings::places)
+                .any(|place| matches!(place.handler, Handler::FastCgi(_))),
         })
     }
 
@@ -281,6 +334,14 @@ impl Table {
                 .and_then(|path| by_path.find(&path).copied()),
         };
         Some(Target { site, route })
+    }
+
+    fn get(&self, target: Target) -> Option<&Answer> {
+        let site = self.sites.get(target.site)?;
+        match target.route {
+            None => Some(&site.rest),
+            Some(route) => site.routes.get(route),
+        }
     }
 
     fn answer(&self, target: Target) -> &Answer {

@@ -7,12 +7,14 @@ pub mod paths;
 pub mod syscalls;
 pub mod user;
 
+use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 
 use anyhow::Context;
 use rustix::thread::CapabilitySet;
 
 use crate::control::SandboxStatus;
+use crate::values::ApplicationAddr;
 pub use user::User;
 
 /// The first step: from now on this process runs as `user` (`None`: as before), and
@@ -27,19 +29,25 @@ pub fn become_user(user: Option<User>) -> anyhow::Result<()> {
 }
 
 /// The second step: for the rest of its life, this process can use only what it has
-/// open, and can read only beneath `roots`.
+/// open, can read only beneath `roots`, and can connect only to `applications`. If there is
+/// none, it can open no socket.
 ///
 /// # Errors
 /// If the kernel refuses what every kernel has. The result says what this kernel
 /// lacks.
-pub fn confine(roots: &[BorrowedFd<'_>]) -> anyhow::Result<SandboxStatus> {
+pub fn confine(
+    roots: &[BorrowedFd<'_>],
+    applications: &BTreeSet<&ApplicationAddr>,
+) -> anyhow::Result<SandboxStatus> {
     capabilities::drop_all().context("drop all capabilities")?;
     rustix::thread::set_no_new_privs(true).context("set no_new_privs")?;
     Ok(SandboxStatus {
         uid: rustix::process::getuid().as_raw(),
         gid: rustix::process::getgid().as_raw(),
-        landlock_abi: paths::read_beneath(roots).context("restrict file access with Landlock")?,
+        landlock_abi: paths::reach(roots, applications)
+            .context("restrict file access with Landlock")?,
         // This comes last: after it, the filter refuses the system calls of the other steps.
-        seccomp: syscalls::allow_few().context("install the seccomp filter")?,
+        seccomp: syscalls::allow_few(!applications.is_empty())
+            .context("install the seccomp filter")?,
     })
 }

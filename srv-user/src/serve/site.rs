@@ -19,6 +19,7 @@ use rustix::time::{ClockId, clock_gettime};
 pub use self::body::Body;
 use self::conditional::{Validators, tag_of};
 pub(super) use self::docroot::DocRoot;
+use self::docroot::Found;
 pub(super) use self::file_cache::FileCache;
 pub(super) use self::notice::notice;
 use self::notice::{method_not_allowed, not_found, options, refused_path};
@@ -26,6 +27,7 @@ use self::paths::Paths;
 pub(super) use self::ready::{Finish, rendered};
 pub use self::ready::{PlainRequest, Ready};
 use self::representation::{Content, Representation};
+use self::request_path::is_hidden;
 pub(super) use self::request_path::{RequestPath, decoded};
 
 use crate::serve::config::Serving;
@@ -84,6 +86,17 @@ pub struct Site {
 enum Pages {
     Welcome(Box<Representation>),
     Folder(Rc<DocRoot>, Rc<RefCell<FileCache>>),
+}
+
+/// What a path leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IsThere {
+    /// A regular file that this process may read.
+    File,
+    /// A folder.
+    Folder,
+    /// Neither.
+    No,
 }
 
 /// An open folder with the files of it that are in memory. A copy is the same folder.
@@ -184,6 +197,23 @@ impl Site {
     fn sign(&self, mut response: Response<Body>) -> Response<Body> {
         Self::sign_headers(self.worker(), response.headers_mut());
         response
+    }
+
+    /// What a decoded path leads to. Names that begin with a dot are not there, unless they are
+    /// served.
+    pub(super) fn is_there(&self, path: &[u8]) -> IsThere {
+        let Pages::Folder(root, _) = &self.pages else {
+            return IsThere::No;
+        };
+        let name = path.strip_prefix(b"/").unwrap_or(path);
+        if !self.files.dotfiles && is_hidden(name) {
+            return IsThere::No;
+        }
+        match root.open(if name.is_empty() { b"." } else { name }) {
+            Ok(Found::File(..)) if !path.ends_with(b"/") => IsThere::File,
+            Ok(Found::Folder) => IsThere::Folder,
+            _ => IsThere::No,
+        }
     }
 
     fn route(&self, request: &Parts) -> Response<Body> {

@@ -4,6 +4,7 @@
 mod accepting;
 pub mod connection;
 mod connections;
+mod fastcgi;
 pub mod http;
 mod mode;
 mod orders;
@@ -127,7 +128,7 @@ impl Worker {
         // The first reading looks up the vDSO by calls that the sandbox does not allow. Without
         // the vDSO, each reading would be a system call.
         monotonic_ns();
-        let sandbox = sandbox::confine(&router.roots())?;
+        let sandbox = sandbox::confine(&router.roots(), &start.serving.sites.applications())?;
         let kept = Kept {
             published,
             files: Rc::default(),
@@ -394,7 +395,7 @@ fn driver(router: Router, start: &Start, kept: Kept) -> anyhow::Result<Driver> {
         published: kept.published,
         files: kept.files,
         upstreams: kept.upstreams,
-        application: |_, _| None,
+        application: fastcgi::application,
     };
     let tls = Acceptor::all(&start.serving, &kept.tickets)?;
     Ok(Driver::new(Rc::new(http), kept.woken).with_tls(tls, kept.tickets))

@@ -32,6 +32,7 @@ mod deaths;
 mod delay_line;
 mod descriptors;
 mod fallbacks;
+mod fastcgi;
 mod faulty_workers;
 mod fd_store;
 mod flood;

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::tls::Tls;
 use super::{Root, Types};
+use crate::values::ApplicationAddr;
 pub use access::{Access, Auth, Rate};
+pub use fastcgi::FastCgi;
 pub use host::{HOST_BYTES_MAX, HostPattern};
 pub use pattern::Pattern;
 #[cfg(test)]
@@ -20,6 +22,7 @@ pub use values::{Candidate, Charset, Coding, HeaderChange, KeptPath};
 mod access;
 pub mod args;
 mod conflicts;
+mod fastcgi;
 mod host;
 mod pattern;
 pub(super) mod print;
@@ -88,6 +91,8 @@ pub enum Handler {
     Redirect(Redirect),
     /// A status and a text.
     Fixed(Fixed),
+    /// The scripts of an application.
+    FastCgi(FastCgi),
 }
 
 /// How files are served.
@@ -217,6 +222,16 @@ impl Sites {
         true
     }
 
+    /// The applications that are asked, each once.
+    pub fn applications(&self) -> BTreeSet<&ApplicationAddr> {
+        let places = self.0.iter().flat_map(SiteSettings::places);
+        let asked = places.filter_map(|place| match &place.handler {
+            Handler::FastCgi(fastcgi) => Some(&fastcgi.to),
+            _ => None,
+        });
+        asked.collect()
+    }
+
     /// The name of this root means this folder now.
     pub fn move_root(&mut self, now: &Root) {
         let is_elsewhere = |root: &&Root| root.asked == now.asked && **root != *now;
@@ -233,6 +248,18 @@ impl Sites {
                 }
             }
         }
+    }
+}
+
+impl Place {
+    /// Whether what answers needs a folder, and there is none.
+    fn lacks_root(&self) -> bool {
+        let has_files = match &self.handler {
+            Handler::Files => true,
+            Handler::FastCgi(fastcgi) => fastcgi.has_scripts() || fastcgi.files,
+            Handler::Redirect(_) | Handler::Fixed(_) => false,
+        };
+        has_files && self.files.root.is_none()
     }
 }
 

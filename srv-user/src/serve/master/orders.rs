@@ -115,8 +115,8 @@ fn orders_for(worker: &Worker, all: &Orders) -> Orders {
     let now = &worker.dispatch.orders().serving;
     Orders {
         task: worker.task,
-        // Other roots are for another worker to serve, with all settings that came with them.
-        serving: match now.has_roots_of(&all.serving) {
+        // Other roots and applications are for another worker, with all settings that came with them.
+        serving: match now.fits_workers_of(&all.serving) {
             true => all.serving.clone(),
             false => now.clone(),
         },

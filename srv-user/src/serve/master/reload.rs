@@ -50,6 +50,8 @@ impl Master {
         self.stalls.apply(&self.settings);
         if !self.settings.serving.has_roots_of(&old.serving) {
             self.watch_roots();
+        }
+        if !self.settings.serving.fits_workers_of(&old.serving) {
             self.replace_workers();
         }
         if self.settings.serving.certificates().list != old.serving.certificates().list {

@@ -11,8 +11,10 @@ use percent_encoding::{CONTROLS, utf8_percent_encode};
 
 use super::Client;
 use super::access::{Access, Memory};
+use super::script::{self, Found, Lookup, Script};
+use crate::serve::config::Root;
 use crate::serve::config::sites::{
-    Access as Rules, Fixed, Handler, HeaderChange, KeptPath, Pattern, Place, Redirect,
+    Access as Rules, FastCgi, Fixed, Handler, HeaderChange, KeptPath, Pattern, Place, Redirect,
 };
 use crate::serve::site::{
     Body, Finish, Folder, PlainRequest, Ready, RequestPath, Site, notice, rendered,
@@ -25,6 +27,8 @@ pub(super) struct Answer {
     /// The prefix of the route; empty if it has none.
     prefix: String,
     site: Site,
+    /// The folder of its files and scripts.
+    root: Option<Root>,
     error_pages: BTreeMap<u16, String>,
     changes: Vec<Change>,
     access: Access,
@@ -60,6 +64,7 @@ impl Answer {
                 _ => String::new(),
             },
             site: Site::of(place.files.clone(), folder, number.to_string()),
+            root: place.files.root.clone(),
             error_pages: place.error_pages.clone(),
             changes: changes.collect::<Result<_, _>>()?,
             access: Access::new(&place.access, number)?,
@@ -67,7 +72,7 @@ impl Answer {
             ready: None,
         };
         answer.ready = match &answer.handler {
-            Handler::Files => None,
+            Handler::Files | Handler::FastCgi(_) => None,
             Handler::Redirect(to) if to.path != KeptPath::Nothing => None,
             Handler::Redirect(to) => answer.rendered(redirect(to, "", "/", None)),
             Handler::Fixed(fixed) => answer.rendered(text(fixed)),
@@ -126,6 +131,53 @@ impl Answer {
                 redirect(to, &self.prefix, path, query)
             }
             Handler::Fixed(fixed) => text(fixed),
+            Handler::FastCgi(fastcgi) => self.without_script(fastcgi, request),
+        }
+    }
+
+    /// What an application has answered, as the client gets it.
+    pub(super) fn answered(&self, mut response: Response<Body>) -> Response<Body> {
+        self.finish(response.headers_mut());
+        response
+    }
+
+    /// As the client gets it if an application has not answered.
+    pub(super) fn refuse(&self, response: Response<Body>) -> Response<Body> {
+        self.complete(response, false)
+    }
+
+    /// A file of the root, for an application that names it.
+    pub(super) fn file(&self, request: &Parts) -> Response<Body> {
+        self.refuse(self.site.respond(request))
+    }
+
+    /// The script that answers a request, if one does.
+    pub(super) fn script(&self, request: &Parts) -> Option<(&FastCgi, Script)> {
+        let Handler::FastCgi(fastcgi) = &self.handler else {
+            return None;
+        };
+        match script::find(&self.lookup(fastcgi), request) {
+            Found::Script(script) => Some((fastcgi, script)),
+            Found::Files | Found::Nothing => None,
+        }
+    }
+
+    fn lookup<'a>(&'a self, fastcgi: &'a FastCgi) -> Lookup<'a> {
+        Lookup {
+            fastcgi,
+            root: self.root.as_ref(),
+            site: &self.site,
+            prefix: &self.prefix,
+        }
+    }
+
+    fn without_script(&self, fastcgi: &FastCgi, request: &Parts) -> Response<Body> {
+        match script::find(&self.lookup(fastcgi), request) {
+            Found::Files => self.site.respond(request),
+            _ => notice(
+                StatusCode::NOT_FOUND,
+                "404 Not Found: there is no such file here.\n",
+            ),
         }
     }
 
@@ -144,6 +196,7 @@ impl Answer {
         let finish: Finish<'_> = &|headers| self.finish(headers);
         let (head, body) = match &self.handler {
             Handler::Files => self.site.ready_file(path, request, finish)?,
+            Handler::FastCgi(_) => return None,
             Handler::Redirect(to) => match &self.ready {
                 Some(ready) if query.is_none() || !to.query => ready.clone(),
                 _ => self.rendered(redirect(to, &self.prefix, path, query))?,
@@ -171,7 +224,7 @@ impl Answer {
     /// Whether its answers keep their text, instead of that of an error page.
     fn has_own_text(&self) -> bool {
         match &self.handler {
-            Handler::Files => false,
+            Handler::Files | Handler::FastCgi(_) => false,
             Handler::Redirect(_) => true,
             Handler::Fixed(fixed) => !fixed.body.is_empty(),
         }

@@ -12,4 +12,6 @@ pub struct Client {
     pub address: Option<IpAddr>,
     /// With TLS: the number of the certificate for the host that it has named.
     pub certificate: Option<u32>,
+    /// Whether it speaks TLS.
+    pub is_tls: bool,
 }

@@ -1,24 +1,31 @@
-//! Landlock: which files a process may reach, by path. `openat2` keeps requests
+//! Landlock: which files a process may reach, by path, and which applications, by port. `openat2` keeps requests
 //! beneath the roots. If an attacker controls a worker, Landlock keeps it there, too.
 
+use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, PathBeneath,
-    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, NetPort,
+    PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
 };
+
+use crate::values::ApplicationAddr;
 
 /// The newest ABI that this crate knows. If the kernel has an older one, srv asks for less.
 const NEWEST: ABI = ABI::V6;
 
 /// From now on this thread reads beneath `roots`, and opens, changes and runs no
-/// other file. It binds and connects no TCP socket, and sends no signal to a process
+/// other file. It binds no TCP socket and connects none, except to the ports of `applications`
+/// (Landlock knows no addresses, and does not restrict sockets in the file system). It sends no signal to a process
 /// outside of this restriction. Returns the ABI by which the kernel enforces this (1:
 /// files only, 4: TCP, 6: signals), or 0 if the kernel has no Landlock.
 ///
 /// # Errors
 /// What the kernel says, other than that it has no Landlock.
-pub fn read_beneath(roots: &[BorrowedFd<'_>]) -> Result<u32, RulesetError> {
+pub fn reach(
+    roots: &[BorrowedFd<'_>],
+    applications: &BTreeSet<&ApplicationAddr>,
+) -> Result<u32, RulesetError> {
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?
@@ -29,6 +36,12 @@ pub fn read_beneath(roots: &[BorrowedFd<'_>]) -> Result<u32, RulesetError> {
         let read = AccessFs::ReadFile | AccessFs::ReadDir;
         rules = rules.add_rule(PathBeneath::new(root, read))?;
     }
+    for application in applications {
+        if let ApplicationAddr::Tcp(address) = application {
+            let connect = AccessNet::ConnectTcp;
+            rules = rules.add_rule(NetPort::new(address.port(), connect))?;
+        }
+    }
     let status = rules.restrict_self()?;
     Ok(number(&status.landlock))
 }
@@ -36,7 +49,7 @@ pub fn read_beneath(roots: &[BorrowedFd<'_>]) -> Result<u32, RulesetError> {
 /// The ABI that this kernel has, or 0 if it has no Landlock. A thread restricts itself
 /// to find out, and ends.
 pub fn abi() -> u32 {
-    let restricted = std::thread::spawn(|| read_beneath(&[]));
+    let restricted = std::thread::spawn(|| reach(&[], &BTreeSet::new()));
     restricted.join().ok().and_then(Result::ok).unwrap_or(0)
 }
 
@@ -76,7 +89,11 @@ mod tests {
         std::os::unix::fs::symlink(&outside, root.join("link")).unwrap();
         let confined = std::thread::spawn(move || {
             let opened = File::open(&root).unwrap();
-            read_beneath(&[opened.as_fd()]).unwrap();
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let application = listener.local_addr().unwrap();
+            let allowed = ApplicationAddr::Tcp(application);
+            reach(&[opened.as_fd()], &BTreeSet::from([&allowed])).unwrap();
+            TcpStream::connect(application).unwrap();
             assert_eq!(fs::read(root.join("file")).unwrap(), b"inside");
             let denied = [
                 fs::read(&outside).map(drop),

@@ -85,6 +85,8 @@ const SET_TIMER_SLACK: u64 = libc::PR_SET_TIMERSLACK as u64;
 const SHUT_WR: u64 = libc::SHUT_WR as u64;
 const SOL_SOCKET: u64 = libc::SOL_SOCKET as u64;
 const SO_LINGER: u64 = libc::SO_LINGER as u64;
+const IPPROTO_TCP: u64 = libc::IPPROTO_TCP as u64;
+const TCP_NODELAY: u64 = libc::TCP_NODELAY as u64;
 /// The same number as `TIOCOUTQ` (include/uapi/linux/sockios.h).
 const SIOCOUTQ: u64 = libc::TIOCOUTQ;
 
@@ -131,13 +133,37 @@ fn conditional(this_process: u64) -> Vec<(libc::c_long, Vec<Argument>)> {
     ]
 }
 
-/// From now on this thread can make the listed system calls and no others. Returns
+/// Calls that a worker makes if a route has `fastcgi`: for a connection to an application, and to
+/// learn the addresses that the application is told.
+fn of_applications() -> Vec<(libc::c_long, Vec<Argument>)> {
+    let is = |argument, value| (argument, SeccompCmpOp::Eq, value);
+    let stream = (libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) as u64;
+    let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6];
+    let sockets =
+        families.map(|family| (libc::SYS_socket, vec![is(0, family as u64), is(1, stream)]));
+    let mut calls = sockets.to_vec();
+    calls.extend([
+        // Landlock decides which ports. A socket in the file system has its own permissions.
+        (libc::SYS_connect, Vec::new()),
+        (libc::SYS_getpeername, Vec::new()),
+        (libc::SYS_getsockname, Vec::new()),
+        // Records are written as they come, and must not wait for one another.
+        (
+            libc::SYS_setsockopt,
+            vec![is(1, IPPROTO_TCP), is(2, TCP_NODELAY)],
+        ),
+    ]);
+    calls
+}
+
+/// From now on this thread can make the listed system calls and no others. If it is to ask
+/// applications, these include the ones of [`of_applications`]. Returns
 /// whether the kernel can filter system calls.
 ///
 /// # Errors
 /// What the kernel says, other than that it cannot filter system calls.
-pub fn allow_few() -> anyhow::Result<bool> {
-    let filter = filter()?;
+pub fn allow_few(asks_applications: bool) -> anyhow::Result<bool> {
+    let filter = filter(asks_applications)?;
     let program = libc::sock_fprog {
         len: filter.len() as u16,
         filter: filter.as_ptr().cast_mut().cast(),
@@ -168,16 +194,24 @@ pub fn allow_few() -> anyhow::Result<bool> {
 pub fn can_filter() -> bool {
     let restricted = std::thread::spawn(|| {
         rustix::thread::set_no_new_privs(true)?;
-        allow_few()
+        allow_few(false)
     });
     matches!(restricted.join(), Ok(Ok(true)))
 }
 
-fn filter() -> anyhow::Result<BpfProgram> {
+fn filter(asks_applications: bool) -> anyhow::Result<BpfProgram> {
     let always = ALLOWED.iter().chain(ALLOWED_OLD);
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         always.map(|call| (*call, Vec::new())).collect();
-    for (call, arguments) in conditional(std::process::id().into()) {
+    let mut conditional = conditional(std::process::id().into());
+    if asks_applications {
+        conditional.extend(of_applications());
+    }
+    for (call, arguments) in conditional {
+        if arguments.is_empty() {
+            rules.insert(call, Vec::new());
+            continue;
+        }
         let conditions = arguments.into_iter().map(|(argument, operator, value)| {
             SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
         });
@@ -207,7 +241,9 @@ mod tests {
     use std::time::Duration;
 
     use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
-    use rustix::net::{AddressFamily, SocketType, socket};
+    use rustix::net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket, socket_with,
+    };
 
     use super::*;
     use crate::gate;
@@ -217,7 +253,7 @@ mod tests {
     fn what_a_worker_does_goes_on_and_nothing_else() {
         let confined = std::thread::spawn(|| {
             rustix::thread::set_no_new_privs(true).unwrap();
-            let is_confined = allow_few().unwrap().then_some(());
+            let is_confined = allow_few(false).unwrap().then_some(());
             let is_confined = is_confined.ok_or("this kernel has no seccomp filters".into());
             if !gate::can("filter system calls", is_confined) {
                 return;
@@ -252,6 +288,35 @@ mod tests {
         confined.join().unwrap();
     }
 
+    /// Only the thread that asks for it is restricted.
+    #[test]
+    fn who_asks_applications_connects_and_does_not_listen() {
+        let confined = std::thread::spawn(|| {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            let is_confined = allow_few(true).unwrap().then_some(());
+            let is_confined = is_confined.ok_or("this kernel has no seccomp filters".into());
+            if !gate::can("filter system calls", is_confined) {
+                return;
+            }
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let of = |family, kind| socket_with(family, kind, flags, None);
+            let nowhere = SocketAddrUnix::new("/nowhere/at/all").unwrap();
+            let unix = of(AddressFamily::UNIX, SocketType::STREAM).unwrap();
+            assert_eq!(rustix::net::connect(&unix, &nowhere), Err(Errno::NOENT));
+            let tcp = of(AddressFamily::INET, SocketType::STREAM).unwrap();
+            rustix::net::sockopt::set_tcp_nodelay(&tcp, true).unwrap();
+            let refused = [
+                of(AddressFamily::INET, SocketType::DGRAM).map(drop),
+                of(AddressFamily::NETLINK, SocketType::STREAM).map(drop),
+                rustix::net::bind(&unix, &nowhere),
+                rustix::net::listen(&tcp, 1),
+                rustix::net::sockopt::set_socket_reuseport(&tcp, true),
+            ];
+            assert_eq!(refused, [Err(Errno::NOSYS); 5]);
+        });
+        confined.join().unwrap();
+    }
+
     /// A panic ends with an abort. A process of its own tries it.
     #[test]
     fn a_confined_process_can_abort() {
@@ -259,7 +324,7 @@ mod tests {
         const MARK: &str = "SRV_TEST_ABORT";
         if std::env::var_os(MARK).is_some() {
             rustix::thread::set_no_new_privs(true).unwrap();
-            allow_few().unwrap();
+            allow_few(false).unwrap();
             std::process::abort();
         }
         let mut this = std::process::Command::new(std::env::current_exe().unwrap());

@@ -137,13 +137,9 @@ impl RequestPath {
         }
     }
 
-    /// Whether a segment begins with a dot, as names of private files do. The exception is
-    /// `.well-known` (RFC 8615) at the root.
+    /// Whether the name is that of a private file.
     pub(super) fn is_hidden(&self) -> bool {
-        let mut segments = self.relative.split(|byte| *byte == b'/').enumerate();
-        segments.any(|(nth, segment)| {
-            segment.starts_with(b".") && !(nth == 0 && segment == b".well-known")
-        })
+        is_hidden(&self.relative)
     }
 
     /// Whether the path means a folder.
@@ -197,6 +193,14 @@ pub(in crate::serve) fn decoded(raw: &str) -> Result<Cow<'_, [u8]>, BadPath> {
         decoded.push(b'/');
     }
     Ok(Cow::Owned(decoded))
+}
+
+/// Whether a segment of a name begins with a dot, as names of private files do. The exception is
+/// `.well-known` (RFC 8615) at the root.
+pub(super) fn is_hidden(relative: &[u8]) -> bool {
+    let mut segments = relative.split(|byte| *byte == b'/').enumerate();
+    segments
+        .any(|(nth, segment)| segment.starts_with(b".") && !(nth == 0 && segment == b".well-known"))
 }
 
 fn starts_with_two_hex_digits(after_percent: &str) -> bool {

@@ -119,6 +119,7 @@ impl Driver {
             listener,
             address: asks.then(|| socket.client_address()).flatten(),
             certificate: socket.tls().map(of_session),
+            is_tls: socket.tls().is_some(),
         }
     }
 
@@ -197,7 +198,8 @@ impl Driver {
     ) -> Box<Active> {
         let untouched = (!stream.has_prefix()).then_some(socket.bytes_in.get());
         let client = self.client(socket);
-        let handler = Handler::new(self.http.clone(), exchange.clone(), client);
+        let peer = socket.clone();
+        let handler = Handler::new(self.http.clone(), exchange.clone(), client, peer);
         let connection = builder.serve_connection(stream, handler);
         let task = Task::new(socket.key.get(), self.woken.clone());
         let socket = socket.clone();

@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -48,7 +49,7 @@ pub struct Http {
     /// The worker's connections to applications.
     pub upstreams: Rc<Upstreams>,
     /// Which application answers a request, if one does.
-    pub application: fn(&Rc<Http>, &request::Parts) -> Option<Application>,
+    pub application: fn(&Rc<Http>, &request::Parts, Client) -> Option<Application>,
 }
 
 /// An application that is to answer one request.
@@ -60,7 +61,14 @@ pub struct Asked {
     pub head: request::Parts,
     /// What the client sends behind them.
     pub body: RequestBody,
+    /// The connection that it came by.
+    pub client: Client,
+    /// Its socket.
+    pub peer: Peer,
 }
+
+/// The socket of a connection, whose addresses an application is told.
+pub type Peer = Rc<dyn AsFd>;
 
 /// An application's answer, when it comes. If this is dropped, the client has gone.
 pub type Answering = Pin<Box<dyn Future<Output = Response<Body>>>>;
@@ -70,15 +78,17 @@ pub struct Handler {
     http: Rc<Http>,
     exchange: Rc<Exchange>,
     client: Client,
+    peer: Peer,
 }
 
 impl Handler {
     /// The service for the connection of `client`, whose state is `exchange`.
-    pub fn new(http: Rc<Http>, exchange: Rc<Exchange>, client: Client) -> Self {
+    pub fn new(http: Rc<Http>, exchange: Rc<Exchange>, client: Client, peer: Peer) -> Self {
         Self {
             http,
             exchange,
             client,
+            peer,
         }
     }
 
@@ -151,15 +161,21 @@ impl Service<Request<Incoming>> for Handler {
         if let Some(response) = self.refusal(&head, &body) {
             return Serving::Answered(Some(in_service.reply(response)));
         }
-        let handler = Self::new(self.http.clone(), exchange.clone(), self.client);
+        let (http, peer) = (&self.http, &self.peer);
+        let handler = Self::new(http.clone(), exchange.clone(), self.client, peer.clone());
         let body_bytes_max = self.body_bytes_max(&head, &body);
         let body = RequestBody::new(handler, body, body_bytes_max);
-        if let Some(application) = (self.http.application)(&self.http, &head) {
+        if let Some(application) = (self.http.application)(&self.http, &head, self.client) {
             if let Some(response) = self.kept_out(&head, &body) {
                 return Serving::Answered(Some(in_service.reply(response)));
             }
             exchange.asks.set(true);
-            let answering = application(Asked { head, body });
+            let answering = application(Asked {
+                head,
+                body,
+                client: self.client,
+                peer: self.peer.clone(),
+            });
             return Serving::Asking(answering, Some(in_service));
         }
         if body.is_complete() {
@@ -169,7 +185,8 @@ impl Service<Request<Incoming>> for Handler {
         Serving::Receiving(Some(Box::new(Receiving {
             http: self.http.clone(),
             client: self.client,
-            asked: Asked { head, body },
+            head,
+            body,
             in_service,
         })))
     }
@@ -228,7 +245,8 @@ pub enum Serving {
 pub struct Receiving {
     http: Rc<Http>,
     client: Client,
-    asked: Asked,
+    head: request::Parts,
+    body: RequestBody,
     in_service: InService,
 }
 
@@ -250,7 +268,9 @@ impl Future for Serving {
                     exchange.waits(response.is_pending() && !exchange.awaits_client.get());
                 }
                 let response = ready!(response);
-                Poll::Ready(Ok(in_service.take().expect(DONE).reply(response)))
+                let in_service = in_service.take().expect(DONE);
+                in_service.exchange.answers.set(true);
+                Poll::Ready(Ok(in_service.reply(response)))
             }
         }
     }
@@ -258,13 +278,13 @@ impl Future for Serving {
 
 impl Receiving {
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Response<Body>> {
-        let body = &mut self.asked.body;
+        let body = &mut self.body;
         while let Some(piece) = ready!(body.poll_piece(cx)) {
             if let Err(fault) = piece {
                 return Poll::Ready(body.refuse(fault));
             }
         }
-        Poll::Ready(self.http.router.respond(&self.asked.head, self.client))
+        Poll::Ready(self.http.router.respond(&self.head, self.client))
     }
 }
 

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -107,6 +108,12 @@ impl Socket {
     /// call to know it.
     pub fn may_have_unread(&self, is_asked: bool) -> bool {
         self.readable.get() || !(is_asked && self.turn.is_ordinary()) && self.has_unread()
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

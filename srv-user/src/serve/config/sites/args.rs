@@ -12,6 +12,9 @@ use toml::Spanned;
 
 use super::values::TextBytes;
 use crate::values::{Bytes, Count, scalar};
+use fastcgi::FastCgiArgs;
+
+pub(in crate::serve::config::sites) mod fastcgi;
 
 /// A text with its position.
 pub(crate) type Text = Spanned<String>;
@@ -67,6 +70,8 @@ macro_rules! tables {
                 redirect: Option<Spanned<RedirectArgs>>,
                 /// Answers with a status and a text.
                 respond: Option<Spanned<RespondArgs>>,
+                /// Answers by a script of a FastCGI application.
+                fastcgi: Option<Spanned<FastCgiArgs>>,
             }
         }
     )*};
@@ -140,6 +145,7 @@ pub(super) struct PlaceArgs<'a> {
     pub(super) limits: Option<&'a PlaceLimits>,
     pub(super) redirect: Option<&'a Spanned<RedirectArgs>>,
     pub(super) respond: Option<&'a Spanned<RespondArgs>>,
+    pub(super) fastcgi: Option<&'a Spanned<FastCgiArgs>>,
 }
 
 /// `headers`.

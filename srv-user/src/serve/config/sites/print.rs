@@ -87,6 +87,7 @@ fn place(place: &Place, inherited: usize) -> Result<Table> {
         Handler::Files => {}
         Handler::Redirect(to) => put(&mut table, "redirect", redirect(to)),
         Handler::Fixed(answer) => put(&mut table, "respond", respond(answer)),
+        Handler::FastCgi(to) => put(&mut table, "fastcgi", to.printed()),
     }
     Ok(table)
 }

@@ -2,6 +2,9 @@
 //! contradicts what within one table. An error names file, line and column, what was found there,
 //! and what was expected. [`super::conflicts`] has what sites and routes do to one another.
 
+mod fastcgi;
+mod handler;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -97,12 +100,10 @@ impl Settling<'_> {
         let place = self.place(&args.place(), base, None)?;
         let routes = args.route.iter().map(|route| self.route(route, &place));
         let routes = routes.collect::<Result<Vec<_>>>()?;
-        let has_folder =
-            |place: &Place| place.handler != Handler::Files || place.files.root.is_some();
         ensure!(
-            has_folder(&place),
+            !place.lacks_root(),
             "{}: found a site without an answer for the paths that no route has, expected root, \
-             redirect or respond",
+             redirect or respond (fastcgi needs the root of its scripts)",
             self.places.at(at)
         );
         Ok(SiteSettings {
@@ -226,9 +227,9 @@ impl Settling<'_> {
         };
         let place = self.place(&args.place(), base, Some(&pattern))?;
         ensure!(
-            place.handler != Handler::Files || place.files.root.is_some(),
+            !place.lacks_root(),
             "{}: found a route without an answer, expected root, redirect or respond (its site has \
-             no root)",
+             no root, which files and the scripts of fastcgi need)",
             self.places.at(at)
         );
         Ok(Route { pattern, place })
@@ -259,17 +260,10 @@ impl Settling<'_> {
                 );
             }
         }
-        match (args.redirect, args.respond) {
-            (None, None) => {}
-            (Some(redirect), None) => {
-                place.handler = Handler::Redirect(self.redirect(redirect.as_ref(), of)?);
-            }
-            (None, Some(respond)) => place.handler = Handler::Fixed(self.fixed(respond.as_ref())?),
-            (Some(_), Some(respond)) => bail!(
-                "{}: found respond beside redirect, expected one of the two",
-                self.places.at(respond.span().start)
-            ),
+        if let Some(handler) = self.handler(args, of)? {
+            place.handler = handler;
         }
+        self.ensure_no_script_is_sent(args, &place)?;
         Ok(place)
     }
 

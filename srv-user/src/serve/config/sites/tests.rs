@@ -121,6 +121,34 @@ const REFUSED: &[(&str, &str)] = &[
         "3:15: found `a = b`, expected a media",
     ),
     (
+        "[[site]]\nroot = \"www\"\nfastcgi = \"localhost:9000\"",
+        "3:11: found `localhost:9000`, expected unix: and",
+    ),
+    (
+        "[[site]]\nfastcgi = \"unix:/a\"",
+        "1:1: found a site without an answer",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nfastcgi = { too = \"unix:/a\" }",
+        "3:13: unknown key `too`",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\n[site.fastcgi]\nto = \"127.0.0.1:1\"\nread-timeout = \"0s\"",
+        "5:16: found `0s`, expected a time",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\n[site.fastcgi]\nto = \"127.0.0.1:1\"\nparams = { HTTP_PROXY = \"x\" }",
+        "5:12: found `HTTP_PROXY`, expected another",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nerror-pages = { 404 = \"/404.php\" }\nfastcgi = \"127.0.0.1:1\"",
+        "4:11: found `/404.php` in index, ",
+    ),
+    (
+        "[[site]]\nroot = \"www\"\nrespond = { status = 403 }\nfastcgi = \"127.0.0.1:1\"",
+        "4:11: found fastcgi beside respond",
+    ),
+    (
         "[[site]]\nroot = \"www\"\nfallback = \"x\"",
         "3:12: found `x`, expected a path",
     ),
@@ -343,4 +371,28 @@ fn routes_inherit_all_but_the_answer() {
     let set = HeaderChange::Set("a".into(), "1".into());
     assert_eq!(p.headers, [set, HeaderChange::Remove("a".into())]);
     assert_eq!(settings.serving.roots().len(), 2);
+}
+
+#[test]
+fn an_application_is_an_address_or_a_table_and_is_not_inherited() {
+    let text = "[[site]]\nroot = \"www\"\nfastcgi = \"unix:/run/a.sock\"\n\
+        [[site.route]]\nprefix = \"/files\"\n\
+        [[site.route]]\nprefix = \"/app\"\n\
+        fastcgi = { to = \"[::1]:9\", suffix = \"\", params = { A = \"b\" }, read-timeout = \"5m\" }\n";
+    let settings = read(text).unwrap();
+    let site = &settings.serving.sites.list()[0];
+    let Handler::FastCgi(short) = &site.place.handler else {
+        panic!("{site:?}");
+    };
+    assert_eq!(short.index.as_deref(), Some("index.php"));
+    assert_eq!(site.routes[0].place.handler, Handler::Files);
+    let Handler::FastCgi(long) = &site.routes[1].place.handler else {
+        panic!("{site:?}");
+    };
+    assert!(!long.has_scripts());
+    let applications = settings.serving.sites.applications();
+    assert_eq!(applications.len(), 2);
+    let printed = settings.to_toml().unwrap();
+    assert!(printed.contains("to = \"[::1]:9\""), "{printed}");
+    assert!(printed.contains("read-timeout = \"5m\""), "{printed}");
 }

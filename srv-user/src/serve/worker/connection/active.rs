@@ -21,6 +21,9 @@ use crate::serve::worker::task::Task;
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
+/// How often a connection whose request an application answers is polled in one turn.
+const POLLS_MAX: u32 = 8;
+
 /// A connection with a request on its way.
 pub(super) struct Active {
     connection: http1::Connection<Stream, Handler>,
@@ -136,9 +139,13 @@ impl Active {
 
     fn poll(&mut self) -> Poll<hyper::Result<()>> {
         let turn = &self.socket.turn;
-        // hyper wakes itself when it yields in the middle of its work.
+        let asks = &self.exchange.asks;
+        let mut polls = 0;
+        // hyper wakes itself when it yields in the middle of its work. What an application sends may
+        // move no bytes of the client's, so it does not use up the turn.
         let goes_on = |result: &Poll<_>| {
-            let is_over = turn.is_over();
+            polls += 1;
+            let is_over = turn.is_over() || asks.get() && polls >= POLLS_MAX;
             if result.is_pending() && is_over {
                 turn.cut_short();
             }
@@ -268,6 +275,11 @@ impl Active {
     /// Ends the connection because the request did not come in time.
     fn refuse(self: Box<Self>, driver: &Driver, now_ns: u64) -> State {
         let in_service = self.exchange.is_in_service();
+        // An application may answer before it has all of the body.
+        if in_service && self.exchange.answers.get() {
+            driver.http.published.refused(Refusal::Timeout);
+            return linger::reset(&self.socket);
+        }
         let unread = into_unread(self.connection);
         // Browsers and pools open connections that they may never use. If there was no request,
         // srv sends no answer. (RFC 9112, 2.2: empty lines before a request are ignored.)

@@ -109,7 +109,12 @@ impl Streamed {
         let exchange = Rc::new(Exchange::streamed());
         let stream = Stream::new(socket.clone(), read, exchange.clone());
         let client = driver.client(socket);
-        let handler = Handler::new(driver.http.clone(), exchange.clone(), client);
+        let handler = Handler::new(
+            driver.http.clone(),
+            exchange.clone(),
+            client,
+            socket.clone(),
+        );
         let task = Task::new(socket.key.get(), driver.woken.clone());
         let limits = &driver.http.limits;
         let streams = Streams::default();

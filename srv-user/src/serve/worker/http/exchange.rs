@@ -21,6 +21,8 @@ pub struct Exchange {
     pub refused: Cell<bool>,
     /// Whether an application answers the last request.
     pub asks: Cell<bool>,
+    /// Whether its answer has begun.
+    pub answers: Cell<bool>,
     /// Whether that application needs more of the request's body, which the client has not sent.
     pub awaits_client: Cell<bool>,
     /// Whether the connection has several requests at a time.
@@ -65,6 +67,7 @@ impl Exchange {
         self.in_service.set(self.in_service.get() + 1);
         self.owes.set(true);
         self.asks.set(false);
+        self.answers.set(false);
         self.awaits_client.set(false);
         self.requests.set(self.requests.get() + 1);
         if let Some(connection) = &self.connection {

@@ -16,6 +16,7 @@ use http_body::Frame;
 use tempfile::TempDir;
 
 use super::*;
+use crate::serve::router;
 use crate::serve::site::Body;
 use crate::serve::worker::http::{Application, Asked, RequestBody};
 use crate::serve::worker::upstream::Upstream;
@@ -26,7 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const LARGE_BYTES: usize = 16 << 20;
 
 /// Relays a request to the socket that its query names.
-pub(super) fn relay(http: &Rc<Http>, head: &Parts) -> Option<Application> {
+pub(super) fn relay(http: &Rc<Http>, head: &Parts, _: router::Client) -> Option<Application> {
     let path = head.uri.query().filter(|path| path.starts_with('/'))?;
     let address = ApplicationAddr::Unix(path.into());
     let upstream = Upstream::new(&http.upstreams, &address).unwrap();
