@@ -1,10 +1,11 @@
 //! `srv cgi`: what scripts get, and what clients get of them. The client here is srv's own codec over
-//! a blocking socket; nginx is one in `nginx`, and git in `git`.
+//! a blocking socket; nginx is one in `nginx`, srv itself in `served`, and git in `git`.
 
 mod bounds;
 mod git;
 mod hostile;
 mod nginx;
+mod served;
 mod stop;
 mod unit;
 

@@ -1,5 +1,7 @@
-//! git over HTTP and gitweb, by the programs that git itself has for that.
+//! git over HTTP and gitweb, by the programs that git itself has for that: behind nginx and behind srv.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -7,11 +9,29 @@ use anyhow::{Result, ensure};
 use rustix::process::geteuid;
 
 use super::Cgi;
-use super::nginx::{Nginx, installed, text};
+use super::nginx::{Nginx, curl, installed, text};
+use crate::configured::Configured;
 use crate::gate;
 
 const BACKEND: &str = "/usr/lib/git-core/git-http-backend";
 const GITWEB: &str = "/usr/share/gitweb/gitweb.cgi";
+
+const SITE: &str = r#"
+[[site]]
+respond = { status = 404 }
+[[site.route]]
+prefix = "/git"
+[site.route.fastcgi]
+to = "unix:{socket}"
+suffix = ""
+params = { SCRIPT_FILENAME = "/usr/lib/git-core/git-http-backend" }
+[[site.route]]
+prefix = "/gitweb"
+[site.route.fastcgi]
+to = "unix:{socket}"
+suffix = ""
+params = { SCRIPT_FILENAME = "/usr/share/gitweb/gitweb.cgi" }
+"#;
 
 const LOCATIONS: &str = r"
 location /git/ {
@@ -52,8 +72,8 @@ fn git(folder: &Path, arguments: &[&str]) -> String {
 }
 
 /// A repository on the server, which its user owns.
-fn make_repository(folder: &Path) {
-    let name = folder.join("repositories/a.git");
+fn make_repository(folder: &Path, name: &str) {
+    let name = folder.join("repositories").join(name);
     let path = name.to_str().unwrap();
     git(
         folder,
@@ -73,61 +93,73 @@ fn commit(work: &Path, name: &str, size: usize) -> String {
     git(work, &["rev-parse", "HEAD"])
 }
 
+/// A `srv cgi` for git, with the repositories of `folder`.
+fn start(folder: &Path, repositories: &[&str]) -> Cgi {
+    fs::set_permissions(folder, PermissionsExt::from_mode(0o755)).unwrap();
+    for name in repositories {
+        make_repository(folder, name);
+    }
+    let all = folder.join("repositories").display().to_string();
+    let configuration = folder.join("gitweb.conf");
+    fs::write(&configuration, format!("$projectroot = '{all}'; 1;\n")).unwrap();
+    let root = format!("GIT_PROJECT_ROOT={all}");
+    let config = format!("GITWEB_CONFIG={}", configuration.display());
+    let variables = ["GIT_HTTP_EXPORT_ALL=1", &root, &config];
+    let variables = variables.into_iter().flat_map(|it| ["--env", it]);
+    let scripts = ["--script", BACKEND, "--script", GITWEB];
+    Cgi::start(
+        &[],
+        &scripts.into_iter().chain(variables).collect::<Vec<_>>(),
+    )
+}
+
+/// Pushes, clones, pushes from the clone, and fetches, in the folder `work`, which it makes.
+fn use_repository(work: &Path, url: &str) {
+    fs::create_dir(work).unwrap();
+    let (first, second) = (work.join("first"), work.join("second"));
+    git(work, &["init", "--quiet", "--initial-branch=main", "first"]);
+    git(&first, &["remote", "add", "origin", url]);
+    // Without a length, the body could not be said to be complete (RFC 3875, 4.1.2).
+    git(&first, &["config", "http.postBuffer", "16777216"]);
+    commit(&first, "small", 1);
+    let pushed = commit(&first, "large", 300_000);
+    git(&first, &["push", "--quiet", "origin", "main"]);
+    git(work, &["clone", "--quiet", url, "second"]);
+    assert_eq!(git(&second, &["rev-parse", "HEAD"]), pushed);
+    let pushed = commit(&second, "answer", 10);
+    git(&second, &["push", "--quiet", "origin", "main"]);
+    git(&first, &["fetch", "--quiet", "origin"]);
+    assert_eq!(git(&first, &["rev-parse", "origin/main"]), pushed);
+}
+
 #[test]
 fn git_clones_fetches_and_pushes() {
     gate::needs!("run git-http-backend and gitweb": &programs());
     let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    make_repository(folder);
-    let repositories = folder.join("repositories").display().to_string();
-    let configuration = folder.join("gitweb.conf");
-    std::fs::write(
-        &configuration,
-        format!("$projectroot = '{repositories}'; 1;\n"),
-    )
-    .unwrap();
-    let root = format!("GIT_PROJECT_ROOT={repositories}");
-    let config = format!("GITWEB_CONFIG={}", configuration.display());
-    let flags = [
-        "--script",
-        BACKEND,
-        "--script",
-        GITWEB,
-        "--env",
-        "GIT_HTTP_EXPORT_ALL=1",
-        "--env",
-        &root,
-        "--env",
-        &config,
-    ];
-    let cgi = Cgi::start(&[], &flags);
+    let cgi = start(folder.path(), &["a.git", "b.git"]);
     let nginx = Nginx::start(&cgi, LOCATIONS);
     let url = format!("http://{}/git/a.git", nginx.address);
-
-    let (first, second) = (folder.join("first"), folder.join("second"));
-    git(
-        folder,
-        &["init", "--quiet", "--initial-branch=main", "first"],
-    );
-    git(&first, &["remote", "add", "origin", &url]);
-    commit(&first, "small", 1);
-    let pushed = commit(&first, "large", 300_000);
-    git(&first, &["push", "--quiet", "origin", "main"]);
-
-    git(folder, &["clone", "--quiet", &url, "second"]);
-    assert_eq!(git(&second, &["rev-parse", "HEAD"]), pushed);
-    let pushed = commit(&second, "answer", 10);
-    git(&second, &["push", "--quiet", "origin", "main"]);
-
-    git(&first, &["fetch", "--quiet", "origin"]);
-    assert_eq!(git(&first, &["rev-parse", "origin/main"]), pushed);
-
+    use_repository(&folder.path().join("by-nginx"), &url);
     let list = nginx.get("/gitweb", &[]);
     assert!(list.contains("200 OK") && list.contains("a.git"), "{list}");
     let log = nginx.get("/gitweb?p=a.git;a=shortlog", &[]);
     assert!(
         log.contains("add answer") && log.contains("A U Thor"),
+        "{log}"
+    );
+
+    let served = Configured::start(
+        &SITE.replace("{socket}", cgi.socket().to_str().unwrap()),
+        &[],
+    );
+    let address = served.server.address();
+    use_repository(
+        &folder.path().join("by-srv"),
+        &format!("http://{address}/git/b.git"),
+    );
+    let log = curl(address, "/gitweb?p=b.git;a=shortlog", &[]);
+    assert!(
+        log.contains("200 OK") && log.contains("add answer"),
         "{log}"
     );
 }

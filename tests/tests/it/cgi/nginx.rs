@@ -61,15 +61,20 @@ impl Nginx {
 
     /// Gets `path` by curl, with these arguments.
     pub(super) fn get(&self, path: &str, arguments: &[&str]) -> String {
-        let mut curl = Command::new("curl");
-        curl.args(["-s", "-i", "--max-time", "20"]).args(arguments);
-        text(
-            &curl
-                .arg(format!("http://{}{path}", self.address))
-                .output()
-                .unwrap(),
-        )
+        curl(self.address, path, arguments)
     }
+}
+
+/// Gets `path` by curl, with these arguments.
+pub(super) fn curl(address: SocketAddr, path: &str, arguments: &[&str]) -> String {
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "-i", "--max-time", "20"]).args(arguments);
+    text(
+        &curl
+            .arg(format!("http://{address}{path}"))
+            .output()
+            .unwrap(),
+    )
 }
 
 /// Whether nginx and curl are there.
