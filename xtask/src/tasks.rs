@@ -162,13 +162,9 @@ const NGHTTP2: Package = Package {
 };
 
 /// What the benches measure srv against, and with.
-const BENCH_PEERS: [Package; 6] = [
+const BENCH_PEERS: [Package; 5] = [
     NGINX,
     NGINX_LUA,
-    Package {
-        name: "openssl",
-        shown_by: "openssl",
-    },
     NGHTTP2,
     PHP_FPM,
     Package {

@@ -1,6 +1,8 @@
 //! `bench sites`: what a request costs srv and nginx in CPU time, and how many they answer per
-//! second, by TLS (kept alive, with full and with resumed handshakes), HTTP/2 and FastCGI.
+//! second, by TLS (kept alive, with full and with resumed handshakes), HTTP/2 and FastCGI; and what
+//! an idle connection with TLS costs them in memory.
 
+mod idle;
 mod loads;
 mod servers;
 
@@ -25,6 +27,14 @@ struct Sample {
     round: usize,
     cpu_us_per_request: f64,
     requests_per_second: f64,
+}
+
+/// What idle connections cost one arm in one round.
+#[derive(Debug, Serialize)]
+struct Idle {
+    arm: &'static str,
+    round: usize,
+    bytes_per_idle_connection: f64,
 }
 
 /// A server under its name.
@@ -53,6 +63,8 @@ const ARMS: [Arm; 4] = [
 ];
 /// Of CPU time per request, srv's to nginx's.
 const CPU_TARGET: f64 = 0.9;
+/// Memory hardly varies.
+const IDLE_ROUNDS: usize = 3;
 
 fn main() -> Result<()> {
     let arguments = ArmArguments::parse();
@@ -73,7 +85,7 @@ fn main() -> Result<()> {
          nginx: Debian's defaults, access log off; nginx tuned: also open_file_cache, deferred \
          accept, unlimited requests per connection\n"
     );
-    let mut samples = Vec::new();
+    let (mut samples, mut idle) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         for (_, arm) in arm::in_round(&arms, round) {
             for sample in measure(&material, arm, round, Duration::from_secs(seconds))? {
@@ -82,9 +94,17 @@ fn main() -> Result<()> {
             }
         }
     }
+    for round in 0..rounds.min(IDLE_ROUNDS) {
+        for (_, arm) in arm::in_round(&arms, round) {
+            let sample = measure_idle(&material, arm, round)?;
+            raw.write(&sample)?;
+            idle.push(sample);
+        }
+    }
     for load in Load::ALL {
         print_report(load, &arms, &samples);
     }
+    print_idle(&arms, &idle);
     raw.finish()
 }
 
@@ -113,6 +133,41 @@ fn measure(
         });
     }
     Ok(samples)
+}
+
+fn measure_idle(material: &Material, arm: &Arm, round: usize) -> Result<Idle> {
+    let running = material.start(arm.kind);
+    let running = running.with_context(|| format!("start arm `{}`", arm.name))?;
+    let bytes = idle::bytes_per_connection(&running, &material.certificate);
+    Ok(Idle {
+        arm: arm.name,
+        round,
+        bytes_per_idle_connection: bytes
+            .with_context(|| format!("hold idle connections to arm `{}`", arm.name))?,
+    })
+}
+
+fn print_idle(arms: &[Arm], idle: &[Idle]) {
+    println!("idle connections with TLS, {} at a time", idle::CONNECTIONS);
+    let bytes = |arm: &str| -> Vec<f64> {
+        let of_arm = idle.iter().filter(|sample| sample.arm == arm);
+        of_arm
+            .map(|sample| sample.bytes_per_idle_connection)
+            .collect()
+    };
+    let row = |arm: &Arm| {
+        let spread = Spread::of(&bytes(arm.name));
+        vec![
+            arm.name.to_owned(),
+            format!("{:.0}", spread.median),
+            format!("{:.0} to {:.0}", spread.min, spread.max),
+        ]
+    };
+    print_table(&["arm", "bytes/connection", "range"], arms.iter().map(row));
+    if let Some(ratio) = report::ratio(&bytes("srv"), &bytes("nginx")) {
+        let met = verdict(ratio.rounds.median <= 1.0);
+        println!("  srv / nginx: {ratio}  ≤ 1: {met}");
+    }
 }
 
 fn print_report(load: Load, arms: &[Arm], samples: &[Sample]) {

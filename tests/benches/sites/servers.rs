@@ -5,8 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use rustix::process::Pid;
+use rustls::pki_types::CertificateDer;
 use srv::measure::baseline::retry_if_in_use;
 use srv_tests::child::Child;
 use srv_tests::free_address;
@@ -16,6 +17,8 @@ use tempfile::TempDir;
 
 /// The file that is asked for.
 pub(crate) const FILE: &str = "/1k.bin";
+/// The name in the certificate.
+pub(crate) const NAME: &str = "localhost";
 /// The script that is asked for.
 pub(crate) const SCRIPT: &str = "/hello.php";
 
@@ -47,6 +50,8 @@ enum AnyServer {
 /// What all servers serve.
 pub(crate) struct Material {
     folder: TempDir,
+    /// The certificate of all servers.
+    pub(crate) certificate: CertificateDer<'static>,
     /// Ends with this value.
     _php: Child,
 }
@@ -58,23 +63,23 @@ impl Material {
     /// Makes the files and the certificate, and starts PHP.
     ///
     /// # Errors
-    /// openssl or PHP's FPM is not installed, or does not do it.
+    /// PHP's FPM is not installed, or does not start.
     pub(crate) fn make() -> Result<Self> {
         let folder = tempfile::tempdir().context("create a folder to serve")?;
         let at = |name: &str| folder.path().join(name);
         std::fs::create_dir(at("root"))?;
         std::fs::write(at("root").join(&FILE[1..]), [b'x'; 1024])?;
         std::fs::write(at("root").join(&SCRIPT[1..]), "<?php echo 'hello';\n")?;
-        let mut openssl = Command::new("openssl");
-        openssl.args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes".split(' '));
-        openssl.args("-subj /CN=localhost -addext subjectAltName=DNS:localhost".split(' '));
-        openssl.args("-keyout key.pem -out certificate.pem -days 2".split(' '));
-        let output = openssl.current_dir(folder.path()).output();
-        let output = output.context("run openssl (apt-get install openssl)")?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "make a certificate: {said}");
-        let php = fpm(folder.path())?;
-        Ok(Self { folder, _php: php })
+        // Of the kind that most sites have now: ECDSA with P-256.
+        let made = rcgen::generate_simple_self_signed([NAME.to_owned()]);
+        let made = made.context("make a certificate")?;
+        std::fs::write(at("certificate.pem"), made.cert.pem())?;
+        std::fs::write(at("key.pem"), made.signing_key.serialize_pem())?;
+        Ok(Self {
+            certificate: made.cert.der().clone(),
+            _php: fpm(folder.path())?,
+            folder,
+        })
     }
 
     fn at(&self, name: &str) -> PathBuf {

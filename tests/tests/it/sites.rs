@@ -1,6 +1,7 @@
 //! Sites and routes: which site answers for a host, and that sites come and go without loss.
 
 mod access;
+mod documented;
 mod files;
 mod listeners;
 mod rules;

@@ -118,3 +118,32 @@ fn workers_that_leave_lose_no_stream() {
     let answered = said.lines().filter(|line| *line == "2 200").count();
     assert_eq!(answered, REQUESTS, "{output:?}");
 }
+
+/// The page writes what its browser says of the connection that it came by.
+const PAGE: &str = "<!doctype html><title>a page</title><p id=p></p><script>
+const [page] = performance.getEntriesByType('navigation');
+document.getElementById('p').textContent = `by ${page.nextHopProtocol}`;
+</script>
+";
+
+#[test]
+fn a_browser_speaks_it() {
+    let files: &[(&str, &[u8])] = &[("site/index.html", PAGE.as_bytes())];
+    let https = Https::start(SITE, files, &[("one", &["one.test"])], &[]);
+    let profile = tempfile::tempdir().unwrap();
+    let mut chromium = Command::new("timeout");
+    chromium.args("60 chromium --headless --no-sandbox --disable-gpu --dump-dom".split(' '));
+    chromium.arg(format!("--user-data-dir={}", profile.path().display()));
+    // The browser does not know the test's authority.
+    chromium.arg("--ignore-certificate-errors");
+    chromium.arg("--host-resolver-rules=MAP one.test 127.0.0.1");
+    chromium.arg(format!("https://one.test:{}/", https.address().port()));
+    let there = Command::new("chromium").arg("--version").output();
+    let there = there.map(drop).map_err(|error| error.to_string());
+    if !can("show a page in Chromium", there) {
+        return;
+    }
+    let output = chromium.output().unwrap();
+    let shown = text(&output.stdout);
+    assert!(shown.contains("<p id=\"p\">by h2</p>"), "{output:?}");
+}
