@@ -14,11 +14,54 @@ use anyhow::{Context, Result, bail};
 const FIRST_LINES: usize = 12;
 const LAST_LINES: usize = 12;
 
+/// If more tests than this fail, the machine is not the reason.
+const UNSTEADY_MAX: usize = 6;
+
+/// Runs `command`, which is `cargo test`, and shows its output. If few tests fail, `alone` makes the
+/// command that runs these alone: what a busy machine did to them is told, and is no error.
+///
+/// # Errors
+/// If the command cannot be started, or tests fail, also alone, with what they said.
+pub(crate) fn show_and_repeat(
+    what: &str,
+    command: &mut Command,
+    alone: impl FnOnce(&[&str]) -> Result<Command>,
+) -> Result<()> {
+    let failures = run(what, command)?;
+    let names: Vec<_> = failures.of_tests.iter().map(|test| &*test.name).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let said = failures.text();
+    if names.len() > UNSTEADY_MAX {
+        bail!("{what}: {} tests failed{said}", names.len());
+    }
+    eprintln!("{what}: failed, and run again alone: {}", names.join(", "));
+    let again = run(what, &mut alone(&names)?)?;
+    if !again.of_tests.is_empty() {
+        bail!("{what}: tests failed twice{}", again.text());
+    }
+    eprintln!(
+        "{} UNSTEADY: they failed beside other tests and passed alone{said}",
+        names.len()
+    );
+    Ok(())
+}
+
 /// Runs `command`, which is `cargo test`, and shows its output.
 ///
 /// # Errors
 /// If the command cannot be started or fails, with what the failed tests said.
 pub(crate) fn show(what: &str, command: &mut Command) -> Result<()> {
+    let failures = run(what, command)?;
+    if !failures.of_tests.is_empty() {
+        bail!("{what}: tests failed{}", failures.text());
+    }
+    Ok(())
+}
+
+/// Runs `command` and returns which tests failed.
+fn run(what: &str, command: &mut Command) -> Result<Failures> {
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
@@ -28,10 +71,10 @@ pub(crate) fn show(what: &str, command: &mut Command) -> Result<()> {
         failures.read(output, &mut stdout());
     }
     let status = child.wait().with_context(|| format!("{what}: wait"))?;
-    if !status.success() {
-        bail!("{what}: {status}{}", failures.text());
+    if !status.success() && failures.of_tests.is_empty() {
+        bail!("{what}: {status}");
     }
-    Ok(())
+    Ok(failures)
 }
 
 /// What was kept of each failed test.
@@ -140,6 +183,41 @@ mod tests {
         let error = show("run the tests", Command::new("sh").args(["-c", "exit 101"]));
         let error = error.expect_err("the command fails").to_string();
         assert_eq!(error, "run the tests: exit status: 101");
+    }
+
+    /// A run in which these tests fail.
+    fn failing(names: &[&str]) -> Command {
+        let told: String = names
+            .iter()
+            .map(|name| format!("---- {name} stdout ----\nwhy {name}\n"))
+            .collect();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "printf %s \"$1\"; exit 101", "sh", &told]);
+        shell
+    }
+
+    #[test]
+    fn few_tests_that_fail_are_run_again_alone() {
+        let passes = || Command::new("true");
+        let mut asked = Vec::new();
+        let alone = |names: &[&str]| {
+            asked.extend(names.iter().map(|name| (*name).to_owned()));
+            Ok(passes())
+        };
+        show_and_repeat("run", &mut failing(&["one", "two"]), alone).expect("it passes alone");
+        assert_eq!(asked, ["one", "two"]);
+        let twice = show_and_repeat("run", &mut failing(&["one"]), |_| Ok(failing(&["one"])));
+        let twice = twice.expect_err("it fails twice").to_string();
+        assert_eq!(twice, "run: tests failed twice\n  one said:\n  | why one");
+        let many = ["1", "2", "3", "4", "5", "6", "7"];
+        let many = show_and_repeat("run", &mut failing(&many), |_| Ok(passes()));
+        assert!(
+            many.expect_err("too many")
+                .to_string()
+                .contains("7 tests failed")
+        );
+        let broken = show_and_repeat("run", &mut Command::new("false"), |_| Ok(passes()));
+        broken.expect_err("no test failed, the command did");
     }
 
     #[test]

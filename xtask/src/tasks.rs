@@ -240,6 +240,32 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
         eprintln!("going on without the servers from PyPI: {error:#}");
     }
     build(false)?;
+    let mut command = tests(args)?;
+    // Who asks for some tests should not wait for a second build.
+    if args.is_empty() {
+        static_build::srv(false)?;
+    }
+    // There is none unless a run before this one has left it.
+    let _ = fs::remove_file(workspace::skipped());
+    if args.is_empty() {
+        failures::show_and_repeat("run the tests", &mut command, |names| {
+            let mut command = tests(&[])?;
+            command
+                .args(["--", "--exact", "--test-threads=1"])
+                .args(names);
+            Ok(command)
+        })?;
+        preload::test()?;
+    } else {
+        failures::show("run the tests", &mut command)?;
+    }
+    // Without a skip there is no list.
+    let skipped = fs::read_to_string(workspace::skipped()).unwrap_or_default();
+    judge_skips(&skipped, env::var_os("SRV_ALLOW_SKIPS").is_some())
+}
+
+/// `cargo test` with these arguments.
+fn tests(args: &[String]) -> Result<Command> {
     let mut command = workspace::cargo();
     command
         // A failure of the integration tests says nothing of the unit tests.
@@ -249,19 +275,7 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
         .env("SRV_STATIC_BIN", static_build::srv_path(false)?)
         .env("SRV_SKIPPED", workspace::skipped());
     run_binaries_as_root(&mut command)?;
-    // Who asks for some tests should not wait for a second build.
-    if args.is_empty() {
-        static_build::srv(false)?;
-    }
-    // There is none unless a run before this one has left it.
-    let _ = fs::remove_file(workspace::skipped());
-    failures::show("run the tests", &mut command)?;
-    if args.is_empty() {
-        preload::test()?;
-    }
-    // Without a skip there is no list.
-    let skipped = fs::read_to_string(workspace::skipped()).unwrap_or_default();
-    judge_skips(&skipped, env::var_os("SRV_ALLOW_SKIPS").is_some())
+    Ok(command)
 }
 
 /// A skip is no pass, although libtest, which has no third outcome, counts it as one.

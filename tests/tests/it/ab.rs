@@ -77,7 +77,12 @@ fn a_run_leaves_result_report_and_samples() {
         .args([&out, &out])
         .output()
         .unwrap();
-    assert!(compared.status.success(), "{compared:?}");
+    if !compared.status.success() {
+        // If the hypervisor disturbed every run, there is nothing to compare.
+        assert!(!is_controlled, "{compared:?}");
+        assert!(said(&compared).contains("no arm in common that both measured"));
+        return;
+    }
     let table = String::from_utf8_lossy(&compared.stdout).into_owned();
     assert!(
         table.contains("too few rounds to tell") && !table.contains("  differs"),

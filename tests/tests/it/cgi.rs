@@ -10,7 +10,7 @@ mod stop;
 mod unit;
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -167,7 +167,11 @@ fn answer(stream: &mut UnixStream) -> Answer {
     };
     let mut buffer = vec![0; 64 << 10];
     while got.end.is_none() {
-        let length = stream.read(&mut buffer).expect("the answer comes in time");
+        let length = match stream.read(&mut buffer) {
+            // A signal ends a wait that has a time limit (signal(7)).
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            read => read.expect("the answer comes in time"),
+        };
         if length == 0 {
             break;
         }

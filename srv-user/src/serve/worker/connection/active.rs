@@ -31,7 +31,7 @@ pub(super) struct Active {
     exchange: Rc<Exchange>,
     task: Arc<Task>,
     waker: Waker,
-    /// The value of [`Socket::bytes_in`] at the start, if srv had read nothing of a request then.
+    /// The socket's `bytes_in` at the start, if srv had read nothing of a request then.
     untouched: Option<u64>,
     /// Whether srv, and not the client, ends the connection after this request.
     pub(super) is_last: bool,
