@@ -244,8 +244,10 @@ impl Upgraded {
     /// begun: for a moment, no worker has a slot.
     fn upgrade(&self) {
         let old = self.first_process().unwrap();
-        kill_process(old, Signal::USR2).unwrap();
+        // nginx ignores the signal for as long as the process that started it has not ended, and
+        // while a new binary runs.
         until("the new binary has begun", || {
+            kill_process(old, Signal::USR2).unwrap();
             self.first_process().filter(|pid| *pid != old)
         });
         kill_process(old, Signal::QUIT).unwrap();
