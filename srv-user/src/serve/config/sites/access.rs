@@ -19,7 +19,7 @@ pub struct Access {
     pub allow: Vec<IpNet>,
     /// Clients with these addresses are refused.
     pub deny: Vec<IpNet>,
-    /// Who may have an answer.
+    /// Which clients may have an answer.
     pub auth: Option<Auth>,
     /// How many requests a client may make.
     pub rate: Option<Rate>,

@@ -72,7 +72,7 @@ impl Passwords {
         let Some(sum) = self.sum(route, said) else {
             return false;
         };
-        // Who does not have the key cannot choose sums, so the time of the lookup says nothing.
+        // A client without the key cannot choose sums, so the time of the lookup says nothing.
         self.known
             .get(&sum)
             .is_some_and(|until_ns| now_ns < *until_ns)
