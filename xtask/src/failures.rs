@@ -27,7 +27,16 @@ pub(crate) fn show_and_repeat(
     command: &mut Command,
     alone: impl FnOnce(&[&str]) -> Result<Command>,
 ) -> Result<()> {
-    let failures = run(what, command)?;
+    repeat(what, command, alone, &mut stdout())
+}
+
+fn repeat(
+    what: &str,
+    command: &mut Command,
+    alone: impl FnOnce(&[&str]) -> Result<Command>,
+    shown: &mut impl Write,
+) -> Result<()> {
+    let failures = run(what, command, shown)?;
     let names: Vec<_> = failures.of_tests.iter().map(|test| &*test.name).collect();
     if names.is_empty() {
         return Ok(());
@@ -37,7 +46,7 @@ pub(crate) fn show_and_repeat(
         bail!("{what}: {} tests failed{said}", names.len());
     }
     eprintln!("{what}: failed, and run again alone: {}", names.join(", "));
-    let again = run(what, &mut alone(&names)?)?;
+    let again = run(what, &mut alone(&names)?, shown)?;
     if !again.of_tests.is_empty() {
         bail!("{what}: tests failed twice{}", again.text());
     }
@@ -53,25 +62,33 @@ pub(crate) fn show_and_repeat(
 /// # Errors
 /// If the command cannot be started or fails, with what the failed tests said.
 pub(crate) fn show(what: &str, command: &mut Command) -> Result<()> {
-    let failures = run(what, command)?;
+    once(what, command, &mut stdout())
+}
+
+fn once(what: &str, command: &mut Command, shown: &mut impl Write) -> Result<()> {
+    let failures = run(what, command, shown)?;
     if !failures.of_tests.is_empty() {
         bail!("{what}: tests failed{}", failures.text());
     }
     Ok(())
 }
 
-/// Runs `command` and returns which tests failed.
-fn run(what: &str, command: &mut Command) -> Result<Failures> {
+/// Runs `command`, copies its output to `shown`, and returns which tests failed.
+fn run(what: &str, command: &mut Command, shown: &mut impl Write) -> Result<Failures> {
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("{what}: run {:?}", command.get_program()))?;
     let mut failures = Failures::default();
     if let Some(output) = child.stdout.take() {
-        failures.read(output, &mut stdout());
+        failures.read(output, shown);
     }
     let status = child.wait().with_context(|| format!("{what}: wait"))?;
-    if !status.success() && failures.of_tests.is_empty() {
+    if status.success() {
+        // What looks like a failure is what a test printed that passed.
+        return Ok(Failures::default());
+    }
+    if failures.of_tests.is_empty() {
         bail!("{what}: {status}");
     }
     Ok(failures)
@@ -81,7 +98,19 @@ fn run(what: &str, command: &mut Command) -> Result<Failures> {
 #[derive(Default)]
 struct Failures {
     of_tests: Vec<Failure>,
-    is_within: bool,
+    place: Place,
+}
+
+/// What the next line belongs to.
+#[derive(Default, PartialEq)]
+enum Place {
+    /// Tests run. What they print says nothing about failures, whatever it looks like.
+    #[default]
+    Running,
+    /// Between the two lines `failures:`, where libtest repeats what failed tests said.
+    Failures,
+    /// In the names of the tests that failed.
+    Names,
 }
 
 #[derive(Default)]
@@ -103,19 +132,27 @@ impl Failures {
         }
     }
 
-    /// libtest writes `---- NAME stdout ----` above what a failed test said, and `failures:` before
-    /// the first and behind the last of them.
+    /// libtest writes `failures:` behind the last test that ran, and again in front of the names;
+    /// between them, it writes `---- NAME stdout ----` above what each failed test said. Each
+    /// program of tests ends by `test result: `.
     fn take(&mut self, line: &str) {
-        let name = line.strip_prefix("---- ");
-        if let Some(name) = name.and_then(|line| line.strip_suffix(" stdout ----")) {
-            self.is_within = true;
+        let name = line
+            .strip_prefix("---- ")
+            .and_then(|line| line.strip_suffix(" stdout ----"));
+        if line.starts_with("test result: ") {
+            self.place = Place::Running;
+        } else if line == "failures:" {
+            self.place = match self.place {
+                Place::Running => Place::Failures,
+                Place::Failures | Place::Names => Place::Names,
+            };
+        } else if self.place != Place::Failures {
+        } else if let Some(name) = name {
             self.of_tests.push(Failure {
                 name: name.to_owned(),
                 ..Failure::default()
             });
-        } else if line == "failures:" {
-            self.is_within = false;
-        } else if let (true, Some(failure)) = (self.is_within, self.of_tests.last_mut()) {
+        } else if let Some(failure) = self.of_tests.last_mut() {
             failure.take(line);
         }
     }
@@ -154,14 +191,18 @@ impl Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::io::sink;
+
     use super::*;
 
     #[test]
     fn what_failed_tests_said_is_kept() {
         let numbers: String = (1..=30).map(|number| format!("{number}\n")).collect();
         let output = format!(
-            "test one ... FAILED\n\nfailures:\n\n---- one stdout ----\none panicked\n\n\
-             ---- two::three stdout ----\n{numbers}\nfailures:\n    one\n    two::three\n"
+            "---- none stdout ----\nonly printed\ntest one ... FAILED\n\nfailures:\n\n\
+             ---- one stdout ----\none panicked\n\n---- two::three stdout ----\n{numbers}\n\
+             failures:\n    one\n    two::three\n\ntest result: FAILED. 2 failed\n\
+             ---- none stdout ----\nonly printed\n"
         );
         let (mut failures, mut shown) = (Failures::default(), Vec::new());
         failures.read(output.as_bytes(), &mut shown);
@@ -175,12 +216,18 @@ mod tests {
         ] {
             assert!(kept.contains(part), "{part:?} is missing in {kept}");
         }
-        assert!(!kept.contains("    one"), "{kept}");
+        for absent in ["    one", "none", "only printed", "test result"] {
+            assert!(!kept.contains(absent), "{kept}");
+        }
     }
 
     #[test]
     fn a_failure_is_an_error_with_its_status() {
-        let error = show("run the tests", Command::new("sh").args(["-c", "exit 101"]));
+        let error = once(
+            "run the tests",
+            Command::new("sh").args(["-c", "exit 101"]),
+            &mut sink(),
+        );
         let error = error.expect_err("the command fails").to_string();
         assert_eq!(error, "run the tests: exit status: 101");
     }
@@ -192,7 +239,8 @@ mod tests {
             .map(|name| format!("---- {name} stdout ----\nwhy {name}\n"))
             .collect();
         let mut shell = Command::new("sh");
-        shell.args(["-c", "printf %s \"$1\"; exit 101", "sh", &told]);
+        let output = format!("failures:\n{told}failures:\n");
+        shell.args(["-c", "printf %s \"$1\"; exit 101", "sh", &output]);
         shell
     }
 
@@ -204,24 +252,43 @@ mod tests {
             asked.extend(names.iter().map(|name| (*name).to_owned()));
             Ok(passes())
         };
-        show_and_repeat("run", &mut failing(&["one", "two"]), alone).expect("it passes alone");
+        repeat("run", &mut failing(&["one", "two"]), alone, &mut sink()).expect("it passes alone");
         assert_eq!(asked, ["one", "two"]);
-        let twice = show_and_repeat("run", &mut failing(&["one"]), |_| Ok(failing(&["one"])));
+        let twice = repeat(
+            "run",
+            &mut failing(&["one"]),
+            |_| Ok(failing(&["one"])),
+            &mut sink(),
+        );
         let twice = twice.expect_err("it fails twice").to_string();
         assert_eq!(twice, "run: tests failed twice\n  one said:\n  | why one");
         let many = ["1", "2", "3", "4", "5", "6", "7"];
-        let many = show_and_repeat("run", &mut failing(&many), |_| Ok(passes()));
+        let many = repeat("run", &mut failing(&many), |_| Ok(passes()), &mut sink());
         assert!(
             many.expect_err("too many")
                 .to_string()
                 .contains("7 tests failed")
         );
-        let broken = show_and_repeat("run", &mut Command::new("false"), |_| Ok(passes()));
+        let broken = repeat(
+            "run",
+            &mut Command::new("false"),
+            |_| Ok(passes()),
+            &mut sink(),
+        );
         broken.expect_err("no test failed, the command did");
     }
 
     #[test]
     fn tests_that_pass_are_no_error() {
-        show("run the tests", Command::new("sh").args(["-c", "exit 0"])).expect("all passed");
+        once(
+            "run the tests",
+            Command::new("sh").args(["-c", "exit 0"]),
+            &mut sink(),
+        )
+        .expect("all passed");
+        let printed = "failures:\n---- one stdout ----\nonly printed\n";
+        let mut prints = Command::new("sh");
+        prints.args(["-c", "printf %s \"$1\"", "sh", printed]);
+        once("run the tests", &mut prints, &mut sink()).expect("its status says that all passed");
     }
 }
