@@ -40,11 +40,11 @@ fn assert_steered_all(server: &Server, connections: u64) -> Vec<u64> {
     let group = group(server);
     assert!(group.program.attached);
     assert_eq!(group.program.steered, connections);
-    assert_eq!(
-        group.program.runs, connections,
-        "{:?}",
-        group.program.fallbacks
-    );
+    let fallbacks = &group.program.fallbacks;
+    assert!(fallbacks.values().all(|count| *count == 0), "{fallbacks:?}");
+    // A segment that comes while the kernel replaces a request by its connection can find neither:
+    // then, presumably, the program runs for an ACK. One was seen when clients closed at once.
+    assert_eq!(group.program.runs, connections + group.program.acks);
     steered(&group)
 }
 
