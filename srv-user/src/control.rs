@@ -4,6 +4,7 @@
 
 pub mod attached;
 mod discovery;
+pub mod interval;
 pub mod joining;
 mod sandbox;
 mod server;

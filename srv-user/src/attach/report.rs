@@ -15,6 +15,7 @@ use crate::control::{Reply, Request, SocketStatus, ask};
 use crate::kernel::owners::{self, Owner, Owners};
 use crate::kernel::sock_diag::{Listener, SockDiag};
 use srv_steer::balance::{coefficient_of_variation, max_over_mean};
+use srv_steer::monotonic_ns;
 
 impl AttachedStatus {
     /// The status of a group from the agent of this user; without an agent, from the kernel.
@@ -44,6 +45,7 @@ impl AttachedStatus {
     /// # Errors
     /// The kernel's error.
     pub(crate) fn of_kernel(target: &Target, diag: &mut SockDiag) -> anyhow::Result<Self> {
+        let read_at_us = monotonic_ns() / 1000;
         let sockets = diag.listeners_on(target.address)?;
         let owners = Owners::of(&sockets.iter().map(|socket| socket.inode).collect());
         let connections = open_connections(target.address, diag, &owners)?;
@@ -51,6 +53,7 @@ impl AttachedStatus {
         let listeners: Vec<AttachedListener> = sockets.iter().map(listener).collect();
         Ok(Self {
             listen: target.address,
+            read_at_us,
             namespace: target.namespace,
             server: owners.command().unwrap_or_default().to_owned(),
             agent: None,

@@ -169,6 +169,7 @@ mod tests {
     fn the_text_of_a_group() {
         let status = AttachedStatus {
             listen: "127.0.0.1:8080".parse().unwrap(),
+            read_at_us: 1,
             namespace: 1,
             server: "nginx".into(),
             agent: Some(99),

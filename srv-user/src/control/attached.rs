@@ -12,6 +12,10 @@ use srv_common::attached::Sleep;
 pub struct AttachedStatus {
     /// Its address.
     pub listen: SocketAddr,
+    /// When these figures were read, µs of `CLOCK_MONOTONIC`; 0 if the agent is of a version that
+    /// does not say it.
+    #[serde(default)]
+    pub read_at_us: u64,
     /// Inode number of its network namespace.
     pub namespace: u64,
     /// Command name of the server.

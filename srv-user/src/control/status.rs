@@ -19,6 +19,10 @@ pub use workers::{LINES, Line, Totals, WorkerStatus};
 pub struct GroupStatus {
     /// The address, with the port that the kernel chose if 0 was asked for.
     pub listen: SocketAddr,
+    /// When these figures were read, µs of `CLOCK_MONOTONIC`; 0 if the server is of a version that
+    /// does not say it.
+    #[serde(default)]
+    pub read_at_us: u64,
     /// The BPF program.
     pub program: ProgramStatus,
     /// Worker by worker, in order of slot.
@@ -39,6 +43,7 @@ impl GroupStatus {
         let workers: Vec<_> = group.slots().map(worker).collect();
         Self {
             listen: group.address(),
+            read_at_us: now_ns / 1000,
             program: ProgramStatus::of(group),
             totals: Totals::of(&workers),
             workers,
@@ -98,6 +103,7 @@ pub fn why_hashing(reason: &HashingReason) -> String {
 pub(crate) fn group_for_tests(workers: Vec<WorkerStatus>) -> GroupStatus {
     GroupStatus {
         listen: "127.0.0.1:8080".parse().unwrap(),
+        read_at_us: 0,
         program: ProgramStatus {
             attached: true,
             why_not: None,
