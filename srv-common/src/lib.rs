@@ -1,7 +1,8 @@
 //! What the BPF program and user space share, and nothing else: the layout of
 //! the memory both of them map ([`layout`]), the steering policies ([`policy`]),
-//! whose turn it is among equals ([`turns`]) and the order of arrival ([`tickets`]),
-//! pure functions over that layout, compiled for both sides.
+//! whose turn it is among equals ([`turns`]), the order of arrival ([`tickets`]) and
+//! histograms of durations ([`histogram`]), pure functions over that layout, compiled for both
+//! sides.
 //!
 //! Nothing here performs a system call or calls a BPF helper; only
 //! [`Group::boxed`], which the BPF target does not have, allocates.
@@ -18,6 +19,7 @@ pub mod attached;
 pub mod branchless;
 #[cfg(not(target_arch = "bpf"))]
 pub mod claim;
+pub mod histogram;
 pub mod layout;
 pub mod observed;
 pub mod policy;

@@ -16,6 +16,11 @@ pub struct Shared<T>(UnsafeCell<T>);
 unsafe impl<T: Copy> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
+    /// An integer that begins with `value`.
+    pub const fn new(value: T) -> Self {
+        Self(UnsafeCell::new(value))
+    }
+
     /// The address of the integer, for read-modify-write instructions.
     pub const fn as_ptr(&self) -> *mut T {
         self.0.get()

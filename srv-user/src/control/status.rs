@@ -1,6 +1,7 @@
 //! The state of a listener group, as other processes see it: what a group of srv-steer has counted,
 //! in the types that are sent. The state of each of its workers is in `workers`.
 
+mod histogram;
 mod workers;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use srv_common::Reason;
 use srv_steer::{Group, GroupState, HashingReason, monotonic_ns};
 
+pub use histogram::HistogramStatus;
 #[cfg(test)]
 pub(crate) use workers::worker_for_tests;
 pub use workers::{LINES, Line, Totals, WorkerStatus};
