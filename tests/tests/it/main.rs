@@ -31,6 +31,7 @@ mod cookies;
 mod deaths;
 mod delay_line;
 mod descriptors;
+mod differential;
 mod fallbacks;
 mod fastcgi;
 mod faulty_workers;

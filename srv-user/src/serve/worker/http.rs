@@ -192,8 +192,13 @@ impl Service<Request<Incoming>> for Handler {
     }
 }
 
-/// Whether the request has the `Host` header that RFC 9112, 3.2, demands.
+/// Whether the request has the `Host` header that RFC 9112, 3.2, demands, and its target, if it
+/// names a host, names it as a header may: without a user (RFC 9110, 4.2.4).
 fn has_one_host(head: &request::Parts) -> bool {
+    let target = head.uri.authority();
+    if target.is_some_and(|host| !host::is_valid(host.as_str().as_bytes())) {
+        return false;
+    }
     let mut hosts = head.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (_, Some(_)) => false,
