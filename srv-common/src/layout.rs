@@ -19,6 +19,8 @@
 use core::mem::offset_of;
 
 use crate::branchless::sign;
+use crate::busy::BusyTime;
+use crate::histogram::Histogram;
 use crate::shared::Shared;
 
 /// Most workers that one listener group can have; a power of two, so that the
@@ -132,6 +134,12 @@ pub struct Figures {
     pub full: Shared<u64>,
     /// How often it went on accepting all the same, because no worker answered a request.
     pub overfull: Shared<u64>,
+    /// How long it has been away from `epoll_wait`.
+    pub busy: BusyTime,
+    /// Requests that have ended, by [`StatusClass`].
+    pub ended: Line<[Shared<u64>; StatusClass::COUNT]>,
+    /// How long these requests took.
+    pub request_duration: Histogram,
 }
 
 /// The program's and the master's line of a slot.
@@ -342,6 +350,45 @@ impl Refusal {
         "write_timeout",
         "too_many_connections",
     ];
+}
+
+/// How a request has ended: the class of its answer's status.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusClass {
+    /// It had no answer: the client, or an application, went before one began.
+    Unanswered = 0,
+    /// 1xx as the final answer, which srv never sends.
+    Informational = 1,
+    /// 2xx.
+    Success = 2,
+    /// 3xx.
+    Redirection = 3,
+    /// 4xx.
+    ClientError = 4,
+    /// 5xx.
+    ServerError = 5,
+}
+
+impl StatusClass {
+    /// Number of classes.
+    pub const COUNT: usize = 6;
+    /// Their names, in order of number.
+    pub const NAMES: [&'static str; Self::COUNT] =
+        ["unanswered", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+    /// The class of a status; 0 for a request without an answer.
+    #[inline(always)]
+    pub const fn of(status: u16) -> Self {
+        match status / 100 {
+            1 => Self::Informational,
+            2 => Self::Success,
+            3 => Self::Redirection,
+            4 => Self::ClientError,
+            5 => Self::ServerError,
+            _ => Self::Unanswered,
+        }
+    }
 }
 
 impl<const N: usize> Group<N> {

@@ -17,6 +17,7 @@ extern crate alloc;
 pub mod acceptance;
 pub mod attached;
 pub mod branchless;
+pub mod busy;
 #[cfg(not(target_arch = "bpf"))]
 pub mod claim;
 pub mod histogram;
@@ -27,6 +28,6 @@ pub mod shared;
 pub mod tickets;
 pub mod turns;
 
-pub use layout::{Group, Line, MAX_WORKERS, Reason, Refusal, Slot, State};
+pub use layout::{Group, Line, MAX_WORKERS, Reason, Refusal, Slot, State, StatusClass};
 pub use policy::{Host, Policy, choose};
 pub use shared::Shared;

@@ -167,6 +167,7 @@ impl Group {
             self.steering_of(slot).pid.set(0);
         }
         self.slot(slot).reset_gauges();
+        self.slot(slot).figures.busy.returns(monotonic_ns());
         let load = &self.slot(slot).load;
         load.busy_since_ns.set(0);
         load.woke_ns.set(0);

@@ -77,10 +77,11 @@ fn group(group: &GroupStatus) -> String {
         "running", "served", "busy",
     ];
     let mut rows: Vec<Vec<String>> = group.workers.iter().map(worker).collect();
-    rows.push(sums(&group.workers, &group.totals));
+    rows.push(sum_row(&group.workers, &group.totals));
     text += &table(&header, &["state"], rows);
     text += &shares(&group.totals);
     text += &refusals(&group.workers);
+    text += &ended(&group.workers);
     text += &lines(&group.workers);
     text += &behind(&group.workers);
     text
@@ -122,7 +123,7 @@ fn worker(worker: &WorkerStatus) -> Vec<String> {
     ]
 }
 
-fn sums(workers: &[WorkerStatus], totals: &Totals) -> Vec<String> {
+fn sum_row(workers: &[WorkerStatus], totals: &Totals) -> Vec<String> {
     let sum =
         |count| balance::sum(workers.iter().map::<u64, fn(&WorkerStatus) -> _>(count)).to_string();
     vec![
@@ -154,15 +155,33 @@ fn shares(totals: &Totals) -> String {
 }
 
 fn refusals(workers: &[WorkerStatus]) -> String {
-    let mut sums: BTreeMap<&String, u64> = BTreeMap::new();
-    for (reason, count) in workers.iter().flat_map(|worker| &worker.refused) {
-        let sum = sums.entry(reason).or_default();
-        *sum = sum.saturating_add(*count);
-    }
-    match counts(sums.iter().map(|(reason, count)| (*reason, count))) {
+    let by_reason = workers.iter().flat_map(|worker| &worker.refused);
+    match counts(sums(by_reason).iter()) {
         none if none.is_empty() => none,
         counts => format!("refused: {counts}\n"),
     }
+}
+
+/// How requests have ended, and how long the workers were busy for that.
+fn ended(workers: &[WorkerStatus]) -> String {
+    let by_class = workers.iter().filter_map(|worker| worker.ended.as_ref());
+    let busy_ns = workers.iter().filter_map(|worker| worker.busy_sum_ns);
+    match counts(sums(by_class.flatten()).iter()) {
+        none if none.is_empty() => none,
+        counts => {
+            let busy = time(balance::sum(busy_ns) / 1_000);
+            format!("ended: {counts}; the workers were busy for {busy}\n")
+        }
+    }
+}
+
+fn sums<'a>(counts: impl Iterator<Item = (&'a String, &'a u64)>) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    for (name, count) in counts {
+        let sum: &mut u64 = sums.entry(name.clone()).or_default();
+        *sum = sum.saturating_add(*count);
+    }
+    sums
 }
 
 /// The lines for what the table of workers does not show.
@@ -285,6 +304,29 @@ behind the newest settings: worker 0
             text.contains("\nkilled because they stalled: 4294967297\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn requests_that_have_ended_are_summed_up_and_of_other_servers_unknown() {
+        let mut workers = busy_pair();
+        let said = |workers: &[WorkerStatus]| {
+            status(&status_for_tests(vec![group_for_tests(workers.to_vec())]))
+        };
+        assert!(!said(&workers).contains("ended"));
+        let classes = |counts: [u64; 2]| {
+            Some(
+                ["2xx", "4xx"]
+                    .map(str::to_owned)
+                    .into_iter()
+                    .zip(counts)
+                    .collect(),
+            )
+        };
+        (workers[0].ended, workers[1].ended) = (classes([5, 0]), classes([u64::MAX, 1]));
+        (workers[0].busy_sum_ns, workers[1].busy_sum_ns) = (Some(1_500_000), Some(2_000_000));
+        let text = said(&workers);
+        let line = "\nended: 18446744073709551615 2xx, 1 4xx; the workers were busy for 3ms\n";
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use srv_steer::{AcceptMode, ListenerInfo, Overflow};
 
 use super::coordinator::Coordinator;
 use super::group::RunGroup;
-use crate::control::status::{GroupStatus, Totals};
+use crate::control::status::{GroupStatus, Totals, WorkerStatus};
 use crate::control::{Reply, Request, SocketStatus, Status};
 use crate::kernel::owners;
 use crate::values::PolicyName;
@@ -19,6 +19,10 @@ fn group_status(group: &RunGroup) -> GroupStatus {
     status
         .workers
         .retain(|worker| sockets.get(worker.slot as usize).is_some());
+    status
+        .workers
+        .iter_mut()
+        .for_each(WorkerStatus::forget_requests);
     status.totals = Totals::of(&status.workers);
     status
 }

@@ -178,11 +178,13 @@ impl Worker {
     /// connections that are ready and accepts at most one; those that stay in the queue can wake
     /// an idle sibling. Then it continues one of the connections in line, and publishes its load.
     fn run_once(&mut self) -> anyhow::Result<()> {
+        let slept_from_ns = monotonic_ns();
         // If a connection is in line, the worker does not wait for events, and is not idle.
         if !self.has_more() {
             self.published().sleeps();
+            self.published()
+                .publish(|figures| figures.busy.returns(slept_from_ns));
         }
-        let slept_from_ns = monotonic_ns();
         let mut accepted = Accepted::Nothing;
         if self.accepts_blocking() {
             accepted = self.ring.accept_blocking(self.driver.published());
@@ -197,6 +199,8 @@ impl Worker {
         }
         let now_ns = monotonic_ns();
         self.published().wakes(now_ns);
+        self.published()
+            .publish(|figures| figures.busy.leaves(now_ns));
         let published = self.driver.published();
         self.ring
             .watch_deferred(&self.reactor, published, slept_from_ns, now_ns)?;

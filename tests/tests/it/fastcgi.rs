@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::client::{Client, get};
 use crate::gate;
 use crate::loaded::without_loss;
-use crate::probe::{group, until};
+use crate::probe::{group, until, until_ended};
 
 const SCRIPTS: [(&str, &str); 8] = [
     (
@@ -273,6 +273,9 @@ fn files_are_served_while_scripts_wait() {
         assert!(String::from_utf8(answer).unwrap().contains("went"));
     }
     until_running(0);
+    let expected = [("2xx", 20 + 2), ("unanswered", 1)];
+    let expected = expected.map(|(class, count)| (class.to_owned(), count));
+    until_ended(&server, &expected.into());
 }
 
 #[test]

@@ -66,6 +66,7 @@ mod rehearsal;
 mod reload;
 mod report;
 mod request_rules;
+mod requests_ended;
 mod ring;
 mod root_moves;
 mod run_capacity;

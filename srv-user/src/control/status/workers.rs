@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use srv_common::{Group as Memory, Refusal, Slot, State};
+use srv_common::{Group as Memory, Refusal, Slot, State, StatusClass};
 
+use super::HistogramStatus;
 use crate::values::StateName;
 use crate::values::reported::Reported;
 use srv_steer::balance::{coefficient_of_variation, max_over_mean, sum};
@@ -58,6 +59,19 @@ pub struct WorkerStatus {
     pub overfull: u64,
     /// Requests refused, by reason; reasons that never occurred are left out.
     pub refused: BTreeMap<String, u64>,
+    /// Requests that have ended, by the class of their status (`1xx` to `5xx`), and those without an
+    /// answer (`unanswered`); refusals are among them. Of a server of others it is not known.
+    #[serde(default)]
+    pub ended: Option<BTreeMap<String, u64>>,
+    /// How long these requests took, from the event that brought the first byte of a request to the
+    /// moment when srv had given away the last byte of the answer: to the kernel, or, if that had no
+    /// room or hyper writes, to what writes the rest.
+    #[serde(default)]
+    pub request_duration: Option<HistogramStatus>,
+    /// How long the slot's workers have been away from `epoll_wait` in all, ns. Of a server of
+    /// others it is not known.
+    #[serde(default)]
+    pub busy_sum_ns: Option<u64>,
 }
 
 /// A line of `srv status` beneath the table of workers. It is left out if its figure is zero.
@@ -114,8 +128,22 @@ impl WorkerStatus {
             full: at.figures.full.get(),
             overfull: at.figures.overfull.get(),
             refused: refused(at),
+            ended: Some(ended(at)),
+            request_duration: Some((&at.figures.request_duration.snapshot()).into()),
+            busy_sum_ns: Some(at.figures.busy.sum_ns(now_ns)),
         }
     }
+
+    /// Says that requests are not known: a server of others publishes its load alone.
+    pub(crate) fn forget_requests(&mut self) {
+        (self.ended, self.request_duration, self.busy_sum_ns) = (None, None, None);
+    }
+}
+
+fn ended(slot: &Slot) -> BTreeMap<String, u64> {
+    let counts = slot.figures.ended.0.iter().map(|count| count.get());
+    let names = StatusClass::NAMES.map(str::to_owned);
+    names.into_iter().zip(counts).collect()
 }
 
 fn state(number: u32) -> Reported<StateName> {
@@ -204,6 +232,9 @@ pub(crate) fn worker_for_tests(slot: u32) -> WorkerStatus {
         full: 0,
         overfull: 0,
         refused: BTreeMap::new(),
+        ended: None,
+        request_duration: None,
+        busy_sum_ns: None,
     }
 }
 

@@ -23,7 +23,7 @@ use srv_common::Refusal;
 use crate::kernel::reactor::Readiness;
 use crate::serve::router::Client;
 use crate::serve::worker::http::at_once::AtOnce;
-use crate::serve::worker::http::{Exchange, Handler, Http};
+use crate::serve::worker::http::{Ended, Exchange, Handler, Http};
 use crate::serve::worker::stream::{Socket, Stream};
 use crate::serve::worker::task::{Task, Woken};
 use crate::serve::worker::tls::{Acceptor, Keys, Session};
@@ -197,6 +197,9 @@ impl Driver {
         deadline_ns: u64,
     ) -> Box<Active> {
         let untouched = (!stream.has_prefix()).then_some(socket.bytes_in.get());
+        if stream.has_prefix() {
+            exchange.first_byte_ns.set(socket.turn.began_ns());
+        }
         let client = self.client(socket);
         let peer = socket.clone();
         let handler = Handler::new(self.http.clone(), exchange.clone(), client, peer);
@@ -276,6 +279,7 @@ impl Connection {
         if !has_tls {
             // A new socket has room for this. If it has not, the client sees only the close.
             socket.send_last(UNAVAILABLE);
+            driver.http.ended(Ended::by(UNAVAILABLE, now_ns));
         }
         socket.turn.begin(now_ns);
         let state = linger::begin(&socket, now_ns);

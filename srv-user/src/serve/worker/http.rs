@@ -26,11 +26,13 @@ use srv_steer::Load;
 
 pub mod at_once;
 mod date;
+mod ended;
 mod exchange;
 mod host;
 mod plain;
 mod request_body;
 
+pub use ended::Ended;
 pub use exchange::Exchange;
 pub use request_body::{BodyFault, RequestBody};
 
@@ -299,20 +301,26 @@ pub struct InService {
     exchange: Rc<Exchange>,
     /// Whether its response keeps a file open.
     holds_file: bool,
+    /// The status of its response; 0: there is none yet.
+    status: u16,
+    /// When the request began, ns.
+    begun_ns: u64,
 }
 
 impl InService {
     fn begin(http: &Rc<Http>, exchange: &Rc<Exchange>) -> Self {
         http.published.started();
-        exchange.begin();
         Self {
             http: http.clone(),
+            begun_ns: exchange.begin(),
             exchange: exchange.clone(),
             holds_file: false,
+            status: 0,
         }
     }
 
     fn reply(mut self, response: Response<Body>) -> Response<Reply> {
+        self.status = response.status().as_u16();
         self.holds_file = response.body().holds_file();
         if self.holds_file {
             self.http.files.set(self.http.files.get() + 1);
@@ -329,6 +337,14 @@ impl Drop for InService {
         if self.holds_file {
             self.http.files.set(self.http.files.get() - 1);
         }
+        let status = match self.status {
+            0 => self.exchange.answered_beside.take(),
+            status => status,
+        };
+        self.http.ended(Ended {
+            status,
+            begun_ns: self.begun_ns,
+        });
         self.exchange.end();
         self.http.published.finished();
     }

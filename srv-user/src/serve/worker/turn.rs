@@ -60,6 +60,11 @@ impl Turn {
         self.cut_short.set(false);
     }
 
+    /// When it began, ns of `CLOCK_MONOTONIC`.
+    pub fn began_ns(&self) -> u64 {
+        self.until_ns.get().saturating_sub(TURN_NS)
+    }
+
     /// Whether one more call is allowed. If it is not, the turn was cut short.
     pub fn allows_call(&self) -> bool {
         let allowed = !self.is_over();

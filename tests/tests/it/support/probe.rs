@@ -1,6 +1,7 @@
 //! Looking at a running server from outside: its own account through the
 //! control socket, and the kernel's through /proc.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -94,6 +95,34 @@ pub(crate) fn refused(server: &Server, reason: &str) -> u64 {
         .iter()
         .filter_map(|worker| worker.refused.get(reason))
         .sum()
+}
+
+/// How the requests of the first group have ended, by class of status; classes without any are left
+/// out.
+pub(crate) fn ended(server: &Server) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    for worker in group(server).workers {
+        for (class, count) in worker.ended.expect("srv's own workers count requests") {
+            *sums.entry(class).or_default() += count;
+        }
+    }
+    sums.retain(|_, count| *count > 0);
+    sums
+}
+
+/// Waits until so many requests have ended in each class: a worker counts an answer after it has sent
+/// it.
+#[track_caller]
+pub(crate) fn until_ended(server: &Server, expected: &BTreeMap<String, u64>) {
+    let mut last = BTreeMap::new();
+    let found = watch(|| {
+        last = ended(server);
+        (last == *expected).then_some(())
+    });
+    assert!(
+        found.is_some(),
+        "expected {expected:?}, last seen: {last:?}"
+    );
 }
 
 /// The process of a worker.

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use super::fixture::Https;
 use crate::gate::can;
-use crate::probe::signal;
+use crate::probe::{signal, until_ended};
 use rustix::process::Signal;
 
 const SITE: &str = "\
@@ -65,6 +65,8 @@ fn it_is_spoken_by_those_that_offer_it() {
         };
         assert!(text(&output.stdout).ends_with(expected), "{output:?}");
     }
+    let expected = [("2xx".to_owned(), 2), ("4xx".to_owned(), 1)];
+    until_ended(&https.server, &expected.into());
     let never = start(&format!("http2 = \"never\"\n{SITE}"));
     let url = format!("https://one.test:{}/", never.address().port());
     let output = client(curl(&never).args(shown).arg(&url)).unwrap();
@@ -83,6 +85,7 @@ fn a_hundred_streams_of_a_connection_are_answered_side_by_side() {
     let said = text(&output.stdout);
     assert!(said.contains("Application protocol: h2"), "{said}");
     assert!(said.contains("status codes: 2000 2xx"), "{said}");
+    until_ended(&https.server, &[("2xx".to_owned(), 2000)].into());
     let mut nghttp = Command::new("nghttp");
     let output = client(nghttp.args(["--no-verify-peer", &url])).unwrap();
     assert_eq!(text(&output.stdout), "hello\n", "{output:?}");

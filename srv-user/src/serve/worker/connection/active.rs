@@ -11,10 +11,10 @@ use hyper::server::conn::http1;
 use srv_common::Refusal;
 
 use super::taking::Taking;
-use super::unparsed::Unparsed;
+use super::unparsed::{self, Unparsed};
 use super::waiting::Waiting;
 use super::{Driver, NEVER_NS, State, as_ns, linger};
-use crate::serve::worker::http::{Exchange, Handler};
+use crate::serve::worker::http::{Ended, Exchange, Handler};
 use crate::serve::worker::stream::{Socket, Stream};
 use crate::serve::worker::task::Task;
 
@@ -120,15 +120,19 @@ impl Active {
         let is_answered = self.exchange.owes.get();
         let socket = self.socket;
         let unread = into_unread(self.connection);
-        match Unparsed::judge(error, &unread) {
+        let answer = match Unparsed::judge(error, &unread) {
             Unparsed::Rewritten(request) if !is_answered => {
                 return driver.start(&socket, request, now_ns).drive(driver, now_ns);
             }
-            Unparsed::Refused(answer) if !is_answered => {
-                socket.send_last(answer);
-            }
-            _ => {}
+            Unparsed::Rewritten(_) => unparsed::BAD_REQUEST,
+            Unparsed::Refused(answer) => answer,
+        };
+        if !is_answered {
+            socket.send_last(answer);
         }
+        driver
+            .http
+            .ended(Ended::by(answer, self.exchange.begun_ns()));
         let too_large = error.is_parse_too_large();
         driver.http.published.refused(match too_large {
             true => Refusal::HeaderTooLarge,
@@ -139,6 +143,7 @@ impl Active {
 
     fn poll(&mut self) -> Poll<hyper::Result<()>> {
         let turn = &self.socket.turn;
+        self.exchange.turn_ns.set(turn.began_ns());
         let asks = &self.exchange.asks;
         let mut polls = 0;
         // hyper wakes itself when it yields in the middle of its work. What an application sends may
@@ -280,6 +285,10 @@ impl Active {
             driver.http.published.refused(Refusal::Timeout);
             return linger::reset(&self.socket);
         }
+        let ended = Ended::by(REQUEST_TIMEOUT, self.exchange.begun_ns());
+        if in_service {
+            self.exchange.answered_beside.set(ended.status);
+        }
         let unread = into_unread(self.connection);
         // Browsers and pools open connections that they may never use. If there was no request,
         // srv sends no answer. (RFC 9112, 2.2: empty lines before a request are ignored.)
@@ -288,6 +297,9 @@ impl Active {
         }
         driver.http.published.refused(Refusal::Timeout);
         self.socket.send_last(REQUEST_TIMEOUT);
+        if !in_service {
+            driver.http.ended(ended);
+        }
         linger::begin(&self.socket, now_ns)
     }
 }

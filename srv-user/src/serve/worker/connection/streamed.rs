@@ -147,6 +147,7 @@ impl Streamed {
 
     fn poll(&mut self) -> Poll<hyper::Result<()>> {
         let turn = &self.socket.turn;
+        self.exchange.turn_ns.set(turn.began_ns());
         let goes_on = |result: &Poll<_>| {
             let is_over = turn.is_over();
             if result.is_pending() && is_over {

@@ -22,6 +22,7 @@ use crate::mutation::{config, mutated};
 use crate::serve::config::{Limits, Serving};
 use crate::serve::router::Router;
 use crate::serve::worker::upstream::Upstreams;
+use srv_common::StatusClass;
 use srv_steer::{Load, SharedMemory};
 
 /// Well-formed requests, and how each is answered.
@@ -203,6 +204,18 @@ impl<'a> Client<'a> {
         self.received.len() - before
     }
 
+    /// How many requests have ended in each class, as the client sees it: not those without an
+    /// answer.
+    fn classes(&self) -> Classes {
+        let mut classes = Classes::default();
+        for (status, _) in self.answers() {
+            classes[StatusClass::of(status) as usize] += 1;
+        }
+        // Not the last answer to a request.
+        classes[StatusClass::Informational as usize] = 0;
+        classes
+    }
+
     /// Status and length of each answer.
     fn answers(&self) -> Vec<(u16, usize)> {
         let mut rest = &self.received[..];
@@ -215,6 +228,15 @@ impl<'a> Client<'a> {
         }
         answers
     }
+}
+
+/// Requests by [`StatusClass`].
+type Classes = [u64; StatusClass::COUNT];
+
+/// How many requests `driver` has counted.
+fn ended(driver: &Driver) -> Classes {
+    let slot = &driver.published().memory().slots[0];
+    std::array::from_fn(|class| slot.figures.ended.0[class].get())
 }
 
 fn readable(hung_up: bool) -> Readiness {
@@ -248,8 +270,13 @@ fn whatever_comes_what_was_well_formed_before_is_answered_and_the_connection_end
     proptest!(config(), |((requests, rest, cuts, end) in input)| {
         let (texts, expected): (Vec<_>, Vec<_>) = requests.into_iter().unzip();
         let bytes = [texts.concat().as_bytes(), &rest].concat();
+        let before = ended(&driver);
         let client = exchange(&driver, &bytes, &cuts, end);
         prop_assert!(client.connection.is_none(), "it goes on");
+        let mut counted = ended(&driver);
+        counted.iter_mut().zip(before).for_each(|(after, before)| *after -= before);
+        counted[StatusClass::Unanswered as usize] = 0;
+        prop_assert_eq!(counted, client.classes(), "{:?}", client.answers());
         let statuses: Vec<u16> = client.answers().iter().map(|(status, _)| *status).collect();
         prop_assert!(statuses.starts_with(&expected), "{:?} does not begin with {:?}", statuses, expected);
         prop_assert_eq!(driver.published().running(), 0);

@@ -90,7 +90,7 @@ macro_rules! refusal {
     };
 }
 
-const BAD_REQUEST: &[u8] = refusal!("400 Bad Request");
+pub(super) const BAD_REQUEST: &[u8] = refusal!("400 Bad Request");
 const URI_TOO_LONG: &[u8] = refusal!("414 URI Too Long");
 const HEADER_TOO_LARGE: &[u8] = refusal!("431 Request Header Fields Too Large");
 const VERSION_NOT_SUPPORTED: &[u8] = refusal!("505 HTTP Version Not Supported");

@@ -78,7 +78,9 @@ impl Waiting {
             }
             while let Some(answer) = answer(socket, driver, read) {
                 read = &read[answer.request_bytes..];
-                match send(socket, &answer) {
+                let sent = send(socket, &answer);
+                driver.http.ended(answer.ended);
+                match sent {
                     Sent::All if answer.is_last => return end(socket, read, now_ns),
                     Sent::All => self = Self::next(driver, now_ns),
                     Sent::Rest(unsent) => {
@@ -112,9 +114,8 @@ fn answer<'a>(socket: &Socket, driver: &'a Driver, read: &[u8]) -> Option<Answer
     if read.is_empty() || !driver.answers_at_once || socket.turn.is_over() {
         return None;
     }
-    driver
-        .at_once
-        .answer(&driver.http, driver.client(socket), read)
+    let (client, begun_ns) = (driver.client(socket), socket.turn.began_ns());
+    driver.at_once.answer(&driver.http, client, begun_ns, read)
 }
 
 fn send(socket: &Socket, answer: &Answer<'_>) -> Sent {

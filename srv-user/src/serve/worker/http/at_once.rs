@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::Http;
 use super::date::DateLine;
+use super::ended::Ended;
 use super::plain::{Plain, Room};
 use crate::serve::router::Client;
 use crate::serve::site::PlainRequest;
@@ -30,6 +31,8 @@ pub struct AtOnce {
 pub struct Answer<'a> {
     /// The length of that request.
     pub request_bytes: usize,
+    /// How the request has ended.
+    pub ended: Ended,
     /// Whether the answer is the connection's last.
     pub is_last: bool,
     /// The header, and the body if that is small.
@@ -51,8 +54,15 @@ impl AtOnce {
         self.answered.set(0);
     }
 
-    /// Answers the first request of `read`, which `client` sent. `None`: hyper has to read it.
-    pub fn answer(&self, http: &Http, client: Client, read: &[u8]) -> Option<Answer<'_>> {
+    /// Answers the first request of `read`, which `client` sent and which came at `begun_ns`. `None`:
+    /// hyper has to read it.
+    pub fn answer(
+        &self,
+        http: &Http,
+        client: Client,
+        begun_ns: u64,
+        read: &[u8],
+    ) -> Option<Answer<'_>> {
         let mut room = Room::new();
         let plain = Plain::parse(read, &mut room)?;
         if plain.bytes > http.limits.header_bytes {
@@ -65,6 +75,7 @@ impl AtOnce {
         };
         let ready = http.router.ready(&request, client)?;
         http.published.started();
+        let ended = Ended::by(&ready.head, begun_ns);
         let mut start = self.start.borrow_mut();
         start.clear();
         start.extend_from_slice(match plain.is_http_11 {
@@ -92,6 +103,7 @@ impl AtOnce {
         self.answered.set(self.answered.get() + 1);
         Some(Answer {
             request_bytes: plain.bytes,
+            ended,
             is_last: !plain.keeps_alive,
             start: Ref::map(self.start.borrow(), Vec::as_slice),
             rest,

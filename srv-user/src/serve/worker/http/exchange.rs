@@ -25,6 +25,12 @@ pub struct Exchange {
     pub answers: Cell<bool>,
     /// Whether that application needs more of the request's body, which the client has not sent.
     pub awaits_client: Cell<bool>,
+    /// The status with which srv answers the request in service beside hyper; 0: it does not.
+    pub answered_beside: Cell<u16>,
+    /// When the turn that goes on now began, ns of `CLOCK_MONOTONIC`.
+    pub turn_ns: Cell<u64>,
+    /// When the first byte of the request came that has not begun yet, ns; 0: it is not known.
+    pub first_byte_ns: Cell<u64>,
     /// Whether the connection has several requests at a time.
     pub is_streamed: bool,
     /// How many of several requests wait for an application.
@@ -56,14 +62,25 @@ impl Exchange {
         match self.is_streamed {
             true => Rc::new(Self {
                 connection: Some(self.clone()),
+                turn_ns: self.turn_ns.clone(),
                 ..Self::streamed()
             }),
             false => self.clone(),
         }
     }
 
-    /// A request has begun.
-    pub(super) fn begin(&self) {
+    /// When the request began that has not been read whole, ns.
+    pub fn begun_ns(&self) -> u64 {
+        match self.first_byte_ns.get() {
+            0 => self.turn_ns.get(),
+            first_byte_ns => first_byte_ns,
+        }
+    }
+
+    /// A request has begun: when that was, ns.
+    pub(super) fn begin(&self) -> u64 {
+        let begun_ns = self.begun_ns();
+        self.first_byte_ns.set(0);
         self.in_service.set(self.in_service.get() + 1);
         self.owes.set(true);
         self.asks.set(false);
@@ -73,6 +90,7 @@ impl Exchange {
         if let Some(connection) = &self.connection {
             connection.begin();
         }
+        begun_ns
     }
 
     /// A request has been answered, or abandoned.

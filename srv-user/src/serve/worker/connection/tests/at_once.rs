@@ -203,6 +203,7 @@ struct Course {
     served: u64,
     refused: Vec<u64>,
     running: u32,
+    ended: Classes,
 }
 
 fn driver_for(serving: &Serving, answers_at_once: bool) -> Driver {
@@ -235,7 +236,7 @@ fn course(driver: &Driver, pieces: &[&[u8]], is_narrow: bool, end: End) -> Cours
     let counters = || {
         let slot = &driver.published().memory().slots[0];
         let refused: Vec<u64> = slot.figures.refused.0.iter().map(|n| n.get()).collect();
-        (slot.load.served.get(), refused)
+        (slot.load.served.get(), refused, ended(driver))
     };
     let before = counters();
     let mut client = Client::connect(driver);
@@ -266,6 +267,7 @@ fn course(driver: &Driver, pieces: &[&[u8]], is_narrow: bool, end: End) -> Cours
         served: after.0 - before.0,
         refused: refused.map(|(after, before)| after - before).collect(),
         running: driver.published().running(),
+        ended: std::array::from_fn(|class| after.2[class] - before.2[class]),
     }
 }
 

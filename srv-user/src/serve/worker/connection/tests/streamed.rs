@@ -138,6 +138,7 @@ fn streams_are_answered_side_by_side() {
     let statuses: Vec<_> = answers.iter().map(|frame| frame.status()).collect();
     assert_eq!(statuses, [Some(200), Some(404), Some(200)]);
     assert_eq!(ended(&frames), [1, 3, 5]);
+    assert_eq!(super::ended(&driver), [0, 0, 2, 0, 1, 0]);
     let large = frames
         .iter()
         .filter(|frame| frame.stream == 5 && frame.kind == DATA);
