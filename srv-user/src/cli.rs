@@ -1,6 +1,7 @@
 //! The command line: what a user can ask for, and how it is written. [`crate::serve::config`]
 //! decides what that means.
 
+pub mod admin;
 pub mod attach;
 pub mod check;
 pub mod find;
@@ -20,6 +21,7 @@ use crate::serve::config::args::ServeArgs;
 use crate::serve::master::takeover::SuccessionArgs;
 use crate::serve::rehearsal::RehearsalArgs;
 use crate::values::{ListenAddr, PolicyName, policies};
+use admin::AdminArgs;
 use attach::{AttachArgs, DetachArgs};
 use check::CheckArgs;
 use observe::ObserveArgs;
@@ -92,6 +94,8 @@ Exit codes: 0 if srv found the server and it answers. 1 if not. 2 if the command
 Exit codes: 0 if no program is attached any more, also if none was. 1 if srv cannot detach \
 it, or the agent does not end. 2 if the command line is wrong.")]
     Detach(DetachArgs),
+    /// Answer HTTP about a running server: its status, metrics and health, and a page
+    Admin(AdminArgs),
     /// Execute CGI scripts for servers that speak FastCGI, until SIGTERM or SIGINT
     Cgi(Box<CgiArgs>),
     /// Check what this machine lacks, what that costs and what to do about it
@@ -221,6 +225,8 @@ mod tests {
             "srv run --policy least --no-bpf --control /run/a.sock --log json -- nginx -g daemon",
             "srv run python3 -m http.server",
             "srv cgi --listen unix:/run/cgi --root /srv/cgi --user nobody --env A=b --env C --memory 1GiB",
+            "srv admin --of 127.0.0.1:80 --listen 127.0.0.1:9000",
+            "srv admin --inherits 2 --user 65534:65534 --log json",
             "srv cgi --listen 127.0.0.1:9000 --script /srv/a.cgi --waiting 0 --grace 0s --log json",
         ] {
             parse(line).unwrap();

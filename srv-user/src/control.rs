@@ -2,10 +2,12 @@
 //! asking end. `server` is the master's end, `socket_file` is its file, and `discovery` finds it.
 //! The master makes the answers.
 
+pub mod admin;
 pub mod attached;
 mod discovery;
 pub mod interval;
 pub mod joining;
+mod phase;
 mod sandbox;
 mod server;
 mod socket_file;
@@ -30,6 +32,7 @@ use attached::AttachedStatus;
 use joining::{Joined, Joining};
 
 pub use discovery::{no_server, servers, sockets_of};
+pub use phase::ServerPhase;
 pub use sandbox::SandboxStatus;
 pub use server::{Question, Server};
 
@@ -81,6 +84,10 @@ pub struct Status {
     /// The name of the server that `srv run` has started; `None` for a server of `srv serve`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
+    /// Whether it serves, or begins to, or ends. `None` for a server of `srv run`, which ends by
+    /// itself, and for an older one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<ServerPhase>,
     /// The policy in force.
     pub policy: Reported<PolicyName>,
     /// The accept mode.
@@ -112,6 +119,7 @@ pub(crate) fn status_for_tests(groups: Vec<GroupStatus>) -> Status {
         version: "0.1.0".into(),
         pid: 4711,
         command: None,
+        phase: Some(ServerPhase::Serving),
         policy: Reported::Known(PolicyName(srv_common::Policy::Least)),
         accept: Reported::Known(AcceptMode::Ring),
         workers_run_as: None,

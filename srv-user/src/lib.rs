@@ -1,7 +1,7 @@
 //! srv's library. Each folder is one subject, and imports go one way:
 //!
 //! `kernel`, `values`, `logging`, `output`, [`fastcgi`] ← [`control`] ← [`serve`],
-//! [`attach`], [`run`] ← [`cgi`], [`doctor`], [`measure`] ← [`cli`].
+//! [`attach`], [`run`] ← [`admin`], [`cgi`], [`doctor`], [`measure`] ← [`cli`].
 //!
 //! `cargo xtask tidy` checks this order and that no modules import one another in a
 //! circle.
@@ -10,6 +10,7 @@
 #[macro_use]
 pub mod output;
 
+pub mod admin;
 pub mod attach;
 pub mod cgi;
 pub mod cli;

@@ -73,6 +73,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Detach(args) => args.run()?,
         Command::Run(args) => return Ok(args.run()),
         Command::Coordinate(args) => keeper::run(&args)?,
+        Command::Admin(args) => args.run()?,
         Command::Cgi(args) => cgi::run(&args)?,
         Command::Ab(args) => return compare(*args),
         Command::Doctor { json, strict } => {

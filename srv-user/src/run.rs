@@ -6,6 +6,7 @@
 //! `srv-preload`. Both speak the protocol of `srv_common::claim`. `copies` runs several copies of a
 //! server that has one process.
 
+mod admin;
 mod answers;
 mod command;
 pub mod coordinator;

@@ -2,6 +2,7 @@
 //! both. Knows nothing of which setting a value is for.
 
 mod address;
+mod admin;
 mod application;
 mod from_file;
 pub mod policies;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use srv_common::{Policy, State};
 
 pub use address::ListenAddr;
+pub use admin::{AdminAddr, is_admin_socket};
 pub use application::ApplicationAddr;
 pub use from_file::{scalar, table};
 use reported::Named;
@@ -217,6 +219,14 @@ pub enum LogFormat {
 }
 
 impl LogFormat {
+    /// The format, by whether it is JSON.
+    pub fn of(is_json: bool) -> Self {
+        match is_json {
+            true => Self::Json,
+            false => Self::Text,
+        }
+    }
+
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {

@@ -9,12 +9,13 @@
 
 use std::net::SocketAddr;
 use std::panic;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use srv_common::Policy;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::MissedTickBehavior;
 
 use super::command::{AttachOptions, attach, record};
@@ -24,6 +25,7 @@ use super::group::Target;
 use super::lock::{Lock, control_path};
 use super::processes::Processes;
 use super::programs::Snapshot;
+use crate::control::admin::{Admin, AdminSockets, Launch};
 use crate::control::attached::{Activity, AttachedProgram, AttachedStatus, Attachment, Signal};
 use crate::control::{self, Question, Reply, Request};
 use crate::kernel::sock_diag::SockDiag;
@@ -152,7 +154,8 @@ impl Agent {
             .control
             .clone()
             .context("open the control socket: it has no path")?;
-        let _control = control::Server::open(path, events)?;
+        let _control = control::Server::open(path.clone(), events.clone())?;
+        let _admin = self.open_admin(&path, events)?;
         let mut rescan = tokio::time::interval(RESCAN_EVERY);
         rescan.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut report = tokio::time::interval(REPORT_EVERY);
@@ -178,6 +181,22 @@ impl Agent {
                 }
             }
         }
+    }
+
+    fn open_admin(
+        &self,
+        control: &Path,
+        events: UnboundedSender<Question>,
+    ) -> anyhow::Result<Admin> {
+        let sockets = AdminSockets::open(self.options.admin.as_ref(), control, Vec::new())?;
+        for address in sockets.to_announce() {
+            tracing::info!("admin: answering at {address}");
+        }
+        let launch = Launch {
+            user: None,
+            log: self.options.log,
+        };
+        Ok(Admin::watch(sockets, launch, events))
     }
 
     fn rescan(&mut self) {

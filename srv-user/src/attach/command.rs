@@ -16,6 +16,7 @@ use super::programs::Programs;
 use super::refusal::Refusal;
 use crate::kernel::owners::Owners;
 use crate::kernel::sock_diag::SockDiag;
+use crate::values::{AdminAddr, LogFormat};
 use srv_steer::program;
 
 /// What to attach to, and how.
@@ -27,6 +28,10 @@ pub(crate) struct AttachOptions {
     pub(crate) policy: Policy,
     /// Whether another agent, or a program that srv does not know, may be replaced.
     pub(crate) takes_over: bool,
+    /// Where to answer HTTP about the group; `None` is beside the control socket.
+    pub(crate) admin: Option<AdminAddr>,
+    /// The format of the log.
+    pub(crate) log: LogFormat,
     /// The control socket of the agent; `None` if this process does not stay as an agent.
     pub(crate) control: Option<PathBuf>,
 }

@@ -12,7 +12,7 @@ use crate::attach::group::Target;
 use crate::attach::refusal::Refusal;
 use crate::attach::{agent, detach};
 use crate::logging;
-use crate::values::{ListenAddr, LogFormat, PolicyName, policies};
+use crate::values::{AdminAddr, ListenAddr, LogFormat, PolicyName, policies};
 
 /// The arguments of `srv attach`.
 #[derive(Debug, Args)]
@@ -51,6 +51,12 @@ pub struct AttachArgs {
     /// Control socket to create [default: a path that `srv status` finds]
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
+
+    /// Where to answer HTTP about the group: an address and a port, beside which the Unix socket
+    /// stays; unix: and the path of another Unix socket; or none [default: a Unix socket beside the
+    /// control socket]
+    #[arg(long, value_name = "ADDR", conflicts_with = "once")]
+    pub admin: Option<AdminAddr>,
 
     /// Format of the log on standard error: text or json
     #[arg(long, value_name = "FORMAT", default_value = "text")]
@@ -104,6 +110,8 @@ impl AttachArgs {
             target,
             policy: self.policy.0,
             takes_over: self.take_over,
+            admin: self.admin.clone(),
+            log: self.log,
             control: self.control.clone(),
         };
         if !self.once {

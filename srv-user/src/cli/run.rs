@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::run::launch::{self, RunOptions};
-use crate::values::{LogFormat, PolicyName, policies};
+use crate::values::{AdminAddr, LogFormat, PolicyName, policies};
 
 /// The arguments of `srv run`.
 #[derive(Debug, Args)]
@@ -62,6 +62,12 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
 
+    /// Where to answer HTTP about the server: an address and a port, beside which the Unix socket
+    /// stays; unix: and the path of another Unix socket; or none [default: a Unix socket beside the
+    /// control socket]
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<AdminAddr>,
+
     /// Format of the coordinator's log on standard error: text or json
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log: LogFormat,
@@ -84,6 +90,7 @@ impl RunArgs {
             policy: self.policy,
             uses_bpf: !self.no_bpf,
             control: self.control,
+            admin: self.admin,
             log: self.log,
             copies: self.copies,
             capacity: self.capacity,

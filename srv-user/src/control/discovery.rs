@@ -12,6 +12,7 @@ use rustix::process::Pid;
 
 use super::{SERVICE_FOLDER, runtime_folder};
 use crate::kernel::owners;
+use crate::values::is_admin_socket;
 
 /// The control sockets of the running servers that this user may ask.
 ///
@@ -86,7 +87,8 @@ pub fn sockets_of(master: Pid) -> Vec<PathBuf> {
     let listening = fs::read_to_string(process_file(master, "net/unix")).unwrap_or_default();
     let paths = listening.lines().filter_map(|line| {
         let (inode, path) = listening_socket(line)?;
-        held.contains_key(&inode).then_some(path)
+        // Beside the control socket, it may have one that answers HTTP.
+        (held.contains_key(&inode) && !is_admin_socket(&path)).then_some(path)
     });
     let reachable = paths.filter_map(|path| {
         let inside = process_file(master, "root").join(path.strip_prefix("/").ok()?);

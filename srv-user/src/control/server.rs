@@ -23,7 +23,9 @@ use super::{Reply, Request};
 use crate::kernel::packets::send_with_fds;
 
 /// The time within which a request has to be sent, and within which its reply has to be read.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest request.
+pub(super) const REQUEST_BYTES_MAX: u64 = 16 << 10;
 /// Connections that are served at once. If one more comes, the one that has been silent for longest
 /// is closed.
 const CONNECTIONS_MAX: usize = 64;
@@ -54,7 +56,7 @@ impl Server {
     ) -> anyhow::Result<Self> {
         let what = format!("open the control socket {}", path.display());
         let open = || {
-            let (file, listener) = SocketFile::bind(path)?;
+            let (file, listener) = SocketFile::bind(path, "--control")?;
             listener.set_nonblocking(true)?;
             anyhow::Ok((file, UnixListener::from_std(listener)?))
         };
@@ -130,7 +132,6 @@ pub(super) async fn answer<E: From<Question>>(
     events: UnboundedSender<E>,
     has_asked: Arc<AtomicBool>,
 ) -> io::Result<()> {
-    const REQUEST_BYTES_MAX: u64 = 16 << 10;
     let mut line = Vec::new();
     let reading = (&mut stream).take(REQUEST_BYTES_MAX);
     let mut reading = tokio::io::BufReader::new(reading);
@@ -140,16 +141,19 @@ pub(super) async fn answer<E: From<Question>>(
         Ok(Request::Join(_)) if !is_same_user(&stream) => {
             Reply::Refused("only a server of the same user may join this one".into())
         }
-        Ok(request) => {
-            let (reply, answered) = oneshot::channel();
-            let _ = events.send(Question { request, reply }.into());
-            answered
-                .await
-                .unwrap_or_else(|_| Reply::Refused("the server is stopping".into()))
-        }
+        Ok(request) => put(request, &events).await,
         Err(error) => Reply::Refused(format!("not a request: {error}")),
     };
     timeout(PATIENCE, send(&mut stream, &reply)).await?
+}
+
+/// Puts a request to the master.
+pub(super) async fn put<E: From<Question>>(request: Request, events: &UnboundedSender<E>) -> Reply {
+    let (reply, answered) = oneshot::channel();
+    let _ = events.send(Question { request, reply }.into());
+    answered
+        .await
+        .unwrap_or_else(|_| Reply::Refused("the server is stopping".into()))
 }
 
 async fn send(stream: &mut UnixStream, reply: &Reply) -> io::Result<()> {

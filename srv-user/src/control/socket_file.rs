@@ -21,13 +21,14 @@ pub(super) struct SocketFile {
 
 impl SocketFile {
     /// Listens on `path`, to which only this user can connect (mode 0600). A socket on
-    /// which no process listens any more, as a killed server leaves it, is replaced.
+    /// which no process listens any more, as a killed server leaves it, is replaced. `flag` is
+    /// how the user can name another path.
     ///
     /// # Errors
     /// If a process listens on that socket, if the name belongs to anything but a
     /// socket, or if the kernel refuses to create one.
-    pub(super) fn bind(path: PathBuf) -> anyhow::Result<(Self, UnixListener)> {
-        make_way(&path)?;
+    pub(super) fn bind(path: PathBuf, flag: &str) -> anyhow::Result<(Self, UnixListener)> {
+        make_way(&path, flag)?;
         let before = rustix::process::umask(Mode::from_raw_mode(0o177));
         let listener = UnixListener::bind(&path);
         rustix::process::umask(before);
@@ -35,6 +36,20 @@ impl SocketFile {
         let file = fs::symlink_metadata(&path).context("stat the new socket")?;
         let identity = identity(&file);
         Ok((Self { path, identity }, listener))
+    }
+
+    /// The file of a socket that was taken over from another process; `None` if it is not there.
+    pub(super) fn adopt(path: PathBuf) -> Option<Self> {
+        let file = fs::symlink_metadata(&path).ok()?;
+        let identity = identity(&file);
+        { file.file_type() }
+            .is_socket()
+            .then_some(Self { path, identity })
+    }
+
+    /// Leaves the file where it is.
+    pub(super) fn leave(self) {
+        std::mem::forget(self);
     }
 }
 
@@ -44,14 +59,14 @@ impl Drop for SocketFile {
         let removed = match fs::symlink_metadata(&self.path) {
             Ok(file) if identity(&file) == self.identity => fs::remove_file(&self.path),
             Ok(_) => {
-                tracing::warn!("leave {path} alone: it is not this server's control socket");
+                tracing::warn!("leave {path} alone: it is not this server's socket");
                 return;
             }
             Err(error) => Err(error),
         };
         match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!("remove the control socket {path}: {error}");
+                tracing::warn!("remove the socket {path}: {error}");
             }
             _ => {}
         }
@@ -63,7 +78,7 @@ fn identity(file: &Metadata) -> (u64, u64) {
 }
 
 /// Removes a socket that is not in use.
-fn make_way(path: &Path) -> anyhow::Result<()> {
+fn make_way(path: &Path, flag: &str) -> anyhow::Result<()> {
     let file = match fs::symlink_metadata(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -71,26 +86,28 @@ fn make_way(path: &Path) -> anyhow::Result<()> {
     };
     if !file.file_type().is_socket() {
         bail!(
-            "{} is there, which srv does not replace: pass another --control, or remove it",
+            "{} is there, which srv does not replace: pass another {flag}, or remove it",
             kind(&file)
         );
     }
     match connect_at_once(path) {
-        Ok(()) => bail!("another server answers there: stop it, or pass another --control"),
+        Ok(()) => bail!("another server answers there: stop it, or pass another {flag}"),
         // That server has not accepted the connections that wait yet.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             bail!(
-                "another server listens there and does not answer: stop it, or pass another --control"
+                "another server listens there and does not answer: stop it, or pass another {flag}"
             )
         }
         // A server that was killed has left this socket.
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).context("remove the socket of a server that has ended")
         }
-        Err(error) => Err(error).context(
-            "try whether a server answers there (if none does, remove it, or pass another \
-             --control)",
-        ),
+        Err(error) => Err(error).with_context(|| {
+            format!(
+                "try whether a server answers there (if none does, remove it, or pass another \
+                 {flag})"
+            )
+        }),
     }
 }
 
@@ -123,7 +140,7 @@ mod tests {
     use super::*;
 
     fn refusal(path: &Path) -> String {
-        let bound = SocketFile::bind(path.to_owned());
+        let bound = SocketFile::bind(path.to_owned(), "--control");
         format!("{:#}", bound.map(drop).expect_err("a refusal"))
     }
 
@@ -143,12 +160,12 @@ mod tests {
         assert!(refusal(&at("datagram")).contains("remove it"));
         assert!(at("datagram").exists());
         drop(datagram);
-        let (first, listener) = SocketFile::bind(at("control")).unwrap();
+        let (first, listener) = SocketFile::bind(at("control"), "--control").unwrap();
         assert!(refusal(&at("control")).contains("another server"));
         drop(listener);
         // As a killed server leaves it.
         std::mem::forget(first);
-        let (second, _listener) = SocketFile::bind(at("control")).unwrap();
+        let (second, _listener) = SocketFile::bind(at("control"), "--control").unwrap();
         drop(second);
         assert!(!at("control").exists());
     }
@@ -178,7 +195,7 @@ mod tests {
     fn at_the_end_only_its_own_file_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control");
-        let (file, _listener) = SocketFile::bind(path.clone()).unwrap();
+        let (file, _listener) = SocketFile::bind(path.clone(), "--control").unwrap();
         fs::remove_file(&path).unwrap();
         fs::write(&path, "another's").unwrap();
         drop(file);

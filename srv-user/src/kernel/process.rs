@@ -6,8 +6,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, pidfd_send_signal,
-    waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process, pidfd_open,
+    pidfd_send_signal, waitid,
 };
 
 /// A child of this process.
@@ -38,6 +38,15 @@ impl Process {
     pub fn is_alive(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         matches!(waitid(self.id(), options), Ok(None))
+    }
+
+    /// Reaps it, if it has ended.
+    ///
+    /// # Errors
+    /// `ECHILD` if it has been reaped.
+    pub fn reap(&self) -> io::Result<Option<WaitIdStatus>> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        Ok(waitid(self.id(), options)?)
     }
 
     /// Sends it a signal.

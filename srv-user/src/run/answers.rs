@@ -68,6 +68,7 @@ impl Coordinator {
             version: env!("CARGO_PKG_VERSION").to_string(),
             pid: self.server_pid(),
             command: Some(self.command()),
+            phase: None,
             policy: Reported::Known(PolicyName(self.groups.policy())),
             accept: Reported::Known(AcceptMode::Ring),
             workers_run_as: None,

@@ -19,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::MissedTickBehavior;
 
+use super::admin::Opening;
 use super::event::Event;
 use super::group::Steering;
 use super::groups::Groups;
@@ -31,7 +32,7 @@ use crate::kernel::packets::send_with_fds;
 use crate::kernel::socket_options;
 use crate::kernel::watched::watch;
 use crate::logging;
-use crate::values::{LogFormat, PolicyName};
+use crate::values::{AdminAddr, LogFormat, PolicyName};
 
 /// How often it looks which of the server's sockets the server has closed, if there are any that
 /// no process owns.
@@ -54,6 +55,9 @@ pub struct CoordinatorArgs {
     /// The control socket
     #[arg(long)]
     pub control: Option<PathBuf>,
+    /// Where to answer HTTP
+    #[arg(long)]
+    pub admin: Option<AdminAddr>,
     /// The format of the log
     #[arg(long)]
     pub log: LogFormat,
@@ -126,7 +130,7 @@ pub(super) fn run(
                 );
             }
             let (mut coordinator, events) = begun?;
-            coordinator.coordinate(args.control.clone(), events).await
+            coordinator.coordinate(args, events).await
         })
 }
 
@@ -182,7 +186,7 @@ impl Coordinator {
     /// Deals with what happens until it is not needed any more. SIGTERM ends steering alone.
     pub(super) async fn coordinate(
         &mut self,
-        control: Option<PathBuf>,
+        args: &CoordinatorArgs,
         mut events: UnboundedReceiver<Event>,
     ) -> anyhow::Result<()> {
         let catch = |kind| signal(kind).context("install a signal handler");
@@ -195,7 +199,9 @@ impl Coordinator {
         ] {
             drop(catch(kind)?);
         }
+        let control = args.control.clone();
         let _control = control.and_then(|path| self.open_control(path));
+        let mut admin = Opening::new(args.control.clone(), args.admin.clone(), args.log);
         let mut tick = tokio::time::interval(Group::MAINTENANCE_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -204,6 +210,7 @@ impl Coordinator {
                 Some(event) = events.recv() => self.deal_with(event),
                 _ = tick.tick() => {
                     self.maintain();
+                    admin.attempt(&self.events);
                     if self.life.is_over(&self.members) {
                         return Ok(());
                     }

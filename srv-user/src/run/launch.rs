@@ -21,7 +21,7 @@ use super::invitation::{INVITED, Invitation, REPORT, Up};
 use super::{command, copies, exec, library};
 use crate::control;
 use crate::kernel::packets::{pair, receive_with_fds};
-use crate::values::{LogFormat, PolicyName};
+use crate::values::{AdminAddr, LogFormat, PolicyName};
 
 /// The variable by which the dynamic loader gets the library.
 const PRELOAD: &str = "LD_PRELOAD";
@@ -40,6 +40,8 @@ pub struct RunOptions {
     pub uses_bpf: bool,
     /// The control socket; `None` is one that `srv status` finds.
     pub control: Option<PathBuf>,
+    /// Where to answer HTTP about the server; `None` is beside the control socket.
+    pub admin: Option<AdminAddr>,
     /// The format of the coordinator's log.
     pub log: LogFormat,
     /// How many copies of COMMAND share its ports; `None` for COMMAND itself.
@@ -130,6 +132,9 @@ fn start_coordinator(options: &RunOptions) -> anyhow::Result<(OwnedFd, Invitatio
                 .map(|folder| folder.join(format!("run-{pid}.sock")))
                 .ok(),
         };
+        let admin = options.admin.as_ref().map(AdminAddr::anchored);
+        let admin = admin.transpose().context("find the admin socket")?;
+        let admin = admin.map(|admin| admin.to_string());
         let mappings = [(INVITED, invited), (REPORT, report)];
         let mappings = mappings.map(|(child_fd, parent_fd)| FdMapping {
             parent_fd,
@@ -146,6 +151,7 @@ fn start_coordinator(options: &RunOptions) -> anyhow::Result<(OwnedFd, Invitatio
                 let path = path.as_os_str();
                 [OsStr::new("--control"), path]
             }))
+            .args(admin.iter().flat_map(|admin| ["--admin", admin]))
             .env_remove(PRELOAD)
             .env_remove(VARIABLE)
             .stdin(Stdio::null())

@@ -2,6 +2,7 @@
 //! start, the end and the replacement of each worker. It never accepts a connection, and no worker
 //! ever waits for it.
 
+mod admin;
 mod answers;
 mod back_off;
 pub mod between_masters;
@@ -48,11 +49,13 @@ use srv_common::Policy;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::control;
+use crate::control::admin::Inherited;
 use crate::serve::config::Settings;
 use crate::serve::config::args::ServeArgs;
 use crate::serve::sandbox::User;
 use crate::serve::systemd;
 use crate::serve::tickets::TicketKeys;
+use admin::Answering;
 use between_masters::Peer;
 use certificates::CertificateWatch;
 use event::Event;
@@ -80,8 +83,10 @@ pub fn run(settings: Settings, flags: ServeArgs, takeover: Takeover) -> anyhow::
     runtime
         .context("start the master's event loop")?
         .block_on(async {
+            let mut takeover = takeover;
+            let admin = std::mem::take(&mut takeover.admin);
             let mut master = Master::open(settings, flags, takeover)?;
-            master.begin()?;
+            master.begin(admin)?;
             let result = master.serve().await;
             master.end_workers();
             systemd::finish();
@@ -129,6 +134,8 @@ struct Master {
     predecessor: Option<Peer<ToPredecessor>>,
     /// Its socket file is removed when this is dropped.
     control: Option<control::Server>,
+    /// What answers HTTP about this server.
+    admin: Answering,
     events: UnboundedSender<Event>,
     incoming: UnboundedReceiver<Event>,
 }
@@ -182,14 +189,16 @@ impl Master {
             orders_check: None,
             predecessor,
             control: None,
+            admin: Answering::No,
             events,
             incoming,
             settings,
         })
     }
 
-    /// Takes the slots, and begins to steer unless another master does.
-    fn begin(&mut self) -> anyhow::Result<()> {
+    /// Takes the slots, and begins to steer unless another master does. `inherited` are the old
+    /// master's admin sockets.
+    fn begin(&mut self, inherited: Vec<Inherited>) -> anyhow::Result<()> {
         if !self.role.is_secondary() {
             let end = self.groups[0].listeners.sockets.len() as u32;
             self.staff.leave_to_all(self.staff.own_slots().end..end);
@@ -200,6 +209,10 @@ impl Master {
                 group.steer(self.policy)?;
             }
             self.open_control()?;
+            self.open_admin(Vec::new())?;
+            self.answer_admin();
+        } else if !self.role.is_secondary() {
+            self.open_admin(inherited)?;
         }
         let Launch {
             flags,

@@ -11,6 +11,7 @@ use support::{
 
 mod ab;
 mod ab_spoiled;
+mod admin;
 mod attach;
 mod attach_docs;
 mod attach_errors;

@@ -55,6 +55,7 @@ impl Server {
         let (inherited, invited) = pair().unwrap();
         let control = tempfile::tempdir().unwrap();
         let args = CoordinatorArgs {
+            admin: None,
             server: process.id() as i32,
             policy: PolicyName(srv_common::Policy::Least),
             no_bpf: !uses_bpf,
@@ -99,7 +100,7 @@ impl Server {
                 let (mut coordinator, events) = Coordinator::begin(&args, beginning).unwrap();
                 tell.send(()).unwrap();
                 tokio::select! {
-                    ended = coordinator.coordinate(args.control.clone(), events) => ended,
+                    ended = coordinator.coordinate(&args, events) => ended,
                     _ = killed => Ok(()),
                 }
             })

@@ -25,7 +25,8 @@ use super::tls::Tls;
 use super::{LISTEN, Types, rules};
 use crate::serve::sandbox::User;
 use crate::values::{
-    Count, FileType, Http2, LogFormat, Period, PolicyName, UserName, policies, scalar, table,
+    AdminAddr, Count, FileType, Http2, LogFormat, Period, PolicyName, UserName, policies, scalar,
+    table,
 };
 use srv_steer::AcceptMode;
 
@@ -194,6 +195,14 @@ pub struct ServeArgs {
     control: Option<PathBuf>
         => Settings.control: Option<PathBuf> = |said, _| rules::control(said), Fixed;
 
+    /// Where to answer HTTP about the server (/metrics, /status, /livez, /readyz, a page): an
+    /// address and a port, beside which the Unix socket stays; unix: and the path of another Unix
+    /// socket; or none [default: a Unix socket beside the control socket]
+    #[arg(long, value_name = "ADDR")]
+    #[serde(deserialize_with = "scalar")]
+    admin: Option<AdminAddr>
+        => Settings.admin: Option<AdminAddr> = |said, _| Ok(said.value()), Fixed;
+
     /// Accept queue limit per socket; the kernel reduces it to net.core.somaxconn
     /// [default: 4096]
     #[arg(long, value_name = "N")]
@@ -294,6 +303,9 @@ impl ServeArgs {
     pub(super) fn relative_to(&mut self, folder: &Path) {
         let paths = [&mut self.root, &mut self.control, &mut self.tls_certificate];
         for path in paths.into_iter().chain([&mut self.tls_key]).flatten() {
+            *path = folder.join(&path);
+        }
+        if let Some(AdminAddr::Unix(path)) = &mut self.admin {
             *path = folder.join(&path);
         }
         for site in self.site.iter_mut().flatten() {

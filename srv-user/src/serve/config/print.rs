@@ -58,6 +58,7 @@ impl Settings {
         put(&mut file, "worker-header", serving.worker_header);
         let control = self.control.as_deref().map(path);
         put_some(&mut file, "control", control.transpose()?);
+        put_some(&mut file, "admin", self.admin.as_ref().map(text));
         put(&mut file, "backlog", i64::from(self.backlog));
         put(&mut file, "fast-open", i64::from(self.fast_open));
         put(&mut file, "v6-only", self.v6_only);

@@ -61,6 +61,7 @@ impl Master {
             version: env!("CARGO_PKG_VERSION").to_string(),
             pid: std::process::id(),
             command: None,
+            phase: Some(self.phase.reported()),
             policy: Reported::Known(PolicyName(self.policy)),
             accept: Reported::Known(self.settings.serving.accept),
             workers_run_as: self.sandbox(),

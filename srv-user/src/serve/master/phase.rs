@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::stopping::Stopping;
 use super::under_way::Upgrade;
+use crate::control::ServerPhase;
 
 /// The phase of a master. It begins with `Starting` and ends with `Stopping`.
 pub(super) enum Phase {
@@ -32,6 +33,16 @@ pub(super) enum Otherwise {
 }
 
 impl Phase {
+    /// For `srv status`.
+    pub(super) fn reported(&self) -> ServerPhase {
+        match self {
+            Self::Starting => ServerPhase::Starting,
+            Self::Serving => ServerPhase::Serving,
+            Self::HandingOver { .. } => ServerPhase::HandingOver,
+            Self::Stopping(_) => ServerPhase::Stopping,
+        }
+    }
+
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping().is_some()
     }

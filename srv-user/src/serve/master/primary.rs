@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail, ensure};
 use srv_common::{MAX_WORKERS, State};
 
 use super::Master;
+use super::admin::Answering;
 use super::event::Event;
 use super::role::{Role, SecondaryServer, Stay};
 use super::stopping::Listeners;
@@ -253,8 +254,9 @@ impl Master {
         let Some(secondary) = secondary.filter(|secondary| secondary.stay == Stay::Stays) else {
             return false;
         };
-        // The secondary opens its own control socket there.
+        // The secondary opens its own control and admin sockets there.
         self.control = None;
+        self.admin = Answering::No;
         if let Some(stopping) = self.phase.stopping_mut() {
             stopping.listeners = Listeners::Offer;
         }

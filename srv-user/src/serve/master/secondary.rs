@@ -3,7 +3,7 @@
 //! the primary ends, everything belongs to this server.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -161,16 +161,17 @@ impl Master {
         Some(primary)
     }
 
-    /// Opens the control socket where the primary had its own. If the primary was killed, the
+    /// Opens the control socket where the primary had its own, and the admin sockets. If the primary was killed, the
     /// kernel may close that socket a moment after the channel, so this is tried until `deadline`.
     pub(super) fn answer_at(&mut self, path: PathBuf, deadline: Instant) {
-        match control::Server::open(path.clone(), self.events.clone()) {
-            Ok(control) => self.control = Some(control),
-            Err(error) if Instant::now() > deadline => {
-                tracing::error!(
+        match self.try_to_answer_at(&path) {
+            Ok(()) => {}
+            Err(error) if Instant::now() > deadline => match self.control {
+                Some(_) => tracing::error!("{error:#}; the server goes on without it"),
+                None => tracing::error!(
                     "{error:#}; no command can reach this server until it is restarted"
-                );
-            }
+                ),
+            },
             Err(_) => {
                 let events = self.events.clone();
                 tokio::spawn(async move {
@@ -180,6 +181,16 @@ impl Master {
                 });
             }
         }
+    }
+
+    fn try_to_answer_at(&mut self, path: &Path) -> anyhow::Result<()> {
+        if self.control.is_none() {
+            let control = control::Server::open(path.to_owned(), self.events.clone())?;
+            self.control = Some(control);
+        }
+        self.reopen_admin(path)?;
+        self.answer_admin();
+        Ok(())
     }
 
     /// This server stops, and the primary goes on and drains what is left.

@@ -20,15 +20,19 @@ use command_fds::{CommandFdExt, FdMapping};
 use serde::{Deserialize, Serialize};
 use socket2::Socket;
 
+use crate::control::admin::{AdminSockets, Inherited};
 use crate::kernel::packets;
 use crate::kernel::process::Process;
 use crate::serve::master::between_masters::{Message, Peer};
 use crate::serve::systemd;
 use crate::serve::tickets::TicketKeys;
+use crate::values::AdminAddr;
 use srv_steer::ListenerGroup;
 
 /// The environment variable that tells a new process what it inherits.
 const VARIABLE: &str = "SRV_TAKE_OVER";
+/// The variable that names the admin sockets among what it inherits.
+const ADMIN_VARIABLE: &str = "SRV_TAKE_OVER_ADMIN";
 const CHANNEL: RawFd = 3;
 
 /// A message from the successor.
@@ -75,6 +79,7 @@ struct Inheritance {
 pub fn start_successor<'a>(
     binary: &Path,
     groups: impl Iterator<Item = &'a ListenerGroup> + Clone,
+    admin: Option<&AdminSockets>,
 ) -> anyhow::Result<(Process, Peer<ToSuccessor>)> {
     let (mine, theirs) = packets::pair().context("create a channel to the successor")?;
     let inheritance: Vec<_> = groups.clone().map(inheritance_of).collect();
@@ -83,6 +88,12 @@ pub fn start_successor<'a>(
         let fd = socket.as_fd().try_clone_to_owned();
         fds.push(fd.context("duplicate a listener")?);
     }
+    for socket in admin.into_iter().flat_map(AdminSockets::handles) {
+        let fd = socket.try_clone_to_owned();
+        fds.push(fd.context("duplicate an admin socket")?);
+    }
+    let admin = admin.into_iter().flat_map(AdminSockets::addresses);
+    let admin: Vec<_> = admin.collect();
     let numbered = (CHANNEL..).zip(fds);
     let mappings = numbered.map(|(child_fd, parent_fd)| FdMapping {
         parent_fd,
@@ -97,6 +108,7 @@ pub fn start_successor<'a>(
         .arg(binary)
         .args(std::env::args_os().skip(1))
         .env(VARIABLE, serde_json::to_string(&inheritance)?)
+        .env(ADMIN_VARIABLE, serde_json::to_string(&admin)?)
         // The variable names this process. Without it, the watchdog holds for the service's
         // main process.
         .env_remove("WATCHDOG_PID")
@@ -140,6 +152,8 @@ fn inheritance_of(group: &ListenerGroup) -> Inheritance {
 pub struct Takeover {
     /// The old master.
     pub predecessor: Option<Peer<ToPredecessor>>,
+    /// The admin sockets of the old master.
+    pub admin: Vec<Inherited>,
     groups: Vec<ListenerGroup>,
 }
 
@@ -153,11 +167,16 @@ impl Takeover {
         let Some(text) = std::env::var_os(VARIABLE) else {
             return Ok(Self {
                 predecessor: None,
+                admin: Vec::new(),
                 groups: systemd::listeners()?,
             });
         };
+        let admin = std::env::var(ADMIN_VARIABLE).ok();
         // SAFETY: there is no other thread yet, so nothing else reads the environment now.
-        unsafe { std::env::remove_var(VARIABLE) };
+        unsafe {
+            std::env::remove_var(VARIABLE);
+            std::env::remove_var(ADMIN_VARIABLE);
+        }
         let inheritance = parse(&text)?;
         let channel = packets::inherited(CHANNEL).with_context(|| {
             format!("adopt the channel to the old master, which sets {VARIABLE} (unset it)")
@@ -182,8 +201,16 @@ impl Takeover {
                 ..ListenerGroup::empty(group.address)
             });
         }
+        let admin = admin.map(|admin| serde_json::from_str::<Vec<AdminAddr>>(&admin));
+        let admin = admin
+            .transpose()
+            .with_context(|| format!("read {ADMIN_VARIABLE}"))?;
+        let admin = admin.unwrap_or_default().into_iter();
+        let admin = admin.map(|address| adopt().map(|fd| (address, fd)));
+        let admin = admin.collect::<Result<_, _>>();
         Ok(Self {
             predecessor: Some(Peer::new(channel)),
+            admin: admin.context("adopt an admin socket")?,
             groups,
         })
     }

@@ -52,7 +52,8 @@ impl Master {
             "process 1 cannot leave its place to a successor: restart the container instead"
         );
         let groups = self.groups.iter().map(|group| &group.listeners);
-        let (successor, mut peer) = start_successor(&self.launch.binary, groups)?;
+        let (successor, mut peer) =
+            start_successor(&self.launch.binary, groups, self.admin_sockets())?;
         let pid = successor.pid();
         let watched = peer.listen(self.events.clone(), move |said| {
             Event::FromSuccessor(pid, said)
@@ -130,6 +131,7 @@ impl Master {
         }
         let grace = Some(self.settings.grace);
         self.phase = Phase::Stopping(Stopping::new(grace, Listeners::Leave));
+        self.leave_admin();
         for group in &mut self.groups {
             // They are kept for the successor now.
             (group.listeners.activated, group.listeners.kept) = (0, 0);
@@ -223,6 +225,7 @@ impl Master {
             return Ok(());
         }
         self.open_control()?;
+        self.answer_admin();
         for group in &mut self.groups {
             group.insert_listeners();
         }
@@ -239,10 +242,7 @@ impl Master {
     }
 
     pub(super) fn open_control(&mut self) -> anyhow::Result<()> {
-        let path = match &self.settings.control {
-            Some(path) => path.clone(),
-            None => control::server_path(self.groups[0].listeners.address.port())?,
-        };
+        let path = self.control_path()?;
         self.control = Some(control::Server::open(path, self.events.clone())?);
         Ok(())
     }
