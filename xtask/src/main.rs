@@ -10,6 +10,7 @@
 mod apt;
 mod ci;
 mod compiler;
+mod demo;
 mod failures;
 mod image;
 mod kernels;
@@ -60,6 +61,8 @@ enum Task {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Set up, build --release, then show what steering does: a server, a load, and the live page
+    Demo(demo::Choice),
     /// Set up, then every test
     Test {
         /// For `cargo test`, such as a test's name
@@ -121,6 +124,7 @@ fn main() -> ExitCode {
         Task::Setup => tasks::setup(),
         Task::Build { release } => tasks::build(release),
         Task::Run { no_bpf, args } => tasks::run(no_bpf, &args),
+        Task::Demo(choice) => tasks::build(true).and_then(|()| demo::run(&choice)),
         Task::Test { args } => tasks::test(&args),
         Task::Bench { names } => tasks::bench(&names),
         Task::Ab { args } => tasks::ab(&args),

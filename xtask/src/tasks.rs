@@ -35,7 +35,7 @@ pub(crate) const BENCHES: [&str; 10] = [
 ];
 
 /// What the tests use beside cargo.
-const TEST_TOOLS: [Package; 24] = [
+const TEST_TOOLS: [Package; 25] = [
     HAPROXY,
     NODE,
     PYTHON_VENV,
@@ -49,6 +49,10 @@ const TEST_TOOLS: [Package; 24] = [
     Package {
         name: "chromium",
         shown_by: "chromium",
+    },
+    Package {
+        name: "chromium-driver",
+        shown_by: "chromedriver",
     },
     Package {
         name: "curl",

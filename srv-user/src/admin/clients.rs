@@ -76,7 +76,7 @@ pub(super) async fn serve(
 async fn converse(stream: Stream, origin: Origin, site: Rc<Site>, watches: Rc<Cell<bool>>) {
     let service = service_fn(|request| {
         let (site, watches) = (site.clone(), watches.clone());
-        async move { answer(&request, origin, &site, &watches).await }
+        async move { answer(request, origin, &site, &watches).await }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

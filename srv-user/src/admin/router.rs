@@ -1,8 +1,7 @@
-//! What is at which path. Nothing here changes anything.
+//! What is at which path.
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use http_body_util::combinators::UnsyncBoxBody;
@@ -14,14 +13,10 @@ use hyper::{Method, Request, Response, StatusCode};
 use super::events::Events;
 use super::health::readiness;
 use super::listener::Origin;
+use super::names::is_local;
+use super::page::{CONTENT_SECURITY_POLICY, PAGE};
 use super::source::Source;
-
-/// The page.
-const PAGE: &str = include_str!("page.html");
-/// The page asks this process and no other; no other page may contain it.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src \
-                           'unsafe-inline'; img-src data:; connect-src 'self'; form-action \
-                           'none'; frame-ancestors 'none'; base-uri 'none'";
+use super::switching;
 
 /// What answers are made of.
 pub(super) struct Site {
@@ -39,23 +34,35 @@ type Answer = Response<Body>;
 /// # Errors
 /// There is always an answer.
 pub(super) async fn answer<B>(
-    request: &Request<B>,
+    request: Request<B>,
     origin: Origin,
     site: &Site,
     watches: &Cell<bool>,
-) -> Result<Answer, Infallible> {
-    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+) -> Result<Answer, Infallible>
+where
+    B: hyper::body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let is_head = *request.method() == Method::HEAD;
+    let is_read = is_head || *request.method() == Method::GET;
+    let source = &site.source;
     let mut answer = match request.uri().path() {
-        _ if !is_host_of(origin, request) => text(
+        _ if !is_host_of(origin, &request) => text(
             StatusCode::MISDIRECTED_REQUEST,
             "This address answers only to its IP address or to localhost.\n",
         ),
-        "/" | "/status" | "/livez" | "/readyz" | "/events" if !is_read => not_allowed(),
+        "/policy" if *request.method() == Method::POST => {
+            let (status, said) = switching::switch(request, origin, source).await;
+            text(status, said)
+        }
+        "/policy" if !is_read => not_allowed("GET, HEAD, POST"),
+        "/" | "/status" | "/livez" | "/readyz" | "/events" if !is_read => not_allowed("GET, HEAD"),
         "/" => page(),
-        "/status" => status(&site.source).await,
-        "/livez" => lives(&site.source).await,
-        "/readyz" => is_ready(&site.source).await,
-        "/events" => events(request.method() == Method::HEAD, &site.events, watches),
+        "/policy" => json(switching::choice(origin, source).await),
+        "/status" => json(status(source).await),
+        "/livez" => lives(source).await,
+        "/readyz" => is_ready(source).await,
+        "/events" => events(is_head, &site.events, watches),
         _ => text(StatusCode::NOT_FOUND, "There is nothing at this path.\n"),
     };
     let headers = answer.headers_mut();
@@ -70,41 +77,29 @@ pub(super) async fn answer<B>(
     Ok(answer)
 }
 
-/// Whether a request means this process. A page of another site can make its own name lead to the
-/// loopback address, and would then read what is here. It cannot make the browser send another
-/// name.
+/// Whether a request to the loopback address means this process, and not another site. A browser
+/// always sends the name.
 fn is_host_of<B>(origin: Origin, request: &Request<B>) -> bool {
-    if origin != Origin::Loopback {
-        return true;
-    }
     let host = request.headers().get(header::HOST);
-    let Some(host) = host.and_then(|host| host.to_str().ok()) else {
-        // A browser always sends it.
-        return true;
-    };
-    let host = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
+    let host = host.and_then(|host| host.to_str().ok());
+    origin != Origin::Loopback || host.is_none_or(is_local)
 }
 
 fn page() -> Answer {
     let mut answer = whole(StatusCode::OK, "text/html; charset=utf-8", PAGE);
-    let policy = HeaderValue::from_static(PAGE_POLICY);
+    let policy = HeaderValue::from_static(CONTENT_SECURITY_POLICY);
     { answer.headers_mut() }.insert(header::CONTENT_SECURITY_POLICY, policy);
     answer
 }
 
-async fn status(source: &Source) -> Answer {
-    let snapshot = match source.snapshot().await {
-        Ok(snapshot) => snapshot,
-        Err(error) => return text(StatusCode::BAD_GATEWAY, format!("{error:#}\n")),
-    };
-    match snapshot.to_json() {
-        Ok(status) => whole(StatusCode::OK, "application/json", format!("{status}\n")),
-        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+async fn status(source: &Source) -> anyhow::Result<String> {
+    Ok(source.snapshot().await?.to_json()?.to_string())
+}
+
+fn json(text_of_it: anyhow::Result<String>) -> Answer {
+    match text_of_it {
+        Ok(json) => whole(StatusCode::OK, "application/json", format!("{json}\n")),
+        Err(error) => text(StatusCode::BAD_GATEWAY, format!("{error:#}\n")),
     }
 }
 
@@ -148,12 +143,10 @@ fn events(is_head: bool, events: &Events, watches: &Cell<bool>) -> Answer {
     typed(StatusCode::OK, "text/event-stream", body)
 }
 
-fn not_allowed() -> Answer {
-    let mut answer = text(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "Only GET and HEAD are answered here.\n",
-    );
-    { answer.headers_mut() }.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+fn not_allowed(allowed: &'static str) -> Answer {
+    let why = format!("Only {allowed} is answered here.\n");
+    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, why);
+    { answer.headers_mut() }.insert(header::ALLOW, HeaderValue::from_static(allowed));
     answer
 }
 
@@ -180,30 +173,13 @@ mod tests {
     #[test]
     fn on_the_loopback_address_other_names_are_refused() {
         let is_taken = |origin, host: &str| {
-            let request = Request::get("/")
-                .header(header::HOST, host)
-                .body(())
-                .unwrap();
-            is_host_of(origin, &request)
+            let request = Request::get("/").header(header::HOST, host);
+            is_host_of(origin, &request.body(()).unwrap())
         };
-        for host in [
-            "127.0.0.1:9000",
-            "[::1]:9000",
-            "[::1]",
-            "localhost",
-            "LOCALHOST:80",
-        ] {
-            assert!(is_taken(Origin::Loopback, host), "{host}");
-        }
-        for host in [
-            "evil.test",
-            "evil.test:9000",
-            "localhost.evil.test",
-            "1.2.3.4.evil.test",
-        ] {
-            assert!(!is_taken(Origin::Loopback, host), "{host}");
-            assert!(is_taken(Origin::Network, host), "{host}");
-            assert!(is_taken(Origin::Unix, host), "{host}");
+        assert!(is_taken(Origin::Loopback, "127.0.0.1:9000"));
+        assert!(!is_taken(Origin::Loopback, "evil.test:9000"));
+        for origin in [Origin::Network, Origin::Unix] {
+            assert!(is_taken(origin, "evil.test:9000"));
         }
     }
 }

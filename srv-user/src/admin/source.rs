@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use crate::control::attached::AttachedStatus;
 use crate::control::interval::{self, GroupInterval};
 use crate::control::{Reply, Request, Status};
+use crate::values::{PolicyName, reported::Reported};
 
 /// A server that does not answer within this time is stopped, or overloaded.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -113,6 +114,18 @@ impl Source {
         let snapshot = Arc::new(snapshot);
         state.newest = Some((Instant::now(), snapshot.clone()));
         Ok(snapshot)
+    }
+}
+
+impl Source {
+    /// Has the server steer by another policy.
+    ///
+    /// # Errors
+    /// The server does not answer, or not in time.
+    pub(super) async fn switch(&self, policy: Reported<PolicyName>) -> anyhow::Result<Reply> {
+        let mut state = self.0.lock().await;
+        state.newest = None;
+        state.way.ask(&Request::Policy(policy)).await
     }
 }
 

@@ -5,13 +5,14 @@ mod support;
 
 // So that a test names them as it does the modules beside it.
 use support::{
-    agent, attached_server, beside, client, configured, frozen, gate, loaded, manager, network,
-    probe, serve, unmodified, upgradable,
+    agent, attached_server, beside, browser, client, configured, frozen, gate, loaded, manager,
+    network, probe, serve, unmodified, upgradable,
 };
 
 mod ab;
 mod ab_spoiled;
 mod admin;
+mod admin_page;
 mod attach;
 mod attach_docs;
 mod attach_errors;

@@ -3,6 +3,7 @@
 pub(crate) mod agent;
 pub(crate) mod attached_server;
 pub(crate) mod beside;
+pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod configured;
 pub(crate) mod executable;

@@ -53,7 +53,7 @@ impl Access {
         &self.rules
     }
 
-    /// The refusal of a request, if it is refused. Counts the request, and may take up to 50 ms for
+    /// The refusal of a request, if it is refused. Counts the request, and may take up to 100 ms for
     /// a password that was not verified before.
     pub(super) fn refusal(
         &self,

@@ -15,7 +15,7 @@ use sha_crypt::{PasswordVerifier, ShaCrypt};
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The most work for one password: 2 to the power of this for bcrypt. A worker does nothing else
-/// meanwhile, for about 50 ms.
+/// meanwhile, for about 100 ms.
 const BCRYPT_COST_MAX: u32 = 10;
 /// The same for SHA-crypt: how often it hashes.
 const SHA_ROUNDS_MAX: u32 = 100_000;
@@ -80,7 +80,7 @@ impl PasswordHash {
         Ok(Self(text.to_owned()))
     }
 
-    /// Whether this is the hash of `password`. It takes up to 50 ms, and compares in constant time.
+    /// Whether this is the hash of `password`. It takes up to 100 ms, and compares in constant time.
     pub fn is_of(&self, password: &[u8]) -> bool {
         match self.0.starts_with("$2") {
             true => bcrypt::verify(password, &self.0).unwrap_or(false),
