@@ -18,14 +18,62 @@ const KEEP_CONNECTION: u8 = 1;
 /// The body of FCGI_END_REQUEST.
 const END_BYTES: usize = 8;
 
-/// Appends the start of a request: its role, and its parameters, which [`super::variables`] writes as
-/// pairs. The body follows, by [`put_body`] and [`put_end_of_body`].
+/// The start of a request: its role and its parameters. The body follows, by [`put_body`] and
+/// [`put_end_of_body`].
+#[derive(Debug)]
+pub struct Start(Vec<u8>);
+
+/// As much as the start of most requests takes, bytes.
+const START_BYTES: usize = 2 << 10;
+
+/// Where the parameters begin: behind the record of the role and the header of their own.
+const PAIRS_AT: usize = record::HEADER_BYTES + BEGIN_BYTES + record::HEADER_BYTES;
+
+/// The body of FCGI_BEGIN_REQUEST.
+const BEGIN_BYTES: usize = 8;
+
+impl Start {
+    /// A request without parameters.
+    pub fn new(keeps_connection: bool) -> Self {
+        let flags = if keeps_connection { KEEP_CONNECTION } else { 0 };
+        let begin: [u8; BEGIN_BYTES] = [0, RESPONDER, flags, 0, 0, 0, 0, 0];
+        let mut out = Vec::with_capacity(START_BYTES);
+        record::put(&mut out, Kind::BeginRequest, REQUEST_ID, &begin);
+        out.extend_from_slice(&record::header(Kind::Params, REQUEST_ID, 0));
+        Self(out)
+    }
+
+    /// Where the parameters are appended, as [`super::pairs`] writes them.
+    pub fn pairs(&mut self) -> &mut Vec<u8> {
+        &mut self.0
+    }
+
+    /// All of it as records.
+    pub fn into_records(self) -> Vec<u8> {
+        let Self(mut out) = self;
+        match u16::try_from(out.len() - PAIRS_AT) {
+            // The header is there already, and would end the stream.
+            Ok(0) => return out,
+            Ok(length) => {
+                let header = record::header(Kind::Params, REQUEST_ID, length);
+                out[PAIRS_AT - header.len()..PAIRS_AT].copy_from_slice(&header);
+            }
+            Err(_) => {
+                let pairs = out.split_off(PAIRS_AT);
+                out.truncate(PAIRS_AT - record::HEADER_BYTES);
+                record::put(&mut out, Kind::Params, REQUEST_ID, &pairs);
+            }
+        }
+        record::put_end_of_stream(&mut out, Kind::Params, REQUEST_ID);
+        out
+    }
+}
+
+/// Appends the start of a request with these parameters.
 pub fn put_request(out: &mut Vec<u8>, pairs: &[u8], keeps_connection: bool) {
-    let flags = if keeps_connection { KEEP_CONNECTION } else { 0 };
-    let begin = [0, RESPONDER, flags, 0, 0, 0, 0, 0];
-    record::put(out, Kind::BeginRequest, REQUEST_ID, &begin);
-    record::put(out, Kind::Params, REQUEST_ID, pairs);
-    record::put_end_of_stream(out, Kind::Params, REQUEST_ID);
+    let mut start = Start::new(keeps_connection);
+    start.pairs().extend_from_slice(pairs);
+    out.extend(start.into_records());
 }
 
 /// Appends a part of the body, copied. [`body_header`] is for parts that are not to be copied.

@@ -7,10 +7,15 @@ use super::Fault;
 
 /// Appends a pair.
 pub fn put(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    put_length(out, name.len());
-    put_length(out, value.len());
+    put_lengths(out, name.len(), value.len());
     out.extend_from_slice(name);
     out.extend_from_slice(value);
+}
+
+/// Appends the lengths of a pair, which the caller appends after them.
+pub fn put_lengths(out: &mut Vec<u8>, name_bytes: usize, value_bytes: usize) {
+    put_length(out, name_bytes);
+    put_length(out, value_bytes);
 }
 
 fn put_length(out: &mut Vec<u8>, length: usize) {

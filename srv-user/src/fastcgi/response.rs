@@ -113,6 +113,13 @@ impl HeadReader {
     /// # Errors
     /// The header is not valid, or too long. Then the reader is not to be used any more.
     pub fn push(&mut self, mut more: Bytes) -> Result<Option<(Head, Bytes)>, BadHead> {
+        if self.read.is_empty() {
+            // Most often all of it comes at once, and needs no copy.
+            if let Some((lines, end)) = whole(&more[..more.len().min(self.bound)]) {
+                let head = parse(&more[..lines])?;
+                return Ok(Some((head, more.split_off(end))));
+            }
+        }
         let before = self.read.len();
         let room = self.bound.saturating_sub(before);
         self.read.extend_from_slice(&more[..more.len().min(room)]);
@@ -140,6 +147,19 @@ impl HeadReader {
             .map(without_cr)
             .find(|line| !line.is_empty() && !line.contains(&b':'))
             .map_or(BadHead::Incomplete, |_| BadHead::Line)
+    }
+}
+
+/// If a header is complete: where its lines end, and where the body begins.
+fn whole(output: &[u8]) -> Option<(usize, usize)> {
+    let mut line = 0;
+    loop {
+        let length = output[line..].iter().position(|byte| *byte == b'\n')?;
+        let end = line + length;
+        if without_cr(&output[line..end]).is_empty() {
+            return Some((line, end + 1));
+        }
+        line = end + 1;
     }
 }
 

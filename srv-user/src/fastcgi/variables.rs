@@ -2,6 +2,7 @@
 //! the pairs that FastCGI sends. Knows no configuration: where a script is and which server answers, the
 //! caller says.
 
+use std::fmt;
 use std::io::Write;
 use std::net::SocketAddr;
 
@@ -13,6 +14,9 @@ use http::{Method, Version};
 
 use super::pairs;
 use super::script_path::ScriptPath;
+
+/// More than any number or address takes as text, bytes.
+const SHOWN_BYTES: usize = 64;
 
 /// Headers that become no `HTTP_` variable. `Content-…` have variables of their own; the next are
 /// about the connection with the client and what the server has seen to.
@@ -90,7 +94,7 @@ impl Variables<'_> {
         put(out, "REQUEST_URI", self.request_uri);
         put(out, "QUERY_STRING", query);
         if let Some(length) = self.content_length {
-            put_number(out, "CONTENT_LENGTH", length);
+            put_shown(out, "CONTENT_LENGTH", length);
         }
         if let Some(value) = self.headers.get(CONTENT_TYPE) {
             pairs::put(out, b"CONTENT_TYPE", value.as_bytes());
@@ -102,28 +106,23 @@ impl Variables<'_> {
     fn put_place(&self, out: &mut Vec<u8>) {
         let ScriptPath { script, info } = self.path;
         pairs::put(out, b"DOCUMENT_ROOT", self.document_root);
-        pairs::put(out, b"DOCUMENT_URI", &[script, info].concat());
+        put_two(out, b"DOCUMENT_URI", script, info);
         pairs::put(out, b"SCRIPT_NAME", script);
         pairs::put(out, b"SCRIPT_FILENAME", self.script_file);
         pairs::put(out, b"PATH_INFO", info);
         if !info.is_empty() {
-            let translated = [self.document_root, info].concat();
-            pairs::put(out, b"PATH_TRANSLATED", &translated);
+            put_two(out, b"PATH_TRANSLATED", self.document_root, info);
         }
     }
 
     fn put_ends(&self, out: &mut Vec<u8>) {
-        let remote = self.remote.ip().to_canonical().to_string();
-        put(out, "REMOTE_ADDR", &remote);
+        let remote = self.remote.ip().to_canonical();
+        put_shown(out, "REMOTE_ADDR", remote);
         // srv asks no resolver, and RFC 3875, 4.1.9, has the address stand in.
-        put(out, "REMOTE_HOST", &remote);
-        put_number(out, "REMOTE_PORT", self.remote.port().into());
-        put(
-            out,
-            "SERVER_ADDR",
-            &self.local.ip().to_canonical().to_string(),
-        );
-        put_number(out, "SERVER_PORT", self.local.port().into());
+        put_shown(out, "REMOTE_HOST", remote);
+        put_shown(out, "REMOTE_PORT", self.remote.port());
+        put_shown(out, "SERVER_ADDR", self.local.ip().to_canonical());
+        put_shown(out, "SERVER_PORT", self.local.port());
         put(out, "SERVER_NAME", self.server_name);
         put(
             out,
@@ -144,15 +143,18 @@ impl Variables<'_> {
             put(out, "HTTP_HOST", authority);
         }
         for name in self.headers.keys().filter(|name| self.is_passed(name)) {
-            let values: Vec<_> = self
-                .headers
-                .get_all(name)
-                .iter()
-                .map(HeaderValue::as_bytes)
-                .collect();
-            // RFC 9110, 5.3; Cookie is the exception (RFC 9113, 8.2.3).
-            let between: &[u8] = if name == COOKIE { b"; " } else { b", " };
-            pairs::put(out, variable(name).as_bytes(), &values.join(between));
+            let mut values = self.headers.get_all(name).iter();
+            match (values.next(), values.next()) {
+                (None, _) => {}
+                (Some(only), None) => put_header(out, name, only.as_bytes()),
+                (Some(_), Some(_)) => {
+                    let values = self.headers.get_all(name).iter();
+                    let values: Vec<_> = values.map(HeaderValue::as_bytes).collect();
+                    // RFC 9110, 5.3; Cookie is the exception (RFC 9113, 8.2.3).
+                    let between: &[u8] = if name == COOKIE { b"; " } else { b", " };
+                    put_header(out, name, &values.join(between));
+                }
+            }
         }
     }
 
@@ -169,14 +171,24 @@ impl Variables<'_> {
     }
 }
 
-fn variable(name: &HeaderName) -> String {
-    let mut variable = String::with_capacity(5 + name.as_str().len());
-    variable.push_str("HTTP_");
-    variable.extend(name.as_str().chars().map(|letter| match letter {
-        '-' => '_',
+fn put_header(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
+    const BEFORE: &[u8] = b"HTTP_";
+    let name = name.as_str().as_bytes();
+    pairs::put_lengths(out, BEFORE.len() + name.len(), value.len());
+    out.extend_from_slice(BEFORE);
+    out.extend(name.iter().map(|letter| match letter {
+        b'-' => b'_',
         letter => letter.to_ascii_uppercase(),
     }));
-    variable
+    out.extend_from_slice(value);
+}
+
+/// A pair whose value has two parts.
+fn put_two(out: &mut Vec<u8>, name: &[u8], first: &[u8], second: &[u8]) {
+    pairs::put_lengths(out, name.len(), first.len() + second.len());
+    for part in [name, first, second] {
+        out.extend_from_slice(part);
+    }
 }
 
 fn protocol(version: Version) -> &'static str {
@@ -192,13 +204,14 @@ fn put(out: &mut Vec<u8>, name: &str, value: &str) {
     pairs::put(out, name.as_bytes(), value.as_bytes());
 }
 
-fn put_number(out: &mut Vec<u8>, name: &str, value: u64) {
-    let mut digits = [0; 20];
-    let mut rest = &mut digits[..];
-    // The longest u64 has 20 digits.
-    let written = write!(rest, "{value}").map(|()| 20 - rest.len());
+/// A number or an address, as text.
+fn put_shown(out: &mut Vec<u8>, name: &str, value: impl fmt::Display) {
+    // The longest u64 has 20 digits, the longest address 39.
+    let mut text = [0; SHOWN_BYTES];
+    let mut rest = &mut text[..];
+    let written = write!(rest, "{value}").map(|()| SHOWN_BYTES - rest.len());
     let length = written.unwrap_or_default();
-    pairs::put(out, name.as_bytes(), &digits[..length]);
+    pairs::put(out, name.as_bytes(), &text[..length]);
 }
 
 #[cfg(test)]

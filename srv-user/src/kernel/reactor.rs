@@ -31,10 +31,34 @@ impl Registry {
     /// # Errors
     /// What `epoll_ctl` says.
     pub fn watch_stream(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
-        let changes = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        Ok(epoll::add(&self.0, fd, EventData::new_u64(token), changes)?)
+        let data = EventData::new_u64(token);
+        Ok(epoll::add(&self.0, fd, data, READS | EventFlags::OUT)?)
+    }
+
+    /// As [`Self::watch_stream`], but only for what can be read. A local socket would report room to
+    /// write whenever its peer has read something.
+    ///
+    /// # Errors
+    /// What `epoll_ctl` says.
+    pub fn watch_reads(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        Ok(epoll::add(&self.0, fd, EventData::new_u64(token), READS)?)
+    }
+
+    /// Watches for room to write, too, what [`Self::watch_reads`] watches. What is ready now is
+    /// reported.
+    ///
+    /// # Errors
+    /// What `epoll_ctl` says.
+    pub fn watch_writes_too(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        let data = EventData::new_u64(token);
+        Ok(epoll::modify(&self.0, fd, data, READS | EventFlags::OUT)?)
     }
 }
+
+/// Bytes, an end or a failure, edge-triggered.
+const READS: EventFlags = EventFlags::IN
+    .union(EventFlags::RDHUP)
+    .union(EventFlags::ET);
 
 /// What has happened to a registration.
 #[derive(Clone, Copy)]

@@ -182,11 +182,16 @@ impl Router {
             .is_some_and(|table| table.asks_for_addresses)
     }
 
-    /// The refusal of a request by the rules for clients, if they refuse it, for what answers in
-    /// place of [`respond`](Self::respond), which applies them itself.
-    pub fn refusal(&self, request: &Parts, client: Client) -> Option<Response<Body>> {
+    /// The refusal of a request that `target` is for by the rules for clients, if they refuse it,
+    /// for what answers in place of [`respond`](Self::respond), which applies them itself.
+    pub fn refusal(
+        &self,
+        target: Target,
+        request: &Parts,
+        client: Client,
+    ) -> Option<Response<Body>> {
         let table = self.table.as_ref()?;
-        let answer = table.answer(table.find_for(request, client)?);
+        let answer = table.get(target)?;
         answer.refusal(request, client, &table.memory)
     }
 
@@ -211,7 +216,7 @@ impl Router {
 
     /// The script that answers a request, and the application that executes it. `None`: no script
     /// does, and [`respond`](Self::respond) answers.
-    pub fn script(&self, request: &Parts, client: Client) -> Option<(Target, &FastCgi, Script)> {
+    pub fn script(&self, request: &Parts, client: Client) -> Option<(Target, Rc<FastCgi>, Script)> {
         let table = self.table.as_ref().filter(|table| table.has_scripts)?;
         if self.front.is_work_path(request.uri.path()) {
             return None;

@@ -199,6 +199,11 @@ impl Site {
         response
     }
 
+    /// The time of the clock by which files are looked at again.
+    pub(super) fn now(&self) -> Duration {
+        (self.clock)()
+    }
+
     /// What a decoded path leads to. Names that begin with a dot are not there, unless they are
     /// served.
     pub(super) fn is_there(&self, path: &[u8]) -> IsThere {

@@ -2,6 +2,7 @@
 //! of headers. Knows neither hosts nor other routes.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, LOCATION};
@@ -11,7 +12,7 @@ use percent_encoding::{CONTROLS, utf8_percent_encode};
 
 use super::Client;
 use super::access::{Access, Memory};
-use super::script::{self, Found, Lookup, Script};
+use super::script::{self, Found, KnownScripts, Lookup, Script};
 use crate::serve::config::Root;
 use crate::serve::config::sites::{
     Access as Rules, FastCgi, Fixed, Handler, HeaderChange, KeptPath, Pattern, Place, Redirect,
@@ -24,6 +25,9 @@ use crate::serve::site::{
 #[derive(Debug)]
 pub(super) struct Answer {
     handler: Handler,
+    /// The application of the handler, if it has one, for the requests that are on their way.
+    application: Option<Rc<FastCgi>>,
+    known_scripts: KnownScripts,
     /// The prefix of the route; empty if it has none.
     prefix: String,
     site: Site,
@@ -59,6 +63,11 @@ impl Answer {
         let changes = place.headers.iter().map(Change::new);
         let mut answer = Self {
             handler: place.handler.clone(),
+            application: match &place.handler {
+                Handler::FastCgi(fastcgi) => Some(Rc::new(fastcgi.clone())),
+                _ => None,
+            },
+            known_scripts: KnownScripts::default(),
             prefix: match pattern {
                 Some(Pattern::Prefix(prefix)) => prefix.clone(),
                 _ => String::new(),
@@ -152,12 +161,10 @@ impl Answer {
     }
 
     /// The script that answers a request, if one does.
-    pub(super) fn script(&self, request: &Parts) -> Option<(&FastCgi, Script)> {
-        let Handler::FastCgi(fastcgi) = &self.handler else {
-            return None;
-        };
+    pub(super) fn script(&self, request: &Parts) -> Option<(Rc<FastCgi>, Script)> {
+        let fastcgi = self.application.as_ref()?;
         match script::find(&self.lookup(fastcgi), request) {
-            Found::Script(script) => Some((fastcgi, script)),
+            Found::Script(script) => Some((fastcgi.clone(), script)),
             Found::Files | Found::Nothing => None,
         }
     }
@@ -167,6 +174,7 @@ impl Answer {
             fastcgi,
             root: self.root.as_ref(),
             site: &self.site,
+            known: &self.known_scripts,
             prefix: &self.prefix,
         }
     }

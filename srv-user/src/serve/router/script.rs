@@ -1,7 +1,9 @@
 //! Which script of an application answers a request: the one that the path names, the index of a
 //! folder, or the one script for all other paths. A script is a regular file beneath the root, as
-//! `openat2` finds it; what is none is never asked for. An application without scripts answers all
+//! `openat2` finds it, or has found it within the last second; what is none is never asked for. An application without scripts answers all
 //! paths by itself.
+
+mod known;
 
 use std::os::unix::ffi::OsStrExt;
 
@@ -12,6 +14,8 @@ use crate::fastcgi::script_path::ScriptPath;
 use crate::serve::config::Root;
 use crate::serve::config::sites::FastCgi;
 use crate::serve::site::{IsThere, Site, decoded};
+
+pub(super) use known::KnownScripts;
 
 /// A script that exists, or the application itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +45,7 @@ pub(super) struct Lookup<'a> {
     pub(super) root: Option<&'a Root>,
     /// What finds files beneath the root.
     pub(super) site: &'a Site,
+    pub(super) known: &'a KnownScripts,
     /// The prefix of the route; empty if it has none.
     pub(super) prefix: &'a str,
 }
@@ -100,7 +105,8 @@ impl Lookup<'_> {
     }
 
     fn script(&self, name: &[u8], info: &[u8]) -> Option<Script> {
-        let is_there = self.site.is_there(name) == IsThere::File;
+        let find = || self.site.is_there(name) == IsThere::File;
+        let is_there = self.known.has(name, self.site.now(), find);
         is_there.then(|| self.named(name, info))
     }
 
@@ -168,6 +174,7 @@ mod tests {
             fastcgi,
             root: Some(&root),
             site: &site,
+            known: &KnownScripts::default(),
             prefix: "",
         };
         match find(&lookup, &request) {

@@ -1,22 +1,21 @@
 //! Requests that a FastCGI application answers: what it is told of the request, and what the client
 //! gets of its answer. [`conversation`] is the exchange of records with it, [`answer`] the response
-//! that is made of them, `report` what goes to the log.
+//! that is made of them, `sending` the way of the request, `report` what goes to the log.
 
 mod answer;
 mod conversation;
 mod report;
+mod sending;
 
 use std::future::{Future, poll_fn};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, Response, StatusCode, Uri};
-use rustix::net::SocketAddrAny;
 
-use crate::fastcgi::client::put_request;
+use crate::fastcgi::client::Start;
 use crate::fastcgi::response::{Document, Head};
 use crate::fastcgi::script_path::ScriptPath;
 use crate::fastcgi::variables::Variables;
@@ -36,7 +35,7 @@ const LOCAL_REDIRECTS_MAX: u32 = 10;
 struct Request {
     http: Rc<Http>,
     target: Target,
-    fastcgi: FastCgi,
+    fastcgi: Rc<FastCgi>,
     script: Script,
     head: Parts,
     client: Client,
@@ -48,8 +47,8 @@ struct Request {
 /// The application that answers a request, if one does.
 pub(super) fn application(http: &Rc<Http>, head: &Parts, client: Client) -> Option<Application> {
     let (target, fastcgi, script) = http.router.script(head, client)?;
-    let (http, fastcgi) = (http.clone(), fastcgi.clone());
-    Some(Box::new(move |asked: Asked| {
+    let http = http.clone();
+    let ask = Box::new(move |asked: Asked| {
         let request = Request {
             http,
             target,
@@ -61,7 +60,11 @@ pub(super) fn application(http: &Rc<Http>, head: &Parts, client: Client) -> Opti
             redirects: 0,
         };
         request.answer(Some(asked.body))
-    }))
+    });
+    Some(Application {
+        target: Some(target),
+        ask,
+    })
 }
 
 impl Request {
@@ -83,7 +86,8 @@ impl Request {
             };
             match poll_fn(|cx| conversation.poll_head(cx)).await {
                 Ok((Head::Document(document), rest)) => {
-                    self.document(document, AnswerBody::new(conversation, rest))
+                    let is_head = self.head.method == Method::HEAD;
+                    self.document(document, AnswerBody::new(conversation, rest, is_head))
                 }
                 Ok((Head::LocalRedirect(to), _)) => self.redirect(to).await,
                 Err(Failure::Body(fault)) => conversation.refuse_body(fault),
@@ -94,13 +98,12 @@ impl Request {
 
     /// The records that begin the request: all but its body.
     fn start(&self, content_length: Option<u64>) -> Vec<u8> {
-        let (remote, local) = ends(&self.peer);
+        let ends = (*self.peer).as_ref().ends();
         let head = &self.head;
         let authority = head.uri.authority().map(http::uri::Authority::as_str);
         let host = head.headers.get(http::header::HOST);
         let host = authority.or_else(|| host.and_then(|host| host.to_str().ok()));
         let request_uri = head.uri.path_and_query();
-        let mut pairs = Vec::with_capacity(2 << 10);
         let variables = Variables {
             method: &head.method,
             request_uri: request_uri.map_or("/", |uri| uri.as_str()),
@@ -114,20 +117,19 @@ impl Request {
                 info: &self.script.info,
             },
             script_file: &self.script.file,
-            remote,
-            local,
+            remote: ends.remote,
+            local: ends.local,
             server_name: without_port(host.unwrap_or_default()),
             is_tls: self.client.is_tls,
             user: None,
             software: SOFTWARE,
         };
-        variables.put(&mut pairs);
+        let mut start = Start::new(false);
+        variables.put(start.pairs());
         for (name, value) in &self.fastcgi.params {
-            crate::fastcgi::pairs::put(&mut pairs, name.as_bytes(), value.as_bytes());
+            crate::fastcgi::pairs::put(start.pairs(), name.as_bytes(), value.as_bytes());
         }
-        let mut start = Vec::with_capacity(pairs.len() + 64);
-        put_request(&mut start, &pairs, false);
-        start
+        start.into_records()
     }
 
     /// The response of an application. If it names a file instead, the client gets that.
@@ -179,12 +181,12 @@ impl Request {
         match http.router.script(&self.head, self.client) {
             None => http.router.respond(&self.head, self.client),
             Some((target, fastcgi, script)) => {
-                if let Some(refusal) = http.router.refusal(&self.head, self.client) {
+                if let Some(refusal) = http.router.refusal(target, &self.head, self.client) {
                     return refusal;
                 }
                 let next = Self {
                     target,
-                    fastcgi: fastcgi.clone(),
+                    fastcgi,
                     script,
                     redirects: self.redirects + 1,
                     ..self
@@ -205,18 +207,6 @@ impl Request {
         report::failure(&self.fastcgi.to, &self.script, failure, status);
         self.http.router.unanswered(self.target, status)
     }
-}
-
-/// The addresses of the client and of this end.
-fn ends(peer: &Peer) -> (SocketAddr, SocketAddr) {
-    let unknown = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-    let known = |name: Option<SocketAddrAny>| {
-        let name = name.and_then(|name| name.try_into().ok());
-        name.unwrap_or(unknown)
-    };
-    let remote = known(rustix::net::getpeername(peer.as_fd()).ok().flatten());
-    let local = known(rustix::net::getsockname(peer.as_fd()).ok());
-    (remote, local)
 }
 
 fn without_port(host: &str) -> &str {

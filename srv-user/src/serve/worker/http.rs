@@ -4,7 +4,6 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
-use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -18,8 +17,9 @@ use hyper::service::Service;
 use srv_common::Refusal;
 
 use crate::serve::config::Limits;
-use crate::serve::router::{Client, Router};
+use crate::serve::router::{Client, Router, Target};
 use crate::serve::site::Body;
+use crate::serve::worker::tcp::TcpSocket;
 use crate::serve::worker::upstream::Upstreams;
 use crate::values::Http2;
 use srv_steer::Load;
@@ -55,7 +55,12 @@ pub struct Http {
 }
 
 /// An application that is to answer one request.
-pub type Application = Box<dyn FnOnce(Asked) -> Answering>;
+pub struct Application {
+    /// The site and route that it belongs to, whose rules for clients hold. `None`: none do.
+    pub target: Option<Target>,
+    /// Asks it.
+    pub ask: Box<dyn FnOnce(Asked) -> Answering>,
+}
 
 /// A request whose body has not come yet.
 pub struct Asked {
@@ -70,7 +75,7 @@ pub struct Asked {
 }
 
 /// The socket of a connection, whose addresses an application is told.
-pub type Peer = Rc<dyn AsFd>;
+pub type Peer = Rc<dyn AsRef<TcpSocket>>;
 
 /// An application's answer, when it comes. If this is dropped, the client has gone.
 pub type Answering = Pin<Box<dyn Future<Output = Response<Body>>>>;
@@ -135,8 +140,13 @@ impl Handler {
 
     /// The answer to a client that may not have another one from an application. If its body has
     /// not come, the connection ends.
-    fn kept_out(&self, head: &request::Parts, body: &RequestBody) -> Option<Response<Body>> {
-        let mut response = self.http.router.refusal(head, self.client)?;
+    fn kept_out(
+        &self,
+        target: Target,
+        head: &request::Parts,
+        body: &RequestBody,
+    ) -> Option<Response<Body>> {
+        let mut response = self.http.router.refusal(target, head, self.client)?;
         if !body.is_complete() {
             self.exchange.refused.set(true);
             let close = HeaderValue::from_static("close");
@@ -168,11 +178,12 @@ impl Service<Request<Incoming>> for Handler {
         let body_bytes_max = self.body_bytes_max(&head, &body);
         let body = RequestBody::new(handler, body, body_bytes_max);
         if let Some(application) = (self.http.application)(&self.http, &head, self.client) {
-            if let Some(response) = self.kept_out(&head, &body) {
+            let target = application.target;
+            if let Some(response) = target.and_then(|target| self.kept_out(target, &head, &body)) {
                 return Serving::Answered(Some(in_service.reply(response)));
             }
             exchange.asks.set(true);
-            let answering = application(Asked {
+            let answering = (application.ask)(Asked {
                 head,
                 body,
                 client: self.client,

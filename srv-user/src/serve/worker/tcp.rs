@@ -4,13 +4,13 @@
 use std::cell::{Cell, OnceCell};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::task::Poll;
 
 use rustix::io::Errno;
 use rustix::ioctl;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::{RecvFlags, SendFlags, SocketAddrAny};
 
 use crate::serve::worker::turn::Turn;
 use srv_steer::Incoming;
@@ -21,6 +21,8 @@ pub struct TcpSocket {
     pub fd: OwnedFd,
     /// The address at the other end, once it was asked for.
     client_address: OnceCell<Option<IpAddr>>,
+    /// Both addresses, once an application was to be told.
+    ends: OnceCell<Box<Ends>>,
     /// The listener that it was accepted from, by its number in the order of the addresses.
     pub listener: usize,
     /// The number by which the worker knows the connection.
@@ -43,6 +45,19 @@ pub struct TcpSocket {
     pub turn: Turn,
 }
 
+/// The addresses of a connection; 0.0.0.0 with port 0 for what is none of TCP.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    /// The client's.
+    pub remote: SocketAddr,
+    /// That of this server.
+    pub local: SocketAddr,
+}
+
+/// Up to so many bytes, parts of an answer are copied into one: the kernel takes longer for each part
+/// than the copy does.
+const JOINED_BYTES: usize = 2 << 10;
+
 /// The request of `ioctl` that [`TcpSocket::unacknowledged_bytes`] makes: tcp(7).
 const SIOCOUTQ: u32 = libc::TIOCOUTQ as u32;
 
@@ -52,6 +67,7 @@ impl TcpSocket {
         Self {
             fd: incoming.socket,
             client_address: OnceCell::new(),
+            ends: OnceCell::new(),
             listener: incoming.group,
             key: Cell::new(usize::MAX),
             readable: Cell::new(true),
@@ -70,6 +86,21 @@ impl TcpSocket {
             let address = rustix::net::getpeername(&self.fd).ok()??;
             let address = SocketAddr::try_from(address).ok()?;
             Some(address.ip().to_canonical())
+        })
+    }
+
+    /// The addresses of both ends. The kernel is asked once for each connection.
+    pub fn ends(&self) -> &Ends {
+        self.ends.get_or_init(|| {
+            let unknown = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+            let known = |name: Option<SocketAddrAny>| {
+                let name = name.and_then(|name| name.try_into().ok());
+                name.unwrap_or(unknown)
+            };
+            Box::new(Ends {
+                remote: known(rustix::net::getpeername(&self.fd).ok().flatten()),
+                local: known(rustix::net::getsockname(&self.fd).ok()),
+            })
         })
     }
 
@@ -132,7 +163,10 @@ impl TcpSocket {
         let result = retry(|| match parts {
             // The shorter way through the kernel.
             [one] => rustix::net::send(&self.fd, one, SendFlags::NOSIGNAL),
-            _ => rustix::io::writev(&self.fd, parts),
+            _ => match joined(parts, &mut [0; JOINED_BYTES]) {
+                Some(all) => rustix::net::send(&self.fd, all, SendFlags::NOSIGNAL),
+                None => rustix::io::writev(&self.fd, parts),
+            },
         });
         self.write_blocked.set(result == Err(Errno::AGAIN));
         match result {
@@ -151,6 +185,17 @@ impl TcpSocket {
     pub fn send_last(&self, bytes: &[u8]) {
         let _ = retry(|| rustix::net::send(&self.fd, bytes, SendFlags::NOSIGNAL));
     }
+}
+
+/// These parts as one, if there is room for them.
+fn joined<'a>(parts: &[IoSlice<'_>], room: &'a mut [u8]) -> Option<&'a [u8]> {
+    let mut filled = 0;
+    for part in parts {
+        let end = filled + part.len();
+        room.get_mut(filled..end)?.copy_from_slice(part);
+        filled = end;
+    }
+    Some(&room[..filled])
 }
 
 /// Repeats a call that a signal interrupted.

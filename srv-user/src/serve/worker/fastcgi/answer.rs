@@ -37,23 +37,27 @@ pub(super) struct AnswerBody {
     conversation: Conversation,
     /// What came with the header.
     first: Bytes,
-    /// How much is to come, if the application said that.
+    /// How much is to come, if that is known.
     left: Option<u64>,
     has_ended: bool,
 }
 
 impl AnswerBody {
-    pub(super) fn new(conversation: Conversation, first: Bytes) -> Self {
+    /// `first` came with the header. If nothing follows it, its length is that of the body, unless
+    /// `is_head`: the answer to a HEAD has none, whatever the length.
+    pub(super) fn new(mut conversation: Conversation, first: Bytes, is_head: bool) -> Self {
+        let is_whole = conversation.has_ended() && !first.is_empty() && !is_head;
         Self {
+            left: is_whole.then_some(first.len() as u64),
             conversation,
             first,
-            left: None,
             has_ended: false,
         }
     }
 
+    /// The application says how much is to come.
     pub(super) fn of_length(mut self, length: Option<u64>) -> Self {
-        self.left = length;
+        self.left = length.or(self.left);
         self
     }
 

@@ -6,13 +6,13 @@ use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
 
 use super::report;
-use crate::fastcgi::client::{Answer, Event, put_body, put_end_of_body};
+use super::sending::Sending;
+use crate::fastcgi::client::{Answer, Event};
 use crate::fastcgi::response::{BadHead, Head, HeadReader};
 use crate::fastcgi::{Fault, ProtocolStatus};
 use crate::serve::config::sites::FastCgi;
@@ -22,35 +22,24 @@ use crate::serve::worker::upstream::{Upstream, Upstreams};
 
 /// The longest header of an answer, bytes.
 const HEAD_BYTES_MAX: usize = 64 << 10;
-/// The most bytes that are read at a time.
-const READ_BYTES: usize = 32 << 10;
 /// How often one poll reads what is no part of the answer. An application may write to its error
 /// stream without an end, and other connections have their turn meanwhile.
 const READS_MAX: u32 = 4;
 
 /// A request that is on its way.
 pub(super) struct Conversation {
-    upstream: Upstream,
+    fastcgi: Rc<FastCgi>,
+    /// `None` once the application has answered all: it waits for the close of the connection.
+    upstream: Option<Upstream>,
     is_connected: bool,
-    /// `None` once the application has all of it.
-    body: Option<RequestBody>,
-    /// Records to send, and how much of them is sent.
-    out: Vec<u8>,
-    sent: usize,
-    /// Whether the application takes no more of the request.
-    is_sent: bool,
+    sending: Sending,
     /// What was read and not looked at.
     input: Bytes,
     answer: Answer,
+    /// What comes next, if that was looked at already.
+    ahead: Option<Result<Event, Fault>>,
     reader: HeadReader,
-    timeouts: Timeouts,
     stderr: report::Stderr,
-}
-
-#[derive(Clone, Copy)]
-struct Timeouts {
-    send: Duration,
-    read: Duration,
 }
 
 /// Why an application gave no answer, or only a part of one.
@@ -78,30 +67,22 @@ impl Conversation {
     /// `start` is all of the request but its body.
     pub(super) fn new(
         upstreams: &Rc<Upstreams>,
-        fastcgi: &FastCgi,
-        mut start: Vec<u8>,
+        fastcgi: &Rc<FastCgi>,
+        start: Vec<u8>,
         body: Option<RequestBody>,
     ) -> io::Result<Self> {
         let upstream = Upstream::new(upstreams, &fastcgi.to)?;
         upstream.wait_at_most(Some(fastcgi.connect_timeout));
-        if body.is_none() {
-            put_end_of_body(&mut start);
-        }
         Ok(Self {
-            upstream,
+            fastcgi: fastcgi.clone(),
+            upstream: Some(upstream),
             is_connected: false,
-            body,
-            out: start,
-            sent: 0,
-            is_sent: false,
+            sending: Sending::new(fastcgi, start, body),
             input: Bytes::new(),
             answer: Answer::default(),
+            ahead: None,
             reader: HeadReader::new(HEAD_BYTES_MAX),
-            timeouts: Timeouts {
-                send: fastcgi.send_timeout,
-                read: fastcgi.read_timeout,
-            },
-            stderr: report::Stderr::new(&fastcgi.to),
+            stderr: report::Stderr::new(fastcgi.clone()),
         })
     }
 
@@ -128,7 +109,7 @@ impl Conversation {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, Failure>> {
         for _ in 0..READS_MAX {
-            match self.answer.next(&mut self.input).map_err(Failure::Fault)? {
+            match self.next_event().map_err(Failure::Fault)? {
                 Some(Event::Stdout(bytes)) => return Poll::Ready(Ok(Some(bytes))),
                 Some(Event::Stderr(bytes)) => self.stderr.take(&bytes),
                 Some(Event::End {
@@ -146,72 +127,57 @@ impl Conversation {
         Poll::Pending
     }
 
+    /// Whether the application has ended its answer: what was read and not taken is nothing else.
+    pub(super) fn has_ended(&mut self) -> bool {
+        if self.ahead.is_none() {
+            self.ahead = self.next_event().transpose();
+        }
+        matches!(
+            self.ahead,
+            Some(Ok(Event::End {
+                protocol_status: ProtocolStatus::Complete,
+                ..
+            }))
+        )
+    }
+
+    /// What comes next, if it was read. At the end, the connection is closed: the application, which
+    /// waits for that, then has it behind it before the client has its answer.
+    fn next_event(&mut self) -> Result<Option<Event>, Fault> {
+        if let Some(ahead) = self.ahead.take() {
+            return ahead.map(Some);
+        }
+        let event = self.answer.next(&mut self.input)?;
+        if let Some(Event::End { .. }) = event {
+            self.upstream = None;
+        }
+        Ok(event)
+    }
+
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Failure>> {
+        let Some(upstream) = &self.upstream else {
+            return Poll::Ready(Err(Failure::BrokenOff));
+        };
         if !self.is_connected {
-            let connected = ready!(self.upstream.poll_connected(cx));
+            let connected = ready!(upstream.poll_connected(cx, &self.fastcgi.to));
             connected.map_err(|error| Failure::Io("connect", error))?;
             self.is_connected = true;
         }
         // Whether or not all of the request is sent, the answer may come.
-        if let Poll::Ready(Err(failure)) = self.poll_send(cx) {
+        if let Poll::Ready(Err(failure)) = self.sending.poll(upstream, cx) {
             return Poll::Ready(Err(failure));
         }
-        let mut input = Vec::with_capacity(READ_BYTES);
-        let read = self.upstream.poll_read(cx, input.spare_capacity_mut());
-        let filled = ready!(read).map_err(|error| Failure::Io("read", error))?;
-        // SAFETY: that many bytes were just read into it.
-        unsafe { input.set_len(filled) };
-        match filled {
-            0 => Poll::Ready(Err(Failure::BrokenOff)),
-            _ => Poll::Ready(Ok(input.into())),
+        let read = ready!(upstream.poll_read(cx));
+        let input = read.map_err(|error| Failure::Io("read", error))?;
+        match input.is_empty() {
+            true => Poll::Ready(Err(Failure::BrokenOff)),
+            false => Poll::Ready(Ok(input)),
         }
-    }
-
-    /// Sends what there is of the request.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        while !self.is_sent {
-            while self.sent < self.out.len() {
-                self.upstream.wait_at_most(Some(self.timeouts.send));
-                match ready!(self.upstream.poll_write(cx, &self.out[self.sent..])) {
-                    Ok(written) => self.sent += written,
-                    Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                        return Poll::Ready(Err(Failure::Io("write", error)));
-                    }
-                    // It wants no more of the request, and may have answered all the same.
-                    Err(_) => return self.ends_sending(),
-                }
-            }
-            self.out.clear();
-            self.sent = 0;
-            let Some(body) = &mut self.body else {
-                return self.ends_sending();
-            };
-            // The client may be as slow as its own deadline allows.
-            self.upstream.wait_at_most(None);
-            match ready!(body.poll_piece(cx)) {
-                Some(Ok(piece)) => put_body(&mut self.out, &piece),
-                Some(Err(fault)) => return Poll::Ready(Err(Failure::Body(fault))),
-                None => {
-                    put_end_of_body(&mut self.out);
-                    self.body = None;
-                }
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn ends_sending(&mut self) -> Poll<Result<(), Failure>> {
-        self.is_sent = true;
-        self.upstream.wait_at_most(Some(self.timeouts.read));
-        Poll::Ready(Ok(()))
     }
 
     /// The answer to a request whose body is not what it must be.
     pub(super) fn refuse_body(&self, fault: BodyFault) -> Response<Body> {
-        match &self.body {
-            Some(body) => body.refuse(fault),
-            None => Response::new(Body::empty()),
-        }
+        self.sending.refuse_body(fault)
     }
 }
 

@@ -3,10 +3,12 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::rc::Rc;
 
 use http::StatusCode;
 use srv_steer::monotonic_ns;
 
+use crate::serve::config::sites::FastCgi;
 use crate::serve::rate_limit::RateLimit;
 use crate::serve::router::Script;
 use crate::values::ApplicationAddr;
@@ -39,14 +41,14 @@ pub(super) fn failure(
 
 /// The error stream of one request.
 pub(super) struct Stderr {
-    application: ApplicationAddr,
+    application: Rc<FastCgi>,
     text: Vec<u8>,
 }
 
 impl Stderr {
-    pub(super) fn new(application: &ApplicationAddr) -> Self {
+    pub(super) fn new(application: Rc<FastCgi>) -> Self {
         Self {
-            application: application.clone(),
+            application,
             text: Vec::new(),
         }
     }
@@ -60,16 +62,17 @@ impl Stderr {
 
 impl Drop for Stderr {
     fn drop(&mut self) {
-        let text = String::from_utf8_lossy(self.text.trim_ascii());
+        let text = self.text.trim_ascii();
         if text.is_empty() {
             return;
         }
+        let text = String::from_utf8_lossy(text);
         let happened = STDERR.with_borrow_mut(|limit| limit.happened(monotonic_ns()));
         if let Some(count) = happened {
             tracing::warn!(
                 count,
                 "the application at {} wrote to its error stream: {}",
-                self.application,
+                self.application.to,
                 text.escape_debug()
             );
         }

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::task::Waker;
 
+use bytes::BytesMut;
 use slab::Slab;
 use srv_steer::monotonic_ns;
 
@@ -23,6 +24,8 @@ pub struct Upstreams {
     registry: Registry,
     known: RefCell<Slab<Known>>,
     generation: Cell<u32>,
+    /// Where all of them read. What was read shares the room until it is dropped.
+    pub(super) room: RefCell<BytesMut>,
 }
 
 /// What is known of one connection.
@@ -31,6 +34,7 @@ pub(super) struct Known {
     /// Another one than that of the last connection with the same key: an event of the same wait
     /// may still be about that.
     generation: u32,
+    watched: Watched,
     pub(super) is_readable: bool,
     pub(super) is_writable: bool,
     pub(super) has_hung_up: bool,
@@ -44,6 +48,15 @@ pub(super) struct Known {
     deadline_ns: Option<u64>,
     pub(super) has_timed_out: bool,
     waker: Option<Waker>,
+}
+
+/// What the kernel reports of a connection.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Watched {
+    #[default]
+    Nothing,
+    Reads,
+    All,
 }
 
 impl Known {
@@ -81,6 +94,7 @@ impl Upstreams {
             registry,
             known: RefCell::default(),
             generation: Cell::new(0),
+            room: RefCell::default(),
         }
     }
 
@@ -142,9 +156,25 @@ impl Upstreams {
         self.known.borrow_mut().remove(key);
     }
 
+    /// Has the kernel report what happens to a connection: what can be read, and room to write if
+    /// that is awaited. It is asked for no more than it has to report, and only when its user waits.
     pub(super) fn watch(&self, key: usize, fd: impl AsFd) -> io::Result<()> {
-        let generation = self.known.borrow()[key].generation;
-        self.registry.watch_stream(fd, token(key, generation))
+        let known = &mut self.known.borrow_mut()[key];
+        let token = token(key, known.generation);
+        let wanted = match known.wants_write {
+            true => Watched::All,
+            false => Watched::Reads,
+        };
+        if wanted <= known.watched {
+            return Ok(());
+        }
+        match (known.watched, wanted) {
+            (Watched::Nothing, Watched::All) => self.registry.watch_stream(fd, token)?,
+            (Watched::Nothing, _) => self.registry.watch_reads(fd, token)?,
+            _ => self.registry.watch_writes_too(fd, token)?,
+        }
+        known.watched = wanted;
+        Ok(())
     }
 
     pub(super) fn with<T>(&self, key: usize, act: impl FnOnce(&mut Known) -> T) -> T {

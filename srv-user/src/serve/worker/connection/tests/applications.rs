@@ -4,7 +4,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::unix::net::UnixListener;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -32,12 +31,16 @@ pub(super) fn relay(http: &Rc<Http>, head: &Parts, _: router::Client) -> Option<
     let address = ApplicationAddr::Unix(path.into());
     let upstream = Upstream::new(&http.upstreams, &address).unwrap();
     upstream.wait_at_most(Some(TIMEOUT));
-    Some(Box::new(|asked| Box::pin(answer(upstream, asked))))
+    Some(Application {
+        target: None,
+        ask: Box::new(|asked| Box::pin(answer(upstream, address, asked))),
+    })
 }
 
-async fn answer(upstream: Upstream, asked: Asked) -> Response<Body> {
+async fn answer(upstream: Upstream, address: ApplicationAddr, asked: Asked) -> Response<Body> {
     let mut relay = Relay {
         upstream,
+        address,
         body: asked.body,
         unsent: Bytes::new(),
         first: None,
@@ -57,6 +60,7 @@ async fn answer(upstream: Upstream, asked: Asked) -> Response<Body> {
 
 struct Relay {
     upstream: Upstream,
+    address: ApplicationAddr,
     body: RequestBody,
     unsent: Bytes,
     first: Option<Bytes>,
@@ -64,7 +68,7 @@ struct Relay {
 
 impl Relay {
     fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.upstream.poll_connected(cx))?;
+        ready!(self.upstream.poll_connected(cx, &self.address))?;
         self.first = Some(ready!(self.poll_piece(cx))?);
         Poll::Ready(Ok(()))
     }
@@ -73,11 +77,7 @@ impl Relay {
         if let Poll::Ready(Err(error)) = self.poll_send(cx) {
             return Poll::Ready(Err(error));
         }
-        let mut room = vec![MaybeUninit::uninit(); 64 << 10];
-        let filled = ready!(self.upstream.poll_read(cx, &mut room))?;
-        // SAFETY: that many bytes were just read into the room.
-        let read = unsafe { std::slice::from_raw_parts(room.as_ptr().cast::<u8>(), filled) };
-        Poll::Ready(Ok(Bytes::copy_from_slice(read)))
+        self.upstream.poll_read(cx)
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
