@@ -16,7 +16,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use http::header::HOST;
 use http::request::Parts;
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 use crate::serve::config::sites::{FastCgi, Handler, Place, SiteSettings};
 use crate::serve::config::{Root, Serving};
@@ -193,6 +193,12 @@ impl Router {
         let table = self.table.as_ref()?;
         let answer = table.get(target)?;
         answer.refusal(request, client, &table.memory)
+    }
+
+    /// The user that a request is from, if the rules for clients of `target` demand a password and
+    /// [`refusal`](Self::refusal) found it right.
+    pub fn user(&self, target: Target, headers: &HeaderMap) -> Option<String> {
+        self.at(target)?.user(headers)
     }
 
     /// The most bytes of the body of a request, if they are other ones than for the whole server.

@@ -8,6 +8,7 @@ mod fastcgi;
 pub mod http;
 mod mode;
 mod orders;
+pub mod spool;
 pub mod stream;
 pub mod task;
 pub mod tcp;
@@ -43,6 +44,7 @@ use crate::serve::worker::tls::{Acceptor, Keys};
 use accepting::Rest;
 use connections::{Connections, Room};
 use mode::{Mode, SWEEP_NS};
+use spool::Spool;
 use srv_steer::monotonic_ns;
 use srv_steer::{AcceptMode, Accepted, Load, Ring};
 use task::Woken;
@@ -128,8 +130,14 @@ impl Worker {
         // The first reading looks up the vDSO by calls that the sandbox does not allow. Without
         // the vDSO, each reading would be a system call.
         monotonic_ns();
-        let sandbox = sandbox::confine(&router.roots(), &start.serving.sites.applications())?;
+        let applications = start.serving.sites.applications();
+        let spool = match applications.is_empty() {
+            true => None,
+            false => Some(Rc::new(Spool::open().context("open a file for bodies")?)),
+        };
+        let sandbox = sandbox::confine(&router.roots(), &applications)?;
         let kept = Kept {
+            spool,
             published,
             files: Rc::default(),
             upstreams: Rc::new(Upstreams::new(reactor.registry().clone())),
@@ -366,6 +374,7 @@ struct Kept {
     published: Rc<Load>,
     files: Rc<Cell<usize>>,
     upstreams: Rc<Upstreams>,
+    spool: Option<Rc<Spool>>,
     woken: Arc<Woken>,
     tickets: Keys,
 }
@@ -377,6 +386,7 @@ impl Kept {
             published: http.published.clone(),
             files: http.files.clone(),
             upstreams: http.upstreams.clone(),
+            spool: http.spool.clone(),
             woken: driver.woken().clone(),
             tickets: driver.tickets().clone(),
         }
@@ -399,6 +409,7 @@ fn driver(router: Router, start: &Start, kept: Kept) -> anyhow::Result<Driver> {
         published: kept.published,
         files: kept.files,
         upstreams: kept.upstreams,
+        spool: kept.spool,
         application: fastcgi::application,
     };
     let tls = Acceptor::all(&start.serving, &kept.tickets)?;

@@ -1,5 +1,7 @@
 //! Applications over FastCGI: PHP's process manager and a Python application, asked by srv's workers.
 
+mod slow_readers;
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -15,9 +17,10 @@ use tempfile::TempDir;
 use crate::client::{Client, get};
 use crate::gate;
 use crate::loaded::without_loss;
+use crate::php;
 use crate::probe::{group, until, until_ended};
 
-const SCRIPTS: [(&str, &str); 8] = [
+const SCRIPTS: [(&str, &str); 9] = [
     (
         "index.php",
         "<?php echo 'front ', $_SERVER['REQUEST_URI'], ' ', $_SERVER['SCRIPT_NAME'];",
@@ -33,6 +36,11 @@ const SCRIPTS: [(&str, &str); 8] = [
         "body.php",
         "<?php $body = file_get_contents('php://input');\
          echo strlen($body), ' ', md5($body), \"\\n\", str_repeat('0123456789abcdef', 1 << 18);",
+    ),
+    (
+        "user.php",
+        "<?php foreach (['REMOTE_USER', 'AUTH_TYPE', 'HTTP_AUTHORIZATION'] as $name)\
+         echo $_SERVER[$name] ?? 'none', ' ';",
     ),
     (
         "wait.php",
@@ -71,7 +79,7 @@ impl Php {
         }
         fs::write(at("root/a.txt"), "a text").unwrap();
         Self {
-            manager: fpm(folder.path()),
+            manager: php::fpm(folder.path(), ""),
             folder,
         }
     }
@@ -91,37 +99,6 @@ impl Php {
         let flags = ["--config", &file, "--workers", "1", "--body-bytes", "8MiB"];
         Server::start(flags).unwrap()
     }
-}
-
-fn fpm(folder: &Path) -> Child {
-    let shown = folder.display();
-    let text = format!(
-        "[global]\nerror_log = /proc/self/fd/2\ndaemonize = no\n\
-         [www]\nlisten = {shown}/php.sock\nlisten.mode = 0666\nuser = root\n\
-         pm = static\npm.max_children = 3\nphp_admin_flag[log_errors] = on\n"
-    );
-    let file = folder.join("fpm.conf");
-    fs::write(&file, text).unwrap();
-    // Debian's command has the version in its name.
-    let mut command = Command::new("sh");
-    command.args([
-        "-c",
-        "exec $(ls /usr/sbin/php-fpm* | head -n 1) \"$@\"",
-        "sh",
-    ]);
-    command.args(["--nodaemonize", "--allow-to-run-as-root", "--fpm-config"]);
-    let mut manager = Child::spawn(command.arg(&file)).unwrap();
-    manager.await_line("ready to handle connections").unwrap();
-    manager
-}
-
-fn is_installed() -> Result<(), String> {
-    let names = fs::read_dir("/usr/sbin").map_err(|error| error.to_string())?;
-    let mut names = names.flatten().map(|entry| entry.file_name());
-    let found = names.any(|name| name.to_string_lossy().starts_with("php-fpm"));
-    found
-        .then_some(())
-        .ok_or("no php-fpm: apt-get install php-fpm".into())
 }
 
 const SUFFIX: &str = "[[site.route]]\nsuffix = \".php\"\nfastcgi = \"SOCKET\"\n";
@@ -160,7 +137,7 @@ fn text_of(server: &Server, path: &str) -> (String, String) {
 
 #[test]
 fn php_answers_for_scripts_and_srv_for_files() {
-    gate::needs!(root, "run php-fpm": &is_installed());
+    gate::needs!(root, "run php-fpm": &php::is_installed());
     let php = Php::start();
     let server = php.serve(ALL);
     let head = "GET /show.php/more/x?a=b HTTP/1.0\r\nHost: a.test:80\r\nProxy: evil\r\nA_B: c";
@@ -192,7 +169,7 @@ fn php_answers_for_scripts_and_srv_for_files() {
 
 #[test]
 fn what_is_no_script_is_never_asked_for() {
-    gate::needs!(root, "run php-fpm": &is_installed());
+    gate::needs!(root, "run php-fpm": &php::is_installed());
     let php = Php::start();
     fs::write(
         php.folder.path().join("root/picture.txt"),
@@ -214,7 +191,7 @@ fn what_is_no_script_is_never_asked_for() {
 
 #[test]
 fn bodies_of_megabytes_go_both_ways() {
-    gate::needs!(root, "run php-fpm": &is_installed());
+    gate::needs!(root, "run php-fpm": &php::is_installed());
     let php = Php::start();
     let server = php.serve(SUFFIX);
     let body: Vec<u8> = (0..5_000_000u32).map(|n| (n % 251) as u8).collect();
@@ -227,23 +204,91 @@ fn bodies_of_megabytes_go_both_ways() {
     let expected = ask(&server, "GET /body.php HTTP/1.0\r\nHost: a", b"").1;
     assert!(expected.starts_with(b"0 d41d8cd98f00b204e9800998ecf8427e\n"));
     let said = String::from_utf8(lines[0].to_vec()).unwrap();
+    assert_eq!(said, format!("5000000 {}", md5(&body)));
+    assert_eq!(lines[1], "0123456789abcdef".repeat(1 << 18).as_bytes());
+    // A script has to be told the length of a chunked body, too.
+    for part in [&body[..], &body[..1000]] {
+        let head = "POST /body.php HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\
+                    Transfer-Encoding: chunked";
+        let (head, answer) = ask(&server, head, &chunked(part, 70_000));
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        let answer = String::from_utf8_lossy(&answer);
+        let said = format!("{} {}\n", part.len(), md5(part));
+        assert!(answer.contains(&said), "expected {said}");
+    }
+}
+
+/// A body in chunks of so many bytes.
+fn chunked(body: &[u8], chunk: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    for chunk in body.chunks(chunk) {
+        out.extend(format!("{:x}\r\n", chunk.len()).bytes());
+        out.extend_from_slice(chunk);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"0\r\n\r\n");
+    out
+}
+
+fn md5(bytes: &[u8]) -> String {
     let mut sum = Command::new("md5sum");
     sum.stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped());
     let mut sum = sum.spawn().unwrap();
-    sum.stdin.take().unwrap().write_all(&body).unwrap();
+    sum.stdin.take().unwrap().write_all(bytes).unwrap();
     let sum = String::from_utf8(sum.wait_with_output().unwrap().stdout).unwrap();
-    assert_eq!(said, format!("5000000 {}", &sum[..32]));
-    assert_eq!(lines[1], "0123456789abcdef".repeat(1 << 18).as_bytes());
-    // A chunked body has no length that a script could be told.
-    let mut client = Client::connect(server.address());
-    client.send("POST /body.php HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
-    assert_eq!(client.response().status(), 411);
+    sum[..32].to_owned()
+}
+
+#[test]
+fn a_chunked_body_has_the_limit_of_every_body() {
+    gate::needs!(root, "run php-fpm": &php::is_installed());
+    let php = Php::start();
+    let server = php.serve(&format!("limits = {{ body-bytes = \"200KiB\" }}\n{SUFFIX}"));
+    for (bytes, status) in [(200 << 10, 200), ((200 << 10) + 1, 413)] {
+        let mut client = Client::connect(server.address());
+        client.send("POST /index.php HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+        // The server may close the connection before it has all.
+        let mut stream = client.stream().try_clone().unwrap();
+        let _ = stream.write_all(&chunked(&vec![b'x'; bytes], 10_000));
+        assert_eq!(client.response().status(), status, "{bytes}");
+    }
+}
+
+#[test]
+fn an_application_learns_which_user_it_is() {
+    gate::needs!(root, "run php-fpm": &php::is_installed());
+    let php = Php::start();
+    let users = php.folder.path().join("users");
+    // Of `secret`.
+    let line = "a:$2y$04$eMzaL6P9AuVXjP3t7AWaleC3sWsC2YeqJEod7.OKOWgtt9nAMujoS\n";
+    fs::write(&users, line).unwrap();
+    let auth = format!(
+        "auth = {{ realm = \"r\", users = \"{}\" }}\n",
+        users.display()
+    );
+    let user = |server: &Server, headers: &str| {
+        let head = format!("GET /user.php HTTP/1.0\r\nHost: a{headers}");
+        let (head, body) = ask(server, &head, b"");
+        let status = head.split(' ').nth(1).unwrap().to_owned();
+        status + " " + String::from_utf8(body).unwrap().trim_end()
+    };
+    let right = "\r\nAuthorization: Basic YTpzZWNyZXQ=";
+    let server = php.serve(&format!("{auth}{SUFFIX}"));
+    assert_eq!(user(&server, right), "200 a Basic none");
+    let wrong = user(
+        &server,
+        "\r\nAuthorization: Basic YTp3cm9uZw==\r\nRemote-User: a",
+    );
+    assert!(wrong.starts_with("401 "), "{wrong}");
+    // If the application itself asks for passwords, it sees them.
+    let server = php.serve(SUFFIX);
+    assert_eq!(user(&server, right), "200 none none Basic YTpzZWNyZXQ=");
 }
 
 #[test]
 fn files_are_served_while_scripts_wait() {
-    gate::needs!(root, "run php-fpm": &is_installed());
+    gate::needs!(root, "run php-fpm": &php::is_installed());
     let php = Php::start();
     let server = php.serve(SUFFIX);
     let mut waiting: Vec<_> = (0..3).map(|_| Client::connect(server.address())).collect();
@@ -261,16 +306,8 @@ fn files_are_served_while_scripts_wait() {
     drop(waiting.pop());
     until_running(2);
     fs::write(php.folder.path().join("root/go"), "").unwrap();
-    for client in waiting {
-        let mut stream = client.stream().try_clone().unwrap();
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"0\r\n\r\n") {
-            let mut chunk = [0; 1024];
-            let length = stream.read(&mut chunk).unwrap();
-            assert_ne!(length, 0);
-            answer.extend_from_slice(&chunk[..length]);
-        }
-        assert!(String::from_utf8(answer).unwrap().contains("went"));
+    for mut client in waiting {
+        assert_eq!(client.response().body, b"went");
     }
     until_running(0);
     let expected = [("2xx", 20 + 2), ("unanswered", 1)];
@@ -280,7 +317,7 @@ fn files_are_served_while_scripts_wait() {
 
 #[test]
 fn what_a_script_writes_to_its_error_stream_is_in_the_log() {
-    gate::needs!(root, "run php-fpm": &is_installed());
+    gate::needs!(root, "run php-fpm": &php::is_installed());
     let php = Php::start();
     let mut server = php.serve(SUFFIX);
     assert_eq!(text_of(&server, "/stderr.php").1, "logged");
@@ -290,7 +327,7 @@ fn what_a_script_writes_to_its_error_stream_is_in_the_log() {
 
 #[test]
 fn an_application_that_dies_gives_no_whole_answer() {
-    gate::needs!(root, "run php-fpm": &is_installed());
+    gate::needs!(root, "run php-fpm": &php::is_installed());
     let mut php = Php::start();
     let mut server = php.serve(SUFFIX);
     assert!(text_of(&server, "/dies.php").0.starts_with("HTTP/1.0 502 "));
@@ -316,7 +353,7 @@ fn an_application_that_dies_gives_no_whole_answer() {
 
 #[test]
 fn an_application_comes_by_reload_without_loss() {
-    gate::needs!(root, "run php-fpm": &is_installed());
+    gate::needs!(root, "run php-fpm": &php::is_installed());
     let php = Php::start();
     let file = php.config("srv.toml", "");
     let server = Server::start(["--config", &file, "--workers", "2", "--synthetic"]).unwrap();

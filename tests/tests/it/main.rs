@@ -7,6 +7,8 @@ mod support;
 use support::{
     agent, attached_server, beside, browser, client, configured, frozen, gate, loaded, manager,
     network, probe, serve, unmodified, upgradable,
+    agent, attached_server, beside, client, configured, frozen, gate, loaded, manager, network,
+    php, probe, serve, unmodified, upgradable,
 };
 
 mod ab;

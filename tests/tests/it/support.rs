@@ -12,6 +12,7 @@ pub(crate) mod gate;
 pub(crate) mod loaded;
 pub(crate) mod manager;
 pub(crate) mod network;
+pub(crate) mod php;
 pub(crate) mod probe;
 pub(crate) mod serve;
 pub(crate) mod unmodified;

@@ -2,13 +2,20 @@
 //! by strace.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixListener;
 use std::process::Command;
 
 use rustix::process::{Pid, Signal};
+use srv::fastcgi::ProtocolStatus;
+use srv::fastcgi::client::REQUEST_ID;
+use srv::fastcgi::server as fastcgi;
 use srv_tests::child::Child;
 use srv_tests::server::Server;
 
 use crate::client::{Client, get};
+use crate::configured::Configured;
 use crate::gate;
 use crate::probe::{pid, until_group, worker};
 use crate::serve::serve;
@@ -165,5 +172,70 @@ fn a_ring_of_workers_steers_without_a_system_call() {
     for allowed in WAIT.iter().chain(&READ).chain(&["epoll_ctl"]) {
         counts.remove(*allowed);
     }
+    assert!(counts.is_empty(), "beside these: {counts:?}");
+}
+
+/// Answers each connection's request as php-fpm does: it waits for the close.
+fn answer_requests(listener: &UnixListener) {
+    let mut answer = Vec::new();
+    fastcgi::put_stdout(&mut answer, REQUEST_ID, b"Content-Type: a/b\n\nanswer");
+    let complete = ProtocolStatus::Complete;
+    fastcgi::put_end(&mut answer, REQUEST_ID, 0, complete);
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        let mut room = [0; 4096];
+        // One write has all of a request without a body.
+        let read = stream.read(&mut room).unwrap();
+        assert!(room[..read].ends_with(&END_OF_BODY), "{:?}", &room[..read]);
+        stream.write_all(&answer).unwrap();
+        assert_eq!(stream.read(&mut room).unwrap(), 0);
+    }
+}
+
+/// The record that ends a request (FCGI_STDIN without content).
+const END_OF_BODY: [u8; 8] = [1, 5, 0, 1, 0, 0, 0, 0];
+
+/// A request to an application is one connection with one write and one read. Its script is looked up
+/// once a second, and the addresses of the client are asked for once.
+#[test]
+fn a_request_to_an_application_has_a_connection_a_write_and_a_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |mode| <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(mode);
+    fs::set_permissions(folder.path(), open(0o755)).unwrap();
+    fs::write(folder.path().join("a.php"), "").unwrap();
+    let socket = folder.path().join("application");
+    let listener = UnixListener::bind(&socket).unwrap();
+    fs::set_permissions(&socket, open(0o777)).unwrap();
+    std::thread::spawn(move || answer_requests(&listener));
+    let (root, socket) = (folder.path().display(), socket.display());
+    let site = format!("[[site]]\nroot = \"{root}\"\nfastcgi = \"unix:{socket}\"\n");
+    let served = Configured::start(&site, &["--workers", "1"]);
+    let mut client = Client::connect(served.server.address());
+    let mut ask = || {
+        client.get("/a.php");
+        let response = client.response();
+        assert_eq!((response.status(), &*response.body), (200, &b"answer"[..]));
+    };
+    ask();
+    let Some(trace) = Trace::attach(pid(&worker(&served.server, 0))) else {
+        return;
+    };
+    (0..REQUESTS).for_each(|_| ask());
+    let mut counts = trace.counts();
+    // Both the client and the application wake the worker.
+    assert!(take(&mut counts, &WAIT) < REQUESTS * 3);
+    counts.remove("restart_syscall");
+    for each in ["socket", "connect", "epoll_ctl"] {
+        assert_eq!(take(&mut counts, &[each]), REQUESTS, "{each}");
+    }
+    assert_eq!(take(&mut counts, &READ), REQUESTS * 2);
+    assert_eq!(take(&mut counts, &WRITE), REQUESTS * 2);
+    let looks = take(&mut counts, &["openat2"]);
+    assert_eq!(take(&mut counts, &["statx"]), looks);
+    assert!(
+        looks < REQUESTS / 2,
+        "the script was looked up {looks} times"
+    );
+    assert_eq!(take_close(&mut counts), REQUESTS + looks);
     assert!(counts.is_empty(), "beside these: {counts:?}");
 }

@@ -94,6 +94,12 @@ impl Access {
         }
     }
 
+    /// The user that a request is from, if it needed a password and was not refused.
+    pub(super) fn user(&self, headers: &HeaderMap) -> Option<String> {
+        self.rules.auth.as_ref()?;
+        passwords::user(headers.get(AUTHORIZATION)?.as_bytes())
+    }
+
     /// Whether a plain request would be answered, as far as that can be said at once. It does not
     /// count the request. If it says no, [`Self::refusal`] decides.
     pub(super) fn is_open_at_once(

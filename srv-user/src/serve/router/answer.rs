@@ -120,6 +120,11 @@ impl Answer {
         Some(self.complete(refusal, false))
     }
 
+    /// The user that a request is from, if it needed a password and was not refused.
+    pub(super) fn user(&self, headers: &HeaderMap) -> Option<String> {
+        self.access.user(headers)
+    }
+
     /// With its error page, unless it has a text of its own, and with the changes of headers.
     fn complete(&self, mut response: Response<Body>, has_own_text: bool) -> Response<Body> {
         let page = self.error_pages.get(&response.status().as_u16());

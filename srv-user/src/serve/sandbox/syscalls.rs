@@ -133,20 +133,25 @@ fn conditional(this_process: u64) -> Vec<(libc::c_long, Vec<Argument>)> {
     ]
 }
 
-/// Calls that a worker makes if a route has `fastcgi`: for a connection to an application, and to
-/// learn the addresses that the application is told.
+/// Calls that a worker makes if a route has `fastcgi`: for a connection to an application, to learn the
+/// addresses that the application is told, and to keep a body until its length is known. The file for
+/// that is open already; no call here opens one.
 fn of_applications() -> Vec<(libc::c_long, Vec<Argument>)> {
     let is = |argument, value| (argument, SeccompCmpOp::Eq, value);
     let stream = (libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) as u64;
     let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6];
     let sockets =
         families.map(|family| (libc::SYS_socket, vec![is(0, family as u64), is(1, stream)]));
+    let hole = (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE) as u64;
     let mut calls = sockets.to_vec();
     calls.extend([
         // Landlock decides which ports. A socket in the file system has its own permissions.
         (libc::SYS_connect, Vec::new()),
         (libc::SYS_getpeername, Vec::new()),
         (libc::SYS_getsockname, Vec::new()),
+        // A body is written at its place in the file, and becomes a hole when it is sent.
+        (libc::SYS_pwrite64, Vec::new()),
+        (libc::SYS_fallocate, vec![is(1, hole)]),
         // Records are written as they come, and must not wait for one another.
         (
             libc::SYS_setsockopt,

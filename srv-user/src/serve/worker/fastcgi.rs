@@ -1,9 +1,11 @@
 //! Requests that a FastCGI application answers: what it is told of the request, and what the client
 //! gets of its answer. [`conversation`] is the exchange of records with it, [`answer`] the response
-//! that is made of them, `sending` the way of the request, `report` what goes to the log.
+//! that is made of them, `sending` the way of the request, `failure` why there is none, `report` what
+//! goes to the log.
 
 mod answer;
 mod conversation;
+mod failure;
 mod report;
 mod sending;
 
@@ -13,7 +15,7 @@ use std::rc::Rc;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{Method, Response, StatusCode, Uri};
+use http::{Method, Response, Uri};
 
 use crate::fastcgi::client::Start;
 use crate::fastcgi::response::{Document, Head};
@@ -21,10 +23,12 @@ use crate::fastcgi::script_path::ScriptPath;
 use crate::fastcgi::variables::Variables;
 use crate::serve::config::sites::FastCgi;
 use crate::serve::router::{Client, Script, Target};
-use crate::serve::site::{Body, notice};
+use crate::serve::site::Body;
 use crate::serve::worker::http::{Application, Asked, Http, Peer, RequestBody};
 use answer::AnswerBody;
-use conversation::{Conversation, Failure};
+use conversation::Conversation;
+use failure::Failure;
+use sending::{Source, collect};
 
 const SOFTWARE: &str = concat!("srv/", env!("CARGO_PKG_VERSION"));
 
@@ -71,13 +75,16 @@ impl Request {
     /// Asks the application. In a box, since a local redirect makes one request of another.
     fn answer(self, body: Option<RequestBody>) -> Pin<Box<dyn Future<Output = Response<Body>>>> {
         Box::pin(async move {
-            let body = body.filter(|body| !body.is_complete());
-            let length = body.as_ref().map(RequestBody::length);
-            if length == Some(None) {
+            let body = match body.filter(|body| !body.is_complete()) {
+                None => None,
+                Some(body) if body.length().is_some() => Some(Source::Client(body)),
                 // CONTENT_LENGTH says how much a script reads (RFC 3875, 4.2).
-                return self.refuse(StatusCode::LENGTH_REQUIRED);
-            }
-            let start = self.start(length.flatten());
+                Some(mut body) => match collect(&mut body, self.http.spool.as_ref()).await {
+                    Ok(kept) => Some(Source::Kept(kept)),
+                    Err(fault) => return body.refuse(fault),
+                },
+            };
+            let start = self.start(body.as_ref().and_then(Source::length));
             let upstreams = &self.http.upstreams;
             let conversation = Conversation::new(upstreams, &self.fastcgi, start, body);
             let mut conversation = match conversation {
@@ -104,6 +111,7 @@ impl Request {
         let host = head.headers.get(http::header::HOST);
         let host = authority.or_else(|| host.and_then(|host| host.to_str().ok()));
         let request_uri = head.uri.path_and_query();
+        let user = self.http.router.user(self.target, &head.headers);
         let variables = Variables {
             method: &head.method,
             request_uri: request_uri.map_or("/", |uri| uri.as_str()),
@@ -121,7 +129,7 @@ impl Request {
             local: ends.local,
             server_name: without_port(host.unwrap_or_default()),
             is_tls: self.client.is_tls,
-            user: None,
+            user: user.as_deref().map(|user| ("Basic", user)),
             software: SOFTWARE,
         };
         let mut start = Start::new(false);
@@ -194,11 +202,6 @@ impl Request {
                 next.answer(None).await
             }
         }
-    }
-
-    fn refuse(&self, status: StatusCode) -> Response<Body> {
-        let response = notice(status, format!("{status}\n"));
-        self.http.router.answered(self.target, response)
     }
 
     /// Says why there is no answer, in the log, and that there is none, to the client.

@@ -19,6 +19,7 @@ use srv_common::Refusal;
 use crate::serve::config::Limits;
 use crate::serve::router::{Client, Router, Target};
 use crate::serve::site::Body;
+use crate::serve::worker::spool::Spool;
 use crate::serve::worker::tcp::TcpSocket;
 use crate::serve::worker::upstream::Upstreams;
 use crate::values::Http2;
@@ -50,6 +51,8 @@ pub struct Http {
     pub files: Rc<Cell<usize>>,
     /// The worker's connections to applications.
     pub upstreams: Rc<Upstreams>,
+    /// Where bodies of unknown length are kept for applications; `None` if no route has one.
+    pub spool: Option<Rc<Spool>>,
     /// Which application answers a request, if one does.
     pub application: fn(&Rc<Http>, &request::Parts, Client) -> Option<Application>,
 }

@@ -53,10 +53,10 @@ fn the_files_of_the_pages_are_valid() {
     let made = rcgen::generate_simple_self_signed(names).unwrap();
     write("certificate.pem", &made.cert.pem());
     write("key.pem", &made.signing_key.serialize_pem());
-    write(
-        "statistics.users",
-        "a:$5$xsalt$Dy.IpmrkNE/dmz218jEYb2An35C9KIvCDp3ma4O25H2\n",
-    );
+    for users in ["statistics.users", "git.users"] {
+        let line = "a:$5$xsalt$Dy.IpmrkNE/dmz218jEYb2An35C9KIvCDp3ma4O25H2\n";
+        write(users, line);
+    }
     let mut checked = 0;
     for page in ["sites.md", "cgi.md", "serve.md"] {
         for file in files_of(page) {

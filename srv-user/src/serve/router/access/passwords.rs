@@ -129,6 +129,11 @@ impl Passwords {
     }
 }
 
+/// The name in an `Authorization` header. Whether the password is right, this does not say.
+pub(super) fn user(said: &[u8]) -> Option<String> {
+    decoded(said).and_then(|(name, _)| String::from_utf8(name).ok())
+}
+
 /// Name and password.
 fn decoded(said: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let (scheme, rest) = said.split_at_checked(6)?;

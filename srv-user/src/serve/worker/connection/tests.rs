@@ -111,6 +111,7 @@ fn driver_on(reactor: &Reactor, serving: &Serving, worker: Option<u32>) -> Drive
         published: Rc::new(Load::attach(0, [memory]).unwrap()),
         files: Rc::default(),
         upstreams: Rc::new(Upstreams::new(reactor.registry().clone())),
+        spool: None,
         application: applications::relay,
     };
     Driver::new(Rc::new(http), Arc::default())

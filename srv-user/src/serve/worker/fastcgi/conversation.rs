@@ -1,23 +1,22 @@
 //! One request to a FastCGI application, record by record. The body is sent as fast as the application
 //! reads, and the answer is read as fast as the client takes it; neither is kept.
 
-use std::borrow::Cow;
-use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::Response;
 
+use super::failure::Failure;
 use super::report;
-use super::sending::Sending;
+use super::sending::{Sending, Source};
 use crate::fastcgi::client::{Answer, Event};
-use crate::fastcgi::response::{BadHead, Head, HeadReader};
+use crate::fastcgi::response::{Head, HeadReader};
 use crate::fastcgi::{Fault, ProtocolStatus};
 use crate::serve::config::sites::FastCgi;
 use crate::serve::site::Body;
-use crate::serve::worker::http::{BodyFault, RequestBody};
+use crate::serve::worker::http::BodyFault;
 use crate::serve::worker::upstream::{Upstream, Upstreams};
 
 /// The longest header of an answer, bytes.
@@ -42,34 +41,13 @@ pub(super) struct Conversation {
     stderr: report::Stderr,
 }
 
-/// Why an application gave no answer, or only a part of one.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// The kernel gives out no socket.
-    NoSocket(io::Error),
-    /// What was done, and what the kernel said.
-    Io(&'static str, io::Error),
-    /// It ended the connection before the answer was complete.
-    BrokenOff,
-    /// What it said is not FastCGI.
-    Fault(Fault),
-    /// The header of its answer is wrong.
-    Head(BadHead),
-    /// It refused the request.
-    Refused(ProtocolStatus),
-    /// Its answer cannot be followed.
-    Answer(Cow<'static, str>),
-    /// The body of the request is not what it must be.
-    Body(BodyFault),
-}
-
 impl Conversation {
     /// `start` is all of the request but its body.
     pub(super) fn new(
         upstreams: &Rc<Upstreams>,
         fastcgi: &Rc<FastCgi>,
         start: Vec<u8>,
-        body: Option<RequestBody>,
+        body: Option<Source>,
     ) -> io::Result<Self> {
         let upstream = Upstream::new(upstreams, &fastcgi.to)?;
         upstream.wait_at_most(Some(fastcgi.connect_timeout));
@@ -178,38 +156,5 @@ impl Conversation {
     /// The answer to a request whose body is not what it must be.
     pub(super) fn refuse_body(&self, fault: BodyFault) -> Response<Body> {
         self.sending.refuse_body(fault)
-    }
-}
-
-impl Failure {
-    /// What the client gets.
-    pub(super) fn status(&self) -> StatusCode {
-        match self {
-            Self::Io(_, error) if error.kind() == io::ErrorKind::TimedOut => {
-                StatusCode::GATEWAY_TIMEOUT
-            }
-            Self::Refused(ProtocolStatus::Overloaded) | Self::NoSocket(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            _ => StatusCode::BAD_GATEWAY,
-        }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(what, error) if error.kind() == io::ErrorKind::TimedOut => {
-                write!(f, "{what}: the application took too long")
-            }
-            Self::Io(what, error) => write!(f, "{what}: {error}"),
-            Self::NoSocket(error) => write!(f, "open a socket: {error}"),
-            Self::BrokenOff => f.write_str("read: the application closed the connection"),
-            Self::Fault(fault) => write!(f, "read: the application sent {fault}"),
-            Self::Head(bad) => write!(f, "read the header of the answer: {bad}"),
-            Self::Refused(status) => write!(f, "the application refused it: {status:?}"),
-            Self::Answer(what) => write!(f, "read the header of the answer: it {what}"),
-            Self::Body(fault) => write!(f, "read the request's body: {fault:?}"),
-        }
     }
 }

@@ -11,6 +11,7 @@ use srv_steer::monotonic_ns;
 use crate::serve::config::sites::FastCgi;
 use crate::serve::rate_limit::RateLimit;
 use crate::serve::router::Script;
+use crate::serve::worker::spool;
 use crate::values::ApplicationAddr;
 
 /// The most bytes of an error stream in one line.
@@ -35,6 +36,17 @@ pub(super) fn failure(
             "ask the application at {application} for {}: {failure}; answered {}",
             script.file.escape_ascii(),
             status.as_u16()
+        );
+    }
+}
+
+/// Says why the body of a request could not be kept until its end.
+pub(super) fn not_kept(fault: &spool::Fault) {
+    let happened = FAILURES.with_borrow_mut(|limit| limit.happened(monotonic_ns()));
+    if let Some(count) = happened {
+        tracing::warn!(
+            count,
+            "keep the body of a request, whose length the client did not say: {fault}; answered 503"
         );
     }
 }

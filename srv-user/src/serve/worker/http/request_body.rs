@@ -27,6 +27,8 @@ pub enum BodyFault {
     TooLarge,
     /// It is malformed, or the client has gone.
     Malformed,
+    /// It has to be kept until it ends, and there is no room for it now.
+    NoRoom,
 }
 
 impl RequestBody {
@@ -50,7 +52,7 @@ impl RequestBody {
         self.body.size_hint().exact()
     }
 
-    /// The next piece. `None`: that was all.
+    /// The next piece, which is not empty. `None`: that was all.
     pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyFault>>> {
         self.handler.exchange.awaits_client.set(true);
         let piece = ready!(self.poll_within_limit(cx));
@@ -71,6 +73,9 @@ impl RequestBody {
             let Ok(piece) = frame.into_data() else {
                 continue;
             };
+            if piece.is_empty() {
+                continue;
+            }
             self.received += piece.len() as u64;
             if self.received > self.bytes_max {
                 return Poll::Ready(Some(Err(BodyFault::TooLarge)));
@@ -84,6 +89,11 @@ impl RequestBody {
     pub fn refuse(&self, fault: BodyFault) -> Response<Body> {
         match fault {
             BodyFault::TooLarge => self.handler.too_large(),
+            BodyFault::NoRoom => {
+                let why = "this server has no room for a body of unknown length now\n";
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                self.handler.refuse(Refusal::BodyTooLarge, status, why)
+            }
             BodyFault::Malformed => {
                 let why = "the request's body is malformed or incomplete\n";
                 self.handler
