@@ -67,6 +67,10 @@ const TEST_TOOLS: [Package; 25] = [
         shown_by: "docker-compose",
     },
     Package {
+        name: "dokuwiki",
+        shown_by: "/usr/share/dokuwiki/doku.php",
+    },
+    Package {
         name: "fonts-dejavu-core",
         shown_by: "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",
     },

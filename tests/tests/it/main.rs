@@ -36,6 +36,7 @@ mod deaths;
 mod delay_line;
 mod descriptors;
 mod differential;
+mod dokuwiki;
 mod fallbacks;
 mod fastcgi;
 mod faulty_workers;
