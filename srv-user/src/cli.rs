@@ -8,6 +8,7 @@ pub mod find;
 pub mod observe;
 pub mod query;
 pub mod run;
+pub mod top;
 
 use std::path::PathBuf;
 
@@ -26,6 +27,7 @@ use attach::{AttachArgs, DetachArgs};
 use check::CheckArgs;
 use observe::ObserveArgs;
 use run::RunArgs;
+use top::TopArgs;
 
 /// Steers every new TCP connection, inside the kernel, to the worker that can
 /// serve it soonest.
@@ -59,6 +61,9 @@ column. 2 if the command line is wrong.")]
 Exit codes: 0 if srv found the server or agent and it answers. 1 if not. 3 with --strict if the \
 kernel's hash chooses for a group, or if that is unknown. 2 if the command line is wrong.")]
     Status(StatusArgs),
+    /// Show in the terminal, once a second, how the workers of all servers and attached groups share
+    /// their connections, and what waits
+    Top(TopArgs),
     /// Switch the policy of a running server or agent; no connection is lost
     #[command(after_help = CHANGE_CODES)]
     Policy {
@@ -216,6 +221,7 @@ mod tests {
             "srv status --json --control /run/srv.sock",
             "srv policy least --control /run/srv.sock",
             "srv sockets --json",
+            "srv top --once --interval 500ms --listen 127.0.0.1:8080",
             "srv check --config srv.toml",
             "srv serve --print-config",
             "srv reload --control /run/srv.sock",

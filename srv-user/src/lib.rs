@@ -1,7 +1,7 @@
 //! srv's library. Each folder is one subject, and imports go one way:
 //!
 //! `kernel`, `values`, `logging`, `output`, [`fastcgi`] ← [`control`] ← [`serve`],
-//! [`attach`], [`run`] ← [`admin`], [`cgi`], [`doctor`], [`measure`] ← [`cli`].
+//! [`attach`], [`run`] ← [`admin`], [`cgi`], [`doctor`], [`measure`], [`top`] ← [`cli`].
 //!
 //! `cargo xtask tidy` checks this order and that no modules import one another in a
 //! circle.
@@ -27,4 +27,5 @@ pub mod measure;
 mod mutation;
 pub mod run;
 pub mod serve;
+pub mod top;
 pub mod values;

@@ -68,6 +68,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Reload(server) => query::change(&Request::Reload, &server)?,
         Command::Upgrade(server) => query::change(&Request::Upgrade, &server)?,
+        Command::Top(args) => args.run()?,
         Command::Observe(args) => return args.run(),
         Command::Attach(args) => return args.run(),
         Command::Detach(args) => args.run()?,

@@ -113,6 +113,10 @@ const TEST_TOOLS: [Package; 25] = [
         shown_by: "strace",
     },
     Package {
+        name: "tmux",
+        shown_by: "tmux",
+    },
+    Package {
         name: "unicorn",
         shown_by: "unicorn",
     },

@@ -93,7 +93,7 @@ pub(crate) fn all() -> anyhow::Result<(Vec<AttachedStatus>, Vec<anyhow::Error>)>
     Ok((records.iter().filter_map(of_record).collect(), unreadable))
 }
 
-fn of_record(record: &Record) -> Option<AttachedStatus> {
+pub(crate) fn of_record(record: &Record) -> Option<AttachedStatus> {
     of_agent(record).or_else(|| left_alone(record).ok().flatten())
 }
 

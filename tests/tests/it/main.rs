@@ -96,6 +96,7 @@ mod switch;
 mod system_calls;
 mod systemd;
 mod tls;
+mod top;
 mod turns;
 mod units;
 mod unprivileged;

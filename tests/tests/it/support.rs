@@ -15,5 +15,6 @@ pub(crate) mod network;
 pub(crate) mod php;
 pub(crate) mod probe;
 pub(crate) mod serve;
+pub(crate) mod terminal;
 pub(crate) mod unmodified;
 pub(crate) mod upgradable;

@@ -17,7 +17,7 @@ pub(super) struct Rule {
 /// From the bottom to the top. The root of the crate, which only declares, and the binary,
 /// which is a crate of its own, may import all of them.
 #[rustfmt::skip]
-pub(super) const ORDER: [Rule; 14] = [
+pub(super) const ORDER: [Rule; 15] = [
     Rule { folder: "values", may_import: &[] },
     Rule { folder: "logging", may_import: &[] },
     Rule { folder: "output", may_import: &["logging"] },
@@ -33,7 +33,8 @@ pub(super) const ORDER: [Rule; 14] = [
     Rule { folder: "cgi", may_import: &["values", "logging", "kernel", "fastcgi", "serve"] },
     Rule { folder: "doctor", may_import: &["values", "logging", "output", "kernel", "control", "serve", "attach"] },
     Rule { folder: "measure", may_import: &["values", "logging", "output", "kernel", "control", "serve", "attach"] },
-    Rule { folder: "cli", may_import: &["values", "logging", "output", "kernel", "control", "serve", "attach", "run", "admin", "cgi", "doctor", "measure"] },
+    Rule { folder: "top", may_import: &["values", "logging", "output", "control", "attach"] },
+    Rule { folder: "cli", may_import: &["values", "logging", "output", "kernel", "control", "serve", "attach", "run", "admin", "cgi", "doctor", "measure", "top"] },
 ];
 
 /// The imports that the order does not allow, and the folders that it does not know or

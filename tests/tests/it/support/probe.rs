@@ -30,7 +30,7 @@ pub(crate) fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
 }
 
 /// What `look` finds, if it does in time.
-fn watch<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
+pub(crate) fn watch<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let found = look();
