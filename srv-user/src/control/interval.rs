@@ -34,6 +34,9 @@ pub struct GroupInterval {
     /// The part of the accepted connections that siblings took from a worker's listener, from 0
     /// to 1; `None` also if no connection was accepted.
     pub stolen_share: Option<f64>,
+    /// The part of the interval that the workers were busy (away from `epoll_wait`), from 0 to 1: the
+    /// mean of the workers of which it is known.
+    pub busy_share: Option<f64>,
     /// Accepts of each worker in the interval: standard deviation over mean; 0 is even. Workers
     /// that could not accept during the whole interval do not count. `None` if the others
     /// accepted nothing.
@@ -68,6 +71,8 @@ pub struct WorkerInterval {
     /// The part of its accepted connections that it took from siblings' listeners, from 0 to 1;
     /// `None` also if it accepted none.
     pub stolen_share: Option<f64>,
+    /// The part of the interval that it was busy (away from `epoll_wait`), from 0 to 1.
+    pub busy_share: Option<f64>,
 }
 
 /// What each group of a server did between two of its answers, in the order of the later one.
@@ -160,6 +165,7 @@ struct Counts {
     own: u64,
     stolen: u64,
     served: u64,
+    busy_ns: Option<u64>,
 }
 
 impl Counts {
@@ -168,6 +174,7 @@ impl Counts {
             own: worker.taken_own,
             stolen: worker.taken_stolen,
             served: worker.served,
+            busy_ns: worker.busy_sum_ns,
         }
     }
 
@@ -183,11 +190,21 @@ impl Counts {
             own: self.own - earlier.own,
             stolen: self.stolen - earlier.stolen,
             served: self.served - earlier.served,
+            busy_ns: self
+                .busy_ns
+                .zip(earlier.busy_ns)
+                .map(|(later_ns, earlier_ns)| later_ns.saturating_sub(earlier_ns)),
         }
     }
 
     fn accepts(self) -> u64 {
         self.own.saturating_add(self.stolen)
+    }
+
+    /// A server that was started in the interval has counted for a part of it.
+    fn busy_share(self, seconds: f64) -> Option<f64> {
+        let busy_ns = self.busy_ns.filter(|_| seconds > 0.0)?;
+        Some((busy_ns as f64 / 1e9 / seconds).min(1.0))
     }
 }
 
@@ -247,6 +264,11 @@ fn interval(
         accepts_per_s: per_second(accepts, seconds),
         requests_per_s: per_second(total(|counts| counts.served), seconds),
         stolen_share: share(stolen, accepts),
+        busy_share: mean(
+            known
+                .iter()
+                .filter_map(|part| part.counts.busy_share(seconds)),
+        ),
         accepts_cv: is_shared.then(|| coefficient_of_variation(&shares)),
         accepts_max_over_mean: is_shared.then(|| max_over_mean(&shares)),
         workers: workers.collect(),
@@ -259,7 +281,13 @@ fn worker(counts: Counts, seconds: f64) -> WorkerInterval {
         accepts_per_s: per_second(Some(counts.accepts()), seconds),
         requests_per_s: per_second(Some(counts.served), seconds),
         stolen_share: share(Some(counts.stolen), Some(counts.accepts())),
+        busy_share: counts.busy_share(seconds),
     }
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let values: Vec<f64> = values.collect();
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 fn per_second(count: Option<u64>, seconds: f64) -> Option<f64> {
@@ -319,6 +347,28 @@ mod tests {
         // 40 and 20: mean 30, deviation 10.
         assert!((interval.accepts_cv.unwrap() - 1.0 / 3.0).abs() < 1e-12);
         assert!((interval.accepts_max_over_mean.unwrap() - 4.0 / 3.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_busy_share_is_of_the_interval_and_unknown_if_the_server_is_older() {
+        let busy = |read_at_us, busy_ns: [Option<u64>; 2]| {
+            let mut group = group(read_at_us, &[(0, 0, 0); 2]);
+            for (worker, busy_ns) in group.workers.iter_mut().zip(busy_ns) {
+                worker.busy_sum_ns = busy_ns;
+            }
+            group
+        };
+        let earlier = busy(1, [Some(5_000_000_000), Some(0)]);
+        let later = busy(2_000_001, [Some(6_000_000_000), Some(500_000_000)]);
+        let interval = between(&earlier, &later);
+        let shares = interval.workers.iter().map(|worker| worker.busy_share);
+        assert_eq!(shares.collect::<Vec<_>>(), [Some(0.5), Some(0.25)]);
+        assert_eq!(interval.busy_share, Some(0.375));
+        let older = busy(2_000_001, [None, Some(9_000_000_000)]);
+        let interval = between(&earlier, &older);
+        let shares = interval.workers.iter().map(|worker| worker.busy_share);
+        assert_eq!(shares.collect::<Vec<_>>(), [None, Some(1.0)]);
+        assert_eq!(interval.busy_share, Some(1.0));
     }
 
     #[test]

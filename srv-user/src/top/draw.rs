@@ -199,7 +199,9 @@ fn sums(view: &View) -> String {
     let mut text = format!("active {}, waiting {}", count(view.active), view.waiting);
     if view.interval.basis == Basis::Accepted {
         let requests = per_second(view.interval.requests_per_s);
-        text += &format!(", running {}; requests {requests}/s", count(view.running));
+        let busy = percent(view.interval.busy_share);
+        let running = count(view.running);
+        text += &format!(", running {running}; busy {busy}; requests {requests}/s");
     }
     text
 }

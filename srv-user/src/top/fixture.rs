@@ -10,7 +10,7 @@ use crate::control::status::{GroupStatus, group_for_tests, worker_for_tests};
 use crate::control::status_for_tests;
 
 /// A server of srv after `second` seconds, whose workers accept so many connections per second.
-/// Each answers two requests on a connection, takes every fourth from a sibling, and has its slot as
+/// Each answers two requests on a connection in 5 ms, takes every fourth from a sibling, and has its slot as
 /// the number of open connections and of those that wait.
 pub(super) fn server(second: u64, accepts_per_s: &[u64]) -> GroupStatus {
     let workers = accepts_per_s.iter().enumerate().map(|(slot, rate)| {
@@ -19,6 +19,7 @@ pub(super) fn server(second: u64, accepts_per_s: &[u64]) -> GroupStatus {
         worker.pid = 4000 + slot as u32;
         (worker.taken_own, worker.taken_stolen) = (accepts - accepts / 4, accepts / 4);
         worker.served = 2 * accepts;
+        worker.busy_sum_ns = Some(accepts.saturating_mul(5_000_000));
         (worker.active, worker.running) = (slot as u32, 1);
         worker.waiting = slot as u64;
         worker

@@ -116,7 +116,7 @@ impl Model {
             };
             self.groups.push(group);
         }
-        self.groups.sort_by(|a, b| a.id().cmp(&b.id()));
+        self.groups.sort_by_key(Group::id);
         self.answers.insert(source, (asked_at, answer));
         self.select_again(selected);
     }

@@ -77,16 +77,18 @@ pub(super) enum Figure {
     Accepts,
     Requests,
     Stolen,
+    Busy,
     Active,
     Running,
     Waiting,
 }
 
 impl Figure {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Accepts,
         Self::Requests,
         Self::Stolen,
+        Self::Busy,
         Self::Active,
         Self::Running,
         Self::Waiting,
@@ -98,6 +100,7 @@ impl Figure {
             Self::Accepts => "accepts/s",
             Self::Requests => "req/s",
             Self::Stolen => "stolen",
+            Self::Busy => "busy",
             Self::Active => "active",
             Self::Running => "running",
             Self::Waiting => "waiting",
@@ -110,6 +113,7 @@ impl Figure {
             Self::Accepts => row.interval.accepts_per_s,
             Self::Requests => row.interval.requests_per_s,
             Self::Stolen => row.interval.stolen_share,
+            Self::Busy => row.interval.busy_share,
             Self::Active => row.active.map(|count| count as f64),
             Self::Running => row.running.map(|count| count as f64),
             Self::Waiting => Some(row.waiting as f64),

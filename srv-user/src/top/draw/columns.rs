@@ -32,7 +32,7 @@ enum Column {
 
 impl Column {
     /// In the order of the screen.
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Slot,
         Self::Pid,
         Self::State,
@@ -41,6 +41,7 @@ impl Column {
         Self::Line,
         Self::Of(Figure::Requests),
         Self::Of(Figure::Stolen),
+        Self::Of(Figure::Busy),
         Self::Of(Figure::Active),
         Self::Of(Figure::Running),
         Self::Of(Figure::Waiting),
@@ -50,11 +51,12 @@ impl Column {
     fn width(self) -> Option<usize> {
         match self {
             Self::Slot => Some(4),
-            Self::Pid => Some(8),
+            Self::Pid => Some(7),
             Self::State => Some(8),
             Self::Of(Figure::Accepts) => Some(9),
             Self::Of(Figure::Requests | Figure::Waiting | Figure::Running) => Some(7),
             Self::Of(Figure::Stolen | Figure::Active) => Some(6),
+            Self::Of(Figure::Busy) => Some(5),
             Self::Bar | Self::Line => None,
         }
     }
@@ -75,7 +77,7 @@ impl Column {
     }
 
     /// The narrowest screen that has it.
-    fn from_width(self) -> u16 {
+    fn narrowest_screen(self) -> u16 {
         match self {
             Self::Of(Figure::Requests) => 92,
             Self::State => 70,
@@ -87,7 +89,9 @@ impl Column {
 impl Columns {
     pub(super) fn of(width: u16, group: &Group, figure: Figure) -> Self {
         let all = Column::ALL.into_iter();
-        let shown: Vec<Column> = all.filter(|column| width >= column.from_width()).collect();
+        let shown: Vec<Column> = all
+            .filter(|column| width >= column.narrowest_screen())
+            .collect();
         let fixed: usize = shown.iter().filter_map(|column| column.width()).sum();
         // A column of space between any two.
         let rest = usize::from(width).saturating_sub(fixed + shown.len() - 1);
@@ -119,7 +123,10 @@ impl Columns {
     /// The names; that of the column that the table is sorted by is in brackets.
     pub(super) fn header(&self, model: &Model) -> TableRow<'static> {
         let header = self.shown.iter().map(|column| {
-            let name = column.name(self.figure);
+            let name = match column {
+                Column::Bar if self.figure.name().len() > self.bar => "",
+                column => column.name(self.figure),
+            };
             let is_sorted = match column {
                 Column::Of(figure) => model.sort == Some(*figure),
                 Column::Slot => model.sort.is_none(),
@@ -168,7 +175,7 @@ fn text(column: Column, row: &Row) -> String {
         },
         Column::State => row.state.clone(),
         Column::Of(figure @ (Figure::Accepts | Figure::Requests)) => per_second(figure.of(row)),
-        Column::Of(Figure::Stolen) => percent(Figure::Stolen.of(row)),
+        Column::Of(figure @ (Figure::Stolen | Figure::Busy)) => percent(figure.of(row)),
         Column::Of(figure) => known(figure.of(row)),
         Column::Bar | Column::Line => String::new(),
     }

@@ -62,13 +62,13 @@ srv top: 2 groups                                 every 1s, 2001-09-09T01:46:40Z
 -- 127.0.0.1:8080 --------------------------------------------------------------
 srv 4711: policy least, accept ring; steered by the BPF program
 accepts 175/s, CV 0.8452, max/mean 2.286; stolen 25 %
-active 6, waiting 6, running 4; requests 350/s
+active 6, waiting 6, running 4; busy 22 %; requests 350/s
 accepts/s                               ##  CV                               ##
-slot      pid state    accepts/s accepts/          stolen active running waiting
-   0     4000 ready          100 ########       ##   25 %      0       1       0
-   1     4001 ready         50.0 ####           ==   26 %      1       1       1
-   2     4002 ready         25.0 ##             ::   24 %      2       1       2
-   3     4003 ready            0                __      -      3       1       3
+slot     pid state    accepts/s              stolen  busy active running waiting
+   0    4000 ready          100 #####     ##   25 %  50 %      0       1       0
+   1    4001 ready         50.0 ###       ==   26 %  25 %      1       1       1
+   2    4002 ready         25.0 #         ::   24 %  12 %      2       1       2
+   3    4003 ready            0           __      -   0 %      3       1       3
 
 
 
