@@ -140,6 +140,8 @@ pub struct Figures {
     pub ended: Line<[Shared<u64>; StatusClass::COUNT]>,
     /// How long these requests took.
     pub request_duration: Histogram,
+    /// Requests that are missing in the access log, because the log writer had left no room.
+    pub unlogged: Shared<u64>,
 }
 
 /// The program's and the master's line of a slot.

@@ -78,6 +78,9 @@ kernel's hash chooses for a group, or if that is unknown. 2 if the command line 
     /// connection is lost
     #[command(after_help = CHANGE_CODES)]
     Reload(Server),
+    /// Have a running server open its access logs anew, after they were renamed; no line is lost
+    #[command(after_help = CHANGE_CODES)]
+    Reopen(Server),
     /// Have a running server replace itself by the binary that is now where its
     /// own was, as SIGUSR2 does; no connection is lost
     #[command(after_help = CHANGE_CODES)]
@@ -121,6 +124,9 @@ it, or the agent does not end. 2 if the command line is wrong.")]
     /// What `serve` starts once per worker
     #[command(hide = true)]
     Worker,
+    /// What `serve` starts to write its access logs
+    #[command(hide = true)]
+    AccessLog,
     /// What `serve` starts to try what its workers will be able to do
     #[command(hide = true)]
     Rehearse(RehearsalArgs),

@@ -49,6 +49,8 @@ pub enum Request {
     Policy(Reported<PolicyName>),
     /// Has the server read its configuration file again.
     Reload,
+    /// Has the server open its access logs anew.
+    Reopen,
     /// Has the server replace itself by the binary that now has the name of its own.
     Upgrade,
     /// Has the server take the sender's workers into its groups.
@@ -102,8 +104,26 @@ pub struct Status {
     /// The secondary server that has joined this one, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joined: Option<JoinedStatus>,
+    /// The log writer; `None` if no request is logged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<AccessLogStatus>,
     /// One entry per listen address.
     pub groups: Vec<GroupStatus>,
+}
+
+/// What has become of the records of the access logs. Those for which workers found no room are in the
+/// figures of each worker (`unlogged`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessLogStatus {
+    /// The process that writes the logs; `None` while none runs.
+    pub writer: Option<u32>,
+    /// Records that were written.
+    pub written: u64,
+    /// Records that wait for room in their log.
+    pub waiting: u64,
+    /// Records that came to no log although the log writer had them: there was no room for too long, or
+    /// the log writer was killed.
+    pub lost: u64,
 }
 
 impl Named for AcceptMode {
@@ -126,6 +146,7 @@ pub(crate) fn status_for_tests(groups: Vec<GroupStatus>) -> Status {
         listen_overflows: 0,
         listen_drops: 0,
         joined: None,
+        access_log: None,
         groups,
     }
 }

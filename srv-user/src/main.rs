@@ -20,6 +20,7 @@ use srv::output;
 use srv::output::json;
 use srv::print;
 use srv::run::keeper;
+use srv::serve::access_log::writer;
 use srv::serve::config;
 use srv::serve::master;
 use srv::serve::master::takeover::{self, Takeover};
@@ -58,6 +59,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Check(args) => args.run()?,
         Command::Worker => worker::run()?,
+        Command::AccessLog => writer::run()?,
         Command::Rehearse(args) => rehearsal::perform(&args)?,
         Command::Succeed(args) => return Err(takeover::succeed(&args)),
         Command::Load(args) => return load::command::run(&args),
@@ -67,6 +69,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             query::change(&Request::Policy(Reported::Known(name)), &server)?;
         }
         Command::Reload(server) => query::change(&Request::Reload, &server)?,
+        Command::Reopen(server) => query::change(&Request::Reopen, &server)?,
         Command::Upgrade(server) => query::change(&Request::Upgrade, &server)?,
         Command::Top(args) => args.run()?,
         Command::Observe(args) => return args.run(),

@@ -1,6 +1,7 @@
 //! srv's own server: the master that starts, replaces and stops worker processes, and the
 //! workers that serve.
 
+pub mod access_log;
 pub mod budget;
 pub mod channel;
 pub mod config;

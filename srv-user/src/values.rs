@@ -1,6 +1,7 @@
 //! The values that flags and the file share: one parser and one wording for
 //! both. Knows nothing of which setting a value is for.
 
+mod access_log;
 mod address;
 mod admin;
 mod application;
@@ -16,6 +17,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use srv_common::{Policy, State};
 
+pub use access_log::{AccessLog, AccessLogFormat, AccessLogTo, LogId};
 pub use address::ListenAddr;
 pub use admin::{AdminAddr, is_admin_socket};
 pub use application::ApplicationAddr;

@@ -3,6 +3,7 @@
 //! keep-alive connections and with a connection for each request. Beside them
 //! runs the floor: the same system calls with the same answer, and nothing else.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -36,6 +37,9 @@ const MODES: [(&str, bool); 2] = [("keep-alive", false), ("connection per reques
 const CPU_TARGET: f64 = 0.9;
 /// Of CPU time per request, srv's to the floor's.
 const FLOOR_TARGET: f64 = 1.15;
+/// Of CPU time per request, with the access log to without it; the log writer's time is included.
+const LOG_TARGET: f64 = 1.1;
+const LOGGED: &str = "srv, access log";
 /// Of requests per second, srv's to nginx's.
 const RATE_TARGET: f64 = 1.0;
 
@@ -50,7 +54,8 @@ fn main() -> Result<()> {
     let mut raw = Raw::create("http")?;
     let root = tempfile::tempdir().context("create a folder to serve")?;
     std::fs::write(root.path().join(&FILE[1..]), [b'x'; 1024]).context("write the file")?;
-    let mut arms = arms(root.path())?;
+    let logs = tempfile::tempdir().context("create a folder for the access log")?;
+    let mut arms = arms(root.path(), &logs.path().join("access.log"))?;
     arms.retain(|arm| arm.name.contains(&arguments.arms));
     println!(
         "1 KiB file, 2 workers each, wrk with 1 thread and {CONNECTIONS} connections, \
@@ -74,7 +79,7 @@ fn main() -> Result<()> {
     raw.finish()
 }
 
-fn arms(root: &std::path::Path) -> Result<Vec<Arm>> {
+fn arms(root: &Path, log: &Path) -> Result<Vec<Arm>> {
     let nginx = Options {
         workers: 2,
         reuseport: false,
@@ -90,12 +95,15 @@ fn arms(root: &std::path::Path) -> Result<Vec<Arm>> {
         ..nginx.clone()
     };
     let nginx = Arm::nginx("nginx", nginx);
-    let srv = Arm::srv("srv", &format!("--workers 2 --root {}", root.display()));
+    let flags = format!("--workers 2 --root {}", root.display());
+    let srv = Arm::srv("srv", &flags);
+    let logged = Arm::srv(LOGGED, &format!("{flags} --access-log {}", log.display()));
     let model = srv.start()?;
     let floor = env!("CARGO_BIN_EXE_canned-answers");
     let floor = floor::Options::like(model.address(), FILE, 2, floor)?;
     Ok(vec![
         srv,
+        logged,
         Arm::floor("floor", floor),
         nginx.as_control("nginx (control)"),
         Arm::nginx("nginx tuned", tuned),
@@ -179,6 +187,10 @@ fn print_report(mode: &str, arms: &[Arm], samples: &[Sample]) {
             };
             println!("  CPU, {arm} / floor: {ratio}{met}");
         }
+    }
+    if let Some(ratio) = ratio(&samples, cpu, LOGGED, "srv") {
+        let met = verdict(ratio.rounds.median <= LOG_TARGET);
+        println!("  CPU, {LOGGED} / srv: {ratio}  ≤ {LOG_TARGET}: {met}");
     }
     for base in ["nginx", "nginx tuned"] {
         if let Some(ratio) = ratio(&samples, cpu, "srv", base) {

@@ -91,6 +91,10 @@ const TEST_TOOLS: [Package; 25] = [
         shown_by: "lighttpd",
     },
     Package {
+        name: "logrotate",
+        shown_by: "/usr/sbin/logrotate",
+    },
+    Package {
         name: "musl-tools",
         shown_by: "musl-gcc",
     },

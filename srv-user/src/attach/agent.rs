@@ -287,10 +287,12 @@ impl Agent {
         let answer = match request {
             Request::Status => self.status().map(Reply::Attached),
             Request::Sockets => self.status().map(|status| Reply::Sockets(status.sockets())),
-            Request::Reload | Request::Upgrade | Request::Join(_) => Err(anyhow::anyhow!(
-                "the process that answers is an agent of `srv attach`, which has no such command; \
+            Request::Reload | Request::Reopen | Request::Upgrade | Request::Join(_) => {
+                Err(anyhow::anyhow!(
+                    "the process that answers is an agent of `srv attach`, which has no such command; \
                  name a server of `srv serve` (--listen or --control)"
-            )),
+                ))
+            }
             Request::Policy(name) => self
                 .switch(name.name())
                 .map(|before| Reply::Done(format!("policy: {name} (was {})", before.name()))),

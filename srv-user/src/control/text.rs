@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::control::status::{GroupStatus, LINES, ProgramStatus, Totals, WorkerStatus};
-use crate::control::{SocketStatus, Status};
+use crate::control::{AccessLogStatus, SocketStatus, Status};
 use crate::output::table::table;
 use srv_steer::balance;
 
@@ -41,11 +41,29 @@ pub fn status(status: &Status) -> String {
             joined.pid, joined.first_slot
         );
     }
+    if let Some(log) = &status.access_log {
+        text += &access_log(log);
+    }
     for group in &status.groups {
         text += "\n";
         text += &self::group(group);
     }
     text
+}
+
+fn access_log(log: &AccessLogStatus) -> String {
+    let writer = match log.writer {
+        Some(writer) => format!("log writer {writer}"),
+        None => "no log writer runs".to_owned(),
+    };
+    let (written, waiting, lost) = (log.written, log.waiting, log.lost);
+    let mut text = format!("access log: {written} requests written, {writer}");
+    for (count, what) in [(waiting, "waiting for room"), (lost, "lost")] {
+        if count > 0 {
+            let _ = write!(text, ", {count} {what}");
+        }
+    }
+    text + "\n"
 }
 
 /// The listening sockets, one a line.

@@ -23,9 +23,10 @@ pub fn raise() -> io::Result<Option<u64>> {
 
 /// Descriptors that a master with so many workers, and so many listeners in each of its groups,
 /// needs at least: while it starts a worker it has a second one of each that the worker inherits
-/// (the listeners and the memory of each group), and each worker has a channel with two ends.
+/// (the listeners and the memory of each group), and each worker has a channel with two ends, the memory
+/// of its ring for the access log, and the pipe beside that.
 pub fn of_master(workers: u32, groups: u64, listeners: u64) -> u64 {
-    2 * groups * (listeners + 1) + 2 * u64::from(workers)
+    2 * groups * (listeners + 1) + 4 * u64::from(workers)
 }
 
 /// Raises the limit, for a master with so many workers, groups, and listeners in each group.

@@ -32,11 +32,13 @@ impl Coordinator {
         let answer = match request {
             Request::Status => Ok(Reply::Status(self.status())),
             Request::Sockets => self.sockets().map(Reply::Sockets),
-            Request::Reload | Request::Upgrade | Request::Join(_) => Err(anyhow::anyhow!(
-                "the process that answers is the coordinator of `srv run`, which has no such \
+            Request::Reload | Request::Reopen | Request::Upgrade | Request::Join(_) => {
+                Err(anyhow::anyhow!(
+                    "the process that answers is the coordinator of `srv run`, which has no such \
                  command: reload {} in its own way, as without srv",
-                self.command()
-            )),
+                    self.command()
+                ))
+            }
             Request::Policy(asked) => self
                 .switch(asked)
                 .map(|before| Reply::Done(format!("policy: {asked} (was {})", before.name()))),
@@ -75,6 +77,7 @@ impl Coordinator {
             listen_overflows: overflow.overflows,
             listen_drops: overflow.drops,
             joined: None,
+            access_log: None,
             groups: self.groups.iter().map(group_status).collect(),
         }
     }

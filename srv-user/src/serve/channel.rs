@@ -144,9 +144,19 @@ impl Inherited {
         Self::CHANNEL + 1 + group as RawFd
     }
 
+    /// The memory of the worker's ring for the access log.
+    pub fn ring(self) -> RawFd {
+        self.listener(self.groups, 0)
+    }
+
+    /// The end of the ring's bell to write.
+    pub fn bell(self) -> RawFd {
+        self.ring() + 1
+    }
+
     /// The first descriptor number behind the inherited ones.
     pub fn end(self) -> RawFd {
-        self.listener(self.groups, 0)
+        self.bell() + 1
     }
 
     /// A listener.
@@ -219,6 +229,7 @@ mod tests {
             types: Types::from([("a".into(), "b/c".into())]),
             synthetic: false,
             worker_header: true,
+            access_log: None,
             http2: Http2::Always,
             limits: Limits {
                 idle_timeout: Duration::MAX,

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use crate::values::AccessLog;
 use args::{Asked, ServeArgs};
 use file::File;
 use srv_steer::GroupOptions;
@@ -103,6 +104,17 @@ impl Serving {
             *root = now.clone();
         }
         self.sites.move_root(now);
+    }
+
+    /// The logs of requests, each once.
+    pub fn access_logs(&self) -> BTreeSet<&AccessLog> {
+        let places = self
+            .sites
+            .list()
+            .iter()
+            .flat_map(sites::SiteSettings::places);
+        let logs = places.filter_map(|place| place.access_log.as_ref());
+        logs.chain(&self.access_log).collect()
     }
 
     /// The key that says which folders are served.

@@ -15,6 +15,7 @@ mod event_loop;
 mod inspection;
 pub mod join;
 mod late_starts;
+pub mod log_writer;
 mod opening;
 mod orders;
 mod orphans;
@@ -60,6 +61,7 @@ use between_masters::Peer;
 use certificates::CertificateWatch;
 use event::Event;
 use inspection::Suspects;
+use log_writer::LogWriter;
 use orphans::Orphans;
 use phase::Phase;
 use reload::reading::Reloads;
@@ -89,6 +91,7 @@ pub fn run(settings: Settings, flags: ServeArgs, takeover: Takeover) -> anyhow::
             master.begin(admin)?;
             let result = master.serve().await;
             master.end_workers();
+            master.log_writer.finish();
             systemd::finish();
             if let (Err(error), Some(predecessor)) = (&result, &master.predecessor) {
                 predecessor.tell(ToPredecessor::Failed(format!("{error:#}")));
@@ -128,6 +131,7 @@ struct Master {
     root_watch: Option<RootWatch>,
     certificate_watch: Option<CertificateWatch>,
     tickets: TicketKeys,
+    log_writer: LogWriter,
     /// When to check workers that are behind with their orders.
     orders_check: Option<Instant>,
     /// The old master, until this one has taken over everything.
@@ -186,6 +190,7 @@ impl Master {
             root_watch: None,
             certificate_watch: None,
             tickets: TicketKeys::default(),
+            log_writer: LogWriter::new(user, settings.log_json, events.clone())?,
             orders_check: None,
             predecessor,
             control: None,

@@ -24,6 +24,7 @@ use crate::serve::site::paths::Paths;
 use crate::serve::site::{
     Body, DocRoot, FileCache, Folder, PlainRequest, Ready, Site, decoded, notice,
 };
+use crate::values::{AccessLog, LogId};
 use access::Memory;
 use answer::Answer;
 pub use client::Client;
@@ -38,6 +39,10 @@ pub struct Router {
     front: Site,
     /// `None`: there is one site, and it has no routes.
     table: Option<Table>,
+    /// Where requests are logged that are no site's.
+    log: Option<LogId>,
+    /// Whether any are.
+    logs: bool,
     /// The folders, which are open for as long as the worker lives.
     opened: Vec<(Root, Rc<DocRoot>)>,
 }
@@ -125,6 +130,8 @@ impl Router {
         Ok(Self {
             front,
             table,
+            log: serving.access_log.as_ref().map(AccessLog::id),
+            logs: !serving.access_logs().is_empty(),
             opened,
         })
     }
@@ -164,7 +171,11 @@ impl Router {
     /// would answer. `None` says nothing about the request.
     pub fn ready(&self, request: &PlainRequest<'_>, client: Client) -> Option<Ready<'_>> {
         let Some(table) = &self.table else {
-            return self.front.ready(request);
+            let ready = self.front.ready(request)?;
+            return Some(Ready {
+                log: self.log,
+                ..ready
+            });
         };
         let (path, query) = request.path_and_query()?;
         if self.front.is_work_path(path) {
@@ -173,6 +184,28 @@ impl Router {
         let target = table.find(request.host(), path, client)?;
         let answer = table.answer(target);
         answer.ready(request, path, query, client, &table.memory)
+    }
+
+    /// Whether requests are logged.
+    pub fn logs(&self) -> bool {
+        self.logs
+    }
+
+    /// Where those are logged that are no site's.
+    pub fn log(&self) -> Option<LogId> {
+        self.log
+    }
+
+    /// Where a request is logged, if it is.
+    pub fn log_of(&self, request: &Parts, client: Client) -> Option<LogId> {
+        let table = self.table.as_ref().filter(|_| self.logs);
+        let Some(table) = table.filter(|_| !self.front.is_work_path(request.uri.path())) else {
+            return self.log;
+        };
+        match table.find_for(request, client) {
+            Some(target) => table.answer(target).log(),
+            None => self.log,
+        }
     }
 
     /// Whether the answer to a request may depend on the address of its client.

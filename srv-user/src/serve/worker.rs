@@ -34,12 +34,13 @@ use crate::kernel::open_files;
 use crate::kernel::packets;
 use crate::kernel::reactor::Reactor;
 use crate::logging;
+use crate::serve::access_log::ring::Records;
 use crate::serve::channel::{Channel, Inherited, Start, ToMaster, ToWorker};
 use crate::serve::orders::Orders;
 use crate::serve::router::Router;
 use crate::serve::sandbox;
 use crate::serve::worker::connection::Driver;
-use crate::serve::worker::http::Http;
+use crate::serve::worker::http::{Http, Log};
 use crate::serve::worker::tls::{Acceptor, Keys};
 use accepting::Rest;
 use connections::{Connections, Room};
@@ -122,8 +123,13 @@ impl Worker {
         let terminate = catch_signals().context("catch signals")?;
         logging::start(start.log_json);
         let room = room(&start).context("raise RLIMIT_NOFILE")?;
-        let (listeners, published) = take_inherited(&start)?;
+        let Adopted {
+            listeners,
+            published,
+            records,
+        } = take_inherited(&start)?;
         let published = Rc::new(published);
+        let log = Rc::new(Log::new(records, published.clone()));
         let reactor = Reactor::new().context("create an epoll instance")?;
         sandbox::become_user(start.user)?;
         let router = Router::new(&start.serving, named(&start))?;
@@ -139,6 +145,7 @@ impl Worker {
         let kept = Kept {
             spool,
             published,
+            log,
             files: Rc::default(),
             upstreams: Rc::new(Upstreams::new(reactor.registry().clone())),
             woken: Arc::default(),
@@ -372,6 +379,7 @@ fn receive_start(channel: &Channel) -> anyhow::Result<Start> {
 /// What stays when the settings of a worker change.
 struct Kept {
     published: Rc<Load>,
+    log: Rc<Log>,
     files: Rc<Cell<usize>>,
     upstreams: Rc<Upstreams>,
     spool: Option<Rc<Spool>>,
@@ -384,6 +392,7 @@ impl Kept {
         let http = driver.http();
         Self {
             published: http.published.clone(),
+            log: http.log.clone(),
             files: http.files.clone(),
             upstreams: http.upstreams.clone(),
             spool: http.spool.clone(),
@@ -407,6 +416,7 @@ fn driver(router: Router, start: &Start, kept: Kept) -> anyhow::Result<Driver> {
         limits: start.serving.limits.clone(),
         http2: start.serving.http2,
         published: kept.published,
+        log: kept.log,
         files: kept.files,
         upstreams: kept.upstreams,
         spool: kept.spool,
@@ -437,8 +447,16 @@ fn inherited(start: &Start) -> Inherited {
     }
 }
 
+/// What a worker has inherited.
+struct Adopted {
+    listeners: Vec<Vec<OwnedFd>>,
+    published: Load,
+    /// `None`: it leaves no records for the access log.
+    records: Option<Records>,
+}
+
 /// Adopts the inherited file descriptors.
-fn take_inherited(start: &Start) -> anyhow::Result<(Vec<Vec<OwnedFd>>, Load)> {
+fn take_inherited(start: &Start) -> anyhow::Result<Adopted> {
     let count = start.listeners;
     let inherited = inherited(start);
     // SAFETY: the master passed exactly these, and each is adopted once.
@@ -453,7 +471,15 @@ fn take_inherited(start: &Start) -> anyhow::Result<(Vec<Vec<OwnedFd>>, Load)> {
                 .collect(),
         );
     }
-    Ok((listeners, Load::attach(start.slot, memories)?))
+    let (ring, bell) = (adopt(inherited.ring()), adopt(inherited.bell()));
+    let records = Records::new(ring, bell);
+    // Requests are served all the same, and their records are counted as dropped.
+    let records = records.inspect_err(|error| tracing::error!("{error:#}"));
+    Ok(Adopted {
+        listeners,
+        published: Load::attach(start.slot, memories)?,
+        records: records.ok(),
+    })
 }
 
 /// The room for connections: as many as the settings allow, within the limit of file descriptors.

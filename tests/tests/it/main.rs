@@ -13,6 +13,7 @@ use support::{
 
 mod ab;
 mod ab_spoiled;
+mod access_log;
 mod admin;
 mod admin_page;
 mod attach;

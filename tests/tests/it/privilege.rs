@@ -186,6 +186,11 @@ fn a_worker_has_no_file_descriptor_but_its_own() {
         };
         take(1, &|link| link == path.to_str().unwrap(), "the root");
         take(1, &|link| link == "anon_inode:[eventpoll]", "epoll");
+        take(
+            1,
+            &|link| link.starts_with("pipe:"),
+            "what wakes the log writer",
+        );
         for listener in &listeners {
             let link = format!("socket:[{}]", listener["inode"]);
             take(1, &|it| it == link, "a listener");

@@ -31,8 +31,9 @@ const COMPLETIONS: [(&str, &str); 3] = [
 ];
 
 /// Files of the workspace that are packed as they are.
-const AS_THEY_ARE: [(&str, &str); 6] = [
+const AS_THEY_ARE: [(&str, &str); 7] = [
     ("dist/srv.toml", "etc/srv.toml"),
+    ("dist/logrotate/srv", "etc/logrotate.d/srv"),
     ("dist/debian/sysusers.conf", "usr/lib/sysusers.d/srv.conf"),
     ("dist/debian/copyright", "usr/share/doc/srv/copyright"),
     ("LICENSE-APACHE", "usr/share/doc/srv/LICENSE-APACHE"),
@@ -142,7 +143,11 @@ impl Package<'_> {
         };
         Ok(vec![
             entry("control", 0o644, control.into_bytes()),
-            entry("conffiles", 0o644, b"/etc/srv.toml\n".to_vec()),
+            entry(
+                "conffiles",
+                0o644,
+                b"/etc/srv.toml\n/etc/logrotate.d/srv\n".to_vec(),
+            ),
             entry("postinst", 0o755, read(&debian.join("postinst"))?),
         ])
     }
@@ -263,6 +268,7 @@ mod tests {
         assert_eq!(
             paths,
             [
+                "/etc/logrotate.d/srv",
                 "/etc/srv.toml",
                 "/usr/bin/srv",
                 "/usr/lib/systemd/system/srv-attach@.service",
@@ -282,7 +288,7 @@ mod tests {
                 "/usr/share/zsh/vendor-completions/_srv",
             ]
         );
-        assert_eq!(listed[1], "/usr/bin/srv -rwxr-xr-x root/root 8");
+        assert_eq!(listed[2], "/usr/bin/srv -rwxr-xr-x root/root 8");
         let mut unit = Command::new("dpkg-deb");
         unit.arg("--fsys-tarfile").arg(&package);
         let tar = step::ask(&mut unit).expect("unpack");

@@ -63,6 +63,9 @@ pub struct WorkerStatus {
     /// answer (`unanswered`); refusals are among them. Of a server of others it is not known.
     #[serde(default)]
     pub ended: Option<BTreeMap<String, u64>>,
+    /// Records for the access log for which the log writer had left no room; the requests were answered.
+    #[serde(default)]
+    pub unlogged: u64,
     /// How long these requests took, from the event that brought the first byte of a request to the
     /// moment when srv had given away the last byte of the answer: to the kernel, or, if that had no
     /// room or hyper writes, to what writes the rest.
@@ -97,6 +100,10 @@ pub const LINES: &[Line] = &[
         meaning: "times over capacity, because no worker answered a request for a second",
         figure: |workers| sum_of(workers, |worker| worker.overfull),
     },
+    Line {
+        meaning: "requests missing in the access log, because the log writer left no room",
+        figure: |workers| sum_of(workers, |worker| worker.unlogged),
+    },
 ];
 
 impl WorkerStatus {
@@ -129,6 +136,7 @@ impl WorkerStatus {
             overfull: at.figures.overfull.get(),
             refused: refused(at),
             ended: Some(ended(at)),
+            unlogged: at.figures.unlogged.get(),
             request_duration: Some((&at.figures.request_duration.snapshot()).into()),
             busy_sum_ns: Some(at.figures.busy.sum_ns(now_ns)),
         }
@@ -233,6 +241,7 @@ pub(crate) fn worker_for_tests(slot: u32) -> WorkerStatus {
         overfull: 0,
         refused: BTreeMap::new(),
         ended: None,
+        unlogged: 0,
         request_duration: None,
         busy_sum_ns: None,
     }

@@ -25,8 +25,8 @@ use super::tls::Tls;
 use super::{LISTEN, Types, rules};
 use crate::serve::sandbox::User;
 use crate::values::{
-    AdminAddr, Count, FileType, Http2, LogFormat, Period, PolicyName, UserName, policies, scalar,
-    table,
+    AccessLog, AccessLogFormat, AccessLogTo, AdminAddr, Count, FileType, Http2, LogFormat, Period,
+    PolicyName, UserName, policies, scalar, table,
 };
 use srv_steer::AcceptMode;
 
@@ -255,6 +255,21 @@ pub struct ServeArgs {
         => Settings.hang_kill: Duration =
             |said, asked| rules::hang_kill(said, asked.hang_after()?), Live;
 
+    /// Where each request is logged when it has ended: a file or named pipe, `-` for standard output,
+    /// or `syslog`; sites may have others [default: nowhere]
+    #[arg(long, value_name = "WHERE")]
+    #[serde(deserialize_with = "scalar")]
+    access_log: Option<AccessLogTo>
+        => Serving.access_log: Option<AccessLog> = |said, asked| {
+            rules::access_log(said, asked.access_log_format()?)
+        }, Live;
+
+    /// Form of these lines: common, combined or json [default: combined]
+    #[arg(long, value_name = "FORMAT")]
+    #[serde(deserialize_with = "scalar")]
+    access_log_format: Option<AccessLogFormat>
+        => Settings.access_log_format: AccessLogFormat = or(AccessLogFormat::Combined), Live;
+
     /// Log to stderr as text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     #[serde(deserialize_with = "scalar")]
@@ -295,6 +310,9 @@ impl ServeArgs {
         for path in paths.into_iter().chain([&mut self.tls_key]).flatten() {
             *path = std::path::absolute(&path)?;
         }
+        if let Some(log) = &mut self.access_log {
+            log.relative_to(&std::env::current_dir()?);
+        }
         Ok(())
     }
 
@@ -307,6 +325,9 @@ impl ServeArgs {
         }
         if let Some(AdminAddr::Unix(path)) = &mut self.admin {
             *path = folder.join(&path);
+        }
+        if let Some(log) = &mut self.access_log {
+            log.relative_to(folder);
         }
         for site in self.site.iter_mut().flatten() {
             site.as_mut().relative_to(folder);
@@ -364,6 +385,8 @@ impl Asked<'_> {
                 .zip(self.listen()?)
                 .collect(),
             base,
+            access_log: self.access_log()?,
+            access_log_format: self.access_log_format()?,
         })
     }
 }

@@ -67,13 +67,16 @@ impl Settings {
         put(&mut file, "upgrade-within", period(self.upgrade_within));
         put(&mut file, "hang-after", period(self.hang_after));
         put(&mut file, "hang-kill", period(self.hang_kill));
-        put(
-            &mut file,
-            "log",
-            if self.log_json { "json" } else { "text" },
-        );
+        self.put_logs(&mut file);
         put(&mut file, "limits", limits(&serving.limits));
         toml::to_string(&file).context("write the settings as TOML")
+    }
+
+    fn put_logs(&self, file: &mut Table) {
+        let access_log = self.serving.access_log.as_ref();
+        put_some(file, "access-log", access_log.map(|log| text(&log.to)));
+        put(file, "access-log-format", self.access_log_format.name());
+        put(file, "log", if self.log_json { "json" } else { "text" });
     }
 
     fn listeners(&self) -> Vec<Table> {
@@ -125,7 +128,9 @@ mod tests {
     const USERS: &str = "a:$2y$04$Te3J32w/XMDSlBKMJSRZ0uC.awqR.8P12EQkkquU71sonERqe/mQC";
 
     /// Keys outside of a site, inside of one, and inside of a route.
-    const OUTSIDE: [&str; 9] = [
+    const OUTSIDE: [&str; 11] = [
+        "access-log = \"log\"",
+        "access-log-format = \"json\"",
         "listen = [\"127.0.0.1:81\", { address = \"[::1]:82\", name = \"admin\", backlog = 5, v6-only = false }]",
         "backlog = 77",
         "workers = 3",
@@ -136,7 +141,8 @@ mod tests {
         "types = { foo = \"a/b; c=d\" }",
         "limits = { body-bytes = \"3MiB\", idle-timeout = \"61s\" }",
     ];
-    const PLACE: [&str; 15] = [
+    const PLACE: [&str; 16] = [
+        "access-log = \"syslog\"",
         "index = [\"a.html\", \"b\"]",
         "try-files = [\"{path}\", \"{path}.html\", \"/c{path}/\", \"/x\", \"=410\"]",
         "dotfiles = false",
@@ -182,7 +188,7 @@ mod tests {
         let chosen = subsequence(patterns, 0..=3);
         (
             chosen,
-            proptest::collection::vec(subsequence(PLACE.to_vec(), 0..=15), 3),
+            proptest::collection::vec(subsequence(PLACE.to_vec(), 0..=16), 3),
         )
             .prop_map(|(patterns, keys)| patterns.into_iter().zip(keys).collect())
     }
@@ -207,11 +213,11 @@ mod tests {
     fn what_is_printed_means_the_same() {
         let folder = tempfile::tempdir().unwrap();
         let sites =
-            proptest::collection::vec((subsequence(PLACE.to_vec(), 0..=15), routes()), 0..4);
-        let input = (subsequence(OUTSIDE.to_vec(), 0..=9), sites);
+            proptest::collection::vec((subsequence(PLACE.to_vec(), 0..=16), routes()), 0..4);
+        let input = (subsequence(OUTSIDE.to_vec(), 0..=11), sites);
         proptest!(|((outside, sites) in input)| {
             let sites = sites.iter().enumerate();
-            let has_listeners = outside.contains(&OUTSIDE[0]);
+            let has_listeners = outside.contains(&OUTSIDE[2]);
             let sites = sites.map(|(nth, (keys, routes))| site(nth, has_listeners, keys, routes));
             let text = format!("{}\n{}", outside.join("\n"), sites.collect::<String>());
             let before = read(&folder, &text);

@@ -19,7 +19,9 @@ use super::sites::settle::Settling;
 use super::tls::Tls;
 use super::{LISTEN, Types};
 use crate::serve::sandbox::User;
-use crate::values::{Count, FileType, Period, PolicyName, UserName};
+use crate::values::{
+    AccessLog, AccessLogFormat, AccessLogTo, Count, FileType, Period, PolicyName, UserName,
+};
 use srv_steer::AcceptMode;
 use srv_steer::ensure_workers_fit;
 
@@ -256,6 +258,18 @@ pub(super) fn hang_kill(said: &Said<'_, Option<Period<0>>>, after: Duration) -> 
         );
     }
     Ok(kill)
+}
+
+/// The log of requests: its path is absolute, since the log writer opens it again later.
+///
+/// # Errors
+/// The path leads to a folder, or the current directory does not exist any more.
+pub(super) fn access_log(
+    said: &Said<'_, Option<AccessLogTo>>,
+    format: AccessLogFormat,
+) -> Result<Option<AccessLog>> {
+    let log = said.value().map(|to| AccessLog::settle(to, format));
+    log.transpose().with_context(|| said.place())
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tls::Tls;
 use super::{Root, Types};
-use crate::values::ApplicationAddr;
+use crate::values::{AccessLog, ApplicationAddr};
 pub use access::{Access, Auth, Rate};
 pub use fastcgi::FastCgi;
 pub use host::{HOST_BYTES_MAX, HostPattern};
@@ -79,6 +79,8 @@ pub struct Place {
     pub error_pages: BTreeMap<u16, String>,
     /// Changes of each response, in this order.
     pub headers: Vec<HeaderChange>,
+    /// Where its requests are logged.
+    pub access_log: Option<AccessLog>,
 }
 
 /// What answers the requests of a route. A route has one.

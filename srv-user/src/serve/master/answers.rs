@@ -24,7 +24,7 @@ impl Master {
                 Ok(sockets) => Reply::Sockets(sockets),
                 Err(error) => Reply::Refused(format!("{error:#}")),
             },
-            Request::Upgrade | Request::Reload => {
+            Request::Upgrade | Request::Reload | Request::Reopen => {
                 Reply::Refused("this request is not answered at once".into())
             }
             Request::Join(joining) => match self.let_join(joining) {
@@ -68,6 +68,7 @@ impl Master {
             listen_overflows: overflow.overflows,
             listen_drops: overflow.drops,
             joined: self.role.secondary().map(SecondaryServer::status),
+            access_log: self.log_writer.status(),
             groups: self
                 .groups
                 .iter()

@@ -11,6 +11,7 @@ use super::join::{ToPrimary, ToSecondary};
 use super::receive::ProcessEvent;
 use super::takeover::{ToPredecessor, ToSuccessor};
 use crate::control::Question;
+use crate::serve::access_log::channel::FromLogWriter;
 use crate::serve::channel::ToMaster;
 use crate::serve::config::tls::Tls;
 use crate::serve::config::{Root, Settings};
@@ -22,6 +23,8 @@ pub enum Event {
     OneAtATime(Box<Event>, oneshot::Sender<()>),
     /// The worker process of that id said something.
     FromWorker(Pid, ToMaster),
+    /// The log writer of that id said something.
+    FromLogWriter(Pid, FromLogWriter),
     /// A slot's back-off is over.
     FillSlot(u32),
     /// A request came through the control socket.

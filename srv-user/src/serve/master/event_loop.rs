@@ -61,6 +61,7 @@ impl Master {
         self.watch_certificates();
         self.settings.warn_of_certificates();
         self.renew_tickets();
+        self.ask_for_logs();
         for slot in self.staff.own_slots() {
             self.spawn(slot)?;
         }
@@ -104,6 +105,7 @@ impl Master {
         self.inspect();
         self.renew_tickets();
         self.give_up_late_starters();
+        self.log_writer.tick(self.unlogged());
         systemd::catch_up();
         logging::catch_up();
     }
@@ -140,6 +142,7 @@ impl Master {
         match event {
             Event::FromWorker(pid, said) => self.worker_says(pid, said),
             Event::OneAtATime(event, _read_on) => self.handle(*event)?,
+            Event::FromLogWriter(pid, said) => self.log_writer.says(pid, &said),
             Event::FillSlot(slot) => self.fill_slot(slot),
             Event::FromSuccessor(pid, said) if self.is_successor(pid) => self.successor_says(said),
             // It belongs to an upgrade that has been given up.
@@ -175,6 +178,7 @@ impl Master {
     fn handle_question(&mut self, question: Question) {
         match question.request {
             Request::Reload => self.reload(Some(question.reply)),
+            Request::Reopen => self.log_writer.reopen(question.reply),
             Request::Upgrade => self.upgrade(Some(question.reply)),
             request => {
                 let reply = self.answer(&request);

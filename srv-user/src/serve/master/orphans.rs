@@ -156,7 +156,7 @@ impl Master {
         }
     }
 
-    fn start_draining(&self, mut listeners: ListenerGroup) -> anyhow::Result<Draining> {
+    fn start_draining(&mut self, mut listeners: ListenerGroup) -> anyhow::Result<Draining> {
         tracing::info!(
             "{}: this server is not to listen on this address; it answers what waits there",
             listeners.address
@@ -187,7 +187,8 @@ impl Master {
                 ..self.settings.serving.clone()
             },
         };
-        let worker = spawn::spawn(start, groups, &self.events, Event::FromWorker)?;
+        let ring = self.log_writer.ring()?;
+        let worker = spawn::spawn(start, groups, ring, &self.events, Event::FromWorker)?;
         Ok(Draining { group, worker })
     }
 }

@@ -58,6 +58,7 @@ impl Master {
             self.watch_certificates();
         }
         self.settings.warn_of_certificates();
+        self.ask_for_logs();
         self.adjust_staff(slots_before.end);
         Ok(what)
     }

@@ -12,6 +12,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::Pid;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::log_writer::WorkersEnd;
 use super::receive::{self, ProcessEvent};
 use super::worker::{Progress, Tenure, Worker};
 use crate::kernel::packets;
@@ -28,6 +29,7 @@ use srv_steer::Group;
 pub fn spawn<E: ProcessEvent>(
     start: Start,
     groups: &[Group],
+    ring: WorkersEnd,
     events: &UnboundedSender<E>,
     event: impl Fn(Pid, ToMaster) -> E + Send + Sync + 'static,
 ) -> anyhow::Result<Worker> {
@@ -38,7 +40,7 @@ pub fn spawn<E: ProcessEvent>(
     let mut command = Command::new("/proc/self/exe");
     command.arg0("srv").arg("worker").stdin(Stdio::null());
     command
-        .fd_mappings(inheritance(groups, theirs)?)
+        .fd_mappings(inheritance(groups, theirs, ring)?)
         .context("number a worker's file descriptors")?;
     // Sequenced packets are received and sent just as datagrams are.
     let channel = UnixDatagram::from(mine);
@@ -88,12 +90,22 @@ pub fn inherited(groups: &[Group]) -> Inherited {
     }
 }
 
-fn inheritance(groups: &[Group], channel: OwnedFd) -> anyhow::Result<Vec<FdMapping>> {
+fn inheritance(
+    groups: &[Group],
+    channel: OwnedFd,
+    ring: WorkersEnd,
+) -> anyhow::Result<Vec<FdMapping>> {
     let inherited = inherited(groups);
-    let mut mappings = vec![FdMapping {
-        parent_fd: channel,
-        child_fd: Inherited::CHANNEL,
-    }];
+    let own = [
+        (channel, Inherited::CHANNEL),
+        (ring.memory, inherited.ring()),
+        (ring.bell, inherited.bell()),
+    ];
+    let own = own.map(|(parent_fd, child_fd)| FdMapping {
+        parent_fd,
+        child_fd,
+    });
+    let mut mappings = Vec::from(own);
     let mut inherit = |fd: &dyn AsFd, child_fd| {
         let parent_fd = fd
             .as_fd()

@@ -16,7 +16,7 @@ use crate::serve::channel::Start;
 
 impl Master {
     /// Starts a worker process for a slot. It is not among the workers yet.
-    pub(super) fn start_worker(&self, slot: u32) -> anyhow::Result<Worker> {
+    pub(super) fn start_worker(&mut self, slot: u32) -> anyhow::Result<Worker> {
         let start = Start {
             slot,
             listeners: spawn::inherited(&self.groups).listeners,
@@ -26,7 +26,8 @@ impl Master {
             log_json: self.settings.log_json,
             serving: self.settings.serving.clone(),
         };
-        let mut worker = spawn::spawn(start, &self.groups, &self.events, Event::FromWorker)?;
+        let ring = self.log_writer.ring()?;
+        let mut worker = spawn::spawn(start, &self.groups, ring, &self.events, Event::FromWorker)?;
         worker.generation = self.staff.slots[slot].generation;
         let pid = worker.pid().as_raw_nonzero().get();
         tracing::debug!(slot, pid, "worker started");
@@ -121,6 +122,7 @@ impl Master {
                 self.worker_ended(&worker, status);
             }
             self.orphans.worker_ended(pid);
+            self.log_writer.process_ended(pid, status);
         }
         self.check_successor();
     }
@@ -221,7 +223,7 @@ impl Master {
     }
 }
 
-fn cause_of_death(status: WaitStatus) -> String {
+pub(super) fn cause_of_death(status: WaitStatus) -> String {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => format!("exit code {code}"),
         (None, Some(signal)) => format!("signal {signal}"),

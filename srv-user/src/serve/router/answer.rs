@@ -20,6 +20,7 @@ use crate::serve::config::sites::{
 use crate::serve::site::{
     Body, Finish, Folder, PlainRequest, Ready, RequestPath, Site, notice, rendered,
 };
+use crate::values::{AccessLog, LogId};
 
 /// A route, or the rest of a site.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub(super) struct Answer {
     error_pages: BTreeMap<u16, String>,
     changes: Vec<Change>,
     access: Access,
+    /// Where its requests are logged.
+    log: Option<LogId>,
     /// The worker's name, if every response has it.
     worker: Option<HeaderValue>,
     /// The rendered answer, if it is the same for every path without a query.
@@ -77,6 +80,7 @@ impl Answer {
             error_pages: place.error_pages.clone(),
             changes: changes.collect::<Result<_, _>>()?,
             access: Access::new(&place.access, number)?,
+            log: place.access_log.as_ref().map(AccessLog::id),
             worker: worker.cloned(),
             ready: None,
         };
@@ -87,6 +91,11 @@ impl Answer {
             Handler::Fixed(fixed) => answer.rendered(text(fixed)),
         };
         Ok(answer)
+    }
+
+    /// Where its requests are logged.
+    pub(super) fn log(&self) -> Option<LogId> {
+        self.log
     }
 
     /// Which clients are answered.
@@ -227,6 +236,7 @@ impl Answer {
         Some(Ready {
             head,
             signature: &[],
+            log: self.log,
             body: match request.is_head {
                 true => Bytes::new(),
                 false => body,

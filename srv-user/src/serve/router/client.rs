@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use crate::serve::access_log::record::Tls;
+
 /// A client, for as long as its connection lasts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Client {
@@ -14,4 +16,6 @@ pub struct Client {
     pub certificate: Option<u32>,
     /// Whether it speaks TLS.
     pub is_tls: bool,
+    /// The version of TLS.
+    pub tls: Tls,
 }

@@ -128,6 +128,8 @@ fn conditional(this_process: u64) -> Vec<(libc::c_long, Vec<Argument>)> {
         (libc::SYS_fcntl, vec![is(1, libc::F_GETFD as u64)]),
         (libc::SYS_fcntl, vec![is(1, libc::F_GETFL as u64)]),
         (libc::SYS_fcntl, vec![is(1, libc::F_DUPFD_CLOEXEC as u64)]),
+        // The log writer checks by it that memory which it maps cannot become smaller.
+        (libc::SYS_fcntl, vec![is(1, libc::F_GET_SEALS as u64)]),
         // How many bytes the client has not acknowledged yet.
         (libc::SYS_ioctl, vec![is(1, SIOCOUTQ)]),
     ]

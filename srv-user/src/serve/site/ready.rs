@@ -8,6 +8,7 @@ use httparse::Header;
 use super::{Pages, Site};
 use crate::serve::site::accept_encoding::Wanted;
 use crate::serve::site::request_path::RequestPath;
+use crate::values::LogId;
 
 /// The longest target that is looked at, bytes. hyper refuses those that are much longer.
 const TARGET_BYTES_MAX: usize = 8 << 10;
@@ -30,6 +31,8 @@ pub struct Ready<'a> {
     pub signature: &'a [u8],
     /// The body.
     pub body: Bytes,
+    /// The log of the request.
+    pub log: Option<LogId>,
 }
 
 /// An answer's header, from behind the version on, and its body.
@@ -90,6 +93,7 @@ impl Site {
         Some(Ready {
             head,
             signature: &self.signature,
+            log: None,
             body: match request.is_head {
                 true => Bytes::new(),
                 false => body,

@@ -21,6 +21,7 @@ use hyper::server::conn::http1;
 use srv_common::Refusal;
 
 use crate::kernel::reactor::Readiness;
+use crate::serve::access_log::record::Tls;
 use crate::serve::router::Client;
 use crate::serve::worker::http::at_once::AtOnce;
 use crate::serve::worker::http::{Ended, Exchange, Handler, Http};
@@ -110,7 +111,8 @@ impl Driver {
     /// What sites know of the client at the other end of `socket`.
     fn client(&self, socket: &Socket) -> Client {
         let listener = socket.listener;
-        let asks = self.http.router.asks_for_addresses();
+        let router = &self.http.router;
+        let asks = router.asks_for_addresses() || router.logs();
         let of_session = |tls: &RefCell<Session>| {
             let name = tls.borrow().server_name();
             self.http.router.certificate(listener, name.as_bytes())
@@ -120,6 +122,7 @@ impl Driver {
             address: asks.then(|| socket.client_address()).flatten(),
             certificate: socket.tls().map(of_session),
             is_tls: socket.tls().is_some(),
+            tls: socket.tls().map_or(Tls::None, |tls| tls.borrow().version()),
         }
     }
 
@@ -279,7 +282,8 @@ impl Connection {
         if !has_tls {
             // A new socket has room for this. If it has not, the client sees only the close.
             socket.send_last(UNAVAILABLE);
-            driver.http.ended(Ended::by(UNAVAILABLE, now_ns));
+            let ended = Ended::by(UNAVAILABLE, now_ns);
+            driver.http.ended_unread(ended, driver.client(&socket));
         }
         socket.turn.begin(now_ns);
         let state = linger::begin(&socket, now_ns);

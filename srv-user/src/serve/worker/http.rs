@@ -30,11 +30,13 @@ mod date;
 mod ended;
 mod exchange;
 mod host;
+mod logged;
 mod plain;
 mod request_body;
 
 pub use ended::Ended;
 pub use exchange::Exchange;
+pub use logged::{Entry, Log};
 pub use request_body::{BodyFault, RequestBody};
 
 /// What all requests of a worker share.
@@ -49,6 +51,8 @@ pub struct Http {
     pub published: Rc<Load>,
     /// How many files unfinished responses keep open, also those that began under older settings.
     pub files: Rc<Cell<usize>>,
+    /// Where records for the access log are left.
+    pub log: Rc<Log>,
     /// The worker's connections to applications.
     pub upstreams: Rc<Upstreams>,
     /// Where bodies of unknown length are kept for applications; `None` if no route has one.
@@ -171,8 +175,10 @@ impl Service<Request<Incoming>> for Handler {
 
     fn call(&self, request: Request<Incoming>) -> Serving {
         let exchange = self.exchange.next();
-        let in_service = InService::begin(&self.http, &exchange);
+        let mut in_service = InService::begin(&self.http, &exchange);
         let (head, body) = request.into_parts();
+        let log = self.http.router.log_of(&head, self.client);
+        in_service.entry = log.map(|log| Box::new(Entry::of(log, self.client, &head)));
         if let Some(response) = self.refusal(&head, &body) {
             return Serving::Answered(Some(in_service.reply(response)));
         }
@@ -319,6 +325,10 @@ pub struct InService {
     status: u16,
     /// When the request began, ns.
     begun_ns: u64,
+    /// How many bytes of its response's body hyper has taken.
+    body_bytes: u64,
+    /// What it leaves for the access log, if it is to be logged.
+    entry: Option<Box<Entry<'static>>>,
 }
 
 impl InService {
@@ -330,6 +340,8 @@ impl InService {
             exchange: exchange.clone(),
             holds_file: false,
             status: 0,
+            body_bytes: 0,
+            entry: None,
         }
     }
 
@@ -355,10 +367,12 @@ impl Drop for InService {
             0 => self.exchange.answered_beside.take(),
             status => status,
         };
-        self.http.ended(Ended {
+        let ended = Ended {
             status,
             begun_ns: self.begun_ns,
-        });
+            body_bytes: self.body_bytes,
+        };
+        self.http.ended(ended, self.entry.as_deref());
         self.exchange.end();
         self.http.published.finished();
     }
@@ -379,6 +393,10 @@ impl http_body::Body for Reply {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            self.in_service.body_bytes += bytes as u64;
+        }
         let exchange = &self.in_service.exchange;
         exchange.moves();
         // hyper asks for the next part when the client has room for it.

@@ -12,8 +12,10 @@ use toml::Spanned;
 
 use super::values::TextBytes;
 use crate::values::{Bytes, Count, scalar};
+use access_log::AccessLogSwitch;
 use fastcgi::FastCgiArgs;
 
+pub(in crate::serve::config::sites) mod access_log;
 pub(in crate::serve::config::sites) mod fastcgi;
 
 /// A text with its position.
@@ -62,6 +64,8 @@ macro_rules! tables {
                 deny: Option<Vec<Text>>,
                 /// Users and passwords, or `false`: none.
                 auth: Option<AuthSwitch>,
+                /// Where requests are logged, or `false`: nowhere.
+                access_log: Option<Spanned<AccessLogSwitch>>,
                 /// How many requests a client may make.
                 rate: Option<RateArgs>,
                 /// The limits that are other ones here.
@@ -141,6 +145,7 @@ pub(super) struct PlaceArgs<'a> {
     pub(super) allow: Option<&'a Vec<Text>>,
     pub(super) deny: Option<&'a Vec<Text>>,
     pub(super) auth: Option<&'a AuthSwitch>,
+    pub(super) access_log: Option<&'a Spanned<AccessLogSwitch>>,
     pub(super) rate: Option<&'a RateArgs>,
     pub(super) limits: Option<&'a PlaceLimits>,
     pub(super) redirect: Option<&'a Spanned<RedirectArgs>>,
@@ -302,6 +307,11 @@ impl SiteArgs {
             for path in own.chain(&mut tls.client_ca) {
                 *path.as_mut() = folder.join(path.as_ref());
             }
+        }
+        let routes = self.route.iter_mut();
+        let logs = routes.map(|route| &mut route.as_mut().access_log);
+        for log in std::iter::once(&mut self.access_log).chain(logs).flatten() {
+            log.as_mut().relative_to(folder);
         }
         let routes = self.route.iter_mut();
         let auths = routes.map(|route| &mut route.as_mut().auth);

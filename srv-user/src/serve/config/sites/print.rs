@@ -83,6 +83,10 @@ fn place(place: &Place, inherited: usize) -> Result<Table> {
     put(&mut table, "error-pages", pages);
     put(&mut table, "headers", headers(&place.headers[inherited..]));
     access(&mut table, &place.access)?;
+    match &place.access_log {
+        None => put(&mut table, "access-log", false),
+        Some(log) => put(&mut table, "access-log", text(&log.to)),
+    }
     match &place.handler {
         Handler::Files => {}
         Handler::Redirect(to) => put(&mut table, "redirect", redirect(to)),

@@ -13,6 +13,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use toml::Spanned;
 
+use super::args::access_log::AccessLogSwitch;
 use super::args::{HeaderArgs, PlaceArgs, RouteArgs, SiteArgs, Text, TlsArgs};
 use super::conflicts;
 use super::pattern::{Glob, PathSuffix, Pattern, SitePath};
@@ -22,7 +23,7 @@ use crate::serve::config::identity::Identity;
 use crate::serve::config::keys::Places;
 use crate::serve::config::root::Root;
 use crate::serve::config::tls::{Clients, Tls};
-use crate::values::{Expected, FileType, ListenAddr};
+use crate::values::{AccessLog, AccessLogFormat, Expected, FileType, ListenAddr};
 
 /// The most bytes of all sites together. They go to each worker in one message.
 const SITES_BYTES_MAX: usize = 16 << 20;
@@ -49,6 +50,10 @@ pub(in crate::serve::config) struct Settling<'a> {
     pub listeners: Vec<(Option<String>, SocketAddr)>,
     /// What holds for a site that says nothing else.
     pub base: Files,
+    /// Where its requests are logged.
+    pub access_log: Option<AccessLog>,
+    /// How those of a site with a log of its own are.
+    pub access_log_format: AccessLogFormat,
 }
 
 impl Settling<'_> {
@@ -95,6 +100,7 @@ impl Settling<'_> {
         }
         let base = Place {
             files: self.base.clone(),
+            access_log: self.access_log.clone(),
             ..Place::default()
         };
         let place = self.place(&args.place(), base, None)?;
@@ -235,6 +241,15 @@ impl Settling<'_> {
         Ok(Route { pattern, place })
     }
 
+    fn access_log(&self, args: &Spanned<AccessLogSwitch>) -> Result<Option<AccessLog>> {
+        let AccessLogSwitch::To(to) = args.as_ref() else {
+            return Ok(None);
+        };
+        let log = AccessLog::settle(to.clone(), self.access_log_format);
+        let log = log.with_context(|| self.places.at(args.span().start))?;
+        Ok(Some(log))
+    }
+
     /// What `args` make of `base`.
     fn place(&self, args: &PlaceArgs<'_>, base: Place, of: Option<&Pattern>) -> Result<Place> {
         let mut place = Place {
@@ -242,6 +257,9 @@ impl Settling<'_> {
             ..base
         };
         place.access = self.access(args, place.access)?;
+        if let Some(log) = args.access_log {
+            place.access_log = self.access_log(log)?;
+        }
         for (status, path) in args.error_pages.into_iter().flatten() {
             let ErrorStatus(status) = self.parsed(status)?;
             let SitePath(path) = self.parsed(path)?;

@@ -130,9 +130,8 @@ impl Active {
         if !is_answered {
             socket.send_last(answer);
         }
-        driver
-            .http
-            .ended(Ended::by(answer, self.exchange.begun_ns()));
+        let ended = Ended::by(answer, self.exchange.begun_ns());
+        driver.http.ended_unread(ended, driver.client(&socket));
         let too_large = error.is_parse_too_large();
         driver.http.published.refused(match too_large {
             true => Refusal::HeaderTooLarge,
@@ -298,7 +297,7 @@ impl Active {
         driver.http.published.refused(Refusal::Timeout);
         self.socket.send_last(REQUEST_TIMEOUT);
         if !in_service {
-            driver.http.ended(ended);
+            driver.http.ended_unread(ended, driver.client(&self.socket));
         }
         linger::begin(&self.socket, now_ns)
     }

@@ -79,7 +79,7 @@ impl Waiting {
             while let Some(answer) = answer(socket, driver, read) {
                 read = &read[answer.request_bytes..];
                 let sent = send(socket, &answer);
-                driver.http.ended(answer.ended);
+                driver.http.ended(answer.ended, answer.entry().as_ref());
                 match sent {
                     Sent::All if answer.is_last => return end(socket, read, now_ns),
                     Sent::All => self = Self::next(driver, now_ns),

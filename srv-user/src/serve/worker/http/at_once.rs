@@ -9,9 +9,11 @@ use bytes::Bytes;
 use super::Http;
 use super::date::DateLine;
 use super::ended::Ended;
+use super::logged::{self, Entry};
 use super::plain::{Plain, Room};
 use crate::serve::router::Client;
-use crate::serve::site::PlainRequest;
+use crate::serve::site::{PlainRequest, Ready};
+use crate::values::LogId;
 
 /// Up to this size, bytes, a body is copied behind its header: one buffer costs the kernel less
 /// than two.
@@ -23,6 +25,8 @@ pub struct AtOnce {
     date: DateLine,
     /// The last answer's header, and its body if that is small.
     start: RefCell<Vec<u8>>,
+    /// What the client has said in that request, if it is to be logged.
+    said: RefCell<Vec<u8>>,
     /// How many requests were answered so.
     answered: Cell<u64>,
 }
@@ -33,12 +37,24 @@ pub struct Answer<'a> {
     pub request_bytes: usize,
     /// How the request has ended.
     pub ended: Ended,
+    log: Option<LogId>,
+    client: Client,
+    is_http_11: bool,
+    said: Ref<'a, [u8]>,
     /// Whether the answer is the connection's last.
     pub is_last: bool,
     /// The header, and the body if that is small.
     pub start: Ref<'a, [u8]>,
     /// The rest of the body.
     pub rest: Bytes,
+}
+
+impl Answer<'_> {
+    /// What the request leaves for the access log, if it is to be logged.
+    pub fn entry(&self) -> Option<Entry<'_>> {
+        let log = self.log?;
+        Some(Entry::plain(log, self.client, self.is_http_11, &self.said))
+    }
 }
 
 impl AtOnce {
@@ -75,7 +91,32 @@ impl AtOnce {
         };
         let ready = http.router.ready(&request, client)?;
         http.published.started();
-        let ended = Ended::by(&ready.head, begun_ns);
+        let ended = Ended {
+            body_bytes: ready.body.len() as u64,
+            ..Ended::by(&ready.head, begun_ns)
+        };
+        let log = ready.log;
+        if log.is_some() {
+            logged::write_said(&plain, &mut self.said.borrow_mut());
+        }
+        let rest = self.write(&plain, ready);
+        http.published.finished();
+        self.answered.set(self.answered.get() + 1);
+        Some(Answer {
+            request_bytes: plain.bytes,
+            ended,
+            log,
+            client,
+            is_http_11: plain.is_http_11,
+            said: Ref::map(self.said.borrow(), Vec::as_slice),
+            is_last: !plain.keeps_alive,
+            start: Ref::map(self.start.borrow(), Vec::as_slice),
+            rest,
+        })
+    }
+
+    /// Writes the answer's header, and its body if that is small. Returns the rest of the body.
+    fn write(&self, plain: &Plain<'_, '_>, ready: Ready<'_>) -> Bytes {
         let mut start = self.start.borrow_mut();
         start.clear();
         start.extend_from_slice(match plain.is_http_11 {
@@ -91,22 +132,12 @@ impl AtOnce {
             _ => {}
         }
         start.extend_from_slice(&self.date.now());
-        let rest = match ready.body.len() {
+        match ready.body.len() {
             ..=COPIED_BYTES => {
                 start.extend_from_slice(&ready.body);
                 Bytes::new()
             }
             _ => ready.body,
-        };
-        drop(start);
-        http.published.finished();
-        self.answered.set(self.answered.get() + 1);
-        Some(Answer {
-            request_bytes: plain.bytes,
-            ended,
-            is_last: !plain.keeps_alive,
-            start: Ref::map(self.start.borrow(), Vec::as_slice),
-            rest,
-        })
+        }
     }
 }

@@ -6,6 +6,9 @@ use srv_common::StatusClass;
 use srv_steer::monotonic_ns;
 
 use super::Http;
+use super::logged::Entry;
+use crate::serve::access_log::record::Facts;
+use crate::serve::router::Client;
 
 /// A request that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,15 +18,18 @@ pub struct Ended {
     /// When it began, ns of `CLOCK_MONOTONIC`: when the worker saw the event that brought its first
     /// byte, or, behind another request and with HTTP/2, the last byte of its header.
     pub begun_ns: u64,
+    /// The bytes of the answer's body that srv has sent, or given to what sends them.
+    pub body_bytes: u64,
 }
 
 impl Ended {
-    /// A request that was answered with these bytes, which begin with a status line.
+    /// A request that was answered with these bytes: a status line, and no body.
     pub fn by(answer: &[u8], begun_ns: u64) -> Self {
         let line = answer.strip_prefix(b"HTTP/1.1").unwrap_or(answer);
         Self {
             status: status_of(line),
             begun_ns,
+            body_bytes: 0,
         }
     }
 }
@@ -41,14 +47,38 @@ pub(super) fn status_of(line: &[u8]) -> u16 {
 }
 
 impl Http {
-    /// Counts a request that has ended now.
-    pub fn ended(&self, ended: Ended) {
-        let duration_ns = monotonic_ns().saturating_sub(ended.begun_ns);
+    /// Counts a request that has ended now. Unless `entry` is `None`, its record is left for the access
+    /// log.
+    pub fn ended(&self, ended: Ended, entry: Option<&Entry<'_>>) {
+        let now_ns = monotonic_ns();
+        let duration_ns = now_ns.saturating_sub(ended.begun_ns);
         let class = StatusClass::of(ended.status);
         self.published.publish(|figures| {
             figures.ended.0[class as usize].bump(1);
             figures.request_duration.record(duration_ns);
         });
+        let Some(entry) = entry else {
+            return;
+        };
+        let facts = Facts {
+            log: entry.log,
+            ended_ns: now_ns,
+            duration_us: duration_ns / 1_000,
+            body_bytes: ended.body_bytes,
+            status: ended.status,
+            protocol: entry.protocol,
+            tls: entry.client.tls,
+            slot: self.log.slot(),
+            accept_delay_us: None,
+            client: entry.client.address,
+        };
+        self.log.push(&facts, &entry.said);
+    }
+
+    /// The same for a refusal of what is no request, from `client`.
+    pub fn ended_unread(&self, ended: Ended, client: Client) {
+        let entry = self.router.log().map(|log| Entry::unread(log, client));
+        self.ended(ended, entry.as_ref());
     }
 }
 

@@ -11,12 +11,14 @@ use std::task::{Poll, ready};
 
 use bytes::{Buf, Bytes};
 use rustix::io::Errno;
+use rustls::ProtocolVersion;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
 };
 
 use super::shared::Shared;
+use crate::serve::access_log::record::Tls;
 use crate::serve::worker::tcp::TcpSocket;
 
 /// The longest record, bytes: the header, and what TLS 1.2 allows for the rest (RFC 5246, 6.2.3).
@@ -95,6 +97,15 @@ impl Session {
             unreported: 0,
             peer_has_ended: false,
             has_failed: false,
+        }
+    }
+
+    /// The version that both have agreed on.
+    pub fn version(&self) -> Tls {
+        match self.connection.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => Tls::V12,
+            Some(ProtocolVersion::TLSv1_3) => Tls::V13,
+            _ => Tls::None,
         }
     }
 
