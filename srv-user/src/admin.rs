@@ -9,6 +9,7 @@ mod clients;
 mod events;
 mod health;
 mod listener;
+mod metrics;
 mod names;
 mod page;
 mod process;

@@ -90,6 +90,9 @@ pub struct Status {
     /// itself, and for an older one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<ServerPhase>,
+    /// How its last reload ended. `None` as for `phase`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<ReloadStatus>,
     /// The policy in force.
     pub policy: Reported<PolicyName>,
     /// The accept mode.
@@ -140,6 +143,7 @@ pub(crate) fn status_for_tests(groups: Vec<GroupStatus>) -> Status {
         pid: 4711,
         command: None,
         phase: Some(ServerPhase::Serving),
+        reload: None,
         policy: Reported::Known(PolicyName(srv_common::Policy::Least)),
         accept: Reported::Known(AcceptMode::Ring),
         workers_run_as: None,
@@ -149,6 +153,15 @@ pub(crate) fn status_for_tests(groups: Vec<GroupStatus>) -> Status {
         access_log: None,
         groups,
     }
+}
+
+/// How the last reload of a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadStatus {
+    /// Whether the server has taken over what it read. The start counts as a success.
+    pub succeeded: bool,
+    /// When the last one succeeded, s since 1970.
+    pub succeeded_at_s: u64,
 }
 
 /// A secondary server, which has joined (`--join`). Its workers are in the primary's groups.

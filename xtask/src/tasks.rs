@@ -109,6 +109,10 @@ const TEST_TOOLS: [Package; 25] = [
     },
     PHP_FPM,
     Package {
+        name: "prometheus",
+        shown_by: "promtool",
+    },
+    Package {
         name: "puma",
         shown_by: "puma",
     },
@@ -393,7 +397,7 @@ pub(crate) fn ab(args: &[String]) -> Result<()> {
 
 /// What was installed to be started by tests is not to run by itself.
 fn keep_off(installed: &[&str]) -> Result<()> {
-    for service in ["nginx", "haproxy", "lighttpd", "unicorn"] {
+    for service in ["nginx", "haproxy", "lighttpd", "prometheus", "unicorn"] {
         if installed.iter().any(|name| name.starts_with(service)) {
             apt::keep_off(service)?;
         }

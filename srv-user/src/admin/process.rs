@@ -96,6 +96,7 @@ pub fn answer_for(control: PathBuf, address: &AdminAddr, log: LogFormat) -> anyh
 fn begin(source: Source, listeners: Vec<Listener>) {
     let site = Rc::new(Site {
         source: Arc::new(source),
+        balance: RefCell::default(),
         events: Events::new(),
     });
     let clients = Rc::new(RefCell::new(Clients::default()));

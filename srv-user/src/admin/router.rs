@@ -1,18 +1,20 @@
 //! What is at which path.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::body::Bytes;
-use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::events::Events;
 use super::health::readiness;
 use super::listener::Origin;
+use super::metrics::{Balance, Format, encode};
 use super::names::is_local;
 use super::page::{CONTENT_SECURITY_POLICY, PAGE};
 use super::source::Source;
@@ -22,7 +24,9 @@ use super::switching;
 pub(super) struct Site {
     /// The server's state.
     pub(super) source: Arc<Source>,
-    /// The same, as it changes.
+    /// How evenly connections were shared of late.
+    pub(super) balance: RefCell<Balance>,
+    /// The state, as it changes.
     pub(super) events: Events,
 }
 
@@ -56,8 +60,11 @@ where
             text(status, said)
         }
         "/policy" if !is_read => not_allowed("GET, HEAD, POST"),
-        "/" | "/status" | "/livez" | "/readyz" | "/events" if !is_read => not_allowed("GET, HEAD"),
+        "/" | "/metrics" | "/status" | "/livez" | "/readyz" | "/events" if !is_read => {
+            not_allowed("GET, HEAD")
+        }
         "/" => page(),
+        "/metrics" => metrics(request.headers(), site).await,
         "/policy" => json(switching::choice(origin, source).await),
         "/status" => json(status(source).await),
         "/livez" => lives(source).await,
@@ -100,6 +107,21 @@ fn json(text_of_it: anyhow::Result<String>) -> Answer {
     match text_of_it {
         Ok(json) => whole(StatusCode::OK, "application/json", format!("{json}\n")),
         Err(error) => text(StatusCode::BAD_GATEWAY, format!("{error:#}\n")),
+    }
+}
+
+async fn metrics(headers: &HeaderMap, site: &Site) -> Answer {
+    let snapshot = match site.source.snapshot().await {
+        Ok(snapshot) => snapshot,
+        Err(error) => return text(StatusCode::BAD_GATEWAY, format!("{error:#}\n")),
+    };
+    let accept = headers.get(header::ACCEPT);
+    let accept = accept.and_then(|accept| accept.to_str().ok());
+    let format = Format::accepted(accept.unwrap_or_default());
+    let balance = site.balance.borrow_mut().since(Instant::now(), &snapshot);
+    match encode(&snapshot, &balance, format) {
+        Ok(metrics) => whole(StatusCode::OK, format.media_type(), metrics),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
 

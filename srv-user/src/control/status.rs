@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use socket2::Socket;
 use srv_common::Reason;
-use srv_steer::{Group, GroupState, HashingReason, monotonic_ns};
+use srv_steer::{Group, GroupState, HashingReason, accept_queue, monotonic_ns};
 
 pub use histogram::HistogramStatus;
 #[cfg(test)]
@@ -31,6 +32,35 @@ pub struct GroupStatus {
     pub workers: Vec<WorkerStatus>,
     /// Sums over the workers, and how evenly they share.
     pub totals: Totals,
+    /// The accept queues, in order of slot. Of a server of an older version there is none.
+    #[serde(default)]
+    pub queues: Vec<QueueStatus>,
+}
+
+/// The accept queue of a listening socket, as the kernel has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// The slot of the worker that the socket belongs to; `None` if all workers share it.
+    pub slot: Option<u32>,
+    /// Connections that wait to be accepted, without half-open ones.
+    pub length: u32,
+    /// The most that can wait.
+    pub limit: u32,
+}
+
+impl QueueStatus {
+    /// The queues of these sockets. One that the kernel says nothing of is left out.
+    fn of<'a>(sockets: impl Iterator<Item = (u32, &'a Socket)>) -> Vec<Self> {
+        let queues = sockets.filter_map(|(slot, socket)| {
+            let (length, limit) = accept_queue(socket).ok()?;
+            Some(Self {
+                slot: Some(slot),
+                length,
+                limit,
+            })
+        });
+        queues.collect()
+    }
 }
 
 impl GroupStatus {
@@ -48,6 +78,7 @@ impl GroupStatus {
             read_at_us: now_ns / 1000,
             program: ProgramStatus::of(group),
             totals: Totals::of(&workers),
+            queues: QueueStatus::of(group.listeners.sockets.by_slot()),
             workers,
         }
     }
@@ -120,6 +151,11 @@ pub(crate) fn group_for_tests(workers: Vec<WorkerStatus>) -> GroupStatus {
             .into(),
         },
         totals: Totals::of(&workers),
+        queues: vec![QueueStatus {
+            slot: Some(0),
+            length: 2,
+            limit: 4096,
+        }],
         workers,
     }
 }

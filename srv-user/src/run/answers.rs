@@ -71,6 +71,7 @@ impl Coordinator {
             pid: self.server_pid(),
             command: Some(self.command()),
             phase: None,
+            reload: None,
             policy: Reported::Known(PolicyName(self.groups.policy())),
             accept: Reported::Known(AcceptMode::Ring),
             workers_run_as: None,

@@ -15,6 +15,7 @@ mod event_loop;
 mod inspection;
 pub mod join;
 mod late_starts;
+mod leaving;
 pub mod log_writer;
 mod opening;
 mod orders;
@@ -61,6 +62,7 @@ use between_masters::Peer;
 use certificates::CertificateWatch;
 use event::Event;
 use inspection::Suspects;
+use leaving::Leaving;
 use log_writer::LogWriter;
 use orphans::Orphans;
 use phase::Phase;
@@ -122,6 +124,8 @@ struct Master {
     /// The policy in force.
     policy: Policy,
     phase: Phase,
+    /// A stop that is announced and has not begun.
+    leaving: Option<Leaving>,
     role: Role,
     staff: Staff,
     orphans: Orphans,
@@ -181,6 +185,7 @@ impl Master {
             groups,
             policy,
             phase: Phase::Starting,
+            leaving: None,
             role,
             staff: Staff::new(first_slot, settings.workers),
             orphans,

@@ -1,6 +1,8 @@
 //! HTTP about a server: the admin process, its sockets, and what becomes of both when the server
 //! is upgraded, stops, or loses the process.
 
+mod metrics;
+
 use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -467,4 +469,18 @@ fn a_coordinator_answers_for_its_server() {
     beside::kill(before);
     until("the process has ended", || is_gone(process).then_some(()));
     is_ready();
+}
+
+/// Load balancers have time to notice, and meanwhile each connection is served.
+#[test]
+fn with_a_drain_wait_the_server_serves_while_it_is_not_ready() {
+    let (mut server, _) = serve_with_address(&["--drain-wait", "2s", "--worker-header"]);
+    assert_eq!(get(&server, "/readyz").status, 200);
+    signal(server.pid(), Signal::TERM);
+    let answer = until("the server is not ready", || {
+        Some(get(&server, "/readyz")).filter(|answer| answer.status == 503)
+    });
+    assert_eq!(answer.body, "not ready: the server is stopping\n");
+    get_many(server.address(), 3);
+    assert!(server.child().await_exit().unwrap().success());
 }

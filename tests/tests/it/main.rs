@@ -6,9 +6,7 @@ mod support;
 // So that a test names them as it does the modules beside it.
 use support::{
     agent, attached_server, beside, browser, client, configured, frozen, gate, loaded, manager,
-    network, probe, serve, unmodified, upgradable,
-    agent, attached_server, beside, client, configured, frozen, gate, loaded, manager, network,
-    php, probe, serve, unmodified, upgradable,
+    network, php, probe, serve, unmodified, upgradable,
 };
 
 mod ab;

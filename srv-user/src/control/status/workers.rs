@@ -46,6 +46,9 @@ pub struct WorkerStatus {
     pub running: u32,
     /// How long it has been away from `epoll_wait`, µs; 0 while it sleeps.
     pub busy_us: u64,
+    /// How often a worker of this slot has stalled, as far as the master has noticed.
+    #[serde(default)]
+    pub hangs: u32,
     /// Workers killed in this slot because they stalled (`--hang-kill`).
     pub hang_kills: u32,
     /// Requests answered.
@@ -130,6 +133,7 @@ impl WorkerStatus {
             active: at.load.active.get(),
             running: at.load.running.get(),
             busy_us: busy_ns / 1000,
+            hangs: 0,
             hang_kills: 0,
             served: at.load.served.get(),
             full: at.figures.full.get(),
@@ -235,6 +239,7 @@ pub(crate) fn worker_for_tests(slot: u32) -> WorkerStatus {
         active: 0,
         running: 0,
         busy_us: 0,
+        hangs: 0,
         hang_kills: 0,
         served: 0,
         full: 0,

@@ -234,6 +234,13 @@ pub struct ServeArgs {
     grace: Option<Period<0>>
         => Settings.grace: Duration = or(Duration::from_secs(10)), Live;
 
+    /// How long to go on serving after a request to stop, while /readyz already says that the server
+    /// is not ready: time for load balancers to notice; a second request ends it [default: 0s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "scalar")]
+    drain_wait: Option<Period<0>>
+        => Settings.drain_wait: Duration = or(Duration::ZERO), Live;
+
     /// How long an upgrade may take to start the new binary; after that, the old one
     /// continues to serve [default: 30s]
     #[arg(long, value_name = "TIME")]

@@ -64,6 +64,7 @@ impl Settings {
         put(&mut file, "v6-only", self.v6_only);
         put(&mut file, "no-bpf", !self.bpf);
         put(&mut file, "grace", period(self.grace));
+        put(&mut file, "drain-wait", period(self.drain_wait));
         put(&mut file, "upgrade-within", period(self.upgrade_within));
         put(&mut file, "hang-after", period(self.hang_after));
         put(&mut file, "hang-kill", period(self.hang_kill));

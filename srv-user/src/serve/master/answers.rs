@@ -61,7 +61,8 @@ impl Master {
             version: env!("CARGO_PKG_VERSION").to_string(),
             pid: std::process::id(),
             command: None,
-            phase: Some(self.phase.reported()),
+            phase: Some(self.reported_phase()),
+            reload: Some(self.reloads.last()),
             policy: Reported::Known(PolicyName(self.policy)),
             accept: Reported::Known(self.settings.serving.accept),
             workers_run_as: self.sandbox(),
@@ -86,10 +87,16 @@ impl Master {
     fn group_status(&self, group: &Group) -> GroupStatus {
         let mut status = GroupStatus::of(group);
         for worker in &mut status.workers {
+            worker.hangs = self.staff.slots[worker.slot].stalls;
             worker.hang_kills = self.staff.slots[worker.slot].stall_kills;
             worker.behind = self.staff.is_behind(worker.slot);
             let secondary = self.role.secondary();
             worker.joined = secondary.is_some_and(|at| at.slots.contains(&worker.slot));
+        }
+        if !self.settings.serving.accept.has_own_listeners() {
+            for queue in &mut status.queues {
+                queue.slot = None;
+            }
         }
         status
     }

@@ -70,6 +70,7 @@ impl Master {
         loop {
             let grace = self.settings.grace;
             let phase_ends = self.phase.deadline();
+            let leaves_at = self.leaves_at();
             let checks = [self.orders_check, self.reloads.settle_by()];
             let check_at = checks.into_iter().flatten().min();
             let read_by = self.reloads.read_by();
@@ -77,14 +78,15 @@ impl Master {
                 // A stop comes before what follows from it, such as the ends of workers that were
                 // told to stop at the same moment. Events come last: there may always be one.
                 biased;
-                _ = signals.terminate.recv() => self.stop(Some(grace)),
-                _ = signals.interrupt.recv() => self.stop(Some(grace)),
-                _ = signals.quit.recv() => self.stop(None),
+                _ = signals.terminate.recv() => self.asked_to_stop(Some(grace)),
+                _ = signals.interrupt.recv() => self.asked_to_stop(Some(grace)),
+                _ = signals.quit.recv() => self.asked_to_stop(None),
                 _ = signals.restart.recv() => self.stop_for_the_next(),
                 _ = signals.hangup.recv() => self.reload(None),
                 _ = signals.upgrade.recv() => self.upgrade(None),
                 _ = signals.child.recv() => self.reap(),
                 () = until(phase_ends) => self.end_phase(),
+                () = until(leaves_at) => self.leave(),
                 () = until(read_by) => self.give_up_reading(),
                 () = until(check_at) => self.check_orders(),
                 () = next(&mut watchdog) => systemd::alive(),

@@ -66,7 +66,7 @@ impl Master {
     fn ensure_may_join(&self, joining: &Joining) -> anyhow::Result<()> {
         joining.ensure_same_protocol()?;
         ensure!(
-            !self.phase.is_stopping(),
+            !self.phase.is_stopping() && self.leaving.is_none(),
             "the running server is stopping: start without --join when it has ended"
         );
         ensure!(

@@ -16,6 +16,8 @@ use srv_steer::SlotTable;
 #[derive(Default)]
 pub(super) struct SlotRecord {
     pub(super) back_off: BackOff,
+    /// How often a worker has stalled.
+    pub(super) stalls: u32,
     /// Workers that were killed because they had stalled.
     pub(super) stall_kills: u32,
     /// The worker of the slot is to be of this generation, or of a later one. Each time that it is

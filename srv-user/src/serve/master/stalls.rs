@@ -2,6 +2,7 @@
 //! is found by a rescan; and a worker that has stalled for too long is killed if that was asked
 //! for (`--hang-kill`). How a stall shows is for `srv_steer` to judge.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::{Interval, MissedTickBehavior};
@@ -73,8 +74,14 @@ impl Master {
             .iter_mut()
             .flat_map(Group::detect_stalls)
             .collect();
-        if found.iter().any(|stall| stall.stage == Stage::Detected) {
+        // A worker has one stall, whatever number of groups it is in.
+        let detected = found.iter().filter(|stall| stall.stage == Stage::Detected);
+        let detected: BTreeSet<u32> = detected.map(|stall| stall.slot).collect();
+        if !detected.is_empty() {
             self.request_rescan();
+        }
+        for slot in detected {
+            self.staff.slots[slot].stalls += 1;
         }
         let every = self.stalls.check.period();
         for stall in found {

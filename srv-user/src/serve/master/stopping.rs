@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 pub(super) const ENDS_WITHIN: Duration = Duration::from_secs(5);
 /// If a second request to stop comes this soon, it is the first one again: `timeout` signals its
 /// command, and then all of the command's process group.
-const SAME_REQUEST: Duration = Duration::from_millis(300);
+pub(super) const SAME_REQUEST: Duration = Duration::from_millis(300);
 
 /// A stop that is under way.
 pub(super) struct Stopping {

@@ -40,7 +40,8 @@ impl Master {
     }
 
     fn start_upgrade(&mut self) -> anyhow::Result<Upgrade> {
-        ensure!(!self.phase.is_stopping(), "the server is stopping");
+        let is_stopping = self.phase.is_stopping() || self.leaving.is_some();
+        ensure!(!is_stopping, "the server is stopping");
         ensure!(self.phase.upgrade().is_none(), "an upgrade is under way");
         ensure!(
             self.predecessor.is_none(),

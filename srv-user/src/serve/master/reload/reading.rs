@@ -4,13 +4,13 @@
 //! the thread reads in the end. The next reload has a thread of its own, since by then the
 //! configuration may lie on another file system.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use tokio::sync::oneshot;
 
 use super::replies::{Askers, Unsettled, refuse, settle};
-use crate::control::Reply;
+use crate::control::{ReloadStatus, Reply};
 use crate::serve::config::args::ServeArgs;
 use crate::serve::config::{self, Changes, Settings};
 use crate::serve::master::current_path::CurrentPath;
@@ -26,8 +26,8 @@ const READ_WITHIN: Duration = Duration::from_secs(5);
 const LATE_MAX: usize = 8;
 
 /// The reloads of a server that are under way.
-#[derive(Default)]
 pub(in crate::serve::master) struct Reloads {
+    last: ReloadStatus,
     current: Option<Reading>,
     /// Threads that still read, and whose reloads were refused.
     late: Vec<CurrentPath>,
@@ -46,7 +46,40 @@ struct Reading {
     path: CurrentPath,
 }
 
+impl Default for Reloads {
+    /// The configuration was read at the start.
+    fn default() -> Self {
+        Self {
+            last: ReloadStatus {
+                succeeded: true,
+                succeeded_at_s: now_s(),
+            },
+            current: None,
+            late: Vec::new(),
+            unsettled: Vec::new(),
+            is_due: false,
+        }
+    }
+}
+
+fn now_s() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
+}
+
 impl Reloads {
+    /// How the last one ended.
+    pub(in crate::serve::master) fn last(&self) -> ReloadStatus {
+        self.last
+    }
+
+    fn note(&mut self, succeeded: bool) {
+        self.last.succeeded = succeeded;
+        if succeeded {
+            self.last.succeeded_at_s = now_s();
+        }
+    }
+
     /// When to give up reading.
     pub(in crate::serve::master) fn read_by(&self) -> Option<Instant> {
         let current = self.current.as_ref();
@@ -159,7 +192,9 @@ impl Master {
         if self.is_changing_hands() {
             self.reload_later(reading.askers);
         } else {
-            match self.change_to(next) {
+            let changed = self.change_to(next);
+            self.reloads.note(changed.is_ok());
+            match changed {
                 Ok(what) => settle(&mut self.reloads.unsettled, reading.askers, what),
                 Err(error) => refuse(reading.askers, &error),
             }
@@ -177,6 +212,7 @@ impl Master {
         let mut askers = reading.askers;
         askers.extend(reading.again.into_iter().flatten());
         let path = reading.path.get();
+        self.reloads.note(false);
         self.reloads.late.push(reading.path);
         let refusal = anyhow!(
             "reading {} took longer than {} s: its file system does not answer",
