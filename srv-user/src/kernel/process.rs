@@ -6,8 +6,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process, pidfd_open,
-    pidfd_send_signal, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, WaitStatus, kill_process,
+    pidfd_open, pidfd_send_signal, waitid,
 };
 
 /// A child of this process.
@@ -69,6 +69,15 @@ impl Process {
             Some(pidfd) => WaitId::PidFd(pidfd.as_fd()),
             None => WaitId::Pid(self.pid),
         }
+    }
+}
+
+/// How a process has ended.
+pub fn cause_of_death(status: WaitStatus) -> String {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => format!("status {status:?}"),
     }
 }
 

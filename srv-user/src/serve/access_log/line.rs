@@ -3,6 +3,7 @@
 //! terminal do something. These functions are pure.
 
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::record::{Facts, Said};
@@ -32,7 +33,7 @@ pub(super) fn write(
     line.push(b'\n');
 }
 
-/// Renders times. It keeps the last second, which the next line has, too, as a rule.
+/// Renders times and addresses. It keeps the last second, which the next line has, too, as a rule.
 #[derive(Default)]
 pub(super) struct Clock {
     second: Option<u64>,
@@ -40,6 +41,8 @@ pub(super) struct Clock {
     common: String,
     /// As in `2000-10-10T13:55:36`.
     rfc_3339: String,
+    /// The last client, which the next line has, too, as a rule.
+    client: Option<(IpAddr, String)>,
 }
 
 impl Clock {
@@ -59,6 +62,16 @@ impl Clock {
     }
 }
 
+impl Clock {
+    fn client(&mut self, address: IpAddr) -> &str {
+        match &mut self.client {
+            Some((known, _)) if *known == address => {}
+            last => *last = Some((address, address.to_string())),
+        }
+        self.client.as_ref().map_or("", |(_, text)| text)
+    }
+}
+
 fn or_dash(part: &[u8]) -> &[u8] {
     match part {
         [] => b"-",
@@ -69,27 +82,37 @@ fn or_dash(part: &[u8]) -> &[u8] {
 /// `%h %l %u %t "%r" %>s %b`
 fn common(line: &mut Vec<u8>, clock: &mut Clock, ended: Duration, facts: &Facts, said: &Said<'_>) {
     match facts.client {
-        Some(address) => add(line, format_args!("{address} - ")),
+        Some(address) => {
+            line.extend_from_slice(clock.client(address).as_bytes());
+            line.extend_from_slice(b" - ");
+        }
         None => line.extend_from_slice(b"- - "),
     }
     escape(line, or_dash(said.user), b" ");
-    add(line, format_args!(" {} \"", clock.at(ended).common));
+    line.push(b' ');
+    line.extend_from_slice(clock.at(ended).common.as_bytes());
+    line.extend_from_slice(b" \"");
     match facts.protocol.name() {
         Some(protocol) => {
             escape(line, said.method, b" ");
             line.push(b' ');
             escape(line, said.target, b" ");
-            add(line, format_args!(" {protocol}\" "));
+            line.push(b' ');
+            line.extend_from_slice(protocol.as_bytes());
+            line.extend_from_slice(b"\" ");
         }
         None => line.extend_from_slice(b"-\" "),
     }
     match facts.status {
         0 => line.extend_from_slice(b"- "),
-        status => add(line, format_args!("{status} ")),
+        status => {
+            add_decimal(line, status.into());
+            line.push(b' ');
+        }
     }
     match facts.body_bytes {
         0 => line.push(b'-'),
-        bytes => add(line, format_args!("{bytes}")),
+        bytes => add_decimal(line, bytes),
     }
 }
 
@@ -99,10 +122,11 @@ fn json(line: &mut Vec<u8>, clock: &mut Clock, ended: Duration, facts: &Facts, s
         line,
         format_args!("{{\"time\":\"{}.{micros:06}Z\"", clock.at(ended).rfc_3339),
     );
-    match facts.client {
-        Some(address) => add(line, format_args!(",\"client\":\"{address}\"")),
-        None => line.extend_from_slice(b",\"client\":null"),
-    }
+    add_name(
+        line,
+        "client",
+        facts.client.map(|address| clock.client(address)),
+    );
     for (key, part) in [
         ("user", said.user),
         ("method", said.method),
@@ -135,15 +159,43 @@ fn add(line: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 
 fn add_number(line: &mut Vec<u8>, key: &str, number: Option<u64>) {
     match number {
-        Some(number) => add(line, format_args!(",\"{key}\":{number}")),
-        None => add(line, format_args!(",\"{key}\":null")),
+        Some(number) => {
+            add_key(line, key);
+            add_decimal(line, number);
+        }
+        None => add_name(line, key, None),
+    }
+}
+
+fn add_key(line: &mut Vec<u8>, key: &str) {
+    line.extend_from_slice(b",\"");
+    line.extend_from_slice(key.as_bytes());
+    line.extend_from_slice(b"\":");
+}
+
+fn add_decimal(line: &mut Vec<u8>, mut number: u64) {
+    const DIGITS_MAX: usize = 20;
+    let mut digits = [b'0'; DIGITS_MAX];
+    let mut from = DIGITS_MAX;
+    loop {
+        from -= 1;
+        digits[from] += (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return line.extend_from_slice(&digits[from..]);
+        }
     }
 }
 
 fn add_name(line: &mut Vec<u8>, key: &str, name: Option<&str>) {
+    add_key(line, key);
     match name {
-        Some(name) => add(line, format_args!(",\"{key}\":\"{name}\"")),
-        None => add(line, format_args!(",\"{key}\":null")),
+        Some(name) => {
+            line.push(b'"');
+            line.extend_from_slice(name.as_bytes());
+            line.push(b'"');
+        }
+        None => line.extend_from_slice(b"null"),
     }
 }
 
@@ -152,7 +204,8 @@ fn add_text(line: &mut Vec<u8>, key: &str, text: &[u8]) {
     if text.is_empty() {
         return add_name(line, key, None);
     }
-    add(line, format_args!(",\"{key}\":\""));
+    add_key(line, key);
+    line.push(b'"');
     match text.iter().all(|byte| is_plain(*byte)) {
         true => line.extend_from_slice(text),
         false => {

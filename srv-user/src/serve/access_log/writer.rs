@@ -95,7 +95,8 @@ impl Writer {
         let reactor = Reactor::new().context("create an epoll instance")?;
         reactor.watch_readable(&channel, CHANNEL_TOKEN)?;
         // The first reading of each clock looks up the vDSO.
-        (monotonic_ns(), SystemTime::now());
+        monotonic_ns();
+        let _ = SystemTime::now();
         sandbox::become_user(start.user)?;
         sandbox::confine(&[], &Default::default())?;
         let writer = Self {
@@ -245,10 +246,12 @@ impl Writer {
     /// Forgets the rings of workers that have ended. They are empty: all was taken after the bell had
     /// said the end, unless there was too much for one round.
     fn forget_the_ended(&mut self) {
-        let is_drained = |_: &u64, ring: &mut Ring| ring.is_last && ring.taking.is_empty();
-        let drained = self.rings.extract_if(.., is_drained);
-        let drained: Vec<_> = drained.map(|(number, _)| number).collect();
+        let is_drained = |ring: &Ring| ring.is_last && ring.taking.is_empty();
+        let rings = self.rings.iter();
+        let drained = rings.filter(|(_, ring)| is_drained(ring));
+        let drained: Vec<_> = drained.map(|(number, _)| *number).collect();
         for number in drained {
+            self.rings.remove(&number);
             self.tell(&FromLogWriter::Drained(number));
         }
     }

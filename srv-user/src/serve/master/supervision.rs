@@ -12,6 +12,7 @@ use super::spawn;
 use super::takeover::ToPredecessor;
 use super::worker::{Tenure, Worker};
 use crate::control::SandboxStatus;
+use crate::kernel::process::cause_of_death;
 use crate::serve::channel::Start;
 
 impl Master {
@@ -220,13 +221,5 @@ impl Master {
             State::Draining => self.role.tell_primary(ToPrimary::Draining(slot)),
             _ => {}
         }
-    }
-}
-
-pub(super) fn cause_of_death(status: WaitStatus) -> String {
-    match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => format!("status {status:?}"),
     }
 }

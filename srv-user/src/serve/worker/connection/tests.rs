@@ -21,6 +21,7 @@ use crate::measure::load::response;
 use crate::mutation::{config, mutated};
 use crate::serve::config::{Limits, Serving};
 use crate::serve::router::Router;
+use crate::serve::worker::http::Log;
 use crate::serve::worker::upstream::Upstreams;
 use srv_common::StatusClass;
 use srv_steer::{Load, SharedMemory};
@@ -104,11 +105,13 @@ fn driver_of(serving: &Serving, worker: Option<u32>) -> Driver {
 fn driver_on(reactor: &Reactor, serving: &Serving, worker: Option<u32>) -> Driver {
     let memory = SharedMemory::new().unwrap();
     let memory = memory.as_fd().try_clone_to_owned().unwrap();
+    let published = Rc::new(Load::attach(0, [memory]).unwrap());
     let http = Http {
         router: Router::new(serving, worker).unwrap(),
         limits: Limits::default(),
         http2: serving.http2,
-        published: Rc::new(Load::attach(0, [memory]).unwrap()),
+        log: Rc::new(Log::new(None, published.clone())),
+        published,
         files: Rc::default(),
         upstreams: Rc::new(Upstreams::new(reactor.registry().clone())),
         spool: None,
