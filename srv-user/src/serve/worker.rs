@@ -348,7 +348,7 @@ impl Worker {
 }
 
 fn catch_signals() -> io::Result<UnixStream> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
     let (ours, handlers) = UnixStream::pair()?;
     signal_hook::low_level::pipe::register(SIGTERM, handlers)?;
     for signal in [SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2] {
@@ -356,6 +356,8 @@ fn catch_signals() -> io::Result<UnixStream> {
         // acts on them.
         signal_hook::flag::register(signal, Arc::default())?;
     }
+    // Beyond a limit of file sizes, a write to the file for bodies fails instead.
+    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
     Ok(ours)
 }
 

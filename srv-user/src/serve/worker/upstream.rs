@@ -135,7 +135,7 @@ impl Upstream {
         self.state.set(state);
     }
 
-    /// What has arrived, up to [`READ_BYTES`]; 0 bytes are the end.
+    /// What has arrived, up to `READ_BYTES`; 0 bytes are the end.
     ///
     /// # Errors
     /// What the kernel says; `TimedOut`.
