@@ -35,7 +35,7 @@ pub(crate) const BENCHES: [&str; 10] = [
 ];
 
 /// What the tests use beside cargo.
-const TEST_TOOLS: [Package; 25] = [
+const TEST_TOOLS: [Package; 29] = [
     HAPROXY,
     NODE,
     PYTHON_VENV,
