@@ -150,6 +150,7 @@ impl FastCgi {
         use serde::Deserialize as _;
 
         use crate::serve::config::sites::Files;
+        use crate::values::AccessLogFormat;
         use crate::serve::config::sites::args::fastcgi::FastCgiTable;
 
         let args = FastCgiTable::deserialize(toml::Deserializer::parse(text).unwrap()).unwrap();
@@ -158,6 +159,8 @@ impl FastCgi {
             listeners: Vec::new(),
             note: &|_| {},
             base: Files::default(),
+            access_log: None,
+            access_log_format: AccessLogFormat::default(),
         };
         settling.fastcgi(&FastCgiArgs(args)).unwrap()
     }
