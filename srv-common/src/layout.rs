@@ -5,10 +5,11 @@
 //! Rules of growth:
 //!
 //! - Every field says which process or program writes it. It has one writer; only
-//!   [`Summary::taken`] and [`Group::hermes`] have several.
+//!   [`Summary::taken`], [`Group::hermes`] and [`Group::established`] have several.
 //! - Each field means something on its own, so there are no locks and no seqlocks.
 //! - No field is a `bool` or an `enum`, because a value read from shared memory may be anything.
-//! - What the program writes never shares a cache line with what workers write.
+//! - What the program writes never shares a cache line with what workers write, except in
+//!   [`Group::established`].
 //! - Memory that is all zeros is valid: the kernel's hash then chooses.
 //!
 //! A new figure of a worker goes to the end of [`Figures`], a new refusal to the end of
@@ -20,6 +21,7 @@ use core::mem::offset_of;
 
 use crate::branchless::sign;
 use crate::busy::BusyTime;
+use crate::established::{Established, Recorded};
 use crate::histogram::Histogram;
 use crate::shared::Shared;
 
@@ -64,6 +66,8 @@ pub struct Group<const N: usize = MAX_WORKERS> {
     pub tickets: Tickets<N>,
     /// What the program and the master know of each slot.
     pub steering: [Steering; N],
+    /// Which connections are in [`Self::established`].
+    pub recorded: Recorded,
 
     /// From here on every worker may write.
     pub all_workers: PageStart,
@@ -75,6 +79,8 @@ pub struct Group<const N: usize = MAX_WORKERS> {
     pub hermes: Line<Shared<u64>>,
     /// What the program reads of each slot's worker.
     pub summaries: [Summary; N],
+    /// When the connections were established that wait to be accepted.
+    pub established: Established,
 
     /// What each worker publishes about itself. A worker can write its own slot and no other.
     pub slots: [Slot; N],
@@ -142,6 +148,22 @@ pub struct Figures {
     pub request_duration: Histogram,
     /// Requests that are missing in the access log, because the log writer had left no room.
     pub unlogged: Shared<u64>,
+    /// For how long connections waited until the worker accepted them.
+    pub accept_delay: AcceptDelay,
+}
+
+/// For how long the connections that a worker accepted had waited: from the moment at which they
+/// could be accepted (they were established; with deferred accept, their first data had come) until
+/// `accept` returned them.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub struct AcceptDelay {
+    /// Of the connections from the worker's own listener.
+    pub own: Histogram,
+    /// Of the connections from a sibling's listener.
+    pub stolen: Histogram,
+    /// Connections of which that is not known, although the program records.
+    pub unknown: Shared<u64>,
 }
 
 /// The program's and the master's line of a slot.

@@ -1,7 +1,7 @@
 //! What the BPF program and user space share, and nothing else: the layout of
 //! the memory both of them map ([`layout`]), the steering policies ([`policy`]),
-//! whose turn it is among equals ([`turns`]), the order of arrival ([`tickets`]) and
-//! histograms of durations ([`histogram`]), pure functions over that layout, compiled for both
+//! whose turn it is among equals ([`turns`]), the order of arrival ([`tickets`]),
+//! when connections were established ([`established`]) and histograms of durations ([`histogram`]), pure functions over that layout, compiled for both
 //! sides.
 //!
 //! Nothing here performs a system call or calls a BPF helper; only
@@ -20,6 +20,7 @@ pub mod branchless;
 pub mod busy;
 #[cfg(not(target_arch = "bpf"))]
 pub mod claim;
+pub mod established;
 pub mod histogram;
 pub mod layout;
 pub mod observed;

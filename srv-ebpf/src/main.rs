@@ -1,5 +1,6 @@
 //! The select program: the kernel runs it for every new TCP connection to a listener group, and
-//! the program selects the socket of a worker ([`steer`]).
+//! the program selects the socket of a worker ([`steer`]). Beside it, a program records when
+//! connections were established (`established`).
 //!
 //! If anything fails, the program counts the reason and leaves the choice to the kernel's hash. It
 //! returns nothing but `SK_PASS`, since any other verdict would reset the client's connection.
@@ -15,6 +16,7 @@
 #![feature(core_intrinsics)]
 
 mod counter;
+mod established;
 mod packet;
 
 use aya_ebpf::{

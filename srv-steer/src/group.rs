@@ -168,6 +168,7 @@ impl Group {
         };
         let mut group = Self::new(listeners, shared, program, options.accept)?;
         group.apply(options, options.workers);
+        group.start_recording();
         Ok(group)
     }
 
@@ -236,6 +237,15 @@ impl Group {
         })
     }
 
+    /// Has the kernel record when connections are established, if it can and the group has a
+    /// listener.
+    fn start_recording(&mut self) {
+        let first = self.listeners.sockets.first();
+        if let (Ok(program), Some(listener)) = (&mut self.program, first) {
+            program.start_recording(&self.memory.recorded, self.listeners.address, listener);
+        }
+    }
+
     fn is_anothers(&self) -> bool {
         self.owner == Owner::Another
     }
@@ -261,6 +271,10 @@ impl Group {
         if self.program.is_err() {
             let first = self.listeners.sockets.first();
             first.into_iter().for_each(program::take_off);
+        }
+        if self.why_not_recording().is_some() {
+            // The program that recorded has ended with the other server.
+            self.memory.recorded.port.set(0);
         }
         self.write_config();
         let why = self.steer(policy).err()?;

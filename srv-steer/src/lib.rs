@@ -60,6 +60,7 @@
 
 mod accept_mode;
 pub mod balance;
+pub mod btf;
 mod clock;
 mod error;
 #[cfg(test)]

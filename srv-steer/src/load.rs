@@ -3,10 +3,12 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use srv_common::established::Client;
 use srv_common::layout::{Figures, Load as LoadFields};
 use srv_common::policy::{Policy, hermes, steal_grace_ns};
 use srv_common::{Group, Refusal, Slot};
@@ -161,6 +163,33 @@ impl Load {
         .bump(1);
         group.take_turn(slot as u32);
         group.sum_up(slot as u32);
+    }
+
+    /// Counts for how long a connection of `client` waited that the worker has just accepted from the
+    /// listener of slot `listener` in `group`: from the moment at which it could be accepted. Call it
+    /// once for each connection, after [`Self::accepted`]. Returns the time in ns, or `None` if it is
+    /// not known.
+    ///
+    /// # Panics
+    /// If there is no such group.
+    pub fn waited(&self, group: usize, listener: u32, client: Option<SocketAddr>) -> Option<u64> {
+        let (group, slot) = (&self.published.groups[group], self.published.slot);
+        if group.recorded.port.get() == 0 {
+            return None;
+        }
+        let delay = &group.slots[slot].figures.accept_delay;
+        let established_ns = client.and_then(|client| group.established.take(Client::of(client)));
+        let Some(established_ns) = established_ns else {
+            delay.unknown.bump(1);
+            return None;
+        };
+        let waited_ns = monotonic_ns().saturating_sub(established_ns);
+        let histogram = match listener as usize == slot {
+            true => &delay.own,
+            false => &delay.stolen,
+        };
+        histogram.record(waited_ns);
+        Some(waited_ns)
     }
 
     /// How often the owner of `listener` in `group` has accepted.

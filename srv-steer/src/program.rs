@@ -1,5 +1,8 @@
 //! All use of aya: this module loads the select program, attaches it to a listener group and takes
-//! it off again. Knows sockets and slots, and no processes.
+//! it off again. Knows sockets and slots, and no processes. The program that records when
+//! connections were established is in `recording`.
+
+mod recording;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -9,12 +12,14 @@ use aya::maps::{Map, MapData, MapError, ReusePortSockArray};
 use aya::programs::SkReuseport;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use socket2::Socket;
+use srv_common::established::SocketOffsets;
 use srv_common::{Group, MAX_WORKERS};
 
 use crate::error::{Error, ErrorKind, Result, Tried as _};
 use crate::log::ProgramLog;
 use crate::memory::{Layout, SharedMemory};
 use crate::socket_options::set_socket_option;
+use recording::Recorder;
 
 /// The BPF object that the build embedded; empty if there was none.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/srv-ebpf.o"));
@@ -37,6 +42,7 @@ pub struct SelectProgram {
     listeners_fd: OwnedFd,
     memory: SharedMemory<Group>,
     log: ProgramLog,
+    recorder: Recorder,
     /// A socket of the group, while the program is attached.
     attached: Option<OwnedFd>,
 }
@@ -54,9 +60,14 @@ impl SelectProgram {
             return Err(Error::new(ErrorKind::Program, why));
         }
         let log_level = ProgramLog::level();
+        let offsets = recording::offsets();
+        let words = offsets
+            .as_ref()
+            .map_or([0; SocketOffsets::COUNT], SocketOffsets::words);
         let mut ebpf = loader()
             // A constant to the verifier: at zero it removes the logging calls.
             .override_global(LOG_LEVEL, &log_level, false)
+            .override_global(recording::OFFSETS, &words[..], true)
             .load(OBJECT)
             .map_err(|error| refused(NEEDS, &error))?;
         let memory = shared_array::<Group>(&ebpf, "GROUP")?;
@@ -77,16 +88,23 @@ impl SelectProgram {
             listeners_fd: listeners_fd.tried(ErrorKind::Program, "duplicate a map's fd")?,
             memory,
             log,
+            recorder: offsets.map_or_else(Recorder::Missing, |_| Recorder::Detached),
             attached: None,
         })
     }
 
     /// Takes over what another process loaded, by its [`Self::handles`] and its
-    /// memory. From Linux 5.18 on, that needs no `CAP_BPF`.
+    /// memory. From Linux 5.18 on, that needs no `CAP_BPF`. If that process had no recording program
+    /// (`recorder`), this one has none.
     ///
     /// # Errors
     /// If the kernel does not let this process use the socket array.
-    pub fn adopt(select: OwnedFd, listeners: OwnedFd, memory: SharedMemory<Group>) -> Result<Self> {
+    pub fn adopt(
+        select: OwnedFd,
+        listeners: OwnedFd,
+        recorder: Option<OwnedFd>,
+        memory: SharedMemory<Group>,
+    ) -> Result<Self> {
         let listeners_fd = listeners.try_clone();
         let adopted = MapData::from_fd(listeners);
         let adopted = adopted.map_err(|error| refused("adopt a socket array", &error))?;
@@ -96,14 +114,16 @@ impl SelectProgram {
             listeners_fd: listeners_fd.tried(ErrorKind::Program, "duplicate a map's fd")?,
             listeners: socket_array(adopted)?,
             memory,
+            recorder: Recorder::adopted(recorder),
             log: ProgramLog::default(),
             attached: None,
         })
     }
 
-    /// The program and its socket array.
-    pub fn handles(&self) -> [BorrowedFd<'_>; 2] {
-        [self.select.as_fd(), self.listeners_fd.as_fd()]
+    /// The program, its socket array and, if it is attached, the recording program.
+    pub fn handles(&self) -> Vec<BorrowedFd<'_>> {
+        let steering = [self.select.as_fd(), self.listeners_fd.as_fd()];
+        steering.into_iter().chain(self.recorder.link()).collect()
     }
 
     /// The array that holds the [`Group`], to be mapped.

@@ -4,6 +4,7 @@
 mod members;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -84,6 +85,11 @@ pub enum Accepted {
 pub struct Incoming {
     /// Its socket, non-blocking and close-on-exec.
     pub socket: OwnedFd,
+    /// The client's address, if it is an IP address.
+    pub client: Option<SocketAddr>,
+    /// For how long the connection waited since it could be accepted, ns; `None` if that is not
+    /// known ([`Group::why_not_recording`](crate::Group::why_not_recording)).
+    pub accept_delay_ns: Option<u64>,
     /// The group of its listener, that is, the address that the client has connected to.
     pub group: usize,
 }
@@ -243,11 +249,14 @@ impl Ring {
 
     fn accept_from(&self, load: &Load, from: Place) -> Accepted {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        match rustix::net::accept_with(self.socket(from), flags) {
-            Ok(socket) => {
+        match rustix::net::acceptfrom_with(self.socket(from), flags) {
+            Ok((socket, client)) => {
+                let client = client.and_then(|client| SocketAddr::try_from(client).ok());
                 load.accepted(from.group, from.listener);
                 Accepted::Connection(Incoming {
                     socket,
+                    client,
+                    accept_delay_ns: load.waited(from.group, from.listener, client),
                     group: from.group,
                 })
             }

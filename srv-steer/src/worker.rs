@@ -142,7 +142,7 @@ impl Worker {
     }
 
     /// The worker's own listener. A program that accepts from it directly calls
-    /// [`Load::accepted`] for each connection.
+    /// [`Load::accepted`] and [`Load::waited`] for each connection.
     pub fn listener(&self) -> &TcpListener {
         &self.listeners[self.own() as usize]
     }
@@ -163,8 +163,9 @@ impl Worker {
         self.load.sleeps();
         let accepted = self.listener().accept();
         self.load.wakes(monotonic_ns());
-        if accepted.is_ok() {
+        if let Ok((_, client)) = &accepted {
             self.load.accepted(0, self.own());
+            self.load.waited(0, self.own(), Some(*client));
         }
         accepted
     }

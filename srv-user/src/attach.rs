@@ -3,7 +3,6 @@
 //! of srv's own workers.
 
 pub mod agent;
-mod btf;
 pub mod closes;
 pub(crate) mod command;
 pub mod detach;

@@ -3,7 +3,7 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -21,12 +21,13 @@ pub fn mean_run_ns(
     syns: u32,
     mut settle: impl FnMut(),
 ) -> Result<f64> {
-    let before = counted(program)?;
+    let counted = || counted(program.fd()?.as_fd());
+    let before = counted()?;
     for _ in 0..syns {
         connect_and_reset(address)?;
         settle();
     }
-    let after = counted(program)?;
+    let after = counted()?;
     let runs = after.runs - before.runs;
     ensure!(
         runs >= u64::from(syns),
@@ -35,13 +36,21 @@ pub fn mean_run_ns(
     Ok((after.ns - before.ns) as f64 / runs as f64)
 }
 
-struct Counted {
-    ns: u64,
-    runs: u64,
+/// What the kernel has counted of a program.
+#[derive(Debug)]
+pub struct Counted {
+    /// The time of all its runs, ns.
+    pub ns: u64,
+    /// Its runs.
+    pub runs: u64,
 }
 
-fn counted(program: &SkReuseport) -> Result<Counted> {
-    let fd = program.fd()?.as_fd().as_raw_fd();
+/// What the kernel has counted of the program with this file descriptor.
+///
+/// # Errors
+/// It cannot be read.
+pub fn counted(program: BorrowedFd<'_>) -> Result<Counted> {
+    let fd = program.as_raw_fd();
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
     let field = |name: &str| {
         let line = info.lines().find_map(|line| line.strip_prefix(name));

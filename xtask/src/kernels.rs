@@ -20,10 +20,11 @@ use crate::{apt, static_build, step, workspace};
 const PACKAGES: [&str; 2] = ["linux-image-amd64", "linux-image-6.12-amd64"];
 
 /// The modules of tests/tests/it that run: all in which the kernel's part matters.
-const MODULES: [&str; 17] = [
+const MODULES: [&str; 18] = [
     "attach::",
     "attach_follow::",
     "attach_refusals::",
+    "accept_delay::",
     "attached_cookies::",
     "cookies::",
     "deaths::",

@@ -21,8 +21,9 @@ use crate::{
 };
 
 /// The benches, in the order in which they run.
-pub(crate) const BENCHES: [&str; 10] = [
+pub(crate) const BENCHES: [&str; 11] = [
     "select",
+    "accept_delay",
     "foreign",
     "http",
     "fair",

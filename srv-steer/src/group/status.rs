@@ -93,6 +93,15 @@ impl Group {
         }
     }
 
+    /// Why it is not known for how long connections wait until a worker accepts them, if it is not.
+    /// What is known is in the [figures](Self::figures) of each slot.
+    pub fn why_not_recording(&self) -> Option<String> {
+        match &self.program {
+            Ok(program) => program.why_not_recording(),
+            Err(why) => Some(why.to_string()),
+        }
+    }
+
     /// Whether the program decides now.
     pub fn is_steered(&self) -> bool {
         self.program.as_ref().is_ok_and(SelectProgram::is_attached)

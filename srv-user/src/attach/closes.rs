@@ -7,8 +7,8 @@ use aya::Ebpf;
 use aya::maps::HashMap;
 use srv_common::observed::Observed;
 
-use super::btf;
 use super::{object, tracepoint};
+use srv_steer::btf;
 use srv_steer::program::loader;
 
 /// A thread: the id of its process, and its own id.

@@ -4,7 +4,7 @@
 use anyhow::ensure;
 use srv_common::attached::RDONLY_CAST;
 
-use super::btf::Btf;
+use srv_steer::btf::Btf;
 
 /// Empty if the build had no BPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/srv-attached.o"));

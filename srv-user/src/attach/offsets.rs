@@ -5,7 +5,7 @@
 use anyhow::ensure;
 use srv_common::attached::Offsets;
 
-use super::btf::Btf;
+use srv_steer::btf::Btf;
 
 /// What the program can read of the running kernel.
 pub(crate) struct Readable {
@@ -123,8 +123,12 @@ fn fits(name: &str, from: u32, to: u32, max_bytes: u32) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use srv_steer::btf;
+
     use super::*;
     use crate::gate;
+    use crate::mutation::{config, mutated};
 
     /// Offsets differ between kernels. The test checks what holds on every kernel.
     #[test]
@@ -162,5 +166,41 @@ mod tests {
         let readable = find(Err(anyhow::anyhow!("there is none")));
         assert_eq!(readable.offsets, Offsets::default());
         assert!(readable.queues.is_err() && readable.sleep.is_err());
+    }
+
+    /// The beginning of the running kernel's: all of it is too much for a test
+    /// that parses it hundreds of times.
+    fn excerpt() -> Option<Vec<u8>> {
+        const TYPES_BYTES: usize = 8 << 10;
+        const STRINGS_BYTES: usize = 8 << 10;
+        let whole = std::fs::read(btf::KERNEL).ok()?;
+        let of_header =
+            |at: usize| u32::from_ne_bytes(whole[at..at + 4].try_into().unwrap()) as usize;
+        let (header, strings) = (of_header(4), of_header(4) + of_header(16));
+        let mut bytes = whole[..header].to_vec();
+        for (at, value) in [(12, TYPES_BYTES), (16, TYPES_BYTES), (20, STRINGS_BYTES)] {
+            bytes[at..at + 4].copy_from_slice(&(value as u32).to_ne_bytes());
+        }
+        bytes.extend(&whole[header..header + TYPES_BYTES]);
+        bytes.extend(&whole[strings..strings + STRINGS_BYTES]);
+        Some(bytes)
+    }
+
+    #[test]
+    fn hostile_type_information_is_refused_or_answers() {
+        // Without the kernel's, what begins like type information and is none.
+        let seeds = [Some(vec![0x9f, 0xeb, 1, 0, 24, 0, 0, 0]), excerpt()]
+            .into_iter()
+            .flatten();
+        proptest!(config(), |(bytes in mutated(seeds))| {
+            let btf = Btf::parse(bytes.to_vec());
+            if let Ok(btf) = &btf {
+                for path in ["", ".", "outer.a", "outer.b.x", "outer.c.e", "inner.e", "list_head.next"] {
+                    let _ = btf.offset(path);
+                }
+            }
+            let readable = find(btf.as_ref().map_err(|error| anyhow::anyhow!("{error}")));
+            prop_assert!(readable.queues.is_err(), "it is not in there");
+        });
     }
 }

@@ -5,11 +5,11 @@ use anyhow::{Context as _, ensure};
 use aya::Ebpf;
 use srv_common::attached::Offsets;
 
-use super::btf::Btf;
 use super::object;
 use super::offsets::{self, Readable};
 use super::signals::Signals;
 use crate::control::attached::Signal;
+use srv_steer::btf::Btf;
 use srv_steer::program::{loader, program};
 
 /// The select program's name.

@@ -1,6 +1,7 @@
 //! The state of a listener group, as other processes see it: what a group of srv-steer has counted,
 //! in the types that are sent. The state of each of its workers is in `workers`.
 
+mod accept_delay;
 mod histogram;
 mod workers;
 
@@ -12,10 +13,11 @@ use socket2::Socket;
 use srv_common::Reason;
 use srv_steer::{Group, GroupState, HashingReason, accept_queue, monotonic_ns};
 
+pub use accept_delay::{AcceptDelayStatus, AcceptDelays};
 pub use histogram::HistogramStatus;
 #[cfg(test)]
 pub(crate) use workers::worker_for_tests;
-pub use workers::{LINES, Line, Totals, WorkerStatus};
+pub use workers::{LINES, Line, Totals, WorkerStatus, accept_delays};
 
 /// A listener group's state.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -102,6 +104,9 @@ pub struct ProgramStatus {
     pub acks: u64,
     /// Runs that left the choice to the kernel's hash, by reason.
     pub fallbacks: BTreeMap<String, u64>,
+    /// The reason, if nothing records for how long connections wait to be accepted.
+    #[serde(default)]
+    pub accept_delay_unknown: Option<String>,
 }
 
 impl ProgramStatus {
@@ -119,6 +124,10 @@ impl ProgramStatus {
             steered: counts.steered,
             acks: counts.acks,
             fallbacks: names.zip(counts.fallbacks).collect(),
+            accept_delay_unknown: match group.why_unsteered() {
+                Some(why) => Some(why_hashing(why)),
+                None => group.why_not_recording(),
+            },
         }
     }
 }
@@ -149,6 +158,7 @@ pub(crate) fn group_for_tests(workers: Vec<WorkerStatus>) -> GroupStatus {
                 ("truncated".into(), 0),
             ]
             .into(),
+            accept_delay_unknown: None,
         },
         totals: Totals::of(&workers),
         queues: vec![QueueStatus {

@@ -1,6 +1,8 @@
 //! What `srv status` and `srv sockets` print for people: plain text tables of
 //! the control socket's answers. Pure; knows neither sockets nor the server.
 
+pub(crate) mod accept_delay;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
@@ -98,6 +100,7 @@ fn group(group: &GroupStatus) -> String {
     rows.push(sum_row(&group.workers, &group.totals));
     text += &table(&header, &["state"], rows);
     text += &shares(&group.totals);
+    text += &accept_delay::line(&group.workers, &group.program);
     text += &refusals(&group.workers);
     text += &ended(&group.workers);
     text += &lines(&group.workers);
@@ -357,6 +360,7 @@ behind the newest settings: worker 0
             steered: 0,
             acks: 0,
             fallbacks: BTreeMap::new(),
+            accept_delay_unknown: Some("policy hash".into()),
         };
         let text = status(&status_for_tests(vec![group]));
         assert!(

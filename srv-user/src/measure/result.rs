@@ -230,6 +230,13 @@ pub struct Round {
     /// How evenly the requests over keep-alive connections fell on the workers. `None` if
     /// each request had a connection of its own, and in older files.
     pub served: Option<Served>,
+    /// For how long half of the connections, at most, waited until a worker accepted them, ns. Only
+    /// srv's own server tells; `None` of others, if it does not know, and in older files.
+    #[serde(default)]
+    pub accept_delay_p50_ns: Option<u64>,
+    /// Likewise of 99 in 100.
+    #[serde(default)]
+    pub accept_delay_p99_ns: Option<u64>,
     /// User and system time of the arm's processes per request, ns.
     pub cpu_ns_per_request: f64,
     /// How late the generator was.

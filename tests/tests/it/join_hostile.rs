@@ -47,7 +47,7 @@ fn welcome(control: UnixListener, listener: &TcpListener, memory: OwnedFd) {
         pid: std::process::id(),
         first_slot: 0,
         listeners: 1,
-        groups: vec![(listener.local_addr().unwrap(), false)],
+        groups: vec![(listener.local_addr().unwrap(), 1)],
         policy: "hash".into(),
     };
     let fds = [memory.as_fd(), listener.as_fd()];

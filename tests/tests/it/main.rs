@@ -11,7 +11,9 @@ use support::{
 
 mod ab;
 mod ab_spoiled;
+mod accept_delay;
 mod access_log;
+mod admin;
 mod admin;
 mod admin_page;
 mod attach;

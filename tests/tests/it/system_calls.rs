@@ -1,5 +1,5 @@
-//! No system call of a worker's is for steering: all that it makes are counted
-//! by strace.
+//! No system call of a worker's is for steering, or for knowing how long a connection waited: all that
+//! it makes are counted by strace.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,6 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::process::Command;
 
 use rustix::process::{Pid, Signal};
+use srv::control::status::accept_delays;
 use srv::fastcgi::ProtocolStatus;
 use srv::fastcgi::client::REQUEST_ID;
 use srv::fastcgi::server as fastcgi;
@@ -17,7 +18,7 @@ use srv_tests::server::Server;
 use crate::client::{Client, get};
 use crate::configured::Configured;
 use crate::gate;
-use crate::probe::{pid, until_group, worker};
+use crate::probe::{group, pid, until_group, worker};
 use crate::serve::serve;
 
 type Counts = BTreeMap<String, usize>;
@@ -146,6 +147,11 @@ fn a_connection_for_one_request_is_these_five() {
     assert_eq!(take(&mut counts, &WRITE), REQUESTS);
     assert_eq!(take_close(&mut counts), REQUESTS);
     assert!(counts.is_empty(), "beside these: {counts:?}");
+    let waited = accept_delays(&group(&server).workers).unwrap();
+    assert_eq!(
+        (waited.own.count(), waited.unknown),
+        (REQUESTS as u64 + 1, 0)
+    );
 }
 
 /// In the ring, with connections that are kept: a registration each.

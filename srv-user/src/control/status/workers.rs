@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use srv_common::{Group as Memory, Refusal, Slot, State, StatusClass};
 
-use super::HistogramStatus;
+use super::{AcceptDelayStatus, AcceptDelays, HistogramStatus};
 use crate::values::StateName;
 use crate::values::reported::Reported;
 use srv_steer::balance::{coefficient_of_variation, max_over_mean, sum};
@@ -78,6 +78,10 @@ pub struct WorkerStatus {
     /// others it is not known.
     #[serde(default)]
     pub busy_sum_ns: Option<u64>,
+    /// For how long the connections that it accepted had waited; `None` if nothing records that
+    /// ([`ProgramStatus::accept_delay_unknown`](super::ProgramStatus)), or an older server answers.
+    #[serde(default)]
+    pub accept_delay: Option<AcceptDelayStatus>,
 }
 
 /// A line of `srv status` beneath the table of workers. It is left out if its figure is zero.
@@ -143,6 +147,7 @@ impl WorkerStatus {
             unlogged: at.figures.unlogged.get(),
             request_duration: Some((&at.figures.request_duration.snapshot()).into()),
             busy_sum_ns: Some(at.figures.busy.sum_ns(now_ns)),
+            accept_delay: accept_delay(memory, at),
         }
     }
 
@@ -156,6 +161,21 @@ fn ended(slot: &Slot) -> BTreeMap<String, u64> {
     let counts = slot.figures.ended.0.iter().map(|count| count.get());
     let names = StatusClass::NAMES.map(str::to_owned);
     names.into_iter().zip(counts).collect()
+}
+
+/// For how long the connections of all these workers waited; `None` if it is known of none.
+pub fn accept_delays(workers: &[WorkerStatus]) -> Option<AcceptDelays> {
+    AcceptDelays::of(
+        workers
+            .iter()
+            .filter_map(|worker| worker.accept_delay.as_ref()),
+    )
+}
+
+fn accept_delay(memory: &Memory, slot: &Slot) -> Option<AcceptDelayStatus> {
+    let status = AcceptDelayStatus::of(&slot.figures.accept_delay);
+    let is_known = memory.recorded.port.get() != 0 || status != AcceptDelayStatus::default();
+    is_known.then_some(status)
 }
 
 fn state(number: u32) -> Reported<StateName> {
@@ -249,6 +269,7 @@ pub(crate) fn worker_for_tests(slot: u32) -> WorkerStatus {
         unlogged: 0,
         request_duration: None,
         busy_sum_ns: None,
+        accept_delay: None,
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Pid;
 use srv_common::Policy;
+use srv_common::histogram::Snapshot;
 use tempfile::TempDir;
 
 use super::baselines::{self, Baseline};
@@ -392,6 +393,12 @@ impl Running {
     /// The process id of the coordinator, if the server runs under `srv run`.
     pub fn coordinator(&self) -> Option<Pid> {
         self.server.coordinator()
+    }
+
+    /// For how long connections waited until a worker accepted them, if the arm is srv's own server
+    /// and knows.
+    pub fn accept_delay(&self) -> Option<Snapshot> {
+        srv::accept_delay(&self.server)
     }
 }
 

@@ -104,6 +104,8 @@ mod tests {
             served: None,
             cpu_ns_per_request: 1.0,
             lateness: Summary::default(),
+            accept_delay_p50_ns: None,
+            accept_delay_p99_ns: None,
             hypervisor_share: 0.0,
             repeats: 0,
         };

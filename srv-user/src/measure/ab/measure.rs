@@ -96,6 +96,7 @@ pub fn measure(
     let running = arm.start(scenario, path.map(DelayLine::server_address))?;
     warm_up(arm, &running, path)?;
     let processes = Processes::of(&running)?;
+    let waited_before = running.accept_delay();
     let before_ns = processes.cpu_ns()?;
     let machine = MachineTime::now()?;
     let run = send(scenario, plan, &running, &processes.server, path)
@@ -113,6 +114,11 @@ pub fn measure(
     );
     let mut measured = sum_up(scenario, plan.seed, run, cpu_ns, homes);
     measured.round.hypervisor_share = machine.hypervisor_share_since()?;
+    if let (Some(before), Some(after)) = (waited_before, running.accept_delay()) {
+        let waited = after.since(&before);
+        measured.round.accept_delay_p50_ns = waited.quantile_ns(0.5);
+        measured.round.accept_delay_p99_ns = waited.quantile_ns(0.99);
+    }
     Ok(measured)
 }
 
@@ -245,6 +251,8 @@ fn sum_up(
         served,
         cpu_ns_per_request: cpu_ns as f64 / requests as f64,
         lateness: run.lateness,
+        accept_delay_p50_ns: None,
+        accept_delay_p99_ns: None,
         hypervisor_share: 0.0,
         repeats: 0,
     };

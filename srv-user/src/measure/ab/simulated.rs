@@ -220,6 +220,8 @@ fn round(seed: u64, outcome: &Outcome) -> Round {
         served: None,
         cpu_ns_per_request: 0.0,
         lateness: Summary::default(),
+        accept_delay_p50_ns: None,
+        accept_delay_p99_ns: None,
         hypervisor_share: 0.0,
         repeats: 0,
     }

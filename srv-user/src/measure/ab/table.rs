@@ -45,6 +45,7 @@ pub fn conclude(comparison: &Comparison) {
             "p99",
             "p99.9",
             "max",
+            "wait p99",
             "shares CV",
             "max/mean",
             "live gap",
@@ -57,6 +58,7 @@ pub fn conclude(comparison: &Comparison) {
     if let Some(bound) = &comparison.bound {
         println!("  {BOUND}: {}", bound.about);
     }
+    println!("  wait p99: until a worker accepted the connection, which only srv knows of itself");
     print_served(&comparison.arms);
     println!();
     for doubt in &comparison.doubts {
@@ -97,6 +99,7 @@ fn row(arm: &ArmResult) -> Vec<String> {
         &summaries(|round| round.all),
     ));
     row[4] = format!("{:.2}", over(|round| round.deviation_ns) / 1e6);
+    row.push(waited(&rounds));
     row.push(format!("{:.4}", over(|round| round.accepts_cv)));
     row.push(format!("{:.3}", over(|round| round.accepts_max_over_mean)));
     let gap = arm.rounds.iter().filter_map(|round| round.live_gap).max();
@@ -114,6 +117,16 @@ fn row(arm: &ArmResult) -> Vec<String> {
         over(|round| round.lateness.p99_ns as f64) / 1e6
     ));
     row
+}
+
+/// For how long 99 of 100 connections waited at most until a worker accepted them.
+fn waited(rounds: &[&Round]) -> String {
+    let known = rounds.iter().filter_map(|round| round.accept_delay_p99_ns);
+    let p99: Vec<f64> = known.map(|ns| ns as f64 / 1e6).collect();
+    match p99.is_empty() {
+        true => "-".into(),
+        false => format!("{:.2}", median(&p99)),
+    }
 }
 
 /// From short p99 to the maximum.

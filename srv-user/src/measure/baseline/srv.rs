@@ -7,10 +7,15 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use srv_common::histogram::Snapshot;
 
 use super::BaselineServer;
 use super::child::Child;
+use crate::control::status::accept_delays;
 use crate::control::{self, Reply, Request, Status};
+
+/// The name of its control socket, in its folder.
+const CONTROL: &str = "control";
 
 /// Starts `srv serve` with these further arguments and waits until each of its
 /// workers is ready, which it says over its control socket.
@@ -19,7 +24,7 @@ use crate::control::{self, Reply, Request, Status};
 /// There is no binary, or it ended; the message carries what it said.
 pub fn start<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<BaselineServer> {
     let folder = tempfile::tempdir().context("create a temporary folder")?;
-    let control = folder.path().join("control");
+    let control = folder.path().join(CONTROL);
     let mut command = Command::new(executable()?);
     command.arg("serve").arg("--control").arg(&control);
     command.args(arguments);
@@ -38,6 +43,17 @@ pub fn start<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<
         coordinator: None,
         folder,
     })
+}
+
+/// For how long the connections waited that the workers of srv have accepted so far; `None` if the
+/// server is another one, or does not know.
+pub fn accept_delay(server: &BaselineServer) -> Option<Snapshot> {
+    let control = server.folder().join(CONTROL);
+    let Ok(Reply::Status(status)) = control::ask(Some(&control), &Request::Status) else {
+        return None;
+    };
+    let group = status.groups.first()?;
+    accept_delays(&group.workers).map(|delays| delays.all())
 }
 
 /// The address of the first listener group; `None` if a worker is not ready.

@@ -213,6 +213,8 @@ fn round(seed: u64, draws: &[Draw], served: &[(usize, u64)], choice: Choice) -> 
         served: None,
         cpu_ns_per_request: 61_000.0 + extra_ns + 900.0 * seed as f64,
         lateness: Summary::of((0..1000).map(|part| part * 37 + seed)),
+        accept_delay_p50_ns: None,
+        accept_delay_p99_ns: None,
         hypervisor_share: 0.0,
         repeats: 0,
     }

@@ -38,6 +38,11 @@ const ALL: [Column; 4] = [
     median("deviation", "deviation_ns", Ns),
 ];
 
+const WAITED: [Column; 2] = [
+    median("p50", "accept_delay_p50_ns", Ns),
+    median("p99", "accept_delay_p99_ns", Ns),
+];
+
 const BALANCE: [Column; 4] = [
     median("CV", "accepts_cv", Part),
     median("max/mean", "accepts_max_over_mean", Part),
@@ -70,6 +75,8 @@ pub(super) fn figures(
     let has_bound = comparison.bound.is_some();
     let mut rounds = series.iter().flat_map(|row| &row.arm.rounds);
     let are_kept = rounds.all(|round| round.served.is_some());
+    let mut rounds = series.iter().flat_map(|row| &row.arm.rounds);
+    let are_known = rounds.any(|round| round.accept_delay_p99_ns.is_some());
     Ok(html! {
         section {
             h2 { "Figures" }
@@ -78,6 +85,10 @@ pub(super) fn figures(
             (table(&SHORT, series, figures, has_bound)?)
             h3 { "Latency of all requests" }
             (table(&ALL, series, figures, has_bound)?)
+            @if are_known {
+                h3 { "Of that, the time until a worker accepted the connection" }
+                (table(&WAITED, series, figures, false)?)
+            }
             h3 { "Balance: connections accepted per worker" }
             (table(&BALANCE, series, figures, false)?)
             @if are_kept {

@@ -115,7 +115,7 @@ impl Adopted {
         let memory = SharedMemory::checked(fds.next().context("find its memory")?)?;
         let program = match (fds.next(), fds.next()) {
             (Some(select), Some(array)) => {
-                let adopted = SelectProgram::adopt(select, array, memory.try_clone()?);
+                let adopted = SelectProgram::adopt(select, array, fds.next(), memory.try_clone()?);
                 Ok(adopted.context("adopt its program")?)
             }
             _ if steering.uses_bpf => Err(HashingReason::NothingToAdopt),

@@ -30,7 +30,7 @@ use crate::values::reported::Reported;
 
 /// To be raised with every change of the messages here, or of the meaning of a field of the shared
 /// memory.
-const PROTOCOL: u32 = 4;
+const PROTOCOL: u32 = 5;
 /// The other master has to answer within this time.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
@@ -102,8 +102,8 @@ impl Message for ToSecondary {
     }
 }
 
-/// What a server that joins is given. File descriptors follow: for each group its memory, its program
-/// and its socket array (if it is steered), and its listeners, in this order.
+/// What a server that joins is given. File descriptors follow: for each group its handles
+/// ([`srv_steer::Group::handles`]), and then its listeners.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Welcome {
     /// The primary's master.
@@ -112,16 +112,16 @@ pub struct Welcome {
     pub first_slot: u32,
     /// Listeners in each group.
     pub listeners: u32,
-    /// The groups' addresses, and whether there is a program.
-    pub groups: Vec<(SocketAddr, bool)>,
+    /// The groups' addresses, and how many handles each has.
+    pub groups: Vec<(SocketAddr, u32)>,
     /// The policy in force.
     pub policy: Reported<PolicyName>,
 }
 
 impl Welcome {
     fn fds(&self) -> usize {
-        let fds = |is_steered: bool| self.listeners as usize + if is_steered { 3 } else { 1 };
-        self.groups.iter().map(|(_, steered)| fds(*steered)).sum()
+        let fds = |handles: u32| self.listeners as usize + handles as usize;
+        self.groups.iter().map(|(_, handles)| fds(*handles)).sum()
     }
 }
 
@@ -319,7 +319,7 @@ mod tests {
                 pid: 7,
                 first_slot: 2,
                 listeners: 4,
-                groups: vec![("127.0.0.1:80".parse().unwrap(), true)],
+                groups: vec![("127.0.0.1:80".parse().unwrap(), 3)],
                 policy: "least".into(),
             }),
             ToSecondary::More,
@@ -330,7 +330,7 @@ mod tests {
             ToSecondary::Rescan,
             ToSecondary::Take,
         ];
-        let expected = r#"[{"Welcome":{"pid":7,"first_slot":2,"listeners":4,"groups":[["127.0.0.1:80",true]],"policy":"least"}},"More",{"Policy":"hash"},{"Registered":3},{"Nudge":3},{"Hangs":{"slot":3,"lasted":{"secs":2,"nanos":5}}},"LookAround","Take"]"#;
+        let expected = r#"[{"Welcome":{"pid":7,"first_slot":2,"listeners":4,"groups":[["127.0.0.1:80",3]],"policy":"least"}},"More",{"Policy":"hash"},{"Registered":3},{"Nudge":3},{"Hangs":{"slot":3,"lasted":{"secs":2,"nanos":5}}},"LookAround","Take"]"#;
         assert_eq!(serde_json::to_string(&to_secondary).unwrap(), expected);
         let (pid, has_left) = (9, true);
         let to_primary = [

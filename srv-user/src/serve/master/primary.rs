@@ -151,7 +151,7 @@ impl Master {
             first_slot,
             listeners: self.groups[0].listeners.sockets.len() as u32,
             groups: groups
-                .map(|group| (group.listeners.address, group.why_unsteered().is_none()))
+                .map(|group| (group.listeners.address, group.handles().len() as u32))
                 .collect(),
             policy: Reported::Known(PolicyName(self.policy)),
         };

@@ -43,11 +43,11 @@ pub(super) fn join(settings: &Settings, takeover: &Takeover) -> anyhow::Result<(
     } = join::ask(settings)?;
     let mut fds = fds.into_iter();
     let mut groups = Vec::new();
-    for (address, is_steered) in &welcome.groups {
+    for (address, handles) in &welcome.groups {
         let memory = fds.next().context("no memory was handed over")?;
         let memory = SharedMemory::checked(memory).context("look at its memory")?;
-        let handles = is_steered.then(|| fds.next().zip(fds.next())).flatten();
-        let steering = adopt(settings, &memory, handles);
+        let handles = fds.by_ref().take((*handles as usize).saturating_sub(1));
+        let steering = adopt(settings, &memory, handles.collect());
         let sockets = fds.by_ref().take(welcome.listeners as usize);
         let listeners = ListenerGroup {
             sockets: sockets.map(Socket::from).collect(),
@@ -83,15 +83,17 @@ pub(super) fn join(settings: &Settings, takeover: &Takeover) -> anyhow::Result<(
 fn adopt(
     settings: &Settings,
     memory: &SharedMemory<srv_common::Group>,
-    handles: Option<(OwnedFd, OwnedFd)>,
+    handles: Vec<OwnedFd>,
 ) -> Result<SelectProgram, HashingReason> {
     if !settings.bpf {
         return Err(HashingReason::SwitchedOff);
     }
-    let (program, listeners) = handles.ok_or(HashingReason::NothingToAdopt)?;
+    let mut handles = handles.into_iter();
+    let steering = handles.next().zip(handles.next());
+    let (program, listeners) = steering.ok_or(HashingReason::NothingToAdopt)?;
     let memory = memory.try_clone();
     memory
-        .and_then(|memory| SelectProgram::adopt(program, listeners, memory))
+        .and_then(|memory| SelectProgram::adopt(program, listeners, handles.next(), memory))
         .map_err(|error| HashingReason::Refused(Arc::new(error)))
 }
 

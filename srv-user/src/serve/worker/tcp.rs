@@ -64,9 +64,13 @@ const SIOCOUTQ: u32 = libc::TIOCOUTQ as u32;
 impl TcpSocket {
     /// A socket that was just accepted.
     pub fn new(incoming: Incoming) -> Self {
+        let client_address = match incoming.client {
+            Some(client) => OnceCell::from(Some(client.ip().to_canonical())),
+            None => OnceCell::new(),
+        };
         Self {
             fd: incoming.socket,
-            client_address: OnceCell::new(),
+            client_address,
             ends: OnceCell::new(),
             listener: incoming.group,
             key: Cell::new(usize::MAX),

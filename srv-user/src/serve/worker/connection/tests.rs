@@ -124,6 +124,8 @@ fn driver_on(reactor: &Reactor, serving: &Serving, worker: Option<u32>) -> Drive
 fn incoming(server: impl Into<OwnedFd>) -> Incoming {
     Incoming {
         socket: server.into(),
+        client: None,
+        accept_delay_ns: None,
         group: 0,
     }
 }

@@ -54,6 +54,8 @@ fn connect(acceptor: &Acceptor) -> (Socket, UnixStream) {
     client.set_nonblocking(true).unwrap();
     let incoming = Incoming {
         socket: server.into(),
+        client: None,
+        accept_delay_ns: None,
         group: 0,
     };
     (Socket::new(incoming, Some(acceptor.session())), client)
