@@ -14,7 +14,6 @@ mod ab_spoiled;
 mod accept_delay;
 mod access_log;
 mod admin;
-mod admin;
 mod admin_page;
 mod attach;
 mod attach_docs;

@@ -150,8 +150,8 @@ impl FastCgi {
         use serde::Deserialize as _;
 
         use crate::serve::config::sites::Files;
-        use crate::values::AccessLogFormat;
         use crate::serve::config::sites::args::fastcgi::FastCgiTable;
+        use crate::values::AccessLogFormat;
 
         let args = FastCgiTable::deserialize(toml::Deserializer::parse(text).unwrap()).unwrap();
         let settling = Settling {
