@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use srv_common::State;
+use srv_common::histogram::Snapshot;
 
 use super::Status;
 use super::attached::{AttachedListener, AttachedStatus};
@@ -37,6 +38,9 @@ pub struct GroupInterval {
     /// The part of the interval that the workers were busy (away from `epoll_wait`), from 0 to 1: the
     /// mean of the workers of which it is known.
     pub busy_share: Option<f64>,
+    /// For how long connections waited until a worker accepted them, 99th percentile, ns: the end of
+    /// its bucket. `None` also if it is unknown, or no connection was accepted.
+    pub accept_delay_p99_ns: Option<u64>,
     /// Accepts of each worker in the interval: standard deviation over mean; 0 is even. Workers
     /// that could not accept during the whole interval do not count. `None` if the others
     /// accepted nothing.
@@ -73,6 +77,8 @@ pub struct WorkerInterval {
     pub stolen_share: Option<f64>,
     /// The part of the interval that it was busy (away from `epoll_wait`), from 0 to 1.
     pub busy_share: Option<f64>,
+    /// For how long the connections that it accepted had waited, as in [`GroupInterval`].
+    pub accept_delay_p99_ns: Option<u64>,
 }
 
 /// What each group of a server did between two of its answers, in the order of the later one.
@@ -106,6 +112,7 @@ pub fn of_group(
             .find(|before| before.slot == worker.slot)?;
         Some(Part {
             counts: Counts::of(worker).since(Counts::of(before)),
+            delays: delays(worker).map(|later| later.since(&delays(before).unwrap_or_default())),
             was_there: accepts(before) && accepts(worker) && before.pid == worker.pid,
         })
     });
@@ -135,6 +142,7 @@ pub fn of_attached(
                 own: left_the_queue(before, listener)?,
                 ..Counts::default()
             },
+            delays: None,
             was_there: true,
         })
     });
@@ -155,6 +163,8 @@ const HASH: &str = "hash";
 /// What is known of one worker.
 struct Part {
     counts: Counts,
+    /// For how long the connections that it accepted had waited.
+    delays: Option<Snapshot>,
     /// Whether it could accept during the whole interval.
     was_there: bool,
 }
@@ -208,6 +218,12 @@ impl Counts {
     }
 }
 
+/// For how long the connections waited that a worker has accepted.
+fn delays(worker: &WorkerStatus) -> Option<Snapshot> {
+    let delay = worker.accept_delay.as_ref()?;
+    Some(delay.own.snapshot().merged(&delay.stolen.snapshot()))
+}
+
 /// Whether a worker in this state accepts connections. A worker that has stalled should.
 fn accepts(worker: &WorkerStatus) -> bool {
     let Reported::Known(StateName(state)) = worker.state else {
@@ -254,8 +270,10 @@ fn interval(
         slot,
         ..part
             .as_ref()
-            .map_or_else(WorkerInterval::default, |part| worker(part.counts, seconds))
+            .map_or_else(WorkerInterval::default, |part| worker(part, seconds))
     });
+    let delays = known.iter().filter_map(|part| part.delays);
+    let delays = delays.reduce(|sum, one| sum.merged(&one));
     GroupInterval {
         listen,
         seconds,
@@ -269,19 +287,22 @@ fn interval(
                 .iter()
                 .filter_map(|part| part.counts.busy_share(seconds)),
         ),
+        accept_delay_p99_ns: delays.and_then(|delays| delays.quantile_ns(0.99)),
         accepts_cv: is_shared.then(|| coefficient_of_variation(&shares)),
         accepts_max_over_mean: is_shared.then(|| max_over_mean(&shares)),
         workers: workers.collect(),
     }
 }
 
-fn worker(counts: Counts, seconds: f64) -> WorkerInterval {
+fn worker(part: &Part, seconds: f64) -> WorkerInterval {
+    let counts = part.counts;
     WorkerInterval {
         slot: None,
         accepts_per_s: per_second(Some(counts.accepts()), seconds),
         requests_per_s: per_second(Some(counts.served), seconds),
         stolen_share: share(Some(counts.stolen), Some(counts.accepts())),
         busy_share: counts.busy_share(seconds),
+        accept_delay_p99_ns: part.delays.and_then(|delays| delays.quantile_ns(0.99)),
     }
 }
 
@@ -305,7 +326,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::control::status::{group_for_tests, worker_for_tests};
+    use srv_common::histogram::Histogram;
+
+    use crate::control::status::{
+        AcceptDelayStatus, HistogramStatus, group_for_tests, worker_for_tests,
+    };
     use crate::control::status_for_tests;
 
     /// Workers of process 100 + slot with these counts of own, stolen and served.
@@ -347,6 +372,33 @@ mod tests {
         // 40 and 20: mean 30, deviation 10.
         assert!((interval.accepts_cv.unwrap() - 1.0 / 3.0).abs() < 1e-12);
         assert!((interval.accepts_max_over_mean.unwrap() - 4.0 / 3.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn accept_delays_are_those_of_the_interval() {
+        let delayed = |read_at_us, own: &[u64], stolen: &[u64]| {
+            let mut group = group(read_at_us, &[(9, 0, 0), (9, 0, 0)]);
+            let histogram = |durations: &[u64]| {
+                let histogram = Histogram::default();
+                durations.iter().for_each(|ns| histogram.record(*ns));
+                HistogramStatus::from(&histogram.snapshot())
+            };
+            group.workers[0].accept_delay = Some(AcceptDelayStatus {
+                own: histogram(own),
+                stolen: histogram(stolen),
+                unknown: 0,
+            });
+            group
+        };
+        let slow_ns = 300_000_000;
+        let earlier = delayed(1, &[slow_ns], &[]);
+        let later = delayed(2, &[slow_ns, 1000], &[2000]);
+        let interval = between(&earlier, &later);
+        let p99_ns = interval.accept_delay_p99_ns.unwrap();
+        assert!((2000..4000).contains(&p99_ns), "{p99_ns}");
+        assert_eq!(interval.workers[0].accept_delay_p99_ns, Some(p99_ns));
+        assert_eq!(interval.workers[1].accept_delay_p99_ns, None);
+        assert_eq!(between(&later, &later).accept_delay_p99_ns, None);
     }
 
     #[test]

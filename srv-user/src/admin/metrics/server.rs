@@ -3,7 +3,7 @@
 
 use super::families::{Family, Label, Unit, Value};
 use crate::control::Status;
-use crate::control::status::{GroupStatus, HistogramStatus, WorkerStatus};
+use crate::control::status::{GroupStatus, HistogramStatus, WorkerStatus, accept_delays};
 
 /// A figure that each worker has: the family, and the figure.
 type OfWorker = (fn() -> Family, fn(&WorkerStatus) -> Value);
@@ -133,6 +133,7 @@ pub(super) fn families(status: &Status) -> Vec<Family> {
         families.push(family);
     }
     families.extend(labelled(&status.groups));
+    families.extend(of_waiting(&status.groups));
     families.extend(of_requests(&status.groups));
     families.extend(of_queues(&status.groups));
     families.extend(of_reload(status));
@@ -330,4 +331,28 @@ fn of_requests(groups: &[GroupStatus]) -> [Family; 3] {
         }
     }
     [ended, busy, took]
+}
+
+/// For how long connections waited until a worker accepted them.
+fn of_waiting(groups: &[GroupStatus]) -> [Family; 2] {
+    let mut waited = Family::durations(
+        "srv_accept_delay",
+        "How long connections waited from when they could be accepted until a worker accepted them.",
+    );
+    let mut unknown = Family::counter(
+        "srv_accept_delay_unknown",
+        "Accepted connections of which it is not known how long they waited.",
+    );
+    for group in groups {
+        let Some(delays) = accept_delays(&group.workers) else {
+            continue;
+        };
+        for (from, durations) in [("own", delays.own), ("stolen", delays.stolen)] {
+            let mut labels = of_group(group);
+            labels.push(("from", from.into()));
+            waited.add(labels, durations);
+        }
+        unknown.add(of_group(group), delays.unknown);
+    }
+    [waited, unknown]
 }

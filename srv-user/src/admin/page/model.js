@@ -34,14 +34,14 @@ const model = (() => {
       return {
         slot: worker.slot, state: worker.state, pid: worker.pid, open: worker.active, waiting: worker.waiting,
         accepts_per_s: rates.accepts_per_s, stolen_share: rates.stolen_share ?? 0,
-        busy_share: rates.busy_share, delay_p99_us: rates.accept_delay_p99_us,
+        busy_share: rates.busy_share, delay_p99_ns: rates.accept_delay_p99_ns,
       };
     });
     return {
       listen: group.listen, workers, program: group.program,
       accepts_per_s: interval.accepts_per_s, requests_per_s: interval.requests_per_s,
       stolen_share: interval.stolen_share, cv: interval.accepts_cv, max_over_mean: interval.accepts_max_over_mean,
-      open: group.totals.active, waiting: group.totals.waiting, delay_p99_us: interval.accept_delay_p99_us,
+      open: group.totals.active, waiting: group.totals.waiting, delay_p99_ns: interval.accept_delay_p99_ns,
     };
   }
 

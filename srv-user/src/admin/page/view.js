@@ -5,8 +5,8 @@
 
   const number = (value, digits = 0) => value == null ? "–"
     : value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
-  const duration = us => us == null ? "–"
-    : us < 1000 ? `${number(us)} µs` : us < 1e6 ? `${number(us / 1000, us < 1e4 ? 1 : 0)} ms` : `${number(us / 1e6, 1)} s`;
+  const duration = ns => ns == null ? "–"
+    : ns < 1e6 ? `${number(ns / 1e3)} µs` : ns < 1e9 ? `${number(ns / 1e6, ns < 1e7 ? 1 : 0)} ms` : `${number(ns / 1e9, 1)} s`;
   const share = part => part == null ? "–" : `${number(100 * part)} %`;
 
   /** Sets text only where it differs, so that a reader's selection stays. */
@@ -50,7 +50,7 @@
     figure("requests", number(view.requests_per_s));
     figure("connections", number(view.open));
     figure("waiting", number(view.waiting), `most at one worker: ${number(Math.max(0, ...view.workers.map(worker => worker.waiting ?? 0)))}`);
-    figure("delay", duration(view.delay_p99_us));
+    figure("delay", duration(view.delay_p99_ns));
     figure("spread", number(view.cv, 3), view.max_over_mean == null ? "" : `most / mean: ${number(view.max_over_mean, 2)}`);
   }
 
@@ -75,7 +75,7 @@
     const node = document.createElement("tr");
     node.append(cell(worker.slot), cell(worker.state, grade), cell(worker.pid || "–", "wide"), cell(number(rate)), bar,
       cell(number(worker.open)), cell(number(worker.waiting)), cell(share(worker.busy_share)),
-      cell(duration(worker.delay_p99_us), "wide"));
+      cell(duration(worker.delay_p99_ns), "wide"));
     return node;
   }
 
