@@ -18,4 +18,16 @@ pub struct Client {
     pub is_tls: bool,
     /// The version of TLS.
     pub tls: Tls,
+    /// For how long its connection waited to be accepted, ns, if that is known.
+    pub accept_delay_ns: Option<u64>,
+}
+
+impl Client {
+    /// For how long its connection waited to be accepted, µs, if that is known. More than an hour is
+    /// an hour.
+    pub fn accept_delay_us(&self) -> Option<u32> {
+        const MOST_US: u64 = 3_600_000_000;
+        let delay_us = self.accept_delay_ns? / 1_000;
+        Some(delay_us.min(MOST_US) as u32)
+    }
 }

@@ -122,6 +122,7 @@ impl Driver {
             address: asks.then(|| socket.client_address()).flatten(),
             certificate: socket.tls().map(of_session),
             is_tls: socket.tls().is_some(),
+            accept_delay_ns: socket.accept_delay_ns,
             tls: socket.tls().map_or(Tls::None, |tls| tls.borrow().version()),
         }
     }

@@ -23,6 +23,8 @@ pub struct TcpSocket {
     client_address: OnceCell<Option<IpAddr>>,
     /// Both addresses, once an application was to be told.
     ends: OnceCell<Box<Ends>>,
+    /// For how long it waited to be accepted, ns, if that is known.
+    pub accept_delay_ns: Option<u64>,
     /// The listener that it was accepted from, by its number in the order of the addresses.
     pub listener: usize,
     /// The number by which the worker knows the connection.
@@ -72,6 +74,7 @@ impl TcpSocket {
             fd: incoming.socket,
             client_address,
             ends: OnceCell::new(),
+            accept_delay_ns: incoming.accept_delay_ns,
             listener: incoming.group,
             key: Cell::new(usize::MAX),
             readable: Cell::new(true),

@@ -69,7 +69,7 @@ impl Http {
             protocol: entry.protocol,
             tls: entry.client.tls,
             slot: self.log.slot(),
-            accept_delay_us: None,
+            accept_delay_us: entry.client.accept_delay_us(),
             client: entry.client.address,
         };
         self.log.push(&facts, &entry.said);
