@@ -263,7 +263,7 @@ pub struct ServeArgs {
             |said, asked| rules::hang_kill(said, asked.hang_after()?), Live;
 
     /// Where each request is logged when it has ended: a file or named pipe, `-` for standard output,
-    /// or `syslog`; sites may have others [default: nowhere]
+    /// or `syslog`; sites may have others [default: no log]
     #[arg(long, value_name = "WHERE")]
     #[serde(deserialize_with = "scalar")]
     access_log: Option<AccessLogTo>

@@ -102,6 +102,7 @@ mod tests {
             "NAME" => ("p2c", "\"p2c\""),
             "TIME" => ("5s", "\"5s\""),
             "USER" => ("65534", "65534"),
+            "WHERE" => ("syslog", "\"syslog\""),
             "WHICH" => ("always", "\"always\""),
             other => panic!("add a sample of the kind {other}"),
         }
