@@ -138,7 +138,7 @@ fn a_hard_limit_that_is_too_low_is_named() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     for part in [
-        "32 workers on 1 addresses need 130 open files",
+        "32 workers on 1 addresses need 194 open files",
         "is 64",
         "LimitNOFILE=",
     ] {
