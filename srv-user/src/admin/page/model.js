@@ -1,7 +1,7 @@
 // What the server said: the groups of the newest answer, their moments of the last minutes, and the
 // events between two answers. Knows the JSON of `/events`, and nothing of the page.
 const model = (() => {
-  const SPAN_MS = 180_000, EVENTS_MAX = 200;
+  const SPAN_MS = 180_000, SPAN_MIN_MS = 60_000, EVENTS_MAX = 200;
   const groups = new Map(), events = [];
   let newest = null;
 
@@ -103,5 +103,10 @@ const model = (() => {
     }
   }
 
-  return { take, groups, events, SPAN_MS, newest: () => newest };
+  /** The length of the time axis: what is known, within bounds. */
+  function span_ms(moments) {
+    return Math.max(SPAN_MIN_MS, Math.min(SPAN_MS, moments.at(-1).at_ms - moments[0].at_ms));
+  }
+
+  return { take, groups, events, span_ms, newest: () => newest };
 })();

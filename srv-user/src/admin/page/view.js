@@ -80,16 +80,16 @@
   }
 
   function showCharts({ view, moments }) {
-    const rows = view.workers.map(worker => worker.slot);
-    charts.heat(at("queues"), moments, model.SPAN_MS, rows, (moment, slot) => moment.by_slot.get(slot)?.waiting, model.events);
-    charts.line(at("shares"), moments, model.SPAN_MS, ({ view }) => {
+    const rows = view.workers.map(worker => worker.slot), span_ms = model.span_ms(moments);
+    charts.heat(at("queues"), moments, span_ms, rows, (moment, slot) => moment.by_slot.get(slot)?.waiting, model.events);
+    charts.line(at("shares"), moments, span_ms, ({ view }) => {
       const rates = view.workers.map(worker => worker.accepts_per_s).filter(rate => rate != null);
       return rates.length ? {
         low: Math.min(...rates), high: Math.max(...rates),
         middle: rates.reduce((sum, rate) => sum + rate, 0) / rates.length,
       } : {};
     }, model.events, value => number(value));
-    charts.line(at("spreads"), moments, model.SPAN_MS, ({ view }) =>
+    charts.line(at("spreads"), moments, span_ms, ({ view }) =>
       view.cv == null ? {} : { low: view.cv, middle: view.cv, high: view.cv }, model.events, value => number(value, 2));
   }
 
