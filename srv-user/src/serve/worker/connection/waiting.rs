@@ -66,7 +66,12 @@ impl Waiting {
         let mut room = [MaybeUninit::uninit(); READ_BYTES];
         loop {
             let mut read = match socket.poll_bytes(&mut room) {
-                Poll::Ready(Ok([]) | Err(_)) => return State::Closed,
+                Poll::Ready(Ok([])) => {
+                    // Also with TLS, each side says that nothing follows (RFC 8446, 6.1).
+                    socket.announce_end();
+                    return State::Closed;
+                }
+                Poll::Ready(Err(_)) => return State::Closed,
                 Poll::Ready(Ok(read)) => read,
                 // The turn is over. hyper gets no further, and has the next turn.
                 Poll::Pending if socket.turn.was_cut_short() => &[],
