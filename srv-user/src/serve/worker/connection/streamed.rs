@@ -277,7 +277,10 @@ fn aged_ns(age_ns: u64, now_ns: u64) -> u64 {
 /// Ends a connection that has nothing more to write.
 fn end(socket: &Socket, now_ns: u64) -> State {
     match (socket.ended.get(), socket.has_unread()) {
-        (true, _) => State::Closed,
+        (true, _) => {
+            socket.announce_end();
+            State::Closed
+        }
         (false, true) => linger::begin(socket, now_ns),
         (false, false) => linger::part(socket, now_ns),
     }
