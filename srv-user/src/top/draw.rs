@@ -138,9 +138,9 @@ fn about(frame: &mut Frame<'_>, area: Rect, group: &Group, look: Look) {
     let program = match &group.condition {
         // The policy hash is asked for; anything else that is not steered was meant to be.
         Condition::Answers if view.is_steered == Some(false) && view.policy != "hash" => {
-            Line::styled(who(view), look.warning())
+            Line::styled(server_of(view), look.warning())
         }
-        Condition::Answers => Line::from(who(view)),
+        Condition::Answers => Line::from(server_of(view)),
         Condition::Ended(_) => Line::styled(
             "The server has ended. These are its last figures.",
             look.warning(),
@@ -163,7 +163,7 @@ fn about(frame: &mut Frame<'_>, area: Rect, group: &Group, look: Look) {
     }
 }
 
-fn who(view: &View) -> String {
+fn server_of(view: &View) -> String {
     let accept = match &view.accept {
         Some(mode) => format!(", accept {mode}"),
         None => String::new(),
